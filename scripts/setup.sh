@@ -1,0 +1,22 @@
+# Sourced by the other scripts: makes $root/.venv ready on first use, and whenever what it is made of has changed.
+# SEQMEM_VENV=DIR puts it elsewhere, PYTHON=/path/to/python3.12 picks the Python (3.11 to 3.13).
+root=$(CDPATH= cd -- "$(dirname -- "$0")/.." && pwd)
+venv=${SEQMEM_VENV:-$root/.venv}
+
+setup() {
+  wanted=$(cat "$root/pyproject.toml" "$root/constraints.txt" | cksum | tr ' ' -)
+  stamp=$venv/seqmem-ready
+  if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then return; fi
+  python=${PYTHON:-python3}
+  command -v "$python" >/dev/null || { echo "$0: there is no $python: install Python 3.11, or set PYTHON=/path/to/python3" >&2; exit 2; }
+  "$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' ||
+    { echo "$0: $python is $("$python" --version 2>&1), seqmem needs Python 3.11 to 3.13: set PYTHON=/path/to/python3" >&2; exit 2; }
+  echo "seqmem: setting itself up in $venv (once, a minute or two)" >&2
+  [ -x "$venv/bin/python" ] || "$python" -m venv "$venv" ||
+    { echo "$0: cannot make a virtual environment in $venv (on Debian: apt-get install python3-venv)" >&2; exit 1; }
+  # Byte-compiling everything up front would double the time; Python does it for what is used.
+  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile \
+    --constraint "$root/constraints.txt" --editable "$root[dev]" >&2 ||
+    { echo "$0: pip could not install what seqmem needs; see above" >&2; exit 1; }
+  echo "$wanted" >"$stamp"
+}

@@ -1,0 +1,36 @@
+"""seqmem: a lab for the memory of sequence models.
+
+    import seqmem
+    run = seqmem.train(cell="lstm", task="pronoun", seq_len=50)
+    run.result()["score"]
+
+The parts work without the runner: ``seqmem.cells``, ``seqmem.tasks``, ``seqmem.trace.gradient_trace``.
+Importing does nothing until a name is used: torch takes seconds.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .cli.library import train as train
+    from .model import SequenceModel as SequenceModel
+    from .runs import RunDirectory as RunDirectory
+    from .trace import gradient_trace as gradient_trace
+
+_HOMES = {
+    "train": "cli.library",
+    "SequenceModel": "model",
+    "RunDirectory": "runs",
+    "gradient_trace": "trace",
+}
+__all__ = ["RunDirectory", "SequenceModel", "gradient_trace", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

@@ -1,0 +1,12 @@
+"""Recurrent cells. ``CELLS`` maps the name in ``conf/cell/NAME.yaml`` to its class."""
+
+from .base import Cell as Cell
+from .base import CellFactory as CellFactory
+from .base import Stack as Stack
+from .base import State as State
+from .base import steps as steps
+from .gru import GRU as GRU
+from .lstm import LSTM as LSTM
+from .rnn import RNN as RNN
+
+CELLS: dict[str, type[Cell]] = {"rnn": RNN, "lstm": LSTM, "gru": GRU}

@@ -1,0 +1,99 @@
+"""A cell maps one timestep; everything else about sequences is derived from that.
+
+Axes: T time, B batch, D input features, H hidden (output) features. Time comes first.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import pairwise
+from typing import cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+State = dict[str, Tensor]
+"""Name -> [B, ...]: what a cell carries past a timestep. The names become TensorBoard tags."""
+
+CellFactory = Callable[[int], "Cell"]
+"""From an input size to a fresh cell of that input size."""
+
+
+class Cell(nn.Module, ABC):
+    """One timestep of a recurrent network. Write ``initial_state`` and ``step``; the rest follows.
+
+    A subclass sets ``input_size`` and ``output_size``.
+    """
+
+    input_size: int
+    output_size: int
+
+    @abstractmethod
+    def initial_state(self, batch_size: int) -> State:
+        """The state before the first timestep, on the parameters' device and in their dtype."""
+
+    @abstractmethod
+    def step(self, x: Float[Tensor, "B D"], state: State) -> tuple[Float[Tensor, "B H"], State]:
+        """One timestep: (output, new state). This is the definition of the cell."""
+
+    def forward(self, xs: Float[Tensor, "T B D"], state: State | None = None) -> tuple[Float[Tensor, "T B H"], State]:
+        """A whole sequence: (outputs, final state). Override only to go faster; the laws hold it equal to ``steps``."""
+        state = self.initial_state(xs.shape[1]) if state is None else state
+        outputs = []
+        # unbind, not xs[t]: indexing a tensor that requires grad costs O(T) per step in the backward pass.
+        for output, new in steps(self, xs.unbind(0), state):
+            outputs.append(output)
+            state = new
+        return torch.stack(outputs), state
+
+
+def steps(cell: Cell, xs: Iterable[Float[Tensor, "B D"]], state: State) -> Iterator[tuple[Tensor, State]]:
+    """Yield (output, state) after each timestep: what a cell does to a sequence, and what ``forward`` must equal."""
+    for x in xs:
+        output, state = cell.step(x, state)
+        yield output, state
+
+
+class Stack(Cell):
+    """Cells on top of each other, as one cell. State keys are prefixed by the layer: ``0/hidden``, ``1/cell``."""
+
+    def __init__(self, cells: Sequence[Cell]) -> None:
+        super().__init__()
+        for below, above in pairwise(cells):
+            if below.output_size != above.input_size:
+                raise ValueError(
+                    f"a cell of output size {below.output_size} cannot feed one of input size {above.input_size}"
+                )
+        self.cells = cast(Sequence[Cell], nn.ModuleList(cells))
+        self.input_size = cells[0].input_size
+        self.output_size = cells[-1].output_size
+
+    def initial_state(self, batch_size: int) -> State:
+        return _join([cell.initial_state(batch_size) for cell in self.cells])
+
+    def step(self, x: Float[Tensor, "B D"], state: State) -> tuple[Float[Tensor, "B H"], State]:
+        news = []
+        for cell, old in zip(self.cells, _split(state, len(self.cells)), strict=True):
+            x, new = cell.step(x, old)
+            news.append(new)
+        return x, _join(news)
+
+    def forward(self, xs: Float[Tensor, "T B D"], state: State | None = None) -> tuple[Float[Tensor, "T B H"], State]:
+        olds = [None] * len(self.cells) if state is None else _split(state, len(self.cells))
+        news = []
+        for cell, old in zip(self.cells, olds, strict=True):
+            xs, new = cell(xs, old)
+            news.append(new)
+        return xs, _join(news)
+
+
+def _join(states: list[State]) -> State:
+    return {f"{i}/{name}": value for i, state in enumerate(states) for name, value in state.items()}
+
+
+def _split(state: State, layers: int) -> list[State]:
+    parts: list[State] = [{} for _ in range(layers)]
+    for key, value in state.items():
+        layer, name = key.split("/", 1)
+        parts[int(layer)][name] = value
+    return parts

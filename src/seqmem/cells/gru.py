@@ -1,0 +1,72 @@
+"""Gated recurrent unit (Cho et al. 2014, arXiv 1406.1078), in the two forms that are in use:
+
+    r, z = sigmoid(W x_t + U h_{t-1} + b)            reset and update gate
+    n    = tanh(W x_t + b + r * (U h_{t-1}))         form "torch": torch's and cuDNN's, and the default
+    n    = tanh(W x_t + b + U (r * h_{t-1}))         form "cho":   as published
+    h_t  = (1 - z) * n + z * h_{t-1}
+
+The rows of W, U and b stand in torch's order: r, z, n. torch's second bias, inside r * (U h + b'), is zero here.
+"""
+
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from .base import State
+from .fused import FusedCell, Init, chrono_or_number
+
+
+class GRU(FusedCell):
+    """State: ``hidden`` [B H].
+
+    ``forget_bias`` is the starting bias of the update gate z, which keeps: a number, or ``chrono`` (Tallec & Ollivier
+    2018, arXiv 1804.11188), log U(1, seq_len - 1).
+    """
+
+    source: ClassVar[str] = "Cho et al. 2014"
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        *,
+        form: Literal["torch", "cho"] = "torch",
+        forget_bias: float | str = "chrono",
+        seq_len: int | None = None,
+        init: Init = "torch",
+    ) -> None:
+        if form not in ("torch", "cho"):
+            raise ValueError(f"form={form!r}: must be 'torch' or 'cho'")
+        super().__init__(nn.GRU(input_size, hidden_size), init)
+        self.form = form
+        start = chrono_or_number(forget_bias, seq_len, hidden_size)
+        with torch.no_grad():
+            _, bias_update, _ = self.bias.chunk(3)
+            bias_update.copy_(torch.as_tensor(start))
+
+    def initial_state(self, batch_size: int) -> State:
+        return {"hidden": self.bias.new_zeros(batch_size, self.output_size)}
+
+    def step(self, x: Float[Tensor, "B D"], state: State) -> tuple[Float[Tensor, "B H"], State]:
+        old = state["hidden"]
+        x_r, x_z, x_n = F.linear(x, self.weight_input, self.bias).chunk(3, dim=-1)
+        if self.form == "torch":
+            h_r, h_z, h_n = F.linear(old, self.weight_hidden).chunk(3, dim=-1)
+            new = (x_n + (x_r + h_r).sigmoid() * h_n).tanh()
+        else:
+            u_rz, u_n = self.weight_hidden.split([2 * self.output_size, self.output_size])
+            h_r, h_z = F.linear(old, u_rz).chunk(2, dim=-1)
+            new = (x_n + F.linear((x_r + h_r).sigmoid() * old, u_n)).tanh()
+        z = (x_z + h_z).sigmoid()
+        hidden = (1 - z) * new + z * old
+        return hidden, {"hidden": hidden}
+
+    def forward(self, xs: Float[Tensor, "T B D"], state: State | None = None) -> tuple[Float[Tensor, "T B H"], State]:
+        if self.form == "cho":  # torch has no fused kernel for it
+            return super().forward(xs, state)
+        state = self.initial_state(xs.shape[1]) if state is None else state
+        outputs, hidden = self.fused(xs, state["hidden"][None])
+        return outputs, {"hidden": hidden[0]}

@@ -1,0 +1,42 @@
+"""The simple recurrent network of Elman (1990, Cognitive Science 14:179), "vanilla RNN":
+
+    h_t = phi(W x_t + U h_{t-1} + b),        phi = tanh or relu
+
+With relu and ``init=identity`` it is the IRNN of Le, Jaitly & Hinton (2015, arXiv 1504.00941): U = I, b = 0.
+"""
+
+from typing import ClassVar, Literal
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from .base import State
+from .fused import FusedCell, Init
+
+
+class RNN(FusedCell):
+    """State: ``hidden`` [B H]. ``nonlinearity`` is ``tanh`` or ``relu``."""
+
+    source: ClassVar[str] = "Elman 1990"
+
+    def __init__(
+        self, input_size: int, hidden_size: int, *, nonlinearity: Literal["tanh", "relu"] = "tanh", init: Init = "torch"
+    ) -> None:
+        if nonlinearity not in ("tanh", "relu"):
+            raise ValueError(f"nonlinearity={nonlinearity!r}: must be 'tanh' or 'relu'")
+        super().__init__(nn.RNN(input_size, hidden_size, nonlinearity=nonlinearity), init)
+        self.nonlinearity = nonlinearity
+
+    def initial_state(self, batch_size: int) -> State:
+        return {"hidden": self.bias.new_zeros(batch_size, self.output_size)}
+
+    def step(self, x: Float[Tensor, "B D"], state: State) -> tuple[Float[Tensor, "B H"], State]:
+        before = F.linear(x, self.weight_input, self.bias) + F.linear(state["hidden"], self.weight_hidden)
+        hidden = before.tanh() if self.nonlinearity == "tanh" else before.relu()
+        return hidden, {"hidden": hidden}
+
+    def forward(self, xs: Float[Tensor, "T B D"], state: State | None = None) -> tuple[Float[Tensor, "T B H"], State]:
+        state = self.initial_state(xs.shape[1]) if state is None else state
+        outputs, hidden = self.fused(xs, state["hidden"][None])
+        return outputs, {"hidden": hidden[0]}

@@ -1,0 +1,108 @@
+"""The edge: the first word of a command line is a verb; behind ``train`` stands a Hydra application."""
+
+import os
+import re
+import sys
+from importlib import import_module
+from importlib.metadata import version
+
+PLAIN = {
+    "eval": ("evaluating", "score finished runs at any lengths"),
+    "show": ("show", "a run in the terminal: score by length, the gradient over timesteps"),
+    "list": ("listing", "the cells, tasks, optimizers and experiments there are"),
+    "watch": ("watch", "open TensorBoard on the runs, gradients first"),
+}
+VERBS = {
+    "train": "train, measure the gradient at every timestep, evaluate; -m sweeps",
+    **{k: v[1] for k, v in PLAIN.items()},
+}
+
+
+def main() -> int:
+    args = sys.argv[1:]
+    try:
+        return _dispatch(args)
+    except BrokenPipeError:  # `seqmem list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except KeyboardInterrupt as stopped:
+        print(f"seqmem: {stopped or 'stopped'}", file=sys.stderr)
+        return getattr(stopped, "exit_code", 130)
+
+
+def _dispatch(args: list[str]) -> int:
+    if args and args[0] in ("-sc", "--shell-completion"):
+        return _complete(args)
+    if not args or args[0] in ("-h", "--help", "help"):
+        from .help import print_help
+
+        print_help(VERBS)
+        return 0
+    if args[0] in ("-V", "--version"):
+        print(f"seqmem {version('seqmem')}")
+        return 0
+    verb, rest = args[0], args[1:]
+    if verb == "train":
+        return _train(rest)
+    if verb in PLAIN:
+        return _plain(verb, rest)
+    from .config import nearest
+
+    hint = nearest(verb, list(VERBS)) or (f" Settings follow a verb: seqmem train {verb}" if "=" in verb else "")
+    print(f"seqmem: there is no command '{verb}'.{hint} One of: {', '.join(VERBS)}", file=sys.stderr)
+    return 2
+
+
+def _plain(verb: str, rest: list[str]) -> int:
+    full = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    from ..runs import RunError
+
+    try:
+        return import_module(f"{__name__}.{PLAIN[verb][0]}").main(rest)
+    except RunError as error:
+        if full:
+            raise
+        print(f"seqmem {verb}: {error}", file=sys.stderr)
+        return 1
+
+
+def _train(rest: list[str]) -> int:
+    from .config import with_own_arguments
+
+    sys.argv = [sys.argv[0], *with_own_arguments(rest)]
+    full = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra's main raises to us instead of printing and leaving
+    from . import sweep, train
+    from .errors import USAGE, explain
+
+    train.failures = []
+    try:
+        train.main()
+    except Exception as error:
+        train.failures.append(error)
+    code = 0
+    for error in train.failures:
+        if full:
+            raise error
+        code = max(code, 2 if isinstance(error, USAGE) else 1)
+        if sweep.current is None:  # a sweep has named its failures when they happened
+            said = explain(error) if isinstance(error, USAGE) else sweep.one_line(error)
+            print(f"seqmem train: {said}", file=sys.stderr)
+    lines, complete = sweep.summary()
+    print(*lines, sep="\n" if lines else "", end="\n" if lines else "", flush=True)
+    return code or (0 if complete else 1)
+
+
+def _complete(args: list[str]) -> int:
+    """Shell completion: the verb is ours, everything after it is Hydra's."""
+    if any(argument.startswith("query=") for argument in args):
+        line = os.environ.get("COMP_LINE", "")
+        found = re.match(r"(\s*\S+\s+)(\S+)(\s.*)?$", line, re.DOTALL)
+        if found is None or found[3] is None:
+            start = found[2] if found else ""
+            print(" ".join(verb for verb in VERBS if verb.startswith(start)))
+            return 0
+        if found[2] != "train":
+            return 0
+        os.environ["COMP_LINE"] = found[1] + found[3].lstrip()
+    return _train(args)

@@ -1,0 +1,280 @@
+"""From settings to objects: the model, the task, the optimizer and the plan of a run.
+
+The options of a cell, a task or an optimizer are the parameters of its class; unknown ones and wrong types are
+refused here, wrong values by the class itself.
+"""
+
+import inspect
+import os
+import sys
+import types
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin
+
+import torch
+from torch import nn, optim
+
+from ..cells import CELLS, Cell
+from ..model import SequenceModel, hidden_size_for, parameter_count, trainable
+from ..optimizers import OPTIMIZERS
+from ..randomness import ambient
+from ..tasks import TASKS, Task
+from ..training import Plan
+from .config import ConfigError, RunConfig, nearest
+
+_CELL_COMMON = ("name", "hidden_size", "layers", "params", "target", "args")
+_TASK_COMMON = ("name", "usual_seq_len", "lengths", "shortest", "target", "args")
+
+_PLAN_NAMES = {"evaluate_": "evaluate.", "trace_": "trace.", "lengths": "task.lengths", "shortest": "task.shortest"}
+"""How the fields of Plan are called on the command line, where that differs."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """All that ``train`` needs, and the facts about it that are worth writing down."""
+
+    model: SequenceModel
+    task: Task
+    optimizer: optim.Optimizer
+    plan: Plan
+    hidden_size: int
+    parameters: int
+
+
+def build(config: RunConfig) -> Experiment:
+    """The weights are a function of the seed (and the sizes) alone, drawn on the CPU in float32.
+
+    Raises:
+        ConfigError: a setting cannot be what it is.
+    """
+    task, plan = build_task(config), build_plan(config)
+    _checked("", lambda: plan.check(task))
+    device = find_device(config.device)
+    make = _cell_maker(config, task)
+    hidden_size = _hidden_size(config, make)
+    with ambient(config.seed, "weights"):
+        model = _checked("cell.", lambda: make(hidden_size))
+    model.to(device, getattr(torch, config.dtype))
+    kind = _choice("optimizer", config.optimizer.get("name"), OPTIMIZERS)
+    options = arguments(kind, _without(config.optimizer, ("name",)), "optimizer", skip=1)
+    optimizer = _checked("optimizer.", lambda: kind(trainable(model), **options))
+    return Experiment(model, task, optimizer, plan, hidden_size, parameter_count(model))
+
+
+def build_task(config: RunConfig) -> Task:
+    settings = config.task
+    if settings.get("name") == "custom":
+        kind, options = _load(settings["target"], Task, "task"), settings.get("args", {})
+    else:
+        kind, options = _choice("task", settings.get("name"), TASKS), _without(settings, _TASK_COMMON)
+    where = "task.args" if settings.get("name") == "custom" else "task"
+    checked = arguments(kind, options, where)
+    return _checked("task.", lambda: kind(**checked))
+
+
+def build_plan(config: RunConfig) -> Plan:
+    shortest, lengths = config.task.get("shortest"), config.evaluate.lengths
+    return Plan(
+        seq_len=config.seq_len,
+        steps=config.steps,
+        seed=config.seed,
+        batch_size=config.batch_size,
+        lengths=config.task.get("lengths", "fixed"),
+        shortest=None if shortest is None else _as(int, shortest, "task.shortest"),
+        clip_norm=config.clip_norm,
+        log_every=config.log_every,
+        evaluate_every=config.evaluate.every,
+        evaluate_sequences=config.evaluate.sequences,
+        evaluate_lengths=None if lengths is None else tuple(lengths),
+        trace_every=config.trace.every,
+        trace_sequences=config.trace.sequences,
+        trace_loss=config.trace.loss.value,
+        checkpoint_every=config.checkpoint_every,
+        on_nan=config.on_nan.value,
+    )
+
+
+def check(config: RunConfig) -> None:
+    """Raise ConfigError for whatever ``build`` would refuse, without training anything."""
+    build(config)
+
+
+def find_device(wanted: str) -> torch.device:
+    """``auto`` is CUDA where there is one.
+
+    Raises:
+        ConfigError: this machine has no such device.
+    """
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(wanted)
+    except RuntimeError:
+        raise ConfigError(f"device={wanted}: must be auto, cpu, cuda or cuda:N") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device={wanted}: torch sees no CUDA device here; use device=cpu or device=auto")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"device={wanted}: there are only {torch.cuda.device_count()} CUDA devices here")
+    return device
+
+
+def cell_name(config: RunConfig) -> str:
+    """What the cell is called in paths and tables; a custom one by its class."""
+    return _own_name(config.cell)
+
+
+def task_name(config: RunConfig) -> str:
+    return _own_name(config.task)
+
+
+def _own_name(settings: Mapping[str, Any]) -> str:
+    name = str(settings.get("name"))
+    return str(settings["target"]).rpartition(".")[2] if name == "custom" else name
+
+
+def _cell_maker(config: RunConfig, task: Task) -> Callable[[int], SequenceModel]:
+    """A function from a hidden size to a fresh model."""
+    settings = config.cell
+    custom = settings.get("name") == "custom"
+    if custom:
+        kind, options = _load(settings["target"], Cell, "cell"), settings.get("args", {})
+    else:
+        kind, options = _choice("cell", settings.get("name"), CELLS), _without(settings, _CELL_COMMON)
+    checked = arguments(kind, options, "cell.args" if custom else "cell", skip=2)
+    if "seq_len" in inspect.signature(kind).parameters:
+        checked.setdefault("seq_len", config.seq_len)  # a cell that wants to know how long it must remember
+    layers = _as(int, settings.get("layers", 1), "cell.layers")
+    if layers < 1:
+        raise ConfigError(f"cell.layers={layers}: must be at least 1")
+    if config.embed_size < 0:
+        raise ConfigError(f"embed_size={config.embed_size}: must be at least 1, or 0 for one-hot")
+
+    def make(hidden_size: int) -> SequenceModel:
+        def cell(input_size: int) -> Cell:
+            return kind(input_size, hidden_size, **checked)
+
+        return SequenceModel.for_task(task, cell, embed_size=config.embed_size, layers=layers)
+
+    return make
+
+
+def _hidden_size(config: RunConfig, make: Callable[[int], nn.Module]) -> int:
+    params = config.cell.get("params")
+    if params is None:
+        size = _as(int, config.cell.get("hidden_size", 64), "cell.hidden_size")
+        if size < 1:
+            raise ConfigError(f"cell.hidden_size={size}: must be at least 1")
+        return size
+    wanted = _as(int, params, "cell.params")
+    if wanted < 1:
+        raise ConfigError(f"cell.params={wanted}: must be at least 1")
+    return _checked("cell.", lambda: hidden_size_for(wanted, make))
+
+
+def _choice(group: str, name: Any, known: Mapping[str, Any]) -> Any:
+    if name not in known:
+        raise ConfigError(f"no {group} is called '{name}'.{nearest(str(name), list(known))} One of: {', '.join(known)}")
+    return known[name]
+
+
+def _without(settings: Mapping[str, Any], common: tuple[str, ...]) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if key not in common}
+
+
+def _checked(prefix: str, make: Callable[[], Any]) -> Any:
+    """``make()``, with what its classes say about wrong values turned into an error of the setting's full name."""
+    try:
+        return make()
+    except ConfigError:
+        raise
+    except (ValueError, NotImplementedError) as error:
+        said = str(error)
+        for name, setting in _PLAN_NAMES.items():
+            if not prefix and said.startswith(name):
+                said = setting + said.removeprefix(name)
+        raise ConfigError(prefix + said if "=" in said.split(" ")[0] else said) from error
+
+
+def _load(target: str, base: type, group: str) -> Any:
+    """A class of the user's own, looked for beside them first."""
+    module_name, _, name = target.rpartition(".")
+    if not module_name:
+        raise ConfigError(f"{group}.target={target}: must be module.Class, e.g. my{group}s.{target or 'Mine'}")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+        # Workers of a sweep are fresh processes that inherit the environment only.
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
+    try:
+        module = __import__(module_name, fromlist=[name])
+    except Exception as error:
+        said = f"{type(error).__name__}: {error}"
+        raise ConfigError(f"{group}.target={target}: cannot import {module_name}: {said}") from error
+    kind = getattr(module, name, None)
+    if kind is None:
+        classes = [key for key, value in vars(module).items() if isinstance(value, type) and issubclass(value, base)]
+        raise ConfigError(f"{group}.target={target}: {module_name} has no {name}.{nearest(name, classes)}")
+    if not (isinstance(kind, type) and issubclass(kind, base)):
+        raise ConfigError(f"{group}.target={target}: must be a subclass of {base.__module__}.{base.__name__}")
+    return kind
+
+
+def arguments(kind: Callable[..., Any], given: Mapping[str, Any], where: str, *, skip: int = 0) -> dict[str, Any]:
+    """``given`` as keyword arguments of ``kind``, by its signature; the first ``skip`` parameters are not settings.
+
+    Raises:
+        ConfigError: an unknown name, a missing one, or a value of the wrong type.
+    """
+    parameters = dict(list(inspect.signature(kind).parameters.items())[skip:])
+    settings = {name: found for name, found in parameters.items() if name != "seq_len"}
+    anything = any(found.kind is inspect.Parameter.VAR_KEYWORD for found in settings.values())
+    checked = {}
+    for name, value in given.items():
+        if name not in settings and not anything:
+            raise ConfigError(f"there is no setting '{where}.{name}'.{nearest(name, list(settings))}")
+        hint = settings[name].annotation if name in settings else Any
+        checked[name] = _as(hint, value, f"{where}.{name}")
+    for name, found in settings.items():
+        required = found.default is inspect.Parameter.empty and found.kind is not inspect.Parameter.VAR_KEYWORD
+        if required and name not in checked:
+            raise ConfigError(f"{where}.{name} is not set: give it a value, {where}.{name}=...")
+    return checked
+
+
+def _as(hint: Any, value: Any, where: str) -> Any:
+    """``value`` as the type ``hint``: numbers and Literals are checked, anything unusual is passed as it is."""
+    fits, wanted = _fit(hint, value)
+    if fits is _NO:
+        raise ConfigError(f"{where}={value}: must be {wanted}")
+    return fits
+
+
+_NO = object()
+
+
+def _fit(hint: Any, value: Any) -> tuple[Any, str]:
+    """(the value converted, or _NO; what it must be)"""
+    origin = get_origin(hint)
+    if hint is bool:
+        return (value if isinstance(value, bool) else _NO), "true or false"
+    if hint is int:
+        whole = isinstance(value, int | float) and not isinstance(value, bool) and float(value).is_integer()
+        return (int(value) if whole else _NO), "a whole number"
+    if hint is float:
+        return (float(value) if isinstance(value, int | float) and not isinstance(value, bool) else _NO), "a number"
+    if hint is str:
+        return (value if isinstance(value, str) else _NO), "a word"
+    if hint is type(None):
+        return (None if value is None else _NO), "null"
+    if origin is Literal:
+        return (value if value in get_args(hint) else _NO), " or ".join(str(option) for option in get_args(hint))
+    if origin in (Union, types.UnionType):
+        tried = [_fit(option, value) for option in get_args(hint)]
+        return next((fits for fits, _ in tried if fits is not _NO), _NO), " or ".join(wanted for _, wanted in tried)
+    if origin is tuple and isinstance(value, list | tuple) and Ellipsis not in get_args(hint):
+        parts = [_fit(option, item) for option, item in zip(get_args(hint), value, strict=False)]
+        right = len(value) == len(get_args(hint)) and all(fits is not _NO for fits, _ in parts)
+        return (tuple(fits for fits, _ in parts) if right else _NO), f"a list of {len(get_args(hint))} values"
+    return value, "something else"

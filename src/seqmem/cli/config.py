@@ -1,0 +1,165 @@
+"""The typed configuration of a run, and where the YAML files that fill it in are. No torch here: help stays fast.
+
+The settings of cells, tasks and optimizers have no types here: their own signatures are the definition (build.py).
+"""
+
+import difflib
+import re
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.errors import CompactHydraException
+from omegaconf import MISSING, OmegaConf
+
+
+class ConfigError(CompactHydraException):
+    """A setting that the user can correct. The message is one line: what, where, what instead."""
+
+
+class Dtype(StrEnum):
+    float32 = "float32"
+    float64 = "float64"
+
+
+OnNan = StrEnum("OnNan", {"stop": "stop", "continue": "continue"})  # `continue` cannot be written in a class body
+
+
+class TraceLoss(StrEnum):
+    last = "last"
+    all = "all"
+
+
+@dataclass
+class EvaluateConfig:
+    every: int = 50
+    sequences: int = 1000
+    lengths: list[int] | None = None
+
+
+@dataclass
+class TraceConfig:
+    every: int = 100
+    sequences: int = 32
+    loss: TraceLoss = TraceLoss.last
+
+
+@dataclass
+class CustomCell:
+    """``cell=custom``: any class of the user's own; a typed dict takes any ``cell.args.NAME=``."""
+
+    name: str = "custom"
+    hidden_size: int = 64
+    layers: int = 1
+    params: int | None = None
+    target: str = MISSING
+    args: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class CustomTask:
+    """``task=custom``, likewise."""
+
+    name: str = "custom"
+    usual_seq_len: int = 50
+    lengths: str = "fixed"
+    shortest: int | None = None
+    target: str = MISSING
+    args: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class RunConfig:
+    """One run. The comments in conf/train.yaml say what each setting means."""
+
+    cell: Any = MISSING  # mappings, whose own signatures are their types
+    task: Any = MISSING
+    optimizer: Any = MISSING
+    seq_len: int = MISSING
+    seed: int = 0
+    steps: int = 1000
+    batch_size: int = 64
+    embed_size: int = 32
+    clip_norm: float | None = 1.0
+    dtype: Dtype = Dtype.float32
+    on_nan: OnNan = OnNan["stop"]
+    log_every: int = 10
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    trace: TraceConfig = field(default_factory=TraceConfig)
+
+    device: str = "auto"
+    threads: int = 1
+    deterministic: bool = False
+    checkpoint_every: int = 100
+    outputs: str = "outputs"
+    force: bool = False
+    quiet: bool = False
+
+
+NO_PART_OF_IDENTITY = ("device", "threads", "deterministic", "checkpoint_every", "outputs", "force", "quiet")
+
+
+def register() -> None:
+    store = ConfigStore.instance()
+    store.store(name="run_schema", node=RunConfig)
+    store.store(name="custom_cell_schema", node=CustomCell)
+    store.store(name="custom_task_schema", node=CustomTask)
+
+
+def conf_dir() -> Path:
+    """The YAML files: inside the package where it was installed as a wheel, at the top level of a checkout."""
+    packaged = Path(__file__).parents[1] / "conf"
+    return packaged if packaged.is_dir() else Path(__file__).resolve().parents[3] / "conf"
+
+
+def with_own_arguments(overrides: list[str]) -> list[str]:
+    """``cell.args.alpha=0.9`` as Hydra wants it said: the settings of a user's own class are in no file."""
+    return [re.sub(r"^(cell|task)\.args\.", r"++\1.args.", override) for override in overrides]
+
+
+def from_mapping(settings: Any) -> RunConfig:
+    """A typed configuration from a composed or a saved one.
+
+    Raises:
+        ConfigError: a setting is missing.
+        omegaconf.errors.OmegaConfBaseException: a setting is unknown or of the wrong type.
+    """
+    merged = OmegaConf.merge(OmegaConf.structured(RunConfig), _plain(settings))
+    missing = sorted(OmegaConf.missing_keys(merged))
+    if missing:
+        raise ConfigError(f"{missing[0]} is not set: give it a value, {missing[0]}=...")
+    config = OmegaConf.to_object(merged)
+    assert isinstance(config, RunConfig)  # what to_object makes of a structured config
+    return config
+
+
+def _plain(settings: Any) -> Any:
+    """Without the types that Hydra gave parts of it: they have done their work."""
+    if not OmegaConf.is_config(settings):
+        return settings
+    missing = sorted(OmegaConf.missing_keys(settings))
+    if missing:
+        raise ConfigError(f"{missing[0]} is not set: give it a value, {missing[0]}=...")
+    return OmegaConf.to_container(settings, resolve=True, enum_to_str=True)
+
+
+def everything(config: RunConfig) -> dict[str, Any]:
+    """All settings, as plain values."""
+    settings = OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
+    assert isinstance(settings, dict)
+    return {str(key): value for key, value in settings.items()}
+
+
+def identity(config: RunConfig) -> dict[str, Any]:
+    """Everything that can change a run's numbers, and nothing that can't."""
+    return {key: value for key, value in everything(config).items() if key not in NO_PART_OF_IDENTITY}
+
+
+def nearest(word: str, names: list[str]) -> str:
+    """`` Did you mean 'lstm'?``, or nothing."""
+    found = difflib.get_close_matches(word, names, 1, 0.6)
+    if not found:  # `lr` for `optimizer.lr`
+        found = [name for name in names if name.rpartition(".")[2] == word][:1]
+    return f" Did you mean '{found[0]}'?" if found else ""

@@ -1,0 +1,130 @@
+"""``seqmem eval``: a finished run's scores at any lengths."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from ..runs import CHECKPOINT, EVALUATIONS, EVENTS, RunDirectory, RunError, plain_json
+from . import config as settings
+from .errors import USAGE, explain
+
+if TYPE_CHECKING:
+    from ..evaluate import Evaluation
+    from ..signals import Metric
+    from ..tasks import Task
+
+NUMBERS = ("seq_len", "sequences")
+
+
+def main(args: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="seqmem eval",
+        description="Score a finished run on held-out sequences of any lengths: a table, and the run's TensorBoard log.",
+        epilog="example: seqmem eval outputs/pronoun/lstm/len50-seed0-1a2b3c4d seq_len=10,20,50,100,200",
+    )
+    parser.add_argument("run", metavar="RUN", help="a run's directory")
+    parser.add_argument(
+        "settings",
+        nargs="*",
+        metavar="key=value",
+        help="seq_len=10,20,50: lengths (default: from the shortest valid one to four times the run's own); "
+        "sequences=1000: how many of each; device=auto|cpu|cuda",
+    )
+    options = parser.parse_args(args)
+    given = {}
+    for text in options.settings:
+        key, equals, value = text.partition("=")
+        if not equals or key not in (*NUMBERS, "device"):
+            return _usage(f"'{text}' is not a setting: seq_len=, sequences= and device= are")
+        given[key] = value
+    try:
+        lengths = [int(part) for part in given["seq_len"].split(",")] if "seq_len" in given else None
+        sequences = int(given.get("sequences", 1000))
+    except ValueError:
+        return _usage("seq_len and sequences are whole numbers, e.g. seq_len=10,20,50")
+    if sequences < 1:
+        return _usage(f"sequences={sequences}: must be at least 1")
+    try:
+        evaluate_run(RunDirectory(options.run), lengths, sequences, given.get("device", "auto"))
+    except USAGE as error:
+        return _usage(explain(error))
+    return 0
+
+
+def _usage(said: str) -> int:
+    print(f"seqmem eval: {said}", file=sys.stderr)
+    return 2
+
+
+def evaluate_run(run: RunDirectory, lengths: list[int] | None, sequences: int, device: str) -> None:
+    """Evaluate, print the table, and add the numbers to the run.
+
+    Raises:
+        RunError: no such run, not finished, or unreadable.
+        ConfigError: a length is too short, or there is no such device.
+    """
+    config = settings.from_mapping(run.config())
+    if not run.finished:
+        status = run.status()
+        state = f"{status.state} at step {status.step}" if status else "not started"
+        raise RunError(f"{run.path} is not finished ({state}): train it to the end first")
+
+    import torch
+
+    from ..evaluate import evaluate_lengths, length_grid
+    from ..events import EventFile
+    from ..record import load_checkpoint
+    from .build import build
+
+    torch.set_num_threads(config.threads)
+    config.device = device
+    experiment = build(config)
+    task = experiment.task
+    wanted = sorted(set(lengths)) if lengths else length_grid(task, config.seq_len)
+    for length in wanted:
+        try:
+            task.check(1, length)
+        except ValueError as error:
+            raise settings.ConfigError(str(error)) from None
+    try:
+        experiment.model.load_state_dict(load_checkpoint(run.file(CHECKPOINT))["model"])
+    except (RuntimeError, KeyError) as error:
+        raise RunError(f"{run.file(CHECKPOINT)} does not fit the run's configuration: {error}") from error
+    found = evaluate_lengths(experiment.model, task, wanted, seed=config.seed, sequences=sequences)
+    _print(run, task, config.seq_len, found)
+    with run.locked():
+        with run.file(EVALUATIONS).open("a") as file:
+            for one in found:
+                file.write(json.dumps(plain_json(vars(one)), allow_nan=False) + "\n")
+        events = EventFile(run.file(EVENTS), keep=run.file(EVENTS).stat().st_size)
+        try:
+            for one in found:
+                events.scalar("eval/score_by_length (seqmem eval)", one.score, one.seq_len)
+        finally:
+            events.close()
+
+
+def _print(run: RunDirectory, task: "Task", trained: int, found: "list[Evaluation]") -> None:
+    metric: Metric = task.targets.metric
+    console = Console(highlight=False)
+    table = Table(box=box.SIMPLE_HEAD, title=str(run.path), title_justify="left", title_style="dim")
+    for name in ("length", metric.name, "chance", "loss", "without memory", "sequences"):
+        table.add_column(name, justify="right")
+    for one in found:
+        mark = " (trained)" if one.seq_len == trained else ""
+        cells = (
+            f"{one.seq_len}{mark}",
+            metric.text(one.score),
+            metric.text(task.chance),
+            f"{one.loss:.4g}",
+            f"{task.baseline_loss(one.seq_len):.4g}",
+            str(one.sequences),
+        )
+        table.add_row(*cells, style="bold" if mark else "")
+    console.print(table)

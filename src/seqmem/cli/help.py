@@ -1,0 +1,44 @@
+"""What ``seqmem`` says about itself."""
+
+from importlib.metadata import version
+
+from rich import box
+from rich.console import Console
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+
+def print_help(verbs: dict[str, str]) -> None:
+    console = Console(highlight=False)
+    console.print()
+    console.print(
+        Text.assemble(
+            (" seqmem ", "bold reverse"),
+            f" {version('seqmem')}  ",
+            "see and measure how far back a sequence model remembers",
+        )
+    )
+    console.print()
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 2))
+    for verb, what in verbs.items():
+        table.add_row(Text(f"seqmem {verb}", style="bold cyan"), what)
+    console.print(table)
+    examples = Text("\n").join(
+        [
+            Text("seqmem train cell=lstm task=pronoun seq_len=50"),
+            Text("seqmem train -m cell=rnn,lstm,gru seq_len=10,20,50,100 seed=0,1,2"),
+            Text("seqmem watch"),
+        ]
+    )
+    console.print()
+    console.print(
+        Panel(
+            examples, title="try", title_align="left", box=box.ROUNDED, border_style="dim", width=min(console.width, 78)
+        )
+    )
+    console.print(
+        Text.assemble(
+            "\nEvery verb has ", ("--help", "bold"), ". TAB completion: ", ('eval "$(seqmem -sc install=bash)"', "bold")
+        )
+    )

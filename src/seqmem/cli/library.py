@@ -1,0 +1,77 @@
+"""``seqmem.train``: the command line's run, from a notebook or a script."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+
+from ..runs import RunDirectory
+from .config import conf_dir, from_mapping, with_own_arguments
+from .errors import USAGE, explain
+from .train import execute
+
+
+def train(*overrides: str, **settings: Any) -> RunDirectory:
+    """Train one run, or find it finished, exactly as ``seqmem train`` with the same settings would.
+
+    ``seqmem.train(cell="lstm", seq_len=50, optimizer={"lr": 1e-3})`` is
+    ``seqmem train cell=lstm seq_len=50 optimizer.lr=1e-3``; strings are taken as on the command line:
+    ``seqmem.train("optimizer.lr=1e-3")``. A choice with settings of its own has its ``name`` among them:
+    ``cell={"name": "gru", "hidden_size": 32}``. Nothing else of Hydra happens: no working directory, no logging,
+    no effect on a Hydra application this is called from.
+
+    Returns:
+        The run's directory: ``run.path``, ``run.result()``, ``run.metrics()``, ``run.gradients()``.
+
+    Raises:
+        ValueError: a setting cannot be; one line that says which, and what instead.
+        seqmem.runs.RunError: the run could not be done; one line that says why.
+    """
+    from rich import get_console
+
+    given = with_own_arguments([*overrides, *_overrides(settings)])
+    try:
+        with _own_hydra():
+            config = from_mapping(compose("train", overrides=given))
+        return execute(config, overrides=given, console=get_console())
+    except USAGE as error:
+        raise ValueError(explain(error)) from error
+
+
+def _overrides(settings: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for name, value in settings.items():
+        if isinstance(value, Mapping) and not prefix:
+            if "name" in value:
+                yield f"{name}={value['name']}"
+            yield from _overrides({key: inner for key, inner in value.items() if key != "name"}, f"{name}.")
+        else:
+            yield f"{prefix}{name}={_text(value)}"
+
+
+def _text(value: Any) -> str:
+    """A value as Hydra's grammar reads it."""
+    if isinstance(value, str):
+        return (
+            value if value.replace("_", "").isalnum() else "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+        )
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(_text(item) for item in value) + "]"
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{key}:{_text(item)}" for key, item in value.items()) + "}"
+    return str(value)
+
+
+@contextmanager
+def _own_hydra() -> Iterator[None]:
+    """Hydra with our configuration; whatever application had set it up before finds it as it was."""
+    before = GlobalHydra.get_state()
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            yield
+    finally:
+        GlobalHydra.set_state(before)

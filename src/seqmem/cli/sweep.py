@@ -1,0 +1,111 @@
+"""Sweeps: every job is checked before the first one starts, and accounted for after the last."""
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra import compose
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+from ..runs import RunDirectory, RunError
+from .config import from_mapping
+from .errors import USAGE, explain
+
+
+@dataclass
+class Sweep:
+    """The jobs of the sweep that this process started."""
+
+    paths: list[Path] = field(default_factory=list)
+    finished_before: int = 0
+
+
+current: Sweep | None = None
+
+
+def job_prefix(number: int, title: str) -> str:
+    """In front of every line of a job, so that jobs which run at once can be told apart."""
+    total = f"/{len(current.paths)}" if current is not None else ""
+    return f"[{number + 1}{total} {title}] "
+
+
+def one_line(error: BaseException) -> str:
+    if isinstance(error, USAGE):
+        return explain(error)
+    return str(error) if isinstance(error, RunError) else f"{type(error).__name__}: {error}".strip()
+
+
+def say_failed(prefix: str, error: BaseException) -> None:
+    sys.stderr.write(f"{prefix}FAILED: {one_line(error)}\n")
+    sys.stderr.flush()
+
+
+class SweepCallback(Callback):
+    """Composes and checks every job of a grid, so that a mistake in job 17 is said before job 1 has run."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        global current
+        if not config.hydra.sweeper._target_.endswith("BasicSweeper"):
+            return  # what other sweepers will try is not known before they do
+        from .build import check
+        from .train import run_path
+
+        parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+        overrides = [*_params(config), *config.hydra.overrides.task]
+        jobs = BasicSweeper.split_arguments(parser.parse_overrides(overrides), None)[0]
+        sweep, wrong = Sweep(), []
+        for number, job in enumerate(jobs, start=1):
+            try:
+                checked = from_mapping(compose(config.hydra.job.config_name, overrides=list(job)))
+                check(checked)
+            except USAGE as error:
+                wrong.append(f"  job {number} ({' '.join(job)}): {explain(error)}")
+                continue
+            path = run_path(checked)
+            sweep.paths.append(path)
+            sweep.finished_before += RunDirectory(path).finished and not checked.force
+        if wrong:  # an Exception out of a callback is a mere warning to Hydra
+            print(
+                f"seqmem train: {len(wrong)} of {len(jobs)} jobs cannot run, so none was started:",
+                *wrong,
+                sep="\n",
+                file=sys.stderr,
+            )
+            raise SystemExit(2)
+        current = sweep
+        already = f", {sweep.finished_before} of them finished already" if sweep.finished_before else ""
+        print(f"sweep of {len(jobs)} runs{already}", flush=True)
+
+
+def _params(config: DictConfig) -> list[str]:
+    """Swept values that stand in a config file (hydra.sweeper.params), unless the command line says otherwise."""
+    given = {override.partition("=")[0] for override in config.hydra.overrides.task}
+    params = config.hydra.sweeper.get("params") or {}
+    return [f"{key}={value}" for key, value in params.items() if key not in given]
+
+
+def summary() -> tuple[list[str], bool]:
+    """(what became of the sweep, in lines; whether every run is finished)"""
+    if current is None:
+        return [], True
+    states = [(path, _state(path)) for path in dict.fromkeys(current.paths)]
+    finished = [path for path, (state, _) in states if state == "finished"]
+    lines = [f"{len(finished)} of {len(states)} runs finished"]
+    lines += [f"  {state}: {path}{': ' + why if why else ''}" for path, (state, why) in states if state != "finished"]
+    return lines, len(finished) == len(states)
+
+
+def _state(path: Path) -> tuple[str, str]:
+    run = RunDirectory(path)
+    if run.finished:
+        return "finished", ""
+    try:
+        status = run.status()
+    except RunError as error:
+        return "unreadable", str(error)
+    return (status.state, status.error or "") if status is not None else ("not started", "")

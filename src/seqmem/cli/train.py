@@ -1,0 +1,319 @@
+"""``seqmem train``: one run, or one job of a sweep. No torch at import: help and completion stay fast."""
+
+import os
+import platform
+import signal
+import subprocess
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from rich.console import Console
+
+from .. import runs
+from ..runs import RunDirectory, RunError, identity_hash, write_json
+from . import config as settings
+from .config import RunConfig
+
+if TYPE_CHECKING:
+    from .build import Experiment
+
+settings.register()
+
+failures: list[Exception] | None = None
+"""In the process that the user started: what went wrong in its jobs. None in the workers of a sweep."""
+
+
+class Stopped(KeyboardInterrupt):
+    """A run was asked to stop by a signal and has saved itself."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+@dataclass
+class StopSignals:
+    """Ctrl-C and SIGTERM ask the run to stop after its step; a second one stops at once."""
+
+    received: int | None = None
+
+    def requested(self) -> bool:
+        return self.received is not None
+
+    @contextmanager
+    def caught(self) -> Iterator[None]:
+        def handle(number: int, _: FrameType | None) -> None:
+            if self.received is not None:
+                raise KeyboardInterrupt
+            self.received = number
+
+        try:
+            former = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        except ValueError:  # not the main thread: whoever runs us there decides how to stop
+            yield
+            return
+        try:
+            yield
+        finally:
+            for number, handler in former.items():
+                signal.signal(number, handler)
+
+
+def run_path(config: RunConfig) -> Path:
+    """Readable first, unique second: outputs/TASK/CELL/len50-seed0-1a2b3c4d."""
+    name = f"len{config.seq_len}-seed{config.seed}-{identity_hash(settings.identity(config))}"
+    return Path(config.outputs) / _safe(_own(config.task)) / _safe(_own(config.cell)) / name
+
+
+def _own(part: dict[str, Any]) -> str:
+    """A custom cell or task goes by its class."""
+    return str(part["target"]).rpartition(".")[2] if part.get("name") == "custom" else str(part.get("name"))
+
+
+def _safe(name: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name) or "unnamed"
+
+
+def title(config: RunConfig) -> str:
+    return f"{_own(config.cell)} {_own(config.task)} len{config.seq_len} seed{config.seed}"
+
+
+def execute(
+    config: RunConfig, *, overrides: Sequence[str], console: Console, prefix: str = "", stop: StopSignals | None = None
+) -> RunDirectory:
+    """Train what is configured, unless its directory says that it is done.
+
+    Raises:
+        ConfigError, RunError, Diverged: one line for people each.
+        Stopped: a signal came; the run has saved itself.
+    """
+    run = RunDirectory(run_path(config))
+    if run.finished and not config.force:
+        if not config.quiet:
+            console.print(
+                f"{prefix}already finished: {run.path} (force=true runs it again)", soft_wrap=True, highlight=False
+            )
+        return run
+
+    import torch
+
+    from .build import build  # torch is needed from here on only
+
+    stop = stop or StopSignals()
+    with ExitStack() as stack:
+        # Before anything else in torch, so that the threads it starts later inherit it.
+        stack.enter_context(_torch_settings(config))
+        experiment = build(config)
+        stack.enter_context(run.locked())
+        if config.force:
+            run.restart()
+        _describe(run, config, overrides)
+        stack.enter_context(stop.caught())
+        from ..record import Recorder
+        from ..training import Diverged, Interrupted, train
+        from .display import Display
+
+        facts = _facts(config, experiment)
+        try:
+            recorder = stack.enter_context(
+                Recorder(
+                    run,
+                    config=settings.identity(config),
+                    task=experiment.task,
+                    facts=facts,
+                    hparams=_hparams(config, experiment),
+                )
+            )
+            display = stack.enter_context(
+                Display(
+                    console,
+                    title=title(config),
+                    metric=experiment.task.targets.metric,
+                    chance=experiment.task.chance,
+                    baseline_loss=experiment.task.baseline_loss(config.seq_len),
+                    steps=config.steps,
+                    prefix=prefix,
+                    quiet=config.quiet,
+                )
+            )
+            run.set_status("running", step=0)
+            train(
+                experiment.model,
+                experiment.task,
+                experiment.optimizer,
+                experiment.plan,
+                [recorder, display],
+                checkpoints=recorder,
+                stop_requested=stop.requested,
+            )
+        except Interrupted as stopped:
+            run.set_status("interrupted", step=stopped.step)
+            number = stop.received or signal.SIGINT
+            line = f"stopped at step {stopped.step} of {config.steps}, saved: the same command goes on from there"
+            raise Stopped(line, 128 + number) from None
+        except Exception as error:
+            _record_failure(run, error)
+            if isinstance(error, Diverged):
+                raise RunError(
+                    f"{error}; what came before is kept in {run.path}. A smaller optimizer.lr or clip_norm may help; "
+                    "on_nan=continue trains on regardless"
+                ) from error
+            if isinstance(error, OSError):
+                raise RunError(f"cannot write to {run.path}: {error.strerror or error}") from error
+            if isinstance(error, torch.OutOfMemoryError):
+                raise RunError(
+                    f"out of memory on {config.device}: a smaller batch_size or cell.hidden_size may fit"
+                ) from error
+            raise
+    return run
+
+
+def _record_failure(run: RunDirectory, error: Exception) -> None:
+    """Best effort: the disk may be the very thing that failed."""
+    step = getattr(error, "step", 0)
+    try:
+        run.set_status(
+            "failed", step=step, error=f"{error}" if isinstance(error, RunError) else f"{type(error).__name__}: {error}"
+        )
+        run.file("error.txt").write_text("".join(traceback.format_exception(error)))
+    except OSError:
+        pass
+
+
+@contextmanager
+def _torch_settings(config: RunConfig) -> Iterator[None]:
+    import torch
+
+    if config.threads < 1:
+        raise settings.ConfigError(f"threads={config.threads}: must be at least 1")
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    torch.set_num_threads(config.threads)
+    if config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic with this alone
+        torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(deterministic)
+
+
+def _describe(run: RunDirectory, config: RunConfig, overrides: Sequence[str]) -> None:
+    """What was run, with what; written anew at each start."""
+    run.file("error.txt").unlink(missing_ok=True)
+    write_json(run.file(runs.CONFIG), settings.everything(config))
+    write_json(run.file("overrides.json"), list(overrides))
+    write_json(run.file("environment.json"), environment(config))
+
+
+def environment(config: RunConfig) -> dict[str, Any]:
+    import numpy as np
+    import torch
+
+    return {
+        "seqmem": version("seqmem"),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "platform": platform.platform(),
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "cuda": torch.version.cuda,
+        "threads": config.threads,
+        "git_commit": _git_commit(),
+        "command": sys.argv,
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _git_commit() -> str | None:
+    """Of the directory the run was started in: the user's experiment, more often than seqmem itself."""
+    try:
+        found = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40"],
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return found.stdout.strip() or None if found.returncode == 0 else None
+
+
+def _facts(config: RunConfig, experiment: "Experiment") -> dict[str, Any]:
+    first = next(experiment.model.parameters())
+    return {
+        "task": _own(config.task),
+        "cell": _own(config.cell),
+        "seq_len": config.seq_len,
+        "seed": config.seed,
+        "hidden_size": experiment.hidden_size,
+        "layers": config.cell.get("layers", 1),
+        "parameters": experiment.parameters,
+        "steps": config.steps,
+        "device": str(first.device),
+        "baseline_loss": experiment.task.baseline_loss(config.seq_len),
+    }
+
+
+def _hparams(config: RunConfig, experiment: "Experiment") -> dict[str, str | float | int | bool]:
+    """The same keys for every run, whatever its cell: TensorBoard shows no others in a sweep's table."""
+    return {
+        "cell": _own(config.cell),
+        "task": _own(config.task),
+        "seq_len": config.seq_len,
+        "seed": config.seed,
+        "hidden_size": experiment.hidden_size,
+        "layers": int(config.cell.get("layers", 1)),
+        "parameters": experiment.parameters,
+        "forget_bias": str(config.cell.get("forget_bias", "-")),
+        "init": str(config.cell.get("init", "-")),
+        "optimizer": str(config.optimizer.get("name")),
+        "lr": float(config.optimizer.get("lr", float("nan"))),
+        "batch_size": config.batch_size,
+        "steps": config.steps,
+        "lengths": str(config.task.get("lengths", "fixed")),
+    }
+
+
+def run(cfg: DictConfig) -> float:
+    """Hydra's task function; importable by name, so that launchers can send it elsewhere. Returns the score."""
+    from rich import get_console
+
+    from . import sweep
+
+    job, console, stop = HydraConfig.get(), get_console(), StopSignals()
+    in_sweep, prefix = job.mode == RunMode.MULTIRUN, ""
+    try:
+        config = settings.from_mapping(cfg)
+        if in_sweep:
+            prefix = sweep.job_prefix(job.job.num, title(config))
+        done = execute(config, overrides=list(job.overrides.task), console=console, prefix=prefix, stop=stop)
+    except Exception as error:
+        if in_sweep:  # Hydra says nothing until the whole sweep has ended
+            sweep.say_failed(prefix, error)
+        if failures is None:
+            raise  # a worker's launcher must see that the job failed
+        failures.append(error)  # our own main says it better than Hydra would
+        return float("nan")
+    if not in_sweep and not config.quiet:
+        from .display import print_summary
+
+        print_summary(console, done)
+    result = done.result()
+    return float("nan") if result is None else float(result["score"])
+
+
+main = hydra.main(version_base="1.3", config_path=str(settings.conf_dir()), config_name="train")(run)

@@ -1,0 +1,134 @@
+"""The gradient over timesteps and over training, as a picture.
+
+Every picture has the same colours for the same numbers, so that two runs can be compared by eye: from ``TOP`` (the
+norm at the answer, or above it) down to ``BOTTOM`` (a hundred-millionth of it, or less). What is too small even for
+float64 is grey: it is not dark for being small, it is not known.
+
+Axes: N traces, T timesteps.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from numpy import ndarray
+from PIL import Image, ImageDraw, ImageFont
+
+TOP, BOTTOM = 0.0, -8.0
+"""log10 of the norm relative to the norm at the answer: the ends of the colour scale."""
+
+UNKNOWN = (150, 160, 172)
+"""The colour of what is not a number, and of zeros."""
+
+WIDTH, HEIGHT = 880, 500
+PLOT = (104, 52, 722, 424)
+"""The picture, and where the map lies in it: left, top, right, bottom."""
+
+_Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
+_INK, _PAPER = (32, 33, 36), (255, 255, 255)  # opaque: readable on TensorBoard's light page and on its dark one
+
+# Eleven evenly spaced colours of matplotlib's inferno (Smith & van der Walt 2015, CC0), which is perceptually uniform:
+# equal steps of the number look equally large, also in grey and to the colour-blind.
+_INFERNO = np.array(
+    [
+        (0, 0, 4), (22, 11, 57), (66, 10, 104), (106, 23, 110), (147, 38, 103), (188, 55, 84),
+        (221, 81, 58), (243, 120, 25), (252, 165, 10), (246, 215, 70), (252, 255, 164),
+    ],
+    dtype=np.float64,
+)  # fmt: skip
+
+
+def colours(log10_norms: Float[ndarray, "*shape"]) -> UInt8[ndarray, "*shape 3"]:
+    """The colour of every number."""
+    known = np.isfinite(log10_norms) | (log10_norms == np.inf)
+    at = (np.clip(np.where(known, log10_norms, BOTTOM), BOTTOM, TOP) - BOTTOM) / (TOP - BOTTOM)
+    stops = np.linspace(0, 1, len(_INFERNO))
+    found = np.stack([np.interp(at, stops, channel) for channel in _INFERNO.T], axis=-1)
+    return np.where(known[..., None], found.round(), UNKNOWN).astype(np.uint8)
+
+
+def heatmap(
+    log10_norms: Float[ndarray, "N T"], steps: Sequence[int], *, title: str = "gradient reaching every timestep"
+) -> UInt8[ndarray, "height width 3"]:
+    """Timesteps from left to right, training steps (one row for each trace) from top to bottom.
+
+    Args:
+        log10_norms: log10 of the gradient norm relative to the norm at the answer; -inf or NaN where it is unknown.
+        steps: the training step of each trace.
+    """
+    left, top, right, bottom = PLOT
+    traces, timesteps = log10_norms.shape
+    # Which trace and which timestep each pixel shows: the nearest, never a mixture of several.
+    row = np.arange(bottom - top) * traces // (bottom - top)
+    column = np.arange(right - left) * timesteps // (right - left)
+    picture = Image.new("RGB", (WIDTH, HEIGHT), _PAPER)
+    picture.paste(Image.fromarray(colours(log10_norms)[row][:, column]), (left, top))
+
+    draw = ImageDraw.Draw(picture)
+    small, large = ImageFont.load_default(size=20), ImageFont.load_default(size=23)
+    draw.rectangle((left - 1, top - 1, right, bottom), outline=_INK)
+    draw.text((left, top - 14), title, _INK, large, anchor="ls")
+
+    for timestep in _ticks(timesteps):
+        x = left + (timestep + 0.5) * (right - left) / timesteps
+        draw.line((x, bottom, x, bottom + 6), _INK, 2)
+        draw.text((x, bottom + 10), str(timestep), _INK, small, anchor="mt")
+    draw.text(((left + right) / 2, HEIGHT - 12), "timestep", _INK, large, anchor="ms")
+
+    for trace in _ticks(traces, at_most=6):
+        y = top + (trace + 0.5) * (bottom - top) / traces
+        draw.line((left - 7, y, left - 1, y), _INK, 2)
+        draw.text((left - 12, y), _short(steps[trace]), _INK, small, anchor="rm")
+    _draw_upwards(picture, "training step", (22, (top + bottom) // 2), large)
+
+    _draw_scale(picture, draw, small, with_unknown=not np.isfinite(log10_norms).all())
+    return np.asarray(picture)
+
+
+def _draw_scale(
+    picture: Image.Image,
+    draw: ImageDraw.ImageDraw,
+    font: _Font,
+    *,
+    with_unknown: bool,
+) -> None:
+    _, top, right, bottom = PLOT
+    left, wide = right + 20, 24
+    if with_unknown:
+        draw.rectangle((left, bottom - 22, left + wide, bottom), UNKNOWN, _INK)
+        draw.text((left + wide + 8, bottom - 11), "underflow", _INK, font, anchor="lm")
+        bottom -= 38
+    scale = np.linspace(TOP, BOTTOM, bottom - top)[:, None].repeat(wide, axis=1)
+    picture.paste(Image.fromarray(colours(scale)), (left, top))
+    draw.rectangle((left - 1, top - 1, left + wide, bottom), outline=_INK)
+    for exponent in range(int(TOP), int(BOTTOM) - 1, -2):
+        y = top + (TOP - exponent) / (TOP - BOTTOM) * (bottom - top - 1)
+        draw.line((left + wide, y, left + wide + 5, y), _INK, 2)
+        draw.text((left + wide + 10, y), f"1e{exponent}" if exponent else "1", _INK, font, anchor="lm")
+    draw.text((left - 2, top - 14), "of answer", _INK, font, anchor="ls")
+
+
+def _draw_upwards(picture: Image.Image, text: str, centre: tuple[int, int], font: _Font) -> None:
+    _, _, wide, high = font.getbbox(text)
+    label = Image.new("RGB", (int(wide), int(high)), _PAPER)
+    ImageDraw.Draw(label).text((0, 0), text, _INK, font)
+    label = label.rotate(90, expand=True)
+    picture.paste(label, (centre[0] - label.width // 2, centre[1] - label.height // 2))
+
+
+def _ticks(count: int, at_most: int = 10) -> range:
+    """Some of ``range(count)``: 0 and multiples of 1, 2 or 5 times a power of ten."""
+    step, factors = 1, (2, 2.5, 2)
+    for turn in range(60):
+        if (count - 1) // step + 1 <= at_most:
+            break
+        step = int(step * factors[turn % 3])
+    return range(0, count, step)
+
+
+def _short(step: int) -> str:
+    """At most five characters or so: 900, 12000, 250k, 3M."""
+    for size, suffix in ((1_000_000, "M"), (1_000, "k")):
+        if step >= 100 * size or (step >= size and step % size == 0 and step >= 10_000):
+            return f"{step / size:g}{suffix}"
+    return str(step)

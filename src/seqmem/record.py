@@ -1,0 +1,521 @@
+"""What a run leaves behind: its numbers, its traces, its TensorBoard events, its checkpoint and its result.
+
+One observer writes them all, because all are cut back to the same moment when a killed run goes on.
+Axes: T time, B batch, K timesteps back from the answer (or outputs), N traces.
+"""
+
+import io
+import json
+import platform
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from math import inf, isfinite, isnan
+from pathlib import Path
+from time import monotonic
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy import ndarray
+from torch import Tensor
+
+from .events import EventFile, GrowingFile
+from .heatmap import heatmap
+from .runs import (
+    CHECKPOINT,
+    EVENTS,
+    GRADIENTS,
+    METRICS,
+    RESULT,
+    RunDirectory,
+    RunError,
+    plain_json,
+    write_atomically,
+    write_json,
+)
+from .signals import Batch
+from .tasks.base import Task
+from .trace import Decay, Trace
+from .training import Diverged, Result, mean_back
+
+FLOOR = -12.0
+"""The lowest log10 shown in TensorBoard; one underflow would squeeze every other line. Files have the true numbers."""
+
+MOST_POINTS = 256
+"""Points of a curve in TensorBoard; longer ones are thinned evenly. Files have them all."""
+
+RESULTS = (
+    "result/score",
+    "result/loss",
+    "result/half_life",
+    "result/horizon",
+    "result/log10_first_over_last",
+    "result/steps_to_solve",
+)
+"""The columns of the HParams table, the same for every run."""
+
+_FORMAT = 1  # of checkpoint.pt
+
+
+@dataclass
+class _Log:
+    """The open files of a run, and what is kept in memory for those that are written as a whole."""
+
+    metrics: GrowingFile
+    events: EventFile
+    steps: list[int] = field(default_factory=list)  # of each trace
+    traces: list[Trace] = field(default_factory=list)
+    stored: int = 0  # traces that gradients.npz has
+    seconds: float = 0.0  # spent before this process
+    since: float = field(default_factory=monotonic)
+
+    def spent(self) -> float:
+        return self.seconds + monotonic() - self.since
+
+
+class Recorder:
+    """An observer, and the checkpoints, of one training run: give it to ``train`` as both.
+
+        with run.locked(), Recorder(run, ...) as recorder:
+            train(model, task, optimizer, plan, [recorder], checkpoints=recorder)
+
+    The caller holds the run's lock, and sets the status of a run that does not finish. ``config`` is shown in
+    TensorBoard; ``hparams`` is the run's row in its table: the same keys, of the same types, for every run. ``facts``
+    go into the result: cell, seq_len, seed, hidden_size, layers, parameters, device, and whatever else.
+
+    Every method raises RunError where a file cannot be written.
+    """
+
+    def __init__(
+        self,
+        run: RunDirectory,
+        *,
+        config: Mapping[str, Any],
+        task: Task,
+        facts: Mapping[str, Any],
+        hparams: Mapping[str, str | float | bool],
+    ) -> None:
+        self.run, self.config, self.task, self.facts, self.hparams = run, config, task, facts, hparams
+        self._log: _Log | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if self._log is not None and (
+                isinstance(error, Diverged) or isinstance(error and error.__cause__, Diverged)
+            ):
+                self._log.events.session_end(success=False)
+            self.close()
+        except RunError:
+            if error is None:  # else the first error says more
+                raise
+
+    def close(self) -> None:
+        """Keep what there is, also of a run that did not finish."""
+        if self._log is None:
+            return
+        log, self._log = self._log, None
+        with self._writing():
+            try:
+                self._store_traces(log)
+            finally:
+                try:
+                    log.metrics.close()
+                finally:
+                    log.events.close()
+
+    # Checkpoints
+
+    def load(self) -> dict[str, Any] | None:
+        """The last checkpoint, with every file cut back to it; None, with every file cleared, if there is none.
+
+        Raises:
+            RunError: the checkpoint, or a file that belongs to it, is damaged.
+        """
+        self.close()
+        path = self.run.file(CHECKPOINT)
+        saved = _read_checkpoint(path) if path.exists() else None
+        with self._writing():
+            if saved is None:
+                self.run.restart()
+                events = EventFile(self.run.file(EVENTS), describe=self.describe)
+                self._log = _Log(GrowingFile(self.run.file(METRICS)), events)
+                self._log.events.hparams(self.hparams, RESULTS)
+                self._log.events.text("config", _code_block(json.dumps(plain_json(self.config), indent=2)), 0)
+                self._log.events.flush()
+                self.run.set_status("running", step=0)
+                return None
+            self._log = self._cut_back(saved)
+            self.run.set_status("running", step=saved["training"]["progress"]["step"])
+            return saved["training"]
+
+    def save(self, checkpoint: dict[str, Any]) -> None:
+        log = self._opened()
+        with self._writing():
+            # First what the checkpoint counts on. A kill in between leaves more than it counts, which load() cuts.
+            saved = {"metrics": log.metrics.position(), "events": log.events.position(), "traces": len(log.traces)}
+            self._store_traces(log)
+            content = io.BytesIO()
+            torch.save({"format": _FORMAT, **saved, "seconds": log.spent(), "training": checkpoint}, content)
+            write_atomically(self.run.file(CHECKPOINT), content.getvalue())
+
+    def _cut_back(self, saved: Mapping[str, Any]) -> _Log:
+        checkpoint = self.run.file(CHECKPOINT)
+        steps, traces = [], []
+        if saved["traces"]:
+            stored = self.run.gradients()
+            if stored is None or len(stored.step) < saved["traces"]:
+                raise RunError(f"{self.run.file(GRADIENTS)} lacks traces: delete {checkpoint} to start this run over")
+            steps = stored.step[: saved["traces"]].tolist()
+            norms = [{name: values[i] for name, values in stored.norms.items()} for i in range(len(steps))]
+            traces = [Trace(found, stored.answered_at) for found in norms]
+        try:
+            metrics = GrowingFile(self.run.file(METRICS), saved["metrics"])
+        except (FileNotFoundError, ValueError) as error:
+            raise _cut_short(error, checkpoint) from error
+        try:
+            events = EventFile(self.run.file(EVENTS), saved["events"], describe=self.describe)
+        except (FileNotFoundError, ValueError) as error:
+            metrics.close()
+            raise _cut_short(error, checkpoint) from error
+        # More traces than the checkpoint counts may be stored: then the file is not what ``stored`` says.
+        return _Log(metrics, events, steps, traces, stored=0, seconds=saved["seconds"])
+
+    def _store_traces(self, log: _Log) -> None:
+        if len(log.traces) == log.stored:
+            return
+        arrays = {f"norm/{name}": np.stack([trace.norms[name] for trace in log.traces]) for name in log.traces[0].norms}
+        content = io.BytesIO()
+        np.savez(content, step=np.array(log.steps), answered_at=log.traces[0].answered_at, **arrays)  # pyright: ignore[reportArgumentType]
+        write_atomically(self.run.file(GRADIENTS), content.getvalue())
+        log.stored = len(log.traces)
+
+    # What happens
+
+    def logged(self, step: int, kind: Literal["train", "eval"], values: Mapping[str, float]) -> None:
+        log = self._opened()
+        self._row(kind, step, values)
+        log.events.scalars(step, {f"{kind}/{name}": value for name, value in values.items()})
+        with self._writing():
+            log.metrics.flush()
+            log.events.flush()
+
+    def traced(self, step: int, trace: Trace, decays: Mapping[str, Decay]) -> None:
+        log = self._opened()
+        log.steps.append(step)
+        log.traces.append(trace)
+        self._row("trace", step, {"gradient": {name: found.numbers() for name, found in decays.items()}})
+        seq_len = len(trace.state)
+        log.events.scalars(step, {f"gradient/{name}": x for name, x in _shown(decays["state"], seq_len).items()})
+        self._curves("latest", trace)
+        if step == 0:
+            self._curves("at start", trace)
+        count = len(log.traces)
+        if count > 1 and count & (count - 1) == 0:  # 2, 4, 8 … traces: a few pictures, however long the run
+            self._heatmap(step)
+        with self._writing():
+            log.metrics.flush()
+            log.events.flush()
+
+    def answered(self, step: int, batch: Batch, predicted: Tensor) -> None:
+        self._opened().events.text("answers", answers(self.task, batch, predicted), step)
+
+    def finished(self, step: int, result: Result) -> None:
+        log, events = self._opened(), self._opened().events
+        for found in result.by_length:
+            self._row("length", step, asdict(found))
+        lengths = sorted(result.by_length, key=lambda found: found.seq_len)
+        events.curve("eval/score_by_length", [found.score for found in lengths], [found.seq_len for found in lengths])
+        decays = result.decays.get("end", {})
+        measured = {"score": result.score, "loss": result.loss}
+        if log.traces:
+            self._curves("at end", log.traces[-1])
+            self._percentiles(log.traces[-1])
+            self._heatmap(step)
+            measured |= _shown(decays["state"], len(log.traces[-1].state))
+        measured["steps_to_solve"] = result.steps_to_solve if result.steps_to_solve is not None else step
+        events.scalars(step, {f"result/{name}": float(value) for name, value in measured.items()})
+        summary = self._summary(step, result, log.spent())
+        events.text("summary", _table(summary, result), step)
+        events.session_end(success=True)
+        with self._writing():
+            log.metrics.position()
+            events.position()
+            self._store_traces(log)
+            self.run.set_status("finished", step=step)
+            write_json(self.run.file(RESULT), summary)
+
+    # How it is written
+
+    def describe(self, tag: str) -> str:
+        """What TensorBoard says about a tag, in markdown."""
+        return describe(tag, self.task)
+
+    def _opened(self) -> _Log:
+        if self._log is None:
+            raise RuntimeError("a Recorder observes only after load(): give it to train() as its checkpoints, too")
+        return self._log
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            where = error.filename or self.run.path
+            reason = error.strerror or error
+            raise RunError(f"cannot write to {where}: {reason}; what was saved before is safe") from error
+
+    def _row(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
+        row = plain_json({"kind": kind, "step": step, **values})
+        self._opened().metrics.write((json.dumps(row, allow_nan=False) + "\n").encode())
+
+    def _curves(self, when: str, trace: Trace) -> None:
+        by_timestep, by_distance = {}, {}
+        for name, norms in trace.series().items():
+            by_timestep[f"{_group(name)}/by_timestep ({when})"] = _log10(norms.mean(1))
+            back = mean_back(trace, norms)
+            by_distance[f"{_group(name)}/by_distance_from_answer ({when})"] = _log10(_relative(back, back[0]))
+        self._write_thinned(by_timestep)
+        self._write_thinned(by_distance)
+
+    def _percentiles(self, trace: Trace) -> None:
+        found = np.percentile(trace.state, (10, 50, 90), axis=1)
+        names = ("10th percentile", "median", "90th percentile")
+        self._write_thinned(
+            {f"gradient/by_timestep {name} (at end)": _log10(x) for name, x in zip(names, found, strict=True)}
+        )
+
+    def _write_thinned(self, curves: Mapping[str, Float[ndarray, " points"]]) -> None:
+        xs = _thinned(len(next(iter(curves.values()))))
+        self._opened().events.curves(xs, {tag: values[xs] for tag, values in curves.items()})
+
+    def _heatmap(self, step: int) -> None:
+        log = self._opened()
+        rows = [_relative(trace.state.mean(1), mean_back(trace, trace.state)[0]) for trace in log.traces]
+        picture = heatmap(_log10(np.stack(rows), floor=-inf), log.steps)
+        log.events.image("gradient/heatmap", picture, step)
+
+    def _summary(self, step: int, result: Result, seconds: float) -> dict[str, Any]:
+        """``result.json``."""
+        metric, goal = self.task.targets.metric, self.task.solved_at
+        return {
+            "task": self.task.name,
+            **self.facts,
+            "steps": step,
+            "metric": metric.name,
+            "higher_is_better": metric.higher_is_better,
+            "score": result.score,
+            "chance": self.task.chance,
+            "loss": result.loss,
+            "baseline_loss": self.task.baseline_loss(self.facts["seq_len"]),
+            "solved_at": goal,
+            "solved": goal is not None and metric.reached(result.score, goal),
+            "steps_to_solve": result.steps_to_solve,
+            "by_length": [asdict(found) for found in result.by_length],
+            "gradient": {
+                when: {name: found.numbers() for name, found in decays.items()}
+                for when, decays in result.decays.items()
+            },
+            "seconds": round(seconds, 3),
+            "steps_per_second": round(step / seconds, 3) if seconds > 0 else inf,
+            "versions": {
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "seqmem": version("seqmem"),
+            },
+        }
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """What ``train`` gave to ``save``: ``model``, ``optimizer`` and ``progress``, on the CPU.
+
+    Raises:
+        RunError: there is none, or it is damaged.
+    """
+    return _read_checkpoint(path)["training"]
+
+
+def _read_checkpoint(path: Path) -> dict[str, Any]:
+    advice = "delete it, or use force=true, to start this run over"
+    try:
+        saved = torch.load(path, weights_only=True, map_location="cpu")
+    except FileNotFoundError:
+        raise RunError(f"{path} does not exist: the run has not got to its first checkpoint") from None
+    except Exception as error:  # whatever torch, zipfile and pickle make of damaged bytes
+        reason = str(error).splitlines()[0][:80] if str(error) else type(error).__name__
+        raise RunError(f"{path} cannot be read ({reason}): {advice}") from error
+    if not isinstance(saved, dict) or saved.get("format") != _FORMAT:
+        raise RunError(f"{path} was written by another version of seqmem: {advice}")
+    return saved
+
+
+def _cut_short(error: Exception, checkpoint: Path) -> RunError:
+    what = f"{error.filename} is missing" if isinstance(error, FileNotFoundError) else str(error)
+    return RunError(f"{what}, where its checkpoint left off: delete {checkpoint} to start this run over")
+
+
+def _relative(norms: Float[ndarray, " points"], answer: float) -> Float[ndarray, " points"]:
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        return norms / answer
+
+
+def _log10(values: Float[ndarray, "*shape"], floor: float = FLOOR) -> Float[ndarray, "*shape"]:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.maximum(np.log10(values), floor)
+
+
+def _thinned(count: int) -> ndarray:
+    if count <= MOST_POINTS:
+        return np.arange(count)
+    return np.linspace(0, count - 1, MOST_POINTS).round().astype(int)
+
+
+def _shown(decay: Decay, seq_len: int) -> dict[str, float]:
+    """The numbers of a decay as TensorBoard can draw them; those that do not exist are left out."""
+    numbers = {
+        "half_life": min(decay.half_life, 10.0 * seq_len),
+        "horizon": min(decay.horizon, float(seq_len)),
+        "log10_first_over_last": max(decay.log10_first_over_last, FLOOR),
+    }
+    return {name: value for name, value in numbers.items() if not isnan(value)}
+
+
+def _group(name: str) -> str:
+    return "gradient" if name == "state" else f"gradient_{name.replace('/', '.')}"
+
+
+# What people read
+
+
+_WHOSE = {"gradient": "everything the cell carries past a timestep", "gradient_input": "what enters the first layer"}
+_TAGS = {
+    "train/loss": "Mean loss of the training batches since the last point (nats, or squared error).",
+    "train/score": "Mean score of the training batches since the last point.",
+    "train/learning_rate": "Step size of the optimizer.",
+    "train/gradient_norm": "L2 norm of the gradient of all parameters, before clipping.",
+    "train/gradient_norm_clipped": "L2 norm of the gradient of all parameters, as the optimizer saw it.",
+    "eval/loss": "Mean loss on held-out sequences of the training length (nats, or squared error).",
+    "eval/score": "Score ({metric}) on held-out sequences of the training length. Without a memory: {chance}.",
+    "eval/score_by_length": "After training: score ({metric}) by sequence length, which is the **step** axis. "
+    "Without a memory: {chance}.",
+    "gradient/half_life": "Timesteps in which the gradient at the carried state halves on its way back, from a "
+    "straight line through the logarithms. Drawn as ten times the sequence when it is longer, or does not decay at "
+    "all.",
+    "gradient/horizon": "How many timesteps back the gradient at the carried state is below 1/1000 of that at the "
+    "answer. Drawn as the length of the sequence when that does not happen.",
+    "gradient/log10_first_over_last": "log10 of the gradient norm at the first timestep over that at the answer: "
+    "0 all of it arrives, -3 a thousandth. Drawn as {floor:g} when it is less.",
+    "gradient/heatmap": "Gradient norm at the carried state by timestep (from left to right) and training step (from "
+    "top to bottom), over the norm at the answer; mean over sequences. The colours mean the same in every run.",
+    "result/score": "Final score ({metric}). Without a memory: {chance}.",
+    "result/loss": "Final loss on held-out sequences (nats, or squared error).",
+    "result/half_life": "gradient/half_life at the end.",
+    "result/horizon": "gradient/horizon at the end.",
+    "result/log10_first_over_last": "gradient/log10_first_over_last at the end.",
+    "result/steps_to_solve": "The first evaluation at which the task was solved; the number of steps of the run when "
+    "it never was.",
+    "config": "The configuration of the run, every default filled in.",
+    "summary": "The run in one table.",
+    "answers": "A few held-out sequences and the model's answers, before training and after.",
+}
+
+
+def describe(tag: str, task: Task) -> str:
+    """What TensorBoard says about a tag, in markdown."""
+    curve = re.fullmatch(r"(\S+)/by_(timestep|distance_from_answer) ?(.*) \((latest|at start|at end)\)", tag)
+    if curve is None:
+        metric = task.targets.metric
+        return _TAGS.get(tag, "").format(metric=metric.name, chance=metric.text(task.chance), floor=FLOOR)
+    group, axis, percentile, when = curve.groups()
+    whose = _WHOSE.get(group, f"state `{group.removeprefix('gradient_')}`")
+    time = {"latest": "latest trace", "at start": "before training", "at end": "after training"}[when]
+    over = f"{percentile} over sequences" if percentile else "mean over sequences"
+    if axis == "timestep":
+        what = f"log10 of the loss gradient's norm at {whose}, by **timestep** (the step axis)"
+    else:
+        what = (
+            f"log10 of the loss gradient's norm at {whose}, over the norm at the answer, by **timesteps back from "
+            "the answer** (the step axis)"
+        )
+    return f"{what}; {over}; {time}. {FLOOR:g} stands for all that is less."
+
+
+def answers(task: Task, batch: Batch, predicted: Float[Tensor, "T B K"]) -> str:
+    """A few sequences with what was asked and what a model answered, as a markdown table."""
+    metric, goal = task.targets.metric, task.solved_at
+    scores = metric.per_step(predicted, batch.targets)
+    # A prediction in its target's form: the likeliest symbol where targets are symbols, else the numbers as they are.
+    given = predicted.argmax(-1) if batch.targets.ndim < predicted.ndim else predicted
+    lines = ["| | sequence | answer | model |", "|---|---|---|---|"]
+    for b in range(batch.asked.shape[1]):
+        asked = batch.asked[:, b].nonzero().flatten().tolist()
+        wanted = [task.answer(batch.targets[t, b]) for t in asked]
+        got = [task.answer(given[t, b]) for t in asked]
+        # By the score where it says when a task is solved (two real numbers are never equal), else by sight.
+        good = [
+            metric.reached(float(scores[t, b]), goal) if goal is not None else w == g
+            for t, w, g in zip(asked, wanted, got, strict=True)
+        ]
+        mark = ("✓" if all(good) else "✗") if len(good) == 1 else f"{sum(good)} of {len(good)}"
+        cells = (_code(_abbreviated(words)) for words in (task.words(batch.inputs[:, b]), wanted, got))
+        lines.append(f"| {mark} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _abbreviated(words: Sequence[str]) -> str:
+    """Words as one line, characters without spaces between them; the middle of a long line left out."""
+    tight = sum(map(len, words)) < 1.5 * len(words)  # not all: a line break is written as two characters
+    first, last = (100, 60) if tight else (40, 20)
+    joint = "" if tight else " "
+    if len(words) <= first + last:
+        return joint.join(words)
+    return f"{joint.join(words[:first])} … ({len(words) - first - last} more) … {joint.join(words[-last:])}"
+
+
+def _code(text: str) -> str:
+    """Inline code in a markdown table, whatever characters ``text`` is made of."""
+    text = text.replace("\n", "⏎").replace("\r", "⏎").replace("|", "¦")
+    fence = "`" * (max((len(run) for run in re.findall("`+", text)), default=0) + 1)
+    padding = " " if text.startswith(("`", " ")) or text.endswith(("`", " ")) else ""
+    return f"{fence}{padding}{text}{padding}{fence}"
+
+
+def _code_block(text: str) -> str:
+    return f"```\n{text}\n```"
+
+
+def _table(summary: Mapping[str, Any], result: Result) -> str:
+    """``result.json`` in short, for TensorBoard."""
+    end = result.decays.get("end", {}).get("state")
+    rows = {
+        "task, cell": f"{summary['task']}, {summary['cell']}",
+        "length": f"{summary['seq_len']} timesteps",
+        "seed": summary["seed"],
+        "parameters": f"{summary['parameters']:,} ({summary['layers']} x {summary['hidden_size']} units)",
+        f"score ({summary['metric']})": f"{summary['score']:.4g}",
+        "without a memory": f"{summary['chance']:.4g}",
+        "loss": f"{summary['loss']:.4g}",
+        "loss without a memory": f"{summary['baseline_loss']:.4g}",
+        "solved": f"after {result.steps_to_solve} steps" if result.steps_to_solve is not None else "no",
+        "half-life": _timesteps(end.half_life) if end else None,
+        "horizon": _timesteps(end.horizon) if end else None,
+        "log10(first / last)": f"{end.log10_first_over_last:.3g}" if end else None,
+        "steps": f"{summary['steps']:,} in {summary['seconds']:.1f} s on {summary['device']}",
+    }
+    lines = ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items() if value is not None)]
+    lengths = ["| length | score | loss |", "|---|---|---|"]
+    lengths += [f"| {found.seq_len} | {found.score:.4g} | {found.loss:.4g} |" for found in result.by_length]
+    return "\n".join([*lines, "", *lengths])
+
+
+def _timesteps(count: float) -> str:
+    return f"{count:.3g} timesteps" if isfinite(count) else str(count)

@@ -1,0 +1,233 @@
+"""A run's directory: who it is, what it holds, how it survives being killed, and how it is read back.
+
+    outputs/pronoun/lstm/len50-seed0-1a2b3c4d/
+        config.json  overrides.json  environment.json    what was run, with what
+        status.json         running, interrupted, failed or finished; by which process
+        metrics.jsonl       every number, a line each; the same bytes for the same run
+        gradients.npz       every gradient trace in full, float64
+        events.out.tfevents.0.seqmem                     the same for TensorBoard
+        checkpoint.pt       the weights, and all that is needed to go on
+        result.json         written last: its presence means finished
+        evaluations.jsonl   what ``seqmem eval`` added later
+
+Whatever is rewritten is written beside its place and renamed into it; whatever grows is cut back to where the last
+checkpoint saw it end. So nothing half-written is ever read.
+"""
+
+import json
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from math import isfinite
+from pathlib import Path
+from typing import Any, Literal
+from zipfile import BadZipFile
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+METRICS = "metrics.jsonl"
+EVENTS = "events.out.tfevents.0.seqmem"
+GRADIENTS = "gradients.npz"
+CHECKPOINT = "checkpoint.pt"
+RESULT = "result.json"
+STATUS = "status.json"
+CONFIG = "config.json"
+EVALUATIONS = "evaluations.jsonl"
+
+RunState = Literal["running", "interrupted", "failed", "finished"]
+
+
+class RunError(Exception):
+    """A run's directory cannot be used. The message is one line for people: what, where, what instead."""
+
+
+def identity_hash(identity: Mapping[str, Any]) -> str:
+    """Eight hex digits of what a run is. Equal numbers are equal (1 and 1.0), order does not matter."""
+    return blake2b(json.dumps(_canonical(identity), sort_keys=True).encode(), digest_size=4).hexdigest()
+
+
+def _canonical(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _canonical(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_canonical(inner) for inner in value]
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value
+
+
+def plain_json(value: Any) -> Any:
+    """``value`` with what JSON cannot say as strings that ``float`` understands: "inf", "-inf" and "nan"."""
+    if isinstance(value, Mapping):
+        return {key: plain_json(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain_json(inner) for inner in value]
+    if isinstance(value, float) and not isfinite(value):
+        return str(value)
+    return value
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write beside ``path`` and rename into it, so that a reader sees the old content or the new, never a part."""
+    beside = path.with_name(path.name + ".partial")
+    try:
+        with beside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except OSError:
+        beside.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_atomically(path, (json.dumps(plain_json(value), indent=1, allow_nan=False) + "\n").encode())
+
+
+class RunDirectory:
+    """One run's place on disk. Reading needs no lock; writing is for the one process inside ``locked()``."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    def file(self, name: str) -> Path:
+        return self.path / name
+
+    @property
+    def finished(self) -> bool:
+        return self.file(RESULT).exists()
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the directory for this process; the system lets go of it however the process ends.
+
+        Raises:
+            RunError: another process holds it, or it cannot be made or written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.file("run.lock"))
+            lock.acquire(timeout=0)
+        except Timeout:
+            status = self.status()
+            who = f" (process {status.pid} on {status.host})" if status else ""
+            raise RunError(f"{self.path} is in use by another seqmem{who}: wait for it, or stop it first") from None
+        except OSError as error:
+            raise RunError(f"cannot write to {self.path}: {error.strerror or error}") from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def set_status(self, state: RunState, *, step: int, error: str | None = None) -> None:
+        status = {"state": state, "step": step, "error": error, "pid": os.getpid(), "host": socket.gethostname()}
+        write_json(self.file(STATUS), status)
+
+    def status(self) -> "Status | None":
+        found = _read_json(self.file(STATUS))
+        return Status(**found) if found is not None else None
+
+    def restart(self) -> None:
+        """Forget everything a former start left behind."""
+        for name in (RESULT, CHECKPOINT, METRICS, EVENTS, GRADIENTS, EVALUATIONS, STATUS):
+            self.file(name).unlink(missing_ok=True)
+
+    # Reading
+
+    def config(self) -> dict[str, Any]:
+        """What was run: the resolved configuration.
+
+        Raises:
+            RunError: this is not a run's directory.
+        """
+        found = _read_json(self.file(CONFIG))
+        if found is None:
+            raise RunError(f"{self.path} is not a run: it has no {CONFIG}")
+        return found
+
+    def result(self) -> dict[str, Any] | None:
+        """``result.json``, with its numbers as numbers; None if the run is not finished."""
+        found = _read_json(self.file(RESULT))
+        return None if found is None else _numbers(found)
+
+    def metrics(self) -> list[dict[str, Any]]:
+        return _read_lines(self.file(METRICS))
+
+    def evaluations(self) -> list[dict[str, Any]]:
+        return _read_lines(self.file(EVALUATIONS))
+
+    def gradients(self) -> "Gradients | None":
+        """Every trace so far; None if there is none."""
+        try:
+            with np.load(self.file(GRADIENTS)) as stored:
+                names = [name.removeprefix("norm/") for name in stored.files if name.startswith("norm/")]
+                return Gradients(
+                    stored["step"], stored["answered_at"], {name: stored[f"norm/{name}"] for name in names}
+                )
+        except FileNotFoundError:
+            return None
+        except (OSError, EOFError, ValueError, KeyError, BadZipFile) as error:
+            raise RunError(f"{self.file(GRADIENTS)} cannot be read: {error}") from error
+
+
+@dataclass(frozen=True)
+class Status:
+    state: RunState
+    step: int
+    error: str | None
+    pid: int
+    host: str
+
+
+@dataclass(frozen=True, eq=False)
+class Gradients:
+    """All traces of a run. ``step`` [N]; ``answered_at`` [B]; ``norms``: name -> [N T B], float64."""
+
+    step: np.ndarray
+    answered_at: np.ndarray
+    norms: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+def find_runs(folder: Path | str) -> list[RunDirectory]:
+    """All runs at or below ``folder``, by path."""
+    return [RunDirectory(found.parent) for found in sorted(Path(folder).rglob(CONFIG))]
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except NotADirectoryError:
+        return None
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} cannot be read: {error}") from error
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    """Lines of JSON; a last line without its end is still being written, and is left out."""
+    try:
+        lines = path.read_text().splitlines(keepends=True)
+    except FileNotFoundError:
+        return []
+    try:
+        return [_numbers(json.loads(line)) for line in lines if line.endswith("\n")]
+    except ValueError as error:
+        raise RunError(f"{path} cannot be read: {error}") from error
+
+
+def _numbers(value: Any) -> Any:
+    """The inverse of ``plain_json``."""
+    if isinstance(value, dict):
+        return {key: _numbers(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_numbers(inner) for inner in value]
+    return float(value) if value in ("inf", "-inf", "nan") else value

@@ -1,0 +1,165 @@
+"""What goes into a model and what is asked of it: tokens or real vectors, and a batch of them.
+
+Axes: T time, B batch, K classes or output features, D input features. Time comes first.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from math import log
+from typing import Protocol, runtime_checkable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int, Shaped
+from torch import Tensor, nn
+
+
+def _right(predicted: Float[Tensor, "T B K"], wanted: Shaped[Tensor, "T B"]) -> Float[Tensor, "T B"]:
+    return (predicted.argmax(-1) == wanted).to(predicted.dtype)
+
+
+def _nats(predicted: Float[Tensor, "T B K"], wanted: Shaped[Tensor, "T B"]) -> Float[Tensor, "T B"]:
+    return F.cross_entropy(predicted.flatten(0, 1), wanted.flatten(), reduction="none").view(wanted.shape)
+
+
+def _bits(predicted: Float[Tensor, "T B K"], wanted: Shaped[Tensor, "T B"]) -> Float[Tensor, "T B"]:
+    return _nats(predicted, wanted) / log(2)
+
+
+def _squared_error(predicted: Float[Tensor, "T B K"], wanted: Float[Tensor, "T B K"]) -> Float[Tensor, "T B"]:
+    return (predicted - wanted).square().mean(-1)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a score is: how one answer is scored, and how to read the number.
+
+    ``per_step(predicted [T B K], wanted [T B ...]) -> [T B]``; a score is its mean over the timesteps asked.
+    """
+
+    name: str
+    higher_is_better: bool
+    per_step: Callable[[Tensor, Tensor], Tensor]
+
+    def better(self, a: float, b: float) -> bool:
+        return a > b if self.higher_is_better else a < b
+
+    def reached(self, score: float, goal: float) -> bool:
+        return score >= goal if self.higher_is_better else score <= goal
+
+    def text(self, score: float) -> str:
+        """The score as people write it: ``99.2 %`` for an accuracy, four significant digits otherwise."""
+        return f"{100 * score:.1f} %" if self.name == "accuracy" else f"{score:.4g}"
+
+
+ACCURACY = Metric("accuracy", higher_is_better=True, per_step=_right)
+BITS = Metric("bits per character", higher_is_better=False, per_step=_bits)
+SQUARED_ERROR = Metric("mean squared error", higher_is_better=False, per_step=_squared_error)
+
+
+@runtime_checkable
+class Signal(Protocol):
+    """A kind of sequence: how it enters a model, and how a prediction of it is judged."""
+
+    @property
+    def size(self) -> int:
+        """Symbols for tokens, features for reals: the width of a readout that predicts it."""
+        ...
+
+    @property
+    def metric(self) -> Metric: ...
+
+    def embed(self, width: int) -> tuple[nn.Module, int]:
+        """A module from ``[T B ...]`` to ``[T B D]``, and D."""
+        ...
+
+    def loss(self, predicted: Float[Tensor, "T B K"], wanted: Shaped[Tensor, "T B ..."]) -> Float[Tensor, "T B"]: ...
+
+
+class OneHot(nn.Module):
+    """Tokens as unit vectors, for tasks repeated as they were published."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+        self.register_buffer("units", torch.eye(size), persistent=False)
+
+    def forward(self, tokens: Int[Tensor, "T B"]) -> Float[Tensor, "T B D"]:
+        return F.embedding(tokens, self.get_buffer("units"))
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """One of ``size`` symbols per timestep, stored as int64 ids in [0, size)."""
+
+    size: int
+    metric: Metric = ACCURACY
+
+    def embed(self, width: int) -> tuple[nn.Module, int]:
+        """A learned vector of ``width`` features per symbol; ``width=0`` is one-hot."""
+        return (nn.Embedding(self.size, width), width) if width else (OneHot(self.size), self.size)
+
+    def loss(self, predicted: Float[Tensor, "T B K"], wanted: Shaped[Tensor, "T B"]) -> Float[Tensor, "T B"]:
+        """Cross-entropy in nats."""
+        return _nats(predicted, wanted)
+
+
+@dataclass(frozen=True)
+class Reals:
+    """A vector of ``size`` real numbers per timestep."""
+
+    size: int
+    metric: Metric = SQUARED_ERROR
+
+    def embed(self, width: int) -> tuple[nn.Module, int]:
+        """Real numbers enter the cell as they are, whatever ``width`` says."""
+        return nn.Identity(), self.size
+
+    def loss(self, predicted: Float[Tensor, "T B K"], wanted: Float[Tensor, "T B K"]) -> Float[Tensor, "T B"]:
+        """Squared error, averaged over features."""
+        return _squared_error(predicted, wanted)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Sequences and what is asked of them.
+
+    ``weights`` says how much each timestep counts in the loss, ``asked`` which timesteps are scored. They differ
+    where a task trains on every step but measures memory at some (copy). Every sequence is asked at least once.
+    """
+
+    inputs: Shaped[Tensor, "T B ..."]
+    targets: Shaped[Tensor, "T B ..."]
+    weights: Float[Tensor, "T B"]
+    asked: Bool[Tensor, "T B"]
+
+    @classmethod
+    def asked_at_end(cls, inputs: Shaped[Tensor, "T B ..."], answer: Shaped[Tensor, "B ..."]) -> "Batch":
+        """One question a sequence, at its last timestep."""
+        asked = torch.zeros(inputs.shape[:2], dtype=torch.bool)
+        asked[-1] = True
+        return cls(inputs, answer.expand(len(inputs), *answer.shape), asked.float(), asked)
+
+    @property
+    def answered_at(self) -> Int[Tensor, " B"]:
+        """The last timestep at which each sequence is asked."""
+        steps = torch.arange(len(self.asked), device=self.asked.device)[:, None]
+        return (self.asked * steps).amax(0)
+
+    def last_answer_only(self) -> "Batch":
+        """The same sequences with a loss at the last asked timestep alone."""
+        last = F.one_hot(self.answered_at, len(self.asked)).T
+        return replace(self, weights=last.to(self.weights.dtype))
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "Batch":
+        """A copy on ``device``; real numbers become ``dtype``, token ids stay integers."""
+
+        def move(tensor: Tensor) -> Tensor:
+            return tensor.to(device, dtype if tensor.is_floating_point() else None, non_blocking=True)
+
+        return Batch(move(self.inputs), move(self.targets), move(self.weights), move(self.asked))
+
+    def chunk(self, index: int, length: int) -> "Batch":
+        """Timesteps ``index * length`` up to ``(index + 1) * length``."""
+        part = slice(index * length, (index + 1) * length)
+        return Batch(self.inputs[part], self.targets[part], self.weights[part], self.asked[part])

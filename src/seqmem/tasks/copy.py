@@ -1,0 +1,90 @@
+"""Repeat the symbols seen long ago.
+
+    reads   c a h . . . . . . . ! . . .      ten symbols (here three), blanks, a cue, room to answer
+    says    . . . . . . . . . . . c a h      blank until the cue, then the symbols in order
+
+With T steps from the last symbol to the cue a sequence has T + 2 * ``length`` timesteps, T + 20 as published. The loss
+is the mean over all of them; who remembers nothing says blank, then guesses: ``length`` ln ``symbols`` / ``seq_len``
+nats, 10 ln 8 / (T + 20) as published. Scored is only what is recalled, chance 1 / symbols: of all timesteps someone
+without a memory already has nearly all right.
+
+Arjovsky, Shah & Bengio 2016, Unitary evolution recurrent neural networks, with the token ids of their code.
+"""
+
+from dataclasses import dataclass
+from math import log
+from typing import ClassVar
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from ..signals import Batch, Tokens
+from .base import Task
+
+BLANK = 0
+
+
+@dataclass(frozen=True)
+class Copy(Task):
+    """``symbols``: different ones, 2 to 26; ``length``: how many are copied, at least 1.
+
+    Token 0 is the blank and 1 ... ``symbols`` the symbols, in the inputs as in the targets; ``symbols + 1`` is the cue,
+    which is only read.
+    """
+
+    symbols: int = 8
+    length: int = 10
+
+    name: ClassVar[str] = "copy"
+    source: ClassVar[str] = "Arjovsky, Shah & Bengio 2016"
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.symbols <= 26:
+            raise ValueError(f"symbols={self.symbols}: must be from 2 to 26")
+        if self.length < 1:
+            raise ValueError(f"length={self.length}: must be at least 1")
+
+    @property
+    def inputs(self) -> Tokens:
+        return Tokens(self.symbols + 2)
+
+    @property
+    def targets(self) -> Tokens:
+        return Tokens(self.symbols + 1)
+
+    @property
+    def chance(self) -> float:
+        return 1 / self.symbols
+
+    @property
+    def min_seq_len(self) -> int:
+        """T = 1: the cue follows the last symbol at once."""
+        return 2 * self.length + 1
+
+    def baseline_loss(self, seq_len: int) -> float:
+        return self.length * log(self.symbols) / seq_len
+
+    def sample(self, batch_size: int, seq_len: int, rng: torch.Generator) -> Batch:
+        self.check(batch_size, seq_len)
+        data = torch.randint(1, self.symbols + 1, (self.length, batch_size), generator=rng)
+        inputs = torch.full((seq_len, batch_size), BLANK)
+        inputs[: self.length] = data
+        inputs[-self.length - 1] = self.symbols + 1
+        asked = torch.zeros(seq_len, batch_size, dtype=torch.bool)
+        asked[-self.length :] = True
+        return Batch(inputs, self.solve(inputs), torch.ones(seq_len, batch_size), asked)
+
+    def solve(self, inputs: Int[Tensor, "T B"]) -> Int[Tensor, "T B"]:
+        answers = torch.full_like(inputs, BLANK)
+        answers[-self.length :] = inputs[: self.length]
+        return answers
+
+    def words(self, inputs: Int[Tensor, " T"]) -> list[str]:
+        return [self._word(i) for i in inputs.tolist()]
+
+    def answer(self, target: Int[Tensor, ""]) -> str:
+        return self._word(int(target))
+
+    def _word(self, token: int) -> str:
+        return "." if token == BLANK else "!" if token > self.symbols else chr(ord("a") + token - 1)

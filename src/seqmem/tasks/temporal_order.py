@@ -1,0 +1,80 @@
+"""In which order did the capital letters come?
+
+    c f d B e e d c f c c A f d e c c d f e -> BA
+          ~               ~
+    two (or three) letters A or B among random c, d, e, f; the last timestep asks for all of them in order
+
+Positions count from 0 and are uniform: of L timesteps the first is in [.1 L, .2 L) and the second in [.5 L, .6 L); with
+three symbols, in [.1 L, .2 L), [.3 L, .4 L) and [.6 L, .7 L). The last timestep is a random filler: chance is
+1/4 (or 1/8); to remember only the second of two gives 1/2.
+
+Hochreiter & Schmidhuber 1997, experiments 6a and 6b; Martens & Sutskever 2011; as in the code of Pascanu, Mikolov &
+Bengio 2013, On the difficulty of training recurrent neural networks (the text beside that code gives another first
+range).
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from ..signals import Batch, Tokens
+from .base import Task
+
+LETTERS = "ABcdef"
+STARTS = {2: (1, 5), 3: (1, 3, 6)}  # tenths of the length
+
+
+@dataclass(frozen=True)
+class TemporalOrder(Task):
+    """``symbols``: 2 or 3. Tokens 0 and 1 are A and B, 2 to 5 fillers; the k-th symbol adds B * 2^k to the class."""
+
+    symbols: int = 2
+
+    name: ClassVar[str] = "temporal_order"
+    source: ClassVar[str] = "Pascanu, Mikolov & Bengio 2013, after Hochreiter & Schmidhuber 1997"
+
+    def __post_init__(self) -> None:
+        if self.symbols not in STARTS:
+            raise ValueError(f"symbols={self.symbols}: must be 2 or 3")
+
+    @property
+    def inputs(self) -> Tokens:
+        return Tokens(len(LETTERS))
+
+    @property
+    def targets(self) -> Tokens:
+        return Tokens(2**self.symbols)
+
+    @property
+    def chance(self) -> float:
+        return 1 / 2**self.symbols
+
+    @property
+    def min_seq_len(self) -> int:
+        """A tenth is at least one timestep."""
+        return 10
+
+    def sample(self, batch_size: int, seq_len: int, rng: torch.Generator) -> Batch:
+        self.check(batch_size, seq_len)
+        letters = torch.randint(2, len(LETTERS), (seq_len, batch_size), generator=rng)
+        answer = torch.zeros(batch_size, dtype=torch.long)
+        for k, start in enumerate(STARTS[self.symbols]):
+            position = start * seq_len // 10 + torch.randint(seq_len // 10, (batch_size,), generator=rng)
+            symbol = torch.randint(2, (batch_size,), generator=rng)
+            letters[position, torch.arange(batch_size)] = symbol
+            answer += symbol << k
+        return Batch.asked_at_end(letters, answer)
+
+    def solve(self, inputs: Int[Tensor, "T B"]) -> Int[Tensor, "T B"]:
+        here = inputs < 2
+        bit = (here.cumsum(0) - 1).clamp(min=0)
+        return (here * inputs << bit).sum(0).expand(inputs.shape)
+
+    def words(self, inputs: Int[Tensor, " T"]) -> list[str]:
+        return [LETTERS[i] for i in inputs.tolist()]
+
+    def answer(self, target: Int[Tensor, ""]) -> str:
+        return "".join(LETTERS[int(target) >> k & 1] for k in range(self.symbols))

@@ -1,0 +1,169 @@
+"""Which character comes next?
+
+    The "while" statement is used for repeated execution as lon -> g
+    every timestep reads a character of English prose and is asked for the following one
+
+The text is Python's own documentation of its language, ``pydoc_data.topics``, which every Python carries: some 400,000
+characters, and **not the same in different versions of Python** (compare ``corpus_sha256()``). The topics are joined
+in the order of their names; typographic quotes and dashes become ASCII and any other character a question mark; and as
+topics quote each other at length, of paragraphs that occur more than once only the first is kept. Training reads the
+first 90 %; the last 10 % is held out, and shares no passage of 100 characters with the rest.
+
+Text is no pure test of memory: a few characters back say most of what can be known. It shows what a memory is worth on
+real sequences. ``chance`` is the entropy of a single character, in bits, what remains for someone who sees no input.
+
+Next-character prediction after Sutskever, Martens & Hinton 2011, Generating text with recurrent neural networks.
+"""
+
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from hashlib import sha256
+from math import log
+from typing import ClassVar
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from ..signals import BITS, Batch, Tokens
+from .base import Task
+
+# Fixed, so that a model trained under one version of Python fits the text of another.
+ALPHABET = "\n" + "".join(map(chr, range(ord(" "), ord("~") + 1)))
+_ASCII = str.maketrans({"‘": "'", "’": "'", "“": '"', "”": '"', "–": "-", "—": "-", "…": "..."})
+
+
+@lru_cache
+def corpus() -> str:
+    """The whole text, in characters of ``ALPHABET``."""
+    from pydoc_data.topics import topics  # half a megabyte that only this task needs
+
+    raw = "\n\n".join(topics[name] for name in sorted(topics)).translate(_ASCII)
+    text = "".join(c if c in ALPHABET else "?" for c in raw)
+    # Paragraphs quoted in another topic differ in indentation and line breaks at most.
+    once: dict[str, str] = {}
+    for paragraph in text.split("\n\n"):
+        once.setdefault(" ".join(paragraph.split()), paragraph.strip("\n"))
+    once.pop("", None)
+    return "\n\n".join(once.values())
+
+
+def corpus_sha256() -> str:
+    """Which text it is: scores compare only where this is the same."""
+    return sha256(corpus().encode()).hexdigest()
+
+
+@lru_cache
+def _parts() -> tuple[str, str]:
+    """For training, and held out."""
+    cut = len(corpus()) * 9 // 10
+    return corpus()[:cut], corpus()[cut:]
+
+
+@lru_cache
+def _encoded(text: str) -> Int[Tensor, " N"]:
+    place = {c: i for i, c in enumerate(ALPHABET)}
+    return torch.tensor([place[c] for c in text])
+
+
+@lru_cache
+def _entropy() -> float:
+    """Of the training part's single characters, in nats."""
+    share = torch.bincount(_encoded(_parts()[0]), minlength=len(ALPHABET)).double()
+    share /= share.sum()
+    return -float(torch.special.xlogy(share, share).sum())
+
+
+@dataclass(frozen=True)
+class Text(Task):
+    """``chunks``: how many stretches of ``seq_len`` make a passage that training reads in order, with the state carried
+    from each to the next."""
+
+    chunks: int = 10  # pyright: ignore[reportIncompatibleMethodOverride]  (a frozen field reads as a property does)
+
+    name: ClassVar[str] = "text"
+    source: ClassVar[str] = "Python's documentation (pydoc_data.topics), as next-character prediction"
+
+    def __post_init__(self) -> None:
+        if self.chunks < 1:
+            raise ValueError(f"chunks={self.chunks}: must be at least 1")
+
+    @property
+    def inputs(self) -> Tokens:
+        return Tokens(len(ALPHABET), BITS)
+
+    @property
+    def targets(self) -> Tokens:
+        return Tokens(len(ALPHABET), BITS)
+
+    @property
+    def chance(self) -> float:
+        """Bits per character of the training part's character frequencies, on that part. Of the held-out part they
+        predict a little worse or better, by the luck of what it is about."""
+        return _entropy() / log(2)
+
+    @property
+    def solved_at(self) -> None:
+        return None
+
+    @property
+    def min_seq_len(self) -> int:
+        return 1
+
+    def baseline_loss(self, seq_len: int) -> float:  # noqa: ARG002 (the same at every length)
+        return _entropy()
+
+    @property
+    def _part(self) -> str:
+        return _parts()[0]
+
+    def held_out(self) -> "Text":
+        return _HeldOut(**{field.name: getattr(self, field.name) for field in fields(self)})
+
+    def sample(self, batch_size: int, seq_len: int, rng: torch.Generator) -> Batch:
+        """``seq_len`` consecutive characters from random places, each asked for the one that follows it.
+
+        Raises:
+            ValueError: as everywhere, and where the text has no passage that long.
+        """
+        self.check(batch_size, seq_len)
+        text = _encoded(self._part)
+        if seq_len >= len(text):
+            raise ValueError(
+                f"a passage of {seq_len} timesteps is too long for task={self.name}: at most {len(text) - 1}"
+                f" (training reads seq_len * chunks, with chunks={self.chunks})"
+            )
+        start = torch.randint(len(text) - seq_len, (batch_size,), generator=rng)
+        passage = text[torch.arange(seq_len + 1)[:, None] + start]
+        asked = torch.ones(seq_len, batch_size, dtype=torch.bool)
+        return Batch(passage[:-1], passage[1:], asked.float(), asked)
+
+    def solve(self, inputs: Int[Tensor, "T B"]) -> Int[Tensor, "T B"]:
+        """What follows is there to read, except after the last character: that is looked up in the text.
+
+        Of a passage that occurs more than once the first place is taken, which may go on differently; of 300
+        characters less than one in a thousand does occur twice. After a passage that doesn't occur comes a space.
+        """
+        text = self._part
+        last = []
+        for column in inputs.T.tolist():
+            passage = "".join(ALPHABET[i] for i in column)
+            at = text.find(passage, 0, len(text) - 1)  # something follows
+            last.append(ALPHABET.index(text[at + len(passage)] if at >= 0 else " "))
+        return torch.cat([inputs[1:], torch.tensor([last]).to(inputs)])
+
+    def words(self, inputs: Int[Tensor, " T"]) -> list[str]:
+        return [self._shown(i) for i in inputs.tolist()]
+
+    def answer(self, target: Int[Tensor, ""]) -> str:
+        return self._shown(int(target))
+
+    def _shown(self, token: int) -> str:
+        return ALPHABET[token].replace("\n", "\\n")
+
+
+@dataclass(frozen=True)
+class _HeldOut(Text):
+    @property
+    def _part(self) -> str:
+        return _parts()[1]

@@ -1,0 +1,150 @@
+"""The central measurement: how much of the loss gradient reaches every timestep, and how fast it decays.
+
+Axes: T time, B batch, K timesteps back from the answer.
+"""
+
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from math import inf, isfinite, log, log10
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy import ndarray
+from torch import Tensor
+
+from .cells.base import steps
+from .model import SequenceModel, loss_per_sequence
+from .signals import Batch
+from .tasks.base import Task
+
+INPUT = "input"
+"""Name of the trace of what enters the first layer; every other trace is of a state that the cell carries."""
+
+FLOOR = 1e-300
+"""Norms at or below this are not told from zero: float64 holds nothing under 1e-308 at full precision."""
+
+
+def gradient_trace(
+    model: SequenceModel, task: Task, batch: Batch, *, loss: Literal["last", "all"] = "last"
+) -> dict[str, Float[Tensor, "T B"]]:
+    """``|| d loss_b / d s_t ||`` (L2, float64) for every state s that the cell carries past timestep t, and for
+    ``input``, what enters the first layer at t.
+
+    Measured step by step on a float64 copy on the CPU: the model is untouched, a fused cell is traced like any other,
+    and norms that float32 would round to zero survive. Each sequence has its own loss, so the batch size cancels.
+
+    Args:
+        loss: ``last`` propagates the last answered timestep's loss alone. ``all`` takes the whole loss; where every
+            timestep is answered, fresh gradient then enters at each, and no decay can be seen.
+    """
+    if loss not in ("last", "all"):
+        raise ValueError(f"trace.loss={loss!r}: must be 'last' or 'all'")
+    # Copied by hand through the CPU, so that a model on a GPU is never doubled there.
+    model = deepcopy(model).to("cpu").double().eval()
+    batch = batch.to("cpu", torch.float64)
+    if loss == "last":
+        batch = batch.last_answer_only()
+    with torch.enable_grad():
+        xs = list(model.embed(batch.inputs).detach().requires_grad_().unbind(0))
+        tapped: dict[str, list[Tensor]] = {INPUT: xs}
+        outputs = []
+        for output, state in steps(model.cell, xs, model.cell.initial_state(batch.asked.shape[1])):
+            outputs.append(output)
+            for name, value in state.items():
+                tapped.setdefault(name, []).append(value)
+        total = loss_per_sequence(task, model.readout(torch.stack(outputs)), batch).sum()
+        wanted = [tensor for series in tapped.values() for tensor in series]
+        # A state may come from nothing that is differentiated (a clock, a mask): its gradient is zero.
+        able = [tensor for tensor in wanted if tensor.requires_grad]
+        found = iter(torch.autograd.grad(total, able, materialize_grads=True))
+    norms = {
+        name: torch.stack([_norm(next(found) if tensor.requires_grad else tensor.new_zeros(1)) for tensor in series])
+        for name, series in tapped.items()
+    }
+    return {name: values.expand(len(xs), batch.asked.shape[1]) for name, values in norms.items()}
+
+
+def _norm(gradient: Float[Tensor, "B ..."]) -> Float[Tensor, " B"]:
+    return torch.linalg.vector_norm(gradient.flatten(1) if gradient.ndim > 1 else gradient[:, None], dim=1)
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """One ``gradient_trace``, and where its sequences were answered.
+
+    ``norms``: name -> [T B], float64. ``answered_at``: [B], the timestep whose loss was propagated.
+    """
+
+    norms: Mapping[str, Float[ndarray, "T B"]]
+    answered_at: Int[ndarray, " B"]
+
+    @classmethod
+    def measure(
+        cls, model: SequenceModel, task: Task, batch: Batch, *, loss: Literal["last", "all"] = "last"
+    ) -> "Trace":
+        norms = gradient_trace(model, task, batch, loss=loss)
+        return cls({name: values.numpy() for name, values in norms.items()}, batch.answered_at.cpu().numpy())
+
+    @property
+    def state(self) -> Float[ndarray, "T B"]:
+        """The norm of the gradient at everything the cell carries past t, taken together."""
+        carried = [values for name, values in self.norms.items() if name != INPUT]
+        return np.sqrt(np.sum(np.square(carried), axis=0)) if len(carried) > 1 else carried[0]
+
+    def series(self) -> dict[str, Float[ndarray, "T B"]]:
+        """All traces, ``state`` (all carried states together) first."""
+        return {"state": self.state, **self.norms}
+
+    def back(self, norms: Float[ndarray, "T B"]) -> Float[ndarray, "K B"]:
+        """The same norms by timesteps back from each sequence's own answer; NaN before its first timestep."""
+        at = self.answered_at[None, :] - np.arange(self.answered_at.max() + 1)[:, None]
+        return np.where(at >= 0, np.take_along_axis(norms, np.maximum(at, 0), axis=0), np.nan)
+
+
+@dataclass(frozen=True)
+class Decay:
+    """How a gradient fades on its way back: a straight line ``log norm = a + s k`` over k timesteps back.
+
+    ``half_life``: ln 2 / -s in timesteps; ``inf`` when it does not decay. ``horizon``: the fewest timesteps back at
+    which the norm is below 1/1000 of its value at the answer; ``inf`` when that does not happen within the sequence.
+    ``log10_first_over_last``: log10 of the norm at the first timestep over the norm at the answer; ``-inf`` when the
+    first is below what float64 can hold. ``points`` and ``r2``: how many timesteps the line was fitted to, and how
+    well it fits (1: exactly geometric; NaN with fewer than 3 points). ``underflowed``: timesteps below the floor.
+    """
+
+    half_life: float
+    horizon: float
+    log10_first_over_last: float
+    points: int
+    r2: float
+    underflowed: int
+
+    def numbers(self) -> dict[str, float]:
+        return dict(vars(self))
+
+
+def decay(back: Float[ndarray, " K"]) -> Decay:
+    """Read the decay off norms by timesteps back from the answer (``back[0]`` is at the answer)."""
+    back = np.asarray(back, dtype=np.float64)
+    usable = np.isfinite(back) & (back > FLOOR)
+    lost = int(np.count_nonzero(np.isfinite(back) & ~usable))
+    if not usable[0]:  # no gradient at all, not even at the answer
+        return Decay(float("nan"), float("nan"), float("nan"), int(usable.sum()), float("nan"), lost)
+    steps_back = np.flatnonzero(usable)
+    logs = np.log(back[usable])
+    half_life, r2 = float("nan"), float("nan")
+    if len(logs) >= 3:
+        slope, intercept = np.polyfit(steps_back, logs, 1)
+        spread = float(np.square(logs - logs.mean()).sum())
+        residual = float(np.square(logs - (intercept + slope * steps_back)).sum())
+        # A flat line is fitted exactly, though it explains nothing: 1, not 0/0. Slopes under 1e-12 are rounding.
+        r2 = 1.0 - residual / spread if spread > 1e-20 else 1.0
+        half_life = log(2) / -slope if slope < -1e-12 else inf
+    below = np.flatnonzero(np.nan_to_num(back, nan=inf) < back[0] / 1000)
+    horizon = float(below[0]) if len(below) else inf
+    first = back[np.flatnonzero(np.isfinite(back))[-1]]
+    ratio = log10(first / back[0]) if first > FLOOR and isfinite(first / back[0]) and first / back[0] > 0 else -inf
+    return Decay(half_life, horizon, ratio, len(logs), r2, lost)

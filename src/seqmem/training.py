@@ -1,0 +1,333 @@
+"""Train a model on a task, measure it on the way, and evaluate it: one flat loop to read from top to bottom.
+
+It reports through ``Observer``, which the run's directory and the terminal both serve, and knows nothing of either.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from math import inf, isfinite
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+
+from .cells.base import State
+from .evaluate import Evaluation, evaluate, evaluate_lengths, length_grid
+from .model import SequenceModel, loss_per_sequence, trainable
+from .randomness import generator
+from .signals import Batch
+from .tasks.base import Task
+from .trace import Decay, Trace, decay
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything about a training run that is not the model, the task or the optimizer. Lengths are in timesteps,
+    intervals in training steps.
+
+    ``lengths``: ``uniform`` draws every batch's length from ``shortest`` (by default the task's minimum) to
+    ``seq_len``. ``clip_norm``: the L2 norm that the gradient of all parameters is clipped to; None: never.
+    ``evaluate_lengths``: where the final evaluation looks; None: ``length_grid``. ``trace_every=0``: no traces.
+    """
+
+    seq_len: int
+    steps: int = 1000
+    seed: int = 0
+    batch_size: int = 64
+    lengths: Literal["fixed", "uniform"] = "fixed"
+    shortest: int | None = None
+    clip_norm: float | None = 1.0
+    log_every: int = 10
+    evaluate_every: int = 50
+    evaluate_sequences: int = 1000
+    evaluate_lengths: tuple[int, ...] | None = None
+    trace_every: int = 100
+    trace_sequences: int = 32
+    trace_loss: Literal["last", "all"] = "last"
+    checkpoint_every: int = 100
+    on_nan: Literal["stop", "continue"] = "stop"
+
+    def check(self, task: Task) -> None:
+        """Raise ValueError, in one line that says what to do, where the plan does not fit the task."""
+        for name in (
+            "steps", "batch_size", "log_every", "evaluate_every", "evaluate_sequences", "trace_sequences",
+            "checkpoint_every",
+        ):  # fmt: skip
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
+        if self.trace_every < 0:
+            raise ValueError(f"trace_every={self.trace_every}: must be at least 1, or 0 for no traces")
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise ValueError(f"clip_norm={self.clip_norm}: must be positive, or null for no clipping")
+        if self.lengths not in ("fixed", "uniform"):
+            raise ValueError(f"lengths={self.lengths}: must be 'fixed' or 'uniform'")
+        task.check(self.batch_size, self.seq_len)
+        if self.shortest is not None and not task.min_seq_len <= self.shortest <= self.seq_len:
+            raise ValueError(
+                f"shortest={self.shortest}: must be from {task.min_seq_len}, the least for task={task.name}, "
+                f"to seq_len={self.seq_len}"
+            )
+        for length in self.evaluate_lengths or ():
+            if length < task.min_seq_len:
+                raise ValueError(
+                    f"evaluate_lengths={list(self.evaluate_lengths or ())}: {length} is too short for "
+                    f"task={task.name}: at least {task.min_seq_len}"
+                )
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a finished run found.
+
+    ``score`` and ``loss`` are of held-out sequences of the run's own length after the last step. ``steps_to_solve``:
+    the first evaluation during training at which the task's ``solved_at`` was reached; None: at none.
+    ``decays``: ``start`` and ``end`` -> state name (``state``: all together; ``input``) -> Decay.
+    """
+
+    score: float
+    loss: float
+    steps_to_solve: int | None
+    by_length: Sequence[Evaluation]
+    decays: Mapping[str, Mapping[str, Decay]]
+
+
+class Observer(Protocol):
+    """Is told what happens. ``step`` counts the updates made so far."""
+
+    def logged(self, step: int, kind: Literal["train", "eval"], values: Mapping[str, float]) -> None:
+        """Numbers of the training since the last call (loss, score, learning_rate, gradient_norm,
+        gradient_norm_clipped), or of an evaluation at the training length (loss, score)."""
+
+    def traced(self, step: int, trace: Trace, decays: Mapping[str, Decay]) -> None: ...
+
+    def answered(self, step: int, batch: Batch, predicted: Tensor) -> None:
+        """A few held-out sequences with the model's predictions, [T B K], on the CPU."""
+
+    def finished(self, step: int, result: Result) -> None: ...
+
+
+class Checkpoints(Protocol):
+    """Keeps one checkpoint. Everything the observers wrote before ``save`` belongs to it, nothing after."""
+
+    def save(self, checkpoint: dict[str, Any]) -> None: ...
+
+    def load(self) -> dict[str, Any] | None: ...
+
+
+class Diverged(ArithmeticError):
+    """The loss became NaN or infinite. ``step``: the first update (counted from 1) whose loss was not finite."""
+
+    def __init__(self, step: int, loss: float) -> None:
+        super().__init__(f"the loss became {loss} at step {step}")
+        self.step = step
+
+
+class Interrupted(Exception):
+    """The run was asked to stop, and saved itself at ``step``."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"stopped at step {step}")
+        self.step = step
+
+
+@dataclass
+class _Progress:
+    """What a checkpoint holds besides weights: everything that the rest of the run depends on."""
+
+    step: int = 0
+    steps_to_solve: int | None = None
+    pending: list[Tensor] = field(default_factory=list)  # [loss, norm, clipped norm] of steps not yet logged
+    carried: State | None = None  # the state handed to the next batch, where the task's passages span several
+    start_decays: dict[str, dict[str, float]] = field(default_factory=dict)
+
+
+def train(
+    model: SequenceModel,
+    task: Task,
+    optimizer: torch.optim.Optimizer,
+    plan: Plan,
+    observers: Sequence[Observer] = (),
+    *,
+    checkpoints: Checkpoints | None = None,
+    stop_requested: Callable[[], bool] = lambda: False,
+) -> Result:
+    """Train ``model`` in place, from its checkpoint if there is one, wherever its parameters are.
+
+    Batch i is a function of (seed, i): a run cut anywhere and resumed ends bitwise where it would have.
+
+    Raises:
+        ValueError: the plan does not fit the task.
+        Diverged: the loss is not finite, and ``plan.on_nan`` is ``stop``.
+        Interrupted: ``stop_requested()`` was true after a step; the checkpoint is saved.
+    """
+    plan.check(task)
+    quick = min(256, plan.evaluate_sequences)  # a quarter of the cost of the final evaluation, every so often
+    parameters = trainable(model)
+    device, dtype = parameters[0].device, parameters[0].dtype
+    now = _restore(checkpoints, model, optimizer, device)
+
+    def save() -> None:
+        if checkpoints is not None:
+            checkpoints.save(_checkpoint(now, model, optimizer))
+
+    def log_pending() -> None:
+        loss, norm, clipped = torch.stack(now.pending).double().mean(0).tolist()
+        values = {"loss": loss, "learning_rate": float(optimizer.param_groups[0]["lr"])}
+        values |= {"gradient_norm": norm, "gradient_norm_clipped": clipped}
+        now.pending.clear()
+        for observer in observers:
+            observer.logged(now.step, "train", values)
+
+    def look() -> None:
+        """Evaluate at the training length."""
+        seen = evaluate(model, task, plan.seq_len, seed=plan.seed, sequences=quick, stream="validate")
+        goal = task.solved_at
+        if now.steps_to_solve is None and goal is not None and task.targets.metric.reached(seen.score, goal):
+            now.steps_to_solve = now.step
+        for observer in observers:
+            observer.logged(now.step, "eval", {"loss": seen.loss, "score": seen.score})
+
+    def trace() -> dict[str, Decay]:
+        """Measure the gradient at every timestep, on the same held-out sequences each time."""
+        if not plan.trace_every:
+            return {}
+        batch = task.held_out().sample(plan.trace_sequences, plan.seq_len, generator(plan.seed, "trace"))
+        with flush_denormal(on=False):  # float64 norms go down to where denormals begin
+            measured = Trace.measure(model, task, batch, loss=plan.trace_loss)
+        decays = {name: decay(mean_back(measured, norms)) for name, norms in measured.series().items()}
+        for observer in observers:
+            observer.traced(now.step, measured, decays)
+        return decays
+
+    with flush_denormal(on=True):  # vanishing gradients live among denormals, which cost ten times as much
+        if now.step == 0:
+            look()
+            _show_answers(model, task, plan, now.step, observers)
+            now.start_decays = {name: _plain(found.numbers()) for name, found in trace().items()}
+        model.train()
+        while now.step < plan.steps:
+            batch = _training_batch(task, plan, now.step).to(device, dtype)
+            predicted, state = model(batch.inputs, now.carried)
+            loss = loss_per_sequence(task, predicted, batch).mean()
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            norm = clip_grad_norm_(parameters, plan.clip_norm if plan.clip_norm is not None else inf)
+            optimizer.step()
+
+            now.step += 1
+            passage_ends = now.step % task.chunks == 0
+            now.carried = None if passage_ends else {name: value.detach() for name, value in state.items()}
+            clipped = norm if plan.clip_norm is None else norm.clamp(max=plan.clip_norm)
+            now.pending.append(torch.stack([loss.detach(), norm.detach(), clipped.detach()]))
+
+            last = now.step == plan.steps
+            stopping = stop_requested()
+            saving = last or stopping or now.step % plan.checkpoint_every == 0
+            logging = last or now.step % plan.log_every == 0
+            if (logging or saving) and plan.on_nan == "stop":
+                _refuse_nan(now)
+            if logging:
+                log_pending()
+            if last or now.step % plan.evaluate_every == 0:
+                look()
+            if not last and plan.trace_every and now.step % plan.trace_every == 0:
+                trace()
+            if saving and not last:
+                save()
+            if stopping and not last:
+                raise Interrupted(now.step)
+
+        # The last checkpoint comes before the closing measurements: whoever is killed in them repeats just them.
+        save()
+        end_decays = trace()
+        _show_answers(model, task, plan, now.step, observers)
+        lengths = plan.evaluate_lengths or length_grid(task, plan.seq_len)
+        wanted = sorted({*lengths, plan.seq_len})
+        by_length = evaluate_lengths(model, task, wanted, seed=plan.seed, sequences=plan.evaluate_sequences)
+    own = next(found for found in by_length if found.seq_len == plan.seq_len)
+    decays = {"start": {name: Decay(**numbers) for name, numbers in now.start_decays.items()}, "end": end_decays}
+    result = Result(own.score, own.loss, now.steps_to_solve, by_length, decays)
+    for observer in observers:
+        observer.finished(now.step, result)
+    return result
+
+
+def mean_back(trace: Trace, norms: np.ndarray) -> np.ndarray:
+    """Mean over sequences by timesteps back from the answer; NaN where no sequence is that long."""
+    back = trace.back(norms)
+    present = np.isfinite(back)
+    return np.where(present.any(1), np.where(present, back, 0).sum(1) / np.maximum(present.sum(1), 1), np.nan)
+
+
+def _training_batch(task: Task, plan: Plan, index: int) -> Batch:
+    """Batch ``index``: chunk ``index % chunks`` of passage ``index // chunks``, whose length may be drawn."""
+    passage, chunk = divmod(index, task.chunks)
+    rng = generator(plan.seed, "train", passage)
+    seq_len = plan.seq_len
+    if plan.lengths == "uniform":
+        shortest = plan.shortest if plan.shortest is not None else task.min_seq_len
+        seq_len = int(torch.randint(shortest, plan.seq_len + 1, (), generator=rng))
+    if task.chunks == 1:
+        return task.sample(plan.batch_size, seq_len, rng)
+    return task.sample(plan.batch_size, seq_len * task.chunks, rng).chunk(chunk, seq_len)
+
+
+@torch.inference_mode()
+def _show_answers(
+    model: SequenceModel, task: Task, plan: Plan, step: int, observers: Sequence[Observer], sequences: int = 5
+) -> None:
+    first = next(model.parameters())
+    batch = task.held_out().sample(sequences, plan.seq_len, generator(plan.seed, "show"))
+    predicted, _ = model.eval()(batch.to(first.device, first.dtype).inputs)
+    model.train()
+    for observer in observers:
+        observer.answered(step, batch, predicted.cpu())
+
+
+def _refuse_nan(now: _Progress) -> None:
+    losses = torch.stack(now.pending)[:, 0].tolist() if now.pending else []
+    for step, loss in enumerate(losses, start=now.step - len(losses) + 1):
+        if not isfinite(loss):
+            raise Diverged(step, loss)
+
+
+def _plain(numbers: Mapping[str, Any]) -> dict[str, Any]:
+    """Without numpy's scalars, which a safe ``torch.load`` refuses."""
+    return {name: number.item() if isinstance(number, np.generic) else number for name, number in numbers.items()}
+
+
+def _checkpoint(now: _Progress, model: SequenceModel, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    return {"progress": dict(vars(now)), "model": model.state_dict(), "optimizer": optimizer.state_dict()}
+
+
+def _restore(
+    checkpoints: Checkpoints | None, model: SequenceModel, optimizer: torch.optim.Optimizer, device: torch.device
+) -> _Progress:
+    saved = checkpoints.load() if checkpoints is not None else None
+    if saved is None:
+        return _Progress()
+    model.load_state_dict(saved["model"])
+    optimizer.load_state_dict(saved["optimizer"])
+    now = _Progress(**saved["progress"])
+    now.pending = [values.to(device) for values in now.pending]
+    if now.carried is not None:
+        now.carried = {name: value.to(device) for name, value in now.carried.items()}
+    return now
+
+
+@contextmanager
+def flush_denormal(*, on: bool) -> Iterator[None]:
+    """Treat denormal numbers as zero on this thread (and on those torch starts later), or don't; then as before.
+
+    Weights, losses and scores are far above denormals; only gradients below 1e-38 in float32 are concerned.
+    """
+    tiny = torch.tensor(1e-310, dtype=torch.float64)
+    was_on = bool((tiny * 1.0 == 0).item())
+    torch.set_flush_denormal(on)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(was_on)

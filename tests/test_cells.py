@@ -1,0 +1,254 @@
+"""Laws every cell obeys, over every conf/cell/*.yaml, its variants and a stack. A new yaml is a new row."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+
+from seqmem.cells import CELLS, GRU, LSTM, RNN, Cell, Stack, State, steps
+from seqmem.randomness import ambient
+
+CONF = Path(__file__).parents[1] / "conf" / "cell"
+T, B, D, H = 7, 3, 5, 4
+COMMON = ("name", "hidden_size", "layers", "params")
+
+
+def _from_yaml(path: Path) -> Callable[[int], Cell]:
+    settings = OmegaConf.to_container(OmegaConf.load(path))
+    assert isinstance(settings, dict)
+    options = {str(key): value for key, value in settings.items() if key not in COMMON}
+    if "forget_bias" in options:
+        options["seq_len"] = 20
+    return lambda input_size: CELLS[settings["name"]](input_size, H, **options)
+
+
+MAKERS: dict[str, Callable[[int], Cell]] = {
+    path.stem: _from_yaml(path) for path in sorted(CONF.glob("*.yaml")) if path.stem != "custom"
+}
+MAKERS |= {
+    "rnn relu": lambda d: RNN(d, H, nonlinearity="relu"),
+    "irnn": lambda d: RNN(d, H, nonlinearity="relu", init="identity"),
+    "lstm bias 1": lambda d: LSTM(d, H, forget_bias=1.0),
+    "lstm orthogonal": lambda d: LSTM(d, H, seq_len=9, init="orthogonal"),
+    "gru cho": lambda d: GRU(d, H, seq_len=20, form="cho"),
+    "gru identity": lambda d: GRU(d, H, forget_bias=0.0, init="identity"),
+    "stack": lambda d: Stack([LSTM(d, H, seq_len=20), RNN(H, H), GRU(H, H, form="cho", forget_bias=1.0)]),
+}
+
+
+@pytest.fixture(params=MAKERS)
+def cell(request: pytest.FixtureRequest) -> Cell:
+    with ambient(0, request.param):
+        return MAKERS[request.param](D).double()
+
+
+@pytest.fixture
+def xs() -> Tensor:
+    return torch.randn(T, B, D, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+def by_steps(cell: Cell, xs: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+    state = cell.initial_state(xs.shape[1]) if state is None else state
+    outputs = []
+    for output, new in steps(cell, xs.unbind(0), state):
+        outputs.append(output)
+        state = new
+    return torch.stack(outputs), state
+
+
+def random_state(cell: Cell) -> State:
+    rng = torch.Generator().manual_seed(2)
+    return {
+        name: torch.randn(*value.shape, dtype=value.dtype, generator=rng)
+        for name, value in cell.initial_state(B).items()
+    }
+
+
+def test_every_cell_that_is_exported_has_a_yaml_and_the_other_way_round():
+    assert {path.stem for path in CONF.glob("*.yaml")} - {"custom"} == set(CELLS)
+
+
+def test_forward_is_its_steps_in_values_final_state_and_all_gradients(cell: Cell, xs: Tensor):
+    start = {name: value.requires_grad_() for name, value in random_state(cell).items()}
+    xs.requires_grad_()
+    wanted = [xs, *start.values(), *(p for p in cell.parameters() if p.requires_grad)]
+
+    def everything(outputs: Tensor, state: State) -> tuple[list[Tensor], tuple[Tensor, ...]]:
+        values = [outputs, *state.values()]
+        rng = torch.Generator().manual_seed(3)
+        weights = [torch.randn(value.shape, dtype=value.dtype, generator=rng) for value in values]
+        return values, torch.autograd.grad(values, wanted, weights)
+
+    values, gradients = everything(*cell(xs, start))
+    expected_values, expected_gradients = everything(*by_steps(cell, xs, start))
+    torch.testing.assert_close(values, expected_values, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(gradients, expected_gradients, rtol=1e-10, atol=1e-12)
+    assert all(gradient.abs().sum() > 0 for gradient in gradients)
+
+
+def test_forward_is_its_steps_in_float32(cell: Cell, xs: Tensor):
+    cell, xs = cell.float(), xs.float()
+    torch.testing.assert_close(cell(xs)[0], by_steps(cell, xs)[0], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("at", range(1, T))
+def test_a_sequence_may_be_cut_anywhere_and_its_state_carried(cell: Cell, xs: Tensor, at: int):
+    whole, final = cell(xs)
+    head, state = cell(xs[:at])
+    tail, state = cell(xs[at:], state)
+    torch.testing.assert_close(torch.cat([head, tail]), whole)
+    torch.testing.assert_close(state, final)
+
+
+def test_no_output_sees_the_future(cell: Cell, xs: Tensor):
+    before, _ = cell(xs)
+    changed = xs.clone()
+    changed[4:] = 9.0
+    after, _ = cell(changed)
+    torch.testing.assert_close(after[:4], before[:4], rtol=0, atol=0)
+    assert not torch.allclose(after[4:], before[4:])
+
+
+def test_rows_of_a_batch_are_independent(cell: Cell, xs: Tensor):
+    torch.testing.assert_close(cell(xs)[0][:, 1:2], cell(xs[:, 1:2])[0])
+
+
+def test_gradients_match_finite_differences(cell: Cell, xs: Tensor):
+    start = list(random_state(cell).values())
+    names = list(cell.initial_state(B))
+
+    def of(xs: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+        outputs, final = by_steps(cell, xs, dict(zip(names, state, strict=True)))
+        return outputs, *final.values()
+
+    inputs = [tensor.requires_grad_() for tensor in (xs[:3].clone(), *start)]
+    assert torch.autograd.gradcheck(of, inputs)
+
+
+def test_runs_at_four_times_the_length(cell: Cell, xs: Tensor):
+    outputs, _ = cell(xs.repeat(4, 1, 1))
+    assert outputs.shape == (4 * T, B, cell.output_size)
+    assert outputs.isfinite().all()
+
+
+def test_initial_state_follows_the_parameters(cell: Cell):
+    assert all(value.dtype == torch.float64 and len(value) == 6 for value in cell.initial_state(6).values())
+    meta = cell.to("meta")
+    assert all(value.device.type == "meta" for value in meta.initial_state(2).values())
+
+
+def test_nothing_is_made_on_the_wrong_device(cell: Cell):
+    """A tensor made on the CPU in the middle of a forward pass would meet the meta device here, as CUDA there."""
+    cell = cell.to("meta")
+    xs = torch.empty(T, B, D, dtype=torch.float64, device="meta")
+    outputs, state = cell(xs)
+    outputs_by_step, _ = by_steps(cell, xs)
+    assert {outputs.device.type, outputs_by_step.device.type, *(v.device.type for v in state.values())} == {"meta"}
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (lambda: RNN(D, H), lambda: nn.RNN(D, H)),
+        (lambda: RNN(D, H, nonlinearity="relu"), lambda: nn.RNN(D, H, nonlinearity="relu")),
+        (lambda: LSTM(D, H, forget_bias=1.0), lambda: nn.LSTM(D, H)),
+        (lambda: GRU(D, H, forget_bias=1.0), lambda: nn.GRU(D, H)),
+    ],
+    ids=["rnn tanh", "rnn relu", "lstm", "gru"],
+)
+def test_step_equals_the_torch_twin_with_copied_weights(
+    ours: Callable[[], Cell], theirs: Callable[[], nn.RNNBase], xs: Tensor
+):
+    with ambient(0, "twins"):
+        cell, twin = ours().double(), theirs().double()
+    names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0")
+    with torch.no_grad():
+        for name, weight in zip(names, (p for p in cell.parameters() if p.requires_grad), strict=True):
+            getattr(twin, name).copy_(weight)
+        twin.bias_hh_l0.zero_()
+    torch.testing.assert_close(by_steps(cell, xs)[0], twin(xs)[0], rtol=1e-12, atol=1e-12)
+
+
+def test_gru_as_published_equals_torchs_gru_cell_equation_written_out(xs: Tensor):
+    with ambient(0, "cho"):
+        cell = GRU(D, H, form="cho", forget_bias=1.0).double()
+    w, u, b = cell.weight_input, cell.weight_hidden, cell.bias
+    h, x = random_state(cell)["hidden"], xs[0]
+    r = torch.sigmoid(x @ w[:H].T + h @ u[:H].T + b[:H])
+    z = torch.sigmoid(x @ w[H : 2 * H].T + h @ u[H : 2 * H].T + b[H : 2 * H])
+    n = torch.tanh(x @ w[2 * H :].T + (r * h) @ u[2 * H :].T + b[2 * H :])
+    torch.testing.assert_close(cell.step(x, {"hidden": h})[0], (1 - z) * n + z * h)
+    other = GRU(D, H, form="torch", forget_bias=1.0).double()
+    other.load_state_dict(cell.state_dict())
+    assert not torch.allclose(other.step(x, {"hidden": h})[0], cell.step(x, {"hidden": h})[0])
+
+
+def test_a_forget_bias_of_one_opens_the_gate_to_0_731():
+    cell = LSTM(D, H, forget_bias=1.0).double()
+    state = {"hidden": torch.zeros(B, H).double(), "cell": torch.ones(B, H).double()}
+    with torch.no_grad():
+        for name, parameter in cell.named_parameters():
+            if "bias" not in name:
+                parameter.zero_()
+        i, _, g, _ = cell.bias.chunk(4)
+        i.fill_(-1e9)  # nothing is written: what is left of the cell is the forget gate
+        g.zero_()
+    _, new = cell.step(torch.zeros(B, D).double(), state)
+    torch.testing.assert_close(new["cell"], torch.full((B, H), 0.7310585786300049).double())
+    _, fused = cell(torch.zeros(1, B, D).double(), state)
+    torch.testing.assert_close(fused["cell"], new["cell"])
+
+
+def test_only_one_bias_is_trained():
+    for cell in (RNN(D, H), LSTM(D, H, forget_bias=1.0), GRU(D, H, forget_bias=1.0)):
+        gates = cell.weight_hidden.shape[0] // H
+        assert sum(p.numel() for p in cell.parameters() if p.requires_grad) == gates * H * (D + H + 1)
+
+
+@pytest.mark.parametrize("make", [LSTM, GRU])
+def test_chrono_bias_is_log_uniform_over_the_sequence(make: type[LSTM] | type[GRU]):
+    with ambient(0, "chrono"):
+        cell = make(D, 20_000, seq_len=101)
+    kept = cell.bias.chunk(4)[1] if make is LSTM else cell.bias.chunk(3)[1]
+    time = kept.detach().double().exp()
+    assert time.min() >= 0.999
+    assert time.max() <= 100.001
+    assert time.mean().item() == pytest.approx(50.5, abs=0.9)  # 4.5 standard errors of the mean of U(1, 100)
+    assert time.quantile(0.25).item() == pytest.approx(25.75, abs=1.5)
+    if make is LSTM:
+        torch.testing.assert_close(cell.bias.chunk(4)[0], -kept)
+
+
+def test_chrono_of_the_shortest_sequence_is_finite():
+    assert LSTM(D, H, seq_len=1).bias.isfinite().all()
+
+
+def test_orthogonal_and_identity_start():
+    with ambient(0, "init"):
+        for block in LSTM(D, H, seq_len=9, init="orthogonal").weight_hidden.split(H):
+            torch.testing.assert_close(block @ block.T, torch.eye(H))
+        irnn = RNN(D, H, nonlinearity="relu", init="identity")
+    torch.testing.assert_close(irnn.weight_hidden.detach(), torch.eye(H))
+    assert not irnn.bias.any()
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: RNN(D, H, nonlinearity="sin"), "nonlinearity='sin': must be 'tanh' or 'relu'"),
+        (lambda: RNN(D, H, init="zeros"), "init='zeros': must be"),
+        (lambda: LSTM(D, H, forget_bias="long"), "forget_bias='long': must be a number or 'chrono'"),
+        (lambda: LSTM(D, H), "'chrono' needs seq_len"),
+        (lambda: GRU(D, H, forget_bias=0.0, form="v3"), "form='v3': must be 'torch' or 'cho'"),
+        (lambda: Stack([RNN(D, H), RNN(D, H)]), "output size 4 cannot feed one of input size 5"),
+    ],
+)
+def test_wrong_options_are_refused_in_one_line(make: Callable[[], Cell], said: str):
+    with pytest.raises((ValueError, TypeError)) as refused:
+        make()
+    if refused.type is ValueError:
+        assert said in str(refused.value)
+        assert "\n" not in str(refused.value)

@@ -1,0 +1,576 @@
+"""Laws over every task, then each task's definition.
+
+The yaml files in conf/task are the rows of the first half; VARIANTS adds options that no yaml has by default.
+"""
+
+import random
+from collections import Counter
+from dataclasses import fields
+from itertools import pairwise
+from math import log, log2, sqrt
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from seqmem.randomness import generator
+from seqmem.signals import Batch, Tokens
+from seqmem.tasks import TASKS, Adding, Copy, Digits, Pronoun, Subject, Task, TemporalOrder, Text
+from seqmem.tasks.digits import _pictures
+from seqmem.tasks.pronoun import HE, SHE
+from seqmem.tasks.text import ALPHABET, corpus, corpus_sha256
+
+CONF = Path(__file__).parents[1] / "conf" / "task"
+YAMLS = sorted(yaml for yaml in CONF.glob("*.yaml") if yaml.stem != "custom")  # which is a user's own class
+OF_THE_RUN = ("name", "usual_seq_len", "lengths", "shortest")
+
+
+def options(yaml: Path) -> dict:
+    loaded = OmegaConf.to_container(OmegaConf.load(yaml))
+    assert isinstance(loaded, dict)
+    return {str(key): value for key, value in loaded.items()}
+
+
+def built(yaml: Path) -> Task:
+    given = options(yaml)
+    return TASKS[given["name"]](**{key: value for key, value in given.items() if key not in OF_THE_RUN})
+
+
+VARIANTS = [
+    Adding("tcn"),
+    Adding("hs97"),
+    Copy(symbols=2, length=1),
+    Copy(symbols=26, length=3),
+    Digits("row"),
+    Digits("pixel", permute=True),
+    Digits("row", permute=True),
+    Pronoun(mentions=1),
+    Pronoun(people=4, filler_words=1),
+    Pronoun(people=16),
+    TemporalOrder(symbols=3),
+    Text(chunks=1),
+]
+every_task = pytest.mark.parametrize("task", [*map(built, YAMLS), *VARIANTS], ids=repr)
+
+
+def longer(task: Task) -> int:
+    """Longer than the minimum, odd, and for text long enough that a passage occurs once."""
+    return 301 if task.name == "text" else task.min_seq_len + 13
+
+
+def draw(task: Task, batch_size: int, seq_len: int, index: int = 0) -> Batch:
+    return task.sample(batch_size, seq_len, generator(0, "test", index))
+
+
+def timesteps(task: Task, seq_len: int) -> int:
+    return seq_len + seq_len // 10 if task == Adding("hs97") else seq_len
+
+
+def same(a: Batch, b: Batch) -> bool:
+    return all(torch.equal(getattr(a, field.name), getattr(b, field.name)) for field in fields(Batch))
+
+
+# ---- Laws of the configuration ---------------------------------------------------------------------------------------
+
+
+def test_every_task_has_a_yaml() -> None:
+    assert {yaml.stem for yaml in YAMLS} == set(TASKS)
+
+
+@pytest.mark.parametrize("yaml", YAMLS, ids=lambda yaml: yaml.stem)
+def test_a_yaml_holds_the_tasks_options_and_their_defaults(yaml: Path) -> None:
+    given = options(yaml)
+    task = built(yaml)
+    assert given["name"] == task.name == yaml.stem
+    assert tuple(given)[: len(OF_THE_RUN)] == OF_THE_RUN
+    assert {field.name for field in fields(type(task))} == set(given) - set(OF_THE_RUN)  # pyright: ignore[reportArgumentType]
+    assert task == type(task)()
+    assert given["lengths"] in ("fixed", "uniform")
+    assert task.min_seq_len <= (given["shortest"] or task.min_seq_len) <= given["usual_seq_len"]
+
+
+@pytest.mark.parametrize(
+    ("task", "bad", "message"),
+    [
+        (Adding, {"variant": "HS97"}, "variant=HS97: must be le2015, tcn or hs97"),
+        (Copy, {"symbols": 1}, "symbols=1: must be from 2 to 26"),
+        (Copy, {"symbols": 27}, "symbols=27: must be from 2 to 26"),
+        (Copy, {"length": 0}, "length=0: must be at least 1"),
+        (Digits, {"scan": "column"}, "scan=column: must be pixel or row"),
+        (Pronoun, {"people": 5}, "people=5: must be an even number from 4 to 16"),
+        (Pronoun, {"people": 2}, "people=2: must be an even number from 4 to 16"),
+        (Pronoun, {"people": 18}, "people=18: must be an even number from 4 to 16"),
+        (Pronoun, {"mentions": 3}, "mentions=3: must be 1 or 2"),
+        (Pronoun, {"filler_words": 0}, "filler_words=0: must be from 1 to 12"),
+        (Pronoun, {"filler_words": 13}, "filler_words=13: must be from 1 to 12"),
+        (TemporalOrder, {"symbols": 1}, "symbols=1: must be 2 or 3"),
+        (TemporalOrder, {"symbols": 4}, "symbols=4: must be 2 or 3"),
+        (Text, {"chunks": 0}, "chunks=0: must be at least 1"),
+    ],
+    ids=str,
+)
+def test_a_bad_option_is_refused(task: type[Task], bad: dict, message: str) -> None:
+    with pytest.raises(ValueError) as refused:  # noqa: PT011 (the whole message is compared)
+        task(**bad)
+    assert str(refused.value) == message
+
+
+# ---- Laws of the data ------------------------------------------------------------------------------------------------
+
+
+@every_task
+def test_solve_is_perfect(task: Task) -> None:
+    lengths = {longer(task)} if task.name == "text" else {task.min_seq_len, longer(task)}
+    for part in (task, task.held_out()):
+        for seq_len in lengths:
+            batch = draw(part, 200, seq_len)
+            counts = batch.weights > 0
+            assert torch.equal(part.solve(batch.inputs)[counts], batch.targets[counts])
+
+
+def context(task: Task, batch: Batch) -> Tensor:
+    """What somebody without a memory knows, [T B]: the time, and the token of this very timestep. Of real numbers
+    and of text chance is defined as that of somebody who sees nothing at all."""
+    if batch.inputs.ndim > 2 or task.name == "text":
+        return torch.zeros(batch.asked.shape, dtype=torch.long)
+    return torch.arange(len(batch.inputs))[:, None] * task.inputs.size + batch.inputs
+
+
+def best_guess(task: Task, fitted: Batch, batch: Batch) -> Tensor:
+    """The best prediction for each context of ``batch``, as found in ``fitted``: [T B K]."""
+    known, contexts = context(task, fitted)[fitted.weights > 0], context(task, batch)
+    wanted = fitted.targets[fitted.weights > 0]
+    size = int(max(known.max(), contexts.max())) + 1
+    if isinstance(task.targets, Tokens):
+        k = task.targets.size
+        counts = torch.bincount(known * k + wanted, minlength=size * k).view(size, k).double()
+        return (counts + 1e-3).div((counts + 1e-3).sum(-1, keepdim=True)).log()[contexts]
+    total = torch.zeros(size, task.targets.size, dtype=torch.double).index_add(0, known, wanted.double())
+    return (total / torch.bincount(known, minlength=size).clamp(min=1)[:, None])[contexts]
+
+
+def per_sequence(values: Tensor, weights: Tensor) -> Tensor:
+    return (values * weights).sum(0) / weights.sum(0)
+
+
+@every_task
+def test_the_best_answer_without_a_memory_scores_chance_and_costs_baseline_loss(task: Task) -> None:
+    seq_len = longer(task) if task.name != "text" else 50
+    many = 4000 if task.name == "text" else 20000
+    fitted, fresh = draw(task, many, seq_len, 0), draw(task, many, seq_len, 1)
+    scores, losses = [], []
+    for batch in (fitted, fresh):
+        guess = best_guess(task, fitted, batch)
+        wanted = batch.targets if isinstance(task.targets, Tokens) else batch.targets.double()
+        scores.append(per_sequence(task.targets.metric.per_step(guess, wanted), batch.asked.double()))
+        losses.append(per_sequence(task.targets.loss(guess, wanted), batch.weights.double()))
+    # What was fitted looks better than it is on its own data and worse on fresh data: the truth lies between, give or
+    # take the sampling error.
+    for measured, claimed in ((scores, task.chance), (losses, task.baseline_loss(seq_len))):
+        means = [float(one.mean()) for one in measured]
+        error = 4 * max(float(one.std()) for one in measured) / sqrt(many) + 1e-5
+        assert min(means) - error <= claimed <= max(means) + error
+        assert max(means) - min(means) + 2 * error < 0.25 * claimed  # or the line above would say nothing
+
+
+@every_task
+def test_a_batch_is_a_function_of_its_arguments(task: Task) -> None:
+    def scramble(seed: int) -> None:
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.manual_seed(seed)
+
+    def state() -> tuple:
+        return random.getstate(), str(np.random.get_state()), torch.random.get_rng_state().tolist()
+
+    for part in (task, task.held_out()):
+        scramble(1)
+        before = state()
+        one = draw(part, 7, longer(task))
+        assert state() == before
+        scramble(2)
+        assert same(one, draw(part, 7, longer(task)))
+        other = draw(part, 7, longer(task), index=1)
+        assert not torch.equal(one.inputs, other.inputs)
+        assert not torch.equal(one.targets, other.targets)
+
+
+@every_task
+def test_shapes_and_types(task: Task) -> None:
+    for part in (task, task.held_out()):
+        for seq_len in (task.min_seq_len, longer(task)):
+            for batch_size in (1, 5):
+                batch = draw(part, batch_size, seq_len)
+                steps = (timesteps(task, seq_len), batch_size)
+                for signal, values in ((task.inputs, batch.inputs), (task.targets, batch.targets)):
+                    if isinstance(signal, Tokens):
+                        assert values.shape == steps
+                        assert values.dtype == torch.int64
+                        assert 0 <= int(values.min()) <= int(values.max()) < signal.size
+                    else:
+                        assert values.shape == (*steps, signal.size)
+                        assert values.dtype == torch.float32
+                        assert values.abs().max() <= 2
+                assert batch.weights.shape == batch.asked.shape == steps
+                assert batch.weights.dtype == torch.float32
+                assert batch.asked.dtype == torch.bool
+                assert {values.device.type for values in vars(batch).values()} == {"cpu"}
+                assert task.solve(batch.inputs).shape == batch.targets.shape
+                assert task.solve(batch.inputs).dtype == batch.targets.dtype
+
+
+@every_task
+def test_every_sequence_asks_and_what_is_asked_counts(task: Task) -> None:
+    for seq_len in (task.min_seq_len, longer(task)):
+        batch = draw(task, 100, seq_len)
+        assert batch.asked.any(0).all()
+        assert (batch.weights >= 0).all()
+        assert (batch.weights[batch.asked] > 0).all()
+
+
+@every_task
+def test_a_bad_size_is_refused_and_the_message_names_a_good_one(task: Task) -> None:
+    shortest = task.min_seq_len
+    for part in (task, task.held_out()):
+        for seq_len in (shortest - 1, 0, -1):
+            with pytest.raises(
+                ValueError, match=rf"^seq_len={seq_len} is too short for task={task.name}: at least {shortest}$"
+            ):
+                draw(part, 2, seq_len)
+        for batch_size in (0, -1):
+            with pytest.raises(ValueError, match=rf"^batch_size={batch_size}: must be at least 1$"):
+                draw(part, batch_size, shortest)
+
+
+@every_task
+def test_people_can_read_it(task: Task) -> None:
+    batch = draw(task, 3, longer(task))
+    for b in range(3):
+        words = task.words(batch.inputs[:, b])
+        assert len(words) == len(batch.inputs)
+        assert all(word and "\n" not in word for word in words)
+        assert task.answer(batch.targets[-1, b]).strip() or task.name == "text"
+    if isinstance(task.inputs, Tokens):
+        assert len(set(task.words(torch.arange(task.inputs.size)))) == task.inputs.size
+    if isinstance(task.targets, Tokens):
+        assert len({task.answer(torch.tensor(k)) for k in range(task.targets.size)}) == task.targets.size
+
+
+@every_task
+def test_only_stored_data_have_a_part_held_out(task: Task) -> None:
+    held = task.held_out()
+    assert (held == task) == (task.name not in ("digits", "text"))
+    assert held.held_out() == held
+    for of in ("name", "chance", "solved_at", "min_seq_len", "chunks", "inputs", "targets"):
+        assert getattr(held, of) == getattr(task, of)
+
+
+@every_task
+def test_a_solved_task_is_better_than_chance(task: Task) -> None:
+    if task.solved_at is None:
+        assert task.name == "text"
+    else:
+        assert task.targets.metric.better(task.solved_at, task.chance)
+        assert not task.targets.metric.reached(task.chance, task.solved_at)
+
+
+# ---- Definitions -----------------------------------------------------------------------------------------------------
+
+
+def test_subject() -> None:
+    task = Subject()
+    for seq_len in (2, 3, 9):
+        batch = draw(task, 500, seq_len)
+        subject, fillers, last = batch.inputs[0], batch.inputs[1:-1], batch.inputs[-1]
+        assert set(subject.tolist()) == set(range(6))
+        assert set(fillers.flatten().tolist()) == (set(range(6, 12)) if seq_len > 2 else set())
+        assert set(last.tolist()) == {12}
+        assert torch.equal(batch.targets[-1], subject)
+        assert batch.asked.sum(0).tolist() == [1] * 500
+        assert batch.asked[-1].all()
+    assert task.baseline_loss(7) == pytest.approx(1.7918, abs=1e-4)
+    assert task.words(torch.tensor([0, 6, 12])) == ["Alice", "walked", "WHO?"]
+    assert task.answer(torch.tensor(5)) == "Frank"
+
+
+def marks(batch: Batch, b: int) -> list[int]:
+    return (batch.inputs[:, b, 1] == 1).nonzero()[:, 0].tolist()
+
+
+@pytest.mark.parametrize("variant", ["le2015", "tcn"])
+@pytest.mark.parametrize("seq_len", [4, 8, 11])
+def test_adding(variant: str, seq_len: int) -> None:
+    batch = draw(Adding(variant), 2000, seq_len)
+    numbers, markers = batch.inputs.unbind(-1)
+    assert set(markers.flatten().tolist()) == {0, 1}
+    assert numbers.min() >= 0
+    assert numbers.max() <= 1
+    assert numbers.std() == pytest.approx(1 / sqrt(12), rel=0.05)
+    pairs = [marks(batch, b) for b in range(2000)]
+    for b, (first, second) in enumerate(pairs):
+        assert float(batch.targets[-1, b]) == pytest.approx(float(numbers[first, b] + numbers[second, b]))
+    half = seq_len // 2
+    possible = {(i, j) for j in range(seq_len) for i in range(j) if variant == "tcn" or (i < half and j >= half)}
+    counts = Counter(map(tuple, pairs))
+    assert set(counts) == possible  # so the last number is at every distance from the question
+    # Uniform over the pairs: chi-squared within five standard deviations.
+    expected = 2000 / len(possible)
+    degrees = len(possible) - 1
+    assert sum((n - expected) ** 2 / expected for n in counts.values()) < degrees + 5 * sqrt(2 * degrees)
+    assert torch.equal(batch.weights.bool(), batch.asked)
+    assert batch.asked[-1].all()
+    assert not batch.asked[:-1].any()
+
+
+def test_adding_with_half_a_memory_is_a_twelfth() -> None:
+    batch = draw(Adding(), 20000, 20)
+    numbers, markers = batch.inputs[10:].unbind(-1)
+    answer = (numbers * markers).sum(0) + 0.5
+    assert float((answer - batch.targets[-1, :, 0]).square().mean()) == pytest.approx(1 / 12, rel=0.04)
+
+
+@pytest.mark.parametrize("seq_len", [11, 20, 57])
+def test_adding_as_in_1997(seq_len: int) -> None:
+    many, longest = 1000, seq_len + seq_len // 10
+    batch = draw(Adding("hs97"), many, seq_len)
+    numbers, markers = batch.inputs.unbind(-1)
+    assert len(batch.inputs) == longest == int(1.1 * seq_len)
+    lengths, places = set(), set()
+    for b in range(many):
+        length = int(batch.answered_at[b]) + 1
+        lengths.add(length)
+        assert batch.asked[:, b].sum() == 1
+        assert batch.weights[:, b].tolist() == [0] * (length - 1) + [1] + [0] * (longest - length)
+        assert not batch.inputs[length:, b].any()
+        assert (markers[:, b] == -1).nonzero()[:, 0].tolist() == [0, length - 1]
+        marked = marks(batch, b)
+        assert set(markers[1 : length - 1, b].tolist()) <= {0, 1}
+        if len(marked) == 1:  # the first draw was the first pair
+            assert numbers[0, b] == 0
+            assert 1 <= marked[0] < seq_len // 2
+        else:
+            assert len(marked) == 2
+            assert numbers[0, b] != 0
+            assert any(m < 10 and 1 <= other < seq_len // 2 for m, other in (marked, marked[::-1]))
+        places.update(marked)
+        wanted = 0.5 + sum(float(numbers[m, b]) for m in marked) / 4
+        assert float(batch.targets[length - 1, b]) == pytest.approx(wanted, abs=1e-6)
+    assert lengths == set(range(seq_len, longest + 1))
+    assert places == set(range(1, max(10, seq_len // 2)))
+    alone = float((markers == 1).sum(0).eq(1).float().mean())
+    assert alone == pytest.approx(0.1, abs=4 * sqrt(0.09 / many))
+    inside = numbers[1:seq_len]
+    assert -1 <= inside.min() < -0.99
+    assert 0.99 < inside.max() <= 1
+
+
+def test_adding_in_1997_is_a_quarter_of_the_modern_error() -> None:
+    assert Adding("hs97").solved_at == Adding().solved_at / 4 < 0.04**2
+    assert Adding("hs97").chance == pytest.approx(19 / 480)
+
+
+def test_adding_for_people() -> None:
+    inputs = torch.tensor([[0.421, -1], [-0.5, 1], [0.25, 0], [0.75, -1], [0, 0]])
+    assert Adding("hs97").words(inputs) == ["0.42|", "-0.50*", "0.25", "0.75|", "-"]
+    assert Adding().words(inputs[1:]) == ["-0.50*", "0.25", "0.75|", "0.00"]
+    assert Adding().answer(torch.tensor([1.004])) == "1.00"
+
+
+@pytest.mark.parametrize("lag", [1, 2, 30])
+def test_copy(lag: int) -> None:
+    task = Copy()
+    batch = draw(task, 300, lag + 20)
+    assert task.min_seq_len == 21
+    assert (task.inputs.size, task.targets.size) == (10, 9)
+    assert set(batch.inputs[:10].flatten().tolist()) == set(range(1, 9))
+    for b in range(300):
+        data = batch.inputs[:10, b].tolist()
+        assert batch.inputs[:, b].tolist() == data + [0] * (lag - 1) + [9] + [0] * 10
+        assert batch.targets[:, b].tolist() == [0] * (lag + 10) + data
+        assert batch.asked[:, b].tolist() == [False] * (lag + 10) + [True] * 10
+    assert batch.weights.eq(1).all()
+    assert task.words(batch.inputs[:, 0])[lag + 9] == "!"
+    assert task.answer(torch.tensor(8)) == "h"
+
+
+def test_copy_has_the_published_baseline() -> None:
+    for lag, loss in ((100, 0.17329), (200, 0.09452), (500, 0.03999), (1000, 0.020387)):
+        assert Copy().baseline_loss(lag + 20) == pytest.approx(loss, abs=1e-5)
+
+
+@pytest.mark.parametrize("seq_len", [10, 19, 25, 50, 101])
+@pytest.mark.parametrize("tenths", [(0.1, 0.5), (0.1, 0.3, 0.6)])
+def test_temporal_order(seq_len: int, tenths: tuple[float, ...]) -> None:
+    task = TemporalOrder(len(tenths))
+    batch = draw(task, 1000, seq_len)
+    seen = [set() for _ in tenths]
+    for b in range(1000):
+        letters = batch.inputs[:, b].tolist()
+        places = [t for t, letter in enumerate(letters) if letter < 2]
+        assert len(places) == len(tenths)
+        for k, place in enumerate(places):
+            seen[k].add(place)
+        assert int(batch.targets[-1, b]) == sum(letters[place] * 2**k for k, place in enumerate(places))
+        assert task.answer(batch.targets[-1, b]) == "".join("AB"[letters[place]] for place in places)
+    # As in the published generator: randint(int(l * .1)) + int(l * start). Every place occurs, so the lag varies.
+    width = int(seq_len * 0.1)
+    assert seen == [set(range(int(seq_len * start), int(seq_len * start) + width)) for start in tenths]
+    assert set(batch.inputs.flatten().tolist()) == set(range(6))
+    assert set(batch.targets[-1].tolist()) == set(range(2 ** len(tenths)))
+
+
+def people_in(words: list[str]) -> list[tuple[int, str]]:
+    return [(t, f"{a} {b}") for t, (a, b) in enumerate(pairwise(words)) if f"{a} {b}" in (*HE, *SHE)]
+
+
+@pytest.mark.parametrize("seq_len", [7, 8, 12, 30, 61])
+def test_pronoun(seq_len: int) -> None:
+    task = Pronoun()
+    batch = draw(task, 1000, seq_len)
+    seconds, asked = set(), Counter()
+    for b in range(1000):
+        words = task.words(batch.inputs[:, b])
+        (first_at, first), (second_at, second) = people_in(words)
+        assert first_at == 0
+        assert (first in HE) != (second in HE)
+        assert 3 <= second_at <= max(3, seq_len // 3)
+        seconds.add(second_at)
+        assert words[second_at + 2] == "that"
+        assert words[-1] in ("he", "she")
+        assert not {"he", "she", "who"} & set(words[:-1])
+        answer = first if (words[-1] == "he") == (first in HE) else second
+        assert task.answer(batch.targets[-1, b]) == answer
+        asked[answer == first] += 1
+    assert seconds == set(range(3, max(3, seq_len // 3) + 1))
+    assert asked[True] == pytest.approx(500, abs=5 * sqrt(250))
+    assert set(batch.targets[-1].tolist()) == set(range(8))
+
+
+def test_pronoun_with_one_person() -> None:
+    task = Pronoun(mentions=1)
+    for seq_len in (5, 6, 30):
+        batch = draw(task, 500, seq_len)
+        for b in range(500):
+            words = task.words(batch.inputs[:, b])
+            ((at, person),) = people_in(words)
+            assert at == 0
+            assert words[-1] == "who"
+            assert not {"he", "she", "who"} & set(words[:-1])
+            assert task.answer(batch.targets[-1, b]) == person
+
+
+def test_digits_are_scikit_learns() -> None:
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    published = Counter((tuple(image), int(label)) for image, label in zip(images.tolist(), labels, strict=True))
+    train, held = [
+        [(tuple((image * 16).tolist()), int(digit)) for image, digit in zip(part.pixels, part.digit, strict=True)]
+        for part in _pictures()
+    ]
+    assert Counter(train + held) == published
+    assert (len(train), len(held)) == (1437, 360)
+    assert set(Counter(digit for _, digit in held).values()) == {36}
+    assert not {image for image, _ in train} & {image for image, _ in held}
+    assert len({image for image, _ in train + held}) == 1797  # so a picture has one answer
+
+
+def test_digits_draws_only_from_its_part() -> None:
+    task = Digits("pixel")
+    train, held = ({tuple(image) for image in part.pixels.tolist()} for part in _pictures())
+    for part, allowed in ((task, train), (task.held_out(), held)):
+        batch = draw(part, 3000, 64)
+        seen = Counter(map(tuple, batch.inputs[:, :, 0].T.tolist()))
+        assert set(seen) <= allowed
+        assert len(seen) > 0.8 * len(allowed)
+
+
+def test_digits_scans_and_delays() -> None:
+    pixel, row = Digits("pixel"), Digits("row")
+    mixed, mixed_row = Digits("pixel", permute=True), Digits("row", permute=True)
+    steps = draw(pixel, 40, 70)
+    picture = steps.inputs[:64, :, 0]
+    assert not steps.inputs[64:].any()
+    assert steps.asked.sum(0).tolist() == [1] * 40
+    assert steps.asked[-1].all()
+    rows = draw(row, 40, 8)
+    assert torch.equal(rows.inputs.transpose(0, 1).reshape(40, 64).T, picture)
+    assert torch.equal(rows.targets[-1], steps.targets[-1])
+    shuffled = draw(mixed, 40, 64).inputs[:, :, 0]
+    order = [next(i for i in range(64) if torch.equal(picture[i], shuffled[t])) for t in range(64) if shuffled[t].any()]
+    assert len(set(order)) > 0.75 * 64 - 5
+    assert sum(abs(a - b) == 1 for a, b in pairwise(order)) < 10  # neighbours are torn apart
+    assert torch.equal(shuffled.sort(0).values, picture.sort(0).values)
+    assert torch.equal(draw(mixed_row, 40, 8).inputs.transpose(0, 1).reshape(40, 64).T, shuffled)
+    assert set((picture * 16).flatten().tolist()) <= set(map(float, range(17)))
+    assert row.words(torch.tensor([[0, 0.25, 1, 0, 0, 0, 0, 0.125]])) == [" :@    ."]
+
+
+def test_text_asks_for_the_next_character() -> None:
+    task = Text()
+    cut = len(corpus()) * 9 // 10
+    for part, text in ((task, corpus()[:cut]), (task.held_out(), corpus()[cut:])):
+        batch = draw(part, 100, 60)
+        assert batch.asked.all()
+        assert batch.weights.eq(1).all()
+        for b in range(100):
+            passage = "".join(ALPHABET[i] for i in [*batch.inputs[:, b].tolist(), int(batch.targets[-1, b])])
+            assert passage in text
+            assert batch.targets[:, b].tolist() == [ALPHABET.index(c) for c in passage[1:]]
+        # The first and the last passage are drawn too, and none beyond.
+        reach = draw(part, 40, len(text) - 3).inputs[:8]
+        starts = {"".join(ALPHABET[i] for i in column) for column in reach.T.tolist()}
+        assert starts == {text[i : i + 8] for i in range(3)}
+
+
+def test_text_is_pythons_and_plain() -> None:
+    text = corpus()
+    assert set(text) <= set(ALPHABET)
+    assert len(ALPHABET) == 96 == Text().inputs.size
+    assert len(text) > 300_000
+    assert 'The "while" statement' in text
+    assert len(corpus_sha256()) == 64
+    paragraphs = [" ".join(paragraph.split()) for paragraph in text.split("\n\n")]
+    assert len(paragraphs) == len(set(paragraphs))
+
+
+def test_text_held_out_is_new() -> None:
+    cut, width = len(corpus()) * 9 // 10, 100
+    train, held = corpus()[:cut], corpus()[cut:]
+    known = {train[i : i + width] for i in range(len(train) - width)}
+    assert not any(held[i : i + width] in known for i in range(len(held) - width))
+
+
+def test_text_has_the_entropy_of_its_characters() -> None:
+    cut = len(corpus()) * 9 // 10
+    train, held = Counter(corpus()[:cut]), Counter(corpus()[cut:])
+    entropy = -sum(n / cut * log2(n / cut) for n in train.values())
+    assert Text().chance == pytest.approx(entropy)
+    assert Text().baseline_loss(50) == pytest.approx(entropy * log(2))
+    elsewhere = -sum(n * log2(max(train[c], 0.5) / cut) for c, n in held.items()) / held.total()
+    assert elsewhere == pytest.approx(entropy, abs=0.15)
+
+
+def test_text_is_read_in_chunks() -> None:
+    assert [Text(n).chunks for n in (1, 7)] == [1, 7]
+    assert {name for name, task in TASKS.items() if task().chunks > 1} == {"text"}
+    batch = draw(Text(3), 5, 3 * 20)
+    for index in range(2):
+        assert torch.equal(batch.chunk(index, 20).targets[-1], batch.chunk(index + 1, 20).inputs[0])
+
+
+def test_text_has_an_end() -> None:
+    task = Text().held_out()
+    longest = len(corpus()) - len(corpus()) * 9 // 10 - 1
+    assert len(draw(task, 1, longest).inputs) == longest
+    with pytest.raises(ValueError, match=rf"too long for task=text: at most {longest} "):
+        draw(task, 1, longest + 1)
+
+
+def test_text_never_read_goes_on_with_a_space() -> None:
+    unread = torch.tensor([[ALPHABET.index(c)] for c in "~Q~Q~"])
+    assert Text().solve(unread)[-1].tolist() == [ALPHABET.index(" ")]
+    assert Text().words(torch.tensor([0, 1, 34])) == ["\\n", " ", "A"]
