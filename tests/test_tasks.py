@@ -245,6 +245,29 @@ def test_a_bad_size_is_refused_and_the_message_names_a_good_one(task: Task) -> N
                 draw(part, batch_size, shortest)
 
 
+@pytest.mark.parametrize(
+    ("task", "shortest"),
+    [
+        (Adding(), 4),  # each half has a choice
+        (Adding("tcn"), 4),
+        (Adding("hs97"), 11),  # ten pairs before the last
+        (Copy(), 21),  # data, cue, data
+        (Copy(length=1), 3),
+        (Digits(), 64),
+        (Digits("row"), 8),
+        (Pronoun(), 7),  # my brother told his aunt that he
+        (Pronoun(mentions=1), 5),  # my brother said that who
+        (Subject(), 2),
+        (TemporalOrder(), 10),  # a tenth is a timestep
+        (TemporalOrder(3), 10),
+        (Text(), 1),
+    ],
+    ids=repr,
+)
+def test_the_shortest_sequence(task: Task, shortest: int) -> None:
+    assert task.min_seq_len == shortest
+
+
 @every_task
 def test_people_can_read_it(task: Task) -> None:
     batch = draw(task, 3, longer(task))

@@ -22,7 +22,13 @@ from jaxtyping import UInt8
 from numpy import ndarray
 from PIL import Image
 from tensorboard.compat.proto.event_pb2 import Event
-from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
+from tensorboard.compat.proto.summary_pb2 import (
+    DATA_CLASS_BLOB_SEQUENCE,
+    DATA_CLASS_SCALAR,
+    DATA_CLASS_TENSOR,
+    Summary,
+    SummaryMetadata,
+)
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
 from tensorboard.compat.proto.types_pb2 import DT_STRING
@@ -33,6 +39,10 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 # Readers of version 2 keep every point of a rewritten tag; of version 1, the last writing. TensorBoard's fast reader
 # does so whatever the version, but it does not exist for every platform.
 _VERSION = "brain.Event:1"
+
+
+# With its class of data, TensorBoard's fast reader keeps a tag's description; without, it makes metadata of its own.
+_CLASSES = {"scalars": DATA_CLASS_SCALAR, "images": DATA_CLASS_BLOB_SEQUENCE, "text": DATA_CLASS_TENSOR}
 
 
 class GrowingFile:
@@ -123,9 +133,15 @@ class EventFile:
     def hparams(self, values: Mapping[str, str | float | bool], metrics: Sequence[str]) -> None:
         """The run's row in the HParams table. ``metrics``: tags of scalars that become columns of it.
 
-        TensorBoard takes the columns of all runs from one of them: give every run the same keys, of the same types.
+        TensorBoard takes the columns of all runs from one of them: give every run the same keys, of the same types, in
+        the same order, those that matter most first.
         """
-        infos = [api_pb2.HParamInfo(name=name, type=_hparam_type(value)) for name, value in values.items()]
+        # TensorBoard's table starts with five columns, of those that are said to differ between runs. Which do, one run
+        # cannot know: the first five are said to.
+        infos = [
+            api_pb2.HParamInfo(name=name, type=_hparam_type(value), differs=place < 5)
+            for place, (name, value) in enumerate(values.items())
+        ]
         names = [api_pb2.MetricName(tag=tag) for tag in metrics]
         experiment = api_pb2.Experiment(
             time_created_secs=time(),
@@ -165,7 +181,9 @@ class EventFile:
             return Summary.Value(tag=tag, **content)
         self._described.add(tag)
         data = SummaryMetadata.PluginData(plugin_name=plugin)
-        metadata = SummaryMetadata(summary_description=self._describe(tag), plugin_data=data)
+        metadata = SummaryMetadata(
+            summary_description=self._describe(tag), plugin_data=data, data_class=_CLASSES[plugin]
+        )
         return Summary.Value(tag=tag, metadata=metadata, **content)
 
     def _write_hparams(self, tag: str, **content: object) -> None:

@@ -20,9 +20,10 @@ TOP, BOTTOM = 0.0, -8.0
 UNKNOWN = (150, 160, 172)
 """The colour of what is not a number, and of zeros."""
 
-WIDTH, HEIGHT = 880, 500
-PLOT = (104, 52, 722, 424)
-"""The picture, and where the map lies in it: left, top, right, bottom."""
+WIDTH, HEIGHT = 344, 208
+PLOT = (46, 22, 276, 170)
+"""The picture, and where the map lies in it: left, top, right, bottom. TensorBoard's cards are a little wider than this
+and scale by dropping or doubling pixels, which letters survive only when they are doubled."""
 
 _Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
 _INK, _PAPER = (32, 33, 36), (255, 255, 255)  # opaque: readable on TensorBoard's light page and on its dark one
@@ -48,7 +49,7 @@ def colours(log10_norms: Float[ndarray, "*shape"]) -> UInt8[ndarray, "*shape 3"]
 
 
 def heatmap(
-    log10_norms: Float[ndarray, "N T"], steps: Sequence[int], *, title: str = "gradient reaching every timestep"
+    log10_norms: Float[ndarray, "N T"], steps: Sequence[int], *, title: str = "gradient at every timestep"
 ) -> UInt8[ndarray, "height width 3"]:
     """Timesteps from left to right, training steps (one row for each trace) from top to bottom.
 
@@ -65,23 +66,23 @@ def heatmap(
     picture.paste(Image.fromarray(colours(log10_norms)[row][:, column]), (left, top))
 
     draw = ImageDraw.Draw(picture)
-    small, large = ImageFont.load_default(size=20), ImageFont.load_default(size=23)
+    font = ImageFont.load_default(size=11)
     draw.rectangle((left - 1, top - 1, right, bottom), outline=_INK)
-    draw.text((left, top - 14), title, _INK, large, anchor="ls")
+    draw.text((left, top - 6), title, _INK, font, anchor="ls")
 
     for timestep in _ticks(timesteps):
         x = left + (timestep + 0.5) * (right - left) / timesteps
-        draw.line((x, bottom, x, bottom + 6), _INK, 2)
-        draw.text((x, bottom + 10), str(timestep), _INK, small, anchor="mt")
-    draw.text(((left + right) / 2, HEIGHT - 12), "timestep", _INK, large, anchor="ms")
+        draw.line((x, bottom, x, bottom + 3), _INK)
+        draw.text((x, bottom + 5), str(timestep), _INK, font, anchor="mt")
+    draw.text(((left + right) / 2, HEIGHT - 6), "timestep", _INK, font, anchor="ms")
 
     for trace in _ticks(traces, at_most=6):
         y = top + (trace + 0.5) * (bottom - top) / traces
-        draw.line((left - 7, y, left - 1, y), _INK, 2)
-        draw.text((left - 12, y), _short(steps[trace]), _INK, small, anchor="rm")
-    _draw_upwards(picture, "training step", (22, (top + bottom) // 2), large)
+        draw.line((left - 4, y, left - 1, y), _INK)
+        draw.text((left - 6, y), _short(steps[trace]), _INK, font, anchor="rm")
+    _draw_upwards(picture, "training step", (8, (top + bottom) // 2), font)
 
-    _draw_scale(picture, draw, small, with_unknown=not np.isfinite(log10_norms).all())
+    _draw_scale(picture, draw, font, with_unknown=not np.isfinite(log10_norms).all())
     return np.asarray(picture)
 
 
@@ -93,19 +94,19 @@ def _draw_scale(
     with_unknown: bool,
 ) -> None:
     _, top, right, bottom = PLOT
-    left, wide = right + 20, 24
+    left, wide = right + 10, 12
     if with_unknown:
-        draw.rectangle((left, bottom - 22, left + wide, bottom), UNKNOWN, _INK)
-        draw.text((left + wide + 8, bottom - 11), "underflow", _INK, font, anchor="lm")
-        bottom -= 38
+        draw.rectangle((left - 1, bottom - 12, left + wide, bottom), UNKNOWN, _INK)
+        draw.text((left + wide + 5, bottom - 6), "zero", _INK, font, anchor="lm")
+        bottom -= 20
     scale = np.linspace(TOP, BOTTOM, bottom - top)[:, None].repeat(wide, axis=1)
     picture.paste(Image.fromarray(colours(scale)), (left, top))
     draw.rectangle((left - 1, top - 1, left + wide, bottom), outline=_INK)
     for exponent in range(int(TOP), int(BOTTOM) - 1, -2):
         y = top + (TOP - exponent) / (TOP - BOTTOM) * (bottom - top - 1)
-        draw.line((left + wide, y, left + wide + 5, y), _INK, 2)
-        draw.text((left + wide + 10, y), f"1e{exponent}" if exponent else "1", _INK, font, anchor="lm")
-    draw.text((left - 2, top - 14), "of answer", _INK, font, anchor="ls")
+        draw.line((left + wide, y, left + wide + 3, y), _INK)
+        draw.text((left + wide + 5, y), f"1e{exponent}" if exponent else "1", _INK, font, anchor="lm")
+    draw.text((WIDTH - 4, top - 6), "of answer", _INK, font, anchor="rs")
 
 
 def _draw_upwards(picture: Image.Image, text: str, centre: tuple[int, int], font: _Font) -> None:

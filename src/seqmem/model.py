@@ -40,8 +40,8 @@ class SequenceModel(nn.Module):
         self, inputs: Shaped[Tensor, "T B ..."], state: State | None = None
     ) -> tuple[Float[Tensor, "T B K"], State]:
         """(predictions at every timestep, final state)."""
-        outputs, state = self.cell(self.embed(inputs), state)
-        return self.readout(outputs), state
+        outputs, final = self.cell(self.embed(inputs), state)
+        return self.readout(outputs), final
 
 
 def trainable(model: nn.Module) -> list[nn.Parameter]:

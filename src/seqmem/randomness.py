@@ -29,5 +29,5 @@ def ambient(seed: int, stream: str) -> Iterator[None]:
     ``nn.Linear``), so building a model is the one place that needs this.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(hashed_seed(seed, stream))
+        torch.default_generator.manual_seed(hashed_seed(seed, stream))
         yield

@@ -8,6 +8,7 @@ import io
 import json
 import platform
 import re
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -450,25 +451,28 @@ def describe(tag: str, task: Task) -> str:
 
 
 def answers(task: Task, batch: Batch, predicted: Float[Tensor, "T B K"]) -> str:
-    """A few sequences with what was asked and what a model answered, as a markdown table."""
+    """A few sequences with what was asked and what a model answered, in markdown."""
     metric, goal = task.targets.metric, task.solved_at
     scores = metric.per_step(predicted, batch.targets)
     # A prediction in its target's form: the likeliest symbol where targets are symbols, else the numbers as they are.
     given = predicted.argmax(-1) if batch.targets.ndim < predicted.ndim else predicted
-    lines = ["| | sequence | answer | model |", "|---|---|---|---|"]
+    blocks = []
     for b in range(batch.asked.shape[1]):
         asked = batch.asked[:, b].nonzero().flatten().tolist()
         wanted = [task.answer(batch.targets[t, b]) for t in asked]
         got = [task.answer(given[t, b]) for t in asked]
         # By the score where it says when a task is solved (two real numbers are never equal), else by sight.
-        good = [
+        right = [
             metric.reached(float(scores[t, b]), goal) if goal is not None else w == g
             for t, w, g in zip(asked, wanted, got, strict=True)
         ]
-        mark = ("✓" if all(good) else "✗") if len(good) == 1 else f"{sum(good)} of {len(good)}"
-        cells = (_code(_abbreviated(words)) for words in (task.words(batch.inputs[:, b]), wanted, got))
-        lines.append(f"| {mark} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        lines = _wrapped(_abbreviated(task.words(batch.inputs[:, b])))
+        if len(asked) == 1:
+            lines.append(f"-> {got[0]} ✓" if right[0] else f"-> {got[0]} ✗ (it is {wanted[0]})")
+        else:
+            lines += [f"answer: {_abbreviated(wanted)}", f"model:  {_abbreviated(got)}  {sum(right)} of {len(right)}"]
+        blocks.append("\n".join(lines))
+    return _code_block("\n\n".join(blocks))
 
 
 def _abbreviated(words: Sequence[str]) -> str:
@@ -481,16 +485,13 @@ def _abbreviated(words: Sequence[str]) -> str:
     return f"{joint.join(words[:first])} … ({len(words) - first - last} more) … {joint.join(words[-last:])}"
 
 
-def _code(text: str) -> str:
-    """Inline code in a markdown table, whatever characters ``text`` is made of."""
-    text = text.replace("\n", "⏎").replace("\r", "⏎").replace("|", "¦")
-    fence = "`" * (max((len(run) for run in re.findall("`+", text)), default=0) + 1)
-    padding = " " if text.startswith(("`", " ")) or text.endswith(("`", " ")) else ""
-    return f"{fence}{padding}{text}{padding}{fence}"
+def _wrapped(line: str, width: int = 120) -> list[str]:
+    return textwrap.wrap(line, width, drop_whitespace=False, replace_whitespace=False) or [""]
 
 
 def _code_block(text: str) -> str:
-    return f"```\n{text}\n```"
+    """Text as it is: markdown sees nothing but a line of its own fence, which none of ours is."""
+    return f"~~~~~~\n{text}\n~~~~~~"
 
 
 def _table(summary: Mapping[str, Any], result: Result) -> str:

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from math import inf, isfinite, log, log10
-from typing import Literal
 
 import numpy as np
 import torch
@@ -28,13 +27,14 @@ FLOOR = 1e-300
 
 
 def gradient_trace(
-    model: SequenceModel, task: Task, batch: Batch, *, loss: Literal["last", "all"] = "last"
+    model: SequenceModel, task: Task, batch: Batch, *, loss: str = "last"
 ) -> dict[str, Float[Tensor, "T B"]]:
     """``|| d loss_b / d s_t ||`` (L2, float64) for every state s that the cell carries past timestep t, and for
     ``input``, what enters the first layer at t.
 
     Measured step by step on a float64 copy on the CPU: the model is untouched, a fused cell is traced like any other,
     and norms that float32 would round to zero survive. Each sequence has its own loss, so the batch size cancels.
+    These are total derivatives: an LSTM's h_t is made of c_t, so what flows through h_t counts at c_t too.
 
     Args:
         loss: ``last`` propagates the last answered timestep's loss alone. ``all`` takes the whole loss; where every
@@ -42,7 +42,6 @@ def gradient_trace(
     """
     if loss not in ("last", "all"):
         raise ValueError(f"trace.loss={loss!r}: must be 'last' or 'all'")
-    # Copied by hand through the CPU, so that a model on a GPU is never doubled there.
     model = deepcopy(model).to("cpu").double().eval()
     batch = batch.to("cpu", torch.float64)
     if loss == "last":
@@ -82,15 +81,13 @@ class Trace:
     answered_at: Int[ndarray, " B"]
 
     @classmethod
-    def measure(
-        cls, model: SequenceModel, task: Task, batch: Batch, *, loss: Literal["last", "all"] = "last"
-    ) -> "Trace":
+    def measure(cls, model: SequenceModel, task: Task, batch: Batch, *, loss: str = "last") -> "Trace":
         norms = gradient_trace(model, task, batch, loss=loss)
         return cls({name: values.numpy() for name, values in norms.items()}, batch.answered_at.cpu().numpy())
 
     @property
     def state(self) -> Float[ndarray, "T B"]:
-        """The norm of the gradient at everything the cell carries past t, taken together."""
+        """The gradient at everything the cell carries past t: the root of the sum of the squared norms."""
         carried = [values for name, values in self.norms.items() if name != INPUT]
         return np.sqrt(np.sum(np.square(carried), axis=0)) if len(carried) > 1 else carried[0]
 
@@ -126,6 +123,12 @@ class Decay:
         return dict(vars(self))
 
 
+def decay_from(numbers: Mapping[str, float]) -> Decay:
+    """The inverse of ``Decay.numbers``."""
+    counts = {name: int(numbers[name]) for name in ("points", "underflowed")}
+    return Decay(**{name: float(value) for name, value in numbers.items() if name not in counts}, **counts)
+
+
 def decay(back: Float[ndarray, " K"]) -> Decay:
     """Read the decay off norms by timesteps back from the answer (``back[0]`` is at the answer)."""
     back = np.asarray(back, dtype=np.float64)
@@ -142,7 +145,7 @@ def decay(back: Float[ndarray, " K"]) -> Decay:
         residual = float(np.square(logs - (intercept + slope * steps_back)).sum())
         # A flat line is fitted exactly, though it explains nothing: 1, not 0/0. Slopes under 1e-12 are rounding.
         r2 = 1.0 - residual / spread if spread > 1e-20 else 1.0
-        half_life = log(2) / -slope if slope < -1e-12 else inf
+        half_life = log(2) / -float(slope) if slope < -1e-12 else inf
     below = np.flatnonzero(np.nan_to_num(back, nan=inf) < back[0] / 1000)
     horizon = float(below[0]) if len(below) else inf
     first = back[np.flatnonzero(np.isfinite(back))[-1]]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import inf, isfinite
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from .model import SequenceModel, loss_per_sequence, trainable
 from .randomness import generator
 from .signals import Batch
 from .tasks.base import Task
-from .trace import Decay, Trace, decay
+from .trace import Decay, Trace, decay, decay_from
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Plan:
     steps: int = 1000
     seed: int = 0
     batch_size: int = 64
-    lengths: Literal["fixed", "uniform"] = "fixed"
+    lengths: str = "fixed"
     shortest: int | None = None
     clip_norm: float | None = 1.0
     log_every: int = 10
@@ -46,9 +46,9 @@ class Plan:
     evaluate_lengths: tuple[int, ...] | None = None
     trace_every: int = 100
     trace_sequences: int = 32
-    trace_loss: Literal["last", "all"] = "last"
+    trace_loss: str = "last"
     checkpoint_every: int = 100
-    on_nan: Literal["stop", "continue"] = "stop"
+    on_nan: str = "stop"
 
     def check(self, task: Task) -> None:
         """Raise ValueError, in one line that says what to do, where the plan does not fit the task."""
@@ -94,6 +94,7 @@ class Result:
     decays: Mapping[str, Mapping[str, Decay]]
 
 
+@runtime_checkable
 class Observer(Protocol):
     """Is told what happens. ``step`` counts the updates made so far."""
 
@@ -109,6 +110,7 @@ class Observer(Protocol):
     def finished(self, step: int, result: Result) -> None: ...
 
 
+@runtime_checkable
 class Checkpoints(Protocol):
     """Keeps one checkpoint. Everything the observers wrote before ``save`` belongs to it, nothing after."""
 
@@ -248,7 +250,7 @@ def train(
         wanted = sorted({*lengths, plan.seq_len})
         by_length = evaluate_lengths(model, task, wanted, seed=plan.seed, sequences=plan.evaluate_sequences)
     own = next(found for found in by_length if found.seq_len == plan.seq_len)
-    decays = {"start": {name: Decay(**numbers) for name, numbers in now.start_decays.items()}, "end": end_decays}
+    decays = {"start": {name: decay_from(numbers) for name, numbers in now.start_decays.items()}, "end": end_decays}
     result = Result(own.score, own.loss, now.steps_to_solve, by_length, decays)
     for observer in observers:
         observer.finished(now.step, result)

@@ -3,14 +3,11 @@
 Axes: H hidden, D input features, G gates stacked on top of each other in the weights.
 """
 
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from .base import Cell
-
-Init = Literal["torch", "orthogonal", "identity"]
 
 
 class FusedCell(Cell):
@@ -20,7 +17,7 @@ class FusedCell(Cell):
     bias means what it says: a forget bias of 1 opens the gate to sigmoid(1) = 0.731, not sigmoid(2) = 0.881.
     """
 
-    def __init__(self, layer: nn.RNNBase, init: Init) -> None:
+    def __init__(self, layer: nn.RNNBase, init: str) -> None:
         super().__init__()
         self.fused = layer
         self.input_size, self.output_size = layer.input_size, layer.hidden_size
@@ -37,21 +34,21 @@ class FusedCell(Cell):
     @property
     def weight_input(self) -> Tensor:
         """[G*H, D]"""
-        return self.fused.weight_ih_l0
+        return self.fused.get_parameter("weight_ih_l0")
 
     @property
     def weight_hidden(self) -> Tensor:
         """[G*H, H]"""
-        return self.fused.weight_hh_l0
+        return self.fused.get_parameter("weight_hh_l0")
 
     @property
     def bias(self) -> Tensor:
         """[G*H]"""
-        return self.fused.bias_ih_l0
+        return self.fused.get_parameter("bias_ih_l0")
 
     @property
     def _zero_bias(self) -> Tensor:
-        return self.fused.bias_hh_l0
+        return self.fused.get_parameter("bias_hh_l0")
 
 
 def log_uniform_timescales(size: int, seq_len: int) -> Tensor:

@@ -8,7 +8,7 @@
 The rows of W, U and b stand in torch's order: r, z, n. torch's second bias, inside r * (U h + b'), is zero here.
 """
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from .base import State
-from .fused import FusedCell, Init, chrono_or_number
+from .fused import FusedCell, chrono_or_number
 
 
 class GRU(FusedCell):
@@ -33,10 +33,10 @@ class GRU(FusedCell):
         input_size: int,
         hidden_size: int,
         *,
-        form: Literal["torch", "cho"] = "torch",
+        form: str = "torch",
         forget_bias: float | str = "chrono",
         seq_len: int | None = None,
-        init: Init = "torch",
+        init: str = "torch",
     ) -> None:
         if form not in ("torch", "cho"):
             raise ValueError(f"form={form!r}: must be 'torch' or 'cho'")

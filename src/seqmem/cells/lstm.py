@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from .base import State
-from .fused import FusedCell, Init, chrono_or_number
+from .fused import FusedCell, chrono_or_number
 
 
 class LSTM(FusedCell):
@@ -37,7 +37,7 @@ class LSTM(FusedCell):
         *,
         forget_bias: float | str = "chrono",
         seq_len: int | None = None,
-        init: Init = "torch",
+        init: str = "torch",
     ) -> None:
         super().__init__(nn.LSTM(input_size, hidden_size), init)
         start = chrono_or_number(forget_bias, seq_len, hidden_size)

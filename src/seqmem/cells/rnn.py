@@ -5,14 +5,14 @@
 With relu and ``init=identity`` it is the IRNN of Le, Jaitly & Hinton (2015, arXiv 1504.00941): U = I, b = 0.
 """
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from .base import State
-from .fused import FusedCell, Init
+from .fused import FusedCell
 
 
 class RNN(FusedCell):
@@ -21,7 +21,7 @@ class RNN(FusedCell):
     source: ClassVar[str] = "Elman 1990"
 
     def __init__(
-        self, input_size: int, hidden_size: int, *, nonlinearity: Literal["tanh", "relu"] = "tanh", init: Init = "torch"
+        self, input_size: int, hidden_size: int, *, nonlinearity: str = "tanh", init: str = "torch"
     ) -> None:
         if nonlinearity not in ("tanh", "relu"):
             raise ValueError(f"nonlinearity={nonlinearity!r}: must be 'tanh' or 'relu'")

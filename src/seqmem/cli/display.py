@@ -66,7 +66,7 @@ class Display:
         self._score: float | None = None
         self._traces: dict[str, np.ndarray] = {}
         self._decay: seqmem.trace.Decay | None = None
-        self._printed_at, self._printed_tenth = clock(), -1
+        self._printed_at, self._printed_tenth, self._line_due = clock(), -1, False
         live = not quiet and not prefix and _moving(console)
         self._live = Live(get_renderable=self._picture, console=console, refresh_per_second=4) if live else None
 
@@ -81,20 +81,21 @@ class Display:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._flush()
         if self._live is not None:
             self._live.stop()
 
     # What the training says
 
     def logged(self, step: int, kind: Literal["train", "eval"], values: Mapping[str, float]) -> None:
+        self._flush()
         self._step = step
         self._seen.append((self._clock(), step))
         if kind == "train" or self._loss is None:
             self._loss = values["loss"]
         if kind == "eval":
             self._score = values["score"]
-        if self._live is None and self._due(kind):
-            self._print(self._line())
+        self._line_due = self._live is None and self._due(kind)
 
     def traced(self, step: int, trace: "seqmem.trace.Trace", decays: "Mapping[str, seqmem.trace.Decay]") -> None:
         values = profile(trace.state, trace.answered_at)
@@ -107,11 +108,13 @@ class Display:
             }
         )
         self._decay = decays["state"]
+        self._flush()
 
     def answered(self, step: int, batch: object, predicted: object) -> None:
         """Answers to single questions are for the dashboard."""
 
     def finished(self, step: int, result: "seqmem.training.Result") -> None:
+        self._flush()
         self._step, self._score, self._loss = step, result.score, result.loss
         if self._live is not None:
             self._live.transient = True  # the summary says the same, and better
@@ -120,6 +123,12 @@ class Display:
             self._print(f"finished  {self._scores()}{solved}{self._half_life()}")
 
     # Plain lines
+
+    def _flush(self) -> None:
+        """Print the line that is due. It waits for the trace of its step, which comes after the evaluation."""
+        if self._line_due:
+            self._line_due = False
+            self._print(self._line())
 
     def _due(self, kind: str) -> bool:
         """Whether it is time for a line: every tenth of the run, and where that takes long, now and then between."""
@@ -176,7 +185,8 @@ class Display:
             speed, left = "", "  measuring"
         text = Text(f"step {self._step}/{self._steps}{speed}{left}", "cyan", no_wrap=True)
         line = Table.grid(padding=(0, 2, 0, 0))
-        line.add_row(ProgressBar(self._steps, self._step, width=max(8, width - 2 - max(text.cell_len, 38))), text)
+        room = max(8, width - 2 - max(text.cell_len, 38))  # 38: so that the bar keeps its length as numbers grow
+        line.add_row(ProgressBar(self._steps, self._step, width=room, complete_style="cyan", style="dim"), text)
         return line
 
     def _numbers(self, width: int) -> list[Text]:
@@ -209,9 +219,10 @@ class Display:
             lines[-1].pad_right(LABEL + 1 - lines[-1].cell_len)
             lines[-1].append_text(drawn)
         if self._decay is not None:
-            line = Text.assemble(" " * (LABEL + 1), legend(self._marks, *traces.values()), no_wrap=True)
-            line.append(f"   half-life {half_life_text(self._decay.half_life)}", "bold")
-            lines.append(line.append(f"   horizon {horizon_text(self._decay.horizon)}", "bold"))
+            lines.append(Text.assemble(" " * (LABEL + 1), legend(self._marks, *traces.values()), no_wrap=True))
+            line = Text.assemble(("half-life".ljust(LABEL + 1), "dim"), no_wrap=True)
+            line.append(half_life_text(self._decay.half_life), "bold").append("   horizon  ", "dim")
+            lines.append(line.append(horizon_text(self._decay.horizon), "bold"))
         return lines
 
 
@@ -250,11 +261,12 @@ def print_summary(console: Console, run: RunDirectory) -> None:
         (typed("seqmem", "show", folder), f"all runs of {found.task} side by side"),
         (typed("seqmem", "eval", path, f"seq_len={8 * found.seq_len}"), "other lengths"),
     ]
-    widest = max(len(command) for command, _ in commands)
+    room = console.width - LABEL - 1
+    widest = max((len(command) for command, why in commands if len(command) + 2 + len(why) <= room), default=0)
     for i, (command, why) in enumerate(commands):
-        line = Text.assemble(("" if i else "next", "dim"), no_wrap=not console.is_terminal)
+        line = Text.assemble(("" if i else "next", "dim"))
         line.pad_right(LABEL + 1 - line.cell_len)
         line.append(command, "bold")
-        if LABEL + 1 + widest + 2 + max(len(why) for _, why in commands) <= console.width:
+        if len(command) <= widest and widest + 2 + len(why) <= room:
             line.append(" " * (widest - len(command) + 2) + why, "dim")
         say(console, line)

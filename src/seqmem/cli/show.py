@@ -10,7 +10,7 @@ import sys
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import inf, isfinite, isinf, isnan, sqrt
 from pathlib import Path
@@ -20,7 +20,7 @@ import numpy as np
 from rich.console import Console
 from rich.text import Text
 
-from ..runs import RunDirectory, RunError, find_runs
+from ..runs import RESULT, RunDirectory, RunError, find_runs
 from .strip import Marks, bar, columns, fitted, heat_strip, legend, marks, profile, say, strip_line, together
 
 OUTPUTS = Path("outputs")
@@ -48,7 +48,7 @@ def main(args: list[str]) -> int:
         except RunError as error:
             failed = True
             print(f"seqmem show: {error}", file=sys.stderr, flush=True)
-    if len(shown) == 1 and len(runs) == 1:
+    if len(shown) == 1:
         say(console, *page(shown[0], console))
     elif shown:
         if len(runs) > MOST_RUNS and not options.all:
@@ -62,19 +62,25 @@ def main(args: list[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="seqmem show",
-        description="Show a run, finished or not: its result, its score by length, how much of the gradient reaches\n"
-        "every timestep, half-life and horizon. Several runs are shown side by side.",
-        epilog="""RUN is a run's directory, a folder of runs, or a part of the path that no other run below outputs/ has.
+        description="""Show a run, finished or not: its result, its score by length, how much of the
+gradient reaches every timestep, half-life and horizon. Several runs are shown
+side by side.""",
+        epilog="""RUN is a run's directory, a folder of runs, or a part of a path below outputs/
+that no other run's path has:
 
   seqmem show outputs/pronoun/lstm/len50-seed0-1a2b3c4d
   seqmem show 1a2b3c4d                    the same run
   seqmem show outputs/pronoun             all runs of a task, compared
-  seqmem show pronoun/rnn pronoun/lstm    runs side by side
+  seqmem show pronoun/rnn pronoun/lstm    two folders of runs, compared
 
-How to read the gradient: one block stands for one timestep (or a few), the first one at the left, the answer at the
-right. Its height is log10 of the gradient that arrives there from the loss at the answer, relative to the answer: a
-full block is all of it, the lowest a hundred-millionth or less.
-half-life: the timesteps in which it halves.  horizon: how many back it falls below a thousandth.""",
+The gradient strip has one block for each timestep (or for a few), the first at
+the left and the answer at the right. Its height is log10 of the gradient that
+the loss at the answer sends back there, relative to the answer: a full block is
+all of it, the lowest one a hundred-millionth or less.
+
+  half-life   timesteps back in which it halves
+  horizon     timesteps back at which less than a thousandth is left
+  arrives     what is left at the first timestep""",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("runs", metavar="RUN", nargs="*", help="what to show (default: everything in outputs/)")
@@ -165,9 +171,11 @@ class Reading:
         return score / top, None if self.chance is None else self.chance / top
 
     def style(self, score: float | None) -> str:
-        """Green: solved. Red: nobody could tell it from chance."""
-        if score is None or isnan(score):
-            return "red" if score is not None else ""
+        """Green: solved. Red: nobody could tell it from chance. None: nothing is known to compare it with."""
+        if score is None or (self.chance is None and self.solved_at is None):
+            return ""
+        if isnan(score):
+            return "red"
         if self.solved_at is not None and (
             score >= self.solved_at if self.higher_is_better else score <= self.solved_at
         ):
@@ -184,7 +192,8 @@ class Reading:
 
 
 def read(run: RunDirectory) -> Reading:
-    """
+    """Read everything that is shown of a run.
+
     Raises:
         RunError: a file of the run is missing, damaged, or not what it should be.
     """
@@ -198,6 +207,9 @@ def read(run: RunDirectory) -> Reading:
 
 def _read(run: RunDirectory) -> Reading:
     config, result, metrics = run.config(), run.result(), run.metrics()
+    for key in _NEEDED if result is not None else ():
+        if key not in result:
+            raise RunError(f"{run.file(RESULT)} has no {key}: it was written by another version of seqmem")
     state, step, error = _state(run, result, metrics)
     steps = int(config["steps"])
     facts = result if result is not None else _json(run, "environment.json")
@@ -239,11 +251,15 @@ def _read(run: RunDirectory) -> Reading:
             row["seq_len"]: row["score"]
             for row in sorted([*lengths, *run.evaluations()], key=lambda row: row["seq_len"])
         },
-        decay={when: numbers for when, numbers in decays.items() if numbers},
+        decay={when: {key: float(numbers[key]) for key in _DECAY} for when, numbers in decays.items() if numbers},
         profiles=profiles,
         traced_at=traced_at,
         result=result,
     )
+
+
+_NEEDED = ("score", "loss", "by_length", "gradient", "steps", "hidden_size", "parameters", "seconds")
+_DECAY = ("half_life", "horizon", "log10_first_over_last", "r2")
 
 
 def _own_name(part: Mapping[str, Any]) -> str:
@@ -313,13 +329,22 @@ def half_life_text(timesteps: float) -> str:
         return "does not decay"
     if isnan(timesteps):
         return "unknown"
-    return f"{timesteps:.3g}" if timesteps < 1000 or timesteps >= 1e6 else f"{timesteps:,.0f}"
+    return f"{timesteps:,.0f}" if 1000 <= timesteps < 1e6 else f"{timesteps:.3g}"
 
 
 def horizon_text(timesteps: float) -> str:
     if isnan(timesteps):
         return "unknown"
     return "beyond the sequence" if isinf(timesteps) else f"{timesteps:.0f}"
+
+
+def share_text(log10: float) -> str:
+    """How much of the gradient at the answer: in percent, or as a power of ten where that reads better."""
+    if isnan(log10):
+        return "unknown"
+    if log10 == -inf:
+        return "nothing"
+    return f"{100 * 10**log10:.3g} %" if -4 < log10 < 1 else f"10^{log10:.1f}"
 
 
 def duration(seconds: float) -> str:
@@ -475,19 +500,30 @@ def _gradient(found: Reading, have: Marks, width: int) -> list[Text]:
         _row("", legend(have, *(found.profiles[when] for when in order)), ("  of the gradient at the answer", "dim"))
     )
     decays = [found.decay[when] for when in order if when in found.decay]
-    if decays:
-        arrow = f" {have.arrow} "
-        half_lives = [decay["half_life"] for decay in decays]
-        unit = " timesteps" if isfinite(half_lives[-1]) else ""
-        poor = (
-            f"  (not geometric: r2 {decays[-1]['r2']:.2f})"
-            if decays[-1]["r2"] < 0.8 and isfinite(half_lives[-1])
-            else ""
+    if not decays:
+        return lines
+    arrow = f" {have.arrow} "
+
+    def change(texts: Iterable[str]) -> str:
+        """From the start to the end; what does not change is said once."""
+        return arrow.join(dict.fromkeys(texts))
+
+    half_lives = [decay["half_life"] for decay in decays]
+    # A half-life beyond the sequence is a nearly flat line, of which a fit has nothing to explain.
+    bent = decays[-1]["r2"] < 0.8 and half_lives[-1] < found.seq_len
+    lines.append(
+        _row(
+            "half-life",
+            change(map(half_life_text, half_lives)),
+            " timesteps" if isfinite(half_lives[-1]) else "",
+            (f"  (far from geometric: r2 {decays[-1]['r2']:.2f})" if bent else "", "dim"),
         )
-        lines.append(_row("half-life", arrow.join(map(half_life_text, half_lives)), unit, (poor, "dim")))
-        horizons = [decay["horizon"] for decay in decays]
-        unit = " timesteps back" if isfinite(horizons[-1]) else ""
-        lines.append(_row("horizon", arrow.join(map(horizon_text, horizons)), unit))
+    )
+    horizons = [decay["horizon"] for decay in decays]
+    unit = " timesteps back" if isfinite(horizons[-1]) else ""
+    lines.append(_row("horizon", change(map(horizon_text, horizons)), unit))
+    shares = change(share_text(decay["log10_first_over_last"]) for decay in decays)
+    lines.append(_row("arrives", shares, " at the first timestep"))
     return lines
 
 
@@ -547,8 +583,7 @@ def _group(found: list[Reading], have: Marks) -> _Group:
             flat.pop(key, None)
         flats.append(where | flat)
     keys = list(dict.fromkeys(key for flat in flats for key in flat))
-    # A setting that only one kind of cell has does not tell others apart from it; the cell's name does.
-    differ = [key for key in keys if len({flat[key] for flat in flats if key in flat}) > 1]
+    differ = [key for key in keys if _differs(key, flats)]
     shown = differ[:5]
     short = Counter(key.rpartition(".")[2] for key in shown)
     settings = {
@@ -569,13 +604,21 @@ def _group(found: list[Reading], have: Marks) -> _Group:
     )
 
 
+def _differs(key: str, flats: list[dict[str, str]]) -> bool:
+    """Whether a setting tells runs apart. One that only one kind of cell has doesn't; the cell's name does."""
+    if len({flat[key] for flat in flats if key in flat}) > 1:
+        return True
+    cells_with = {flat["cell"] for flat in flats if key in flat}
+    return any(key not in flat for flat in flats if flat["cell"] in cells_with)
+
+
 def _block(group: _Group, have: Marks, width: int) -> list[Text]:
     found = group.found
     title = Text.assemble((found[0].task, "bold"), "  ", (f" {have.dot} ".join(group.common), "dim"))
     names = [[Text(value, "bold") for value in row] for row in zip(*group.settings.values(), strict=True)]
     heads = [Text(key, "dim") for key in group.settings]
     numeric = {i for i, values in enumerate(group.settings.values()) if all(_is_number(value) for value in values)}
-    table = _results(group, names, heads, numeric)
+    table = _results(group, names, heads, numeric, width)
     widest = max(line.cell_len for line in table)
     traced = [reading for reading in found if "end" in reading.profiles]
     lines = [title, Text()]
@@ -623,34 +666,54 @@ def _aligned(reading: Reading, have: Marks, room: int, longest: int) -> Text:
     return heat_strip(reading.profiles["end"], have, room, longest)
 
 
-def _results(group: _Group, names: list[list[Text]], heads: list[Text], numeric: set[int]) -> list[Text]:
+def _results(group: _Group, names: list[list[Text]], heads: list[Text], numeric: set[int], width: int) -> list[Text]:
     found = group.found
     metrics = {reading.metric for reading in found if reading.score is not None}
-    head = [*heads, Text(metrics.pop() if len(metrics) == 1 else "score", "dim")]
-    rows = []
-    unfinished = not all(reading.finished for reading in found)
-    sizes = len({(reading.result or {}).get("parameters") for reading in found}) > 1
-    for reading, name in zip(found, names, strict=True):
-        score = "none yet" if reading.score is None else score_text(reading.metric, reading.score)
-        solved = "" if reading.solved is None else "no" if not reading.solved else "yes"
-        if reading.solved and reading.steps_to_solve is not None:
-            solved = str(reading.steps_to_solve)
-        decay = reading.decay.get("end")
-        row = [*name, Text(score, f"bold {reading.style(reading.score)}"), Text(solved)]
-        row += [Text(_brief(decay[key]) if decay else "") for key in ("half_life", "horizon")]
-        row += [Text(f"{reading.result['parameters']:,}" if reading.result else "")] if sizes else []
-        row += [state_text(reading)] if unfinished else []
-        rows.append(row)
-    head += [Text(text, "dim") for text in ("solved at", "half-life", "horizon")]
-    head += [Text("parameters", "dim")] if sizes else []
-    right = numeric | set(range(len(heads), len(head)))
-    head += [Text("state", "dim")] if unfinished else []
-    return columns([head, *rows], right=right)
+    score = [_score_text(reading, reading.score) for reading in found]
+    table = {metrics.pop() if len(metrics) == 1 else "score": score}
+    if any(reading.solved is not None for reading in found):
+        table["solved at"] = [Text(_solved(reading)) for reading in found]
+    for title, key in (("half-life", "half_life"), ("horizon", "horizon")):
+        table[title] = [Text(_brief(reading.decay["end"][key]) if "end" in reading.decay else "") for reading in found]
+    if len({(reading.result or {}).get("parameters") for reading in found}) > 1:
+        table["parameters"] = [Text(f"{reading.result['parameters']:,}" if reading.result else "") for reading in found]
+    if not all(reading.finished for reading in found):
+        table["state"] = [_brief_state(reading) for reading in found]
+    lines: list[Text] = []
+    for too_much in ("", "parameters", "solved at"):  # in the order in which a narrow terminal does without
+        table.pop(too_much, None)
+        right = numeric | {len(heads) + i for i, title in enumerate(table) if title != "state"}
+        rows = [[*name, *row] for name, row in zip(names, zip(*table.values(), strict=True), strict=True)]
+        lines = columns([[*heads, *(Text(title, "dim") for title in table)], *rows], right=right)
+        if max(line.cell_len for line in lines) <= width:
+            break
+    return lines
+
+
+def _score_text(reading: Reading, score: float | None) -> Text:
+    text = "none yet" if score is None else score_text(reading.metric, score)
+    return Text(text, f"bold {reading.style(score)}".strip())
+
+
+def _solved(reading: Reading) -> str:
+    if reading.solved is None:
+        return ""
+    if not reading.solved:
+        return "no"
+    return "yes" if reading.steps_to_solve is None else str(reading.steps_to_solve)
+
+
+def _brief_state(reading: Reading) -> Text:
+    """Where there is little room."""
+    text = state_text(reading)
+    if reading.finished or reading.state == "not started":
+        return text
+    return Text(f"{reading.state} {100 * reading.step // max(reading.steps, 1)} %", text.style)
 
 
 def _brief(timesteps: float) -> str:
     """A half-life or a horizon where there is little room."""
-    return "inf" if timesteps == inf else "-" if isnan(timesteps) else f"{timesteps:.3g}"
+    return "inf" if timesteps == inf else "-" if isnan(timesteps) else half_life_text(timesteps)
 
 
 def _length_table(

@@ -42,7 +42,7 @@ class Marks:
     low: str
     full: str
     parts: str
-    """Eighths of a cell, from 1/8 to 7/8; empty where there are none."""
+    """What a bar that ends within a cell ends with, by how much of the cell is filled; may be empty."""
     goal: str
     line: str
     arrow: str
@@ -57,8 +57,8 @@ UNICODE = Marks(
     unknown="?",
     exploded="▲",
     low="10⁻⁸",
-    full="█",
-    parts="▏▎▍▌▋▊▉",
+    full="━",
+    parts="╸",
     goal="│",
     line="─",
     arrow="→",
@@ -189,11 +189,9 @@ def legend(have: Marks, *shown: np.ndarray) -> Text:
 
 def bar(share: float, goal: float | None, have: Marks, width: int, style: str) -> Text:
     """``share`` (0 to 1) of ``width`` filled, with a mark at ``goal``; exactly ``width`` characters."""
-    eighths = 8 if have.parts else 1
-    filled = round(min(max(share, 0.0), 1.0) * width * eighths) if np.isfinite(share) else 0
-    drawn = have.full * (filled // eighths)
-    if filled % eighths:
-        drawn += have.parts[filled % eighths - 1]
+    fineness = len(have.parts) + 1
+    whole, part = divmod(round(min(max(share, 0.0), 1.0) * width * fineness) if np.isfinite(share) else 0, fineness)
+    drawn = have.full * whole + (have.parts[part - 1] if part else "")
     text = Text(drawn.ljust(width), style, no_wrap=True, end="")
     if goal is not None:
         at = min(int(goal * width), width - 1)

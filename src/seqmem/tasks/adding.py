@@ -4,8 +4,8 @@
               ~~~~~                ~~~~~
     every timestep shows a number and a marker; at the last timestep the sum of the two marked numbers is asked
 
-``variant=le2015``: numbers from U[0, 1], one of each half marked. ``variant=tcn``: the same, but two different timesteps
-anywhere, so the time to remember is distributed differently. Whoever remembers nothing answers 1, a mean squared error
+``variant=le2015``: numbers from U[0, 1], one of each half marked. ``variant=tcn``: the same, but any two timesteps
+marked, so the time to remember is distributed differently. Whoever remembers nothing answers 1, a mean squared error
 of 1/6 = 0.1667 (the 0.1767 found in print is a slip); to remember only one of the two numbers gives 1/12.
 
 ``variant=hs97``, the original: numbers from U[-1, 1]; lengths from U{T ... 1.1 T} with T = ``seq_len``; one of the
@@ -70,7 +70,7 @@ class Adding(Task):
         """Each half has a choice; for hs97, ten pairs come before the last."""
         return 11 if self.variant == "hs97" else 4
 
-    def baseline_loss(self, seq_len: int) -> float:  # noqa: ARG002 (the same at every length)
+    def baseline_loss(self, seq_len: int) -> float:
         return self.chance
 
     def sample(self, batch_size: int, seq_len: int, rng: torch.Generator) -> Batch:

@@ -22,8 +22,8 @@ from torch import Tensor
 from ..signals import Batch, Tokens
 from .base import Task
 
-HE = "my brother|her uncle|our father|your nephew|my grandfather|her husband|our son|your grandson".split("|")
-SHE = "my sister|his aunt|our mother|your niece|my grandmother|his wife|our daughter|your granddaughter".split("|")
+HE: list[str] = "my brother|her uncle|our father|your nephew|my grandfather|her husband|our son|your grandson".split("|")
+SHE: list[str] = "my sister|his aunt|our mother|your niece|my grandmother|his wife|our daughter|your granddaughter".split("|")
 
 # A slot is a list of words, one of which is drawn. A template is a list of slots.
 _OPEN = {

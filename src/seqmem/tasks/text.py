@@ -110,7 +110,7 @@ class Text(Task):
     def min_seq_len(self) -> int:
         return 1
 
-    def baseline_loss(self, seq_len: int) -> float:  # noqa: ARG002 (the same at every length)
+    def baseline_loss(self, seq_len: int) -> float:
         return _entropy()
 
     @property

@@ -1,0 +1,340 @@
+"""The central measurement, against closed forms, finite differences, and itself under what must not matter."""
+
+from collections.abc import Callable
+from copy import deepcopy
+from math import inf, isnan, log, log10
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from seqmem.cells import GRU, LSTM, RNN, Cell, Stack, State
+from seqmem.model import SequenceModel, loss_per_sequence
+from seqmem.randomness import ambient, generator
+from seqmem.signals import Batch, Reals
+from seqmem.tasks import TASKS, Adding, Copy, Pronoun, Task
+from seqmem.trace import Trace, decay, decay_from, gradient_trace
+
+
+class Linear(Cell):
+    """h_t = W h_{t-1} + x_t: the gradient k steps back is W^T to the k times the one at the answer."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.input_size = self.output_size = len(weight)
+        self.register_buffer("weight", weight)
+
+    def initial_state(self, batch_size: int) -> State:
+        return {"hidden": self.get_buffer("weight").new_zeros(batch_size, self.output_size)}
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        hidden = state["hidden"] @ self.get_buffer("weight").T + x
+        return hidden, {"hidden": hidden}
+
+
+class Sums(Task):
+    """Sum the inputs: a task whose loss has a gradient wherever the model is."""
+
+    name, source = "sums", "this test"
+
+    @property
+    def inputs(self) -> Reals:
+        return Reals(4)
+
+    @property
+    def targets(self) -> Reals:
+        return Reals(2)
+
+    @property
+    def chance(self) -> float:
+        return float("inf")
+
+    @property
+    def min_seq_len(self) -> int:
+        return 1
+
+    def sample(self, batch_size: int, seq_len: int, rng: torch.Generator) -> Batch:
+        xs = torch.randn(seq_len, batch_size, 4, generator=rng)
+        return Batch.asked_at_end(xs, xs.sum(0)[:, :2] + 3)
+
+    def solve(self, inputs: Tensor) -> Tensor:
+        return inputs.cumsum(0)[..., :2] + 3
+
+    def words(self, inputs: Tensor) -> list[str]:
+        return [str(x) for x in inputs.tolist()]
+
+    def answer(self, target: Tensor) -> str:
+        return str(target.tolist())
+
+
+def model_of(task: Task, cell: Callable[[int], Cell], *, layers: int = 1) -> SequenceModel:
+    with ambient(0, "model"):
+        return SequenceModel.for_task(task, cell, embed_size=4, layers=layers)
+
+
+def orthogonal(size: int) -> Tensor:
+    q, _ = torch.linalg.qr(torch.randn(size, size, dtype=torch.float64, generator=generator(0, "q")))
+    return q
+
+
+@pytest.mark.parametrize("rho", [0.5, 0.93, 1.0, 1.2])
+def test_a_scaled_rotation_decays_by_its_factor_over_100_steps(rho: float):
+    task = Sums()
+    model = model_of(task, lambda _: Linear(rho * orthogonal(4)))
+    norms = gradient_trace(model, task, task.sample(8, 101, generator(0, "t")))["hidden"]
+    ratio = norms[:-1] / norms[1:]
+    assert norms.shape == (101, 8)
+    # The model is double throughout the trace, but Q was kept in float64 from the start only if nothing rounded it.
+    torch.testing.assert_close(ratio, torch.full_like(ratio, rho), rtol=1e-10, atol=0)
+
+
+@pytest.mark.parametrize("a", [0.5, 1.0, 1.5])
+def test_a_leaky_integrator_decays_by_its_leak_and_the_input_feels_the_same(a: float):
+    task = Sums()
+    traced = gradient_trace(
+        model_of(task, lambda _: Linear(a * torch.eye(4, dtype=torch.float64))),
+        task,
+        task.sample(8, 12, generator(0, "t")),
+    )
+    ratio = traced["hidden"][:-1] / traced["hidden"][1:]
+    torch.testing.assert_close(ratio, torch.full_like(ratio, a), rtol=1e-12, atol=0)
+    torch.testing.assert_close(traced["input"], traced["hidden"])
+
+
+@pytest.mark.parametrize("bias", [-1.0, 1.0, 3.0])
+def test_an_lstms_cell_state_decays_by_its_pinned_forget_gate(bias: float):
+    task = Sums()
+    model = model_of(task, lambda d: LSTM(d, 6, forget_bias=bias))
+    assert isinstance(model.cell, LSTM)
+    with torch.no_grad():
+        model.cell.weight_hidden.zero_()  # the gates hear neither h nor x: c is the only path through time
+        i, _, g, o = model.cell.bias.chunk(4)
+        model.cell.weight_input.view(4, 6, -1)[[0, 1, 3]] = 0
+        for bias_of_gate in (i, g, o):
+            bias_of_gate.zero_()
+    norms = gradient_trace(model, task, task.sample(5, 30, generator(0, "t")))["cell"]
+    ratio = norms[:-1] / norms[1:]
+    torch.testing.assert_close(
+        ratio, torch.full_like(ratio, torch.tensor(bias).double().sigmoid().item()), rtol=1e-7, atol=0
+    )
+
+
+CELLS: dict[str, Callable[[int], Cell]] = {
+    "rnn": lambda d: RNN(d, 3),
+    "lstm": lambda d: LSTM(d, 3, seq_len=6),
+    "gru": lambda d: GRU(d, 3, seq_len=6),
+    "gru cho": lambda d: GRU(d, 3, seq_len=6, form="cho"),
+    "stack": lambda d: Stack([LSTM(d, 3, seq_len=6), RNN(3, 2)]),
+}
+
+
+@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("loss", ["last", "all"])
+def test_the_trace_of_the_input_is_what_nudging_the_input_does(name: str, loss: str):
+    task = Copy(symbols=2, length=2)
+    model = model_of(task, CELLS[name]).double()
+    batch = task.sample(1, 7, generator(0, "t")).to("cpu", torch.float64)
+    traced = gradient_trace(model, task, batch, loss=loss)["input"]
+    if loss == "last":
+        batch = batch.last_answer_only()
+    xs = model.embed(batch.inputs).detach()
+
+    def at(xs: Tensor) -> Tensor:
+        return loss_per_sequence(task, model.readout(model.cell(xs)[0]), batch).sum().detach()
+
+    slopes, h = torch.zeros_like(xs), 1e-5
+    for index in np.ndindex(*xs.shape):
+        nudge = torch.zeros_like(xs)
+        nudge[index] = h
+        slopes[index] = (at(xs + nudge) - at(xs - nudge)) / (2 * h)
+    torch.testing.assert_close(traced, slopes.norm(dim=-1), rtol=1e-6, atol=1e-10)
+    assert (traced > 0).all()
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_the_trace_of_a_state_is_what_nudging_that_state_does(name: str):
+    task = Sums()
+    model = model_of(task, CELLS[name]).double()
+    batch = task.sample(1, 6, generator(0, "t")).to("cpu", torch.float64)
+    traced = gradient_trace(model, task, batch)
+    xs, cut = model.embed(batch.inputs), 3
+    with torch.no_grad():
+        _, middle = model.cell(xs[:cut])
+
+        def at(state: State) -> Tensor:
+            outputs, _ = model.cell(xs[cut:], state)
+            return loss_per_sequence(
+                task, model.readout(torch.cat([outputs.new_zeros(cut, *outputs.shape[1:]), outputs])), batch
+            ).sum()
+
+        for key, value in middle.items():
+            slopes, h = torch.zeros_like(value), 1e-5
+            for index in np.ndindex(*value.shape):
+                nudge = torch.zeros_like(value)
+                nudge[index] = h
+                slopes[index] = (at({**middle, key: value + nudge}) - at({**middle, key: value - nudge})) / (2 * h)
+            # An LSTM's two states leave a timestep together, but h_t is made of c_t: what is tapped at c_t also
+            # counts the way through h_t.
+            if key.endswith("hidden") and name != "stack":
+                torch.testing.assert_close(traced[key][cut - 1], slopes.norm(dim=-1), rtol=1e-6, atol=1e-10)
+            assert slopes.abs().sum() > 0
+
+
+def test_the_model_is_not_touched():
+    task, with_grad = Pronoun(), torch.ones(())
+    model = model_of(task, lambda d: LSTM(d, 8, seq_len=20))
+    model.train()
+    for parameter in model.parameters():
+        parameter.grad = with_grad.expand_as(parameter).clone()
+    before = deepcopy(model.state_dict())
+    gradient_trace(model, task, task.sample(4, 20, generator(0, "t")))
+    assert model.training
+    assert all(parameter.grad is not None and (parameter.grad == 1).all() for parameter in model.parameters())
+    assert all(
+        torch.equal(before[name], value) and value.dtype == before[name].dtype
+        for name, value in model.state_dict().items()
+    )
+    assert all(not module._forward_hooks and not module._backward_hooks for module in model.modules())
+
+
+def test_batch_size_cancels_and_rows_are_independent():
+    task = Pronoun()
+    model = model_of(task, lambda d: GRU(d, 8, seq_len=20))
+    batch = task.sample(4, 20, generator(0, "t"))
+    one = Batch(batch.inputs[:, :1], batch.targets[:, :1], batch.weights[:, :1], batch.asked[:, :1])
+    whole, alone = gradient_trace(model, task, batch), gradient_trace(model, task, one)
+    for name, norms in alone.items():
+        torch.testing.assert_close(whole[name][:, :1], norms)
+
+
+def test_the_trace_works_without_gradients_enabled_and_on_frozen_models():
+    task = Pronoun()
+    model = model_of(task, lambda d: RNN(d, 8))
+    batch = task.sample(4, 20, generator(0, "t"))
+    free = gradient_trace(model, task, batch)["hidden"]
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    with torch.no_grad():
+        torch.testing.assert_close(gradient_trace(model, task, batch)["hidden"], free)
+
+
+def test_nothing_underflows_400_steps_back_where_float32_would():
+    task = Sums()
+    model = model_of(task, lambda d: RNN(d, 16))
+    norms = gradient_trace(model, task, task.sample(2, 401, generator(0, "t")))["hidden"]
+    assert norms.dtype == torch.float64
+    assert (norms > 0).all()
+    assert norms[0].max() < 1e-45  # the smallest number float32 has
+
+
+def test_last_asks_for_the_last_answer_alone_and_all_for_every_answer():
+    task = Copy(symbols=4, length=3)
+    model = model_of(task, lambda d: RNN(d, 8))
+    batch = task.sample(6, 20, generator(0, "t"))
+    last = gradient_trace(model, task, batch)["hidden"]
+    everything = gradient_trace(model, task, batch, loss="all")["hidden"]
+    at = decay(last.mean(1).flip(0).numpy()).half_life
+    assert at < 5  # a default tanh network forgets at once
+    assert (everything[:5].mean() > 100 * last[:5].mean()).item()  # fresh gradient enters at every step
+    with pytest.raises(ValueError, match="must be 'last' or 'all'"):
+        gradient_trace(model, task, batch, loss="first")
+
+
+def test_padding_is_never_seen():
+    task = Adding(variant="hs97")
+    model = model_of(task, lambda d: LSTM(d, 8, seq_len=20))
+    batch = task.sample(16, 20, generator(0, "t"))
+    trace = Trace.measure(model, task, batch)
+    ends = batch.answered_at
+    assert ends.unique().numel() > 1
+    for row, end in enumerate(ends.tolist()):
+        assert (trace.norms["cell"][end + 1 :, row] == 0).all()
+        assert (trace.norms["cell"][: end + 1, row] > 0).all()
+    back = trace.back(trace.norms["cell"])
+    assert np.array_equal(back[0], trace.norms["cell"][ends.numpy(), np.arange(16)])
+    assert np.isnan(back).sum() == (ends.max() - ends).sum().item()
+
+
+def test_all_states_together_are_the_norm_of_the_whole_state():
+    task = Pronoun()
+    trace = Trace.measure(model_of(task, lambda d: LSTM(d, 8, seq_len=20)), task, task.sample(4, 20, generator(0, "t")))
+    together = np.hypot(trace.norms["hidden"], trace.norms["cell"])
+    np.testing.assert_allclose(trace.state, together)
+    assert list(trace.series()) == ["state", "input", "hidden", "cell"]
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_every_task_can_be_traced(name: str):
+    task = TASKS[name]()
+    batch = task.sample(3, task.min_seq_len + 4, generator(0, "t"))
+    traced = gradient_trace(model_of(task, lambda d: LSTM(d, 5, seq_len=20)), task, batch)
+    assert all(norms.isfinite().all() and norms.any() for norms in traced.values())
+
+
+# Reading the decay
+
+
+@pytest.mark.parametrize("factor", [0.5, 0.9, 0.999])
+def test_a_geometric_decay_has_its_half_life(factor: float):
+    back = 3.0 * factor ** np.arange(60)
+    found = decay(back)
+    assert found.half_life == pytest.approx(log(2) / -log(factor), rel=1e-9)
+    assert found.r2 == pytest.approx(1)
+    assert found.points == 60
+    assert found.underflowed == 0
+    assert found.log10_first_over_last == pytest.approx(59 * log10(factor))
+    steps = next((k for k in range(60) if factor**k < 1e-3), inf)
+    assert found.horizon == steps
+
+
+def test_a_flat_or_growing_gradient_has_no_half_life():
+    assert decay(np.full(30, 0.2)).half_life == inf
+    assert decay(np.full(30, 0.2)).r2 == 1
+    grown = decay(1.3 ** np.arange(30))
+    assert grown.half_life == inf
+    assert grown.horizon == inf
+    assert grown.log10_first_over_last == pytest.approx(29 * log10(1.3))
+
+
+def test_what_underflows_is_counted_and_left_out_of_the_fit():
+    back = np.where(np.arange(100) < 40, 0.1 ** np.arange(100), 0.0)
+    found = decay(back)
+    assert (found.points, found.underflowed) == (40, 60)
+    assert found.half_life == pytest.approx(log(2) / log(10))
+    assert found.log10_first_over_last == -inf
+    assert found.horizon == 4
+
+
+def test_too_little_to_fit_is_not_a_number():
+    assert isnan(decay(np.array([1.0, 0.5])).half_life)
+    nothing = decay(np.zeros(10))
+    assert isnan(nothing.half_life)
+    assert isnan(nothing.horizon)
+    assert nothing.underflowed == 10
+
+
+def test_steps_that_no_sequence_has_are_left_out():
+    found = decay(np.array([1.0, 0.5, 0.25, np.nan]))
+    assert found.points == 3
+    assert found.log10_first_over_last == pytest.approx(log10(0.25))
+
+
+def test_a_decay_survives_being_written_down():
+    found = decay(0.5 ** np.arange(20))
+    assert decay_from(found.numbers()) == found
+
+
+def test_reading_grad_off_a_fused_layers_outputs_is_not_the_trace():
+    """What seqmem is for: the usual way shows a gradient at the last timestep alone."""
+    task = Pronoun()
+    model = model_of(task, lambda d: LSTM(d, 8, seq_len=20))
+    batch = task.sample(4, 20, generator(0, "t"))
+    assert isinstance(model.cell, LSTM)
+    outputs, _ = model.cell.fused(model.embed(batch.inputs))
+    outputs.retain_grad()
+    loss_per_sequence(task, model.readout(outputs), batch).sum().backward()
+    assert outputs.grad is not None
+    assert (outputs.grad[:-1] == 0).all()
+    assert (gradient_trace(model, task, batch)["hidden"] > 0).all()
+    assert isinstance(model.readout, nn.Linear)
