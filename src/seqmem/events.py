@@ -45,6 +45,9 @@ _VERSION = "brain.Event:1"
 _CLASSES = {"scalars": DATA_CLASS_SCALAR, "images": DATA_CLASS_BLOB_SEQUENCE, "text": DATA_CLASS_TENSOR}
 
 
+Hparam = str | bool | int | float
+
+
 class GrowingFile:
     """A file that grows at its end, from its first ``keep`` bytes (None: from nothing).
 
@@ -90,15 +93,15 @@ class GrowingFile:
 class EventFile:
     """Written on ``flush``, ``position`` and ``close``; all of them raise OSError when the disk is full.
 
-    ``keep``: as for ``GrowingFile``. ``describe``: from a tag to its description, in markdown; TensorBoard takes it
-    from the first point of each tag.
+    ``keep``: as for ``GrowingFile``; a byte inside a record is a ValueError. ``describe``: from a tag to its
+    description, in markdown; TensorBoard takes it from the first point of each tag.
     """
 
     def __init__(self, path: Path, keep: int | None = None, *, describe: Callable[[str], str] = lambda _: "") -> None:
         self._describe = describe
+        self._described = _tags(path, keep) if keep else set()
         self._file = GrowingFile(path, keep)
         self._records = RecordWriter(self._file)
-        self._described = _tags(path) if keep else set()
         if not keep:
             self._records.write(Event(wall_time=time(), file_version=_VERSION).SerializeToString())
 
@@ -130,7 +133,7 @@ class EventFile:
         tensor = TensorProto(dtype=DT_STRING, string_val=[markdown.encode()], tensor_shape=one)
         self._write(step, [self._value(tag, "text", tensor=tensor)])
 
-    def hparams(self, values: Mapping[str, str | float | bool], metrics: Sequence[str]) -> None:
+    def hparams(self, values: Mapping[str, Hparam], metrics: Sequence[str]) -> None:
         """The run's row in the HParams table. ``metrics``: tags of scalars that become columns of it.
 
         TensorBoard takes the columns of all runs from one of them: give every run the same keys, of the same types, in
@@ -195,25 +198,25 @@ class EventFile:
         self._records.write(Event(wall_time=time(), step=step, summary=Summary(value=values)).SerializeToString())
 
 
-def _hparam_type(value: str | float | bool) -> int:
+def _hparam_type(value: Hparam) -> int:
     if isinstance(value, bool):  # first, because a bool is an int
         return api_pb2.DATA_TYPE_BOOL
     return api_pb2.DATA_TYPE_STRING if isinstance(value, str) else api_pb2.DATA_TYPE_FLOAT64
 
 
-def _tags(path: Path) -> set[str]:
-    """All tags in an event file.
+def _tags(path: Path, size: int) -> set[str]:
+    """All tags in the first ``size`` bytes of an event file.
 
     Raises:
-        ValueError: it does not end with a whole record.
+        ValueError: they do not end with a whole record.
     """
-    content, at, found = path.read_bytes(), 0, set()
+    content, at, found = path.read_bytes()[:size], 0, set()
     while at < len(content):
         if at + 12 > len(content):
-            raise ValueError(f"{path} ends inside a record")
+            raise ValueError(f"{path}, cut at byte {size}, ends inside a record")
         end = at + 12 + struct.unpack_from("<Q", content, at)[0]
         if end + 4 > len(content):
-            raise ValueError(f"{path} ends inside a record")
+            raise ValueError(f"{path}, cut at byte {size}, ends inside a record")
         found.update(value.tag for value in Event.FromString(content[at + 12 : end]).summary.value)
         at = end + 4
     return found

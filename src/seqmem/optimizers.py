@@ -3,11 +3,44 @@
 Each uses torch's fused implementation: one pass over all parameters instead of a Python loop.
 """
 
+import inspect
 from collections.abc import Callable, Iterable
+from functools import wraps
+from typing import Any, TypeVar, cast
 
+import torch
 from torch import nn, optim
 
 Parameters = Iterable[nn.Parameter]
+Kind = TypeVar("Kind", bound=optim.Optimizer)
+
+
+def _uncompiled(kind: type[Kind]) -> type[Kind]:
+    """``kind`` without the decorators that keep torch.compile out of it.
+
+    They import torch's compiler when an optimizer is made, and at each step: four seconds before the first step of a
+    run that compiles nothing. What they decorate is left as it is, and updates without gradients as before.
+    """
+
+    def bare(name: str) -> Callable[..., Any]:
+        inner = inspect.unwrap(getattr(kind, name))
+
+        @wraps(inner)
+        def method(*args: Any, **kwargs: Any) -> Any:
+            with torch.no_grad():
+                return inner(*args, **kwargs)
+
+        del method.__wrapped__  # or torch's own hooks would unwrap it again
+        return method
+
+    names = ("add_param_group", "zero_grad", "step", "state_dict", "load_state_dict")
+    return cast(type[Kind], type(kind.__name__, (kind,), {name: bare(name) for name in names}))
+
+
+_Adam = _uncompiled(optim.Adam)
+_AdamW = _uncompiled(optim.AdamW)
+_RMSprop = _uncompiled(optim.RMSprop)
+_SGD = _uncompiled(optim.SGD)
 
 
 def _positive(lr: float) -> float:
@@ -25,7 +58,7 @@ def adam(
     weight_decay: float = 0.0,
 ) -> optim.Optimizer:
     """Kingma & Ba 2015 (arXiv 1412.6980)."""
-    return optim.Adam(parameters, _positive(lr), betas, eps, weight_decay, fused=True)
+    return _Adam(parameters, lr=_positive(lr), betas=betas, eps=eps, weight_decay=weight_decay, fused=True)
 
 
 def adamw(
@@ -37,7 +70,7 @@ def adamw(
     weight_decay: float = 0.01,
 ) -> optim.Optimizer:
     """Loshchilov & Hutter 2019 (arXiv 1711.05101)."""
-    return optim.AdamW(parameters, _positive(lr), betas, eps, weight_decay, fused=True)
+    return _AdamW(parameters, lr=_positive(lr), betas=betas, eps=eps, weight_decay=weight_decay, fused=True)
 
 
 def sgd(
@@ -49,7 +82,14 @@ def sgd(
     weight_decay: float = 0.0,
 ) -> optim.Optimizer:
     """Stochastic gradient descent, with momentum (Sutskever et al. 2013) if wanted."""
-    return optim.SGD(parameters, _positive(lr), momentum, 0.0, weight_decay, nesterov, fused=True)
+    return _SGD(
+        parameters,
+        lr=_positive(lr),
+        momentum=momentum,
+        nesterov=nesterov,
+        weight_decay=weight_decay,
+        fused=True,
+    )
 
 
 def rmsprop(
@@ -62,7 +102,7 @@ def rmsprop(
     weight_decay: float = 0.0,
 ) -> optim.Optimizer:
     """Tieleman & Hinton 2012. ``alpha`` is 0.9, as papers on memory tasks have it, not torch's 0.99."""
-    return optim.RMSprop(parameters, _positive(lr), alpha, eps, weight_decay, momentum)
+    return _RMSprop(parameters, lr=_positive(lr), alpha=alpha, eps=eps, weight_decay=weight_decay, momentum=momentum)
 
 
 OPTIMIZERS: dict[str, Callable[..., optim.Optimizer]] = {

@@ -17,7 +17,8 @@ from math import inf, isfinite, isnan
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal
+from zipfile import ZipFile
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ from jaxtyping import Float
 from numpy import ndarray
 from torch import Tensor
 
-from .events import EventFile, GrowingFile
+from .events import EventFile, GrowingFile, Hparam
 from .heatmap import heatmap
 from .runs import (
     CHECKPOINT,
@@ -42,7 +43,7 @@ from .runs import (
 from .signals import Batch
 from .tasks.base import Task
 from .trace import Decay, Trace
-from .training import Diverged, Result, mean_back
+from .training import Diverged, Result
 
 FLOOR = -12.0
 """The lowest log10 shown in TensorBoard; one underflow would squeeze every other line. Files have the true numbers."""
@@ -69,11 +70,11 @@ class _Log:
 
     metrics: GrowingFile
     events: EventFile
+    since: float
     steps: list[int] = field(default_factory=list)  # of each trace
     traces: list[Trace] = field(default_factory=list)
     stored: int = 0  # traces that gradients.npz has
     seconds: float = 0.0  # spent before this process
-    since: float = field(default_factory=monotonic)
 
     def spent(self) -> float:
         return self.seconds + monotonic() - self.since
@@ -99,12 +100,12 @@ class Recorder:
         config: Mapping[str, Any],
         task: Task,
         facts: Mapping[str, Any],
-        hparams: Mapping[str, str | float | bool],
+        hparams: Mapping[str, Hparam],
     ) -> None:
         self.run, self.config, self.task, self.facts, self.hparams = run, config, task, facts, hparams
         self._log: _Log | None = None
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Recorder":  # noqa: PYI034  (beartype cannot check Self in a method)
         return self
 
     def __exit__(
@@ -149,7 +150,7 @@ class Recorder:
             if saved is None:
                 self.run.restart()
                 events = EventFile(self.run.file(EVENTS), describe=self.describe)
-                self._log = _Log(GrowingFile(self.run.file(METRICS)), events)
+                self._log = _Log(GrowingFile(self.run.file(METRICS)), events, monotonic())
                 self._log.events.hparams(self.hparams, RESULTS)
                 self._log.events.text("config", _code_block(json.dumps(plain_json(self.config), indent=2)), 0)
                 self._log.events.flush()
@@ -189,7 +190,7 @@ class Recorder:
             metrics.close()
             raise _cut_short(error, checkpoint) from error
         # More traces than the checkpoint counts may be stored: then the file is not what ``stored`` says.
-        return _Log(metrics, events, steps, traces, stored=0, seconds=saved["seconds"])
+        return _Log(metrics, events, monotonic(), steps, traces, stored=0, seconds=saved["seconds"])
 
     def _store_traces(self, log: _Log) -> None:
         if len(log.traces) == log.stored:
@@ -283,7 +284,7 @@ class Recorder:
         by_timestep, by_distance = {}, {}
         for name, norms in trace.series().items():
             by_timestep[f"{_group(name)}/by_timestep ({when})"] = _log10(norms.mean(1))
-            back = mean_back(trace, norms)
+            back = trace.mean_back(norms)
             by_distance[f"{_group(name)}/by_distance_from_answer ({when})"] = _log10(_relative(back, back[0]))
         self._write_thinned(by_timestep)
         self._write_thinned(by_distance)
@@ -301,7 +302,7 @@ class Recorder:
 
     def _heatmap(self, step: int) -> None:
         log = self._opened()
-        rows = [_relative(trace.state.mean(1), mean_back(trace, trace.state)[0]) for trace in log.traces]
+        rows = [_relative(trace.state.mean(1), trace.mean_back(trace.state)[0]) for trace in log.traces]
         picture = heatmap(_log10(np.stack(rows), floor=-inf), log.steps)
         log.events.image("gradient/heatmap", picture, step)
 
@@ -348,12 +349,16 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 def _read_checkpoint(path: Path) -> dict[str, Any]:
     advice = "delete it, or use force=true, to start this run over"
     try:
-        saved = torch.load(path, weights_only=True, map_location="cpu")
+        with ZipFile(path) as archive:  # torch.load itself looks at no checksum
+            damaged = archive.testzip()
+        saved = None if damaged else torch.load(path, weights_only=True, map_location="cpu")
     except FileNotFoundError:
         raise RunError(f"{path} does not exist: the run has not got to its first checkpoint") from None
     except Exception as error:  # whatever torch, zipfile and pickle make of damaged bytes
         reason = str(error).splitlines()[0][:80] if str(error) else type(error).__name__
         raise RunError(f"{path} cannot be read ({reason}): {advice}") from error
+    if damaged:
+        raise RunError(f"{path} cannot be read (wrong checksum of {damaged}): {advice}")
     if not isinstance(saved, dict) or saved.get("format") != _FORMAT:
         raise RunError(f"{path} was written by another version of seqmem: {advice}")
     return saved
@@ -466,7 +471,7 @@ def answers(task: Task, batch: Batch, predicted: Float[Tensor, "T B K"]) -> str:
             metric.reached(float(scores[t, b]), goal) if goal is not None else w == g
             for t, w, g in zip(asked, wanted, got, strict=True)
         ]
-        lines = _wrapped(_abbreviated(task.words(batch.inputs[:, b])))
+        lines = textwrap.wrap(_abbreviated(task.words(batch.inputs[:, b])), 120)
         if len(asked) == 1:
             lines.append(f"-> {got[0]} ✓" if right[0] else f"-> {got[0]} ✗ (it is {wanted[0]})")
         else:
@@ -483,10 +488,6 @@ def _abbreviated(words: Sequence[str]) -> str:
     if len(words) <= first + last:
         return joint.join(words)
     return f"{joint.join(words[:first])} … ({len(words) - first - last} more) … {joint.join(words[-last:])}"
-
-
-def _wrapped(line: str, width: int = 120) -> list[str]:
-    return textwrap.wrap(line, width, drop_whitespace=False, replace_whitespace=False) or [""]
 
 
 def _code_block(text: str) -> str:

@@ -167,7 +167,7 @@ class RunDirectory:
     def gradients(self) -> "Gradients | None":
         """Every trace so far; None if there is none."""
         try:
-            with np.load(self.file(GRADIENTS)) as stored:
+            with self.file(GRADIENTS).open("rb") as file, np.load(file) as stored:  # np.load leaks what it cannot read
                 names = [name.removeprefix("norm/") for name in stored.files if name.startswith("norm/")]
                 return Gradients(
                     stored["step"], stored["answered_at"], {name: stored[f"norm/{name}"] for name in names}

@@ -100,6 +100,12 @@ class Trace:
         at = self.answered_at[None, :] - np.arange(self.answered_at.max() + 1)[:, None]
         return np.where(at >= 0, np.take_along_axis(norms, np.maximum(at, 0), axis=0), np.nan)
 
+    def mean_back(self, norms: Float[ndarray, "T B"]) -> Float[ndarray, " K"]:
+        """Mean over sequences by timesteps back from the answer; NaN where no sequence is that long."""
+        back = self.back(norms)
+        present = np.isfinite(back)
+        return np.where(present.any(1), np.where(present, back, 0).sum(1) / np.maximum(present.sum(1), 1), np.nan)
+
 
 @dataclass(frozen=True)
 class Decay:
@@ -131,7 +137,7 @@ def decay_from(numbers: Mapping[str, float]) -> Decay:
 
 def decay(back: Float[ndarray, " K"]) -> Decay:
     """Read the decay off norms by timesteps back from the answer (``back[0]`` is at the answer)."""
-    back = np.asarray(back, dtype=np.float64)
+    back = np.asarray(back, dtype=np.float64)  # and Python's numbers come out: numpy's are no part of a checkpoint
     usable = np.isfinite(back) & (back > FLOOR)
     lost = int(np.count_nonzero(np.isfinite(back) & ~usable))
     if not usable[0]:  # no gradient at all, not even at the answer
@@ -148,6 +154,6 @@ def decay(back: Float[ndarray, " K"]) -> Decay:
         half_life = log(2) / -float(slope) if slope < -1e-12 else inf
     below = np.flatnonzero(np.nan_to_num(back, nan=inf) < back[0] / 1000)
     horizon = float(below[0]) if len(below) else inf
-    first = back[np.flatnonzero(np.isfinite(back))[-1]]
+    first = float(back[np.flatnonzero(np.isfinite(back))[-1]])
     ratio = log10(first / back[0]) if first > FLOOR and isfinite(first / back[0]) and first / back[0] > 0 else -inf
     return Decay(half_life, horizon, ratio, len(logs), r2, lost)

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from math import inf, isfinite
 from typing import Any, Literal, Protocol, runtime_checkable
 
-import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
@@ -199,7 +199,7 @@ def train(
         batch = task.held_out().sample(plan.trace_sequences, plan.seq_len, generator(plan.seed, "trace"))
         with flush_denormal(on=False):  # float64 norms go down to where denormals begin
             measured = Trace.measure(model, task, batch, loss=plan.trace_loss)
-        decays = {name: decay(mean_back(measured, norms)) for name, norms in measured.series().items()}
+        decays = {name: decay(measured.mean_back(norms)) for name, norms in measured.series().items()}
         for observer in observers:
             observer.traced(now.step, measured, decays)
         return decays
@@ -208,22 +208,14 @@ def train(
         if now.step == 0:
             look()
             _show_answers(model, task, plan, now.step, observers)
-            now.start_decays = {name: _plain(found.numbers()) for name, found in trace().items()}
+            now.start_decays = {name: found.numbers() for name, found in trace().items()}
         model.train()
         while now.step < plan.steps:
             batch = _training_batch(task, plan, now.step).to(device, dtype)
-            predicted, state = model(batch.inputs, now.carried)
-            loss = loss_per_sequence(task, predicted, batch).mean()
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            norm = clip_grad_norm_(parameters, plan.clip_norm if plan.clip_norm is not None else inf)
-            optimizer.step()
-
+            numbers, state = update(model, task, optimizer, parameters, batch, now.carried, plan.clip_norm)
             now.step += 1
-            passage_ends = now.step % task.chunks == 0
-            now.carried = None if passage_ends else {name: value.detach() for name, value in state.items()}
-            clipped = norm if plan.clip_norm is None else norm.clamp(max=plan.clip_norm)
-            now.pending.append(torch.stack([loss.detach(), norm.detach(), clipped.detach()]))
+            now.carried = None if now.step % task.chunks == 0 else state
+            now.pending.append(numbers)
 
             last = now.step == plan.steps
             stopping = stop_requested()
@@ -257,11 +249,28 @@ def train(
     return result
 
 
-def mean_back(trace: Trace, norms: np.ndarray) -> np.ndarray:
-    """Mean over sequences by timesteps back from the answer; NaN where no sequence is that long."""
-    back = trace.back(norms)
-    present = np.isfinite(back)
-    return np.where(present.any(1), np.where(present, back, 0).sum(1) / np.maximum(present.sum(1), 1), np.nan)
+def update(
+    model: SequenceModel,
+    task: Task,
+    optimizer: torch.optim.Optimizer,
+    parameters: Sequence[torch.nn.Parameter],
+    batch: Batch,
+    state: State | None,
+    clip_norm: float | None,
+) -> tuple[Float[Tensor, "3"], State]:
+    """One training step: ([loss, gradient norm, gradient norm after clipping], the state at the end of the batch).
+
+    Everything stays on the model's device: nothing here waits for a GPU.
+    """
+    predicted, final = model(batch.inputs, state)
+    loss = loss_per_sequence(task, predicted, batch).mean()
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    norm = clip_grad_norm_(parameters, inf if clip_norm is None else clip_norm)
+    optimizer.step()
+    clipped = norm if clip_norm is None else norm.clamp(max=clip_norm)
+    numbers = torch.stack([loss.detach(), norm.detach(), clipped.detach()])
+    return numbers, {name: value.detach() for name, value in final.items()}
 
 
 def _training_batch(task: Task, plan: Plan, index: int) -> Batch:
@@ -294,11 +303,6 @@ def _refuse_nan(now: _Progress) -> None:
     for step, loss in enumerate(losses, start=now.step - len(losses) + 1):
         if not isfinite(loss):
             raise Diverged(step, loss)
-
-
-def _plain(numbers: Mapping[str, Any]) -> dict[str, Any]:
-    """Without numpy's scalars, which a safe ``torch.load`` refuses."""
-    return {name: number.item() if isinstance(number, np.generic) else number for name, number in numbers.items()}
 
 
 def _checkpoint(now: _Progress, model: SequenceModel, optimizer: torch.optim.Optimizer) -> dict[str, Any]:

@@ -13,20 +13,21 @@ PLAIN = {
     "watch": ("watch", "open TensorBoard on the runs, gradients first"),
 }
 VERBS = {
-    "train": "train, measure the gradient at every timestep, evaluate; -m sweeps",
+    "train": "train, trace the gradient through time, evaluate; -m sweeps",
     **{k: v[1] for k, v in PLAIN.items()},
 }
 
 
 def main() -> int:
     args = sys.argv[1:]
+    name = f"seqmem {args[0]}" if args and args[0] in VERBS else "seqmem"
     try:
         return _dispatch(args)
     except BrokenPipeError:  # `seqmem list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except KeyboardInterrupt as stopped:
-        print(f"seqmem: {stopped or 'stopped'}", file=sys.stderr)
+        print(f"{name}: {stopped or 'stopped'}", file=sys.stderr)
         return getattr(stopped, "exit_code", 130)
 
 
@@ -48,7 +49,7 @@ def _dispatch(args: list[str]) -> int:
         return _plain(verb, rest)
     from .config import nearest
 
-    hint = nearest(verb, list(VERBS)) or (f" Settings follow a verb: seqmem train {verb}" if "=" in verb else "")
+    hint = nearest(verb, list(VERBS)) or (f" Settings follow a verb: seqmem train {verb}." if "=" in verb else "")
     print(f"seqmem: there is no command '{verb}'.{hint} One of: {', '.join(VERBS)}", file=sys.stderr)
     return 2
 
@@ -67,17 +68,19 @@ def _plain(verb: str, rest: list[str]) -> int:
 
 
 def _train(rest: list[str]) -> int:
-    from .config import with_own_arguments
-
-    sys.argv = [sys.argv[0], *with_own_arguments(rest)]
     full = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra's main raises to us instead of printing and leaving
     from . import sweep, train
-    from .errors import USAGE, explain
+    from .config import with_own_arguments
+    from .errors import USAGE, Arguments, explain, parsed
 
-    train.failures = []
+    train.failures, sweep.current = [], None
+    given, said_already = Arguments([], rest, None), []
     try:
+        given = parsed(with_own_arguments(rest))
+        sys.argv = ["seqmem", *given.argv]  # which is where Hydra's main looks
         train.main()
+        said_already = train.failures if sweep.current is not None else []  # by a sweep, when they happened
     except Exception as error:
         train.failures.append(error)
     code = 0
@@ -85,8 +88,8 @@ def _train(rest: list[str]) -> int:
         if full:
             raise error
         code = max(code, 2 if isinstance(error, USAGE) else 1)
-        if sweep.current is None:  # a sweep has named its failures when they happened
-            said = explain(error) if isinstance(error, USAGE) else sweep.one_line(error)
+        if error not in said_already:
+            said = explain(error, given.overrides, given.config_dir) if isinstance(error, USAGE) else sweep.one_line(error)
             print(f"seqmem train: {said}", file=sys.stderr)
     lines, complete = sweep.summary()
     print(*lines, sep="\n" if lines else "", end="\n" if lines else "", flush=True)

@@ -6,6 +6,7 @@ refused here, wrong values by the class itself.
 
 import inspect
 import os
+import re
 import sys
 import types
 from collections.abc import Callable, Mapping
@@ -24,8 +25,8 @@ from ..tasks import TASKS, Task
 from ..training import Plan
 from .config import ConfigError, RunConfig, nearest
 
-_CELL_COMMON = ("name", "hidden_size", "layers", "params", "target", "args")
-_TASK_COMMON = ("name", "usual_seq_len", "lengths", "shortest", "target", "args")
+_CELL_COMMON = ("name", "hidden_size", "layers", "params")
+_TASK_COMMON = ("name", "usual_seq_len", "lengths", "shortest")
 
 _PLAN_NAMES = {"evaluate_": "evaluate.", "trace_": "trace.", "lengths": "task.lengths", "shortest": "task.shortest"}
 """How the fields of Plan are called on the command line, where that differs."""
@@ -56,6 +57,9 @@ def build(config: RunConfig) -> Experiment:
     hidden_size = _hidden_size(config, make)
     with ambient(config.seed, "weights"):
         model = _checked("cell.", lambda: make(hidden_size))
+    if config.cell.get("name") == "custom":
+        with ambient(config.seed, "trial"):
+            _try(model.cell, f"cell.target={config.cell['target']}")
     model.to(device, getattr(torch, config.dtype))
     kind = _choice("optimizer", config.optimizer.get("name"), OPTIMIZERS)
     options = arguments(kind, _without(config.optimizer, ("name",)), "optimizer", skip=1)
@@ -64,14 +68,9 @@ def build(config: RunConfig) -> Experiment:
 
 
 def build_task(config: RunConfig) -> Task:
-    settings = config.task
-    if settings.get("name") == "custom":
-        kind, options = _load(settings["target"], Task, "task"), settings.get("args", {})
-    else:
-        kind, options = _choice("task", settings.get("name"), TASKS), _without(settings, _TASK_COMMON)
-    where = "task.args" if settings.get("name") == "custom" else "task"
+    kind, options, where = _chosen("task", config.task, TASKS, Task, _TASK_COMMON)
     checked = arguments(kind, options, where)
-    return _checked("task.", lambda: kind(**checked))
+    return _checked("task.", lambda: _made(kind, config.task, "task", **checked))
 
 
 def build_plan(config: RunConfig) -> Plan:
@@ -109,10 +108,9 @@ def find_device(wanted: str) -> torch.device:
     """
     if wanted == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(wanted)
-    except RuntimeError:
-        raise ConfigError(f"device={wanted}: must be auto, cpu, cuda or cuda:N") from None
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", wanted):
+        raise ConfigError(f"device={wanted}: must be auto, cpu, cuda or cuda:N")
+    device = torch.device(wanted)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"device={wanted}: torch sees no CUDA device here; use device=cpu or device=auto")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
@@ -137,12 +135,8 @@ def _own_name(settings: Mapping[str, Any]) -> str:
 def _cell_maker(config: RunConfig, task: Task) -> Callable[[int], SequenceModel]:
     """A function from a hidden size to a fresh model."""
     settings = config.cell
-    custom = settings.get("name") == "custom"
-    if custom:
-        kind, options = _load(settings["target"], Cell, "cell"), settings.get("args", {})
-    else:
-        kind, options = _choice("cell", settings.get("name"), CELLS), _without(settings, _CELL_COMMON)
-    checked = arguments(kind, options, "cell.args" if custom else "cell", skip=2)
+    kind, options, where = _chosen("cell", settings, CELLS, Cell, _CELL_COMMON)
+    checked = arguments(kind, options, where, skip=2)
     if "seq_len" in inspect.signature(kind).parameters:
         checked.setdefault("seq_len", config.seq_len)  # a cell that wants to know how long it must remember
     layers = _as(int, settings.get("layers", 1), "cell.layers")
@@ -153,7 +147,7 @@ def _cell_maker(config: RunConfig, task: Task) -> Callable[[int], SequenceModel]
 
     def make(hidden_size: int) -> SequenceModel:
         def cell(input_size: int) -> Cell:
-            return kind(input_size, hidden_size, **checked)
+            return _made(kind, settings, "cell", input_size, hidden_size, **checked)
 
         return SequenceModel.for_task(task, cell, embed_size=config.embed_size, layers=layers)
 
@@ -170,7 +164,62 @@ def _hidden_size(config: RunConfig, make: Callable[[int], nn.Module]) -> int:
     wanted = _as(int, params, "cell.params")
     if wanted < 1:
         raise ConfigError(f"cell.params={wanted}: must be at least 1")
+    with ambient(config.seed, "weights"):
+        _checked("cell.", lambda: make(1))  # what a task keeps once it has made it must not be made of nothing
     return _checked("cell.", lambda: hidden_size_for(wanted, make))
+
+
+def _chosen(
+    group: str, settings: Mapping[str, Any], known: Mapping[str, Any], base: type, common: tuple[str, ...]
+) -> tuple[Any, dict[str, Any], str]:
+    """(the class that was chosen, its options, what they are called on the command line)"""
+    if settings.get("name") != "custom":
+        return _choice(group, settings.get("name"), known), _without(settings, common), group
+    for name in _without(settings, (*common, "target", "args")):
+        raise ConfigError(f"there is no setting '{group}.{name}': the class's own are {group}.args.{name}")
+    return _load(settings["target"], base, group), dict(settings.get("args") or {}), f"{group}.args"
+
+
+def _made(kind: Callable[..., Any], settings: Mapping[str, Any], group: str, *given: Any, **options: Any) -> Any:
+    """``kind(*given, **options)``. A class of the user's own may fail in any way; that too is a setting to correct."""
+    if settings.get("name") != "custom":
+        return kind(*given, **options)
+    where = f"{group}.target={settings['target']}"
+    try:
+        made = kind(*given, **options)
+    except Exception as error:
+        raise ConfigError(f"{where}: cannot be made: {_said(error)}") from error
+    if group == "cell" and not (isinstance(getattr(made, "output_size", None), int) and hasattr(made, "input_size")):
+        raise ConfigError(f"{where}: must set input_size and output_size, whole numbers, in __init__")
+    return made
+
+
+def _try(cell: Cell, where: str) -> None:
+    """One timestep of a cell of the user's own, before anything is trained or, in a sweep, started."""
+    batch_size = 3
+    x = torch.zeros(batch_size, cell.input_size)
+    try:
+        before = cell.initial_state(batch_size)
+        with torch.no_grad():
+            output, after = cell.step(x, dict(before))
+        shapes = {name: tuple(value.shape) for name, value in before.items()}
+        names, size = set(after), tuple(output.shape)
+    except Exception as error:
+        raise ConfigError(f"{where}: its first step fails: {_said(error)}") from error
+    if not shapes:
+        raise ConfigError(f"{where}: initial_state is empty: a cell that carries nothing has no memory to measure")
+    if any(shape[:1] != (batch_size,) for shape in shapes.values()):
+        raise ConfigError(f"{where}: initial_state({batch_size}) has shapes {shapes}: the batch must come first")
+    if names != set(shapes):
+        raise ConfigError(f"{where}: step makes a state of {sorted(names)} out of {sorted(shapes)}: names must stay")
+    if "input" in names or ("state" in names and len(names) > 1):
+        raise ConfigError(f"{where}: no state can be called 'input', nor 'state' beside others: traces are")
+    if size != (batch_size, cell.output_size):
+        raise ConfigError(f"{where}: step's output has shape {size}, not {(batch_size, cell.output_size)}")
+
+
+def _said(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def _choice(group: str, name: Any, known: Mapping[str, Any]) -> Any:
@@ -209,9 +258,8 @@ def _load(target: str, base: type, group: str) -> Any:
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
     try:
         module = __import__(module_name, fromlist=[name])
-    except Exception as error:
-        said = f"{type(error).__name__}: {error}"
-        raise ConfigError(f"{group}.target={target}: cannot import {module_name}: {said}") from error
+    except (Exception, SystemExit) as error:
+        raise ConfigError(f"{group}.target={target}: cannot import {module_name}: {_said(error)}") from error
     kind = getattr(module, name, None)
     if kind is None:
         classes = [key for key, value in vars(module).items() if isinstance(value, type) and issubclass(value, base)]
@@ -233,7 +281,10 @@ def arguments(kind: Callable[..., Any], given: Mapping[str, Any], where: str, *,
     checked = {}
     for name, value in given.items():
         if name not in settings and not anything:
-            raise ConfigError(f"there is no setting '{where}.{name}'.{nearest(name, list(settings))}")
+            others = f" There are {', '.join(settings)}" if settings else ""
+            raise ConfigError(
+                f"there is no setting '{where}.{name}'.{nearest(name, list(settings), f'{where}.') or others}"
+            )
         hint = settings[name].annotation if name in settings else Any
         checked[name] = _as(hint, value, f"{where}.{name}")
     for name, found in settings.items():
@@ -247,7 +298,8 @@ def _as(hint: Any, value: Any, where: str) -> Any:
     """``value`` as the type ``hint``: numbers and Literals are checked, anything unusual is passed as it is."""
     fits, wanted = _fit(hint, value)
     if fits is _NO:
-        raise ConfigError(f"{where}={value}: must be {wanted}")
+        shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
+        raise ConfigError(f"{where}={shown}: must be {wanted}")
     return fits
 
 
@@ -273,8 +325,9 @@ def _fit(hint: Any, value: Any) -> tuple[Any, str]:
     if origin in (Union, types.UnionType):
         tried = [_fit(option, value) for option in get_args(hint)]
         return next((fits for fits, _ in tried if fits is not _NO), _NO), " or ".join(wanted for _, wanted in tried)
-    if origin is tuple and isinstance(value, list | tuple) and Ellipsis not in get_args(hint):
-        parts = [_fit(option, item) for option, item in zip(get_args(hint), value, strict=False)]
-        right = len(value) == len(get_args(hint)) and all(fits is not _NO for fits, _ in parts)
+    if origin is tuple and Ellipsis not in get_args(hint):
+        items = value if isinstance(value, list | tuple) else ()
+        parts = [_fit(option, item) for option, item in zip(get_args(hint), items, strict=False)]
+        right = len(items) == len(get_args(hint)) and all(fits is not _NO for fits, _ in parts)
         return (tuple(fits for fits, _ in parts) if right else _NO), f"a list of {len(get_args(hint))} values"
     return value, "something else"

@@ -5,13 +5,19 @@ The settings of cells, tasks and optimizers have no types here: their own signat
 
 import difflib
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.singleton import Singleton
 from hydra.errors import CompactHydraException
+from hydra.version import VersionBase
 from omegaconf import MISSING, OmegaConf
 
 
@@ -114,6 +120,20 @@ def conf_dir() -> Path:
     return packaged if packaged.is_dir() else Path(__file__).resolve().parents[3] / "conf"
 
 
+@contextmanager
+def own_hydra() -> Iterator[None]:
+    """Hydra with our configuration alone; whatever application had set it up before finds it as it was."""
+    known = Singleton._instances  # noqa: SLF001 (its own get_state copies everything there is, deeply)
+    before = {kind: known.pop(kind) for kind in (GlobalHydra, VersionBase) if kind in known}
+    try:
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            yield
+    finally:
+        for kind in (GlobalHydra, VersionBase):
+            known.pop(kind, None)
+        known.update(before)
+
+
 def with_own_arguments(overrides: list[str]) -> list[str]:
     """``cell.args.alpha=0.9`` as Hydra wants it said: the settings of a user's own class are in no file."""
     return [re.sub(r"^(cell|task)\.args\.", r"++\1.args.", override) for override in overrides]
@@ -154,12 +174,13 @@ def everything(config: RunConfig) -> dict[str, Any]:
 
 def identity(config: RunConfig) -> dict[str, Any]:
     """Everything that can change a run's numbers, and nothing that can't."""
-    return {key: value for key, value in everything(config).items() if key not in NO_PART_OF_IDENTITY}
+    settings = {key: value for key, value in everything(config).items() if key not in NO_PART_OF_IDENTITY}
+    task = {key: value for key, value in settings["task"].items() if key != "usual_seq_len"}  # seq_len says it
+    return {**settings, "task": task}
 
 
-def nearest(word: str, names: list[str]) -> str:
-    """`` Did you mean 'lstm'?``, or nothing."""
-    found = difflib.get_close_matches(word, names, 1, 0.6)
-    if not found:  # `lr` for `optimizer.lr`
-        found = [name for name in names if name.rpartition(".")[2] == word][:1]
-    return f" Did you mean '{found[0]}'?" if found else ""
+def nearest(word: str, names: list[str], prefix: str = "") -> str:
+    """`` Did you mean 'lstm'?``, or nothing. ``prefix``: of every name, and no reason to be near."""
+    found = [name for name in names if name.rpartition(".")[2] == word][:1]  # `lr` for `optimizer.lr`
+    found = found or difflib.get_close_matches(word, names, 1, 0.6)
+    return f" Did you mean '{prefix}{found[0]}'?" if found else ""

@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from rich.console import Console, Group, RenderableType
@@ -70,7 +70,7 @@ class Display:
         live = not quiet and not prefix and _moving(console)
         self._live = Live(get_renderable=self._picture, console=console, refresh_per_second=4) if live else None
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Display":  # noqa: PYI034  the tests' type checker knows no Self in single methods
         if self._live is not None:
             self._live.start()
         elif not self._prefix:
@@ -119,8 +119,8 @@ class Display:
         if self._live is not None:
             self._live.transient = True  # the summary says the same, and better
         elif self._prefix:
-            solved = f"  solved at step {result.steps_to_solve}" if result.steps_to_solve is not None else ""
-            self._print(f"finished  {self._scores()}{solved}{self._half_life()}")
+            solved = f"solved at step {result.steps_to_solve}" if result.steps_to_solve is not None else ""
+            self._print(_joined("finished", self._scores(), solved, self._half_life()))
 
     # Plain lines
 
@@ -140,10 +140,10 @@ class Display:
         return True
 
     def _line(self) -> str:
-        digits = len(str(self._steps))
-        loss = f"  loss {self._loss:.3f} (chance {self._baseline_loss:.3f})" if self._loss is not None else ""
-        speed = f"  {_speed(rate)}" if (rate := self._rate()) else ""
-        return f"step {self._step:>{digits}}/{self._steps}{loss}  {self._scores()}{speed}{self._half_life()}"
+        loss = f"loss {self._loss:.3f} (chance {self._baseline_loss:.3f})" if self._loss is not None else ""
+        speed = _speed(rate) if (rate := self._rate()) else ""
+        step = f"step {self._step:>{len(str(self._steps))}}/{self._steps}"
+        return _joined(step, loss, self._scores(), speed, self._half_life())
 
     def _scores(self) -> str:
         if self._score is None:
@@ -152,7 +152,7 @@ class Display:
         return f"{self._metric.name} {text(self._score)} (chance {text(self._chance)})"
 
     def _half_life(self) -> str:
-        return f"  half-life {self._decay.half_life:.3g}" if self._decay is not None else ""
+        return f"half-life {self._decay.half_life:.3g}" if self._decay is not None else ""
 
     def _print(self, line: str) -> None:
         """In one write, so that jobs which share a terminal or a file don't tear each other's lines."""
@@ -234,6 +234,10 @@ def _below(value: float, chance: float) -> tuple[float, float | None]:
 def _moving(console: Console) -> bool:
     # FORCE_COLOR makes rich take a pipe for a terminal: colours are wanted there, a moving picture is not.
     return console.is_interactive and ("FORCE_COLOR" not in os.environ or console.file.isatty())
+
+
+def _joined(*parts: str) -> str:
+    return "  ".join(part for part in parts if part)
 
 
 def _speed(rate: float) -> str:

@@ -1,34 +1,130 @@
 """Turns whatever goes wrong into one clear line and an exit code: 2 for a command that cannot be, 1 for a failure."""
 
 import re
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
 
+from hydra import compose
+from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import CompactHydraException, MissingConfigException, OverrideParseException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from .config import ConfigError, nearest
+from .config import ConfigError, nearest, own_hydra
 
 USAGE = (CompactHydraException, OmegaConfBaseException)
 """What Hydra, OmegaConf and we raise for a setting that cannot be."""
 
+_KINDS = {"Integer": "a whole number", "Float": "a number", "bool": "true or false"}
+_CHOICE = r"(cell|task|optimizer)=\w+"
 
-def setting_names() -> list[str]:
-    """Every setting, dotted, under the cell, task and optimizer that this command line chose."""
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
 
-    from .config import conf_dir
+@dataclass(frozen=True)
+class Arguments:
+    """What stands behind ``seqmem train``: Hydra's options, as they were written, and the settings."""
 
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        chosen = [word for word in sys.argv[1:] if re.fullmatch(r"(cell|task|optimizer)=\w+", word)]
-        settings = OmegaConf.to_container(compose("train", overrides=chosen))
+    options: list[str]
+    overrides: list[str]
+    config_dir: str | None
 
-    def walk(node: dict, prefix: str = "") -> Iterator[str]:
+    @property
+    def argv(self) -> list[str]:
+        """In the order in which Hydra understands them: ``cell=rnn -m seed=0,1`` would be refused."""
+        return [*self.overrides, *self.options]
+
+
+def parsed(args: Sequence[str]) -> Arguments:
+    """As Hydra would read it, except that a mistake is one line and not Hydra's usage.
+
+    Raises:
+        ConfigError: an option that there is not, or one that lacks its value.
+    """
+    parser = get_args_parser()
+
+    def refuse(message: str) -> NoReturn:
+        if found := re.match(r"unrecognized arguments: (--?([\w./@]+)=\S*)", message):
+            raise ConfigError(f"'{found[1]}': settings have no dashes: {found[1].lstrip('-')}")
+        raise ConfigError(f"{message}; see seqmem train --help")
+
+    parser.error = refuse
+    found = parser.parse_intermixed_args(args)
+    options = list(args)
+    for override in found.overrides:
+        options.remove(override)
+    return Arguments(options, found.overrides, found.config_dir)
+
+
+def explain(error: Exception, overrides: Sequence[str] = (), config_dir: str | None = None) -> str:
+    """One line for a person who mistyped something on a command line of these ``overrides``."""
+    return " ".join(_explain(error, overrides, config_dir).split())
+
+
+def _explain(error: Exception, overrides: Sequence[str], config_dir: str | None) -> str:
+    text = str(error).strip()
+    first = text.partition("\n")[0]
+    if isinstance(error, ConfigError):
+        return text
+    if isinstance(error, MissingConfigException) and error.options is not None:
+        group, _, name = (error.missing_cfg_file or "").rpartition("/")
+        options = sorted(error.options)
+        if not options:
+            return f"no {group} is called '{name}', nor anything else: -cd DIR adds your own from DIR/{group}/NAME.yaml"
+        return f"no {group} is called '{name}'.{nearest(name, options)} One of: {', '.join(options)}"
+    if isinstance(error, MissingConfigException):
+        return first
+    if found := re.match(r"Could not override '([^']+)'", text) or re.match(r"Key '([^']+)' is not in struct", text):
+        return unknown_setting(_full_key(text) or found[1], overrides, config_dir)
+    if found := re.match(r"Key '([^']+)' not in", text):
+        return unknown_setting(_full_key(text) or found[1], overrides, config_dir)
+    if found := re.match(r"Could not append to config\. An item is already at '([^']+)'", text):
+        return f"'{found[1]}' exists already: write {found[1]}=... without the +"
+    if found := re.match(r"Ambiguous value for argument '([^']+)'", text):
+        return f"{found[1]} is several values: add -m to run each, or write [...] for one list"
+    if found := re.match(r"Sweep parameters '(.+)' requires --multirun", first):
+        return f"{found[1]} is several values: add -m to run each"
+    if isinstance(error, OverrideParseException):
+        quotes = "; a value with special characters needs quotes of its own, e.g. 'outputs=\"my runs\"'"
+        return f"cannot read '{error.override}': settings are key=value, e.g. seq_len=50{quotes * ('=' in first)}"
+    if found := re.match(r"Error merging override (.*)", text):
+        return f"{found[1]}: {_unwrap(str(error.__cause__ or ''))}"
+    if isinstance(error, OmegaConfBaseException):
+        where = getattr(error, "full_key", None)
+        return f"{where}: {_unwrap(text)}" if where else _unwrap(text)
+    return text
+
+
+def unknown_setting(name: str, overrides: Sequence[str], config_dir: str | None) -> str:
+    """What to say of a setting that there is not, with the nearest that there is."""
+    chosen = [word for word in overrides if re.fullmatch(_CHOICE, word)]
+    names = setting_names(chosen, config_dir)
+    group, dot, rest = name.partition(".")
+    siblings = [known.removeprefix(group + dot) for known in names if dot and known.startswith(group + dot)]
+    said = f"there is no setting '{name}'."
+    if hint := nearest(rest, siblings, group + dot) if siblings else nearest(name, names):
+        return f"{said}{hint} See seqmem train --help"
+    if siblings:
+        choice = next((word for word in chosen if word.startswith(f"{group}=")), group)
+        return f"{said} {choice} has {', '.join(sibling for sibling in siblings if sibling != 'name')}"
+    return f"{said} See seqmem train --help"
+
+
+def setting_names(chosen: Sequence[str], config_dir: str | None) -> list[str]:
+    """Every setting, dotted, under the cell, task and optimizer that were chosen."""
+    within = nullcontext() if GlobalHydra.instance().is_initialized() else own_hydra()
+    search = [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"] if config_dir else []
+    try:
+        with within:
+            settings = OmegaConf.to_container(compose("train", overrides=[*search, *chosen]))
+    except USAGE:  # what was chosen cannot be had
+        return setting_names([], None) if chosen or search else []
+
+    def walk(node: dict[Any, Any], prefix: str = "") -> Iterator[str]:
         for key, value in node.items():
-            yield prefix + key
+            yield f"{prefix}{key}"
             if isinstance(value, dict):
                 yield from walk(value, f"{prefix}{key}.")
 
@@ -36,48 +132,25 @@ def setting_names() -> list[str]:
     return list(walk(settings))
 
 
-def explain(error: Exception) -> str:
-    """One line (or two, with the choices) for a person who mistyped something."""
-    text = str(error).strip()
-    if isinstance(error, ConfigError):
-        return text
-    if isinstance(error, MissingConfigException) and error.options is not None:
-        group, _, name = (error.missing_cfg_file or "").rpartition("/")
-        options = sorted(error.options)
-        return f"no {group} is called '{name}'.{nearest(name, options)} One of: {', '.join(options)}"
-    if isinstance(error, MissingConfigException):
-        return text.splitlines()[0]
-    if found := re.match(r"Could not override '([^']+)'", text):
-        return f"there is no setting '{found[1]}'.{nearest(found[1], setting_names())} See seqmem train --help"
-    if found := re.match(r"Could not append to config.*'\+?([^'=]+)=", text):
-        return f"'{found[1]}' exists already: write {found[1]}=... without the +"
-    if found := re.match(r"Ambiguous value for argument '([^']+)'", text):
-        return f"{found[1]} is several values: add -m to run each, or write [...] for one list"
-    if isinstance(error, OverrideParseException):
-        return f"cannot read '{error.override}': settings are key=value, e.g. seq_len=50"
-    if found := re.match(r"Error merging override (.*)", text, re.DOTALL):
-        cause = str(error.__cause__ or "").splitlines() or [""]
-        return f"{found[1].splitlines()[0]}: {_lower_first(_unwrap(cause[0]))}"
-    if found := re.match(r"Key '([^']+)' (?:not in|is not in)", text):
-        where = next((line.split(":", 1)[1].strip() for line in text.splitlines() if "full_key" in line), found[1])
-        return f"there is no setting '{where}'.{nearest(where, setting_names())} See seqmem train --help"
-    if (value := _unwrap(text.splitlines()[0] if text else "")) and isinstance(error, OmegaConfBaseException):
-        where = getattr(error, "full_key", None)
-        return f"{where}: {_lower_first(value)}" if where else value
-    return " ".join(text.split())
+def _full_key(text: str) -> str | None:
+    return next((line.split(":", 1)[1].strip() for line in text.splitlines() if line.strip().startswith("full_key")), None)
 
 
-def _unwrap(line: str) -> str:
+def _unwrap(text: str) -> str:
     """OmegaConf's type errors in our words."""
+    line = text.partition("\n")[0]
     if found := re.match(r"Value '(.*)' of type '\w+' could not be converted to (\w+)", line):
-        kinds = {"Integer": "a whole number", "Float": "a number", "bool": "true or false"}
-        return f"'{found[1]}' is not {kinds.get(found[2], found[2])}"
+        return f"'{found[1]}' is not {_KINDS.get(found[2], found[2])}"
     if found := re.match(r"Invalid value '(.*)', expected one of \[(.*)\]", line):
         return f"'{found[1]}' is not one of {found[2]}"
     if found := re.match(r"Value '(.*)' is not a valid bool", line):
         return f"'{found[1]}' is not true or false"
-    return line
-
-
-def _lower_first(text: str) -> str:
-    return text[:1].lower() + text[1:]
+    if re.match(r"field '.*' is not Optional", line):
+        return "must have a value"
+    if "is not a ListConfig, list or tuple" in line:
+        return "must be a list, e.g. [10,20]"
+    if re.match(r"(Cannot assign \w+ to|Invalid type assigned: \w+ is not a subclass of) ", line):
+        return "must be several settings, e.g. {a:1,b:2}"
+    if found := re.match(r"(\w+) raised while resolving interpolation: (.*)", line):
+        return found[2].strip('"')
+    return line[:1].lower() + line[1:]

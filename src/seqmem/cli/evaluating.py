@@ -32,6 +32,7 @@ def main(args: Sequence[str]) -> int:
     parser.add_argument(
         "settings",
         nargs="*",
+        default=[],
         metavar="key=value",
         help="seq_len=10,20,50: lengths (default: from the shortest valid one to four times the run's own); "
         "sequences=1000: how many of each; device=auto|cpu|cuda",

@@ -1,14 +1,14 @@
 """``seqmem.train``: the command line's run, from a notebook or a script."""
 
+import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from os import PathLike, fspath
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
+from hydra import compose
 
 from ..runs import RunDirectory
-from .config import conf_dir, from_mapping, with_own_arguments
+from .config import from_mapping, own_hydra, with_own_arguments
 from .errors import USAGE, explain
 from .train import execute
 
@@ -33,11 +33,11 @@ def train(*overrides: str, **settings: Any) -> RunDirectory:
 
     given = with_own_arguments([*overrides, *_overrides(settings)])
     try:
-        with _own_hydra():
+        with own_hydra():
             config = from_mapping(compose("train", overrides=given))
         return execute(config, overrides=given, console=get_console())
     except USAGE as error:
-        raise ValueError(explain(error)) from error
+        raise ValueError(explain(error, given)) from error
 
 
 def _overrides(settings: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
@@ -52,10 +52,12 @@ def _overrides(settings: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 
 def _text(value: Any) -> str:
     """A value as Hydra's grammar reads it."""
-    if isinstance(value, str):
-        return (
-            value if value.replace("_", "").isalnum() else "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
-        )
+    if isinstance(value, str | PathLike):
+        text = fspath(value)
+        if re.fullmatch(r"\w+", text, re.ASCII):
+            return text
+        # Backslashes are doubled where a quote follows, and nowhere else: so does Hydra read them.
+        return "'" + re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), text) + "'"
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, list | tuple):
@@ -63,15 +65,3 @@ def _text(value: Any) -> str:
     if isinstance(value, Mapping):
         return "{" + ",".join(f"{key}:{_text(item)}" for key, item in value.items()) + "}"
     return str(value)
-
-
-@contextmanager
-def _own_hydra() -> Iterator[None]:
-    """Hydra with our configuration; whatever application had set it up before finds it as it was."""
-    before = GlobalHydra.get_state()
-    GlobalHydra.instance().clear()
-    try:
-        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            yield
-    finally:
-        GlobalHydra.set_state(before)

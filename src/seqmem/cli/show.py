@@ -3,12 +3,11 @@
 import argparse
 import json
 import os
+import re
 import shlex
 import socket
 import subprocess
 import sys
-import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -97,11 +96,11 @@ def _find(given: str) -> list[RunDirectory]:
     path = Path(given)
     if path.is_dir():
         if runs := find_runs(path):
-            return runs
+            return sorted(runs, key=_natural)
         if path.resolve() == OUTPUTS.resolve():
             raise FileNotFoundError(f"{given}: no run there yet; seqmem train makes one")
         raise FileNotFoundError(f"{given}: no run there; a run's directory has a config.json")
-    known = find_runs(OUTPUTS)
+    known = sorted(find_runs(OUTPUTS), key=_natural)
     part = path.as_posix()
     # `pronoun/rnn` is a folder inside outputs; `1a2b` a part of one run's name.
     if within := [run for run in known if f"/{part}/" in f"/{run.path.relative_to(OUTPUTS).as_posix()}/"]:
@@ -115,6 +114,11 @@ def _find(given: str) -> list[RunDirectory]:
         raise FileNotFoundError(f"{given}: {len(alike)} runs are called like that: {names}{more}")
     where = f"{OUTPUTS} has {len(known)} others" if known else f"{OUTPUTS} has none either; seqmem train makes one"
     raise FileNotFoundError(f"{given}: no run there; {where}")
+
+
+def _natural(run: RunDirectory) -> list[tuple[int, str]]:
+    """An order in which len50 comes before len100."""
+    return [(int(part) if part.isdecimal() else 0, part) for part in re.split(r"(\d+)", run.path.as_posix())]
 
 
 # What is known about a run
@@ -201,15 +205,14 @@ def read(run: RunDirectory) -> Reading:
         return _read(run)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         # JSON that is whole, but not what seqmem writes.
-        said = f"it has no {error}" if isinstance(error, KeyError) else error
+        said = f"it has no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
         raise RunError(f"{run.path} cannot be read: {said}") from error
 
 
 def _read(run: RunDirectory) -> Reading:
     config, result, metrics = run.config(), run.result(), run.metrics()
-    for key in _NEEDED if result is not None else ():
-        if key not in result:
-            raise RunError(f"{run.file(RESULT)} has no {key}: it was written by another version of seqmem")
+    if result is not None and (missing := [key for key in _NEEDED if key not in result]):
+        raise RunError(f"{run.file(RESULT)} has no {missing[0]}: it was written by another version of seqmem")
     state, step, error = _state(run, result, metrics)
     steps = int(config["steps"])
     facts = result if result is not None else _json(run, "environment.json")
@@ -242,13 +245,13 @@ def _read(run: RunDirectory) -> Reading:
         chance=facts.get("chance"),
         baseline_loss=facts.get("baseline_loss"),
         solved_at=facts.get("solved_at"),
-        score=score,
-        loss=loss,
+        score=None if score is None else float(score),
+        loss=None if loss is None else float(loss),
         sequences=own[0] if own else 256,
         solved=facts.get("solved"),
         steps_to_solve=facts.get("steps_to_solve"),
         by_length={
-            row["seq_len"]: row["score"]
+            row["seq_len"]: float(row["score"])
             for row in sorted([*lengths, *run.evaluations()], key=lambda row: row["seq_len"])
         },
         decay={when: {key: float(numbers[key]) for key in _DECAY} for when, numbers in decays.items() if numbers},
@@ -303,10 +306,7 @@ def _alive(pid: int) -> bool:
 
 
 def _profiles(run: RunDirectory) -> tuple[dict[str, np.ndarray], int | None]:
-    try:
-        gradients = run.gradients()
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise RunError(f"{run.file('gradients.npz')} cannot be read: {error}") from error
+    gradients = run.gradients()
     if gradients is None or not len(gradients.step):
         return {}, None
     norms = together(gradients.norms)

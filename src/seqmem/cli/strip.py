@@ -133,11 +133,12 @@ def heat_strip(values: np.ndarray, have: Marks, width: int, longest: int | None 
     """
     longest = max(longest or 0, len(values))
     whole = min(width, longest)
-    cells = min(len(values), max(1, round(whole * len(values) / longest)))
-    text = Text(" " * (whole - cells), no_wrap=True, end="")
-    edges = np.arange(cells + 1) * len(values) // cells
-    for start, end in pairwise(edges):
-        text.append(*_block(values[start:end], have))
+    # Cut by distance from the answer, so that the cuts of a shorter sequence are those of the longest.
+    edges = np.arange(whole + 1) * longest // whole
+    parts = [values[::-1][near:far] for near, far in pairwise(edges) if near < len(values)]
+    text = Text(" " * (whole - len(parts)), no_wrap=True, end="")
+    for part in reversed(parts):
+        text.append(*_block(part, have))
     return text
 
 

@@ -10,10 +10,10 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, flag_override
 
 from ..runs import RunDirectory, RunError
-from .config import from_mapping
+from .config import from_mapping, with_own_arguments
 from .errors import USAGE, explain
 
 
@@ -37,7 +37,7 @@ def job_prefix(number: int, title: str) -> str:
 def one_line(error: BaseException) -> str:
     if isinstance(error, USAGE):
         return explain(error)
-    return str(error) if isinstance(error, RunError) else f"{type(error).__name__}: {error}".strip()
+    return " ".join((str(error) if isinstance(error, RunError) else f"{type(error).__name__}: {error}").split())
 
 
 def say_failed(prefix: str, error: BaseException) -> None:
@@ -52,41 +52,45 @@ class SweepCallback(Callback):
         global current
         if not config.hydra.sweeper._target_.endswith("BasicSweeper"):
             return  # what other sweepers will try is not known before they do
-        from .build import check
-        from .train import run_path
-
-        parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
-        overrides = [*_params(config), *config.hydra.overrides.task]
-        jobs = BasicSweeper.split_arguments(parser.parse_overrides(overrides), None)[0]
-        sweep, wrong = Sweep(), []
-        for number, job in enumerate(jobs, start=1):
-            try:
-                checked = from_mapping(compose(config.hydra.job.config_name, overrides=list(job)))
-                check(checked)
-            except USAGE as error:
-                wrong.append(f"  job {number} ({' '.join(job)}): {explain(error)}")
-                continue
-            path = run_path(checked)
-            sweep.paths.append(path)
-            sweep.finished_before += RunDirectory(path).finished and not checked.force
-        if wrong:  # an Exception out of a callback is a mere warning to Hydra
-            print(
-                f"seqmem train: {len(wrong)} of {len(jobs)} jobs cannot run, so none was started:",
-                *wrong,
-                sep="\n",
-                file=sys.stderr,
-            )
+        try:
+            sweep, wrong = _checked(config)
+        except Exception as error:  # which Hydra would make a mere warning of
+            sweep, wrong = Sweep(), [one_line(error)]
+        if wrong:
+            print("seqmem train:", *wrong, sep="\n  " if len(wrong) > 1 else " ", file=sys.stderr)
             raise SystemExit(2)
         current = sweep
         already = f", {sweep.finished_before} of them finished already" if sweep.finished_before else ""
-        print(f"sweep of {len(jobs)} runs{already}", flush=True)
+        print(f"sweep of {len(sweep.paths)} runs{already}", flush=True)
 
 
-def _params(config: DictConfig) -> list[str]:
-    """Swept values that stand in a config file (hydra.sweeper.params), unless the command line says otherwise."""
-    given = {override.partition("=")[0] for override in config.hydra.overrides.task}
+def _checked(config: DictConfig) -> tuple[Sweep, list[str]]:
+    """(the sweep; what is wrong with it, in lines)"""
+    from .build import check
+    from .train import run_path
+
     params = config.hydra.sweeper.get("params") or {}
-    return [f"{key}={value}" for key, value in params.items() if key not in given]
+    with flag_override(config, ["struct", "readonly"], [False, False]):
+        config.hydra.sweeper.params = {with_own_arguments([str(key)])[0]: value for key, value in params.items()}
+    swept = [f"{key}={value}" for key, value in config.hydra.sweeper.params.items()]
+    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+    overrides = parser.parse_overrides([*swept, *config.hydra.overrides.task])
+    jobs = BasicSweeper.split_arguments(overrides, None)[0]
+    sweep, wrong = Sweep(), []
+    for number, job in enumerate(jobs, start=1):
+        try:
+            checked = from_mapping(compose(config.hydra.job.config_name, overrides=list(job)))
+            check(checked)
+        except Exception as error:  # a class of the user's own may raise anything
+            said = explain(error, job) if isinstance(error, USAGE) else one_line(error)
+            wrong.append(f"job {number} ({' '.join(job)}): {said}")
+            continue
+        path = run_path(checked)
+        sweep.paths.append(path)
+        sweep.finished_before += RunDirectory(path).finished and not checked.force
+    if wrong:
+        wrong.insert(0, f"{len(wrong)} of {len(jobs)} jobs cannot run, so none was started:")
+    return sweep, wrong
 
 
 def summary() -> tuple[list[str], bool]:

@@ -52,6 +52,10 @@ class StopSignals:
     def requested(self) -> bool:
         return self.received is not None
 
+    @property
+    def exit_code(self) -> int:
+        return 128 + (self.received or signal.SIGINT)
+
     @contextmanager
     def caught(self) -> Iterator[None]:
         def handle(number: int, _: FrameType | None) -> None:
@@ -117,9 +121,6 @@ def execute(
         stack.enter_context(_torch_settings(config))
         experiment = build(config)
         stack.enter_context(run.locked())
-        if config.force:
-            run.restart()
-        _describe(run, config, overrides)
         stack.enter_context(stop.caught())
         from ..record import Recorder
         from ..training import Diverged, Interrupted, train
@@ -127,6 +128,9 @@ def execute(
 
         facts = _facts(config, experiment)
         try:
+            if config.force:
+                run.restart()
+            _describe(run, config, overrides)
             recorder = stack.enter_context(
                 Recorder(
                     run,
@@ -160,9 +164,9 @@ def execute(
             )
         except Interrupted as stopped:
             run.set_status("interrupted", step=stopped.step)
-            number = stop.received or signal.SIGINT
-            line = f"stopped at step {stopped.step} of {config.steps}, saved: the same command goes on from there"
-            raise Stopped(line, 128 + number) from None
+            command = "the same command without force=true" if config.force else "the same command"
+            line = f"stopped at step {stopped.step} of {config.steps}, saved: {command} goes on from there"
+            raise Stopped(line, stop.exit_code) from None
         except Exception as error:
             _record_failure(run, error)
             if isinstance(error, Diverged):
@@ -199,6 +203,7 @@ def _torch_settings(config: RunConfig) -> Iterator[None]:
     if config.threads < 1:
         raise settings.ConfigError(f"threads={config.threads}: must be at least 1")
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     torch.set_num_threads(config.threads)
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic with this alone
@@ -207,7 +212,7 @@ def _torch_settings(config: RunConfig) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(deterministic)
+        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
 
 
 def _describe(run: RunDirectory, config: RunConfig, overrides: Sequence[str]) -> None:
@@ -232,7 +237,7 @@ def environment(config: RunConfig) -> dict[str, Any]:
         "cuda": torch.version.cuda,
         "threads": config.threads,
         "git_commit": _git_commit(),
-        "command": sys.argv,
+        "command": sys.orig_argv,
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
@@ -301,6 +306,8 @@ def run(cfg: DictConfig) -> float:
         if in_sweep:
             prefix = sweep.job_prefix(job.job.num, title(config))
         done = execute(config, overrides=list(job.overrides.task), console=console, prefix=prefix, stop=stop)
+        if in_sweep and stop.requested():  # too late for this run, which is finished, but not for the sweep
+            raise Stopped("stopped between two runs: the same command goes on from there", stop.exit_code)
     except Exception as error:
         if in_sweep:  # Hydra says nothing until the whole sweep has ended
             sweep.say_failed(prefix, error)

@@ -1,0 +1,1067 @@
+"""What people see: the heat strip, the display of a run, and the verbs show and list."""
+
+import io
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from math import inf, log10, nan
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from seqmem.cells import RNN
+from seqmem.cli import config, listing, show
+from seqmem.cli.display import Display, print_summary
+from seqmem.cli.strip import (
+    ASCII,
+    FLOOR,
+    UNICODE,
+    Marks,
+    bar,
+    columns,
+    fitted,
+    heat_strip,
+    legend,
+    marks,
+    profile,
+    say,
+    strip_line,
+    together,
+)
+from seqmem.evaluate import Evaluation
+from seqmem.model import SequenceModel
+from seqmem.randomness import generator
+from seqmem.runs import RunDirectory, RunError, plain_json, write_json
+from seqmem.signals import ACCURACY, BITS, SQUARED_ERROR
+from seqmem.tasks import TASKS, Pronoun
+from seqmem.trace import FLOOR as TRACE_FLOOR
+from seqmem.trace import Trace, decay
+from seqmem.training import Interrupted, Observer, Result
+
+ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+COLOUR = re.compile(r"\x1b\[(?:[0-9;]*;)?(?:3[0-8]|4[0-8]|9[0-7])[0-9;]*m")
+
+
+@pytest.fixture(autouse=True)
+def _plain_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The terminal that pytest runs in must not matter, and runs are looked for in an empty place."""
+    for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLUMNS", "LINES", "TERM"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.chdir(tmp_path)
+
+
+def terminal(width: int, **options: Any) -> tuple[Console, io.StringIO]:
+    written = io.StringIO()
+    return Console(
+        file=written, width=width, height=40, force_terminal=True, color_system="truecolor", **options
+    ), written
+
+
+def encoded(encoding: str) -> TextIO:
+    return io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+
+
+def plain(text: str) -> list[str]:
+    return ESCAPE.sub("", text).replace("\r", "").splitlines()
+
+
+# Runs made by hand
+
+
+def make_run(
+    root: Path,
+    *,
+    cell: str = "lstm",
+    task: str = "pronoun",
+    seq_len: int = 50,
+    seed: int = 0,
+    rate: float = 0.9,
+    state: str = "finished",
+    score: float = 0.998,
+    pid: int | None = None,
+    options: dict[str, Any] | None = None,
+    result: dict[str, Any] | None = None,
+    tail: str = "1a2b3c4d",
+    norms: np.ndarray | None = None,
+) -> RunDirectory:
+    """A run whose gradient shrinks by 0.5 a timestep before training and by ``rate`` after it."""
+    run = RunDirectory(root / task / cell / f"len{seq_len}-seed{seed}-{tail}")
+    run.path.mkdir(parents=True)
+    settings = {
+        "cell": {"name": cell, "hidden_size": 64, **(options or {})},
+        "task": {"name": task, "lengths": "fixed"},
+        "optimizer": {"name": "adam", "lr": 3e-3},
+        "seq_len": seq_len,
+        "seed": seed,
+        "steps": 1000,
+    }
+    write_json(run.file("config.json"), settings)
+    write_json(run.file("overrides.json"), [f"cell={cell}", "+note=two words"])
+    back = np.arange(seq_len)[::-1, None] * np.ones((1, 4))
+    if norms is None:
+        norms = np.stack([0.3 * 0.5**back, 0.3 * ((0.5 + rate) / 2) ** back, 0.3 * rate**back])
+    steps = np.array([0, 400, 1000 if state == "finished" else 700])
+    arrays = {"step": steps, "answered_at": np.full(4, seq_len - 1), "norm/hidden": norms, "norm/input": norms * 0.1}
+    np.savez(run.file("gradients.npz"), **arrays)  # pyright: ignore[reportArgumentType]
+    decays = [decay(one.mean(1)[::-1]).numbers() for one in norms]
+    rows: list[dict[str, Any]] = []
+    for step, found in zip(steps.tolist(), decays, strict=True):
+        rows.append({"kind": "train", "step": step, "loss": 0.7, "learning_rate": 1e-3})
+        rows.append({"kind": "eval", "step": step, "loss": 0.72, "score": 0.5})
+        rows.append({"kind": "trace", "step": step, "gradient": {"state": found}})
+    run.file("metrics.jsonl").write_text("".join(json.dumps(plain_json(row)) + "\n" for row in rows))
+    status = {"state": state, "step": 700, "error": None, "pid": pid or os.getpid(), "host": socket.gethostname()}
+    if state == "failed":
+        status["error"] = "the loss became nan at step 707"
+    write_json(run.file("status.json"), status)
+    if state == "finished":
+        lengths = sorted({7, 12, 25, seq_len, 2 * seq_len, 4 * seq_len})
+        found = {
+            "task": task,
+            "cell": cell,
+            "seq_len": seq_len,
+            "seed": seed,
+            "hidden_size": 64,
+            "layers": 1,
+            "parameters": 30216,
+            "steps": 1000,
+            "metric": "accuracy",
+            "higher_is_better": True,
+            "score": score,
+            "chance": 0.25,
+            "loss": 0.0123,
+            "baseline_loss": 1.386,
+            "solved_at": 0.99,
+            "solved": score >= 0.99,
+            "steps_to_solve": 250 if score >= 0.99 else None,
+            "by_length": [
+                {"seq_len": n, "score": score if n <= seq_len else 0.6, "loss": 0.1, "sequences": 1000} for n in lengths
+            ],
+            "gradient": {"start": {"state": decays[0]}, "end": {"state": decays[-1]}},
+            "seconds": 31.4,
+            "steps_per_second": 31.8,
+            "device": "cpu",
+            "versions": {},
+        }
+        write_json(run.file("result.json"), found | (result or {}))
+    return run
+
+
+def shown(capsys: pytest.CaptureFixture[str], *args: str | Path) -> tuple[int, str, str]:
+    code = show.main([str(arg) for arg in args])
+    written = capsys.readouterr()
+    return code, written.out, written.err
+
+
+# The strip
+
+
+def test_a_decade_is_a_block_and_the_scale_is_fixed() -> None:
+    assert heat_strip(np.arange(-7.5, 0.5), UNICODE, 80).plain == UNICODE.blocks
+    assert heat_strip(np.array([0.0, -8.0, -20.0]), UNICODE, 80).plain == "█▁▁"
+    assert heat_strip(np.arange(-7.5, 0.5), ASCII, 80).plain == ASCII.blocks
+
+
+@pytest.mark.parametrize("have", [UNICODE, ASCII])
+def test_what_is_no_share_of_the_gradient_looks_different(have: Marks) -> None:
+    drawn = heat_strip(np.array([-inf, nan, inf, 1.0, 0.0]), have, 80).plain
+    assert drawn == have.zero + have.unknown + have.exploded * 2 + have.blocks[-1]
+    assert not set(drawn[:4]) & set(have.blocks)
+
+
+def test_the_legend_explains_what_is_there() -> None:
+    usual = np.array([-3.0, 0.0])
+    assert legend(UNICODE, usual).plain == "10⁻⁸ ▁▂▃▄▅▆▇█ 1"
+    assert legend(UNICODE, usual, np.array([-inf, 2.0])).plain == "10⁻⁸ ▁▂▃▄▅▆▇█ 1  · zero  ▲ over 10"
+    assert legend(ASCII, np.array([nan])).plain.endswith("? not a number")
+
+
+@pytest.mark.parametrize(
+    ("length", "width", "cells"), [(10, 44, 10), (44, 44, 44), (200, 44, 44), (45, 44, 44), (1, 8, 1)]
+)
+def test_a_strip_is_at_most_as_wide_as_its_room(length: int, width: int, cells: int) -> None:
+    assert len(heat_strip(np.zeros(length), UNICODE, width).plain) == cells
+
+
+def test_a_block_is_the_mean_of_its_timesteps() -> None:
+    values = np.array([-7.0, -6.0, -1.0, -2.0])  # means -6.5 and -1.5
+    assert heat_strip(values, UNICODE, 2).plain == UNICODE.blocks[1] + UNICODE.blocks[6]
+    assert heat_strip(np.array([-inf, -1.5, -inf, -inf]), UNICODE, 2).plain == UNICODE.blocks[6] + UNICODE.zero
+
+
+def test_shorter_sequences_end_at_the_same_column() -> None:
+    assert heat_strip(np.zeros(100), UNICODE, 60, longest=200).plain == " " * 30 + "█" * 30
+    assert heat_strip(np.zeros(3), UNICODE, 60, longest=10).plain == " " * 7 + "█" * 3
+    assert heat_strip(np.zeros(1), UNICODE, 10, longest=1000).plain == " " * 9 + "█"
+
+
+def test_colours_rise_with_the_gradient_and_levels_differ() -> None:
+    spans = heat_strip(np.arange(-7.5, 0.5), UNICODE, 80).spans
+    colours = [str(span.style) for span in spans]
+    lightness = [sum(w * int(c[i : i + 2], 16) for w, i in ((0.3, 1), (0.59, 3), (0.11, 5))) for c in colours]
+    assert len(set(colours)) == 8
+    assert lightness == sorted(lightness)
+
+
+def test_profile_is_the_log_of_the_mean_relative_to_each_answer() -> None:
+    rng = np.random.default_rng(0)
+    norms, answered_at = rng.uniform(0.1, 1, (6, 5)), np.array([5, 3, 5, 4, 3])
+    slow = []
+    for back in range(5, -1, -1):
+        there = [norms[at - back, b] for b, at in enumerate(answered_at) if at >= back]
+        slow.append(log10(sum(there) / len(there)))
+    np.testing.assert_allclose(profile(norms, answered_at), np.array(slow) - slow[-1], atol=1e-12)
+
+
+def test_profile_of_numbers_at_the_edge() -> None:
+    end = np.array([4, 4])
+    norms = np.repeat(np.array([[0.0], [1e-310], [1e-200], [nan], [1.0]]), 2, axis=1)
+    np.testing.assert_allclose(profile(norms, end), [-inf, -inf, -200, nan, 0])
+    assert np.isneginf(profile(np.zeros((5, 2)), end)).all()  # no gradient at all, not even at the answer
+    assert np.isnan(profile(np.full((5, 2), inf), end)).all()
+    assert FLOOR == TRACE_FLOOR
+
+
+def test_all_states_together_are_a_trace_s_state() -> None:
+    rng = np.random.default_rng(0)
+    norms = {name: rng.uniform(size=(7, 3)) for name in ("hidden", "cell", "input")}
+    np.testing.assert_allclose(together(norms), Trace(norms, np.full(3, 6)).state, rtol=1e-14)
+    tiny = {"hidden": np.full((2, 1), 3e-200), "cell": np.full((2, 1), 4e-200)}
+    np.testing.assert_allclose(together(tiny), 5e-200)  # a sum of squares would be zero
+
+
+@pytest.mark.parametrize(
+    ("encoding", "expected"),
+    [("utf-8", UNICODE), ("ascii", ASCII), ("cp1252", ASCII), ("cp437", ASCII), ("latin-1", ASCII)],
+)
+def test_blocks_only_where_the_encoding_has_them(encoding: str, expected: Marks) -> None:
+    assert marks(Console(file=encoded(encoding))) is expected
+
+
+def test_old_windows_consoles_get_ascii() -> None:
+    assert marks(Console(file=encoded("utf-8"), legacy_windows=True)) is ASCII
+    "".join(vars(ASCII).values()).encode("ascii")
+
+
+@pytest.mark.parametrize("have", [UNICODE, ASCII])
+def test_a_bar_has_its_width_and_marks_chance(have: Marks) -> None:
+    assert bar(1.0, None, have, 20, "").plain == have.full * 20
+    assert bar(0.5, 0.25, have, 20, "").plain == have.full * 5 + have.goal + have.full * 4 + " " * 10
+    assert bar(0.0, 1.0, have, 20, "").plain == " " * 19 + have.goal
+    assert bar(nan, 0.0, have, 20, "").plain == have.goal + " " * 19
+    assert bar(7.0, None, have, 20, "").plain == have.full * 20
+    assert len(bar(0.511, 0.25, have, 21, "").plain) == 21
+
+
+def test_strip_line_keeps_to_its_width() -> None:
+    line = strip_line(UNICODE, np.zeros(300), 60, "step 100")
+    assert line.cell_len == 60
+    assert line.plain.startswith("first █")
+    assert line.plain.endswith("█ answer  step 100")
+
+
+def test_columns_align_and_end_where_their_text_ends() -> None:
+    from rich.text import Text
+
+    lines = columns([[Text("a"), Text("1"), Text("x")], [Text("bcd"), Text("100"), Text("")]], right={1})
+    assert [line.plain for line in lines] == ["a      1  x", "bcd  100"]
+    assert fitted("abcdef", 4, UNICODE) == "abc…"
+    assert fitted("abcd", 4, UNICODE) == "abcd"
+
+
+# The display
+
+
+class Writes(io.StringIO):
+    """Remembers every single write."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts: list[str] = []
+
+    def write(self, s: str) -> int:
+        self.parts.append(s)
+        return super().write(s)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def display(console: Console, **options: Any) -> Display:
+    usual = {
+        "title": "lstm pronoun len50 seed0",
+        "metric": ACCURACY,
+        "chance": 0.25,
+        "baseline_loss": 1.386,
+        "steps": 1000,
+    }
+    return Display(console, **(usual | options))
+
+
+def feed(
+    to: Display,
+    clock: Clock,
+    *,
+    first: int = 0,
+    last: int = 1000,
+    seconds: float = 0.01,
+    during: Callable[[int], None] = lambda _: None,
+) -> None:
+    """What a training of 1000 steps reports, ``seconds`` a step; the gradient's half-life is always 1 or longer."""
+    at = np.full(2, 49)
+
+    def trace(step: int) -> None:
+        norms = 0.3 * (0.5 + 0.4 * step / 1000) ** np.arange(50)[::-1, None] * np.ones((1, 2))
+        to.traced(step, Trace({"hidden": norms, "input": norms}, at), {"state": decay(norms.mean(1)[::-1])})
+
+    if first == 0:
+        to.logged(0, "eval", {"loss": 1.4, "score": 0.251})
+        trace(0)
+    for step in range(first + 10, last + 1, 10):
+        clock.now += 10 * seconds
+        to.logged(step, "train", {"loss": 1.4 - step / 1000, "learning_rate": 1e-3, "gradient_norm": 1.0})
+        if step % 50 == 0:
+            to.logged(step, "eval", {"loss": 1.4 - step / 1000, "score": 0.25 + 0.7 * step / 1000})
+        if step % 100 == 0:
+            trace(step)
+        during(step)
+
+
+RESULT = Result(0.95, 0.4, 750, [Evaluation(50, 0.95, 0.4, 1000)], {})
+
+
+def test_lines_of_a_pipe_are_whole_few_and_bare() -> None:
+    file, clock = Writes(), Clock()
+    with display(Console(file=file), clock=clock) as shows:
+        feed(shows, clock)
+        shows.finished(1000, RESULT)
+    lines = file.getvalue().splitlines()
+    assert lines[0] == "lstm pronoun len50 seed0: 1000 steps"
+    assert lines[2] == (
+        "step  100/1000  loss 1.300 (chance 1.386)  accuracy 32.0 % (chance 25.0 %)  100 steps/s  half-life 1.12"
+    )
+    assert lines[-1].startswith("step 1000/1000  loss 0.400")
+    assert len(lines) == 12
+    assert all(part.endswith("\n") and part.count("\n") == 1 for part in file.parts if part)
+    assert all(line == line.rstrip() and "\x1b" not in line for line in lines)
+
+
+def test_a_line_tells_the_half_life_of_its_own_step() -> None:
+    file, clock = Writes(), Clock()
+    with display(Console(file=file), clock=clock) as shows:
+        feed(shows, clock)
+    found = dict(re.findall(r"step +(\d+)/1000 .* half-life (\S+)", file.getvalue()))
+    expected = {str(step): f"{np.log(2) / -np.log(0.5 + 0.4 * step / 1000):.3g}" for step in range(0, 1001, 100)}
+    assert found == expected
+
+
+def test_a_slow_run_speaks_at_every_evaluation_and_an_interrupted_one_keeps_its_last_line() -> None:
+    file, clock = Writes(), Clock()
+    with display(Console(file=file), clock=clock) as shows:
+        feed(shows, clock, last=350, seconds=1.0)
+    steps = [int(step) for step in re.findall(r"step +(\d+)/1000", file.getvalue())]
+    assert steps == [0, 50, 100, 150, 200, 250, 300, 350]
+
+
+def test_a_run_that_never_evaluates_is_not_silent() -> None:
+    file, clock = Writes(), Clock()
+    with display(Console(file=file), clock=clock) as shows:
+        for step in range(10, 200, 10):
+            clock.now += 20
+            shows.logged(step, "train", {"loss": 1.0})
+    lines = file.getvalue().splitlines()
+    assert len(lines) == 1 + 19 // 3
+    assert lines[1] == "step   30/1000  loss 1.000 (chance 1.386)  0.5 steps/s"
+
+
+def test_jobs_of_a_sweep_write_prefixed_lines_even_on_a_terminal() -> None:
+    file, clock = Writes(), Clock()
+    console = Console(file=file, width=80, force_terminal=True)
+    with display(console, prefix="[2/4 lstm pronoun] ", clock=clock) as shows:
+        feed(shows, clock)
+        shows.finished(1000, RESULT)
+    lines = file.getvalue().splitlines()
+    assert all(line.startswith("[2/4 lstm pronoun] ") for line in lines)
+    assert all(part.endswith("\n") for part in file.parts if part)
+    assert len(lines) == 12
+    assert lines[-1] == (
+        "[2/4 lstm pronoun] finished  accuracy 95.0 % (chance 25.0 %)  solved at step 750  half-life 6.58"
+    )
+
+
+def test_quiet_is_silent() -> None:
+    for options in ({}, {"prefix": "[1] "}):
+        console, written = terminal(80)
+        clock = Clock()
+        with display(console, quiet=True, clock=clock, **options) as shows:
+            feed(shows, clock)
+            shows.finished(1000, RESULT)
+        assert written.getvalue() == ""
+
+
+@pytest.mark.parametrize("first_step", [500, 0])
+def test_a_resumed_run_counts_its_speed_from_where_it_goes_on(first_step: int) -> None:
+    """Also when nobody could tell the display where that is."""
+    file, clock = Writes(), Clock()
+    with display(Console(file=file), first_step=first_step, clock=clock) as shows:
+        feed(shows, clock, first=500, seconds=0.1)
+    lines = file.getvalue().splitlines()
+    assert ("going on at step 500" in lines[0]) == (first_step == 500)
+    assert re.findall(r"step +(\d+)/", file.getvalue())[0] == "550"
+    assert set(re.findall(r"([\d.]+) steps/s", file.getvalue())) == {"10"}
+
+
+@pytest.mark.parametrize("width", [80, 200, 40])
+def test_the_live_picture(width: int) -> None:
+    console, written = terminal(width)
+    clock = Clock()
+    shows = display(console, clock=clock)
+    feed(shows, clock, last=430)
+    assert shows._live is not None
+    console.print(shows._live.get_renderable())
+    lines = plain(written.getvalue())
+    assert all(len(line) <= width for line in lines)
+    text = "\n".join(lines)
+    assert lines[0].startswith("lstm pronoun len50 seed0")
+    assert "step 430/1000" in lines[1]
+    assert re.search(r"loss +0.970 ", text)
+    assert re.search(r"accuracy +53.0 % ", text)
+    strips = [line for line in lines if "first" in line]
+    assert len(strips) == 2
+    if width > 40:
+        assert "100 steps/s  0:05 left" in lines[1]
+        assert strips[0].rstrip().endswith("█ answer  untrained")
+        assert strips[1].rstrip().endswith("█ answer  step 400")
+        assert strips[0].count("▁") > strips[1].count("▁") > 0
+        assert re.search(r"half-life +1.67 +horizon +17", text)  # 0.66 a timestep
+
+
+def test_logs_stand_whole_above_the_live_picture_which_leaves_when_all_is_said() -> None:
+    console, written = terminal(80)
+    clock = Clock()
+    with display(console, clock=clock) as shows:
+        feed(shows, clock, during=lambda step: console.print(f"checkpoint at step {step}") if step == 300 else None)
+        shows.finished(1000, RESULT)
+    # What is left on the screen: whatever is erased by moving up and clearing the line is not.
+    screen: list[str] = [""]
+    for line in re.split(r"(\n|\x1b\[1A|\x1b\[2K|\r)", written.getvalue()):
+        if line == "\n":
+            screen.append("")
+        elif line == "\x1b[1A":
+            screen.pop()
+        elif line == "\x1b[2K":
+            screen[-1] = ""
+        elif line != "\r":
+            screen[-1] += ESCAPE.sub("", line)
+    assert [line for line in screen if line.strip()] == ["checkpoint at step 300"]
+
+
+def test_the_live_picture_stays_when_a_run_is_stopped() -> None:
+    def stop() -> None:
+        raise Interrupted(430)
+
+    console, written = terminal(80)
+    clock = Clock()
+    with pytest.raises(Interrupted), display(console, clock=clock) as shows:
+        feed(shows, clock, last=430, during=lambda step: stop() if step == 430 else None)
+    assert "step 430/1000" in "".join(plain(written.getvalue())[-9:])
+    assert written.getvalue().endswith("\x1b[?25h") or "\x1b[?25h" in written.getvalue()[-40:]  # the cursor is back
+
+
+def test_a_pipe_that_is_to_be_coloured_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    file, clock = Writes(), Clock()
+    console = Console(file=file)
+    assert console.is_terminal
+    with display(console, clock=clock) as shows:
+        feed(shows, clock)
+    assert "\x1b[1A" not in file.getvalue()
+    assert len(file.getvalue().splitlines()) == 12
+
+
+@pytest.mark.parametrize("metric", [SQUARED_ERROR, BITS])
+def test_scores_that_should_be_small(metric: Any) -> None:
+    console, written = terminal(80)
+    shows = display(console, metric=metric, chance=0.2, baseline_loss=0.2)
+    shows.logged(0, "eval", {"loss": 0.1, "score": 0.1})
+    assert shows._live is not None
+    console.print(shows._live.get_renderable())
+    line = next(line for line in plain(written.getvalue()) if "score" in line)
+    assert re.fullmatch(r"score +0\.1 +━+╸? +│ +chance 0\.2", line.rstrip())
+    drawn = re.sub(r".*0\.1  ", "", line.rstrip()).removesuffix("chance 0.2").rstrip()
+    assert drawn.index("│") / 2 == pytest.approx(drawn.count("━"), abs=1)  # half of chance
+
+
+def test_a_loss_that_is_no_number_is_shown_as_such() -> None:
+    console, written = terminal(80)
+    shows = display(console)
+    shows.logged(10, "train", {"loss": nan})
+    shows.logged(10, "eval", {"loss": inf, "score": nan})
+    assert shows._live is not None
+    console.print(shows._live.get_renderable())
+    assert re.search(r"loss +nan", written.getvalue().replace("\x1b[0m", ""))
+
+
+def test_it_observes_what_a_training_says() -> None:
+    task, file = Pronoun(), Writes()
+    model = SequenceModel.for_task(task, lambda size: RNN(size, 4), embed_size=4)
+    batch = task.sample(3, 10, generator(0, "trace"))
+    trace = Trace.measure(model, task, batch)
+    shows = display(Console(file=file), steps=4, prefix="[1] ")
+    observer: Observer = shows  # what pyright checks
+    with shows:
+        observer.logged(0, "eval", {"loss": 1.4, "score": 0.25})
+        observer.answered(0, batch, model(batch.inputs)[0])
+        observer.traced(0, trace, {"state": decay(trace.state.mean(1)[::-1])})
+        observer.finished(4, RESULT)
+    first, last = file.getvalue().splitlines()
+    assert re.fullmatch(r"\[1\] step 0/4  loss 1.400 \(.*  accuracy 25.0 % \(.*\)  half-life \S+", first)
+    assert last.startswith("[1] finished  accuracy 95.0 % ")
+
+
+# One run
+
+
+def test_a_finished_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make_run(tmp_path / "outputs")
+    code, out, err = shown(capsys, run.path)
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[0].startswith("lstm on pronoun  50 timesteps · seed 0 ")
+    assert lines[0].endswith(" finished")
+    assert "accuracy    99.8 %  chance 25.0 %  solved at step 250" in lines
+    assert "loss        0.0123  chance 1.386" in lines
+    by_length = [line for line in lines if " %  ━" in line]
+    assert [int(re.sub("by length", "", line).split()[0]) for line in by_length] == [7, 12, 25, 50, 100, 200]
+    assert [line.endswith("◂ trained") for line in by_length] == [False, False, False, True, False, False]
+    assert len({line.index("│") for line in by_length}) == 1  # chance is one straight line
+    strips = [line for line in lines if "answer  " in line]
+    assert [line.split("  ")[-1] for line in strips] == ["untrained", "step 1000"]
+    assert "half-life   1 → 6.58 timesteps" in lines
+    assert "horizon     10 → beyond the sequence" in lines
+    assert "arrives     10^-14.8 → 0.573 % at the first timestep" in lines
+    assert "model       64 units, 30,216 parameters" in lines
+    assert "time        31 s, 31.8 steps/s on cpu" in lines
+    assert "files       outputs/pronoun/lstm/len50-seed0-1a2b3c4d" in lines
+    assert all(line == line.rstrip() for line in lines)
+
+
+def test_the_strip_of_a_run_is_what_its_gradients_say(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make_run(tmp_path, seq_len=20, rate=0.4)
+    drawn = re.findall(r"first (\S+) answer  step 1000", shown(capsys, run.path)[1])
+    levels = [max(0, int(8 + back * log10(0.4) - 1e-9)) for back in range(19, -1, -1)]
+    assert drawn == ["".join(UNICODE.blocks[min(level, 7)] for level in levels)]
+
+
+@pytest.mark.parametrize(
+    ("state", "pid", "said"),
+    [
+        ("running", None, "running at step 700 of 1000"),
+        ("running", 2**22 + 1, "killed at step 700 of 1000"),  # beyond the largest process number of Linux
+        ("interrupted", None, "interrupted at step 700 of 1000"),
+        ("failed", None, "failed at step 700 of 1000"),
+    ],
+)
+def test_an_unfinished_run(
+    state: str, pid: int | None, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run(tmp_path, state=state, pid=pid)
+    code, out, err = shown(capsys, run.path)
+    assert (code, err) == (0, "")
+    assert out.splitlines()[0].endswith(said)
+    assert re.search(r"^score +0\.5$", out, re.M)
+    assert re.search(r"^half-life +1 → 6\.58 timesteps$", out, re.M)
+    assert "answer  step 700" in out
+    go_on = "go on with  seqmem train cell=lstm '+note=two words'"
+    assert (go_on in out) == (state == "interrupted" or pid is not None)
+    assert ("error       the loss became nan at step 707" in out) == (state == "failed")
+
+
+def test_what_an_unfinished_run_knows_of_its_task_is_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make_run(tmp_path, state="running")
+    facts = {"metric": "accuracy", "higher_is_better": True, "chance": 0.25, "baseline_loss": 1.386, "solved_at": 0.99}
+    write_json(run.file("environment.json"), facts)
+    out = shown(capsys, run.path)[1]
+    assert re.search(r"^accuracy +50\.0 %  chance 25\.0 %$", out, re.M)
+    assert re.search(r"^loss +0\.72  chance 1\.386$", out, re.M)
+
+
+def test_a_run_that_has_only_begun(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make_run(tmp_path, state="running")
+    for name in ("metrics.jsonl", "gradients.npz", "status.json", "overrides.json"):
+        run.file(name).unlink()
+    code, out, _ = shown(capsys, run.path)
+    assert code == 0
+    assert out.splitlines()[0].endswith("not started")
+    assert re.search(r"^score +none yet$", out, re.M)
+    assert re.search(r"^gradient +no trace yet$", out, re.M)
+
+
+def test_a_run_without_traces(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make_run(tmp_path, result={"gradient": {"start": {}, "end": {}}})
+    run.file("gradients.npz").unlink()
+    out = shown(capsys, run.path)[1]
+    assert re.search(r"^gradient +not traced$", out, re.M)
+    assert "half-life" not in out
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"score": 0.26, "solved": False, "steps_to_solve": None}, "no better than chance"),
+        ({"score": 0.32, "solved": False, "steps_to_solve": None}, "not solved"),
+        ({"score": 0.8, "solved": False, "steps_to_solve": 250}, "solved at step 250, but not at the end"),
+        ({"steps_to_solve": None}, "solved"),
+        ({"solved_at": None, "solved": None, "steps_to_solve": None}, "chance 25.0 %"),
+    ],
+)
+def test_the_verdict(changed: dict[str, Any], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = shown(capsys, make_run(tmp_path, result=changed).path)[1]
+    assert re.search(rf"^accuracy +\S+ % .*{said}$", out, re.M)
+
+
+def test_later_evaluations_join_the_lengths(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make_run(tmp_path)
+    rows = [{"seq_len": n, "score": 0.33, "loss": 1.0, "sequences": 1000} for n in (25, 800)]
+    run.file("evaluations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    out = shown(capsys, run.path)[1]
+    assert re.search(r"^ +800  33\.0 %", out, re.M)
+    assert re.search(r"^ +25  33\.0 %", out, re.M)
+    run.file("evaluations.jsonl").write_text(
+        "".join(json.dumps({**rows[0], "seq_len": n}) + "\n" for n in range(51, 90))
+    )
+    out = shown(capsys, run.path)[1]
+    assert "lengths left out" in out
+    assert re.search(r"^ +50  99\.8 %.*trained$", out, re.M)
+
+
+def test_an_exploding_and_a_vanished_gradient(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = shown(capsys, make_run(tmp_path / "a", rate=1.5).path)[1]
+    assert re.search(r"first ▲+█+ answer  step 1000", out)
+    assert "▲ over 10" in out
+    assert "half-life   1 → does not decay" in out
+    assert "10^8.6 at the first timestep" in out
+    norms = np.ones((3, 50, 4))
+    norms[:, :40] = 0
+    out = shown(capsys, make_run(tmp_path / "b", norms=norms).path)[1]
+    assert re.search(r"first ·{35,40}█+ answer  step 1000", out)
+    assert "· zero" in out
+    assert "arrives     nothing at the first timestep" in out
+
+
+def test_squared_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    by_length = [{"seq_len": n, "score": score, "loss": 0.1, "sequences": 10} for n, score in ((7, 0.3), (50, 0.001))]
+    changed = {"metric": "mean squared error", "higher_is_better": False, "chance": 0.1667, "solved_at": 0.002}
+    changed |= {"score": 0.001, "by_length": by_length}
+    out = shown(capsys, make_run(tmp_path, task="adding", result=changed).path)[1]
+    assert "score       0.001 mean squared error  chance 0.1667  solved at step 250" in out
+    worst, best = [line for line in out.splitlines() if "│" in line]
+    assert worst.count("━") > 20  # the longest bar is the largest error
+    assert best.count("━") <= 1
+
+
+def test_numbers_in_words() -> None:
+    assert [show.half_life_text(x) for x in (inf, nan, 0.51234, 123.4, 8793.2, 2e9)] == [
+        "does not decay", "unknown", "0.512", "123", "8,793", "2e+09",
+    ]  # fmt: skip
+    assert [show.horizon_text(x) for x in (inf, nan, 45.0)] == ["beyond the sequence", "unknown", "45"]
+    assert [show.share_text(x) for x in (-inf, nan, -23.44, -2.0, 0.0, 3.0)] == [
+        "nothing", "unknown", "10^-23.4", "1 %", "100 %", "10^3.0",
+    ]  # fmt: skip
+    assert [show.duration(x) for x in (3.14159, 59.2, 200.0, 3600.0, 7265.0, 59.9)] == [
+        "3.1 s", "59 s", "3 min 20 s", "1 h 0 min", "2 h 1 min", "60 s",
+    ]  # fmt: skip
+
+
+def test_scores_are_written_as_metrics_write_them() -> None:
+    for metric in (ACCURACY, BITS, SQUARED_ERROR):
+        for score in (0.0, 0.12345, 0.99999, 4.6951, 1e-7, nan):
+            assert show.score_text(metric.name, score) == metric.text(score)
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_pages_and_tables_fit_a_terminal(width: int, tmp_path: Path) -> None:
+    kinds = [("rnn", 50, "finished", 0.5), ("lstm", 50, "finished", 1.0)]
+    kinds += [("lstm", 1000, "interrupted", 1.1), ("gru", 200, "failed", 0.97)]
+    runs = [
+        make_run(tmp_path / "outputs", cell=cell, seq_len=seq_len, state=state, rate=rate, seed=12345)
+        for cell, seq_len, state, rate in kinds
+    ]
+    console, written = terminal(width)
+    readings = [show.read(run) for run in runs]
+    for reading in readings:
+        say(console, *show.page(reading, console))
+    say(console, *show.comparison(readings, console))
+    print_summary(console, runs[0])
+    lines = plain(written.getvalue())
+    assert max(map(len, lines)) <= width
+    assert not [line for line in lines if line.strip() in ("of 1000", "1000")]  # nothing was wrapped
+    assert "\x1b[38;2;" in written.getvalue()
+
+
+def test_a_run_s_page_is_readable_on_a_very_narrow_terminal(tmp_path: Path) -> None:
+    console, written = terminal(40)
+    say(console, *show.page(show.read(make_run(tmp_path)), console))
+    assert max(map(len, plain(written.getvalue()))) <= 40
+
+
+def test_without_colour_the_blocks_remain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    reading = show.read(make_run(tmp_path))
+    console, written = terminal(80)
+    say(console, *show.page(reading, console), *show.comparison([reading, reading], console))
+    assert not COLOUR.search(written.getvalue())
+    assert re.search("▁▂+▃+▄+▅+▆+▇+█", written.getvalue())
+    monkeypatch.delenv("NO_COLOR")
+    console, written = terminal(80)
+    say(console, *show.page(reading, console))
+    assert COLOUR.search(written.getvalue())  # so the pattern above does find colours
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_everything_can_be_written_in_any_encoding(encoding: str, tmp_path: Path) -> None:
+    norms = 10.0 ** np.linspace(-400, 3, 50)[None, :, None] * np.ones((3, 1, 4))
+    runs = [make_run(tmp_path, cell="rnn", norms=norms), make_run(tmp_path), make_run(tmp_path, seed=2, state="failed")]
+    file = encoded(encoding)
+    console = Console(file=file)
+    readings = [show.read(run) for run in runs]
+    say(console, *show.comparison(readings, console))
+    for reading in readings:
+        say(console, *show.page(reading, console))
+    print_summary(console, runs[1])
+    clock = Clock()
+    shows = display(Console(file=file, force_terminal=True, width=80), clock=clock)
+    feed(shows, clock, last=430)
+    assert shows._live is not None
+    console.print(shows._live.get_renderable())
+    file.flush()
+    file.seek(0)
+    text = file.read()
+    assert re.search(r"\.:+-+=+\+", text)
+    assert "10^-8 .:-=+*#@ 1" in text
+
+
+def test_the_summary_says_what_to_type_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run(tmp_path / "outputs")
+    console, written = terminal(80)
+    print_summary(console, run)
+    lines = [line.rstrip() for line in plain(written.getvalue())]
+    assert lines[-3] == "next        seqmem watch                 every curve in TensorBoard"
+    assert lines[-2] == "            seqmem show outputs/pronoun  all runs of pronoun side by side"
+    assert lines[-1] == "            seqmem eval outputs/pronoun/lstm/len50-seed0-1a2b3c4d seq_len=400"
+    assert "accuracy    99.8 %  chance 25.0 %  solved at step 250" in lines
+    elsewhere = make_run(tmp_path / "my runs")
+    console = Console(file=(file := io.StringIO()))
+    print_summary(console, elsewhere)
+    assert re.search(r"^next +seqmem watch 'my runs' ", file.getvalue(), re.M)
+    assert file.getvalue().splitlines()[-1].strip() == (
+        "seqmem eval 'my runs/pronoun/lstm/len50-seed0-1a2b3c4d' seq_len=400"
+    )
+
+
+def test_a_pipe_gets_long_paths_whole(tmp_path: Path) -> None:
+    run = make_run(tmp_path / ("deep" * 30), seq_len=50)
+    console = Console(file=(file := io.StringIO()))
+    print_summary(console, run)
+    assert f"files       {run.path.relative_to(tmp_path)}\n" in file.getvalue()
+    assert all(line == line.rstrip() for line in file.getvalue().splitlines())
+    assert "\x1b" not in file.getvalue()
+
+
+# Several runs
+
+
+def test_a_comparison_names_what_differs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    outputs = tmp_path / "outputs"
+    make_run(outputs, cell="rnn", rate=0.6, score=0.26, options={"nonlinearity": "tanh"})
+    make_run(outputs, cell="lstm", rate=1.0, options={"forget_bias": "chrono"})
+    make_run(outputs, cell="lstm", rate=0.73, score=0.26, options={"forget_bias": 1.0}, tail="00000000")
+    code, out, err = shown(capsys, outputs)
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[0] == "3 runs"
+    assert lines[2] == "pronoun  50 timesteps · seed 0 · chance 25.0 %"
+    assert lines[4] == "cell  forget_bias  accuracy  solved at  half-life  horizon"
+    assert lines[5] == "lstm  1              26.0 %         no        2.2       22"
+    assert lines[6] == "lstm  chrono         99.8 %        250        inf      inf"
+    assert lines[7] == "rnn                  26.0 %         no       1.36       14"
+
+
+def test_strips_of_different_lengths_stand_under_each_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    outputs = tmp_path / "outputs"
+    for seq_len in (50, 100, 200):
+        make_run(outputs, seq_len=seq_len, rate=0.9)
+    lines = shown(capsys, outputs)[1].splitlines()
+    start = next(i for i, line in enumerate(lines) if line.rstrip().endswith("answer"))
+    strips = lines[start + 1 : start + 4]
+    assert len({len(line) for line in [lines[start], *strips]}) == 1
+    # A quarter of the timesteps take a quarter of the columns, and the same column is the same way back.
+    fifty, hundred, all_of_it = (line.split(" ")[-1] for line in strips)
+    assert len(fifty) == pytest.approx(len(all_of_it) / 4, abs=1)
+    assert len(hundred) == pytest.approx(len(all_of_it) / 2, abs=1)
+    assert all_of_it.endswith(fifty[1:])  # the first column may stand for fewer timesteps
+    assert all_of_it.endswith(hundred[1:])
+
+
+@pytest.mark.parametrize(("width", "beside"), [(80, False), (200, True)])
+def test_a_wide_terminal_has_strips_beside_the_numbers(
+    width: int, beside: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    for cell in ("rnn", "lstm"):
+        make_run(tmp_path / "outputs", cell=cell)
+    out = shown(capsys)[1]  # everything in outputs
+    rows = [line for line in out.splitlines() if re.match(r"lstm +99\.8 % +250", line)]
+    assert len(rows) == 1
+    assert ("▆▆▇" in rows[0]) == beside
+    assert out.count("▆▆▇") == 2
+
+
+def test_lengths_of_several_runs_are_one_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seq_len in (50, 100):
+        make_run(tmp_path / "outputs", seq_len=seq_len)
+    lines = shown(capsys)[1].splitlines()
+    head = next(i for i, line in enumerate(lines) if line.startswith("by length"))
+    assert lines[head + 1].split() == ["seq_len", "7", "12", "25", "50", "100", "200", "400"]
+    assert lines[head + 2].split() == "50 99.8 % 99.8 % 99.8 % 99.8 %◂ 60.0 % 60.0 %".split()
+    assert lines[head + 3].split() == "100 99.8 % 99.8 % 99.8 % 99.8 %◂ 60.0 % 60.0 %".split()
+    fifty, hundred = (lines[head + 1].index(f" {n} ") + len(f" {n}") for n in (50, 100))
+    assert lines[head + 2][fifty] == "◂"
+    assert lines[head + 3][hundred] == "◂"
+
+
+def test_unfinished_runs_are_marked_and_tasks_stand_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_run(tmp_path / "outputs", seed=0)
+    make_run(tmp_path / "outputs", seed=1, state="interrupted")
+    make_run(tmp_path / "outputs", seed=0, task="copy")
+    out = shown(capsys)[1]
+    copy, pronoun = out.split("\npronoun")
+    assert "copy  lstm · 50 timesteps · seed 0 · chance 25.0 %" in copy
+    assert "interrupted" not in copy
+    assert re.search(r"^ +0 +99\.8 % .* finished$", pronoun, re.M)
+    assert re.search(r"^ +1 +0\.5 .* interrupted 70 %$", pronoun, re.M)
+    assert "gradient at the latest trace" in pronoun
+
+
+def test_many_runs_are_limited_with_a_word_about_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed in range(22):
+        make_run(tmp_path / "outputs", seed=seed)
+    out = shown(capsys, "outputs")[1]
+    assert out.startswith("22 runs; the first 20 of them (--all shows the rest):")
+    assert len(re.findall(r"99\.8 % +250", out)) == 20
+    assert len(re.findall(r"99\.8 % +250", shown(capsys, "outputs", "--all")[1])) == 22
+
+
+# Which runs
+
+
+def test_a_run_goes_by_any_unique_part_of_its_path(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_run(tmp_path / "outputs", cell="lstm", tail="1a2b3c4d")
+    make_run(tmp_path / "outputs", cell="rnn", tail="1a99ffff")
+    make_run(tmp_path / "outputs", cell="rnn", seed=1, tail="77777777")
+    for name in ("1a2b", "len50-seed0-1a2b", "lstm/len50-seed0-1a2b3c4d", "lstm", "pronoun/lstm"):
+        assert shown(capsys, name)[1].startswith("lstm on pronoun"), name
+    assert re.match(r"pronoun  rnn", shown(capsys, "pronoun/rnn")[1])
+    code, out, err = shown(capsys, "1a")
+    assert (code, out) == (2, "")
+    assert err.startswith("seqmem show: 1a: 2 runs are called like that: ")
+    assert err.count("\n") == 1
+
+
+def test_the_same_run_twice_is_one_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make_run(tmp_path / "outputs")
+    assert shown(capsys, run.path, "1a2b", "outputs")[1].count("finished") == 1
+
+
+@pytest.mark.parametrize("given", ["nowhere", "empty", "outputs"])
+def test_no_run_is_one_line_and_code_2(given: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty").mkdir()
+    code, out, err = shown(capsys, given)
+    assert (code, out) == (2, "")
+    assert re.fullmatch(rf"seqmem show: {given}: no run there; [^\n]+\n", err)
+
+
+# numpy leaves a file open that turns out to be no archive.
+_unclosed = pytest.mark.filterwarnings("ignore:.*gradients.npz:pytest.PytestUnraisableExceptionWarning")
+
+
+def _break_json(run: RunDirectory) -> None:
+    run.file("result.json").write_text('{"score": ')
+
+
+def _break_result(run: RunDirectory) -> None:
+    write_json(run.file("result.json"), {"score": 1.0})
+
+
+def _break_kind(run: RunDirectory) -> None:
+    run.file("result.json").write_text("[1, 2]")
+
+
+def _break_config(run: RunDirectory) -> None:
+    write_json(run.file("config.json"), {"seq_len": 50})
+
+
+def _break_status(run: RunDirectory) -> None:
+    run.file("result.json").unlink()
+    write_json(run.file("status.json"), {"mood": "good"})
+
+
+def _break_metrics(run: RunDirectory) -> None:
+    run.file("metrics.jsonl").write_text('{"kind": "eval"\n')
+
+
+def _cut_gradients(run: RunDirectory) -> None:
+    path = run.file("gradients.npz")
+    path.write_bytes(path.read_bytes()[:500])
+
+
+def _empty_gradients(run: RunDirectory) -> None:
+    run.file("gradients.npz").write_bytes(b"")
+
+
+def _other_gradients(run: RunDirectory) -> None:
+    np.savez(run.file("gradients.npz"), step=np.array([0]), answered_at=np.array([3]))
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        _break_json, _break_result, _break_kind, _break_config, _break_status, _break_metrics,
+        pytest.param(_cut_gradients, marks=_unclosed), _empty_gradients, _other_gradients,
+    ],
+)  # fmt: skip
+def test_a_damaged_run_is_named_and_the_others_are_shown(
+    harm: Callable[[RunDirectory], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad, good = make_run(tmp_path / "outputs", cell="rnn"), make_run(tmp_path / "outputs", cell="lstm")
+    harm(bad)
+    with pytest.raises(RunError, match="rnn"):
+        show.read(bad)
+    code, out, err = shown(capsys, bad.path)
+    assert (code, out) == (1, "")
+    assert err.startswith("seqmem show: ")
+    assert err.count("\n") == 1
+    assert str(bad.path) in err
+    code, out, err = shown(capsys, bad.path, good.path)
+    assert code == 1
+    assert str(bad.path) in err
+    assert out.startswith("lstm on pronoun")
+
+
+def test_show_needs_no_torch(tmp_path: Path) -> None:
+    make_run(tmp_path / "outputs")
+    make_run(tmp_path / "outputs", cell="rnn")
+    heavy = "print([name for name in ('torch', 'hydra', 'jaxtyping') if name in sys.modules])"
+    code = f"import sys; from seqmem.cli import show; code = show.main(sys.argv[1:]); {heavy}; sys.exit(code)"
+    done = subprocess.run([sys.executable, "-c", code, "outputs"], capture_output=True, encoding="utf-8", check=True)
+    assert done.stdout.startswith("pronoun")
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("verb", [show, listing])
+def test_help_fits_80_columns_and_has_examples(verb: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        verb.main(["--help"])
+    assert left.value.code == 0
+    out = capsys.readouterr().out
+    assert "\n  seqmem " in out
+    assert max(map(len, out.splitlines())) <= 80
+
+
+# list
+
+
+@pytest.fixture
+def own_conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A configuration directory in the place of ours."""
+    conf = tmp_path / "conf"
+    lstm = "name: lstm\nhidden_size: 64\nlayers: 1\nparams: null\nforget_bias: chrono\n"
+    pronoun = "name: pronoun\nusual_seq_len: 50\nlengths: fixed\nshortest: null\npeople: 8\nmentions: 2\n"
+    files = {
+        "cell/lstm.yaml": f"# LSTM.\ndefaults:\n  - _self_\n\n{lstm}",
+        "task/pronoun.yaml": f"# Words.\n{pronoun}",
+        "optimizer/adam.yaml": "#\n# Adam (Kingma & Ba 2015).\nname: adam\nlr: 1e-3\n",
+        "experiment/far.yaml": "# @package _global_\n# How far back?\nseq_len: 100\n",
+        "experiment/deep/er.yaml": "# @package _global_\nseq_len: 100\n",
+    }
+    for name, content in files.items():
+        (conf / name).parent.mkdir(parents=True, exist_ok=True)
+        (conf / name).write_text(content)
+    monkeypatch.setattr(config, "conf_dir", lambda: conf)
+    return conf
+
+
+@pytest.mark.usefixtures("own_conf")
+def test_list_has_a_line_for_every_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert listing.main([]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    lines = out.splitlines()
+    assert lines[1] == "  lstm  hidden, cell  Hochreiter & Schmidhuber 1997; Gers et al. 2000"
+    assert re.fullmatch(r"  pronoun  25\.0 %  7 +seqmem, after rnilav's subject recall", lines[4])
+    assert "  adam      Adam (Kingma & Ba 2015)." in lines
+    assert "  far        How far back?" in lines
+    assert "  deep/er" in lines
+    assert re.fullmatch(r"compute  torch \d+\.\d+\.\d+, \d+ cores?, (no CUDA|CUDA .+)", lines[-1])
+    assert "\x1b" not in out
+
+
+def test_list_knows_every_task_and_cell_of_ours(capsys: pytest.CaptureFixture[str]) -> None:
+    assert listing.main([]) == 0
+    out = capsys.readouterr().out
+    cells, tasks = out.split("\ntasks")
+    for name, kind in TASKS.items():
+        row = re.search(rf"^  {name} +(\S+ \S+) +(\d+) +(.+)$", tasks, re.M)
+        assert row is not None, name
+        assert row[3] == kind.source
+    for path in config.conf_dir().glob("cell/*.yaml"):
+        assert re.search(rf"^  {path.stem} +\S", cells, re.M)
+
+
+@pytest.mark.usefixtures("own_conf")
+def test_list_has_a_user_s_own_files_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mine = tmp_path / "mine"
+    (mine / "task").mkdir(parents=True)
+    (mine / "task" / "one.yaml").write_text("# One person.\nname: pronoun\nmentions: 1\n")
+    (mine / "task" / "leaky.yaml").write_text("# My own thing.\nname: custom\ntarget: mine.Leaky\n")
+    (mine / "task" / "odd.yaml").write_text("name: pronoun\npeople: 7\n")
+    (mine / "task" / "torn.yaml").write_text("name: [pronoun\n")
+    assert listing.main(["-cd", str(mine)]) == 1
+    out, err = capsys.readouterr()
+    assert re.search(r"^  one +12\.5 % +5 +seqmem, .* \(One person\)$", out, re.M)
+    assert re.search(r"^  leaky +My own thing\.$", out, re.M)
+    assert re.search(r"^  pronoun +25\.0 %", out, re.M)
+    odd, torn = err.splitlines()
+    assert odd == f"seqmem list: {mine / 'task' / 'odd.yaml'}: people=7: must be an even number from 4 to 16"
+    assert torn.startswith(f"seqmem list: {mine / 'task' / 'torn.yaml'}: ")
+
+
+def test_list_of_a_directory_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    assert listing.main(["--config-dir", "nowhere"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == "seqmem list: --config-dir nowhere: no such directory\n"
+
+
+@pytest.mark.usefixtures("own_conf")
+def test_list_wraps_sources_under_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    console, written = terminal(60)
+    monkeypatch.setattr(listing, "Console", lambda: console)
+    assert listing.main([]) == 0
+    lines = plain(written.getvalue())
+    assert max(map(len, lines)) <= 60
+    assert lines[1].index("Hochreiter") == len(lines[2]) - len(lines[2].lstrip())

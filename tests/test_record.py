@@ -1,0 +1,633 @@
+"""What a run leaves behind; and that a run killed anywhere leaves, once resumed, exactly what it would have."""
+
+import json
+import resource
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from math import inf, log10
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
+from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
+from tensorboard.plugins.hparams import metadata
+from tensorboard.plugins.hparams.api_pb2 import Status  # pyright: ignore[reportAttributeAccessIssue]
+from torch import Tensor
+
+from seqmem import record
+from seqmem.cells import CELLS, Cell
+from seqmem.model import SequenceModel, parameter_count
+from seqmem.randomness import ambient, generator
+from seqmem.record import FLOOR, RESULTS, Recorder, answers, describe, load_checkpoint
+from seqmem.runs import CHECKPOINT, EVENTS, GRADIENTS, METRICS, RunDirectory, RunError
+from seqmem.signals import Batch
+from seqmem.tasks import TASKS, Task
+from seqmem.trace import Decay, Trace
+from seqmem.training import Diverged, Plan, Result, train
+
+PLAN = Plan(
+    seq_len=12,
+    steps=12,
+    batch_size=4,
+    log_every=2,
+    evaluate_every=4,
+    evaluate_sequences=16,
+    evaluate_lengths=(7, 12, 20),
+    trace_every=3,
+    trace_sequences=3,
+    checkpoint_every=4,
+)
+
+
+class Killed(BaseException):
+    """As good as kill -9: nothing catches it, and nothing is tidied up."""
+
+
+class Bomb:
+    """An observer that goes off when it is told something for the ``at``th time."""
+
+    def __init__(self, at: int) -> None:
+        self.at, self.told = at, 0
+
+    def tick(self, *_: Any) -> None:
+        self.told += 1
+        if self.told == self.at:
+            raise Killed
+
+    logged = traced = answered = finished = tick
+
+
+@dataclass
+class Setup:
+    run: RunDirectory
+    task: Task
+    model: SequenceModel
+    optimizer: torch.optim.Optimizer
+    recorder: Recorder
+
+    def train(self, plan: Plan = PLAN, bomb: Bomb | None = None) -> Result:
+        observers = [self.recorder] if bomb is None else [bomb, self.recorder]
+        return train(self.model, self.task, self.optimizer, plan, observers, checkpoints=self.recorder)
+
+    def die(self) -> None:
+        """Lose what was not written, as a killed process does."""
+        opened = self.recorder._opened()
+        for file in (opened.metrics, opened.events._file):
+            file._pending.clear()
+            file.close()
+        self.recorder._log = None
+
+
+def setup(path: Path, *, cell: str = "lstm", task: str = "pronoun", layers: int = 1) -> Setup:
+    """Everything anew, as a new process would."""
+    made = TASKS[task]()
+    options: dict[str, Any] = {} if cell == "rnn" else {"seq_len": 12}
+    kind: Callable[..., Cell] = CELLS[cell]
+    with ambient(0, "init"):
+        model = SequenceModel.for_task(made, lambda width: kind(width, 6, **options), layers=layers)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    facts = {"cell": cell, "seq_len": 12, "seed": 0, "hidden_size": 6, "layers": layers, "device": "cpu"}
+    facts["parameters"] = parameter_count(model)
+    run = RunDirectory(path)
+    path.mkdir(parents=True, exist_ok=True)
+    recorder = Recorder(
+        run, config={"cell": {"name": cell}}, task=made, facts=facts, hparams={"cell": cell, "lr": 0.01}
+    )
+    return Setup(run, made, model, optimizer, recorder)
+
+
+def finish(path: Path, plan: Plan = PLAN, **options: Any) -> Setup:
+    made = setup(path, **options)
+    with made.recorder:
+        made.train(plan)
+    return made
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Setup:
+    """A run that nothing interrupted."""
+    return finish(tmp_path_factory.mktemp("whole"))
+
+
+def read(path: Path) -> list:
+    return [Event.FromString(raw) for raw in RawEventFileLoader(str(path)).Load()]
+
+
+def points(run: RunDirectory) -> list[tuple[int, str, float | bytes]]:
+    """Everything in the event file that is not a time: (step, tag, content) in order."""
+    found: list[tuple[int, str, float | bytes]] = []
+    for event in read(run.file(EVENTS)):
+        for value in event.summary.value:
+            if value.tag == "summary" or value.tag.startswith("_hparams_"):
+                found.append((event.step, value.tag, 0.0))
+            elif value.HasField("simple_value"):
+                found.append((event.step, value.tag, value.simple_value))
+            else:
+                found.append((event.step, value.tag, value.SerializeToString()))
+    return found
+
+
+def timeless(result: Mapping[str, Any] | None) -> dict[str, Any]:
+    assert result is not None
+    return {name: value for name, value in result.items() if name not in ("seconds", "steps_per_second")}
+
+
+def assert_same(run: RunDirectory, other: RunDirectory) -> None:
+    """Bit for bit, times aside."""
+    assert run.file(METRICS).read_bytes() == other.file(METRICS).read_bytes()
+    a, b = run.gradients(), other.gradients()
+    assert a is not None
+    assert b is not None
+    assert a.step.tolist() == b.step.tolist()
+    assert a.norms.keys() == b.norms.keys()
+    for name, norms in a.norms.items():
+        np.testing.assert_array_equal(norms, b.norms[name])
+    weights, others = (load_checkpoint(one.file(CHECKPOINT))["model"] for one in (run, other))
+    assert weights.keys() == others.keys()
+    assert all(torch.equal(weights[name], others[name]) for name in weights)
+    assert points(run) == points(other)
+    assert timeless(run.result()) == timeless(other.result())
+
+
+def scalars(run: RunDirectory) -> EventAccumulator:
+    return EventAccumulator(str(run.file(EVENTS)), size_guidance={"scalars": 0, "images": 0, "tensors": 0}).Reload()
+
+
+def curve(run: RunDirectory, tag: str) -> tuple[list[int], list[float]]:
+    found = scalars(run).Scalars(tag)
+    return [e.step for e in found], [e.value for e in found]
+
+
+# Killed and resumed
+
+
+@pytest.mark.parametrize("at", range(1, 19))
+def test_killed_anywhere_it_ends_where_it_would_have(at: int, whole: Setup, tmp_path: Path) -> None:
+    first = setup(tmp_path)
+    bomb = Bomb(at)
+    with pytest.raises(Killed):
+        first.train(bomb=bomb)
+    first.die()
+    assert not first.run.finished
+    second = finish(tmp_path)
+    assert_same(second.run, whole.run)
+    for name, weight in whole.model.state_dict().items():
+        assert torch.equal(second.model.state_dict()[name], weight)
+
+
+def test_the_bombs_go_off_at_every_moment(whole: Setup, tmp_path: Path) -> None:
+    bomb = Bomb(0)
+    made = setup(tmp_path)
+    with made.recorder:
+        made.train(bomb=bomb)
+    assert bomb.told == 18
+
+
+@pytest.mark.parametrize("nth", range(1, 7))
+def test_killed_while_it_saves_it_ends_where_it_would_have(
+    nth: int, whole: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the files that a checkpoint is made of: whichever is the last to be written."""
+    written, real = [], record.write_atomically
+
+    def write(path: Path, content: bytes) -> None:
+        written.append(path.name)
+        if len(written) == nth:
+            path.with_name(path.name + ".partial").write_bytes(content[: len(content) // 2])
+            raise Killed
+        real(path, content)
+
+    first = setup(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(record, "write_atomically", write)
+        with pytest.raises(Killed):
+            first.train()
+    first.die()
+    assert written[-1] == (GRADIENTS if nth % 2 else CHECKPOINT)
+    assert_same(finish(tmp_path).run, whole.run)
+
+
+def test_killed_three_times_it_ends_where_it_would_have(whole: Setup, tmp_path: Path) -> None:
+    for at in (9, 7, 5):
+        made = setup(tmp_path)
+        with pytest.raises(Killed):
+            made.train(bomb=Bomb(at))
+        made.die()
+    assert_same(finish(tmp_path).run, whole.run)
+
+
+def test_a_run_that_is_let_go_keeps_all_it_had(whole: Setup, tmp_path: Path) -> None:
+    """After an exception, unlike after a kill, the files hold everything up to it; resuming is the same."""
+    made = setup(tmp_path)
+    with pytest.raises(Killed), made.recorder:
+        made.train(bomb=Bomb(12))
+    kept = made.run.file(METRICS).read_bytes()
+    assert whole.run.file(METRICS).read_bytes().startswith(kept)
+    assert len(kept.splitlines()) == 10  # eleven things were told, one of them answers
+    stored = made.run.gradients()
+    assert stored is not None
+    assert stored.step.tolist() == [0, 3, 6]
+    assert_same(finish(tmp_path).run, whole.run)
+
+
+def test_two_runs_write_the_same(whole: Setup, tmp_path: Path) -> None:
+    assert_same(finish(tmp_path).run, whole.run)
+
+
+def test_seconds_add_up_over_a_resumption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(0, 100_000, 10))
+    monkeypatch.setattr(record, "monotonic", lambda: float(next(clock)))
+    made = setup(tmp_path)
+    with pytest.raises(Killed), made.recorder:
+        made.train(bomb=Bomb(12))
+    before = torch.load(made.run.file(CHECKPOINT), weights_only=True)["seconds"]
+    assert before > 0
+    result = finish(tmp_path).run.result()
+    assert result is not None
+    assert result["seconds"] > before
+    assert result["steps_per_second"] == pytest.approx(12 / result["seconds"], abs=1e-3)
+
+
+# What is refused
+
+
+def killed_after_a_checkpoint(path: Path) -> RunDirectory:
+    made = setup(path)
+    with pytest.raises(Killed):
+        made.train(bomb=Bomb(12))
+    made.die()
+    assert made.run.file(CHECKPOINT).exists()
+    return made.run
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(RunError) as caught, setup(path).recorder as recorder:
+        recorder.load()
+    said = str(caught.value)
+    assert "\n" not in said
+    assert CHECKPOINT in said
+    assert "start this run over" in said
+    return said
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda _: b"",
+        lambda _: b"not a checkpoint",
+        lambda content: content[: len(content) // 2],
+        lambda content: content.replace(content[2000:2010], bytes(10), 1),
+    ],
+    ids=["empty", "foreign", "cut", "flipped"],
+)
+def test_a_damaged_checkpoint_is_refused(damage: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    path = killed_after_a_checkpoint(tmp_path).file(CHECKPOINT)
+    path.write_bytes(damage(path.read_bytes()))
+    assert f"{path} cannot be read" in refusal(tmp_path)
+
+
+def test_a_checkpoint_of_another_version_is_refused(tmp_path: Path) -> None:
+    path = killed_after_a_checkpoint(tmp_path).file(CHECKPOINT)
+    torch.save({"format": 0}, path)
+    assert "another version" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("name", [METRICS, EVENTS])
+def test_a_file_shorter_than_its_checkpoint_says_is_refused(name: str, tmp_path: Path) -> None:
+    file = killed_after_a_checkpoint(tmp_path).file(name)
+    file.write_bytes(file.read_bytes()[:100])
+    assert str(file) in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("name", [METRICS, EVENTS, GRADIENTS])
+def test_a_lost_file_is_refused(name: str, tmp_path: Path) -> None:
+    file = killed_after_a_checkpoint(tmp_path).file(name)
+    file.unlink()
+    assert str(file) in refusal(tmp_path)
+
+
+def test_a_damaged_file_of_traces_is_refused(tmp_path: Path) -> None:
+    run = killed_after_a_checkpoint(tmp_path)
+    run.file(GRADIENTS).write_bytes(run.file(GRADIENTS).read_bytes()[:500])
+    with pytest.raises(RunError, match=f"{GRADIENTS} cannot be read"), setup(tmp_path).recorder as recorder:
+        recorder.load()
+
+
+def test_without_a_checkpoint_everything_starts_anew(whole: Setup, tmp_path: Path) -> None:
+    run = killed_after_a_checkpoint(tmp_path)
+    run.file(CHECKPOINT).unlink()
+    run.file(EVENTS).write_bytes(b"garbage")
+    assert_same(finish(tmp_path).run, whole.run)
+
+
+def test_a_checkpoint_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="does not exist"):
+        load_checkpoint(tmp_path / CHECKPOINT)
+
+
+def test_observing_before_load_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="only after load"):
+        setup(tmp_path).recorder.logged(0, "eval", {"loss": 1.0, "score": 0.0})
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("size", [0, 700, 3_000, 12_000, 16_000, 30_000])
+def test_a_full_disk_is_one_line_and_nothing_is_lost(size: int, whole: Setup, tmp_path: Path) -> None:
+    made = setup(tmp_path)
+    with largest_file(size), pytest.raises(RunError) as caught, made.recorder:
+        made.train()
+    said = str(caught.value)
+    assert said.startswith(f"cannot write to {tmp_path}")
+    assert "File too large" in said
+    assert "\n" not in said
+    assert not made.run.finished
+    assert_same(finish(tmp_path).run, whole.run)
+
+
+# What is written
+
+
+def test_metrics_say_everything_and_no_time(whole: Setup) -> None:
+    rows = whole.run.metrics()
+    assert [(row["kind"], row["step"]) for row in rows] == [
+        ("eval", 0), ("trace", 0), ("train", 2), ("trace", 3), ("train", 4), ("eval", 4), ("train", 6), ("trace", 6),
+        ("train", 8), ("eval", 8), ("trace", 9), ("train", 10), ("train", 12), ("eval", 12), ("trace", 12),
+        ("length", 12), ("length", 12), ("length", 12),
+    ]  # fmt: skip
+    keys = {row["kind"]: set(row) - {"kind", "step"} for row in rows}
+    assert keys == {
+        "train": {"loss", "learning_rate", "gradient_norm", "gradient_norm_clipped"},
+        "eval": {"loss", "score"},
+        "trace": {"gradient"},
+        "length": {"seq_len", "score", "loss", "sequences"},
+    }
+    assert set(rows[1]["gradient"]) == {"state", "hidden", "cell", "input"}
+    assert set(rows[1]["gradient"]["state"]) == set(Decay(1.0, 1.0, 1.0, 1, 1.0, 1).numbers())
+    for line in whole.run.file(METRICS).read_text().splitlines():
+        json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+
+
+def test_gradients_are_the_traces_in_full(whole: Setup) -> None:
+    stored = whole.run.gradients()
+    assert stored is not None
+    assert stored.step.tolist() == [0, 3, 6, 9, 12]
+    assert stored.answered_at.tolist() == [11, 11, 11]
+    assert set(stored.norms) == {"hidden", "cell", "input"}
+    assert {norms.shape for norms in stored.norms.values()} == {(5, 12, 3)}
+    batch = whole.task.sample(3, 12, generator(0, "trace"))
+    again = Trace.measure(whole.model, whole.task, batch)
+    for name, norms in again.norms.items():
+        np.testing.assert_array_equal(stored.norms[name][-1], norms)
+
+
+def test_scalars_are_the_metrics(whole: Setup) -> None:
+    found = scalars(whole.run)
+    rows = whole.run.metrics()
+    for kind in ("train", "eval"):
+        mine = [row for row in rows if row["kind"] == kind]
+        for name in set(mine[0]) - {"kind", "step"}:
+            written = [(e.step, e.value) for e in found.Scalars(f"{kind}/{name}")]
+            assert written == [(row["step"], pytest.approx(row[name])) for row in mine]
+    traces = [(row["step"], row["gradient"]["state"]) for row in rows if row["kind"] == "trace"]
+    for name, cap in (("half_life", 120), ("horizon", 12)):
+        written = [(e.step, e.value) for e in found.Scalars(f"gradient/{name}")]
+        assert written == [(step, pytest.approx(min(numbers[name], cap))) for step, numbers in traces]
+
+
+def test_curves_are_log10_of_the_traces(whole: Setup) -> None:
+    stored = whole.run.gradients()
+    assert stored is not None
+    for when, index in (("at start", 0), ("latest", -1), ("at end", -1)):
+        trace = Trace({name: norms[index] for name, norms in stored.norms.items()}, stored.answered_at)
+        for name, norms in trace.series().items():
+            group = "gradient" if name == "state" else f"gradient_{name}"
+            xs, values = curve(whole.run, f"{group}/by_timestep ({when})")
+            assert xs == list(range(12))
+            np.testing.assert_allclose(values, np.maximum(np.log10(norms.mean(1)), FLOOR), rtol=1e-6)
+            xs, values = curve(whole.run, f"{group}/by_distance_from_answer ({when})")
+            assert xs == list(range(12))
+            back = norms.mean(1)[::-1]  # every sequence of this task is answered at its end
+            np.testing.assert_allclose(values, np.maximum(np.log10(back / back[0]), FLOOR), rtol=1e-6, atol=1e-7)
+    end = Trace({name: norms[-1] for name, norms in stored.norms.items()}, stored.answered_at)
+    for name, percent in (("10th percentile", 10), ("median", 50), ("90th percentile", 90)):
+        _, values = curve(whole.run, f"gradient/by_timestep {name} (at end)")
+        np.testing.assert_allclose(values, np.log10(np.percentile(end.state, percent, axis=1)), rtol=1e-6)
+
+
+def test_scores_by_length_have_the_length_on_the_step_axis(whole: Setup) -> None:
+    result = whole.run.result()
+    assert result is not None
+    xs, values = curve(whole.run, "eval/score_by_length")
+    assert xs == [7, 12, 20] == [row["seq_len"] for row in result["by_length"]]
+    assert values == pytest.approx([row["score"] for row in result["by_length"]])
+
+
+def test_pictures_come_at_two_four_eight_traces_and_at_the_end(whole: Setup) -> None:
+    assert [e.step for e in scalars(whole.run).Images("gradient/heatmap")] == [3, 9, 12]
+
+
+def test_texts(whole: Setup) -> None:
+    texts = {}
+    for step, tag, content in points(whole.run):
+        if isinstance(content, bytes) and tag in ("config", "answers"):
+            texts.setdefault(tag, []).append((step, content))
+    assert [step for step, _ in texts["answers"]] == [0, 12]
+    assert b'"name": "lstm"' in texts["config"][0][1]
+
+
+def test_the_result_says_what_the_run_found(whole: Setup) -> None:
+    result = whole.run.result()
+    assert result is not None
+    assert result["task"] == "pronoun"
+    assert (result["cell"], result["seq_len"], result["seed"], result["steps"]) == ("lstm", 12, 0, 12)
+    assert (result["hidden_size"], result["layers"]) == (6, 1)
+    assert result["parameters"] == parameter_count(whole.model)
+    assert (result["metric"], result["higher_is_better"]) == ("accuracy", True)
+    assert (result["chance"], result["baseline_loss"]) == (0.25, pytest.approx(1.3862944))
+    assert (result["solved_at"], result["solved"], result["steps_to_solve"]) == (0.99, False, None)
+    own = next(row for row in result["by_length"] if row["seq_len"] == 12)
+    assert (result["score"], result["loss"]) == (own["score"], own["loss"])
+    traces = [row["gradient"] for row in whole.run.metrics() if row["kind"] == "trace"]
+    assert result["gradient"] == {"start": traces[0], "end": traces[-1]}
+    assert result["seconds"] > 0
+    assert result["device"] == "cpu"
+    assert set(result["versions"]) == {"python", "torch", "seqmem"}
+    status = whole.run.status()
+    assert status is not None
+    assert (status.state, status.step) == ("finished", 12)
+
+
+def test_one_event_file_with_the_hparams_in_it_and_no_sub_run(whole: Setup) -> None:
+    assert [path.name for path in whole.run.path.rglob("*tfevents*")] == [EVENTS]
+    content = {
+        value.tag: value.metadata.plugin_data.content
+        for event in read(whole.run.file(EVENTS))
+        for value in event.summary.value
+        if value.metadata.plugin_data.plugin_name == "hparams"
+    }
+    assert list(content) == [metadata.EXPERIMENT_TAG, metadata.SESSION_START_INFO_TAG, metadata.SESSION_END_INFO_TAG]
+    experiment = metadata.parse_experiment_plugin_data(content[metadata.EXPERIMENT_TAG])
+    assert tuple(info.name.tag for info in experiment.metric_infos) == RESULTS
+    end = metadata.parse_session_end_info_plugin_data(content[metadata.SESSION_END_INFO_TAG])
+    assert end.status == Status.Value("STATUS_SUCCESS")
+    found, result = scalars(whole.run), whole.run.result()
+    assert result is not None
+    assert {tag for tag in found.Tags()["scalars"] if tag.startswith("result/")} == set(RESULTS)
+    assert found.Scalars("result/score")[0].value == pytest.approx(result["score"])
+    assert found.Scalars("result/steps_to_solve")[0].value == 12  # never solved: all the steps there were
+
+
+def test_every_tag_is_described(whole: Setup) -> None:
+    described = {}
+    for event in read(whole.run.file(EVENTS)):
+        for value in event.summary.value:
+            described.setdefault(value.tag, value.metadata.summary_description)
+    silent = {tag for tag, description in described.items() if not description and not tag.startswith("_hparams_")}
+    assert not silent
+    assert "25.0 %" in described["eval/score"]
+    assert "-12 stands for all that is less" in described["gradient_cell/by_timestep (latest)"]
+    assert not any("{" in description for description in described.values())
+
+
+def test_a_stack_has_a_tag_for_every_layer(tmp_path: Path) -> None:
+    run = finish(tmp_path, cell="rnn", layers=2).run
+    tags = scalars(run).Tags()["scalars"]
+    groups = {tag.split("/")[0] for tag in tags if "by_timestep" in tag}
+    assert groups == {"gradient", "gradient_0.hidden", "gradient_1.hidden", "gradient_input"}
+    stored = run.gradients()
+    assert stored is not None
+    assert set(stored.norms) == {"0/hidden", "1/hidden", "input"}
+
+
+def test_a_run_without_traces(tmp_path: Path) -> None:
+    run = finish(tmp_path, replace(PLAN, trace_every=0)).run
+    assert run.gradients() is None
+    tags = scalars(run).Tags()
+    assert not tags["images"]
+    assert not [tag for tag in tags["scalars"] if tag.startswith("gradient")]
+    assert {tag for tag in tags["scalars"] if tag.startswith("result/")} == {
+        "result/score", "result/loss", "result/steps_to_solve",
+    }  # fmt: skip
+    result = run.result()
+    assert result is not None
+    assert result["gradient"] == {"start": {}, "end": {}}
+
+
+def test_a_run_that_diverges_is_a_failure_in_the_table(tmp_path: Path) -> None:
+    made = setup(tmp_path)
+    with torch.no_grad():
+        made.model.readout.bias.fill_(torch.nan)  # pyright: ignore[reportCallIssue]
+    with pytest.raises(Diverged), made.recorder:
+        made.train()
+    *_, last = read(made.run.file(EVENTS))
+    (value,) = last.summary.value
+    end = metadata.parse_session_end_info_plugin_data(value.metadata.plugin_data.content)
+    assert end.status == Status.Value("STATUS_FAILURE")
+
+
+def made_up(norms: np.ndarray, path: Path) -> RunDirectory:
+    """A run of one trace, at the start, of a single state."""
+    made = setup(path)
+    trace = Trace({"hidden": norms, "input": norms}, np.full(norms.shape[1], len(norms) - 1))
+    with made.recorder as recorder:
+        recorder.load()
+        recorder.traced(0, trace, {"state": Decay(inf, inf, -inf, 3, 1.0, 0)})
+    return made.run
+
+
+def test_long_curves_are_thinned_and_keep_both_ends(tmp_path: Path) -> None:
+    norms = np.linspace(1, 2, 1000)[:, None]
+    xs, values = curve(made_up(norms, tmp_path), "gradient/by_timestep (latest)")
+    assert len(xs) == 256
+    assert (xs[0], xs[-1]) == (0, 999)
+    assert set(np.diff(xs)) <= {3, 4}
+    np.testing.assert_allclose(values, np.log10(norms[xs, 0]), rtol=1e-5, atol=1e-7)
+
+
+def test_what_cannot_be_drawn_has_a_floor_or_a_cap(tmp_path: Path) -> None:
+    norms = np.array([[0.0], [1e-13], [1e-11], [1.0]])
+    run = made_up(norms, tmp_path)
+    assert curve(run, "gradient/by_timestep (latest)")[1] == pytest.approx([FLOOR, FLOOR, -11, 0])
+    assert curve(run, "gradient/by_distance_from_answer (latest)")[1] == pytest.approx([0, -11, FLOOR, FLOOR])
+    assert curve(run, "gradient/half_life")[1] == [40]  # ten times the sequence
+    assert curve(run, "gradient/horizon")[1] == [4]
+    assert curve(run, "gradient/log10_first_over_last")[1] == [FLOOR]
+    row = run.metrics()[-1]["gradient"]["state"]
+    assert (row["half_life"], row["log10_first_over_last"]) == (inf, -inf)
+
+
+def test_distances_count_from_each_sequences_own_answer(tmp_path: Path) -> None:
+    made = setup(tmp_path)
+    norms = np.array([[0.1, 1.0], [1.0, 0.0], [0.0, 0.0]])
+    trace = Trace({"hidden": norms, "input": norms}, np.array([1, 0]))
+    np.testing.assert_allclose(trace.mean_back(norms), [1.0, 0.1])
+    with made.recorder as recorder:
+        recorder.load()
+        recorder.traced(0, trace, {"state": Decay(1.0, 1.0, -1.0, 2, 1.0, 0)})
+    xs, values = curve(made.run, "gradient/by_distance_from_answer (at start)")
+    assert (xs, values) == ([0, 1], pytest.approx([0, -1]))
+    assert curve(made.run, "gradient/by_timestep (at start)")[1] == pytest.approx([log10(0.55), log10(0.5), FLOOR])
+
+
+# What people read
+
+
+def shown(task: str, seq_len: int, sequences: int = 2, right: Callable[[Batch], Tensor] | None = None) -> str:
+    """What is written about a model that is right everywhere, or where ``right`` [T B] says so."""
+    made = TASKS[task]()
+    batch = made.held_out().sample(sequences, seq_len, generator(0, "show"))
+    if batch.targets.ndim == 2:
+        chosen = batch.targets if right is None else torch.where(right(batch), batch.targets, batch.targets.roll(1, 1))
+        predicted = torch.nn.functional.one_hot(chosen, made.targets.size).float()
+    else:
+        predicted = batch.targets + (0.0 if right is None else 0.5)
+    return answers(made, batch, predicted)
+
+
+def test_answers_say_who_was_right() -> None:
+    batch = TASKS["pronoun"]().sample(2, 12, generator(0, "show"))
+    said = shown("pronoun", 12)
+    task = TASKS["pronoun"]()
+    for b in range(2):
+        assert " ".join(task.words(batch.inputs[:, b])) in said
+        assert f"-> {task.answer(batch.targets[-1, b])} ✓" in said
+    wrong = shown("pronoun", 12, right=lambda batch: torch.zeros_like(batch.asked))
+    swapped = [task.answer(batch.targets[-1, b]) for b in (1, 0)]
+    assert f"-> {swapped[0]} ✗ (it is {swapped[1]})" in wrong
+
+
+def test_answers_at_many_timesteps_are_counted() -> None:
+    assert shown("copy", 30).count(" 10 of 10") == 2
+    assert " 0 of " not in shown("text", 30)
+
+
+def test_real_numbers_are_right_when_close_enough() -> None:
+    assert shown("adding", 10).count("✓") == 2
+    assert shown("adding", 10, right=lambda batch: batch.asked).count("✗") == 2
+
+
+def test_long_sequences_are_abbreviated_in_the_middle() -> None:
+    assert "(340 more)" in shown("pronoun", 400)
+    assert "more)" not in shown("pronoun", 60)
+    assert "(240 more)" in shown("text", 400)
+
+
+def test_a_state_of_ones_own_is_described() -> None:
+    task = TASKS["pronoun"]()
+    assert "`1.slow`" in describe("gradient_1.slow/by_distance_from_answer (at end)", task)
+    assert "after training" in describe("gradient/by_timestep median (at end)", task)
+    assert describe("no/such tag", task) == ""
