@@ -1,5 +1,45 @@
 """Settings of every test: one thread, so that numbers do not depend on the machine's cores."""
 
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
 import torch
+from commandline import Said
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture
+def typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., Said]]:
+    """A command line typed in ``tmp_path``, answered by this process: for what a process of its own would only slow."""
+    from seqmem.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    for name in ("HYDRA_FULL_ERROR", "PYTHONPATH"):  # which seqmem sets
+        monkeypatch.setenv(name, "")
+    before = set(sys.modules)
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+
+    def run(*args: str) -> Said:
+        os.environ["HYDRA_FULL_ERROR"] = ""
+        monkeypatch.setattr(sys, "argv", ["seqmem", *args])
+        capsys.readouterr()
+        try:
+            code = main()
+        except SystemExit as left:
+            code = left.code if isinstance(left.code, int) else 0
+        return Said(code, *capsys.readouterr())
+
+    yield run
+    root.handlers[:], root.level = handlers, level
+    for name in set(sys.modules) - before:
+        if str(tmp_path) in str(getattr(sys.modules[name], "__file__", None)):
+            del sys.modules[name]

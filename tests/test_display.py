@@ -227,6 +227,8 @@ def test_profile_of_numbers_at_the_edge() -> None:
     np.testing.assert_allclose(profile(norms, end), [-inf, -inf, -200, nan, 0])
     assert np.isneginf(profile(np.zeros((5, 2)), end)).all()  # no gradient at all, not even at the answer
     assert np.isnan(profile(np.full((5, 2), inf), end)).all()
+    overflowing = np.repeat(np.array([[1e308], [inf], [nan], [1.0], [1.0]]), 2, axis=1)
+    np.testing.assert_array_equal(profile(overflowing, end), [inf, inf, nan, 0, 0])
     assert FLOOR == TRACE_FLOOR
 
 
@@ -891,7 +893,7 @@ def test_no_run_is_one_line_and_code_2(given: str, tmp_path: Path, capsys: pytes
     (tmp_path / "empty").mkdir()
     code, out, err = shown(capsys, given)
     assert (code, out) == (2, "")
-    assert re.fullmatch(rf"seqmem show: {given}: no run there; [^\n]+\n", err)
+    assert re.fullmatch(rf"seqmem show: {given}: no run there( yet)?; [^\n]+\n", err)
 
 
 # numpy leaves a file open that turns out to be no archive.

@@ -2,6 +2,7 @@
 
 import json
 import resource
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -256,13 +257,20 @@ def test_seconds_add_up_over_a_resumption(tmp_path: Path, monkeypatch: pytest.Mo
 # What is refused
 
 
-def killed_after_a_checkpoint(path: Path) -> RunDirectory:
-    made = setup(path)
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run killed some steps after a checkpoint; to be copied, not touched."""
+    made = setup(tmp_path_factory.mktemp("killed"))
     with pytest.raises(Killed):
         made.train(bomb=Bomb(12))
     made.die()
     assert made.run.file(CHECKPOINT).exists()
-    return made.run
+    return made.run.path
+
+
+@pytest.fixture
+def copy(killed: Path, tmp_path: Path) -> RunDirectory:
+    return RunDirectory(shutil.copytree(killed, tmp_path / "copy"))
 
 
 def refusal(path: Path) -> str:
@@ -285,44 +293,41 @@ def refusal(path: Path) -> str:
     ],
     ids=["empty", "foreign", "cut", "flipped"],
 )
-def test_a_damaged_checkpoint_is_refused(damage: Callable[[bytes], bytes], tmp_path: Path) -> None:
-    path = killed_after_a_checkpoint(tmp_path).file(CHECKPOINT)
+def test_a_damaged_checkpoint_is_refused(damage: Callable[[bytes], bytes], copy: RunDirectory) -> None:
+    path = copy.file(CHECKPOINT)
     path.write_bytes(damage(path.read_bytes()))
-    assert f"{path} cannot be read" in refusal(tmp_path)
+    assert f"{path} cannot be read" in refusal(copy.path)
 
 
-def test_a_checkpoint_of_another_version_is_refused(tmp_path: Path) -> None:
-    path = killed_after_a_checkpoint(tmp_path).file(CHECKPOINT)
-    torch.save({"format": 0}, path)
-    assert "another version" in refusal(tmp_path)
+def test_a_checkpoint_of_another_version_is_refused(copy: RunDirectory) -> None:
+    torch.save({"format": 0}, copy.file(CHECKPOINT))
+    assert "another version" in refusal(copy.path)
 
 
 @pytest.mark.parametrize("name", [METRICS, EVENTS])
-def test_a_file_shorter_than_its_checkpoint_says_is_refused(name: str, tmp_path: Path) -> None:
-    file = killed_after_a_checkpoint(tmp_path).file(name)
+def test_a_file_shorter_than_its_checkpoint_says_is_refused(name: str, copy: RunDirectory) -> None:
+    file = copy.file(name)
     file.write_bytes(file.read_bytes()[:100])
-    assert str(file) in refusal(tmp_path)
+    assert str(file) in refusal(copy.path)
 
 
 @pytest.mark.parametrize("name", [METRICS, EVENTS, GRADIENTS])
-def test_a_lost_file_is_refused(name: str, tmp_path: Path) -> None:
-    file = killed_after_a_checkpoint(tmp_path).file(name)
-    file.unlink()
-    assert str(file) in refusal(tmp_path)
+def test_a_lost_file_is_refused(name: str, copy: RunDirectory) -> None:
+    copy.file(name).unlink()
+    assert str(copy.file(name)) in refusal(copy.path)
 
 
-def test_a_damaged_file_of_traces_is_refused(tmp_path: Path) -> None:
-    run = killed_after_a_checkpoint(tmp_path)
-    run.file(GRADIENTS).write_bytes(run.file(GRADIENTS).read_bytes()[:500])
-    with pytest.raises(RunError, match=f"{GRADIENTS} cannot be read"), setup(tmp_path).recorder as recorder:
+def test_a_damaged_file_of_traces_is_refused(copy: RunDirectory) -> None:
+    file = copy.file(GRADIENTS)
+    file.write_bytes(file.read_bytes()[:500])
+    with pytest.raises(RunError, match=f"{GRADIENTS} cannot be read"), setup(copy.path).recorder as recorder:
         recorder.load()
 
 
-def test_without_a_checkpoint_everything_starts_anew(whole: Setup, tmp_path: Path) -> None:
-    run = killed_after_a_checkpoint(tmp_path)
-    run.file(CHECKPOINT).unlink()
-    run.file(EVENTS).write_bytes(b"garbage")
-    assert_same(finish(tmp_path).run, whole.run)
+def test_without_a_checkpoint_everything_starts_anew(whole: Setup, copy: RunDirectory) -> None:
+    copy.file(CHECKPOINT).unlink()
+    copy.file(EVENTS).write_bytes(b"garbage")
+    assert_same(finish(copy.path).run, whole.run)
 
 
 def test_a_checkpoint_that_is_not_there_is_named(tmp_path: Path) -> None:
@@ -345,7 +350,7 @@ def largest_file(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-@pytest.mark.parametrize("size", [0, 700, 3_000, 12_000, 16_000, 30_000])
+@pytest.mark.parametrize("size", [0, 3_000, 12_000, 30_000])
 def test_a_full_disk_is_one_line_and_nothing_is_lost(size: int, whole: Setup, tmp_path: Path) -> None:
     made = setup(tmp_path)
     with largest_file(size), pytest.raises(RunError) as caught, made.recorder:

@@ -133,7 +133,10 @@ class RunDirectory:
 
     def status(self) -> "Status | None":
         found = _read_json(self.file(STATUS))
-        return Status(**found) if found is not None else None
+        try:
+            return Status(**found) if found is not None else None
+        except TypeError as error:
+            raise RunError(f"{self.file(STATUS)} is not a status that this seqmem knows: {error}") from error
 
     def restart(self) -> None:
         """Forget everything a former start left behind."""

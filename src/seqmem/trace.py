@@ -89,7 +89,7 @@ class Trace:
     def state(self) -> Float[ndarray, "T B"]:
         """The gradient at everything the cell carries past t: the root of the sum of the squared norms."""
         carried = [values for name, values in self.norms.items() if name != INPUT]
-        return np.sqrt(np.sum(np.square(carried), axis=0)) if len(carried) > 1 else carried[0]
+        return np.hypot.reduce(carried)  # squares would underflow at the root of the floor
 
     def series(self) -> dict[str, Float[ndarray, "T B"]]:
         """All traces, ``state`` (all carried states together) first."""

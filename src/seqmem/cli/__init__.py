@@ -1,5 +1,6 @@
 """The edge: the first word of a command line is a verb; behind ``train`` stands a Hydra application."""
 
+import io
 import os
 import re
 import sys
@@ -20,6 +21,9 @@ VERBS = {
 
 def main() -> int:
     args = sys.argv[1:]
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a path or a strip that the terminal's encoding has no letters for
+            stream.reconfigure(errors="backslashreplace")
     name = f"seqmem {args[0]}" if args and args[0] in VERBS else "seqmem"
     try:
         return _dispatch(args)
@@ -64,14 +68,20 @@ def _plain(verb: str, rest: list[str]) -> int:
         if full:
             raise
         print(f"seqmem {verb}: {error}", file=sys.stderr)
-        return 1
+    except Exception as error:
+        if full or isinstance(error, BrokenPipeError):
+            raise
+        print(f"seqmem {verb}: {type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr)
+    return 1
 
 
 def _train(rest: list[str]) -> int:
     full = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra's main raises to us instead of printing and leaving
+    from hydra.errors import HydraException
+
     from . import sweep, train
-    from .config import with_own_arguments
+    from .config import ConfigError, with_own_arguments
     from .errors import USAGE, Arguments, explain, parsed
 
     train.failures, sweep.current = [], None
@@ -81,6 +91,8 @@ def _train(rest: list[str]) -> int:
         sys.argv = ["seqmem", *given.argv]  # which is where Hydra's main looks
         train.main()
         said_already = train.failures if sweep.current is not None else []  # by a sweep, when they happened
+    except (ValueError, HydraException) as error:  # not of a job (those are among the failures): of Hydra, before any
+        train.failures.append(error if isinstance(error, USAGE) else ConfigError(explain(error)))
     except Exception as error:
         train.failures.append(error)
     code = 0
@@ -89,7 +101,8 @@ def _train(rest: list[str]) -> int:
             raise error
         code = max(code, 2 if isinstance(error, USAGE) else 1)
         if error not in said_already:
-            said = explain(error, given.overrides, given.config_dir) if isinstance(error, USAGE) else sweep.one_line(error)
+            usage = isinstance(error, USAGE)
+            said = explain(error, given.overrides, given.config_dir) if usage else sweep.one_line(error)
             print(f"seqmem train: {said}", file=sys.stderr)
     lines, complete = sweep.summary()
     print(*lines, sep="\n" if lines else "", end="\n" if lines else "", flush=True)

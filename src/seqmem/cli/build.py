@@ -118,20 +118,6 @@ def find_device(wanted: str) -> torch.device:
     return device
 
 
-def cell_name(config: RunConfig) -> str:
-    """What the cell is called in paths and tables; a custom one by its class."""
-    return _own_name(config.cell)
-
-
-def task_name(config: RunConfig) -> str:
-    return _own_name(config.task)
-
-
-def _own_name(settings: Mapping[str, Any]) -> str:
-    name = str(settings.get("name"))
-    return str(settings["target"]).rpartition(".")[2] if name == "custom" else name
-
-
 def _cell_maker(config: RunConfig, task: Task) -> Callable[[int], SequenceModel]:
     """A function from a hidden size to a fresh model."""
     settings = config.cell
@@ -281,7 +267,7 @@ def arguments(kind: Callable[..., Any], given: Mapping[str, Any], where: str, *,
     checked = {}
     for name, value in given.items():
         if name not in settings and not anything:
-            others = f" There are {', '.join(settings)}" if settings else ""
+            others = f" {where} has {', '.join(settings)}" if settings else ""
             raise ConfigError(
                 f"there is no setting '{where}.{name}'.{nearest(name, list(settings), f'{where}.') or others}"
             )

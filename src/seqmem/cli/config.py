@@ -152,6 +152,8 @@ def from_mapping(settings: Any) -> RunConfig:
         raise ConfigError(f"{missing[0]} is not set: give it a value, {missing[0]}=...")
     config = OmegaConf.to_object(merged)
     assert isinstance(config, RunConfig)  # what to_object makes of a structured config
+    if not config.outputs.strip():
+        raise ConfigError("outputs=: must name a directory")
     return config
 
 

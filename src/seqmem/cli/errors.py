@@ -91,6 +91,8 @@ def _explain(error: Exception, overrides: Sequence[str], config_dir: str | None)
         return f"cannot read '{error.override}': settings are key=value, e.g. seq_len=50{quotes * ('=' in first)}"
     if found := re.match(r"Error merging override (.*)", text):
         return f"{found[1]}: {_unwrap(str(error.__cause__ or ''))}"
+    if text.startswith("Config group override must be a string"):
+        return "a cell, task or optimizer is chosen by its name, e.g. cell=lstm"
     if isinstance(error, OmegaConfBaseException):
         where = getattr(error, "full_key", None)
         return f"{where}: {_unwrap(text)}" if where else _unwrap(text)
@@ -133,7 +135,8 @@ def setting_names(chosen: Sequence[str], config_dir: str | None) -> list[str]:
 
 
 def _full_key(text: str) -> str | None:
-    return next((line.split(":", 1)[1].strip() for line in text.splitlines() if line.strip().startswith("full_key")), None)
+    found = re.search(r"^\s*full_key: *(\S+)", text, re.MULTILINE)
+    return found[1] if found else None
 
 
 def _unwrap(text: str) -> str:

@@ -1,6 +1,5 @@
 """``seqmem eval``: a finished run's scores at any lengths."""
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from rich.table import Table
 
 from ..runs import CHECKPOINT, EVALUATIONS, EVENTS, RunDirectory, RunError, plain_json
 from . import config as settings
+from .arguments import Parser
 from .errors import USAGE, explain
 
 if TYPE_CHECKING:
@@ -23,9 +23,9 @@ NUMBERS = ("seq_len", "sequences")
 
 
 def main(args: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="seqmem eval",
-        description="Score a finished run on held-out sequences of any lengths: a table, and the run's TensorBoard log.",
+        description="Score a finished run on held-out sequences of any lengths: in a table and in its TensorBoard log.",
         epilog="example: seqmem eval outputs/pronoun/lstm/len50-seed0-1a2b3c4d seq_len=10,20,50,100,200",
     )
     parser.add_argument("run", metavar="RUN", help="a run's directory")

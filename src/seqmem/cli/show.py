@@ -94,11 +94,11 @@ def _find(given: str) -> list[RunDirectory]:
         FileNotFoundError: there are none, or several that are no folder's; the message is one line for people.
     """
     path = Path(given)
+    if path.is_dir() and (runs := find_runs(path)):
+        return sorted(runs, key=_natural)
+    if path.resolve() == OUTPUTS.resolve():
+        raise FileNotFoundError(f"{given}: no run there yet; seqmem train makes one")
     if path.is_dir():
-        if runs := find_runs(path):
-            return sorted(runs, key=_natural)
-        if path.resolve() == OUTPUTS.resolve():
-            raise FileNotFoundError(f"{given}: no run there yet; seqmem train makes one")
         raise FileNotFoundError(f"{given}: no run there; a run's directory has a config.json")
     known = sorted(find_runs(OUTPUTS), key=_natural)
     part = path.as_posix()
@@ -112,7 +112,7 @@ def _find(given: str) -> list[RunDirectory]:
         names = ", ".join(str(run.path) for run in alike[:3])
         more = f" and {len(alike) - 3} more" if len(alike) > 3 else ""
         raise FileNotFoundError(f"{given}: {len(alike)} runs are called like that: {names}{more}")
-    where = f"{OUTPUTS} has {len(known)} others" if known else f"{OUTPUTS} has none either; seqmem train makes one"
+    where = f"{OUTPUTS} has {len(known)} others" if known else f"{OUTPUTS} has none yet; seqmem train makes one"
     raise FileNotFoundError(f"{given}: no run there; {where}")
 
 
@@ -615,6 +615,7 @@ def _differs(key: str, flats: list[dict[str, str]]) -> bool:
 def _block(group: _Group, have: Marks, width: int) -> list[Text]:
     found = group.found
     title = Text.assemble((found[0].task, "bold"), "  ", (f" {have.dot} ".join(group.common), "dim"))
+    title.rstrip()
     names = [[Text(value, "bold") for value in row] for row in zip(*group.settings.values(), strict=True)]
     heads = [Text(key, "dim") for key in group.settings]
     numeric = {i for i, values in enumerate(group.settings.values()) if all(_is_number(value) for value in values)}

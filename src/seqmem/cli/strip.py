@@ -110,7 +110,8 @@ def profile(norms: np.ndarray, answered_at: np.ndarray) -> np.ndarray:
     back = answered_at[None, :] - np.arange(length)[::-1, None]
     present = back >= 0
     aligned = np.where(present, np.take_along_axis(norms, np.maximum(back, 0), axis=0), 0.0)
-    means = aligned.sum(1) / np.maximum(present.sum(1), 1)
+    with np.errstate(over="ignore"):  # an explosion that overflows is infinite, and drawn as an explosion
+        means = aligned.sum(1) / np.maximum(present.sum(1), 1)
     logs = np.full(length, -np.inf)
     np.log10(means, out=logs, where=~(means <= FLOOR))
     if np.isneginf(logs[-1]):

@@ -57,7 +57,7 @@ class SweepCallback(Callback):
         except Exception as error:  # which Hydra would make a mere warning of
             sweep, wrong = Sweep(), [one_line(error)]
         if wrong:
-            print("seqmem train:", *wrong, sep="\n  " if len(wrong) > 1 else " ", file=sys.stderr)
+            print("seqmem train: " + "\n  ".join(wrong), file=sys.stderr)
             raise SystemExit(2)
         current = sweep
         already = f", {sweep.finished_before} of them finished already" if sweep.finished_before else ""

@@ -27,6 +27,7 @@ from . import config as settings
 from .config import RunConfig
 
 if TYPE_CHECKING:
+    from ..tasks import Task
     from .build import Experiment
 
 settings.register()
@@ -130,7 +131,7 @@ def execute(
         try:
             if config.force:
                 run.restart()
-            _describe(run, config, overrides)
+            _describe(run, config, overrides, experiment.task)
             recorder = stack.enter_context(
                 Recorder(
                     run,
@@ -215,12 +216,20 @@ def _torch_settings(config: RunConfig) -> Iterator[None]:
         torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
 
 
-def _describe(run: RunDirectory, config: RunConfig, overrides: Sequence[str]) -> None:
+def _describe(run: RunDirectory, config: RunConfig, overrides: Sequence[str], task: "Task") -> None:
     """What was run, with what; written anew at each start."""
     run.file("error.txt").unlink(missing_ok=True)
     write_json(run.file(runs.CONFIG), settings.everything(config))
     write_json(run.file("overrides.json"), list(overrides))
-    write_json(run.file("environment.json"), environment(config))
+    metric = task.targets.metric
+    scale = {
+        "metric": metric.name,
+        "higher_is_better": metric.higher_is_better,
+        "chance": task.chance,
+        "baseline_loss": task.baseline_loss(config.seq_len),
+        "solved_at": task.solved_at,
+    }  # so that an unfinished run's numbers can be read
+    write_json(run.file("environment.json"), environment(config) | scale)
 
 
 def environment(config: RunConfig) -> dict[str, Any]:
@@ -306,8 +315,6 @@ def run(cfg: DictConfig) -> float:
         if in_sweep:
             prefix = sweep.job_prefix(job.job.num, title(config))
         done = execute(config, overrides=list(job.overrides.task), console=console, prefix=prefix, stop=stop)
-        if in_sweep and stop.requested():  # too late for this run, which is finished, but not for the sweep
-            raise Stopped("stopped between two runs: the same command goes on from there", stop.exit_code)
     except Exception as error:
         if in_sweep:  # Hydra says nothing until the whole sweep has ended
             sweep.say_failed(prefix, error)
@@ -315,6 +322,8 @@ def run(cfg: DictConfig) -> float:
             raise  # a worker's launcher must see that the job failed
         failures.append(error)  # our own main says it better than Hydra would
         return float("nan")
+    if in_sweep and stop.requested():  # too late for this run, which is finished, but not for the sweep
+        raise Stopped("stopped between two runs: the same command goes on from there", stop.exit_code)
     if not in_sweep and not config.quiet:
         from .display import print_summary
 

@@ -39,24 +39,31 @@ def main(args: list[str]) -> int:
     from tensorboard import program  # half a second that no error above should wait for
 
     board = program.TensorBoard()
-    with _quiet():
-        board.configure(
-            logdir=str(folder), host=options.host, port=options.port, samples_per_plugin=_SAMPLES, window_title="seqmem"
-        )
-        try:
-            address = board.launch()
-        except program.TensorBoardPortInUseError:
-            return _refuse(f"port {options.port} is in use: name another, or leave out --port for the next free one", 1)
-        except program.TensorBoardServerException as error:
-            return _refuse(error.msg, 1)
-        except OSError as error:
-            return _refuse(f"cannot listen on {options.host}: {error.strerror or error}", 1)
-    address = page(address)
-    count = f"{len(runs)} run{'s' if len(runs) != 1 else ''}"
-    print(f"TensorBoard shows {count} in {folder} at\n\n    {address}\n\nCtrl-C ends it.", flush=True)
-    if options.open:
-        webbrowser.open(address)
+    muttered = io.StringIO()
     try:
+        with _quiet(muttered):
+            board.configure(
+                logdir=str(folder),
+                host=options.host,
+                port=options.port,
+                samples_per_plugin=_SAMPLES,
+                window_title="seqmem",
+            )
+            address = page(board.launch())
+    except program.TensorBoardPortInUseError:
+        return _refuse(f"port {options.port} is in use: name another, or leave out --port for the next free one", 1)
+    except program.TensorBoardServerException as error:
+        return _refuse(error.msg, 1)
+    except OSError as error:
+        return _refuse(f"cannot listen on {options.host}: {error.strerror or error}", 1)
+    except SystemExit:  # the web server under TensorBoard says why and leaves
+        reason = muttered.getvalue().strip().splitlines()
+        return _refuse(f"cannot listen on {options.host}: {reason[-1] if reason else 'no reason given'}", 1)
+    count = f"{len(runs)} run{'s' if len(runs) != 1 else ''}"
+    try:
+        print(f"TensorBoard shows {count} in {folder} at\n\n    {address}\n\nCtrl-C ends it.", flush=True)
+        if options.open:
+            webbrowser.open(address)
         threading.Event().wait()
     except KeyboardInterrupt:
         print("\nTensorBoard has ended.", flush=True)
@@ -97,8 +104,8 @@ def _refuse(line: str, code: int) -> int:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _quiet(muttered: io.StringIO) -> Iterator[None]:
     """TensorBoard explains its fast reader at each start, and warns of every curve that is drawn anew."""
     logging.getLogger("tensorboard").setLevel(logging.ERROR)
-    with redirect_stderr(io.StringIO()):
+    with redirect_stderr(muttered):
         yield

@@ -11,6 +11,7 @@ With ``mentions=1`` one person is named and the last word is a neutral *who*: ch
 Made for seqmem, after the six-subject recall of rnilav's perceptrons-to-transformers (see ``subject``).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar, NamedTuple
@@ -22,8 +23,8 @@ from torch import Tensor
 from ..signals import Batch, Tokens
 from .base import Task
 
-HE: list[str] = "my brother|her uncle|our father|your nephew|my grandfather|her husband|our son|your grandson".split("|")
-SHE: list[str] = "my sister|his aunt|our mother|your niece|my grandmother|his wife|our daughter|your granddaughter".split("|")
+HE = "my brother|her uncle|our father|your nephew|my grandfather|her husband|our son|your grandson".split("|")
+SHE = "my sister|his aunt|our mother|your niece|my grandmother|his wife|our daughter|your granddaughter".split("|")
 
 # A slot is a list of words, one of which is drawn. A template is a list of slots.
 _OPEN = {
@@ -125,7 +126,7 @@ class Pronoun(Task):
         return _grammar(self.filler_words)
 
     @cached_property
-    def _people(self) -> list[str]:
+    def _people(self) -> Sequence[str]:
         """First all of *he*, then all of *she*."""
         return HE[: self.people // 2] + SHE[: self.people // 2]
 

@@ -1,0 +1,144 @@
+"""Start-up, traces, what tracing costs, and how large a run's TensorBoard file is. Run it with scripts/bench.
+
+Every figure is a median, or a share of one and the same run, so that a noisy machine does not decide.
+"""
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+FIRST_STEP = """
+import os, sys, time
+import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
+def leave(*_):
+    print("seconds", time.time() - float(os.environ["BENCH_START"]), flush=True)
+    os._exit(0)
+register_optimizer_step_post_hook(leave)
+from seqmem.cli import main
+main()
+"""
+
+
+def start_up(repeats: int = 5) -> float:
+    """Seconds from the command to the end of its first training step, median."""
+    seconds = []
+    for _ in range(repeats):
+        with tempfile.TemporaryDirectory() as folder:
+            command = [sys.executable, "-c", FIRST_STEP, "train", "cell=lstm", "task=pronoun", "seq_len=50"]
+            environment = {**os.environ, "BENCH_START": str(time.time())}
+            found = subprocess.run(
+                [*command, f"outputs={folder}"], env=environment, capture_output=True, text=True, check=True
+            )
+            seconds.append(float(found.stdout.rpartition("seconds ")[2]))
+    return statistics.median(seconds)
+
+
+def trace_seconds(repeats: int = 5) -> dict[str, float]:
+    """Seconds of one trace of 64 units over 1,000 timesteps, 32 sequences, by cell, median."""
+    from seqmem.cells import CELLS
+    from seqmem.model import SequenceModel
+    from seqmem.randomness import ambient, generator
+    from seqmem.tasks import Pronoun
+    from seqmem.trace import Trace
+
+    task, found = Pronoun(), {}
+    batch = task.sample(32, 1000, generator(0, "bench"))
+    for name, kind in CELLS.items():
+        options: dict[str, Any] = {} if name == "rnn" else {"seq_len": 1000}
+        with ambient(0, "bench"):
+            model = SequenceModel.for_task(task, lambda d, kind=kind, options=options: kind(d, 64, **options))
+        seconds = []
+        for _ in range(repeats):
+            start = time.perf_counter()
+            Trace.measure(model, task, batch)
+            seconds.append(time.perf_counter() - start)
+        found[name] = statistics.median(seconds)
+    return found
+
+
+@contextmanager
+def timed(where: Any, name: str, spent: dict[str, float], label: str) -> Iterator[None]:
+    """Count the time inside ``where.name`` while the block runs; what it calls is counted there, not here."""
+    inner: Callable[..., Any] = getattr(where, name)
+
+    def outer(*args: Any, **kwargs: Any) -> Any:
+        before, start = sum(spent.values()), time.perf_counter()
+        try:
+            return inner(*args, **kwargs)
+        finally:
+            spent[label] += time.perf_counter() - start - (sum(spent.values()) - before)
+
+    setattr(where, name, staticmethod(outer) if where.__class__ is type and name == "measure" else outer)
+    try:
+        yield
+    finally:
+        setattr(where, name, classmethod(inner.__func__) if name == "measure" else inner)  # pyright: ignore
+
+
+def default_run(cell: str) -> tuple[dict[str, float], float, int, dict[str, Any]]:
+    """(seconds by what they went to, seconds in all, bytes of the event file, result) of the default command."""
+    import seqmem
+    from seqmem import training
+    from seqmem.record import Recorder
+    from seqmem.trace import Trace
+
+    spent: dict[str, float] = defaultdict(float)
+    with tempfile.TemporaryDirectory() as folder:
+        with (
+            timed(training, "update", spent, "updates"),
+            timed(training, "_training_batch", spent, "data"),
+            timed(training, "evaluate", spent, "looks at held-out sequences"),
+            timed(training, "evaluate_lengths", spent, "final evaluation"),
+            timed(Trace, "measure", spent, "traces: measuring"),
+            timed(Recorder, "traced", spent, "traces: writing"),
+            timed(Recorder, "logged", spent, "log"),
+            timed(Recorder, "save", spent, "checkpoints"),
+            timed(Recorder, "finished", spent, "final writing"),
+        ):
+            start = time.perf_counter()
+            run = seqmem.train(cell=cell, task="pronoun", seq_len=50, outputs=folder, quiet=True)
+            seconds = time.perf_counter() - start
+        size = sum(file.stat().st_size for file in run.path.glob("*tfevents*"))
+        result = run.result()
+    assert result is not None
+    return dict(spent), seconds, size, result
+
+
+def main() -> int:
+    import torch
+
+    torch.set_num_threads(1)
+    print(f"torch {torch.__version__}, 1 thread of {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}\n")
+    verdicts = []
+
+    def promise(what: str, value: float, limit: float, unit: str) -> None:
+        verdicts.append(value < limit)
+        print(f"  {'ok  ' if verdicts[-1] else 'OVER'}  {what:<58} {value:8.2f} {unit}  (limit {limit:g})", flush=True)
+
+    promise("start-up to the end of the first step", start_up(), 4, "s")
+    for cell, seconds in trace_seconds().items():
+        promise(f"one trace, {cell}, 64 units, 1,000 timesteps", seconds, 2, "s")
+    for cell in ("rnn", "lstm", "gru"):
+        spent, seconds, size, result = default_run(cell)
+        tracing = spent["traces: measuring"] + spent["traces: writing"]
+        promise(f"tracing, share of the default {cell} run", 100 * tracing / seconds, 10, "%")
+        promise(f"TensorBoard file of the default {cell} run", size / 1e6, 2, "MB")
+        print(f"        {seconds:.1f} s, {100 * result['score']:.1f} % at 50 words; of its time:")
+        for label, part in sorted({**spent, "the rest": seconds - sum(spent.values())}.items(), key=lambda i: -i[1]):
+            print(f"          {100 * part / seconds:5.1f} %  {label}")
+    print("\nall within their limits" if all(verdicts) else "\nNOT all within their limits")
+    return 0 if all(verdicts) else 1
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+    sys.exit(main())

@@ -1,0 +1,71 @@
+"""The README's pictures, from the runs in a folder: BROWSER RUNS DOCS. Called by scripts/pictures."""
+
+import io
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from rich.console import Console
+
+from seqmem.cli import show
+from seqmem.cli.display import print_summary
+from seqmem.runs import find_runs
+
+
+def photograph(browser: str, address: str, picture: Path, width: int, height: int) -> None:
+    """A page as headless Chromium shows it. Virtual time lets TensorBoard's charts finish drawing."""
+    with tempfile.TemporaryDirectory() as profile:
+        command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--hide-scrollbars"]
+        command += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+        command += [f"--user-data-dir={profile}", "--virtual-time-budget=20000", f"--window-size={width},{height}"]
+        subprocess.run([*command, f"--screenshot={picture}", address], check=True, capture_output=True, timeout=120)
+
+
+def terminal(browser: str, console: Console, title: str, picture: Path) -> None:
+    """What was printed on a recording console, as a picture of a terminal."""
+    drawn = console.export_svg(title=title)
+    drawn = re.sub(r"@font-face \{.*?\}", "", drawn, flags=re.DOTALL)  # fonts from a server somewhere
+    drawn = drawn.replace("Fira Code", "DejaVu Sans Mono")
+    found = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', drawn)
+    assert found is not None  # rich always gives one
+    width, height = (round(float(size)) for size in found.groups())
+    with tempfile.NamedTemporaryFile("w", suffix=".html", encoding="utf-8") as page:
+        page.write(f"<meta charset=utf-8><body style='margin:0'>{drawn}</body>")
+        page.flush()
+        photograph(browser, f"file://{page.name}", picture, width, height)
+
+
+def recording(width: int) -> Console:
+    return Console(record=True, width=width, file=io.StringIO(), force_terminal=True, color_system="truecolor")
+
+
+def main() -> None:
+    browser, runs, docs = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]).resolve()
+    docs.mkdir(exist_ok=True)
+    found = find_runs(runs)
+    lstm = next(run for run in found if run.config()["cell"]["name"] == "lstm")
+
+    console = recording(88)
+    print_summary(console, lstm)
+    terminal(browser, console, "seqmem train cell=lstm task=pronoun seq_len=50", docs / "train.png")
+
+    console = recording(88)
+    for line in show.comparison([show.read(run) for run in found], console):
+        console.print(line, soft_wrap=True, highlight=False)
+    terminal(browser, console, "seqmem show outputs", docs / "show.png")
+
+    command = [sys.executable, "-m", "seqmem", "watch", str(runs), "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"}) as watch:
+        assert watch.stdout is not None
+        address = next(line.strip() for line in watch.stdout if "http" in line)
+        photograph(browser, address, docs / "tensorboard.png", 1500, 1000)
+        watch.send_signal(signal.SIGINT)
+    print("made", *sorted(path.name for path in docs.glob("*.png")))
+
+
+if __name__ == "__main__":
+    main()

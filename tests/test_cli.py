@@ -1,0 +1,282 @@
+"""The command line: a run from its start to its files, what needs no torch, completion, a user's own directory."""
+
+import json
+import math
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from commandline import OWN_CELLS, TINY, Said, environment, only_run, rows, seqmem
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+STATES = ("hidden", "cell", "input")
+
+
+def test_a_run_from_start_to_finish(tmp_path: Path) -> None:
+    """Trains, writes what it promised, is not run again, and with force=true is, to the same numbers."""
+    command = ("train", "steps=30", "seq_len=10", "evaluate.every=10", "trace.every=10")
+    said = seqmem(*command, cwd=tmp_path)
+    assert (said.code, said.err) == (0, "")
+    run = only_run(tmp_path)
+    assert run.relative_to(tmp_path).match("outputs/pronoun/lstm/len10-seed0-????????")
+    assert str(run.relative_to(tmp_path)) in said.out
+    files = {path.name for path in run.iterdir()}
+    assert files == {
+        "config.json", "overrides.json", "environment.json", "status.json", "metrics.jsonl", "gradients.npz",
+        "events.out.tfevents.0.seqmem", "checkpoint.pt", "result.json", "run.lock",
+    }  # fmt: skip
+
+    result = json.loads((run / "result.json").read_text())
+    assert (result["task"], result["cell"], result["seq_len"], result["seed"]) == ("pronoun", "lstm", 10, 0)
+    assert (result["hidden_size"], result["layers"], result["steps"], result["device"]) == (64, 1, 30, "cpu")
+    assert (result["metric"], result["chance"], result["baseline_loss"]) == ("accuracy", 0.25, math.log(4))
+    weights = torch.load(run / "checkpoint.pt", weights_only=True)["training"]["model"]
+    words, people = len(weights["embed.weight"]), len(weights["readout.bias"])
+    assert result["parameters"] == 32 * words + 4 * 64 * (32 + 64 + 1) + (64 + 1) * people  # one bias a gate
+    assert [found["seq_len"] for found in result["by_length"]] == [7, 10, 20, 40]
+    assert result["score"] == result["by_length"][1]["score"]
+    assert set(result["gradient"]) == {"start", "end"}
+    assert set(result["gradient"]["end"]) == {"state", *STATES}
+    assert json.loads((run / "status.json").read_text())["state"] == "finished"
+    assert json.loads((run / "overrides.json").read_text()) == list(command[1:])
+    config = json.loads((run / "config.json").read_text())
+    assert (config["steps"], config["cell"]["forget_bias"], config["optimizer"]["lr"]) == (30, "chrono", 3e-3)
+    about = json.loads((run / "environment.json").read_text())
+    assert about["torch"] == torch.__version__
+    assert about["command"][1:] == ["-m", "seqmem", *command]
+
+    _check_metrics(run, result)
+    _check_events(run, result)
+
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    said = seqmem(*command, cwd=tmp_path)
+    assert (said.code, said.err) == (0, "")
+    assert "already finished" in said.out
+    assert {path.name: path.read_bytes() for path in run.iterdir()} == before
+
+    said = seqmem(*command, "force=true", cwd=tmp_path)
+    assert (said.code, said.err) == (0, "")
+    assert only_run(tmp_path) == run
+    assert (run / "metrics.jsonl").read_bytes() == before["metrics.jsonl"]
+    assert (run / "result.json").read_bytes() != before["result.json"]  # it took another time
+
+
+def _check_metrics(run: Path, result: dict) -> None:
+    found = [(row["kind"], row["step"]) for row in rows(run)]
+    for kind, steps in {"train": [10, 20, 30], "eval": [0, 10, 20, 30], "trace": [0, 10, 20, 30]}.items():
+        assert [step for k, step in found if k == kind] == steps
+    assert [row["seq_len"] for row in rows(run) if row["kind"] == "length"] == [7, 10, 20, 40]
+    trained = [row for row in rows(run) if row["kind"] == "train"]
+    assert set(trained[0]) >= {"loss", "learning_rate", "gradient_norm", "gradient_norm_clipped"}
+    assert trained[-1]["loss"] < trained[0]["loss"]
+    assert all(row["gradient_norm_clipped"] <= 1 + 1e-6 for row in trained)
+    with np.load(run / "gradients.npz") as stored:
+        assert stored["step"].tolist() == [0, 10, 20, 30]
+        for name in STATES:
+            assert stored[f"norm/{name}"].shape == (4, 10, 32)
+            assert stored[f"norm/{name}"].dtype == np.float64
+            assert (stored[f"norm/{name}"] > 0).all()
+    end = [row for row in rows(run) if row["kind"] == "trace"][-1]
+    assert end["gradient"] == result["gradient"]["end"]
+
+
+def _check_events(run: Path, result: dict) -> None:
+    (file,) = run.glob("*tfevents*")
+    assert file.parent == run
+    events = EventAccumulator(str(file), size_guidance={"scalars": 0, "images": 0, "tensors": 0})
+    events.Reload()
+    scalars = set(events.Tags()["scalars"])
+    assert scalars >= {f"train/{name}" for name in ("loss", "learning_rate", "gradient_norm", "gradient_norm_clipped")}
+    assert scalars >= {"eval/loss", "eval/score", "eval/score_by_length"}
+    assert scalars >= {f"gradient/{name}" for name in ("half_life", "horizon", "log10_first_over_last")}
+    for group in ("gradient", *(f"gradient_{name}" for name in STATES)):
+        for when in ("latest", "at start", "at end"):
+            assert scalars >= {f"{group}/by_timestep ({when})", f"{group}/by_distance_from_answer ({when})"}
+
+    def series(tag: str) -> dict[int, float]:
+        return {point.step: point.value for point in events.Scalars(tag)}
+
+    for row in rows(run):
+        if row["kind"] in ("train", "eval"):
+            assert series(f"{row['kind']}/loss")[row["step"]] == np.float32(row["loss"])
+    by_length = {found["seq_len"]: np.float32(found["score"]) for found in result["by_length"]}
+    assert series("eval/score_by_length") == by_length
+    with np.load(run / "gradients.npz") as stored:
+        for name in STATES:
+            wanted = np.log10(stored[f"norm/{name}"].mean(2)).astype(np.float32)
+            for when, trace in (("at start", 0), ("at end", -1)):
+                curve = series(f"gradient_{name}/by_timestep ({when})")
+                assert list(curve) == list(range(10))
+                np.testing.assert_allclose(list(curve.values()), wanted[trace], rtol=1e-6)
+            back = list(series(f"gradient_{name}/by_distance_from_answer (at end)").values())
+            np.testing.assert_allclose(back, (wanted[-1] - wanted[-1][-1])[::-1], atol=1e-5)
+    assert "gradient/heatmap" in events.Tags()["images"]
+    assert set(events.Tags()["tensors"]) >= {"config", "summary", "answers"}
+    for tag in ("experiment", "session_start_info", "session_end_info"):
+        assert events.SummaryMetadata(f"_hparams_/{tag}").plugin_data.plugin_name == "hparams"
+
+
+LIGHT = '''\
+import contextlib, io, json, os, runpy, sys
+said = []
+for args in json.loads(sys.argv[1]):
+    os.environ["COMP_LINE"] = ""
+    if args[0].startswith("COMP_LINE="):
+        os.environ["COMP_LINE"] = args.pop(0).removeprefix("COMP_LINE=")
+    os.environ["HYDRA_FULL_ERROR"] = ""
+    sys.argv = ["seqmem", *args]
+    out, err, code = io.StringIO(), io.StringIO(), None
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            runpy.run_module("seqmem", run_name="__main__")
+        except SystemExit as left:
+            code = left.code
+    said.append([code or 0, out.getvalue(), err.getvalue()])
+assert not {"torch", "tensorboard", "sklearn"} & set(sys.modules), "heavy imports"
+print(json.dumps(said))
+'''
+
+
+def test_help_and_completion_need_no_torch(tmp_path: Path) -> None:
+    """All in one process, in which torch is not imported by any of them."""
+    (tmp_path / "mine" / "cell").mkdir(parents=True)
+    (tmp_path / "mine" / "cell" / "clockwork.yaml").write_text("defaults: [custom, _self_]\ntarget: own.Clockwork\n")
+    complete = ["-sc", "query=bash"]
+    lines = {
+        "empty": ["help"],
+        "help": ["--help"],
+        "version": ["--version"],
+        "train help": ["train", "--help"],
+        "config": ["train", "--cfg", "job", "cell=gru", "seq_len=33"],
+        "info": ["train", "--info", "searchpath", "-cd", "mine"],
+        "own": ["train", "-cd", "mine", "--cfg", "job", "cell=clockwork"],
+        "verbs": ["COMP_LINE=seqmem ", *complete],
+        "verb": ["COMP_LINE=seqmem tr", *complete],
+        "cells": ["COMP_LINE=seqmem train cell=", *complete],
+        "group": ["COMP_LINE=seqmem train ce", *complete],
+        "option": ["COMP_LINE=seqmem train seq_len=9 cell=gru cell.fo", *complete],
+        "other verb": ["COMP_LINE=seqmem watch out", *complete],
+        "nonsense": ["COMP_LINE=seqmem train nonsense=", *complete],
+        "install": ["-sc", "install=bash"],
+        "list help": ["list", "--help"],
+        "show help": ["show", "--help"],
+        "watch help": ["watch", "--help"],
+        "typo": ["trian"],
+        "no cell": ["train", "cell=lstmm"],
+    }  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", LIGHT, json.dumps(list(lines.values()))],
+        cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    said = {name: Said(*each) for name, each in zip(lines, json.loads(done.stdout), strict=True)}
+    for name in set(lines) - {"typo", "no cell"}:
+        assert (said[name].code, said[name].err) == (0, ""), name
+
+    for name in ("empty", "help"):
+        for verb in ("train", "eval", "show", "list", "watch"):
+            assert f"seqmem {verb}" in said[name].out
+        assert max(map(len, said[name].out.splitlines())) <= 80
+    assert said["version"].out == "seqmem 0.1.0\n"
+    for part in ("seqmem train [-m]", "cell: custom, gru, lstm, rnn", "seq_len", "optimizer:", "--cfg job"):
+        assert part in said["train help"].out
+    for part in ("name: gru", "seq_len: 33", "form: torch"):
+        assert part in said["config"].out
+    assert str(tmp_path / "mine") in said["info"].out
+    assert "target: own.Clockwork" in said["own"].out
+    assert said["verbs"].out.split() == ["train", "eval", "show", "list", "watch"]
+    assert said["verb"].out.split() == ["train"]
+    assert said["cells"].out.split() == ["cell=custom", "cell=gru", "cell=lstm", "cell=rnn"]
+    assert said["group"].out.split() == ["cell.", "cell="]
+    assert said["option"].out.split() == ["cell.form=", "cell.forget_bias="]
+    assert said["other verb"].out.split() == []
+    assert said["nonsense"].out.split() == []
+    assert "complete -o nospace -o default -F hydra_bash_completion seqmem" in said["install"].out
+    assert said["typo"].code == said["no cell"].code == 2
+
+
+def test_help_is_quick(tmp_path: Path) -> None:
+    """Of the processor's time, so that what else the machine does is no part of it."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    said = seqmem(cwd=tmp_path)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert said.code == 0
+    assert "seqmem train" in said.out
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1
+
+
+def test_completion_in_a_shell(tmp_path: Path) -> None:
+    """What is printed for bash is sourced by bash, and answers a TAB."""
+    bash = shutil.which("bash")
+    assert bash is not None
+    script = """
+        eval "$(seqmem -sc install=bash)"
+        for line in "seqmem tr" "seqmem train task=te"; do
+            words=($line); COMP_LINE=$line; COMP_POINT=${#line}; COMP_CWORD=$((${#words[@]} - 1))
+            hydra_bash_completion
+            echo "${COMPREPLY[@]}"
+        done
+    """
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        [bash, "--norc", "-c", script], cwd=tmp_path, env=environment(PATH=path),
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.stdout.splitlines(), done.stderr) == (["train", "task=temporal_order task=text"], "")
+
+
+def test_a_directory_of_ones_own(tmp_path: Path, typed: Callable[..., Said]) -> None:
+    """``-cd DIR``: a cell with a class of the user's own, and an experiment that chooses it."""
+    (tmp_path / "owncells.py").write_text(OWN_CELLS)
+    for folder in ("cell", "experiment"):
+        (tmp_path / "mine" / folder).mkdir(parents=True)
+    (tmp_path / "mine" / "cell" / "leaky.yaml").write_text(
+        "defaults: [custom, _self_]\ntarget: owncells.Leaky\nargs: {alpha: 0.9}\n"
+    )
+    (tmp_path / "mine" / "experiment" / "short.yaml").write_text(
+        "# @package _global_\ndefaults: [{override /cell: leaky}, {override /task: adding}]\nsteps: 4\nseq_len: 6\n"
+    )
+    tiny = [setting for setting in TINY if not setting.startswith(("steps=", "seq_len="))]
+    said = typed("train", "-cd", "mine", "experiment=short", *tiny)
+    assert (said.code, said.err) == (0, "")
+    run = only_run(tmp_path / "outputs")
+    assert run.relative_to(tmp_path).match("outputs/adding/Leaky/len6-seed0-*")
+    result = json.loads((run / "result.json").read_text())
+    assert (result["steps"], result["cell"], result["task"]) == (4, "Leaky", "adding")
+    assert set(result["gradient"]["end"]) == {"state", "input", "h"}
+    # The command line goes before the file; and what is wrong beside the file is still said in one line.
+    assert typed("train", "-cd", "mine", "experiment=short", *tiny, "cell.args.alpha=0.8", "steps=3").code == 0
+    assert len(list((tmp_path / "outputs" / "adding" / "Leaky").iterdir())) == 2
+    typed("train", "-cd", "mine", "cell=leaky", "sed=3").refuses("Did you mean 'seed'?", code=2)
+    typed("train", "-cd", "mine", "experiment=shrt").refuses("Did you mean 'short'?", code=2)
+    typed("train", "-cd", "nowhere").refuses(f"'{tmp_path / 'nowhere'}' not found", code=2)
+
+
+def test_every_task_cell_and_optimizer_trains(typed: Callable[..., Said]) -> None:
+    """Each name that a command line can have, once."""
+    sized = [setting for setting in TINY if not setting.startswith(("seq_len=", "evaluate.lengths="))]
+    for task, seq_len in {
+        "pronoun": 8, "subject": 5, "adding": 6, "copy": 22, "temporal_order": 11, "digits": 10, "text": 7,
+    }.items():  # fmt: skip
+        said = typed("train", f"task={task}", f"seq_len={seq_len}", f"evaluate.lengths=[{seq_len}]", *sized)
+        assert (said.code, said.err) == (0, ""), task
+    for choice in (
+        "cell=rnn", "cell=gru", "optimizer=sgd", "optimizer=rmsprop", "optimizer=adamw", "dtype=float64",
+        "task.lengths=uniform", "cell.layers=2", "cell.params=5000", "embed_size=0", "trace.every=0", "trace.loss=all",
+    ):  # fmt: skip
+        said = typed("train", *TINY, choice)
+        assert (said.code, said.err) == (0, ""), choice
+
+
+@pytest.mark.parametrize("shape", [(), ("trace.every=0",)], ids=["traced", "not traced"])
+def test_quiet_says_nothing(typed: Callable[..., Said], shape: tuple[str, ...]) -> None:
+    for _ in range(2):
+        said = typed("train", *TINY, "quiet=true", *shape)
+        assert said == Said(0, "", "")

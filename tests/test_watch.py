@@ -1,0 +1,187 @@
+"""``seqmem watch``, as a process of its own, asked over HTTP what a browser would ask."""
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from urllib.parse import parse_qs, urlencode, urlsplit
+from urllib.request import urlopen
+
+import pytest
+
+from seqmem.cli.watch import PINNED, main, page
+from seqmem.events import EventFile
+from seqmem.record import describe
+from seqmem.runs import CONFIG, EVENTS
+from seqmem.tasks import Pronoun
+
+RUN = "pronoun/lstm/len3-seed0-0123abcd"
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory of one run, whose curves were written three times over."""
+    folder = tmp_path_factory.mktemp("outputs")
+    path = folder / RUN
+    path.mkdir(parents=True)
+    (path / CONFIG).write_text("{}")
+    events = EventFile(path / EVENTS, describe=lambda tag: describe(tag, Pronoun()))
+    events.hparams({"cell": "lstm"}, ["eval/score"])
+    for step, slope in enumerate((-3.0, -2.0, -1.0)):
+        for tag in PINNED:
+            if "latest" in tag:
+                events.curve(tag, [0.0, slope, 2 * slope])
+        events.scalar("eval/score", step / 2, 100 * step)
+    events.curve("eval/score_by_length", [1.0, 0.5], [7, 50])
+    events.text("answers", "he -> **my brother**", 0)
+    events.close()
+    return folder
+
+
+COMMAND = [sys.executable, "-c", "import sys; from seqmem.cli.watch import main; sys.exit(main(sys.argv[1:]))"]
+
+
+@contextmanager
+def watching(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """(the process, the address it printed)"""
+    process = subprocess.Popen([*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    try:
+        said = []
+        for line in process.stdout:
+            said.append(line)
+            if "Ctrl-C" in line:
+                break
+        found = re.search(r"http://\S+", "".join(said))
+        assert found is not None, "".join(said) + process.stderr.read()
+        yield process, found[0]
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        process.stderr.close()
+
+
+def ask(address: str, path: str, **query: str) -> dict | list:
+    parts = urlsplit(address)
+    with urlopen(f"{parts.scheme}://{parts.netloc}/data/{path}?{urlencode(query)}", timeout=20) as answer:
+        return json.load(answer)
+
+
+@pytest.fixture(scope="module")
+def board(outputs: Path) -> Iterator[str]:
+    """The address of a TensorBoard that has read the run."""
+    with watching(str(outputs), "--port", "0") as (_, address):
+        for _ in range(200):
+            tags = ask(address, "plugin/scalars/tags")
+            if len(tags.get(RUN, ())) == len(PINNED):  # pyright: ignore[reportAttributeAccessIssue]
+                break
+            time.sleep(0.1)
+        yield address
+
+
+def test_the_pinned_cards_exist(board: str) -> None:
+    query = parse_qs(urlsplit(board).query)
+    pins = json.loads(query["pinnedCards"][0])
+    assert [pin["tag"] for pin in pins] == list(PINNED)
+    assert {pin["plugin"] for pin in pins} == {"scalars"}
+    assert query["smoothing"] == ["0"]
+    assert urlsplit(board).fragment == "timeseries"
+    tags = ask(board, "plugin/scalars/tags")
+    assert isinstance(tags, dict)
+    assert set(tags) == {RUN}  # and no run for the hyperparameters
+    assert set(PINNED) <= set(tags[RUN])
+
+
+def test_descriptions_reach_the_page(board: str) -> None:
+    tags = ask(board, "plugin/scalars/tags")
+    assert isinstance(tags, dict)
+    said = {tag: info["description"] for tag, info in tags[RUN].items()}
+    assert all(said.values())
+    assert "25.0 %" in said["eval/score"]
+    assert "the step axis" in said["gradient/by_timestep (latest)"]
+
+
+def test_only_the_latest_curve_is_shown(board: str) -> None:
+    points = ask(board, "plugin/scalars/scalars", run=RUN, tag="gradient/by_timestep (latest)")
+    assert [(step, value) for _, step, value in points] == [(0, 0.0), (1, -1.0), (2, -2.0)]
+    points = ask(board, "plugin/scalars/scalars", run=RUN, tag="eval/score")
+    assert [(step, value) for _, step, value in points] == [(0, 0.0), (100, 0.5), (200, 1.0)]
+
+
+def test_text_reaches_the_page(board: str) -> None:
+    (answer,) = ask(board, "plugin/text/text", run=RUN, tag="answers")
+    assert "<strong>my brother</strong>" in answer["text"]
+
+
+def test_ctrl_c_ends_it_in_one_line(outputs: Path) -> None:
+    with watching(str(outputs)) as (process, _):
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=20)
+        assert process.returncode == 0
+        assert out.strip() == "TensorBoard has ended."
+        assert err == ""
+
+
+def test_a_named_port_that_is_in_use_is_one_line(outputs: Path) -> None:
+    with socket.create_server(("localhost", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = subprocess.run(
+            [*COMMAND, str(outputs), "--port", str(port)], capture_output=True, text=True, timeout=60, check=False
+        )
+    assert done.returncode == 1
+    assert done.stdout == ""
+    said = f"seqmem watch: port {port} is in use: name another, or leave out --port for the next free one\n"
+    assert done.stderr == said
+
+
+def test_without_a_named_port_the_next_free_one_is_taken(outputs: Path) -> None:
+    with socket.socket() as taken:
+        with suppress(OSError):  # then somebody else has it, which serves as well
+            taken.bind(("localhost", 6006))
+            taken.listen()
+        with watching(str(outputs)) as (_, address):
+            port = urlsplit(address).port
+            assert port is not None
+            assert port > 6006
+            assert ask(address, "runs") is not None
+
+
+def test_a_host_that_is_not_ours_is_one_line(outputs: Path) -> None:
+    done = subprocess.run(
+        [*COMMAND, str(outputs), "--host", "192.0.2.1"], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 1
+    assert re.fullmatch(r"seqmem watch: .*192\.0\.2\.1.*\n", done.stderr)
+
+
+def test_no_directory_and_no_runs_are_one_line_each(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path / "nowhere")]) == 2
+    assert capsys.readouterr().err == f"seqmem watch: there is no directory {tmp_path / 'nowhere'}\n"
+    assert main([str(tmp_path)]) == 2
+    said = f"seqmem watch: no runs in {tmp_path}: start with `seqmem train`, or name another directory\n"
+    assert capsys.readouterr().err == said
+
+
+def test_an_impossible_port_is_refused(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(outputs), "--port", "70000"]) == 2
+    assert capsys.readouterr().err.startswith("seqmem watch: --port 70000: must be from 1 to 65535")
+
+
+def test_help_says_what_it_does(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["--help"])
+    assert left.value.code == 0
+    said = capsys.readouterr().out
+    assert all(option in said for option in ("DIR", "--port", "--host", "--open", "6006"))
+
+
+def test_the_address_is_one_word() -> None:
+    assert not re.search(r"[\s\"<>{}|\\^`()]", page("http://localhost:6006/"))
