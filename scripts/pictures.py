@@ -19,7 +19,7 @@ from seqmem.runs import find_runs
 def photograph(browser: str, address: str, picture: Path, width: int, height: int) -> None:
     """A page as headless Chromium shows it. Virtual time lets TensorBoard's charts finish drawing."""
     with tempfile.TemporaryDirectory() as profile:
-        command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--hide-scrollbars"]
+        command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-3d-apis", "--no-first-run", "--hide-scrollbars"]
         command += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
         command += [f"--user-data-dir={profile}", "--virtual-time-budget=20000", f"--window-size={width},{height}"]
         subprocess.run([*command, f"--screenshot={picture}", address], check=True, capture_output=True, timeout=120)

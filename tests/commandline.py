@@ -11,6 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
+from tensorboard.compat.proto.event_pb2 import Event
+
 TINY = (
     "seq_len=8", "steps=6", "cell.hidden_size=4", "batch_size=4", "embed_size=4", "log_every=2",
     "evaluate.sequences=8", "evaluate.every=4", "evaluate.lengths=[8]", "trace.every=4", "trace.sequences=2",
@@ -89,7 +94,7 @@ def environment(**changes: str) -> dict[str, str]:
     return {**kept, "OMP_NUM_THREADS": "1", **changes}
 
 
-def seqmem(*args: str, cwd: Path, **env: str) -> Said:
+def in_a_process(*args: str, cwd: Path, **env: str) -> Said:
     """``seqmem ARGS`` in a process of its own."""
     command = [sys.executable, "-m", "seqmem", *args]
     done = subprocess.run(
@@ -146,3 +151,57 @@ def rows(run: Path) -> list[dict[str, Any]]:
 def trained_to(folder: Path) -> int:
     """The last step below a folder that is written down; -1: none."""
     return max((row["step"] for run in runs_below(folder) for row in rows(run)), default=-1)
+
+
+def assert_same_numbers(run: Path, other: Path) -> None:
+    """Bit for bit, everything but the time that it took."""
+    assert (run / "metrics.jsonl").read_bytes() == (other / "metrics.jsonl").read_bytes()
+    with np.load(run / "gradients.npz") as one, np.load(other / "gradients.npz") as two:
+        assert one.files == two.files
+        for name in one.files:
+            assert one[name].dtype == two[name].dtype
+            assert one[name].tobytes() == two[name].tobytes()
+    results = [json.loads((path / "result.json").read_text()) for path in (run, other)]
+    for result in results:
+        del result["seconds"], result["steps_per_second"]
+    assert results[0] == results[1]
+    _assert_same(_checkpoint(run), _checkpoint(other))
+    assert _events(run) == _events(other)
+    assert json.loads((run / "status.json").read_text())["state"] == "finished"
+
+
+def _checkpoint(run: Path) -> Any:
+    saved = torch.load(run / "checkpoint.pt", weights_only=True)
+    assert saved.pop("seconds") > 0
+    return saved
+
+
+def _assert_same(one: Any, two: Any) -> None:
+    assert type(one) is type(two)
+    if isinstance(one, dict):
+        assert list(one) == list(two)
+        for key in one:
+            _assert_same(one[key], two[key])
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(two)
+        for a, b in zip(one, two, strict=True):
+            _assert_same(a, b)
+    elif isinstance(one, torch.Tensor):
+        assert one.dtype == two.dtype
+        assert one.shape == two.shape
+        assert one.numpy().tobytes() == two.numpy().tobytes()
+    else:
+        assert one == two or one != one  # NaN
+
+
+def _events(run: Path) -> list[tuple[int, str, bytes]]:
+    """Every record but those with times in them."""
+    (path,) = run.glob("*tfevents*")
+    found = []
+    for record in RawEventFileLoader(str(path)).Load():
+        event = Event.FromString(record)
+        for value in event.summary.value:
+            if not value.tag.startswith("_hparams_") and value.tag != "summary":
+                found.append((event.step, value.tag, value.SerializeToString(deterministic=True)))
+    assert found
+    return found

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from commandline import Said
 
 torch.set_num_threads(1)
@@ -36,7 +37,8 @@ def typed(
             code = main()
         except SystemExit as left:
             code = left.code if isinstance(left.code, int) else 0
-        return Said(code, *capsys.readouterr())
+        captured = capsys.readouterr()
+        return Said(code, captured.out, captured.err)
 
     yield run
     root.handlers[:], root.level = handlers, level

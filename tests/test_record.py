@@ -608,7 +608,7 @@ def test_answers_say_who_was_right() -> None:
     said = shown("pronoun", 12)
     task = TASKS["pronoun"]()
     for b in range(2):
-        assert " ".join(task.words(batch.inputs[:, b])) in said
+        assert " ".join(task.words(batch.inputs[:, b])) in " ".join(said.split())
         assert f"-> {task.answer(batch.targets[-1, b])} ✓" in said
     wrong = shown("pronoun", 12, right=lambda batch: torch.zeros_like(batch.asked))
     swapped = [task.answer(batch.targets[-1, b]) for b in (1, 0)]

@@ -12,6 +12,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from . import cells as cells
+    from . import tasks as tasks
     from .cli.library import train as train
     from .model import SequenceModel as SequenceModel
     from .runs import RunDirectory as RunDirectory
@@ -23,14 +25,16 @@ _HOMES = {
     "RunDirectory": "runs",
     "gradient_trace": "trace",
 }
-__all__ = ["RunDirectory", "SequenceModel", "gradient_trace", "train"]
+__all__ = ["RunDirectory", "SequenceModel", "cells", "gradient_trace", "tasks", "train"]
 
 
 def __getattr__(name: str) -> Any:
+    if name in ("cells", "tasks"):
+        return import_module(f".{name}", __name__)
     if name in _HOMES:
         return getattr(import_module(f".{_HOMES[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES])
+    return sorted([*globals(), *_HOMES, "cells", "tasks"])

@@ -27,7 +27,6 @@ from numpy import ndarray
 from torch import Tensor
 
 from .events import EventFile, GrowingFile, Hparam
-from .heatmap import heatmap
 from .runs import (
     CHECKPOINT,
     EVENTS,
@@ -301,6 +300,8 @@ class Recorder:
         self._opened().events.curves(xs, {tag: values[xs] for tag, values in curves.items()})
 
     def _heatmap(self, step: int) -> None:
+        from .heatmap import heatmap  # pictures are not needed before the first step
+
         log = self._opened()
         rows = [_relative(trace.state.mean(1), trace.mean_back(trace.state)[0]) for trace in log.traces]
         picture = heatmap(_log10(np.stack(rows), floor=-inf), log.steps)
@@ -405,7 +406,6 @@ def _group(name: str) -> str:
 _WHOSE = {"gradient": "everything the cell carries past a timestep", "gradient_input": "what enters the first layer"}
 _TAGS = {
     "train/loss": "Mean loss of the training batches since the last point (nats, or squared error).",
-    "train/score": "Mean score of the training batches since the last point.",
     "train/learning_rate": "Step size of the optimizer.",
     "train/gradient_norm": "L2 norm of the gradient of all parameters, before clipping.",
     "train/gradient_norm_clipped": "L2 norm of the gradient of all parameters, as the optimizer saw it.",
@@ -413,6 +413,8 @@ _TAGS = {
     "eval/score": "Score ({metric}) on held-out sequences of the training length. Without a memory: {chance}.",
     "eval/score_by_length": "After training: score ({metric}) by sequence length, which is the **step** axis. "
     "Without a memory: {chance}.",
+    "eval/score_by_length (seqmem eval)": "Added by seqmem eval: score ({metric}) by sequence length, which is the "
+    "**step** axis. Without a memory: {chance}.",
     "gradient/half_life": "Timesteps in which the gradient at the carried state halves on its way back, from a "
     "straight line through the logarithms. Drawn as ten times the sequence when it is longer, or does not decay at "
     "all.",
@@ -471,7 +473,7 @@ def answers(task: Task, batch: Batch, predicted: Float[Tensor, "T B K"]) -> str:
             metric.reached(float(scores[t, b]), goal) if goal is not None else w == g
             for t, w, g in zip(asked, wanted, got, strict=True)
         ]
-        lines = textwrap.wrap(_abbreviated(task.words(batch.inputs[:, b])), 120)
+        lines = textwrap.wrap(_abbreviated(task.words(batch.inputs[:, b])), 100)
         if len(asked) == 1:
             lines.append(f"-> {got[0]} ✓" if right[0] else f"-> {got[0]} ✗ (it is {wanted[0]})")
         else:

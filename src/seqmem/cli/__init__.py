@@ -76,8 +76,17 @@ def _plain(verb: str, rest: list[str]) -> int:
 
 
 def _train(rest: list[str]) -> int:
-    full = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    said = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra's main raises to us instead of printing and leaving
+    try:
+        return _hydra(rest, full=said == "1")
+    finally:
+        del os.environ["HYDRA_FULL_ERROR"]
+        if said is not None:
+            os.environ["HYDRA_FULL_ERROR"] = said
+
+
+def _hydra(rest: list[str], *, full: bool) -> int:
     from hydra.errors import HydraException
 
     from . import sweep, train

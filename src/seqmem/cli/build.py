@@ -229,7 +229,8 @@ def _checked(prefix: str, make: Callable[[], Any]) -> Any:
         for name, setting in _PLAN_NAMES.items():
             if not prefix and said.startswith(name):
                 said = setting + said.removeprefix(name)
-        raise ConfigError(prefix + said if "=" in said.split(" ")[0] else said) from error
+        named = "=" in said.partition(" ")[0]
+        raise ConfigError(prefix + said if named or not prefix else f"{prefix.rstrip('.')}: {said}") from error
 
 
 def _load(target: str, base: type, group: str) -> Any:

@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -80,7 +81,7 @@ def evaluate_run(run: RunDirectory, lengths: list[int] | None, sequences: int, d
 
     from ..evaluate import evaluate_lengths, length_grid
     from ..events import EventFile
-    from ..record import load_checkpoint
+    from ..record import describe, load_checkpoint
     from .build import build
 
     torch.set_num_threads(config.threads)
@@ -103,10 +104,11 @@ def evaluate_run(run: RunDirectory, lengths: list[int] | None, sequences: int, d
         with run.file(EVALUATIONS).open("a") as file:
             for one in found:
                 file.write(json.dumps(plain_json(vars(one)), allow_nan=False) + "\n")
-        events = EventFile(run.file(EVENTS), keep=run.file(EVENTS).stat().st_size)
+        written = run.file(EVENTS)
+        events = EventFile(written, keep=written.stat().st_size, describe=partial(describe, task=task))
         try:
-            for one in found:
-                events.scalar("eval/score_by_length (seqmem eval)", one.score, one.seq_len)
+            scores = [one.score for one in found]
+            events.curve("eval/score_by_length (seqmem eval)", scores, [one.seq_len for one in found])
         finally:
             events.close()
 

@@ -76,6 +76,7 @@ def _checked(config: DictConfig) -> tuple[Sweep, list[str]]:
     parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
     overrides = parser.parse_overrides([*swept, *config.hydra.overrides.task])
     jobs = BasicSweeper.split_arguments(overrides, None)[0]
+    common = set.intersection(*map(set, jobs)) if len(jobs) > 1 else set()
     sweep, wrong = Sweep(), []
     for number, job in enumerate(jobs, start=1):
         try:
@@ -83,7 +84,7 @@ def _checked(config: DictConfig) -> tuple[Sweep, list[str]]:
             check(checked)
         except Exception as error:  # a class of the user's own may raise anything
             said = explain(error, job) if isinstance(error, USAGE) else one_line(error)
-            wrong.append(f"job {number} ({' '.join(job)}): {said}")
+            wrong.append(f"job {number} ({' '.join(word for word in job if word not in common)}): {said}")
             continue
         path = run_path(checked)
         sweep.paths.append(path)

@@ -206,14 +206,15 @@ def _torch_settings(config: RunConfig) -> Iterator[None]:
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     torch.set_num_threads(config.threads)
-    if config.deterministic:
+    if config.deterministic:  # only then is it touched: it imports torch's compiler, which takes seconds
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic with this alone
         torch.use_deterministic_algorithms(True)
     try:
         yield
     finally:
         torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+        if config.deterministic:
+            torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
 
 
 def _describe(run: RunDirectory, config: RunConfig, overrides: Sequence[str], task: "Task") -> None:

@@ -1,0 +1,365 @@
+"""Whatever goes wrong is one clear line: exit code 2 for a command that cannot be, 1 for a failure.
+
+Most lines are typed in this process; what needs a process of its own (limits, tracebacks) has one.
+"""
+
+import json
+import math
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import seqmem
+from commandline import OWN_CELLS, TINY, Said, environment, in_a_process, only_run, rows, runs_below
+
+REFUSED = {
+    # names
+    "cell=lstmm": "no cell is called 'lstmm'. Did you mean 'lstm'? One of: custom, gru, lstm, rnn",
+    "cell=xyz": "no cell is called 'xyz'. One of: custom, gru, lstm, rnn",
+    "cell.name=lstmm": "no cell is called 'lstmm'. Did you mean 'lstm'?",
+    "task=pronuon": "no task is called 'pronuon'. Did you mean 'pronoun'? One of: adding, copy",
+    "optimizer=adma": "no optimizer is called 'adma'. Did you mean 'adam'?",
+    "experiment=xyz": "no experiment is called 'xyz'",
+    "cell=null": "chosen by its name, e.g. cell=lstm",
+    "task=3": "chosen by its name",
+    "=3": "chosen by its name",
+    "~cell": "cell is not set: give it a value, cell=...",
+    # settings
+    "sed=1": "there is no setting 'sed'. Did you mean 'seed'?",
+    "lr=0.1": "there is no setting 'lr'. Did you mean 'optimizer.lr'?",
+    "xyz=1": "there is no setting 'xyz'. See seqmem train --help",
+    "+xyz=1": "there is no setting 'xyz'",
+    "cell.hiden_size=3": "there is no setting 'cell.hiden_size'. Did you mean 'cell.hidden_size'?",
+    "trace.evry=3": "Did you mean 'trace.every'?",
+    "cell=rnn cell.forget_bias=1": "no setting 'cell.forget_bias'. cell=rnn has hidden_size, layers, params, nonlin",
+    "task=adding task.people=4": "there is no setting 'task.people'. task=adding has",
+    "+cell.alpha=1": "there is no setting 'cell.alpha'. cell has forget_bias, init",
+    "cell.args.alpha=1": "there is no setting 'cell.args'",
+    "+optimizer.momentum=1": "there is no setting 'optimizer.momentum'",
+    "+trace.xyz=1": "there is no setting 'trace.xyz'. trace has every, sequences, loss",
+    "hydra.xyz=1": "there is no setting 'hydra.xyz'",
+    "+seed=1": "'seed' exists already: write seed=... without the +",
+    # sizes and kinds, of which there are more below
+    "seq_len=6": "seq_len=6 is too short for task=pronoun: at least 7",
+    "steps=0": "steps=0: must be at least 1",
+    "cell.hidden_size=-3": "cell.hidden_size=-3: must be at least 1",
+    "cell.params=1": "cell.params=1 is too few",
+    "seq_len=ten": "seq_len=ten: 'ten' is not a whole number",
+    "optimizer.lr=fast": "optimizer.lr=fast: must be a number",
+    # devices
+    "device=cuda": "device=cuda: torch sees no CUDA device here; use device=cpu or device=auto",
+    "device=cuda:9": "device=cuda:9: ",
+    "device=tpu": "device=tpu: must be auto, cpu, cuda or cuda:N",
+    "device=mps": "device=mps: must be auto, cpu, cuda or cuda:N",
+    "device=": "device=: must be auto, cpu, cuda or cuda:N",
+    # how it is written
+    "steps": "cannot read 'steps': settings are key=value, e.g. seq_len=50",
+    "steps=[": "cannot read 'steps=['",
+    "outputs=größe": "a value with special characters needs quotes of its own",
+    "cell=rnn,lstm": "cell=rnn,lstm is several values: add -m to run each",
+    "seed=0,1": "seed=0,1 is several values: add -m to run each",
+    "seed=range(3)": "seed=range(3) is several values: add -m",
+    "seq_len=${xyz}": "'xyz' not found",
+    "seq_len=${oc.env:XYZ_IS_NOT_SET}": "Environment variable 'XYZ_IS_NOT_SET' not found",
+    "--xyz": "unrecognized arguments: --xyz; see seqmem train --help",
+    "--seq_len=10": "'--seq_len=10': settings have no dashes: seq_len=10",
+    "--cfg": "argument --cfg/-c: expected one argument",
+    "--config-name xyz": "Cannot find primary config 'xyz'",
+    "-cd xyz": "xyz' not found",
+    "-m --cfg job": "Only one of --run, --multirun, --cfg",
+    "-m hydra/launcher=slurm": "no hydra/launcher is called 'slurm'. One of: basic",
+    "-m seed=interval(0,1)": "does not support sweep type",
+    # a cell of the user's own
+    "cell=custom": "cell.target is not set: give it a value, cell.target=...",
+    "cell=custom cell.target=Leaky": "cell.target=Leaky: must be module.Class, e.g. mycells.Leaky",
+    "cell=custom cell.target=nowhere.Leaky": "cannot import nowhere: ModuleNotFoundError: No module named 'nowhere'",
+    "cell=custom cell.target=importer.Leaky": "cannot import importer: ModuleNotFoundError: No module named 'nothere'",
+    "cell=custom cell.target=broken.Leaky": "cannot import broken: SyntaxError",
+    "cell=custom cell.target=leaves.Leaky": "cannot import leaves: SystemExit: 3",
+    "cell=custom cell.target=owncells.Leeky": "owncells has no Leeky. Did you mean 'Leaky'?",
+    "cell=custom cell.target=owncells.NotACell": "must be a subclass of seqmem.cells.base.Cell",
+    "cell=custom cell.target=owncells.Unfinished": "cannot be made: TypeError: Can't instantiate abstract class",
+    "cell=custom cell.target=owncells.Unlucky": "owncells.Unlucky: cannot be made: TypeError: no luck today",
+    "cell=custom cell.target=owncells.Sizeless": "must set input_size and output_size",
+    "cell=custom cell.target=owncells.Stateless": "a cell that carries nothing has no memory to measure",
+    "cell=custom cell.target=owncells.Misshapen": "its first step fails: RuntimeError: mat1 and mat2",
+    "cell=custom cell.target=owncells.Needy": "cell.args.much is not set: give it a value, cell.args.much=...",
+    "cell=custom cell.target=owncells.Needy cell.args.much=x": "cell.args.much=x: must be a whole number",
+    "cell=custom cell.target=owncells.Leaky cell.args.alhpa=1": "Did you mean 'cell.args.alpha'?",
+    "cell=custom cell.target=owncells.Leaky cell.args.alpha=x": "cell.args.alpha=x: must be a number",
+    "cell=custom cell.target=owncells.Leaky cell.args=3": "cell.args=3: must be several settings",
+    "cell=custom cell.target=owncells.Leaky cell.alpha=3": "there is no setting 'cell.alpha'. cell=custom has",
+    "cell=custom cell.target=owncells.Leaky +cell.alpha=3": "the class's own are cell.args.alpha",
+    "task=custom task.target=owncells.Leaky": "must be a subclass of seqmem.tasks.base.Task",
+}
+VALUES = {
+    # sizes
+    "seq_len=0": "seq_len=0 is too short",
+    "seq_len=-5": "seq_len=-5 is too short",
+    "task=adding seq_len=1": "seq_len=1 is too short for task=adding: at least",
+    "task=copy seq_len=9": "seq_len=9 is too short for task=copy: at least",
+    "task=digits seq_len=3": "seq_len=3 is too short for task=digits: at least",
+    "evaluate.lengths=[3]": "evaluate.lengths=[3]: 3 is too short for task=pronoun: at least 7",
+    "steps=-1": "steps=-1: must be at least 1",
+    "batch_size=0": "batch_size=0: must be at least 1",
+    "cell.hidden_size=0": "cell.hidden_size=0: must be at least 1",
+    "cell.layers=0": "cell.layers=0: must be at least 1",
+    "cell.params=0": "cell.params=0: must be at least 1",
+    "embed_size=-1": "embed_size=-1: must be at least 1, or 0 for one-hot",
+    "log_every=0": "log_every=0: must be at least 1",
+    "evaluate.every=0": "evaluate.every=0: must be at least 1",
+    "evaluate.sequences=0": "evaluate.sequences=0: must be at least 1",
+    "trace.every=-1": "trace.every=-1: must be at least 1, or 0 for no traces",
+    "trace.sequences=0": "trace.sequences=0: must be at least 1",
+    "checkpoint_every=0": "checkpoint_every=0: must be at least 1",
+    "threads=0": "threads=0: must be at least 1",
+    "clip_norm=0": "clip_norm=0.0: must be positive, or null for no clipping",
+    "clip_norm=nan": "clip_norm=nan: must be positive",
+    "optimizer.lr=0": "optimizer.lr=0.0: must be positive",
+    "optimizer.lr=-1": "optimizer.lr=-1.0: must be positive",
+    "task.lengths=uniform task.shortest=3": "task.shortest=3: must be from 7",
+    "task.people=5": "task.people=5: must be",
+    # kinds
+    "seq_len=9.5": "seq_len=9.5: '9.5' is not a whole number",
+    "seq_len=": "seq_len=: '' is not a whole number",
+    "seq_len=null": "seq_len=null: must have a value",
+    "seed=x": "seed=x: 'x' is not a whole number",
+    "optimizer.lr=": "optimizer.lr=: must be a number",
+    "optimizer.lr=null": "optimizer.lr=null: must be a number",
+    "optimizer.lr=true": "optimizer.lr=true: must be a number",
+    "optimizer.betas=1": "optimizer.betas=1: must be a list of 2 values",
+    "optimizer.betas=[1]": "optimizer.betas=[1]: must be a list of 2 values",
+    "optimizer.betas=[2,0.9]": "optimizer: Invalid beta parameter at index 0: 2.0",
+    "cell.hidden_size=big": "cell.hidden_size=big: must be a whole number",
+    "cell.hidden_size=1.5": "cell.hidden_size=1.5: must be a whole number",
+    "cell.forget_bias=high": "cell.forget_bias='high': must be a number or 'chrono'",
+    "cell.init=zero": "must be 'torch', 'orthogonal' or 'identity'",
+    "cell=rnn cell.nonlinearity=sin": "cell.nonlinearity='sin': must be",
+    "clip_norm=x": "clip_norm=x: 'x' is not a number",
+    "dtype=float16": "dtype=float16: 'float16' is not one of float32, float64",
+    "on_nan=hope": "on_nan=hope: 'hope' is not one of stop, continue",
+    "trace.loss=first": "trace.loss=first: 'first' is not one of last, all",
+    "force=perhaps": "force=perhaps: 'perhaps' is not true or false",
+    "evaluate.lengths=5": "evaluate.lengths=5: must be a list, e.g. [10,20]",
+    "evaluate.lengths=[a]": "'a' is not a whole number",
+    "task.lengths=both": "task.lengths=both: must be 'fixed' or 'uniform'",
+    "outputs=": "outputs=: must name a directory",
+}
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> None:
+    (tmp_path / "owncells.py").write_text(OWN_CELLS)
+    (tmp_path / "broken.py").write_text("def (")
+    (tmp_path / "importer.py").write_text("import nothere")
+    (tmp_path / "leaves.py").write_text("raise SystemExit(3)")
+
+
+@pytest.mark.usefixtures("files")
+@pytest.mark.parametrize("part", range(4))
+def test_refused(tmp_path: Path, typed: Callable[..., Said], part: int) -> None:
+    """A command that cannot be: one line, exit code 2, and no run's directory."""
+    for line, said in list(REFUSED.items())[part::4]:
+        typed("train", *line.split()).refuses(said, code=2)
+    assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.parametrize("part", range(2))
+def test_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: int) -> None:
+    """The same lines come out of the library, as ValueErrors, in half the time."""
+    monkeypatch.chdir(tmp_path)
+    for line, wrong in list(VALUES.items())[part::2]:
+        with pytest.raises(ValueError, match=re.escape(wrong)) as error:
+            seqmem.train(*line.split())
+        assert "\n" not in str(error.value)
+    assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.usefixtures("files")
+def test_a_sweep_with_a_wrong_job_is_refused_as_a_whole(tmp_path: Path, typed: Callable[..., Said]) -> None:
+    custom = "cell=custom cell.target=owncells.Leaky"
+    for line, wrong in {
+        "seq_len=8,6": ["1 of 2 jobs cannot run", "job 2 (seq_len=6): seq_len=6 is too short for task=pronoun"],
+        "cell=rnn,lstm seed=0,x": ["2 of 4 jobs", "job 2 (cell=rnn seed=x)", "job 4 (cell=lstm seed=x): seed=x: 'x'"],
+        "cell=lstm,rnn cell.forget_bias=1": [
+            "job 2 (cell=rnn): there is no setting 'cell.forget_bias'",
+            "cell=rnn has",
+        ],
+        "cell=lstm,lstmm": ["job 2 (cell=lstmm): no cell is called 'lstmm'. Did you mean 'lstm'?"],
+        "sed=0,1": ["2 of 2 jobs cannot run", "Did you mean 'seed'?"],
+        f"{custom} cell.args.alpha=0.5,x": ["1 of 2 jobs", "cell.args.alpha=x: must be a number"],
+        "device=cpu,cuda": ["1 of 2 jobs", "torch sees no CUDA device"],
+    }.items():
+        said = typed("train", "-m", *TINY[1:], *line.split())
+        assert said.code == 2, said
+        assert said.out == ""
+        first, *others = said.err.splitlines()
+        assert first.startswith("seqmem train: ")
+        assert first.endswith("so none was started:")
+        assert all(other.startswith("  job ") for other in others)
+        for part in wrong:
+            assert part in said.err
+    assert runs_below(tmp_path) == []
+
+
+def test_other_verbs(tmp_path: Path, typed: Callable[..., Said]) -> None:
+    for line in ("trian", "trian cell=lstm"):
+        said = typed(*line.split())
+        assert said == Said(2, "", said.err)
+        assert said.err.startswith("seqmem: there is no command 'trian'. Did you mean 'train'? One of: train, eval")
+    said = typed("cell=lstm")
+    assert said.err.startswith(
+        "seqmem: there is no command 'cell=lstm'. Settings follow a verb: seqmem train cell=lstm."
+    )
+    assert said.code == 2
+    for line, wrong in {
+        "nowhere": "nowhere is not a run: it has no config.json",
+        f"{tmp_path}": "is not a run",
+    }.items():
+        typed("eval", *line.split()).refuses(wrong, code=1, verb="eval")
+    for line, wrong in {
+        "": "the following arguments are required: RUN; see seqmem eval --help",
+        "--xyz run": "unrecognized arguments: --xyz",
+        "run xyz": "'xyz' is not a setting: seq_len=, sequences= and device= are",
+        "run xyz=3": "'xyz=3' is not a setting",
+        "run seq_len=ten": "seq_len and sequences are whole numbers, e.g. seq_len=10,20,50",
+        "run seq_len=": "seq_len and sequences are whole numbers",
+        "run sequences=0": "sequences=0: must be at least 1",
+    }.items():
+        typed("eval", *line.split()).refuses(wrong, code=2, verb="eval")
+
+
+def test_evaluating_a_run_that_cannot_be(tmp_path: Path, typed: Callable[..., Said]) -> None:
+    assert typed("train", *TINY, "quiet=true").code == 0
+    run = only_run(tmp_path)
+    typed("eval", str(run), "seq_len=8,3").refuses(
+        "seq_len=3 is too short for task=pronoun: at least 7", code=2, verb="eval"
+    )
+    typed("eval", str(run), "seq_len=8", "device=cuda").refuses("torch sees no CUDA device", code=2, verb="eval")
+    whole = (run / "checkpoint.pt").read_bytes()
+    (run / "checkpoint.pt").write_bytes(whole[:5000])
+    typed("eval", str(run), "seq_len=8").refuses("checkpoint.pt cannot be read", code=1, verb="eval")
+    (run / "checkpoint.pt").write_bytes(whole)
+    (run / "result.json").rename(run / "elsewhere.json")
+    typed("eval", str(run), "seq_len=8").refuses("is not finished", code=1, verb="eval")
+
+
+def test_a_damaged_checkpoint(tmp_path: Path, typed: Callable[..., Said]) -> None:
+    """However it is damaged, one line that says what to do, and doing it helps."""
+    assert typed("train", *TINY, "quiet=true").code == 0
+    run = only_run(tmp_path)
+    (run / "result.json").unlink()
+    whole = (run / "checkpoint.pt").read_bytes()
+    for damaged in (b"", b"garbage" * 100, whole[: len(whole) // 2], whole[:-20], b"\0" * len(whole)):
+        (run / "checkpoint.pt").write_bytes(damaged)
+        said = typed("train", *TINY, "quiet=true")
+        said.refuses("checkpoint.pt cannot be read", code=1)
+        assert "force=true" in said.err
+        assert json.loads((run / "status.json").read_text())["state"] == "failed"
+        assert (run / "checkpoint.pt").read_bytes() == damaged
+    for name in ("metrics.jsonl", "gradients.npz", "events.out.tfevents.0.seqmem"):
+        (run / "checkpoint.pt").write_bytes(whole)
+        kept = (run / name).read_bytes()
+        (run / name).write_bytes(kept[: len(kept) // 2])
+        typed("train", *TINY, "quiet=true").refuses(name, code=1)
+        (run / name).write_bytes(kept)
+    assert typed("train", *TINY, "quiet=true", "force=true") == Said(0, "", "")
+    assert (run / "result.json").exists()
+
+
+def test_a_directory_that_cannot_be_written(tmp_path: Path, typed: Callable[..., Said]) -> None:
+    (tmp_path / "file").write_text("in the way")
+    for outputs in ("file", "file/below", "/dev/null/below", "/proc/xyz"):
+        typed("train", *TINY, f"outputs={outputs}").refuses(f"cannot write to {outputs}", code=1)
+    assert (tmp_path / "file").read_text() == "in the way"
+    said = typed("train", "-m", *TINY, "outputs=file", "seed=0,1")
+    assert said.code == 1
+    assert "Traceback" not in said.err
+
+
+LIMITED = """\
+import contextlib, io, json, resource, sys
+from seqmem.cli import main
+command, said = json.loads(sys.argv[1]), []
+for limit in (100, 9_000, 20_000, -1):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, -1))
+    sys.argv = ["seqmem", *command]
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main()
+    said.append([code, out.getvalue(), err.getvalue()])
+print(json.dumps(said))
+"""
+
+
+def test_a_full_disk(tmp_path: Path, typed: Callable[..., Said]) -> None:
+    """Where no file may grow beyond some bytes the run stops with one line; with more room it goes on and ends as it
+    would have. (A process of its own, because a limit on files is one on the whole process.)"""
+    tiny = [setting for setting in TINY if not setting.startswith(("steps=", "checkpoint_every="))]
+    command = ["train", *tiny, "steps=80", "checkpoint_every=20", "quiet=true"]
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, json.dumps(command)],
+        cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    *limited, free = (Said(*each) for each in json.loads(done.stdout))
+    for said in limited:  # too little for its description, for its checkpoint, for its events
+        said.refuses("cannot write to outputs/pronoun/lstm/len8", code=1)
+        assert "File too large" in said.err
+    assert free == Said(0, "", "")
+    run = only_run(tmp_path)
+    assert not list(run.glob("*.partial"))
+    assert typed(*command, "outputs=whole").code == 0
+    assert (run / "metrics.jsonl").read_bytes() == (only_run(tmp_path / "whole") / "metrics.jsonl").read_bytes()
+
+
+NAN = (
+    "task=adding", "cell=custom", "cell.target=owncells.Leaky", "cell.args.alpha=1", "optimizer=sgd",
+    "optimizer.lr=0.03", "clip_norm=null", "steps=60",
+)  # fmt: skip
+
+
+@pytest.mark.usefixtures("files")
+def test_a_loss_that_is_no_number(tmp_path: Path, typed: Callable[..., Said]) -> None:
+    """A linear cell under too large steps: the loss grows, and some steps on it leaves what floats can hold."""
+    command = ("train", *(setting for setting in TINY if setting != "steps=6"), *NAN, "quiet=true")
+    said = typed(*command)
+    said.refuses("the loss became ", code=1)
+    said.refuses("on_nan=continue trains on regardless", code=1)
+    run = only_run(tmp_path)
+    status = json.loads((run / "status.json").read_text())
+    assert status["state"] == "failed"
+    step = status["step"]
+    assert f"at step {step};" in said.err
+    assert 4 < step < 60
+    losses = {row["step"]: row["loss"] for row in rows(run) if row["kind"] == "train"}
+    assert list(losses) == list(range(2, step, 2))  # all that came before, and nothing that did not
+    assert all(math.isfinite(float(loss)) for loss in losses.values())
+    assert (run / "checkpoint.pt").exists()
+    assert (run / "gradients.npz").exists()
+    assert not (run / "result.json").exists()
+    assert "Diverged" in (run / "error.txt").read_text()
+
+    kept = (run / "metrics.jsonl").read_bytes()
+    assert typed(*command) == said  # from its last checkpoint to the same end
+    assert (run / "metrics.jsonl").read_bytes() == kept
+
+    assert typed(*command, "on_nan=continue") == Said(0, "", "")
+    (other,) = set(runs_below(tmp_path)) - {run}
+    found = {row["step"]: float(row["loss"]) for row in rows(other) if row["kind"] == "train"}
+    assert list(found) == list(range(2, 61, 2))
+    assert not math.isfinite(found[60])
+    assert json.loads((other / "result.json").read_text())["loss"] in ("nan", "inf")
+
+
+def test_the_whole_traceback_on_request(tmp_path: Path) -> None:
+    for args in (("train", "cell=lstmm"), ("eval", "nowhere")):
+        said = in_a_process(*args, cwd=tmp_path, HYDRA_FULL_ERROR="1")
+        assert said.code == 1
+        assert "Traceback (most recent call last)" in said.err
+    said = in_a_process("train", "cell=lstmm", cwd=tmp_path)
+    said.refuses("no cell is called 'lstmm'", code=2)

@@ -1,0 +1,160 @@
+"""An interrupted run goes on from its last checkpoint by the same command, and ends bitwise where it would have."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from commandline import (
+    TINY,
+    Said,
+    assert_same_numbers,
+    end,
+    environment,
+    only_run,
+    rows,
+    started,
+    trained_to,
+    until,
+)
+
+LONGER = (
+    "train", "steps=1200", "seq_len=10", "cell.hidden_size=16", "batch_size=16", "log_every=5", "checkpoint_every=25",
+    "evaluate.every=100", "evaluate.sequences=64", "trace.every=100", "trace.sequences=4",
+)  # fmt: skip
+
+
+def test_killed_and_stopped_and_ended(tmp_path: Path, typed: Callable[..., Said]) -> None:
+    """kill -9, kill -9 again, Ctrl-C; then to the end."""
+    outputs = tmp_path / "outputs"
+    for step in (150, 400):
+        with started(*LONGER, cwd=tmp_path) as process:
+            until(lambda step=step: trained_to(outputs) >= step, of=process)
+            process.kill()
+            assert end(process).code == -signal.SIGKILL
+        assert not list(outputs.rglob("result.json"))
+        assert json.loads((only_run(outputs) / "status.json").read_text())["state"] == "running"
+    with started(*LONGER, cwd=tmp_path) as process:
+        until(lambda: trained_to(outputs) >= 650, of=process)
+        process.send_signal(signal.SIGINT)
+        said = end(process)
+    run = only_run(outputs)
+    status = json.loads((run / "status.json").read_text())
+    assert status["state"] == "interrupted"
+    assert 650 <= status["step"] < 1200
+    said.refuses(
+        f"stopped at step {status['step']} of 1200, saved: the same command goes on from there",
+        code=128 + signal.SIGINT,
+    )
+    started_first = (run / "events.out.tfevents.0.seqmem").stat().st_ino
+    assert typed(*LONGER).code == 0
+    assert (run / "events.out.tfevents.0.seqmem").stat().st_ino == started_first
+    assert typed(*LONGER, "outputs=whole").code == 0
+    assert_same_numbers(run, only_run(tmp_path / "whole"))
+
+
+def test_two_at_once(tmp_path: Path, typed: Callable[..., Said]) -> None:
+    """The second says who is first, and changes nothing; the first one stops when it is told to (SIGTERM)."""
+    command = [*(setting for setting in LONGER if not setting.startswith("steps=")), "steps=1000000"]
+    with started(*command, cwd=tmp_path) as first:
+        until(lambda: trained_to(tmp_path) >= 50, of=first)
+        for also in ((), ("force=true",)):
+            said = typed(*command, *also)
+            said.refuses(f"is in use by another seqmem (process {first.pid} on ", code=1)
+        assert first.poll() is None
+        before = trained_to(tmp_path)
+        until(lambda: trained_to(tmp_path) > before, of=first)
+        first.terminate()
+        said = end(first)
+    said.refuses("saved: the same command goes on from there", code=128 + signal.SIGTERM)
+    assert json.loads((only_run(tmp_path) / "status.json").read_text())["state"] == "interrupted"
+
+
+DRIVER = """\
+import json, os, signal, sys
+from seqmem.cli.config import from_mapping, own_hydra
+from seqmem.cli.train import execute
+import seqmem.cli.build, seqmem.cli.display, seqmem.record  # before the forks: each would import them anew
+from hydra import compose
+from rich import get_console
+
+overrides, points = json.loads(sys.argv[1]), int(sys.argv[2])
+with own_hydra():
+    config = from_mapping(compose("train", overrides=overrides))
+
+
+def run(outputs, killed_at):
+    '''Train in a process of its own, which is killed when it touches a file for that many times. (code, touches)'''
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        touches = 0
+
+        def touch():
+            nonlocal touches
+            touches += 1
+            if touches == killed_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        def hook(event, args):
+            if event in ("open", "os.rename", "os.remove") and outputs in str(args[0]):
+                touch()
+
+        def fsync(file, really=os.fsync):
+            touch()
+            really(file)
+
+        sys.addaudithook(hook)
+        os.fsync = fsync
+        config.outputs = outputs
+        execute(config, overrides=overrides, console=get_console())
+        os.write(writer, str(touches).encode())
+        os._exit(0)
+    os.close(writer)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    with os.fdopen(reader) as pipe:
+        return code, int(pipe.read() or 0)
+
+
+code, touches = run("whole", -1)
+assert code == 0, code
+assert run("again", -1)[1] == touches
+moments = sorted({1 + touches * i // points for i in range(points)} | {touches - 2, touches - 1, touches})
+for moment in moments:
+    code, _ = run(f"cut{moment}", moment)
+    assert code == -signal.SIGKILL, (moment, code)
+    code, _ = run(f"cut{moment}", max(moment // 2, 20))  # and once more, on its way from there
+    assert code in (0, -signal.SIGKILL), (moment, code)
+    code, _ = run(f"cut{moment}", -1)
+    assert code == 0, (moment, code)
+print(json.dumps(moments))
+"""
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ("cell.layers=2",),
+        ("task=text", "task.chunks=3", "cell=gru"),
+        ("task.lengths=uniform", "optimizer=sgd", "optimizer.momentum=0.9", "cell=rnn"),
+    ],
+    ids=["lstm", "carried state", "uniform lengths"],
+)
+def test_killed_at_any_moment(tmp_path: Path, settings: tuple[str, ...]) -> None:
+    """At moments spread over all those at which a run touches a file: before, between and after any two of its writes."""
+    overrides = [*TINY, *settings, "quiet=true"]
+    done = subprocess.run(
+        [sys.executable, "-c", DRIVER, json.dumps(overrides), "12"],
+        cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    moments = json.loads(done.stdout)
+    assert len(moments) >= 12
+    whole = only_run(tmp_path / "whole")
+    assert [row["step"] for row in rows(whole) if row["kind"] == "train"] == [2, 4, 6]
+    for outputs in ("again", *(f"cut{moment}" for moment in moments)):
+        assert_same_numbers(only_run(tmp_path / outputs), whole)
