@@ -113,6 +113,32 @@ def default_run(cell: str) -> tuple[dict[str, float], float, int, dict[str, Any]
     return dict(spent), seconds, size, result
 
 
+def flushing_denormals(cell: str, repeats: int = 3) -> tuple[float, bool]:
+    """(how many times as fast an update is with denormals flushed, at 200 words; whether every number is the same)."""
+    import seqmem
+    from seqmem import training
+
+    @contextmanager
+    def as_it_was(*, on: bool) -> Iterator[None]:  # noqa: ARG001  the signature it stands in for
+        yield
+
+    seconds: dict[bool, list[float]] = {True: [], False: []}
+    numbers = set()
+    ours = training.flush_denormal
+    for turn in range(2 * repeats):
+        flush = turn % 2 == 0
+        training.flush_denormal = ours if flush else as_it_was
+        spent: dict[str, float] = defaultdict(float)
+        with tempfile.TemporaryDirectory() as folder, timed(training, "update", spent, "updates"):
+            run = seqmem.train(
+                cell=cell, seq_len=200, steps=60, outputs=folder, quiet=True, evaluate={"lengths": [200]}
+            )
+            numbers.add(run.file("metrics.jsonl").read_bytes())
+        seconds[flush].append(spent["updates"])
+    training.flush_denormal = ours
+    return statistics.median(seconds[False]) / statistics.median(seconds[True]), len(numbers) == 1
+
+
 def main() -> int:
     import torch
 
@@ -135,6 +161,13 @@ def main() -> int:
         print(f"        {seconds:.1f} s, {100 * result['score']:.1f} % at 50 words; of its time:")
         for label, part in sorted({**spent, "the rest": seconds - sum(spent.values())}.items(), key=lambda i: -i[1]):
             print(f"          {100 * part / seconds:5.1f} %  {label}")
+    for cell in ("rnn", "lstm", "gru"):
+        ratio, same = flushing_denormals(cell)
+        verdicts.append(same)
+        said = "the same metrics.jsonl" if same else "OTHER NUMBERS"
+        print(
+            f"  {'ok  ' if same else 'OVER'}  denormals flushed, {cell} at 200 words: {ratio:.2f} times as fast, {said}"
+        )
     print("\nall within their limits" if all(verdicts) else "\nNOT all within their limits")
     return 0 if all(verdicts) else 1
 

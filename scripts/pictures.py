@@ -19,7 +19,15 @@ from seqmem.runs import find_runs
 def photograph(browser: str, address: str, picture: Path, width: int, height: int) -> None:
     """A page as headless Chromium shows it. Virtual time lets TensorBoard's charts finish drawing."""
     with tempfile.TemporaryDirectory() as profile:
-        command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-3d-apis", "--no-first-run", "--hide-scrollbars"]
+        command = [
+            browser,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-3d-apis",
+            "--no-first-run",
+            "--hide-scrollbars",
+        ]
         command += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
         command += [f"--user-data-dir={profile}", "--virtual-time-budget=20000", f"--window-size={width},{height}"]
         subprocess.run([*command, f"--screenshot={picture}", address], check=True, capture_output=True, timeout=120)
@@ -59,7 +67,9 @@ def main() -> None:
     terminal(browser, console, "seqmem show outputs", docs / "show.png")
 
     command = [sys.executable, "-m", "seqmem", "watch", str(runs), "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"}) as watch:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"}
+    ) as watch:
         assert watch.stdout is not None
         address = next(line.strip() for line in watch.stdout if "http" in line)
         photograph(browser, address, docs / "tensorboard.png", 1500, 1000)

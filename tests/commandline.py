@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
-from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
 
 TINY = (
     "seq_len=8", "steps=6", "cell.hidden_size=4", "batch_size=4", "embed_size=4", "log_every=2",
@@ -197,11 +197,11 @@ def _assert_same(one: Any, two: Any) -> None:
 def _events(run: Path) -> list[tuple[int, str, bytes]]:
     """Every record but those with times in them."""
     (path,) = run.glob("*tfevents*")
-    found = []
-    for record in RawEventFileLoader(str(path)).Load():
-        event = Event.FromString(record)
-        for value in event.summary.value:
-            if not value.tag.startswith("_hparams_") and value.tag != "summary":
-                found.append((event.step, value.tag, value.SerializeToString(deterministic=True)))
+    found = [
+        (event.step, value.tag, value.SerializeToString(deterministic=True))
+        for event in map(Event.FromString, RawEventFileLoader(str(path)).Load())
+        for value in event.summary.value
+        if not value.tag.startswith("_hparams_") and value.tag != "summary"
+    ]
     assert found
     return found

@@ -252,6 +252,33 @@ def test_on_nan_continue_goes_on():
     assert not np.isfinite(seen.rows[-2][2]["loss"]) or not np.isfinite(seen.rows[-1][2]["loss"])
 
 
+class Dropping(RNN):
+    """A cell of the kind people bring along: it draws from torch's global generator."""
+
+    def forward(self, xs: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        outputs, final = super().forward(torch.nn.functional.dropout(xs, 0.5, self.training), state)
+        return outputs, final
+
+
+def test_a_cell_that_draws_random_numbers_is_a_function_of_seed_and_step():
+    def run(memory: Memory | None, stop_after: int) -> tuple[list[Tensor], dict[str, Any]]:
+        with ambient(0, "weights"):
+            model = SequenceModel.for_task(Pronoun(), lambda d: Dropping(d, 8), embed_size=8)
+        plan = Plan(12, steps=stop_after, batch_size=16, evaluate_sequences=5, trace_every=0)
+        optimizer = adam(trainable(model))
+        train(model, Pronoun(), optimizer, plan, checkpoints=memory)
+        return weights(model), {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+
+    whole, _ = run(None, 12)
+    _, half = run(None, 6)
+    torch.rand(7)  # whatever else happens in between
+    resumed = Memory()
+    resumed.saved = {**half, "progress": {"step": 6}}
+    resumed.load = lambda: resumed.saved  # pyright: ignore[reportAttributeAccessIssue]
+    rest, _ = run(resumed, 12)
+    assert all(torch.equal(a, b) for a, b in zip(whole, rest, strict=True))
+
+
 def test_being_asked_to_stop_saves_after_the_step():
     seen, asked = Memory(), iter([False, False, True])
     with pytest.raises(Interrupted) as stopped:

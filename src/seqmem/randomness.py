@@ -22,12 +22,17 @@ def generator(seed: int, stream: str, index: int = 0) -> torch.Generator:
 
 
 @contextmanager
-def ambient(seed: int, stream: str) -> Iterator[None]:
-    """Inside, torch's global CPU generator is a function of (seed, stream); outside, it is as if nothing happened.
+def ambient(seed: int, stream: str, index: int = 0, *, device: torch.device | None = None) -> Iterator[None]:
+    """Inside, torch's global generators (the CPU's, and that of ``device`` if it is CUDA) are a function of
+    (seed, stream, index); outside, it is as if nothing happened.
 
-    Modules draw their initial weights from the global generator (torch offers no other way for a user's own
-    ``nn.Linear``), so building a model is the one place that needs this.
+    Modules draw their initial weights, and dropout its masks, from the global generator: torch offers a user's own
+    ``nn.Linear`` or ``nn.Dropout`` no other way.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(hashed_seed(seed, stream))
+    on_cuda = device is not None and device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if on_cuda else [], device_type="cuda"):
+        drawn = hashed_seed(seed, stream, index)
+        torch.default_generator.manual_seed(drawn)
+        if on_cuda:
+            torch.cuda.manual_seed(drawn)
         yield

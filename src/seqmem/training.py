@@ -17,7 +17,7 @@ from torch.nn.utils import clip_grad_norm_
 from .cells.base import State
 from .evaluate import Evaluation, evaluate, evaluate_lengths, length_grid
 from .model import SequenceModel, loss_per_sequence, trainable
-from .randomness import generator
+from .randomness import ambient, generator
 from .signals import Batch
 from .tasks.base import Task
 from .trace import Decay, Trace, decay, decay_from
@@ -30,7 +30,8 @@ class Plan:
 
     ``lengths``: ``uniform`` draws every batch's length from ``shortest`` (by default the task's minimum) to
     ``seq_len``. ``clip_norm``: the L2 norm that the gradient of all parameters is clipped to; None: never.
-    ``evaluate_lengths``: where the final evaluation looks; None: ``length_grid``. ``trace_every=0``: no traces.
+    ``evaluate_lengths``: where the final evaluation looks; None: ``length_grid``. ``evaluate_sequences``: how many it
+    takes of each; the looks on the way, every ``evaluate_every``, take at most 256. ``trace_every=0``: no traces.
     """
 
     seq_len: int
@@ -212,7 +213,8 @@ def train(
         model.train()
         while now.step < plan.steps:
             batch = _training_batch(task, plan, now.step).to(device, dtype)
-            numbers, state = update(model, task, optimizer, parameters, batch, now.carried, plan.clip_norm)
+            with ambient(plan.seed, "noise", now.step, device=device):  # what a cell draws, dropout say, can be resumed
+                numbers, state = update(model, task, optimizer, parameters, batch, now.carried, plan.clip_norm)
             now.step += 1
             now.carried = None if now.step % task.chunks == 0 else state
             now.pending.append(numbers)

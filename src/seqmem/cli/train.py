@@ -122,6 +122,8 @@ def execute(
         stack.enter_context(_torch_settings(config))
         experiment = build(config)
         stack.enter_context(run.locked())
+        if run.finished and not config.force:  # by another process, while this one was getting ready
+            return run
         stack.enter_context(stop.caught())
         from ..record import Recorder
         from ..training import Diverged, Interrupted, train

@@ -1,0 +1,132 @@
+"""Sweeps: checked before they start, every job accounted for, killed and started again without loss or repetition."""
+
+import json
+import os
+import re
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+from commandline import TINY, Said, assert_same_numbers, end, in_a_process, only_run, runs_below, started, until
+
+SMALL = [setting for setting in TINY if not setting.startswith(("seq_len=", "steps=", "evaluate.lengths="))]
+EIGHT = ("train", "-m", "cell=rnn,lstm", "seq_len=8,12", "seed=0,1", "steps=20", *SMALL)
+
+
+def results(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("result.json"))
+
+
+def contents(run: Path) -> dict[str, tuple[bytes, int]]:
+    return {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in run.iterdir() if path.is_file()}
+
+
+def test_killed_half_way_and_started_again(tmp_path: Path, typed: Callable[..., Said]) -> None:
+    """2 x 2 x 2: eight results in the end, none run twice, none lost; and nothing is left to do for a third start."""
+    with started(*EIGHT, cwd=tmp_path) as process:
+        until(lambda: len(results(tmp_path)) >= 3, of=process)
+        process.kill()
+        assert end(process).code == -signal.SIGKILL
+    done = [path.parent for path in results(tmp_path)]
+    assert 3 <= len(done) < 8
+    before = [contents(run) for run in done]
+
+    said = in_a_process(*EIGHT, cwd=tmp_path)
+    assert (said.code, said.err) == (0, "")
+    lines = said.out.splitlines()
+    assert lines[0] == f"sweep of 8 runs, {len(done)} of them finished already"
+    assert lines[-1] == "8 of 8 runs finished"
+    assert len([line for line in lines if "already finished" in line]) == len(done)
+    for line in lines[1:-1]:  # every line says whose it is
+        assert re.match(r"\[\d/8 (rnn|lstm) pronoun len\d+ seed[01]\] ", line), line
+    assert [contents(run) for run in done] == before
+    assert len(results(tmp_path)) == 8
+    found = [json.loads(path.read_text()) for path in results(tmp_path)]
+    wanted = {(cell, seq_len, seed) for cell in ("rnn", "lstm") for seq_len in (8, 12) for seed in (0, 1)}
+    assert {(result["cell"], result["seq_len"], result["seed"]) for result in found} == wanted
+    assert len({result["loss"] for result in found}) == 8
+
+    everything = {run: contents(run) for run in runs_below(tmp_path)}
+    said = typed(*EIGHT)
+    assert (said.code, said.err) == (0, "")
+    assert said.out.splitlines()[0] == "sweep of 8 runs, 8 of them finished already"
+    assert {run: contents(run) for run in runs_below(tmp_path)} == everything
+
+    # A job of a sweep is the run that its settings are alone.
+    assert typed("train", "cell=lstm", "seq_len=12", "seed=1", "steps=20", *SMALL, "outputs=alone").code == 0
+    alone = only_run(tmp_path / "alone")
+    assert_same_numbers(tmp_path / "outputs" / alone.relative_to(tmp_path / "alone"), alone)
+
+
+def test_one_job_fails(tmp_path: Path) -> None:
+    """It is named when it fails and in the summary; the others go on; the exit code says that not all is well."""
+    said = in_a_process(
+        "train", "-m", "task=adding", "cell=rnn", "cell.nonlinearity=relu", "optimizer=sgd", "clip_norm=null",
+        "optimizer.lr=0.01,1e30,0.02", "seq_len=8", "steps=6", *SMALL, cwd=tmp_path, PYTHONUNBUFFERED="1",
+    )  # fmt: skip
+    assert said.code == 1
+    assert said.err.count("\n") == 1
+    assert re.match(r"\[2/3 rnn adding len8 seed0\] FAILED: the loss became (nan|inf) at step \d", said.err)
+    *lines, count, failed = said.out.splitlines()
+    assert lines[0] == "sweep of 3 runs"
+    assert [line for line in lines if line.startswith("[3/3") and "finished" in line]
+    assert count == "2 of 3 runs finished"
+    (loser,) = (run for run in runs_below(tmp_path) if not (run / "result.json").exists())
+    assert failed.startswith(f"  failed: {loser.relative_to(tmp_path)}: ")
+    assert "the loss became" in failed
+    assert json.loads((loser / "config.json").read_text())["optimizer"]["lr"] == 1e30
+
+
+def test_ctrl_c_ends_the_whole_sweep(tmp_path: Path) -> None:
+    longer = [setting.replace("steps=20", "steps=4000") for setting in EIGHT]
+    with started(*longer, cwd=tmp_path) as process:
+        until(lambda: list(tmp_path.rglob("checkpoint.pt")), of=process)
+        process.send_signal(signal.SIGINT)
+        said = end(process)
+    said.refuses("saved: the same command goes on from there", code=130)
+    assert "stopped at step" in said.err
+    only_run(tmp_path)  # no other was begun
+
+
+def test_a_sweep_in_a_file(tmp_path: Path, typed: Callable[..., Said]) -> None:
+    """An experiment of the user's own may say what is swept; the command line goes before it."""
+    (tmp_path / "mine" / "experiment").mkdir(parents=True)
+    (tmp_path / "mine" / "experiment" / "seeds.yaml").write_text(
+        "# @package _global_\nsteps: 3\nseq_len: 8\nhydra:\n  sweeper:\n    params:\n      seed: 3,4\n      cell: rnn,gru\n"
+    )
+    said = typed("train", "-m", "-cd", "mine", "experiment=seeds", *SMALL)
+    assert (said.code, said.err) == (0, "")
+    assert said.out.splitlines()[0] == "sweep of 4 runs"
+    assert {(run.parent.name, run.name.split("-")[1]) for run in runs_below(tmp_path)} == {
+        ("rnn", "seed3"), ("rnn", "seed4"), ("gru", "seed3"), ("gru", "seed4"),
+    }  # fmt: skip
+    said = typed("train", "-m", "-cd", "mine", "experiment=seeds", *SMALL, "cell=lstm", "seed=range(5,7)")
+    assert said.out.splitlines()[0] == "sweep of 2 runs"
+    assert {run.name.split("-")[1] for run in runs_below(tmp_path / "outputs" / "pronoun" / "lstm")} == {
+        "seed5",
+        "seed6",
+    }
+    # The same run twice in a sweep is done once.
+    said = typed("train", "-m", "-cd", "mine", "experiment=seeds", *SMALL, "cell=lstm", "seed=7,7")
+    assert said.code == 0
+    assert said.out.count("already finished") == 1
+
+
+def test_sweeps_of_ones_own_cell(tmp_path: Path, typed: Callable[..., Said]) -> None:
+    from commandline import OWN_CELLS
+
+    (tmp_path / "owncells.py").write_text(OWN_CELLS)
+    said = typed(
+        "train",
+        "-m",
+        "cell=custom",
+        "cell.target=owncells.Leaky",
+        "cell.args.alpha=0.5,0.9",
+        "seq_len=8",
+        "steps=3",
+        *SMALL,
+    )
+    assert (said.code, said.err) == (0, "")
+    found = [json.loads((run / "config.json").read_text())["cell"]["args"] for run in runs_below(tmp_path)]
+    assert sorted(args["alpha"] for args in found) == [0.5, 0.9]
+    assert str(tmp_path) in os.environ["PYTHONPATH"]  # for the workers of launchers, which are fresh processes
