@@ -104,11 +104,12 @@ def in_a_process(*args: str, cwd: Path, **env: str) -> Said:
 
 
 @contextmanager
-def started(*args: str, cwd: Path, **env: str) -> Iterator[subprocess.Popen[str]]:
-    """``seqmem ARGS`` still running; whatever happens, it does not outlive the test."""
+def started(*args: str, cwd: Path, together: bool = False, **env: str) -> Iterator[subprocess.Popen[str]]:
+    """``seqmem ARGS`` still running; whatever happens, it does not outlive the test. ``together``: both its streams."""
     command = [sys.executable, "-m", "seqmem", *args]
+    errors = subprocess.STDOUT if together else subprocess.PIPE
     process = subprocess.Popen(
-        command, cwd=cwd, env=environment(**env), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command, cwd=cwd, env=environment(**env), stdout=subprocess.PIPE, stderr=errors, text=True
     )
     try:
         yield process
@@ -119,7 +120,7 @@ def started(*args: str, cwd: Path, **env: str) -> Iterator[subprocess.Popen[str]
 
 def end(process: "subprocess.Popen[str]") -> Said:
     out, err = process.communicate(timeout=60)
-    return Said(process.returncode, out, err)
+    return Said(process.returncode, out, err or "")
 
 
 def until(true: Callable[[], Any], *, of: "subprocess.Popen[str]", seconds: float = 90) -> None:
@@ -128,7 +129,7 @@ def until(true: Callable[[], Any], *, of: "subprocess.Popen[str]", seconds: floa
     while not true():
         assert of.poll() is None, f"it ended before that: {of.communicate()}"
         assert time.monotonic() < deadline, "it does not happen"
-        time.sleep(0.01)
+        time.sleep(0.02)
 
 
 def only_run(folder: Path) -> Path:

@@ -20,7 +20,7 @@ from commandline import OWN_CELLS, TINY, Said, environment, in_a_process, only_r
 STATES = ("hidden", "cell", "input")
 
 
-def test_a_run_from_start_to_finish(tmp_path: Path) -> None:
+def test_a_run_from_start_to_finish(tmp_path: Path, typed: Callable[..., Said]) -> None:
     """Trains, writes what it promised, is not run again, and with force=true is, to the same numbers."""
     command = ("train", "steps=30", "seq_len=10", "evaluate.every=10", "trace.every=10")
     said = in_a_process(*command, cwd=tmp_path)
@@ -62,7 +62,7 @@ def test_a_run_from_start_to_finish(tmp_path: Path) -> None:
     assert "already finished" in said.out
     assert {path.name: path.read_bytes() for path in run.iterdir()} == before
 
-    said = in_a_process(*command, "force=true", cwd=tmp_path)
+    said = typed(*command, "force=true")
     assert (said.code, said.err) == (0, "")
     assert only_run(tmp_path) == run
     assert (run / "metrics.jsonl").read_bytes() == before["metrics.jsonl"]
@@ -263,16 +263,17 @@ def test_a_directory_of_ones_own(tmp_path: Path, typed: Callable[..., Said]) -> 
 def test_every_task_cell_and_optimizer_trains(typed: Callable[..., Said]) -> None:
     """Each name that a command line can have, once."""
     for choice in (
-        "task=subject", "task=adding", "task=copy task.length=3", "task=temporal_order seq_len=10 evaluate.lengths=[10]",
+        "task=subject", "task=adding", "task=copy task.length=3",
+        "task=temporal_order seq_len=10 evaluate.lengths=[10]",
         "task=digits task.scan=row", "task=text", "task=pronoun task.mentions=1",
     ):  # fmt: skip
         said = typed("train", *TINY, *choice.split())
         assert (said.code, said.err) == (0, ""), choice
     for choice in (
-        "cell=rnn", "cell=gru", "optimizer=sgd", "optimizer=rmsprop", "optimizer=adamw", "dtype=float64",
-        "task.lengths=uniform", "cell.layers=2", "cell.params=5000", "embed_size=0", "trace.every=0", "trace.loss=all",
+        "cell=rnn optimizer=sgd dtype=float64 trace.loss=all", "cell=gru optimizer=rmsprop cell.layers=2",
+        "optimizer=adamw task.lengths=uniform embed_size=0", "cell.params=5000 trace.every=0",
     ):  # fmt: skip
-        said = typed("train", *TINY, choice)
+        said = typed("train", *TINY, *choice.split())
         assert (said.code, said.err) == (0, ""), choice
 
 

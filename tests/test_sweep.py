@@ -7,7 +7,7 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
-from commandline import TINY, Said, assert_same_numbers, end, in_a_process, only_run, runs_below, started, until
+from commandline import OWN_CELLS, TINY, Said, assert_same_numbers, end, only_run, runs_below, started, until
 
 SMALL = [setting for setting in TINY if not setting.startswith(("seq_len=", "steps=", "evaluate.lengths="))]
 EIGHT = ("train", "-m", "cell=rnn,lstm", "seq_len=8,12", "seed=0,1", "steps=20", *SMALL)
@@ -31,7 +31,7 @@ def test_killed_half_way_and_started_again(tmp_path: Path, typed: Callable[..., 
     assert 3 <= len(done) < 8
     before = [contents(run) for run in done]
 
-    said = in_a_process(*EIGHT, cwd=tmp_path)
+    said = typed(*EIGHT)
     assert (said.code, said.err) == (0, "")
     lines = said.out.splitlines()
     assert lines[0] == f"sweep of 8 runs, {len(done)} of them finished already"
@@ -60,20 +60,24 @@ def test_killed_half_way_and_started_again(tmp_path: Path, typed: Callable[..., 
 
 def test_one_job_fails(tmp_path: Path) -> None:
     """It is named when it fails and in the summary; the others go on; the exit code says that not all is well."""
-    said = in_a_process(
+    command = (
         "train", "-m", "task=adding", "cell=rnn", "cell.nonlinearity=relu", "optimizer=sgd", "clip_norm=null",
-        "optimizer.lr=0.01,1e30,0.02", "seq_len=8", "steps=6", *SMALL, cwd=tmp_path, PYTHONUNBUFFERED="1",
+        "optimizer.lr=0.01,1e30,0.02", "seq_len=8", "steps=6", *SMALL,
     )  # fmt: skip
+    with started(*command, cwd=tmp_path, together=True, PYTHONUNBUFFERED="1") as process:
+        said = end(process)
     assert said.code == 1
-    assert said.err.count("\n") == 1
-    assert re.match(r"\[2/3 rnn adding len8 seed0\] FAILED: the loss became (nan|inf) at step \d", said.err)
-    *lines, count, failed = said.out.splitlines()
-    assert lines[0] == "sweep of 3 runs"
-    assert [line for line in lines if line.startswith("[3/3") and "finished" in line]
-    assert count == "2 of 3 runs finished"
+    lines = said.out.splitlines()
+    jobs = [line[:4] for line in lines if line.startswith("[")]
+    assert jobs == sorted(jobs)
+    (failed,) = (line for line in lines if "FAILED" in line)
+    assert re.match(r"\[2/3 rnn adding len8 seed0\] FAILED: the loss became (nan|inf) at step \d", failed)
+    assert lines.index(failed) < lines.index(next(line for line in lines if line.startswith("[3/3")))
+    assert "finished" in lines[-3]
+    assert lines[-2] == "2 of 3 runs finished"
     (loser,) = (run for run in runs_below(tmp_path) if not (run / "result.json").exists())
-    assert failed.startswith(f"  failed: {loser.relative_to(tmp_path)}: ")
-    assert "the loss became" in failed
+    assert lines[-1].startswith(f"  failed: {loser.relative_to(tmp_path)}: ")
+    assert "the loss became" in lines[-1]
     assert json.loads((loser / "config.json").read_text())["optimizer"]["lr"] == 1e30
 
 
@@ -91,30 +95,29 @@ def test_ctrl_c_ends_the_whole_sweep(tmp_path: Path) -> None:
 def test_a_sweep_in_a_file(tmp_path: Path, typed: Callable[..., Said]) -> None:
     """An experiment of the user's own may say what is swept; the command line goes before it."""
     (tmp_path / "mine" / "experiment").mkdir(parents=True)
+    swept = "hydra: {sweeper: {params: {seed: '3,4'}}}"
     (tmp_path / "mine" / "experiment" / "seeds.yaml").write_text(
-        "# @package _global_\nsteps: 3\nseq_len: 8\nhydra:\n  sweeper:\n    params:\n      seed: 3,4\n      cell: rnn,gru\n"
+        f"# @package _global_\nsteps: 3\nseq_len: 8\n{swept}\n"
     )
-    said = typed("train", "-m", "-cd", "mine", "experiment=seeds", *SMALL)
+    command = ("train", "-m", "-cd", "mine", "experiment=seeds", *SMALL)
+
+    def seeds() -> set[str]:
+        return {run.name.split("-")[1] for run in runs_below(tmp_path)}
+
+    said = typed(*command)
     assert (said.code, said.err) == (0, "")
-    assert said.out.splitlines()[0] == "sweep of 4 runs"
-    assert {(run.parent.name, run.name.split("-")[1]) for run in runs_below(tmp_path)} == {
-        ("rnn", "seed3"), ("rnn", "seed4"), ("gru", "seed3"), ("gru", "seed4"),
-    }  # fmt: skip
-    said = typed("train", "-m", "-cd", "mine", "experiment=seeds", *SMALL, "cell=lstm", "seed=range(5,7)")
     assert said.out.splitlines()[0] == "sweep of 2 runs"
-    assert {run.name.split("-")[1] for run in runs_below(tmp_path / "outputs" / "pronoun" / "lstm")} == {
-        "seed5",
-        "seed6",
-    }
-    # The same run twice in a sweep is done once.
-    said = typed("train", "-m", "-cd", "mine", "experiment=seeds", *SMALL, "cell=lstm", "seed=7,7")
+    assert seeds() == {"seed3", "seed4"}
+    said = typed(*command, "seed=range(5,7)")
+    assert said.out.splitlines()[0] == "sweep of 2 runs"
+    assert seeds() == {"seed3", "seed4", "seed5", "seed6"}
+    typed(*command, "sed=7").refuses("Did you mean 'seed'?", code=2)
+    said = typed(*command, "seed=7,7")  # the same run twice: is done once
     assert said.code == 0
     assert said.out.count("already finished") == 1
 
 
 def test_sweeps_of_ones_own_cell(tmp_path: Path, typed: Callable[..., Said]) -> None:
-    from commandline import OWN_CELLS
-
     (tmp_path / "owncells.py").write_text(OWN_CELLS)
     said = typed(
         "train",

@@ -136,7 +136,7 @@ def own_hydra() -> Iterator[None]:
 
 def with_own_arguments(overrides: list[str]) -> list[str]:
     """``cell.args.alpha=0.9`` as Hydra wants it said: the settings of a user's own class are in no file."""
-    return [re.sub(r"^(cell|task)\.args\.", r"++\1.args.", override) for override in overrides]
+    return [re.sub(r"^(cell|task)\.args(?=[.=])", r"++\1.args", override) for override in overrides]
 
 
 def from_mapping(settings: Any) -> RunConfig:

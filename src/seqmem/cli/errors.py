@@ -2,14 +2,12 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 from hydra import compose
 from hydra._internal.utils import get_args_parser
-from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import CompactHydraException, MissingConfigException, OverrideParseException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -116,10 +114,9 @@ def unknown_setting(name: str, overrides: Sequence[str], config_dir: str | None)
 
 def setting_names(chosen: Sequence[str], config_dir: str | None) -> list[str]:
     """Every setting, dotted, under the cell, task and optimizer that were chosen."""
-    within = nullcontext() if GlobalHydra.instance().is_initialized() else own_hydra()
     search = [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"] if config_dir else []
     try:
-        with within:
+        with own_hydra():
             settings = OmegaConf.to_container(compose("train", overrides=[*search, *chosen]))
     except USAGE:  # what was chosen cannot be had
         return setting_names([], None) if chosen or search else []

@@ -77,13 +77,15 @@ def _checked(config: DictConfig) -> tuple[Sweep, list[str]]:
     overrides = parser.parse_overrides([*swept, *config.hydra.overrides.task])
     jobs = BasicSweeper.split_arguments(overrides, None)[0]
     common = set.intersection(*map(set, jobs)) if len(jobs) > 1 else set()
+    sources = config.hydra.runtime.config_sources
+    config_dir = next((source.path for source in sources if source.provider == "command-line"), None)
     sweep, wrong = Sweep(), []
     for number, job in enumerate(jobs, start=1):
         try:
             checked = from_mapping(compose(config.hydra.job.config_name, overrides=list(job)))
             check(checked)
         except Exception as error:  # a class of the user's own may raise anything
-            said = explain(error, job) if isinstance(error, USAGE) else one_line(error)
+            said = explain(error, job, config_dir) if isinstance(error, USAGE) else one_line(error)
             wrong.append(f"job {number} ({' '.join(word for word in job if word not in common)}): {said}")
             continue
         path = run_path(checked)
