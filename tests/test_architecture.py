@@ -1,4 +1,4 @@
-"""Who may import whom, and what may stand where: docs/DESIGN's laws, read off the source."""
+"""Who may import whom, and what may stand where: the laws of CONTRIBUTING's 'How it is built', read off the source."""
 
 import ast
 from collections.abc import Iterator

@@ -217,7 +217,7 @@ def test_other_verbs(tmp_path: Path, typed: Callable[..., Said]) -> None:
     )
     assert said.code == 2
     for line, wrong in {
-        "nowhere": "nowhere is not a run: it has no config.json",
+        "nowhere": "nowhere: no run there; outputs has none yet",
         f"{tmp_path}": "is not a run",
     }.items():
         typed("eval", *line.split()).refuses(wrong, code=1, verb="eval")
@@ -236,6 +236,9 @@ def test_other_verbs(tmp_path: Path, typed: Callable[..., Said]) -> None:
 def test_evaluating_a_run_that_cannot_be(tmp_path: Path, typed: Callable[..., Said]) -> None:
     assert typed("train", *TINY, "quiet=true").code == 0
     run = only_run(tmp_path)
+    assert "8 (trained)" in typed("eval", run.name[-8:], "seq_len=8", "sequences=5").out  # a part of its name will do
+    assert typed("train", *TINY, "quiet=true", "seed=1").code == 0
+    typed("eval", "pronoun/lstm", "seq_len=8").refuses("2 runs are called like that", code=1, verb="eval")
     typed("eval", str(run), "seq_len=8,3").refuses(
         "seq_len=3 is too short for task=pronoun: at least 7", code=2, verb="eval"
     )

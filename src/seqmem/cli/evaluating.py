@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -29,7 +30,7 @@ def main(args: Sequence[str]) -> int:
         description="Score a finished run on held-out sequences of any lengths: in a table and in its TensorBoard log.",
         epilog="example: seqmem eval outputs/pronoun/lstm/len50-seed0-1a2b3c4d seq_len=10,20,50,100,200",
     )
-    parser.add_argument("run", metavar="RUN", help="a run's directory")
+    parser.add_argument("run", metavar="RUN", help="a run's directory, or a part of its name that no other has")
     parser.add_argument(
         "settings",
         nargs="*",
@@ -53,10 +54,25 @@ def main(args: Sequence[str]) -> int:
     if sequences < 1:
         return _usage(f"sequences={sequences}: must be at least 1")
     try:
-        evaluate_run(RunDirectory(options.run), lengths, sequences, given.get("device", "auto"))
+        evaluate_run(_named(options.run), lengths, sequences, given.get("device", "auto"))
     except USAGE as error:
         return _usage(explain(error))
     return 0
+
+
+def _named(given: str) -> RunDirectory:
+    """The one run that is meant."""
+    if Path(given).exists():
+        return RunDirectory(given)
+    from .show import find
+
+    try:
+        found = find(given)
+    except FileNotFoundError as error:
+        raise RunError(str(error)) from None
+    if len(found) > 1:
+        raise RunError(f"{given}: {len(found)} runs are called like that, seqmem eval takes one: {found[0].path}, ...")
+    return found[0]
 
 
 def _usage(said: str) -> int:

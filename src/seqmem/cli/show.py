@@ -35,7 +35,7 @@ def main(args: list[str]) -> int:
     options = _parser().parse_args(args)
     console = Console()
     try:
-        found = [run for given in options.runs or [str(OUTPUTS)] for run in _find(given)]
+        found = [run for given in options.runs or [str(OUTPUTS)] for run in find(given)]
     except FileNotFoundError as error:
         print(f"seqmem show: {error}", file=sys.stderr)
         return 2
@@ -87,7 +87,7 @@ all of it, the lowest one a hundred-millionth or less.
     return parser
 
 
-def _find(given: str) -> list[RunDirectory]:
+def find(given: str) -> list[RunDirectory]:
     """The runs that ``given`` means.
 
     Raises:
