@@ -3,7 +3,6 @@
 Axes: H hidden, D input features, G gates stacked on top of each other in the weights.
 """
 
-
 import torch
 from torch import Tensor, nn
 

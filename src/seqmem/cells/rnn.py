@@ -20,9 +20,7 @@ class RNN(FusedCell):
 
     source: ClassVar[str] = "Elman 1990"
 
-    def __init__(
-        self, input_size: int, hidden_size: int, *, nonlinearity: str = "tanh", init: str = "torch"
-    ) -> None:
+    def __init__(self, input_size: int, hidden_size: int, *, nonlinearity: str = "tanh", init: str = "torch") -> None:
         if nonlinearity not in ("tanh", "relu"):
             raise ValueError(f"nonlinearity={nonlinearity!r}: must be 'tanh' or 'relu'")
         super().__init__(nn.RNN(input_size, hidden_size, nonlinearity=nonlinearity), init)
