@@ -89,7 +89,7 @@ def test_it_is_the_command_lines_run(tmp_path: Path, typed: Callable[..., Said])
 def test_any_word_can_be_a_setting(tmp_path: Path, text: str) -> None:
     """Hydra's grammar would read some of these as something else; a keyword is taken as it is."""
     from seqmem.cli.config import from_mapping, own_hydra
-    from seqmem.cli.library import _overrides
+    from seqmem.cli.notebook import _overrides
 
     with own_hydra():
         assert from_mapping(compose("train", overrides=[*_overrides({"outputs": text})])).outputs == text

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from . import cells as cells
     from . import tasks as tasks
-    from .cli.library import train as train
+    from .cli.notebook import train as train
     from .model import SequenceModel as SequenceModel
     from .runs import RunDirectory as RunDirectory
     from .trace import gradient_trace as gradient_trace
 
 _HOMES = {
-    "train": "cli.library",
+    "train": "cli.notebook",
     "SequenceModel": "model",
     "RunDirectory": "runs",
     "gradient_trace": "trace",

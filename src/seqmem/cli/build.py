@@ -224,7 +224,7 @@ def _checked(prefix: str, make: Callable[[], Any]) -> Any:
         return make()
     except ConfigError:
         raise
-    except (ValueError, NotImplementedError) as error:
+    except ValueError as error:
         said = str(error)
         for name, setting in _PLAN_NAMES.items():
             if not prefix and said.startswith(name):
