@@ -6,8 +6,12 @@ import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from commandline import OWN_CELLS, TINY, Said, assert_same_numbers, end, only_run, runs_below, started, until
+from seqmem.evaluate import evaluate_lengths
 
 SMALL = [setting for setting in TINY if not setting.startswith(("seq_len=", "steps=", "evaluate.lengths="))]
 EIGHT = ("train", "-m", "cell=rnn,lstm", "seq_len=8,12", "seed=0,1", "steps=20", *SMALL)
@@ -90,6 +94,23 @@ def test_ctrl_c_ends_the_whole_sweep(tmp_path: Path) -> None:
     said.refuses("saved: the same command goes on from there", code=130)
     assert "stopped at step" in said.err
     only_run(tmp_path)  # no other was begun
+
+
+def test_ctrl_c_in_the_closing_measurements(
+    tmp_path: Path, typed: Callable[..., Said], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Too late for the run, which ends as it would have, but not for those after it."""
+
+    def evaluate(*args: Any, **options: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        return evaluate_lengths(*args, **options)
+
+    monkeypatch.setattr("seqmem.training.evaluate_lengths", evaluate)
+    said = typed("train", "-m", *TINY, "seed=0,1", "quiet=true")
+    said.refuses("stopped between two runs: the same command goes on from there", code=130)
+    assert len(results(tmp_path)) == len(runs_below(tmp_path)) == 1
+    assert typed("train", *TINY, "seed=1", "quiet=true") == Said(0, "", "")  # alone, there is nothing left to stop
+    assert len(results(tmp_path)) == 2
 
 
 def test_a_sweep_in_a_file(tmp_path: Path, typed: Callable[..., Said]) -> None:
