@@ -91,7 +91,7 @@ class Said:
 def environment(**changes: str) -> dict[str, str]:
     ruled_out = ("HYDRA_FULL_ERROR", "NO_COLOR", "FORCE_COLOR", "COLUMNS", "COMP_LINE", "PYTHONPATH")
     kept = {name: value for name, value in os.environ.items() if name not in ruled_out}
-    return {**kept, "OMP_NUM_THREADS": "1", **changes}
+    return {**kept, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **changes}
 
 
 def in_a_process(*args: str, cwd: Path, **env: str) -> Said:

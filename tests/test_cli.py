@@ -277,6 +277,27 @@ def test_every_task_cell_and_optimizer_trains(typed: Callable[..., Said]) -> Non
         assert (said.code, said.err) == (0, ""), choice
 
 
+def test_evaluating_at_other_lengths(tmp_path: Path, typed: Callable[..., Said]) -> None:
+    """A table, a file and a curve; at the run's own length the number that the run itself found."""
+    assert typed("train", *TINY, "quiet=true").code == 0
+    run = only_run(tmp_path)
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    said = typed("eval", str(run), "seq_len=16,8,8", "sequences=8")
+    assert (said.code, said.err) == (0, "")
+    table = [line.split() for line in said.out.splitlines()]
+    assert [words[0] for words in table if words and words[0] in ("8", "16")] == ["8", "16"]
+    found = [json.loads(line) for line in (run / "evaluations.jsonl").read_text().splitlines()]
+    assert [(one["seq_len"], one["sequences"]) for one in found] == [(8, 8), (16, 8)]
+    result = json.loads((run / "result.json").read_text())
+    assert (found[0]["score"], found[0]["loss"]) == (result["score"], result["loss"])
+    events = EventAccumulator(str(next(run.glob("*tfevents*"))))
+    events.Reload()
+    curve = {point.step: point.value for point in events.Scalars("eval/score_by_length (seqmem eval)")}
+    assert curve == {one["seq_len"]: np.float32(one["score"]) for one in found}
+    for name in set(before) - {"events.out.tfevents.0.seqmem"}:
+        assert (run / name).read_bytes() == before[name], name
+
+
 @pytest.mark.parametrize("shape", [(), ("trace.every=0",)], ids=["traced", "not traced"])
 def test_quiet_says_nothing(typed: Callable[..., Said], shape: tuple[str, ...]) -> None:
     for _ in range(2):

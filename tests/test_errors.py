@@ -151,6 +151,9 @@ VALUES = {
 }
 
 
+pytestmark = pytest.mark.usefixtures("no_cuda")
+
+
 @pytest.fixture
 def files(tmp_path: Path) -> None:
     (tmp_path / "owncells.py").write_text(OWN_CELLS)

@@ -20,7 +20,7 @@ class Evaluation:
     sequences: int
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference mode: what a cell caches in its first forward pass must train later
 def evaluate(
     model: SequenceModel, task: Task, seq_len: int, *, seed: int, sequences: int = 1000, stream: str = "eval"
 ) -> Evaluation:

@@ -1,24 +1,36 @@
 """Randomness is an argument: every stream of numbers is a function of (seed, stream name, index)."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from hashlib import blake2b
 
+import numpy as np
 import torch
 
 
 def hashed_seed(seed: int, stream: str, index: int = 0) -> int:
-    """A 63-bit seed; different (seed, stream, index) meet only if a 64-bit hash collides."""
-    digest = blake2b(f"{seed}/{stream}/{index}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest) >> 1
+    """128 bits; two different (seed, stream, index) share them only if a hash collides."""
+    return int.from_bytes(blake2b(f"{seed}/{stream}/{index}".encode(), digest_size=16).digest())
 
 
 def generator(seed: int, stream: str, index: int = 0) -> torch.Generator:
     """An independent CPU generator, e.g. ``generator(0, "train", 17)`` for training batch 17 of seed 0.
 
-    Nothing about it needs saving to resume a run, and the training, evaluation and trace streams cannot meet.
+    Nothing about it needs saving to resume a run, and the training, evaluation and trace streams do not meet.
     """
-    return torch.Generator().manual_seed(hashed_seed(seed, stream, index))
+    return _seeded(torch.Generator(), hashed_seed(seed, stream, index))
+
+
+def _seeded(rng: torch.Generator, seed: int) -> torch.Generator:
+    """``manual_seed`` listens to the lowest 32 bits alone, so some in 100,000 batches would be twins. Instead all 624
+    words of the Mersenne twister are drawn (O'Neill's seed sequence) and written where ``get_state`` shows them."""
+    rng.manual_seed(0)
+    state = rng.get_state()
+    words = np.random.SeedSequence(seed).generate_state(624)
+    words[0] |= 0x80000000  # of the first word the twister uses this bit alone, and all may not be zero
+    state.numpy()[24 : 24 + 8 * 624].view(np.uint64)[:] = words
+    rng.set_state(state)
+    return rng
 
 
 @contextmanager
@@ -30,9 +42,11 @@ def ambient(seed: int, stream: str, index: int = 0, *, device: torch.device | No
     ``nn.Linear`` or ``nn.Dropout`` no other way.
     """
     on_cuda = device is not None and device.type == "cuda"
-    with torch.random.fork_rng(devices=[device] if on_cuda else [], device_type="cuda"):
-        drawn = hashed_seed(seed, stream, index)
-        torch.default_generator.manual_seed(drawn)
+    drawn = hashed_seed(seed, stream, index)
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(devices=[device] if on_cuda else [], device_type="cuda"))
+        _seeded(torch.default_generator, drawn)
         if on_cuda:
-            torch.cuda.manual_seed(drawn)
+            stack.enter_context(torch.cuda.device(device))  # whose generator manual_seed means
+            torch.cuda.manual_seed(drawn >> 65)
         yield

@@ -155,7 +155,9 @@ class Batch:
         """A copy on ``device``; real numbers become ``dtype``, token ids stay integers."""
 
         def move(tensor: Tensor) -> Tensor:
-            return tensor.to(device, dtype if tensor.is_floating_point() else None, non_blocking=True)
+            # Never to the CPU: it would read the copy before a GPU has written it.
+            waits = torch.device(device).type == "cpu"
+            return tensor.to(device, dtype if tensor.is_floating_point() else None, non_blocking=not waits)
 
         return Batch(move(self.inputs), move(self.targets), move(self.weights), move(self.asked))
 

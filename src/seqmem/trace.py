@@ -6,7 +6,7 @@ Axes: T time, B batch, K timesteps back from the answer.
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
-from math import inf, isfinite, log, log10
+from math import inf, log, log10
 
 import numpy as np
 import torch
@@ -49,25 +49,37 @@ def gradient_trace(
     with torch.enable_grad():
         xs = list(model.embed(batch.inputs).detach().requires_grad_().unbind(0))
         tapped: dict[str, list[Tensor]] = {INPUT: xs}
+        versions: list[tuple[str, Tensor, int]] = []
         outputs = []
         for output, state in steps(model.cell, xs, model.cell.initial_state(batch.asked.shape[1])):
             outputs.append(output)
             for name, value in state.items():
                 tapped.setdefault(name, []).append(value)
+                versions.append((name, value, value._version))  # noqa: SLF001  the only way to see a change in place
+        for name, value, version in versions:
+            if value._version != version:  # noqa: SLF001
+                raise ValueError(
+                    f"the state '{name}' is changed in place, so what it was at earlier timesteps cannot be measured: "
+                    "let step return a new tensor"
+                )
         total = loss_per_sequence(task, model.readout(torch.stack(outputs)), batch).sum()
         wanted = [tensor for series in tapped.values() for tensor in series]
         # A state may come from nothing that is differentiated (a clock, a mask): its gradient is zero.
         able = [tensor for tensor in wanted if tensor.requires_grad]
         found = iter(torch.autograd.grad(total, able, materialize_grads=True))
-    norms = {
-        name: torch.stack([_norm(next(found) if tensor.requires_grad else tensor.new_zeros(1)) for tensor in series])
+    none = torch.zeros(batch.asked.shape[1], dtype=torch.float64)
+    return {
+        name: torch.stack([_norm(next(found)) if tensor.requires_grad else none for tensor in series])
         for name, series in tapped.items()
     }
-    return {name: values.expand(len(xs), batch.asked.shape[1]) for name, values in norms.items()}
 
 
 def _norm(gradient: Float[Tensor, "B ..."]) -> Float[Tensor, " B"]:
-    return torch.linalg.vector_norm(gradient.flatten(1) if gradient.ndim > 1 else gradient[:, None], dim=1)
+    """Scaled by the largest entry first: squares would underflow, and overflow, at the root of float64's range."""
+    flat = gradient.flatten(1) if gradient.ndim > 1 else gradient[:, None]
+    largest = flat.abs().amax(1, keepdim=True)
+    scale = torch.where((largest > 0) & largest.isfinite(), largest, 1.0)
+    return torch.linalg.vector_norm(flat / scale, dim=1) * scale[:, 0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +115,7 @@ class Trace:
     def mean_back(self, norms: Float[ndarray, "T B"]) -> Float[ndarray, " K"]:
         """Mean over sequences by timesteps back from the answer; NaN where no sequence is that long."""
         back = self.back(norms)
-        present = np.isfinite(back)
+        present = ~np.isnan(back)
         return np.where(present.any(1), np.where(present, back, 0).sum(1) / np.maximum(present.sum(1), 1), np.nan)
 
 
@@ -136,12 +148,17 @@ def decay_from(numbers: Mapping[str, float]) -> Decay:
 
 
 def decay(back: Float[ndarray, " K"]) -> Decay:
-    """Read the decay off norms by timesteps back from the answer (``back[0]`` is at the answer)."""
+    """Read the decay off norms by timesteps back from the answer (``back[0]`` is at the answer).
+
+    A cell that answers before it updates its state has no gradient at the state of the answer itself; what is below
+    the floor there is passed over, and the first norm above it is the one that the others are held against.
+    """
     back = np.asarray(back, dtype=np.float64)  # and Python's numbers come out: numpy's are no part of a checkpoint
-    usable = np.isfinite(back) & (back > FLOOR)
-    lost = int(np.count_nonzero(np.isfinite(back) & ~usable))
-    if not usable[0]:  # no gradient at all, not even at the answer
-        return Decay(float("nan"), float("nan"), float("nan"), int(usable.sum()), float("nan"), lost)
+    present = ~np.isnan(back)
+    usable = present & np.isfinite(back) & (back > FLOOR)
+    lost = int(np.count_nonzero(present & (back <= FLOOR)))
+    if not usable.any():
+        return Decay(float("nan"), float("nan"), float("nan"), 0, float("nan"), lost)
     steps_back = np.flatnonzero(usable)
     logs = np.log(back[usable])
     half_life, r2 = float("nan"), float("nan")
@@ -152,8 +169,10 @@ def decay(back: Float[ndarray, " K"]) -> Decay:
         # A flat line is fitted exactly, though it explains nothing: 1, not 0/0. Slopes under 1e-12 are rounding.
         r2 = 1.0 - residual / spread if spread > 1e-20 else 1.0
         half_life = log(2) / -float(slope) if slope < -1e-12 else inf
-    below = np.flatnonzero(np.nan_to_num(back, nan=inf) < back[0] / 1000)
-    horizon = float(below[0]) if len(below) else inf
-    first = float(back[np.flatnonzero(np.isfinite(back))[-1]])
-    ratio = log10(first / back[0]) if first > FLOOR and isfinite(first / back[0]) and first / back[0] > 0 else -inf
+    start = int(steps_back[0])
+    after = np.where(present, back, inf)[start:]
+    below = np.flatnonzero(after < back[start] / 1000)
+    horizon = float(start + below[0]) if len(below) else inf
+    first = float(back[np.flatnonzero(present)[-1]])
+    ratio = log10(first) - log10(back[start]) if FLOOR < first < inf else (inf if first > FLOOR else -inf)
     return Decay(half_life, horizon, ratio, len(logs), r2, lost)

@@ -4,18 +4,18 @@ It reports through ``Observer``, which the run's directory and the terminal both
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from math import inf, isfinite
+from math import isfinite
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.utils import clip_grad_norm_
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from .cells.base import State
-from .evaluate import Evaluation, evaluate, evaluate_lengths, length_grid
+from .evaluate import Evaluation, evaluate, length_grid
 from .model import SequenceModel, loss_per_sequence, trainable
 from .randomness import ambient, generator
 from .signals import Batch
@@ -63,6 +63,10 @@ class Plan:
             raise ValueError(f"trace_every={self.trace_every}: must be at least 1, or 0 for no traces")
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise ValueError(f"clip_norm={self.clip_norm}: must be positive, or null for no clipping")
+        if self.on_nan not in ("stop", "continue"):
+            raise ValueError(f"on_nan={self.on_nan}: must be 'stop' or 'continue'")
+        if self.trace_loss not in ("last", "all"):
+            raise ValueError(f"trace_loss={self.trace_loss}: must be 'last' or 'all'")
         if self.lengths not in ("fixed", "uniform"):
             raise ValueError(f"lengths={self.lengths}: must be 'fixed' or 'uniform'")
         task.check(self.batch_size, self.seq_len)
@@ -184,9 +188,16 @@ def train(
         for observer in observers:
             observer.logged(now.step, "train", values)
 
+    def measuring() -> AbstractContextManager[None]:
+        """A cell that draws random numbers even in evaluation draws the same ones at the same step."""
+        return ambient(plan.seed, "measure", now.step, device=device)
+
     def look() -> None:
         """Evaluate at the training length."""
-        seen = evaluate(model, task, plan.seq_len, seed=plan.seed, sequences=quick, stream="validate")
+        with measuring():
+            seen = evaluate(model, task, plan.seq_len, seed=plan.seed, sequences=quick, stream="validate")
+        if plan.on_nan == "stop" and not isfinite(seen.loss):  # the last update spoilt the weights
+            raise Diverged(now.step, seen.loss)
         goal = task.solved_at
         if now.steps_to_solve is None and goal is not None and task.targets.metric.reached(seen.score, goal):
             now.steps_to_solve = now.step
@@ -198,7 +209,7 @@ def train(
         if not plan.trace_every:
             return {}
         batch = task.held_out().sample(plan.trace_sequences, plan.seq_len, generator(plan.seed, "trace"))
-        with flush_denormal(on=False):  # float64 norms go down to where denormals begin
+        with measuring(), flush_denormal(on=False):  # float64 norms go down to where denormals begin
             measured = Trace.measure(model, task, batch, loss=plan.trace_loss)
         decays = {name: decay(measured.mean_back(norms)) for name, norms in measured.series().items()}
         for observer in observers:
@@ -208,7 +219,8 @@ def train(
     with flush_denormal(on=True):  # vanishing gradients live among denormals, which cost ten times as much
         if now.step == 0:
             look()
-            _show_answers(model, task, plan, now.step, observers)
+            with measuring():
+                _show_answers(model, task, plan, now.step, observers)
             now.start_decays = {name: found.numbers() for name, found in trace().items()}
         model.train()
         while now.step < plan.steps:
@@ -239,10 +251,15 @@ def train(
         # The last checkpoint comes before the closing measurements: whoever is killed in them repeats just them.
         save()
         end_decays = trace()
-        _show_answers(model, task, plan, now.step, observers)
+        with measuring():
+            _show_answers(model, task, plan, now.step, observers)
         lengths = plan.evaluate_lengths or length_grid(task, plan.seq_len)
-        wanted = sorted({*lengths, plan.seq_len})
-        by_length = evaluate_lengths(model, task, wanted, seed=plan.seed, sequences=plan.evaluate_sequences)
+        by_length = []
+        for length in sorted({*lengths, plan.seq_len}):
+            if stop_requested():
+                raise Interrupted(now.step)
+            with measuring():
+                by_length.append(evaluate(model, task, length, seed=plan.seed, sequences=plan.evaluate_sequences))
     own = next(found for found in by_length if found.seq_len == plan.seq_len)
     decays = {"start": {name: decay_from(numbers) for name, numbers in now.start_decays.items()}, "end": end_decays}
     result = Result(own.score, own.loss, now.steps_to_solve, by_length, decays)
@@ -268,7 +285,9 @@ def update(
     loss = loss_per_sequence(task, predicted, batch).mean()
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
-    norm = clip_grad_norm_(parameters, inf if clip_norm is None else clip_norm)
+    norm = get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+    if clip_norm is not None:
+        clip_grads_with_norm_(parameters, clip_norm, norm)
     optimizer.step()
     clipped = norm if clip_norm is None else norm.clamp(max=clip_norm)
     numbers = torch.stack([loss.detach(), norm.detach(), clipped.detach()])
@@ -288,7 +307,7 @@ def _training_batch(task: Task, plan: Plan, index: int) -> Batch:
     return task.sample(plan.batch_size, seq_len * task.chunks, rng).chunk(chunk, seq_len)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _show_answers(
     model: SequenceModel, task: Task, plan: Plan, step: int, observers: Sequence[Observer], sequences: int = 5
 ) -> None:
