@@ -73,28 +73,11 @@ REFUSED = {
     "-m --cfg job": "Only one of --run, --multirun, --cfg",
     "-m hydra/launcher=slurm": "no hydra/launcher is called 'slurm'. One of: basic",
     "-m seed=interval(0,1)": "does not support sweep type",
-    # a cell of the user's own
+    # a cell of the user's own, of which there is more below
     "cell=custom": "cell.target is not set: give it a value, cell.target=...",
-    "cell=custom cell.target=Leaky": "cell.target=Leaky: must be module.Class, e.g. mycells.Leaky",
-    "cell=custom cell.target=nowhere.Leaky": "cannot import nowhere: ModuleNotFoundError: No module named 'nowhere'",
-    "cell=custom cell.target=importer.Leaky": "cannot import importer: ModuleNotFoundError: No module named 'nothere'",
     "cell=custom cell.target=broken.Leaky": "cannot import broken: SyntaxError",
-    "cell=custom cell.target=leaves.Leaky": "cannot import leaves: SystemExit: 3",
-    "cell=custom cell.target=owncells.Leeky": "owncells has no Leeky. Did you mean 'Leaky'?",
-    "cell=custom cell.target=owncells.NotACell": "must be a subclass of seqmem.cells.base.Cell",
-    "cell=custom cell.target=owncells.Unfinished": "cannot be made: TypeError: Can't instantiate abstract class",
-    "cell=custom cell.target=owncells.Unlucky": "owncells.Unlucky: cannot be made: TypeError: no luck today",
-    "cell=custom cell.target=owncells.Sizeless": "must set input_size and output_size",
-    "cell=custom cell.target=owncells.Stateless": "a cell that carries nothing has no memory to measure",
-    "cell=custom cell.target=owncells.Misshapen": "its first step fails: RuntimeError: mat1 and mat2",
-    "cell=custom cell.target=owncells.Needy": "cell.args.much is not set: give it a value, cell.args.much=...",
-    "cell=custom cell.target=owncells.Needy cell.args.much=x": "cell.args.much=x: must be a whole number",
     "cell=custom cell.target=owncells.Leaky cell.args.alhpa=1": "Did you mean 'cell.args.alpha'?",
-    "cell=custom cell.target=owncells.Leaky cell.args.alpha=x": "cell.args.alpha=x: must be a number",
-    "cell=custom cell.target=owncells.Leaky cell.args=3": "cell.args=3: must be several settings",
-    "cell=custom cell.target=owncells.Leaky cell.alpha=3": "there is no setting 'cell.alpha'. cell=custom has",
     "cell=custom cell.target=owncells.Leaky +cell.alpha=3": "the class's own are cell.args.alpha",
-    "task=custom task.target=owncells.Leaky": "must be a subclass of seqmem.tasks.base.Task",
 }
 VALUES = {
     # sizes
@@ -148,6 +131,24 @@ VALUES = {
     "evaluate.lengths=[a]": "'a' is not a whole number",
     "task.lengths=both": "task.lengths=both: must be 'fixed' or 'uniform'",
     "outputs=": "outputs=: must name a directory",
+    # a cell of the user's own
+    "cell=custom cell.target=Leaky": "cell.target=Leaky: must be module.Class, e.g. mycells.Leaky",
+    "cell=custom cell.target=nowhere.Leaky": "cannot import nowhere: ModuleNotFoundError: No module named 'nowhere'",
+    "cell=custom cell.target=importer.Leaky": "cannot import importer: ModuleNotFoundError: No module named 'nothere'",
+    "cell=custom cell.target=leaves.Leaky": "cannot import leaves: SystemExit: 3",
+    "cell=custom cell.target=owncells.Leeky": "owncells has no Leeky. Did you mean 'Leaky'?",
+    "cell=custom cell.target=owncells.NotACell": "must be a subclass of seqmem.cells.base.Cell",
+    "cell=custom cell.target=owncells.Unfinished": "cannot be made: TypeError: Can't instantiate abstract class",
+    "cell=custom cell.target=owncells.Unlucky": "owncells.Unlucky: cannot be made: TypeError: no luck today",
+    "cell=custom cell.target=owncells.Sizeless": "must set input_size and output_size",
+    "cell=custom cell.target=owncells.Stateless": "a cell that carries nothing has no memory to measure",
+    "cell=custom cell.target=owncells.Misshapen": "its first step fails: RuntimeError: mat1 and mat2",
+    "cell=custom cell.target=owncells.Needy": "cell.args.much is not set: give it a value, cell.args.much=...",
+    "cell=custom cell.target=owncells.Needy cell.args.much=x": "cell.args.much=x: must be a whole number",
+    "cell=custom cell.target=owncells.Leaky cell.args.alpha=x": "cell.args.alpha=x: must be a number",
+    "cell=custom cell.target=owncells.Leaky cell.args=3": "cell.args=3: must be several settings",
+    "cell=custom cell.target=owncells.Leaky cell.alpha=3": "there is no setting 'cell.alpha'. cell=custom has",
+    "task=custom task.target=owncells.Leaky": "must be a subclass of seqmem.tasks.base.Task",
 }
 
 
@@ -171,15 +172,19 @@ def test_refused(tmp_path: Path, typed: Callable[..., Said], part: int) -> None:
     assert not (tmp_path / "outputs").exists()
 
 
+@pytest.mark.usefixtures("files")
 @pytest.mark.parametrize("part", range(2))
 def test_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: int) -> None:
     """The same lines come out of the library, as ValueErrors, in half the time."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setenv("PYTHONPATH", "")
     for line, wrong in list(VALUES.items())[part::2]:
         with pytest.raises(ValueError, match=re.escape(wrong)) as error:
             seqmem.train(*line.split())
         assert "\n" not in str(error.value)
     assert not (tmp_path / "outputs").exists()
+    sys.modules.pop("owncells", None)
 
 
 @pytest.mark.usefixtures("files")

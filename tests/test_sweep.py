@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from commandline import OWN_CELLS, TINY, Said, assert_same_numbers, end, only_run, runs_below, started, until
-from seqmem.evaluate import evaluate_lengths
+from seqmem.record import Recorder
 
 SMALL = [setting for setting in TINY if not setting.startswith(("seq_len=", "steps=", "evaluate.lengths="))]
 EIGHT = ("train", "-m", "cell=rnn,lstm", "seq_len=8,12", "seed=0,1", "steps=20", *SMALL)
@@ -101,11 +101,13 @@ def test_ctrl_c_in_the_closing_measurements(
 ) -> None:
     """Too late for the run, which ends as it would have, but not for those after it."""
 
-    def evaluate(*args: Any, **options: Any) -> Any:
-        os.kill(os.getpid(), signal.SIGINT)
-        return evaluate_lengths(*args, **options)
+    finished = Recorder.finished
 
-    monkeypatch.setattr("seqmem.training.evaluate_lengths", evaluate)
+    def stopped(*args: Any) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        finished(*args)
+
+    monkeypatch.setattr(Recorder, "finished", stopped)
     said = typed("train", "-m", *TINY, "seed=0,1", "quiet=true")
     said.refuses("stopped between two runs: the same command goes on from there", code=130)
     assert len(results(tmp_path)) == len(runs_below(tmp_path)) == 1

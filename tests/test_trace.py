@@ -152,33 +152,106 @@ def test_the_trace_of_the_input_is_what_nudging_the_input_does(name: str, loss: 
     assert (traced > 0).all()
 
 
-@pytest.mark.parametrize("name", CELLS)
-def test_the_trace_of_a_state_is_what_nudging_that_state_does(name: str):
+class Nudged(Cell):
+    """A cell whose state ``key`` is moved by ``nudge`` as it comes out of timestep ``at``, before anything uses it."""
+
+    def __init__(self, inner: Cell, key: str, at: int, nudge: Tensor) -> None:
+        super().__init__()
+        self.inner, self.key, self.at, self.nudge, self.t = inner, key, at, nudge, 0
+        self.input_size, self.output_size = inner.input_size, inner.output_size
+
+    def initial_state(self, batch_size: int) -> State:
+        self.t = 0
+        return self.inner.initial_state(batch_size)
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        here, self.t = self.t == self.at, self.t + 1
+        if isinstance(self.inner, LSTM) and self.key == "cell":  # h_t is made of c_t: nudge in between
+            _, new = self.inner.step(x, state)
+            gates = torch.nn.functional.linear(x, self.inner.weight_input, self.inner.bias)
+            gates = gates + torch.nn.functional.linear(state["hidden"], self.inner.weight_hidden)
+            cell = new["cell"] + self.nudge if here else new["cell"]
+            hidden = gates.chunk(4, dim=-1)[3].sigmoid() * cell.tanh()
+            return hidden, {"hidden": hidden, "cell": cell}
+        output, new = self.inner.step(x, state)
+        if here:
+            new = {**new, self.key: new[self.key] + self.nudge}
+            output = new["hidden"]  # of these cells the output is the hidden state
+        return output, new
+
+
+@pytest.mark.parametrize(("name", "key"), [(n, "hidden") for n in CELLS if n != "stack"] + [("lstm", "cell")])
+@pytest.mark.parametrize("at", [0, 3, 5])
+def test_the_trace_of_a_state_is_what_nudging_that_state_does(name: str, key: str, at: int):
     task = Sums()
     model = model_of(task, CELLS[name]).double()
     batch = task.sample(1, 6, generator(0, "t")).to("cpu", torch.float64)
-    traced = gradient_trace(model, task, batch)
-    xs, cut = model.embed(batch.inputs), 3
-    with torch.no_grad():
-        _, middle = model.cell(xs[:cut])
+    traced = gradient_trace(model, task, batch)[key][at]
+    xs, inner, h = model.embed(batch.inputs), model.cell, 1e-5
+    slopes = torch.zeros(inner.output_size, dtype=torch.float64)
 
-        def at(state: State) -> Tensor:
-            outputs, _ = model.cell(xs[cut:], state)
-            return loss_per_sequence(
-                task, model.readout(torch.cat([outputs.new_zeros(cut, *outputs.shape[1:]), outputs])), batch
-            ).sum()
+    def loss(nudge: Tensor) -> Tensor:
+        outputs, _ = Nudged(inner, key, at, nudge)(xs)
+        return loss_per_sequence(task, model.readout(outputs), batch).sum().detach()
 
-        for key, value in middle.items():
-            slopes, h = torch.zeros_like(value), 1e-5
-            for index in np.ndindex(*value.shape):
-                nudge = torch.zeros_like(value)
-                nudge[index] = h
-                slopes[index] = (at({**middle, key: value + nudge}) - at({**middle, key: value - nudge})) / (2 * h)
-            # An LSTM's two states leave a timestep together, but h_t is made of c_t: what is tapped at c_t also
-            # counts the way through h_t.
-            if key.endswith("hidden") and name != "stack":
-                torch.testing.assert_close(traced[key][cut - 1], slopes.norm(dim=-1), rtol=1e-6, atol=1e-10)
-            assert slopes.abs().sum() > 0
+    for index in range(inner.output_size):
+        nudge = torch.zeros(1, inner.output_size, dtype=torch.float64)
+        nudge[0, index] = h
+        slopes[index] = (loss(nudge) - loss(-nudge)) / (2 * h)
+    torch.testing.assert_close(traced, slopes.norm()[None], rtol=1e-6, atol=1e-10)
+    assert traced.item() > 0
+
+
+class InPlace(Linear):
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        hidden = state["hidden"].mul_(0.5).add_(x)
+        return hidden.clone(), {"hidden": hidden}
+
+
+def test_a_state_changed_in_place_is_refused_not_mismeasured():
+    task = Sums()
+    with pytest.raises(ValueError, match=r"^the state 'hidden' is changed in place"):
+        gradient_trace(model_of(task, lambda _: InPlace(torch.eye(4))), task, task.sample(2, 5, generator(0, "t")))
+
+
+class Delayed(Linear):
+    """Carries its last state and a clock besides: neither has a gradient at the first timestep."""
+
+    def initial_state(self, batch_size: int) -> State:
+        start = super().initial_state(batch_size)
+        return {**start, "before": start["hidden"], "clock": torch.zeros(batch_size, dtype=torch.long)}
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        hidden = state["hidden"] @ self.get_buffer("weight").T + 0.1 * state["before"] + x
+        return hidden, {"hidden": hidden, "before": state["hidden"], "clock": state["clock"] + 1}
+
+
+def test_states_without_a_gradient_count_as_none():
+    task = Sums()
+    model = model_of(task, lambda _: Delayed(0.5 * torch.eye(4, dtype=torch.float64)))
+    traced = gradient_trace(model, task, task.sample(3, 6, generator(0, "t")))
+    assert (traced["clock"] == 0).all()
+    assert (traced["before"][0] == 0).all()
+    assert (traced["before"][1:5] > 0).all()
+    assert {norms.shape for norms in traced.values()} == {(6, 3)}
+
+
+class Mealy(Linear):
+    """Answers from the state before it is updated."""
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        _, new = super().step(x, state)
+        return state["hidden"], new
+
+
+def test_a_cell_that_answers_first_is_measured_from_where_its_gradient_begins():
+    task = Sums()
+    model = model_of(task, lambda _: Mealy(0.5 * torch.eye(4, dtype=torch.float64)))
+    trace = Trace.measure(model, task, task.sample(3, 20, generator(0, "t")))
+    found = decay(trace.mean_back(trace.state))
+    assert found.half_life == pytest.approx(1.0)
+    assert found.horizon == 11  # 0.5 to the power of 10 is the first below 1/1000, counted from one step back
+    assert found.points == 19
 
 
 def test_the_model_is_not_touched():
@@ -226,6 +299,19 @@ def test_nothing_underflows_400_steps_back_where_float32_would():
     assert norms.dtype == torch.float64
     assert (norms > 0).all()
     assert norms[0].max() < 1e-45  # the smallest number float32 has
+
+
+def test_nothing_underflows_1000_steps_back_where_squares_of_float64_would():
+    task = Sums()
+    model = model_of(task, lambda _: Linear(0.6 * orthogonal(4)))
+    norms = gradient_trace(model, task, task.sample(2, 1001, generator(0, "t")))["hidden"]
+    assert norms[0].max() < 1e-200
+    torch.testing.assert_close(norms[:-1] / norms[1:], torch.full((1000, 2), 0.6).double(), rtol=1e-6, atol=0)
+
+
+def test_what_explodes_beyond_float64_is_infinite_and_not_overlooked():
+    assert decay(np.array([1.0, 1e60, 1e120, inf])).log10_first_over_last == inf
+    assert decay(np.array([1e-200, 1e-50, 1e150])).log10_first_over_last == pytest.approx(350)
 
 
 def test_last_asks_for_the_last_answer_alone_and_all_for_every_answer():
@@ -309,6 +395,7 @@ def test_what_underflows_is_counted_and_left_out_of_the_fit():
 def test_too_little_to_fit_is_not_a_number():
     assert isnan(decay(np.array([1.0, 0.5])).half_life)
     nothing = decay(np.zeros(10))
+    assert nothing.points == 0
     assert isnan(nothing.half_life)
     assert isnan(nothing.horizon)
     assert nothing.underflowed == 10

@@ -4,7 +4,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from math import inf, log
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ from seqmem.model import (
     trainable,
 )
 from seqmem.optimizers import OPTIMIZERS, adam
-from seqmem.randomness import ambient, generator
+from seqmem.randomness import _seeded, ambient, generator
 from seqmem.signals import Batch
 from seqmem.tasks import TASKS, Copy, Pronoun, Subject, Task, Text
 from seqmem.trace import Decay, Trace
@@ -146,6 +146,86 @@ def test_streams_of_one_seed_never_meet():
         for index in range(5)
     }
     assert len(drawn) == 3 * 6 * 5
+
+
+def test_all_128_bits_of_a_seed_count():
+    """manual_seed heeds 32 of them: streams would meet after some ten thousand batches."""
+    first, second = torch.Generator(), torch.Generator()
+    seeds = (5, 5 + 2**40)
+    assert torch.equal(
+        torch.rand(3, generator=first.manual_seed(5)), torch.rand(3, generator=second.manual_seed(seeds[1]))
+    )
+    drawn = [torch.rand(3, generator=_seeded(torch.Generator(), seed)) for seed in (*seeds, 5 + 2**100)]
+    assert len({tuple(values.tolist()) for values in drawn}) == 3
+    many = torch.rand(100_000, generator=_seeded(torch.Generator(), 7))
+    assert many.mean().item() == pytest.approx(0.5, abs=0.005)
+    assert many.std().item() == pytest.approx(12**-0.5, abs=0.005)
+
+
+class TwoWorlds(Pronoun):
+    """Its held-out data are marked by their length in sentences: training takes 16 of them at a time."""
+
+    drawn: ClassVar[list[tuple[bool, int]]] = []
+
+    def held_out(self) -> "Unseen":
+        return Unseen()
+
+    def sample(self, batch_size: int, seq_len: int, rng: torch.Generator) -> Batch:
+        self.drawn.append((isinstance(self, Unseen), batch_size))
+        return super().sample(batch_size, seq_len, rng)
+
+
+class Unseen(TwoWorlds):
+    pass
+
+
+def test_training_alone_sees_what_it_trains_on():
+    TwoWorlds.drawn.clear()
+    plan = Plan(12, steps=3, batch_size=16, evaluate_sequences=50, evaluate_every=1, trace_sequences=7, trace_every=1)
+    train(*fresh(TwoWorlds()), plan)
+    assert {size for unseen, size in TwoWorlds.drawn if not unseen} == {16}
+    assert {size for unseen, size in TwoWorlds.drawn if unseen} == {50, 7, 5}
+
+
+def test_an_update_that_ruins_the_weights_is_noticed_at_the_last_step_too():
+    with ambient(0, "weights"):
+        model = SequenceModel.for_task(Pronoun(), lambda d: RNN(d, 8, nonlinearity="relu"), embed_size=8)
+    seen = Memory()
+    plan = Plan(12, steps=1, batch_size=16, clip_norm=None, evaluate_sequences=5, trace_every=0)
+    with pytest.raises(Diverged, match=r"at step 1$"):
+        train(model, Pronoun(), OPTIMIZERS["sgd"](trainable(model), lr=1e38), plan, [seen], checkpoints=seen)
+    assert seen.saves == []
+
+
+def test_without_clipping_gradients_are_left_alone_however_large():
+    with ambient(0, "weights"):
+        model = SequenceModel.for_task(Pronoun(), lambda d: RNN(d, 8), embed_size=8)
+    parameters = trainable(model)
+    with torch.no_grad():
+        model.readout.weight.mul_(1e25)  # pyright: ignore[reportCallIssue]
+    batch = Pronoun().sample(4, 12, generator(0, "t"))
+    numbers, _ = update(model, Pronoun(), OPTIMIZERS["sgd"](parameters, lr=1e-30), parameters, batch, None, None)
+    assert not numbers[1].isfinite()  # the norm is beyond float32, the gradients are not
+    assert all(parameter.isfinite().all() for parameter in parameters)
+
+
+def test_stopping_in_the_closing_evaluation_keeps_the_checkpoint():
+    seen = Memory()
+    asked = iter([False] * 30 + [True])
+    with pytest.raises(Interrupted) as stopped:
+        train(*fresh(Pronoun()), PLAN, [seen], checkpoints=seen, stop_requested=lambda: next(asked))
+    assert stopped.value.step == 30
+    assert seen.saves == [30]
+
+
+def test_a_task_that_ends_somewhere_says_so_before_training():
+    task = Text(chunks=1)
+    assert task.max_seq_len is not None
+    longest = length_grid(task, task.max_seq_len // 2)[-1]
+    assert longest <= task.max_seq_len
+    with pytest.raises(ValueError, match=r"^seq_len=\d+ is too long for task=text: at most \d+$"):
+        Plan(task.max_seq_len + 1).check(task)
+    Plan(task.max_seq_len).check(task)
 
 
 def test_uniform_lengths_are_drawn_between_shortest_and_seq_len():
@@ -296,6 +376,8 @@ def test_being_asked_to_stop_saves_after_the_step():
         (Plan(10, trace_every=-1), "trace_every=-1: must be at least 1, or 0"),
         (Plan(10, clip_norm=0.0), "clip_norm=0.0: must be positive"),
         (Plan(10, clip_norm=float("nan")), "clip_norm=nan: must be positive"),
+        (Plan(10, on_nan="contineu"), "on_nan=contineu: must be 'stop' or 'continue'"),
+        (Plan(10, trace_loss="lst"), "trace_loss=lst: must be 'last' or 'all'"),
         (Plan(10, lengths="some"), "lengths=some: must be 'fixed' or 'uniform'"),
         (Plan(10, shortest=11), "shortest=11: must be from 7"),
         (Plan(10, shortest=6), "shortest=6: must be from 7"),

@@ -46,14 +46,16 @@ def evaluate(
 
 
 def length_grid(task: Task, seq_len: int) -> list[int]:
-    """From the shortest valid length to four times ``seq_len``, roughly doubling, ``seq_len`` among them."""
+    """From the shortest valid length to four times ``seq_len`` (or as far as the task goes), roughly doubling,
+    ``seq_len`` among them."""
     shortest = min(task.min_seq_len, seq_len)
     grid = {shortest, seq_len, 2 * seq_len, 4 * seq_len}
     length = seq_len // 2
     while length > 1.4 * shortest:
         grid.add(length)
         length //= 2
-    return sorted(grid)
+    most = task.max_seq_len
+    return sorted(length for length in grid if most is None or length <= most)
 
 
 def evaluate_lengths(

@@ -1,6 +1,6 @@
 """Optimizers by name. ``OPTIMIZERS`` maps the name in ``conf/optimizer/NAME.yaml`` to a function of the parameters.
 
-Each uses torch's fused implementation: one pass over all parameters instead of a Python loop.
+Each uses torch's fused implementation where there is one: one pass over all parameters instead of a Python loop.
 """
 
 import inspect

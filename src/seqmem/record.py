@@ -284,7 +284,7 @@ class Recorder:
         for name, norms in trace.series().items():
             by_timestep[f"{_group(name)}/by_timestep ({when})"] = _log10(norms.mean(1))
             back = trace.mean_back(norms)
-            by_distance[f"{_group(name)}/by_distance_from_answer ({when})"] = _log10(_relative(back, back[0]))
+            by_distance[f"{_group(name)}/by_distance_from_answer ({when})"] = _log10(_relative(back, _at_answer(back)))
         self._write_thinned(by_timestep)
         self._write_thinned(by_distance)
 
@@ -303,7 +303,7 @@ class Recorder:
         from .heatmap import heatmap  # pictures are not needed before the first step
 
         log = self._opened()
-        rows = [_relative(trace.state.mean(1), trace.mean_back(trace.state)[0]) for trace in log.traces]
+        rows = [_relative(trace.state.mean(1), _at_answer(trace.mean_back(trace.state))) for trace in log.traces]
         picture = heatmap(_log10(np.stack(rows), floor=-inf), log.steps)
         log.events.image("gradient/heatmap", picture, step)
 
@@ -368,6 +368,12 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
 def _cut_short(error: Exception, checkpoint: Path) -> RunError:
     what = f"{error.filename} is missing" if isinstance(error, FileNotFoundError) else str(error)
     return RunError(f"{what}, where its checkpoint left off: delete {checkpoint} to start this run over")
+
+
+def _at_answer(back: Float[ndarray, " K"]) -> float:
+    """What the others are held against: the norm at the answer, or the first above zero (see ``decay``)."""
+    above = np.flatnonzero(back > 0)
+    return float(back[above[0]]) if len(above) else float(back[0])
 
 
 def _relative(norms: Float[ndarray, " points"], answer: float) -> Float[ndarray, " points"]:

@@ -132,7 +132,9 @@ class RunDirectory:
         write_json(self.file(STATUS), status)
 
     def status(self) -> "Status | None":
-        found = _read_json(self.file(STATUS))
+        found = read_json(self.file(STATUS))
+        if found is not None and found.get("state") == "finished" and not self.finished:
+            found["state"] = "running"  # it was about to write its result
         try:
             return Status(**found) if found is not None else None
         except TypeError as error:
@@ -151,14 +153,14 @@ class RunDirectory:
         Raises:
             RunError: this is not a run's directory.
         """
-        found = _read_json(self.file(CONFIG))
+        found = read_json(self.file(CONFIG))
         if found is None:
             raise RunError(f"{self.path} is not a run: it has no {CONFIG}")
         return found
 
     def result(self) -> dict[str, Any] | None:
         """``result.json``, with its numbers as numbers; None if the run is not finished."""
-        found = _read_json(self.file(RESULT))
+        found = read_json(self.file(RESULT))
         return None if found is None else _numbers(found)
 
     def metrics(self) -> list[dict[str, Any]]:
@@ -204,7 +206,12 @@ def find_runs(folder: Path | str) -> list[RunDirectory]:
     return [RunDirectory(found.parent) for found in sorted(Path(folder).rglob(CONFIG))]
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
+def read_json(path: Path) -> dict[str, Any] | None:
+    """None if there is no such file.
+
+    Raises:
+        RunError: it cannot be read.
+    """
     try:
         return json.loads(path.read_text())
     except FileNotFoundError:

@@ -70,6 +70,9 @@ class Plan:
         if self.lengths not in ("fixed", "uniform"):
             raise ValueError(f"lengths={self.lengths}: must be 'fixed' or 'uniform'")
         task.check(self.batch_size, self.seq_len)
+        most = task.max_seq_len if task.max_seq_len is not None else self.seq_len
+        if self.seq_len > most:
+            raise ValueError(f"seq_len={self.seq_len} is too long for task={task.name}: at most {most}")
         if self.shortest is not None and not task.min_seq_len <= self.shortest <= self.seq_len:
             raise ValueError(
                 f"shortest={self.shortest}: must be from {task.min_seq_len}, the least for task={task.name}, "
@@ -80,6 +83,11 @@ class Plan:
                 raise ValueError(
                     f"evaluate_lengths={list(self.evaluate_lengths or ())}: {length} is too short for "
                     f"task={task.name}: at least {task.min_seq_len}"
+                )
+            if task.max_seq_len is not None and length > task.max_seq_len:
+                raise ValueError(
+                    f"evaluate_lengths={list(self.evaluate_lengths or ())}: {length} is too long for "
+                    f"task={task.name}: at most {task.max_seq_len}"
                 )
 
 

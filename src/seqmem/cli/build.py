@@ -5,13 +5,10 @@ refused here, wrong values by the class itself.
 """
 
 import inspect
-import os
 import re
-import sys
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
 import torch
@@ -23,7 +20,7 @@ from ..optimizers import OPTIMIZERS
 from ..randomness import ambient
 from ..tasks import TASKS, Task
 from ..training import Plan
-from .config import ConfigError, RunConfig, nearest
+from .config import ConfigError, RunConfig, look_beside_the_user, nearest
 
 _CELL_COMMON = ("name", "hidden_size", "layers", "params")
 _TASK_COMMON = ("name", "usual_seq_len", "lengths", "shortest")
@@ -238,11 +235,7 @@ def _load(target: str, base: type, group: str) -> Any:
     module_name, _, name = target.rpartition(".")
     if not module_name:
         raise ConfigError(f"{group}.target={target}: must be module.Class, e.g. my{group}s.{target or 'Mine'}")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
-        # Workers of a sweep are fresh processes that inherit the environment only.
-        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
+    look_beside_the_user()
     try:
         module = __import__(module_name, fromlist=[name])
     except (Exception, SystemExit) as error:

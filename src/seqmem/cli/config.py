@@ -4,11 +4,15 @@ The settings of cells, tasks and optimizers have no types here: their own signat
 """
 
 import difflib
+import importlib.util
+import os
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -178,7 +182,30 @@ def identity(config: RunConfig) -> dict[str, Any]:
     """Everything that can change a run's numbers, and nothing that can't."""
     settings = {key: value for key, value in everything(config).items() if key not in NO_PART_OF_IDENTITY}
     task = {key: value for key, value in settings["task"].items() if key != "usual_seq_len"}  # seq_len says it
-    return {**settings, "task": task}
+    parts = {name: {**part, **_own_code(part)} for name, part in (("cell", settings["cell"]), ("task", task))}
+    return {**settings, **parts}
+
+
+def _own_code(part: dict[str, Any]) -> dict[str, str]:
+    """Of a class of the user's own, a hash of the file it stands in: changed code is another run."""
+    if part.get("name") != "custom":
+        return {}
+    look_beside_the_user()
+    try:
+        spec = importlib.util.find_spec(str(part.get("target")).rpartition(".")[0])
+        code = Path(spec.origin).read_bytes() if spec is not None and spec.origin is not None else b""
+    except (ImportError, ValueError, OSError):
+        return {}  # it will be said when it is imported
+    return {"code": blake2b(code, digest_size=8).hexdigest()}
+
+
+def look_beside_the_user() -> None:
+    """Find modules in the working directory, as ``python`` does and a console script does not."""
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+        # Workers of a sweep are fresh processes that inherit the environment only.
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
 
 
 def nearest(word: str, names: list[str], prefix: str = "") -> str:

@@ -11,7 +11,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from ..runs import CHECKPOINT, EVALUATIONS, EVENTS, RunDirectory, RunError, plain_json
+from ..runs import CHECKPOINT, EVALUATIONS, EVENTS, RunDirectory, RunError, plain_json, write_atomically
 from . import config as settings
 from .arguments import Parser
 from .errors import USAGE, explain
@@ -97,6 +97,7 @@ def evaluate_run(run: RunDirectory, lengths: list[int] | None, sequences: int, d
 
     from ..evaluate import evaluate_lengths, length_grid
     from ..events import EventFile
+    from ..randomness import ambient
     from ..record import describe, load_checkpoint
     from .build import build
 
@@ -110,18 +111,26 @@ def evaluate_run(run: RunDirectory, lengths: list[int] | None, sequences: int, d
             task.check(1, length)
         except ValueError as error:
             raise settings.ConfigError(str(error)) from None
+        if task.max_seq_len is not None and length > task.max_seq_len:
+            raise settings.ConfigError(f"seq_len={length} is too long for task={task.name}: at most {task.max_seq_len}")
     try:
         experiment.model.load_state_dict(load_checkpoint(run.file(CHECKPOINT))["model"])
     except (RuntimeError, KeyError) as error:
         raise RunError(f"{run.file(CHECKPOINT)} does not fit the run's configuration: {error}") from error
-    found = evaluate_lengths(experiment.model, task, wanted, seed=config.seed, sequences=sequences)
+    with ambient(config.seed, "measure", config.steps, device=next(experiment.model.parameters()).device):
+        found = evaluate_lengths(experiment.model, task, wanted, seed=config.seed, sequences=sequences)
     _print(run, task, config.seq_len, found)
     with run.locked():
-        with run.file(EVALUATIONS).open("a") as file:
-            for one in found:
-                file.write(json.dumps(plain_json(vars(one)), allow_nan=False) + "\n")
-        written = run.file(EVENTS)
-        events = EventFile(written, keep=written.stat().st_size, describe=partial(describe, task=task))
+        written, list_of = run.file(EVENTS), run.file(EVALUATIONS)
+        former = [plain_json(row) for row in run.evaluations()]
+        lines = [
+            json.dumps(row, allow_nan=False) + "\n" for row in [*former, *(plain_json(vars(one)) for one in found)]
+        ]
+        write_atomically(list_of, "".join(lines).encode())
+        try:
+            events = EventFile(written, keep=written.stat().st_size, describe=partial(describe, task=task))
+        except (OSError, ValueError) as error:
+            raise RunError(f"the scores are in {list_of}, but {written} cannot be added to: {error}") from error
         try:
             scores = [one.score for one in found]
             events.curve("eval/score_by_length (seqmem eval)", scores, [one.seq_len for one in found])

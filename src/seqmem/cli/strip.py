@@ -114,9 +114,11 @@ def profile(norms: np.ndarray, answered_at: np.ndarray) -> np.ndarray:
         means = aligned.sum(1) / np.maximum(present.sum(1), 1)
     logs = np.full(length, -np.inf)
     np.log10(means, out=logs, where=~(means <= FLOOR))
-    if np.isneginf(logs[-1]):
-        return np.full(length, -np.inf)
-    return logs - logs[-1] if np.isfinite(logs[-1]) else np.full(length, np.nan)
+    above = np.flatnonzero(~np.isneginf(logs))
+    if not len(above):
+        return logs
+    answer = logs[above[-1]]  # of a cell that answers before it updates its state, the last timestep that has any
+    return logs - answer if np.isfinite(answer) else np.full(length, np.nan)
 
 
 def together(norms: dict[str, np.ndarray]) -> np.ndarray:

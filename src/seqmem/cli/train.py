@@ -22,7 +22,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from .. import runs
-from ..runs import RunDirectory, RunError, identity_hash, write_json
+from ..runs import RunDirectory, RunError, identity_hash, read_json, write_json
 from . import config as settings
 from .config import RunConfig
 
@@ -207,7 +207,10 @@ def _torch_settings(config: RunConfig) -> Iterator[None]:
         raise settings.ConfigError(f"threads={config.threads}: must be at least 1")
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    dtype, tf32 = torch.get_default_dtype(), torch.backends.cudnn.allow_tf32
     torch.set_num_threads(config.threads)
+    torch.set_default_dtype(torch.float32)  # what tasks and weights are made in, whatever a notebook has set
+    torch.backends.cudnn.allow_tf32 = False  # float32 means float32: the fused cells must equal their steps
     if config.deterministic:  # only then is it touched: it imports torch's compiler, which takes seconds
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic with this alone
         torch.use_deterministic_algorithms(True)
@@ -215,6 +218,8 @@ def _torch_settings(config: RunConfig) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+        torch.set_default_dtype(dtype)
+        torch.backends.cudnn.allow_tf32 = tf32
         if config.deterministic:
             torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
 
@@ -232,7 +237,10 @@ def _describe(run: RunDirectory, config: RunConfig, overrides: Sequence[str], ta
         "baseline_loss": task.baseline_loss(config.seq_len),
         "solved_at": task.solved_at,
     }  # so that an unfinished run's numbers can be read
-    write_json(run.file("environment.json"), environment(config) | scale)
+    # Of a run that goes on: with what it was begun, should that be something else.
+    former = read_json(run.file("environment.json")) if run.file(runs.CHECKPOINT).exists() else None
+    earlier = [*former.pop("earlier", []), former] if former else []
+    write_json(run.file("environment.json"), environment(config) | scale | {"earlier": earlier})
 
 
 def environment(config: RunConfig) -> dict[str, Any]:

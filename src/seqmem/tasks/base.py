@@ -46,6 +46,11 @@ class Task(ABC):
         """The shortest valid ``seq_len``."""
 
     @property
+    def max_seq_len(self) -> int | None:
+        """The longest valid ``seq_len``, in training and on held-out data; None: there is none."""
+        return None
+
+    @property
     def solved_at(self) -> float | None:
         """The score from which on the task counts as solved; None where there is no such point."""
         return 0.99

@@ -110,6 +110,11 @@ class Text(Task):
     def min_seq_len(self) -> int:
         return 1
 
+    @property
+    def max_seq_len(self) -> int:
+        train, held_out = _parts()
+        return min((len(train) - 1) // self.chunks, len(held_out) - 1)
+
     def baseline_loss(self, seq_len: int) -> float:
         return _entropy()
 
