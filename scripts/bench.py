@@ -96,8 +96,7 @@ def default_run(cell: str) -> tuple[dict[str, float], float, int, dict[str, Any]
         with (
             timed(training, "update", spent, "updates"),
             timed(training, "_training_batch", spent, "data"),
-            timed(training, "evaluate", spent, "looks at held-out sequences"),
-            timed(training, "evaluate_lengths", spent, "final evaluation"),
+            timed(training, "evaluate", spent, "evaluation"),
             timed(Trace, "measure", spent, "traces: measuring"),
             timed(Recorder, "traced", spent, "traces: writing"),
             timed(Recorder, "logged", spent, "log"),

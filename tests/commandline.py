@@ -119,7 +119,7 @@ def started(*args: str, cwd: Path, together: bool = False, **env: str) -> Iterat
 
 
 def end(process: "subprocess.Popen[str]") -> Said:
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=120)
     return Said(process.returncode, out, err or "")
 
 

@@ -183,8 +183,8 @@ def test_a_batch_is_a_function_of_its_arguments(task: Task) -> None:
         np.random.seed(seed)
         torch.manual_seed(seed)
 
-    def state() -> tuple:
-        return random.getstate(), str(np.random.get_state()), torch.random.get_rng_state().tolist()
+    def state() -> tuple:  # not that of ``random``, from which the type checker of these tests draws
+        return str(np.random.get_state()), torch.random.get_rng_state().tolist()
 
     for part in (task, task.held_out()):
         scramble(1)
