@@ -3,7 +3,6 @@
 import io
 import os
 import re
-import signal
 import subprocess
 import sys
 import tempfile
@@ -73,7 +72,7 @@ def main() -> None:
         assert watch.stdout is not None
         address = next(line.strip() for line in watch.stdout if "http" in line)
         photograph(browser, address, docs / "tensorboard.png", 1500, 1000)
-        watch.send_signal(signal.SIGINT)
+        watch.terminate()  # SIGINT is ignored by what a script started in the background
     print("made", *sorted(path.name for path in docs.glob("*.png")))
 
 
