@@ -4,6 +4,7 @@ import argparse
 import io
 import json
 import logging
+import signal
 import sys
 import threading
 import webbrowser
@@ -60,6 +61,8 @@ def main(args: list[str]) -> int:
         reason = muttered.getvalue().strip().splitlines()
         return _refuse(f"cannot listen on {options.host}: {reason[-1] if reason else 'no reason given'}", 1)
     count = f"{len(runs)} run{'s' if len(runs) != 1 else ''}"
+    # What a script starts in the background ignores Ctrl-C, unless it says otherwise.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         print(f"TensorBoard shows {count} in {folder} at\n\n    {address}\n\nCtrl-C ends it.", flush=True)
         if options.open:
