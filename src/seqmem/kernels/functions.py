@@ -1,0 +1,267 @@
+"""Recurrent layers and linear recurrences over whole sequences, differentiable, computed by the native kernels.
+
+Axes: T time, B batch, D input features, H units, G gates stacked on top of each other in the weights. Everything here
+is for CPU tensors in float32 or float64; the bits do not depend on the number of threads, nor on how a sequence is cut.
+"""
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.autograd.function import FunctionCtx
+
+from .library import Library, load
+
+KINDS = ("rnn tanh", "rnn relu", "lstm", "gru torch", "gru cho")
+"""What ``recurrence`` computes, in the order of the kernels' own numbering."""
+
+_SUFFIX = {torch.float32: "f32", torch.float64: "f64"}
+_OPERATIONS_PER_CALL = 4e9
+"""Multiplications and additions between two looks for Ctrl-C: about a tenth of a second."""
+_OPERATIONS_PER_THREAD = 2e7
+"""Below this, starting a second thread costs more than it saves."""
+
+
+class _Call(ctypes.Structure):
+    """``SeqmemCall`` in recurrence.cpp, field by field."""
+
+    _fields_ = [  # noqa: RUF012  what ctypes asks for
+        *((name, ctypes.c_int64) for name in ("cell", "T", "B", "D", "H", "threads")),
+        *(
+            (name, ctypes.c_void_p)
+            for name in (
+                "xs", "start_hidden", "start_cell", "packed", "outputs", "final_cell", "saved", "grad_outputs",
+                "grad_hidden", "grad_cell", "grad_xs", "grad_sums", "tap_hidden", "tap_cell",
+            )
+        ),
+    ]  # fmt: skip
+
+
+def supports(*tensors: Tensor | None) -> bool:
+    """Whether the native kernels are here and take these: real tensors on the CPU, all float32 or all float64."""
+    given = [tensor for tensor in tensors if tensor is not None]
+    return (
+        all(type(tensor) in (Tensor, torch.nn.Parameter) and tensor.device.type == "cpu" for tensor in given)
+        and {tensor.dtype for tensor in given} in ({torch.float32}, {torch.float64})
+        and isinstance(load(), Library)
+    )
+
+
+def recurrence(
+    kind: str,
+    xs: Float[Tensor, "T B D"],
+    start: Sequence[Float[Tensor, "B H"]],
+    weight_input: Float[Tensor, "GH D"],
+    weight_hidden: Float[Tensor, "GH H"],
+    bias: Float[Tensor, " GH"],
+    *,
+    taps: Sequence[Float[Tensor, "T B H"] | None] = (),
+    threads: int = 1,
+    checkpoint_every_t: int | None = None,
+) -> tuple[Tensor, ...]:
+    """(outputs [T B H], final hidden state [B H]), and for lstm the final cell state [B H].
+
+    Args:
+        kind: one of ``KINDS``.
+        start: the initial hidden state, and for lstm the initial cell state.
+        weight_input, weight_hidden, bias: rows in torch's order (lstm i f g o, gru r z n).
+        taps: for each state a tensor whose values do not matter: its gradient becomes dL/d state_t, the total
+            derivative of the loss by the state after timestep t, as if the tap (a zero) had been added to it there.
+        checkpoint_every_t: keep states only every so many timesteps and compute what lies between once more in the
+            backward pass (Chen et al. 2016, arXiv 1604.06174): less memory, the same bits.
+
+    Raises:
+        RuntimeError: a second derivative is asked for.
+    """
+    h, c = (*start, None)[:2]
+    tap_hidden, tap_cell = (*taps, None, None)[:2]
+    found = _Recurrence.apply(
+        (KINDS.index(kind), threads, checkpoint_every_t), xs, h, c, weight_input, weight_hidden, bias,
+        tap_hidden, tap_cell,
+    )  # fmt: skip
+    return found if c is not None else found[:2]
+
+
+@dataclass
+class _Job:
+    """A call of the kernels, cut into pieces of ``cut`` timesteps each."""
+
+    kind: int
+    sizes: tuple[int, int, int, int]  # T B D H
+    threads: int
+    cut: int
+    dtype: torch.dtype
+    library: Library
+
+    def call(self, steps: int, **arrays: Tensor | int | None) -> _Call:
+        _, *rest = self.sizes
+        pointers = {name: _pointer(array) for name, array in arrays.items()}
+        return _Call(self.kind, steps, *rest, self.threads, **pointers)
+
+    def function(self, name: str) -> Any:
+        return self.library.function(f"seqmem_{name}", _SUFFIX[self.dtype])
+
+    def numbers(self, steps: int) -> tuple[int, int, int]:
+        """How many numbers (packed weights, what is saved for the backward pass, sums of gradients) take."""
+        packed, saved, sums = ctypes.c_int64(), ctypes.c_int64(), ctypes.c_int64()
+        self.function("sizes")(
+            ctypes.byref(self.call(steps)), ctypes.byref(packed), ctypes.byref(saved), ctypes.byref(sums)
+        )
+        return packed.value, saved.value, sums.value
+
+    def pieces(self) -> list[tuple[int, int]]:
+        steps = self.sizes[0]
+        return [(begin, min(begin + self.cut, steps)) for begin in range(0, steps, self.cut)]
+
+    def run(self, name: str, call: _Call) -> None:
+        if self.function(name)(ctypes.byref(call)):
+            raise MemoryError(f"the native kernels found no memory for {self.sizes} (T, B, D, H)")
+
+
+def _pointer(array: Tensor | int | None) -> int | None:
+    return array.data_ptr() if isinstance(array, Tensor) else array
+
+
+class _Recurrence(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        how: tuple[int, int, int | None],
+        xs: Tensor,
+        h: Tensor,
+        c: Tensor | None,
+        w: Tensor,
+        u: Tensor,
+        bias: Tensor,
+        tap_hidden: Tensor | None,
+        tap_cell: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        kind, threads, every = how
+        xs, h, c = xs.contiguous(), h.contiguous(), c.contiguous() if c is not None else None
+        steps, batch, features = xs.shape
+        hidden = u.shape[1]
+        operations = 2.0 * batch * u.shape[0] * (hidden + features)  # of a timestep, one way
+        cut = max(16, int(_OPERATIONS_PER_CALL / operations))
+        library = load()
+        assert isinstance(library, Library)  # supports() said so
+        job = _Job(
+            kind,
+            (steps, batch, features, hidden),
+            threads if operations * min(cut, steps) > 2 * _OPERATIONS_PER_THREAD else 1,
+            min(cut, every or cut, steps),
+            xs.dtype,
+            library,
+        )
+        training = any(ctx.needs_input_grad)
+        packed_numbers, _, _ = job.numbers(steps)
+        packed = xs.new_empty(packed_numbers)
+        weights = [w.contiguous(), u.contiguous(), bias.contiguous()]
+        arrays = [ctypes.c_void_p(array.data_ptr()) for array in (*weights, packed)]
+        job.function("pack")(ctypes.byref(job.call(steps)), *arrays, ctypes.c_int64(training))
+        outputs = xs.new_empty(steps, batch, hidden)
+        pieces = job.pieces()
+        cells = c.new_empty(len(pieces), batch, hidden) if c is not None else None  # after each piece
+        saved = xs.new_empty(sum(job.numbers(e - b)[1] for b, e in pieces)) if training and every is None else None
+        ctx.job, ctx.rows = job, u.shape[0]
+        at = 0
+        for i, (begin, end) in enumerate(pieces):
+            _forward(job, begin, end, i, xs, h, c, packed, outputs, cells, saved[at:] if saved is not None else None)
+            at += job.numbers(end - begin)[1] if saved is not None else 0
+        ctx.set_materialize_grads(False)
+        if training:
+            ctx.save_for_backward(xs, h, c, packed, outputs, cells, saved)
+        # Copies, so that nothing ties the small final state to the long outputs.
+        return outputs, outputs[-1].clone(), cells[-1].clone() if cells is not None else None
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError("the native kernels have no second derivatives: kernel=step has them")
+        job: _Job = ctx.job
+        steps, batch, features, hidden = job.sizes
+        xs, h, c, packed, outputs, cells, saved = ctx.saved_tensors
+        _, need_xs, need_h, need_c, *need_weights, need_tap_hidden, need_tap_cell = ctx.needs_input_grad
+        grad_outputs, grad_h, grad_c = grads
+        if grad_outputs is not None:
+            grad_outputs = grad_outputs.contiguous()
+        carry_h = grad_h.clone(memory_format=torch.contiguous_format) if grad_h is not None else torch.zeros_like(h)
+        carry_c = None
+        if c is not None:
+            carry_c = grad_c.clone(memory_format=torch.contiguous_format) if grad_c is not None else torch.zeros_like(c)
+        grad_xs = torch.empty_like(xs) if need_xs else None
+        sums = xs.new_zeros(job.numbers(steps)[2]) if any(need_weights) else None
+        tap_hidden = torch.empty_like(outputs) if need_tap_hidden else None
+        tap_cell = torch.empty_like(outputs) if need_tap_cell else None
+
+        pieces = job.pieces()
+        ends, at = [], 0
+        for begin, end in pieces:
+            ends.append(at)
+            at += job.numbers(end - begin)[1]
+        if saved is None:
+            again = xs.new_empty(max(job.numbers(end - begin)[1] for begin, end in pieces))
+            scratch = torch.empty_like(outputs[: job.cut])  # what is computed again is thrown away
+        for i, (begin, end) in reversed(list(enumerate(pieces))):
+            if saved is None:
+                _forward(job, begin, end, i, xs, h, c, packed, outputs, cells, again, into=scratch)
+                kept = again
+            else:
+                kept = saved[ends[i] :]
+            call = job.call(
+                end - begin,
+                xs=xs[begin:],
+                start_hidden=outputs[begin - 1] if begin else h,
+                packed=packed,
+                outputs=outputs[begin:],
+                saved=kept,
+                grad_outputs=None if grad_outputs is None else grad_outputs[begin:],
+                grad_hidden=carry_h,
+                grad_cell=carry_c,
+                grad_xs=None if grad_xs is None else grad_xs[begin:],
+                grad_sums=sums,
+                tap_hidden=None if tap_hidden is None else tap_hidden[begin:],
+                tap_cell=None if tap_cell is None else tap_cell[begin:],
+            )
+            job.run("backward", call)
+        weights: tuple[Tensor | None, ...] = (None, None, None)
+        if sums is not None:
+            rows: int = ctx.rows
+            weights = (xs.new_empty(rows, features), xs.new_empty(rows, hidden), xs.new_empty(rows))
+            job.function("reduce")(
+                ctypes.byref(job.call(steps, grad_sums=sums)), *(ctypes.c_void_p(_pointer(found)) for found in weights)
+            )
+        return (
+            None, grad_xs, carry_h if need_h else None, carry_c if need_c else None, *weights, tap_hidden, tap_cell,
+        )  # fmt: skip
+
+
+def _forward(
+    job: _Job,
+    begin: int,
+    end: int,
+    index: int,
+    xs: Tensor,
+    h: Tensor,
+    c: Tensor | None,
+    packed: Tensor,
+    outputs: Tensor,
+    cells: Tensor | None,
+    saved: Tensor | None,
+    into: Tensor | None = None,
+) -> None:
+    """Timesteps ``begin`` to ``end``; ``index`` of the piece says where its start and its end are kept."""
+    call = job.call(
+        end - begin,
+        xs=xs[begin:],
+        start_hidden=outputs[begin - 1] if begin else h,
+        start_cell=None if cells is None else (cells[index - 1] if begin else c),
+        packed=packed,
+        outputs=outputs[begin:] if into is None else into,
+        final_cell=None if cells is None or into is not None else cells[index],
+        saved=saved,
+    )
+    job.run("forward", call)

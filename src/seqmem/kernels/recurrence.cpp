@@ -1,0 +1,914 @@
+// Recurrent layers over a whole sequence, forward and backward, on one instruction set.
+//
+// Compiled once per instruction set (SEQMEM_ISA, see build.py); dispatch.cpp says which one this processor can run.
+// Everything but the exported functions has internal linkage: code for a newer processor must never be shared by name
+// with the code for an older one. No global state; no C++ runtime.
+//
+// How it is fast
+//   - A batch is cut into chunks of at most 16 sequences, whatever the number of threads. A thread takes a chunk through
+//     the whole time loop, so nothing waits between timesteps; sums over the batch are taken chunk by chunk in a fixed
+//     order, so the bits do not depend on the threads.
+//   - Weights are packed once, so that the inner loop reads them in order. A tile of pre-activations (up to 6 sequences
+//     x 4 vectors) stays in registers from the bias over x W and h U to the nonlinearities; for gated cells its four
+//     vectors are the gates of the same units.
+//   - Activations are kept for the backward pass, where the gradient of the pre-activations lives for a few timesteps
+//     only, until the weights have taken their share of it: it never leaves the cache.
+//
+// Sums over time and batch in the weights' gradients are one chain from the last timestep to the first, so a sequence
+// may be cut anywhere (to let Ctrl-C through, or to recompute segments) without changing a bit.
+//
+// Names: T timesteps, B sequences, D input features, H units, L lanes of a vector, P unit vectors (H / L, rounded up),
+// M sequences of a chunk, S numbers of saved or gradient row per sequence. Time comes first in all arrays.
+
+#include <pthread.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#ifndef SEQMEM_ISA
+#define SEQMEM_ISA baseline
+#endif
+
+#if defined(__AVX512F__)
+#define VECTOR_BYTES 64
+#define TILE_ROWS 6  // x 4 vectors: 24 of 32 registers hold sums
+#elif defined(__AVX2__)
+#define VECTOR_BYTES 32
+#define TILE_ROWS 3  // x 4 vectors: 12 of 16 registers
+#elif defined(__aarch64__)
+#define VECTOR_BYTES 16
+#define TILE_ROWS 6
+#else
+#define VECTOR_BYTES 16
+#define TILE_ROWS 3
+#endif
+
+#if defined(__clang__)
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
+#define INLINE static inline __attribute__((always_inline))
+#define NOINLINE static __attribute__((noinline))
+#define API extern "C" __attribute__((visibility("default")))
+
+// One call: a layer over T timesteps. Null where it says so. functions.py mirrors this structure.
+struct SeqmemCall {
+  int64_t cell;     // Kind
+  int64_t T, B, D, H;
+  int64_t threads;
+  const void* xs;            // [T B D]
+  const void* start_hidden;  // [B H]
+  const void* start_cell;    // [B H]; lstm only
+  const void* packed;        // from pack
+  void* outputs;             // [T B H]
+  void* final_cell;          // [B H]; lstm only; null: not wanted
+  void* saved;               // what the backward pass needs, see saved_size; null in the forward pass: nothing is kept
+  const void* grad_outputs;  // [T B H]; null: zero
+  void* grad_hidden;         // [B H]: in, of the last state; out, of the first
+  void* grad_cell;           // [B H], likewise; lstm only
+  void* grad_xs;             // [T B D]; null: not wanted
+  void* grad_sums;           // see sums_size; null: weights' gradients are not wanted
+  void* tap_hidden;          // [T B H]: dL/dh_t; null: not wanted
+  void* tap_cell;            // [T B H]: dL/dc_t; null: not wanted
+};
+
+namespace {
+
+enum Kind { RNN_TANH, RNN_RELU, LSTM, GRU, GRU_CHO };
+
+constexpr long CHUNK = 16;            // sequences
+constexpr long BLOCK_BYTES = 1 << 18;  // of pre-activation gradients, before the weights take their share
+
+template <class T> struct Simd;
+template <> struct Simd<float> {
+  typedef float V __attribute__((vector_size(VECTOR_BYTES), aligned(4), may_alias));
+  typedef int32_t I __attribute__((vector_size(VECTOR_BYTES), aligned(4), may_alias));
+  static constexpr long L = VECTOR_BYTES / 4;
+};
+template <> struct Simd<double> {
+  typedef double V __attribute__((vector_size(VECTOR_BYTES), aligned(8), may_alias));
+  typedef int64_t I __attribute__((vector_size(VECTOR_BYTES), aligned(8), may_alias));
+  static constexpr long L = VECTOR_BYTES / 8;
+};
+INLINE Simd<double>::V reciprocal(Simd<double>::V d) { return 1.0 / d; }
+INLINE Simd<float>::V reciprocal(Simd<float>::V d) {
+#if defined(__AVX512F__)
+  // 14 bits, then one step of Newton's: an ulp, at a fifth of the price of a division. d is normal and finite, or NaN.
+  Simd<float>::V guess = (Simd<float>::V)_mm512_maskz_rcp14_ps((__mmask16)-1, (__m512)d);
+  return guess * (2.0f - d * guess);
+#else
+  return 1.0f / d;
+#endif
+}
+
+#define V typename Simd<T>::V
+#define LANES Simd<T>::L
+
+template <class T> INLINE V load(const T* p) { return *(const V*)p; }
+template <class T> INLINE void store(T* p, V v) { *(V*)p = v; }
+template <class T> INLINE V splat(T value) { return V{} + value; }
+
+// The last vector of a row may reach beyond it: n is how many lanes are the row's.
+template <class T> INLINE V load_some(const T* p, long n) {
+  if (__builtin_expect(n >= LANES, 1)) return load<T>(p);
+  T lanes[LANES] = {};
+  for (long i = 0; i < n; i++) lanes[i] = p[i];
+  return load<T>(lanes);
+}
+template <class T> INLINE void store_some(T* p, V v, long n) {
+  if (__builtin_expect(n >= LANES, 1)) return store<T>(p, v);
+  T lanes[LANES];
+  store<T>(lanes, v);
+  for (long i = 0; i < n; i++) p[i] = lanes[i];
+}
+
+// ---- nonlinearities -------------------------------------------------------------------------------------------------
+// expm1(r) = r + r^2 q(r) for |r| <= ln 2 / 2; q interpolates at Chebyshev nodes. Relative error 1e-8 and 2e-17.
+
+template <class T> struct Exp;
+template <> struct Exp<float> {
+  static constexpr float Q[] = {0.5f, 0.166665763055606383f, 0.0416665537625676384f, 0.00836329275303060231f,
+                                0.00139263256181334621f};
+  static constexpr float LOG2E = 1.44269504088896341f, LN2_HIGH = 0.693145751953125f, LN2_LOW = 1.42860677e-6f;
+  static constexpr float MAGIC = 12582912.0f;  // 1.5 * 2^23: adding it rounds to a whole number, in the low bits
+  static constexpr int MANTISSA = 23;
+  static constexpr float LARGEST = 87.0f;      // beyond it e^x leaves the normal numbers
+  static constexpr float FLAT = 20.0f;         // tanh(x / 2) is 1 beyond it
+};
+template <> struct Exp<double> {
+  static constexpr double Q[] = {0.500000000000000104, 0.166666666666666675, 0.0416666666666234768,
+                                 0.00833333333333001176, 0.00138888889175382958, 0.000198412698633032233,
+                                 0.0000248015207925726928, 2.75572680728900983e-6, 2.76203274282682382e-7,
+                                 2.51005692758136826e-8};
+  static constexpr double LOG2E = 1.44269504088896341, LN2_HIGH = 0.693147180369123816490,
+                          LN2_LOW = 1.90821492927058770002e-10;
+  static constexpr double MAGIC = 6755399441055744.0;  // 1.5 * 2^52
+  static constexpr int MANTISSA = 52;
+  static constexpr double LARGEST = 708.0;
+  static constexpr double FLAT = 40.0;
+};
+
+template <class T, class A, class B> INLINE V pick(A condition, B yes, V no) { return condition ? (V)yes : no; }
+
+// Comparisons with NaN are false, so NaN stays NaN.
+template <class T> INLINE V clamp(V x, T limit) {
+  x = x > limit ? splat<T>(limit) : x;
+  return x < -limit ? splat<T>(-limit) : x;
+}
+
+// x = n ln 2 + r: 2^n, and expm1(r).
+template <class T> INLINE void split_exp(V x, V& power, V& expm1) {
+  using E = Exp<T>;
+  typedef typename Simd<T>::I I;
+  V shifted = x * E::LOG2E + E::MAGIC;
+  V n = shifted - E::MAGIC;
+  V r = x - n * E::LN2_HIGH;
+  r = r - n * E::LN2_LOW;
+  constexpr int degree = sizeof(E::Q) / sizeof(T) - 1;
+  V q = splat<T>(E::Q[degree]);
+  UNROLL for (int i = degree - 1; i >= 0; i--) q = q * r + E::Q[i];
+  expm1 = q * (r * r) + r;
+  power = (V)(((I)shifted << E::MANTISSA) + (I)splat<T>(T(1)));
+}
+
+template <class T> INLINE V sigmoid(V x) {
+  V power, expm1;
+  split_exp<T>(clamp<T>(-x, Exp<T>::LARGEST), power, expm1);
+  return reciprocal(T(1) + (power * expm1 + power));
+}
+
+// (e^2x - 1) / (e^2x + 1), without cancellation near 0.
+template <class T> INLINE V tanh_(V x) {
+  V power, expm1;
+  split_exp<T>(clamp<T>(x + x, Exp<T>::FLAT * 2), power, expm1);
+  V e = power * expm1 + (power - T(1));
+  return e * reciprocal(e + T(2));
+}
+
+// ---- products -------------------------------------------------------------------------------------------------------
+
+// sums[m][OFFSET + j] += sum over k of a[m][k] * b[k][j], j < N. b is packed: it is read in order.
+template <class T, int MR, int NV, int N, int OFFSET>
+INLINE void multiply(V (&sums)[MR][NV], const T* a, long stride, long K, const T* b) {
+  const T* a3 = a + 3 * stride;  // two pointers and one stride reach six rows without further arithmetic
+  for (long k = 0; k < K; k++) {
+    V row[N];
+    UNROLL for (int j = 0; j < N; j++) row[j] = load<T>(b + j * LANES);
+    b += N * LANES;
+    UNROLL for (int m = 0; m < MR; m++) {
+      V left = splat<T>(m < 3 ? a[m * stride + k] : a3[(m - 3) * stride + k]);
+      UNROLL for (int j = 0; j < N; j++) sums[m][OFFSET + j] += left * row[j];
+    }
+  }
+}
+
+// Columns of a gradient row that a product reads: `runs` pieces of `length` numbers, `stride` apart.
+struct Columns {
+  long offset, runs, length, stride;
+};
+
+// How a kind lays out its rows.
+//   saved row, per unit vector: lstm i f g o; gru q r z n with q = U_n h; cho r z n (and r * h in an array of its own);
+//   the rnn's outputs are all it needs. Gradient rows have the same layout.
+template <class T> struct Shape {
+  long kind, T_, B, D, H, P, Hp, slots, S, gates;
+  Shape(const SeqmemCall& call) : kind(call.cell), T_(call.T), B(call.B), D(call.D), H(call.H) {
+    P = (H + LANES - 1) / LANES;
+    Hp = P * LANES;
+    slots = kind == LSTM || kind == GRU ? 4 : kind == GRU_CHO ? 3 : 1;
+    gates = kind == LSTM ? 4 : kind == GRU || kind == GRU_CHO ? 3 : 1;
+    S = slots * Hp;
+  }
+  long chunks() const { return (B + CHUNK - 1) / CHUNK; }
+  long first(long chunk) const { return B * chunk / chunks(); }
+  // Which gate, in torch's order of rows, a slot of a row belongs to. of_input: gru's n takes x at slot n, h at slot q.
+  long gate(long slot) const { return kind == GRU ? (slot == 0 || slot == 3 ? 2 : slot - 1) : slot; }
+  Columns from_input() const { return kind == GRU ? Columns{LANES, P, 3 * LANES, 4 * LANES} : Columns{0, 1, S, S}; }
+  Columns from_hidden() const {
+    if (kind == GRU) return {0, P, 3 * LANES, 4 * LANES};
+    if (kind == GRU_CHO) return {0, P, 2 * LANES, 3 * LANES};
+    return {0, 1, S, S};
+  }
+  Columns from_candidate() const { return {2 * LANES, P, LANES, 3 * LANES}; }  // cho: r * h enters n alone
+  // Packed weights: bias, forward W and U, backward U and W. Each is counted in numbers.
+  long bias() const { return 0; }
+  long input() const { return gates * Hp; }
+  long hidden() const { return input() + D * gates * Hp; }
+  long hidden_back() const { return hidden() + H * gates * Hp; }
+  long input_back() const { return hidden_back() + gates * Hp * Hp; }
+  long packed() const { return input_back() + gates * Hp * ((D + LANES - 1) / LANES * LANES); }
+  // Saved for the backward pass.
+  long cells() const { return kind == RNN_TANH || kind == RNN_RELU ? 0 : T_ * B * S; }
+  long saved() const { return cells() + (kind == LSTM ? (T_ + 1) * B * Hp : kind == GRU_CHO ? T_ * B * Hp : 0); }
+  // Sums of the weights' gradients, one block per chunk: rows for D inputs, H units and the bias.
+  long sums() const { return (D + H + 1) * gates * Hp; }
+};
+
+template <class T> INLINE long group(const Shape<T>& s, long p) {  // unit vectors that an rnn's tile takes at once
+  return s.P - p < 4 ? s.P - p : 4;
+}
+
+// ---- packing --------------------------------------------------------------------------------------------------------
+
+// Gates of the units of vector p, for the forward pass: [K][gates][L], gates in the order of the tile's registers.
+template <class T> T* pack_gates(const Shape<T>& s, const T* w, long K, long p, const long* gates, long n, T* out) {
+  for (long g = 0; g < n; g++)
+    for (long l = 0; l < LANES; l++) {
+      long unit = p * LANES + l;
+      const T* row = w + (gates[g] * s.H + unit) * K;
+      T* to = out + g * LANES + l;
+      if (unit < s.H)
+        for (long k = 0; k < K; k++) to[k * n * LANES] = row[k];
+      else
+        for (long k = 0; k < K; k++) to[k * n * LANES] = 0;
+    }
+  return out + K * n * LANES;
+}
+
+template <class T> void pack_forward(const Shape<T>& s, const T* w, long K, bool input, T* out) {
+  static const long all[] = {0, 1, 2, 3}, qrz[] = {2, 0, 1}, n[] = {2};
+  if (s.kind == LSTM)
+    for (long p = 0; p < s.P; p++) out = pack_gates(s, w, K, p, all, 4, out);
+  else if (s.kind == GRU)  // for x: r z n, for h: q r z
+    for (long p = 0; p < s.P; p++) out = pack_gates(s, w, K, p, input ? all : qrz, 3, out);
+  else if (s.kind == GRU_CHO) {
+    for (long p = 0; p < s.P; p++) out = pack_gates(s, w, K, p, all, 2, out);
+    for (long p = 0; p < s.P; p++) out = pack_gates(s, w, K, p, n, 1, out);
+  } else
+    for (long p = 0, size; p < s.P; p += size) {
+      size = group(s, p);
+      for (long k = 0; k < K; k++)
+        for (long u = p * LANES; u < (p + size) * LANES; u++) *out++ = u < s.H ? w[u * K + k] : T(0);
+    }
+}
+
+// For the backward pass: [vectors of N in groups of four][the columns of a gradient row][group]; N is H or D.
+template <class T> T* pack_backward(const Shape<T>& s, const T* w, long N, const Columns& columns, T* out) {
+  long vectors = (N + LANES - 1) / LANES;
+  for (long v = 0; v < vectors; v += 4) {
+    long from = v * LANES, to = (v + 4 < vectors ? v + 4 : vectors) * LANES;
+    for (long r = 0; r < columns.runs; r++)
+      for (long c = 0; c < columns.length; c++) {
+        long at = columns.offset + r * columns.stride + c, p = at / (s.slots * LANES), in = at % (s.slots * LANES);
+        long unit = p * LANES + in % LANES;
+        if (s.slots == 1) unit = at;
+        const T* row = w + (s.gate(in / LANES) * s.H + unit) * N;
+        for (long n = from; n < to; n++) *out++ = unit < s.H && n < N ? row[n] : T(0);
+      }
+  }
+  return out;
+}
+
+// ---- forward --------------------------------------------------------------------------------------------------------
+
+template <class T> struct Forward {
+  Shape<T> s;
+  const T *bias, *input, *hidden;
+  long M;                   // sequences of this chunk
+  const T *x = 0, *h = 0;   // rows at this timestep: [M D], [M H]
+  T *out = 0, *saved = 0;   // [M H]; [M S] or null
+  const T* c = 0;           // lstm: [M Hp]
+  T* new_c = 0;
+  T *gated = 0, *kept = 0;  // cho: r * h [M Hp]; gates [M S] where nothing is saved
+  long b0;
+  explicit Forward(const SeqmemCall& call, long chunk) : s(call) {
+    const T* packed = (const T*)call.packed;
+    bias = packed + s.bias(), input = packed + s.input(), hidden = packed + s.hidden();
+    b0 = s.first(chunk), M = s.first(chunk + 1) - b0;
+  }
+};
+
+#define TILES(function, rows, ...)                    \
+  switch (rows) {                                     \
+    case 1: function<T, 1>(__VA_ARGS__); break;       \
+    case 2: function<T, 2>(__VA_ARGS__); break;       \
+    case 3: function<T, 3>(__VA_ARGS__); break;       \
+    TILES_WIDE(function, __VA_ARGS__)                 \
+  }
+#if TILE_ROWS == 6
+#define TILES_WIDE(function, ...)                     \
+    case 4: function<T, 4>(__VA_ARGS__); break;       \
+    case 5: function<T, 5>(__VA_ARGS__); break;       \
+    default: function<T, 6>(__VA_ARGS__); break;
+#else
+#define TILES_WIDE(function, ...)
+#endif
+
+// The rows of a chunk in tiles of nearly the same height, each at most TILE_ROWS.
+#define FOR_TILES(M, row, rows)                                                              \
+  for (long tiles_ = ((M) + TILE_ROWS - 1) / TILE_ROWS, tile_ = 0, row, rows;                \
+       tile_ < tiles_ && (row = (M) * tile_ / tiles_, rows = (M) * (tile_ + 1) / tiles_ - row, true); tile_++)
+
+template <class T, int MR, int NV> INLINE void rnn_tile(const Forward<T>& f, long row, long p) {
+  const Shape<T>& s = f.s;
+  V sums[MR][NV];
+  UNROLL for (int m = 0; m < MR; m++) UNROLL for (int j = 0; j < NV; j++) sums[m][j] = load<T>(f.bias + (p + j) * LANES);
+  multiply<T, MR, NV, NV, 0>(sums, f.x + row * s.D, s.D, s.D, f.input + p * LANES * s.D);
+  multiply<T, MR, NV, NV, 0>(sums, f.h + row * s.H, s.H, s.H, f.hidden + p * LANES * s.H);
+  UNROLL for (int m = 0; m < MR; m++) UNROLL for (int j = 0; j < NV; j++) {
+    V x = sums[m][j];
+    V h = s.kind == RNN_TANH ? tanh_<T>(x) : (x < T(0) ? V{} : x);
+    store_some<T>(f.out + (row + m) * s.H + (p + j) * LANES, h, s.H - (p + j) * LANES);
+  }
+}
+template <class T, int MR> NOINLINE void rnn(const Forward<T>& f, long row, long p) {
+  switch (group(f.s, p)) {
+    case 1: return rnn_tile<T, MR, 1>(f, row, p);
+    case 2: return rnn_tile<T, MR, 2>(f, row, p);
+    case 3: return rnn_tile<T, MR, 3>(f, row, p);
+    default: return rnn_tile<T, MR, 4>(f, row, p);
+  }
+}
+
+template <class T, int MR> NOINLINE void lstm(const Forward<T>& f, long row, long p) {
+  const Shape<T>& s = f.s;
+  V sums[MR][4];
+  UNROLL for (int j = 0; j < 4; j++) {
+    V bias = load<T>(f.bias + (p * 4 + j) * LANES);
+    UNROLL for (int m = 0; m < MR; m++) sums[m][j] = bias;
+  }
+  multiply<T, MR, 4, 4, 0>(sums, f.x + row * s.D, s.D, s.D, f.input + p * 4 * LANES * s.D);
+  multiply<T, MR, 4, 4, 0>(sums, f.h + row * s.H, s.H, s.H, f.hidden + p * 4 * LANES * s.H);
+  long n = s.H - p * LANES;
+  UNROLL for (int m = 0; m < MR; m++) {
+    V i = sigmoid<T>(sums[m][0]), forget = sigmoid<T>(sums[m][1]), g = tanh_<T>(sums[m][2]), o = sigmoid<T>(sums[m][3]);
+    V c = forget * load<T>(f.c + (row + m) * s.Hp + p * LANES) + i * g;
+    store<T>(f.new_c + (row + m) * s.Hp + p * LANES, c);
+    store_some<T>(f.out + (row + m) * s.H + p * LANES, o * tanh_<T>(c), n);
+    if (f.saved) {
+      T* keep = f.saved + (row + m) * s.S + p * 4 * LANES;
+      store<T>(keep, i), store<T>(keep + LANES, forget), store<T>(keep + 2 * LANES, g), store<T>(keep + 3 * LANES, o);
+    }
+  }
+}
+
+template <class T, int MR> NOINLINE void gru(const Forward<T>& f, long row, long p) {
+  const Shape<T>& s = f.s;
+  V sums[MR][4];  // q r z n
+  UNROLL for (int j = 0; j < 4; j++) {
+    V bias = j ? load<T>(f.bias + (p * 3 + j - 1) * LANES) : V{};
+    UNROLL for (int m = 0; m < MR; m++) sums[m][j] = bias;
+  }
+  multiply<T, MR, 4, 3, 1>(sums, f.x + row * s.D, s.D, s.D, f.input + p * 3 * LANES * s.D);
+  multiply<T, MR, 4, 3, 0>(sums, f.h + row * s.H, s.H, s.H, f.hidden + p * 3 * LANES * s.H);
+  long units = s.H - p * LANES;
+  UNROLL for (int m = 0; m < MR; m++) {
+    V q = sums[m][0], r = sigmoid<T>(sums[m][1]), z = sigmoid<T>(sums[m][2]);
+    V n = tanh_<T>(sums[m][3] + r * q);
+    V h = load_some<T>(f.h + (row + m) * s.H + p * LANES, units);
+    store_some<T>(f.out + (row + m) * s.H + p * LANES, n + z * (h - n), units);
+    if (f.saved) {
+      T* keep = f.saved + (row + m) * s.S + p * 4 * LANES;
+      store<T>(keep, q), store<T>(keep + LANES, r), store<T>(keep + 2 * LANES, z), store<T>(keep + 3 * LANES, n);
+    }
+  }
+}
+
+// Cho's form needs all of r * h before n: two passes over the units.
+template <class T, int MR> NOINLINE void cho_gates(const Forward<T>& f, long row, long p) {
+  const Shape<T>& s = f.s;
+  V sums[MR][2];
+  UNROLL for (int j = 0; j < 2; j++) {
+    V bias = load<T>(f.bias + (p * 2 + j) * LANES);
+    UNROLL for (int m = 0; m < MR; m++) sums[m][j] = bias;
+  }
+  multiply<T, MR, 2, 2, 0>(sums, f.x + row * s.D, s.D, s.D, f.input + p * 2 * LANES * s.D);
+  multiply<T, MR, 2, 2, 0>(sums, f.h + row * s.H, s.H, s.H, f.hidden + p * 2 * LANES * s.H);
+  UNROLL for (int m = 0; m < MR; m++) {
+    V r = sigmoid<T>(sums[m][0]), z = sigmoid<T>(sums[m][1]);
+    V h = load_some<T>(f.h + (row + m) * s.H + p * LANES, s.H - p * LANES);
+    T* keep = f.saved ? f.saved + (row + m) * s.S + p * 3 * LANES : f.kept + (row + m) * s.S + p * 3 * LANES;
+    store<T>(keep, r), store<T>(keep + LANES, z);
+    store<T>(f.gated + (row + m) * s.Hp + p * LANES, r * h);
+  }
+}
+template <class T, int MR> NOINLINE void cho_candidate(const Forward<T>& f, long row, long p) {
+  const Shape<T>& s = f.s;
+  long before = 2 * s.P + p;  // vectors of bias, W and U that belong to the gates and to earlier units
+  V sums[MR][1];
+  UNROLL for (int m = 0; m < MR; m++) sums[m][0] = load<T>(f.bias + before * LANES);
+  multiply<T, MR, 1, 1, 0>(sums, f.x + row * s.D, s.D, s.D, f.input + before * LANES * s.D);
+  multiply<T, MR, 1, 1, 0>(sums, f.gated + row * s.Hp, s.Hp, s.H, f.hidden + before * LANES * s.H);
+  long units = s.H - p * LANES;
+  UNROLL for (int m = 0; m < MR; m++) {
+    T* keep = f.saved ? f.saved + (row + m) * s.S + p * 3 * LANES : f.kept + (row + m) * s.S + p * 3 * LANES;
+    V n = tanh_<T>(sums[m][0]), z = load<T>(keep + LANES);
+    V h = load_some<T>(f.h + (row + m) * s.H + p * LANES, units);
+    store<T>(keep + 2 * LANES, n);
+    store_some<T>(f.out + (row + m) * s.H + p * LANES, n + z * (h - n), units);
+  }
+}
+
+template <class T> T* scratch(long numbers) {
+  void* memory = nullptr;
+  return posix_memalign(&memory, 64, (numbers ? numbers : 1) * sizeof(T)) ? nullptr : (T*)memory;
+}
+
+template <class T> int forward_chunk(const SeqmemCall& call, long chunk) {
+  Forward<T> f(call, chunk);
+  const Shape<T>& s = f.s;
+  const long b0 = f.b0;
+  T *saved = (T*)call.saved, *own = nullptr, *cells = nullptr, *gated = nullptr;
+  long cell_step = 0;  // from one timestep's c (or r * h) to the next
+  if (s.kind == LSTM || s.kind == GRU_CHO) {
+    if (saved) {
+      cells = saved + s.cells() + b0 * (s.kind == LSTM ? s.T_ + 1 : s.T_) * s.Hp;
+      cell_step = f.M * s.Hp;
+    } else {
+      cells = own = scratch<T>(f.M * (s.Hp + s.S));
+      if (!own) return 1;
+    }
+    if (s.kind == GRU_CHO) gated = cells, f.kept = saved ? nullptr : own + f.M * s.Hp;
+  }
+  if (s.kind == LSTM)
+    for (long m = 0; m < f.M; m++)
+      for (long p = 0; p < s.P; p++)
+        store<T>(cells + m * s.Hp + p * LANES,
+                 load_some<T>((const T*)call.start_cell + (b0 + m) * s.H + p * LANES, s.H - p * LANES));
+  for (long t = 0; t < s.T_; t++) {
+    f.x = (const T*)call.xs + (t * s.B + b0) * s.D;
+    f.h = t ? (const T*)call.outputs + ((t - 1) * s.B + b0) * s.H : (const T*)call.start_hidden + b0 * s.H;
+    f.out = (T*)call.outputs + (t * s.B + b0) * s.H;
+    f.saved = saved && s.cells() ? saved + (b0 * s.T_ + t * f.M) * s.S : nullptr;
+    f.c = cells + t * cell_step, f.new_c = cells + (t + 1) * cell_step;
+    f.gated = gated + t * cell_step;
+    switch (s.kind) {
+      case LSTM:
+        for (long p = 0; p < s.P; p++) FOR_TILES(f.M, row, rows) TILES(lstm, rows, f, row, p)
+        break;
+      case GRU:
+        for (long p = 0; p < s.P; p++) FOR_TILES(f.M, row, rows) TILES(gru, rows, f, row, p)
+        break;
+      case GRU_CHO:
+        for (long p = 0; p < s.P; p++) FOR_TILES(f.M, row, rows) TILES(cho_gates, rows, f, row, p)
+        for (long p = 0; p < s.P; p++) FOR_TILES(f.M, row, rows) TILES(cho_candidate, rows, f, row, p)
+        break;
+      default:
+        for (long p = 0; p < s.P; p += 4) FOR_TILES(f.M, row, rows) TILES(rnn, rows, f, row, p)
+    }
+  }
+  if (s.kind == LSTM && call.final_cell)
+    for (long m = 0; m < f.M; m++)
+      memcpy((T*)call.final_cell + (b0 + m) * s.H, cells + s.T_ * cell_step + m * s.Hp, s.H * sizeof(T));
+  free(own);
+  return 0;
+}
+
+// ---- backward -------------------------------------------------------------------------------------------------------
+
+template <class T> struct Backward {
+  Shape<T> s;
+  const T *hidden, *input;                      // packed for the backward pass
+  long b0, M;                                   // sequences of this chunk
+  T *dh = 0, *dc = 0;                           // [M Hp]: dL/dh_t and dL/dc_t as far as they are known
+  T* dgated = 0;                                // cho: dL/d(r * h) [M Hp]
+  const T *h = 0, *new_h = 0;                   // rows h_{t-1}, h_t: [M H]
+  const T *c = 0, *new_c = 0, *saved = 0;       // [M Hp], [M Hp], [M S]
+  const T* grad_out = 0;                        // [M H] or null
+  T* row = 0;                                   // gradient of the pre-activations at this timestep: [M S]
+  T *tap_hidden = 0, *tap_cell = 0, *grad_x = 0;  // [M H], [M H], [M D], or null
+  explicit Backward(const SeqmemCall& call, long chunk) : s(call) {
+    hidden = (const T*)call.packed + s.hidden_back(), input = (const T*)call.packed + s.input_back();
+    b0 = s.first(chunk), M = s.first(chunk + 1) - b0;
+  }
+};
+
+// From dL/dh_t (which is complete with the output's share) to the gradient of the pre-activations, for L units.
+template <class T> INLINE void unroll_gates(const Backward<T>& b, long m, long p) {
+  const Shape<T>& s = b.s;
+  long units = s.H - p * LANES, at = m * s.Hp + p * LANES, there = m * s.H + p * LANES;
+  V d = load<T>(b.dh + at);
+  if (b.grad_out) d += load_some<T>(b.grad_out + there, units);
+  if (b.tap_hidden) store_some<T>(b.tap_hidden + there, d, units);
+  T* row = b.row + m * s.S + p * s.slots * LANES;
+  const T* saved = b.saved + m * s.S + p * s.slots * LANES;
+  if (s.kind == LSTM) {
+    V i = load<T>(saved), f = load<T>(saved + LANES), g = load<T>(saved + 2 * LANES), o = load<T>(saved + 3 * LANES);
+    V tanh_c = tanh_<T>(load<T>(b.new_c + at));
+    V dc = load<T>(b.dc + at) + d * (o * (T(1) - tanh_c * tanh_c));
+    if (b.tap_cell) store_some<T>(b.tap_cell + there, dc, units);
+    store<T>(row, dc * (g * (i * (T(1) - i))));
+    store<T>(row + LANES, dc * (load<T>(b.c + at) * (f * (T(1) - f))));
+    store<T>(row + 2 * LANES, dc * (i * (T(1) - g * g)));
+    store<T>(row + 3 * LANES, d * (tanh_c * (o * (T(1) - o))));
+    store<T>(b.dc + at, dc * f);
+    return;
+  }
+  if (s.kind == GRU) {
+    V q = load<T>(saved), r = load<T>(saved + LANES), z = load<T>(saved + 2 * LANES), n = load<T>(saved + 3 * LANES);
+    V h = load_some<T>(b.h + there, units);
+    V dn = d * ((T(1) - z) * (T(1) - n * n));
+    store<T>(row, dn * r);
+    store<T>(row + LANES, dn * (q * (r * (T(1) - r))));
+    store<T>(row + 2 * LANES, d * ((h - n) * (z * (T(1) - z))));
+    store<T>(row + 3 * LANES, dn);
+    store<T>(b.dh + at, d * z);  // the direct way to h_{t-1}; the products add theirs
+    return;
+  }
+  if (s.kind == GRU_CHO) {
+    V z = load<T>(saved + LANES), n = load<T>(saved + 2 * LANES), h = load_some<T>(b.h + there, units);
+    store<T>(row + LANES, d * ((h - n) * (z * (T(1) - z))));
+    store<T>(row + 2 * LANES, d * ((T(1) - z) * (T(1) - n * n)));
+    store<T>(b.dh + at, d * z);
+    return;
+  }
+  V h = load_some<T>(b.new_h + there, units);
+  store<T>(row, s.kind == RNN_TANH ? d * (T(1) - h * h) : (h > T(0) ? d : V{}));
+}
+
+// Gradient rows times packed weights, for one group of vectors of the result.
+template <class T, int MR, int NV>
+INLINE void product(V (&sums)[MR][NV], const T* rows, long S, const Columns& columns, const T* weights) {
+  for (long r = 0; r < columns.runs; r++) {
+    multiply<T, MR, NV, NV, 0>(sums, rows + columns.offset + r * columns.stride, S, columns.length, weights);
+    weights += columns.length * NV * LANES;
+  }
+}
+
+template <class T, int MR, int NV>
+INLINE void to_units(const Backward<T>& b, long row, long p, const Columns& columns, const T* weights, T* to, bool add) {
+  const Shape<T>& s = b.s;
+  V sums[MR][NV];
+  UNROLL for (int m = 0; m < MR; m++) UNROLL for (int j = 0; j < NV; j++)
+    sums[m][j] = add ? load<T>(to + (row + m) * s.Hp + (p + j) * LANES) : V{};
+  product<T, MR, NV>(sums, b.row + row * s.S, s.S, columns, weights + p * LANES * columns.runs * columns.length);
+  UNROLL for (int m = 0; m < MR; m++) UNROLL for (int j = 0; j < NV; j++)
+    store<T>(to + (row + m) * s.Hp + (p + j) * LANES, sums[m][j]);
+}
+template <class T, int MR>
+NOINLINE void units(const Backward<T>& b, long row, long p, const Columns& columns, const T* weights, T* to, bool add) {
+  switch (group(b.s, p)) {
+    case 1: return to_units<T, MR, 1>(b, row, p, columns, weights, to, add);
+    case 2: return to_units<T, MR, 2>(b, row, p, columns, weights, to, add);
+    case 3: return to_units<T, MR, 3>(b, row, p, columns, weights, to, add);
+    default: return to_units<T, MR, 4>(b, row, p, columns, weights, to, add);
+  }
+}
+
+template <class T, int MR, int NV> INLINE void to_inputs(const Backward<T>& b, long row, long v, const Columns& columns) {
+  const Shape<T>& s = b.s;
+  V sums[MR][NV] = {};
+  product<T, MR, NV>(sums, b.row + row * s.S, s.S, columns, b.input + v * LANES * columns.runs * columns.length);
+  UNROLL for (int m = 0; m < MR; m++) UNROLL for (int j = 0; j < NV; j++)
+    store_some<T>(b.grad_x + (row + m) * s.D + (v + j) * LANES, sums[m][j], s.D - (v + j) * LANES);
+}
+template <class T, int MR> NOINLINE void inputs(const Backward<T>& b, long row, long v, const Columns& columns) {
+  long vectors = (b.s.D + LANES - 1) / LANES - v;
+  switch (vectors < 4 ? vectors : 4) {
+    case 1: return to_inputs<T, MR, 1>(b, row, v, columns);
+    case 2: return to_inputs<T, MR, 2>(b, row, v, columns);
+    case 3: return to_inputs<T, MR, 3>(b, row, v, columns);
+    default: return to_inputs<T, MR, 4>(b, row, v, columns);
+  }
+}
+
+// ---- the weights' share ---------------------------------------------------------------------------------------------
+
+// A block of timesteps: `steps` of them, gradient rows [steps][M][S] in memory, the latest last.
+template <class T> struct Block {
+  long steps, M, S;
+  const T* rows;
+  const T* first;      // what was multiplied: rows [M][width] at the block's first timestep,
+  const T* next;       // at its second one,
+  long width, step;    // `step` numbers from there to the third, and so on
+};
+
+template <class T, int MR, int NV>
+INLINE void weigh_tile(const Block<T>& k, long u, long column, T* sums, long stride) {
+  V total[MR][NV];
+  UNROLL for (int m = 0; m < MR; m++) UNROLL for (int j = 0; j < NV; j++)
+    total[m][j] = load<T>(sums + (u + m) * stride + j * LANES);
+  for (long t = k.steps - 1; t >= 0; t--) {
+    const T* a = (t ? k.next + (t - 1) * k.step : k.first) + u;
+    const T* g = k.rows + t * k.M * k.S + column;
+    for (long b = 0; b < k.M; b++, a += k.width, g += k.S) {
+      V right[NV];
+      UNROLL for (int j = 0; j < NV; j++) right[j] = load<T>(g + j * LANES);
+      UNROLL for (int m = 0; m < MR; m++) {
+        V left = splat<T>(a[m]);
+        UNROLL for (int j = 0; j < NV; j++) total[m][j] += left * right[j];
+      }
+    }
+  }
+  UNROLL for (int m = 0; m < MR; m++) UNROLL for (int j = 0; j < NV; j++)
+    store<T>(sums + (u + m) * stride + j * LANES, total[m][j]);
+}
+template <class T, int MR> NOINLINE void weigh(const Block<T>& k, long u, long column, T* sums, long stride, long vectors) {
+  switch (vectors) {
+    case 1: return weigh_tile<T, MR, 1>(k, u, column, sums, stride);
+    case 2: return weigh_tile<T, MR, 2>(k, u, column, sums, stride);
+    case 3: return weigh_tile<T, MR, 3>(k, u, column, sums, stride);
+    default: return weigh_tile<T, MR, 4>(k, u, column, sums, stride);
+  }
+}
+
+// sums[u][column] += sum over the block of left[u] * rows[column], for the given columns, u < units.
+template <class T> void weigh_all(const Block<T>& k, const Columns& columns, long units, T* sums, long stride, long run_stride) {
+  for (long r = 0; r < columns.runs; r++)
+    for (long c = 0; c < columns.length; c += 4 * LANES) {
+      long left = (columns.length - c) / LANES, vectors = left < 4 ? left : 4;
+      FOR_TILES(units, u, rows)
+        TILES(weigh, rows, k, u, columns.offset + r * columns.stride + c, sums + r * run_stride + c, stride, vectors)
+    }
+}
+
+template <class T> void weigh_bias(const Block<T>& k, const Columns& columns, T* sums) {
+  for (long r = 0; r < columns.runs; r++)
+    for (long c = 0; c < columns.length; c += LANES) {
+      V total = load<T>(sums);
+      const T* g = k.rows + columns.offset + r * columns.stride + c;
+      for (long t = k.steps - 1; t >= 0; t--)
+        for (long b = 0; b < k.M; b++) total += load<T>(g + (t * k.M + b) * k.S);
+      store<T>(sums, total);
+      sums += LANES;
+    }
+}
+
+template <class T> int backward_chunk(const SeqmemCall& call, long chunk) {
+  Backward<T> b(call, chunk);
+  const Shape<T>& s = b.s;
+  const long b0 = b.b0, M = b.M;
+  long size = BLOCK_BYTES / (M * s.S * (long)sizeof(T));
+  size = size < 2 ? 2 : size > 16 ? 16 : size;  // timesteps of a block
+  T* memory = scratch<T>(M * (3 * s.Hp + size * s.S));
+  if (!memory) return 1;
+  b.dh = memory, b.dc = memory + M * s.Hp, b.dgated = b.dc + M * s.Hp;
+  T* rows = b.dgated + M * s.Hp;
+  const T* saved = (const T*)call.saved;
+  const T* states = saved + s.cells() + b0 * (s.kind == LSTM ? s.T_ + 1 : s.T_) * s.Hp;  // c, or r * h
+  for (long m = 0; m < M; m++)
+    for (long p = 0; p < s.P; p++) {
+      long there = (b0 + m) * s.H + p * LANES, n = s.H - p * LANES;
+      store<T>(b.dh + m * s.Hp + p * LANES, load_some<T>((const T*)call.grad_hidden + there, n));
+      if (s.kind == LSTM)
+        store<T>(b.dc + m * s.Hp + p * LANES, load_some<T>((const T*)call.grad_cell + there, n));
+    }
+  T* sums = call.grad_sums ? (T*)call.grad_sums + chunk * s.sums() : nullptr;
+  const T *xs = (const T*)call.xs, *outputs = (const T*)call.outputs, *start = (const T*)call.start_hidden + b0 * s.H;
+  const bool gru_like = s.kind == GRU || s.kind == GRU_CHO;
+  const long wide = s.gates * s.Hp, inputs_wide = (s.D + LANES - 1) / LANES;
+
+  for (long end = s.T_; end > 0;) {
+    long begin = end > size ? end - size : 0;
+    for (long t = end - 1; t >= begin; t--) {
+      b.h = t ? outputs + ((t - 1) * s.B + b0) * s.H : start;
+      b.new_h = outputs + (t * s.B + b0) * s.H;
+      b.saved = saved + (b0 * s.T_ + t * M) * s.S;
+      b.c = states + t * M * s.Hp, b.new_c = states + (t + 1) * M * s.Hp;
+      b.grad_out = call.grad_outputs ? (const T*)call.grad_outputs + (t * s.B + b0) * s.H : nullptr;
+      b.tap_hidden = call.tap_hidden ? (T*)call.tap_hidden + (t * s.B + b0) * s.H : nullptr;
+      b.tap_cell = call.tap_cell ? (T*)call.tap_cell + (t * s.B + b0) * s.H : nullptr;
+      b.row = rows + (t - begin) * M * s.S;
+      b.grad_x = call.grad_xs ? (T*)call.grad_xs + (t * s.B + b0) * s.D : nullptr;
+      for (long m = 0; m < M; m++)
+        for (long p = 0; p < s.P; p++) unroll_gates<T>(b, m, p);
+      if (s.kind == GRU_CHO) {
+        const T* candidate = b.hidden + 2 * s.Hp * s.Hp;
+        for (long p = 0; p < s.P; p += 4)
+          FOR_TILES(M, row, rows) TILES(units, rows, b, row, p, s.from_candidate(), candidate, b.dgated, false)
+        for (long m = 0; m < M; m++)
+          for (long p = 0; p < s.P; p++) {
+            long at = m * s.Hp + p * LANES;
+            V d = load<T>(b.dgated + at), r = load<T>(b.saved + m * s.S + p * 3 * LANES);
+            V h = load_some<T>(b.h + m * s.H + p * LANES, s.H - p * LANES);
+            store<T>(b.row + m * s.S + p * 3 * LANES, d * (h * (r * (T(1) - r))));
+            store<T>(b.dh + at, load<T>(b.dh + at) + d * r);
+          }
+      }
+      for (long p = 0; p < s.P; p += 4)
+        FOR_TILES(M, row, rows) TILES(units, rows, b, row, p, s.from_hidden(), b.hidden, b.dh, gru_like)
+      if (b.grad_x)
+        for (long v = 0; v < inputs_wide; v += 4) FOR_TILES(M, row, rows) TILES(inputs, rows, b, row, v, s.from_input())
+    }
+    if (sums) {
+      Block<T> k{end - begin, M, s.S, rows, xs + (begin * s.B + b0) * s.D, nullptr, s.D, s.B * s.D};
+      k.next = k.first + k.step;
+      weigh_all(k, s.from_input(), s.D, sums, wide, s.from_input().length);
+      T* hidden_sums = sums + s.D * wide;
+      k.width = s.H, k.step = s.B * s.H;
+      k.first = begin ? outputs + ((begin - 1) * s.B + b0) * s.H : start, k.next = outputs + (begin * s.B + b0) * s.H;
+      weigh_all(k, s.from_hidden(), s.H, hidden_sums, wide, s.kind == GRU_CHO ? 2 * LANES : s.from_hidden().length);
+      if (s.kind == GRU_CHO) {
+        k.width = s.Hp, k.step = M * s.Hp, k.first = states + begin * k.step, k.next = k.first + k.step;
+        weigh_all(k, s.from_candidate(), s.H, hidden_sums + 2 * s.Hp, wide, LANES);
+      }
+      weigh_bias(k, s.from_input(), sums + (s.D + s.H) * wide);
+    }
+    end = begin;
+  }
+  for (long m = 0; m < M; m++) {
+    memcpy((T*)call.grad_hidden + (b0 + m) * s.H, b.dh + m * s.Hp, s.H * sizeof(T));
+    if (s.kind == LSTM) memcpy((T*)call.grad_cell + (b0 + m) * s.H, b.dc + m * s.Hp, s.H * sizeof(T));
+  }
+  free(memory);
+  return 0;
+}
+
+// ---- threads --------------------------------------------------------------------------------------------------------
+
+struct Team {
+  const SeqmemCall* call;
+  int (*work)(const SeqmemCall&, long);
+  long chunks;
+  long next;    // the next chunk that nobody has taken
+  int failed;
+#if defined(__x86_64__)
+  unsigned control;  // how the caller rounds and whether it flushes denormals
+#elif defined(__aarch64__)
+  uint64_t control;
+#endif
+};
+
+void take_chunks(Team* team) {
+  for (;;) {
+    long chunk = __atomic_fetch_add(&team->next, 1, __ATOMIC_RELAXED);
+    if (chunk >= team->chunks) return;
+    if (team->work(*team->call, chunk)) __atomic_store_n(&team->failed, 1, __ATOMIC_RELAXED);
+  }
+}
+
+void* helper(void* team) {
+#if defined(__x86_64__)
+  _mm_setcsr(((Team*)team)->control);
+#elif defined(__aarch64__)
+  __asm__ volatile("msr fpcr, %0" ::"r"(((Team*)team)->control));
+#endif
+  take_chunks((Team*)team);
+  return nullptr;
+}
+
+// 0, or 1 if there was no memory. Where a thread cannot be had, the others do its work.
+int run(const SeqmemCall* call, int (*work)(const SeqmemCall&, long), long chunks) {
+  constexpr long MOST = 64;
+  Team team{call, work, chunks, 0, 0, 0};
+#if defined(__x86_64__)
+  team.control = _mm_getcsr();
+#elif defined(__aarch64__)
+  __asm__ volatile("mrs %0, fpcr" : "=r"(team.control));
+#endif
+  long helpers = (call->threads < chunks ? call->threads : chunks) - 1;
+  helpers = helpers < 0 ? 0 : helpers > MOST ? MOST : helpers;
+  pthread_t threads[MOST];
+  long started = 0;
+  if (helpers) {
+    sigset_t all, before;  // signals are the caller's: Python's handlers belong to its main thread
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    while (started < helpers && !pthread_create(&threads[started], nullptr, helper, &team)) started++;
+    pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  }
+  take_chunks(&team);
+  for (long i = 0; i < started; i++) pthread_join(threads[i], nullptr);
+  return team.failed;
+}
+
+// ---- the functions --------------------------------------------------------------------------------------------------
+
+template <class T> void pack(const SeqmemCall& call, const T* w, const T* u, const T* bias, T* out, bool back) {
+  Shape<T> s(call);
+  pack_forward(s, bias, 1, true, out + s.bias());
+  pack_forward(s, w, s.D, true, out + s.input());
+  pack_forward(s, u, s.H, false, out + s.hidden());
+  if (!back) return;
+  T* end = pack_backward(s, u, s.H, s.from_hidden(), out + s.hidden_back());
+  if (s.kind == GRU_CHO) pack_backward(s, u, s.H, s.from_candidate(), end);
+  pack_backward(s, w, s.D, s.from_input(), out + s.input_back());
+}
+
+// From the chunks' sums, [D + H + 1][columns], to gradients as torch has them: W [G*H D], U [G*H H], bias [G*H].
+template <class T> void reduce(const SeqmemCall& call, T* w, T* u, T* bias) {
+  Shape<T> s(call);
+  const T* sums = (const T*)call.grad_sums;
+  const long wide = s.gates * s.Hp, chunks = s.chunks(), each = s.sums();
+  for (long row = 0; row < s.D + s.H + 1; row++)
+    for (long v = 0; v < s.gates * s.P; v++) {
+      V total = load<T>(sums + row * wide + v * LANES);
+      for (long c = 1; c < chunks; c++) total += load<T>(sums + c * each + row * wide + v * LANES);
+      bool hidden = row >= s.D && row < s.D + s.H;
+      long p = v / s.gates, gate = v % s.gates;
+      if (s.gates == 1) p = v, gate = 0;
+      if (s.kind == GRU) gate = hidden ? s.gate(gate) : s.gate(gate + 1);
+      if (s.kind == GRU_CHO && hidden) {  // r and z of all units, then n of all units
+        p = v < 2 * s.P ? v / 2 : v - 2 * s.P;
+        gate = v < 2 * s.P ? v % 2 : 2;
+      }
+      T lanes[LANES];
+      store<T>(lanes, total);
+      long n = s.H - p * LANES < LANES ? s.H - p * LANES : LANES, first = gate * s.H + p * LANES;
+      if (row < s.D)
+        for (long l = 0; l < n; l++) w[(first + l) * s.D + row] = lanes[l];
+      else if (hidden)
+        for (long l = 0; l < n; l++) u[(first + l) * s.H + row - s.D] = lanes[l];
+      else
+        for (long l = 0; l < n; l++) bias[first + l] = lanes[l];
+    }
+}
+
+// h_t = a_t h_{t-1} + b_t over N independent numbers; outputs [T N].
+template <class T> void linear(long T_, long N, const T* a, const T* b, const T* start, T* outputs) {
+  for (long t = 0; t < T_; t++) {
+    const T *h = t ? outputs + (t - 1) * N : start, *at = a + t * N, *bt = b + t * N;
+    T* out = outputs + t * N;
+    for (long n = 0; n < N; n++) out[n] = at[n] * h[n] + bt[n];
+  }
+}
+
+// carry [N]: in, dL/dh of the last state; out, of the first. grad_b_t is dL/dh_t itself.
+template <class T>
+void linear_back(long T_, long N, const T* a, const T* start, const T* outputs, const T* grad, T* grad_a, T* grad_b, T* carry) {
+  for (long t = T_ - 1; t >= 0; t--) {
+    const T *h = t ? outputs + (t - 1) * N : start, *at = a + t * N, *gt = grad + t * N;
+    T *ga = grad_a + t * N, *gb = grad_b + t * N;
+    for (long n = 0; n < N; n++) {
+      T d = carry[n] + gt[n];
+      gb[n] = d;
+      ga[n] = d * h[n];
+      carry[n] = d * at[n];
+    }
+  }
+}
+
+template <class T> void nonlinearity(long which, long n, const T* x, T* y) {
+  for (long i = 0; i < n; i += LANES) {
+    V v = load_some<T>(x + i, n - i);
+    store_some<T>(y + i, which ? tanh_<T>(v) : sigmoid<T>(v), n - i);
+  }
+}
+
+}  // namespace
+
+#define NAME2(name, type, isa) seqmem_##name##_##type##_##isa
+#define NAME1(name, type, isa) NAME2(name, type, isa)
+#define NAME(name, type) NAME1(name, type, SEQMEM_ISA)
+
+#define EXPORT(T, type)                                                                                              \
+  API void NAME(sizes, type)(const SeqmemCall* call, int64_t* packed, int64_t* saved, int64_t* sums) {               \
+    Shape<T> s(*call);                                                                                               \
+    *packed = s.packed(), *saved = s.saved(), *sums = s.sums() * s.chunks();                                         \
+  }                                                                                                                  \
+  API void NAME(pack, type)(const SeqmemCall* call, const T* w, const T* u, const T* bias, T* out, int64_t back) {   \
+    pack<T>(*call, w, u, bias, out, back);                                                                           \
+  }                                                                                                                  \
+  API int64_t NAME(forward, type)(const SeqmemCall* call) {                                                          \
+    return run(call, forward_chunk<T>, Shape<T>(*call).chunks());                                                    \
+  }                                                                                                                  \
+  API int64_t NAME(backward, type)(const SeqmemCall* call) {                                                         \
+    return run(call, backward_chunk<T>, Shape<T>(*call).chunks());                                                   \
+  }                                                                                                                  \
+  API void NAME(reduce, type)(const SeqmemCall* call, T* w, T* u, T* bias) { reduce<T>(*call, w, u, bias); }         \
+  API void NAME(linear, type)(int64_t steps, int64_t n, const T* a, const T* b, const T* start, T* outputs) {        \
+    linear<T>(steps, n, a, b, start, outputs);                                                                       \
+  }                                                                                                                  \
+  API void NAME(linear_back, type)(int64_t steps, int64_t n, const T* a, const T* start, const T* outputs,           \
+                                   const T* grad, T* grad_a, T* grad_b, T* carry) {                                  \
+    linear_back<T>(steps, n, a, start, outputs, grad, grad_a, grad_b, carry);                                        \
+  }                                                                                                                  \
+  API void NAME(nonlinearity, type)(int64_t which, int64_t n, const T* x, T* y) { nonlinearity<T>(which, n, x, y); }
+
+EXPORT(float, f32)
+EXPORT(double, f64)
