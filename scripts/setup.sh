@@ -1,12 +1,20 @@
-# Sourced by the other scripts: makes $root/.venv ready on first use, and whenever what it is made of has changed.
+# Sourced by the other scripts: makes $root/.venv ready on first use, and whenever what it is made of has changed;
+# compiles the native kernels anew when their sources alone have. Without a C++ compiler there are none, and all works.
 # SEQMEM_VENV=DIR puts it elsewhere, PYTHON=/path/to/python3.12 picks the Python (3.11 to 3.13).
 root=$(CDPATH= cd -- "$(dirname -- "$0")/.." && pwd)
 venv=${SEQMEM_VENV:-$root/.venv}
 
 setup() {
-  wanted=$(cat "$root/pyproject.toml" "$root/constraints.txt" | cksum | tr ' ' -)
+  kernels=$(cat "$root"/src/seqmem/kernels/*.cpp "$root/src/seqmem/kernels/build.py" | cksum | tr ' ' -)
+  wanted=$(cat "$root/pyproject.toml" "$root/constraints.txt" "$root/scripts/hatch_build.py" | cksum | tr ' ' -)
   stamp=$venv/seqmem-ready
-  if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then return; fi
+  if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted $kernels" ]; then return; fi
+  if [ -f "$stamp" ] && [ "$(cut -d ' ' -f 1 "$stamp")" = "$wanted" ]; then
+    echo "seqmem: compiling its native kernels anew" >&2
+    "$venv/bin/python" -m seqmem.kernels.build >&2 || true # it says itself why not
+    echo "$wanted $kernels" >"$stamp"
+    return
+  fi
   python=${PYTHON:-python3}
   command -v "$python" >/dev/null || { echo "$0: there is no $python: install Python 3.11, or set PYTHON=/path/to/python3" >&2; exit 2; }
   "$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' ||
@@ -18,5 +26,5 @@ setup() {
   "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile \
     --constraint "$root/constraints.txt" --editable "$root[dev]" >&2 ||
     { echo "$0: pip could not install what seqmem needs; see above" >&2; exit 1; }
-  echo "$wanted" >"$stamp"
+  echo "$wanted $kernels" >"$stamp"
 }

@@ -99,7 +99,7 @@ def test_different_configurations_never_share_a_directory(configurations: dict[s
 
 def test_what_changes_no_number_changes_no_directory(configurations: dict[str, RunConfig]) -> None:
     assert set(NO_PART_OF_IDENTITY) == {
-        "device", "threads", "deterministic", "checkpoint_every", "outputs", "force", "quiet",
+        "device", "kernel", "threads", "deterministic", "checkpoint_every", "outputs", "force", "quiet",
     }  # fmt: skip
     for config in configurations.values():
         name = run_path(config).relative_to(config.outputs)

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from commandline import TINY, Said, in_a_process, only_run, started, trained_to, until
 from seqmem.cells import RNN
 from seqmem.cli import config, listing, show
 from seqmem.cli.display import Display, print_summary
@@ -41,6 +42,7 @@ from seqmem.randomness import generator
 from seqmem.runs import RunDirectory, RunError, plain_json, write_json
 from seqmem.signals import ACCURACY, BITS, SQUARED_ERROR
 from seqmem.tasks import TASKS, Pronoun
+from seqmem.tasks.text import corpus_sha256
 from seqmem.trace import FLOOR as TRACE_FLOOR
 from seqmem.trace import Trace, decay
 from seqmem.training import Interrupted, Observer, Result
@@ -517,6 +519,99 @@ def test_a_loss_that_is_no_number_is_shown_as_such() -> None:
     assert re.search(r"loss +nan", written.getvalue().replace("\x1b[0m", ""))
 
 
+def test_huge_losses_are_short() -> None:
+    file = Writes()
+    shows = display(Console(file=file), baseline_loss=12345.678)
+    with shows:
+        shows.logged(0, "eval", {"loss": 1.5e12, "score": 0.5})
+    assert "loss 1.5e+12 (chance 1.235e+04)" in file.getvalue()
+    console, written = terminal(80)
+    shows = display(console)
+    shows.logged(10, "train", {"loss": 123456789.0})
+    assert shows._live is not None
+    console.print(shows._live.get_renderable())
+    assert re.search(r"loss +1\.235e\+08 ", written.getvalue().replace("\x1b[0m", ""))
+
+
+def test_traces_that_nobody_sees_cost_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Strips are made when they are drawn, of the first trace and the latest."""
+    made: list[np.ndarray] = []
+
+    def spied(norms: np.ndarray, answered_at: np.ndarray) -> np.ndarray:
+        made.append(norms)
+        return profile(norms, answered_at)
+
+    monkeypatch.setattr("seqmem.cli.display.profile", spied)
+    at, norms = np.full(2, 9), [rate ** np.arange(10)[::-1, None] * np.ones((1, 2)) for rate in (0.9, 0.8, 0.7)]
+    for console in (Console(file=Writes()), terminal(80)[0]):
+        made.clear()
+        shows = display(console)
+        for step, one in enumerate(norms):
+            shows.traced(step, Trace({"hidden": one, "input": one}, at), {"state": decay(one.mean(1)[::-1])})
+        assert not made
+        if shows._live is not None:
+            console.print(shows._live.get_renderable())
+            assert [one.tolist() for one in made] == [norms[0].tolist(), norms[2].tolist()]
+
+
+class Closed(io.StringIO):
+    """The writing end of a pipe whose reader leaves after so many lines."""
+
+    def __init__(self, lines: int) -> None:
+        super().__init__()
+        self.lines = lines
+
+    def write(self, s: str) -> int:
+        if self.getvalue().count("\n") >= self.lines:
+            raise BrokenPipeError
+        return super().write(s)
+
+
+def test_a_pipe_that_is_closed_is_noticed_and_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    left: list[Console] = []
+
+    def leave(console: Console) -> None:  # rich's own would also close the standard output of the tests
+        left.append(console)
+        raise SystemExit(1)
+
+    monkeypatch.setattr(Console, "on_broken_pipe", leave)
+    file, clock = Closed(3), Clock()
+    with display(Console(file=file), clock=clock) as shows:
+        feed(shows, clock, last=100)
+        assert not shows.unread
+        feed(shows, clock, first=100)
+        assert shows.unread
+        shows.finished(1000, RESULT)
+    assert len(file.getvalue().splitlines()) == 3
+    assert len(left) == 1
+
+
+SLOW_LINES = (*(word for word in TINY if not word.startswith(("steps=", "evaluate.every="))), "evaluate.every=100")
+
+
+def test_a_run_whose_reader_leaves_is_interrupted_and_goes_on_later(tmp_path: Path) -> None:
+    """seqmem train | head -1"""
+    command = ("train", *SLOW_LINES, "steps=1000")
+    with started(*command, cwd=tmp_path) as process:
+        assert process.stdout is not None
+        assert "1000 steps" in process.stdout.readline()
+        process.stdout.close()
+        assert process.wait(timeout=60) == 141
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+    run = only_run(tmp_path)
+    status = json.loads((run / "status.json").read_text())
+    assert status["state"] == "interrupted"
+    assert 0 < status["step"] < 1000
+    assert not (run / "result.json").exists()
+    said = in_a_process(*command, cwd=tmp_path)
+    assert (said.code, said.err) == (0, "")
+    assert f"going on at step {status['step']}\n" in said.out.splitlines(keepends=True)[0]
+    steps = [int(found) for found in re.findall(r"^step +(\d+)/", said.out, re.M)]
+    assert steps == sorted(steps)
+    assert steps[0] > status["step"]
+
+
 def test_it_observes_what_a_training_says() -> None:
     task, file = Pronoun(), Writes()
     model = SequenceModel.for_task(task, lambda size: RNN(size, 4), embed_size=4)
@@ -974,6 +1069,40 @@ def test_show_needs_no_torch(tmp_path: Path) -> None:
     assert done.stderr == ""
 
 
+@pytest.mark.parametrize(("verb", "wrong"), [("show", "--colour"), ("list", "--colour"), ("watch", "--port=http")])
+def test_a_mistake_on_a_command_line_is_one_line(verb: str, wrong: str, typed: Callable[..., Said]) -> None:
+    said = typed(verb, wrong)
+    said.refuses(f"see seqmem {verb} --help", code=2, verb=verb)
+    assert said.out == ""
+
+
+def test_a_killed_run_shows_the_traces_it_had(tmp_path: Path, typed: Callable[..., Said]) -> None:
+    """And is read without a copy of all that it traced."""
+    command = ("train", *SLOW_LINES, "trace.every=1", "steps=100000")
+    with started(*command, cwd=tmp_path) as process:
+        until(lambda: trained_to(tmp_path) >= 20, of=process)
+        process.kill()
+        process.wait()
+    run = only_run(tmp_path)
+    assert not (run / "gradients.npz").exists()
+    said = typed("show", str(run))
+    assert (said.code, said.err) == (0, "")
+    traced = RunDirectory(run).gradients()
+    assert traced is not None
+    assert traced.step.tolist() == list(range(len(traced.step)))
+    assert re.search(r"^gradient +first \S+ answer  untrained$", said.out, re.M)
+    assert f"answer  step {traced.step[-1]}\n" in said.out
+    assert "killed at step" in said.out
+
+
+def test_a_run_says_which_text_it_read(tmp_path: Path, typed: Callable[..., Said]) -> None:
+    assert typed("train", *TINY, "task=text", "quiet=true").code == 0
+    said = json.loads((only_run(tmp_path) / "environment.json").read_text())
+    assert said["corpus_sha256"] == corpus_sha256()
+    assert typed("train", *TINY, "outputs=other", "quiet=true").code == 0
+    assert "corpus_sha256" not in json.loads((only_run(tmp_path / "other") / "environment.json").read_text())
+
+
 @pytest.mark.parametrize("verb", [show, listing])
 def test_help_fits_80_columns_and_has_examples(verb: Any, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
@@ -1018,7 +1147,8 @@ def test_list_has_a_line_for_every_name(capsys: pytest.CaptureFixture[str]) -> N
     assert "  adam      Adam (Kingma & Ba 2015)." in lines
     assert "  far        How far back?" in lines
     assert "  deep/er" in lines
-    assert re.fullmatch(r"compute  torch \d+\.\d+\.\d+, \d+ cores?, (no CUDA|CUDA .+)", lines[-1])
+    assert re.fullmatch(r"compute  torch \d+\.\d+\.\d+, \d+ cores?, (no CUDA|CUDA .+)", lines[-2])
+    assert re.match(r"kernels  \S", lines[-1])
     assert "\x1b" not in out
 
 

@@ -1,7 +1,7 @@
 """Event files, read back by TensorBoard's own readers; and the heat map's pixels."""
 
 import resource
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -17,8 +17,10 @@ from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore[reportAt
 from tensorboard.plugins.hparams import metadata
 from tensorboard.plugins.hparams.api_pb2 import STATUS_FAILURE, DataType  # pyright: ignore[reportAttributeAccessIssue]
 
-from seqmem.events import EventFile, GrowingFile
-from seqmem.heatmap import HEIGHT, PLOT, UNKNOWN, WIDTH, colours, heatmap
+from commandline import TINY, Said, only_run
+from seqmem.events import EventFile, GrowingFile, whole_records
+from seqmem.heatmap import HEIGHT, PLOT, UNKNOWN, WIDTH, colours, heatmap, visible
+from seqmem.runs import EVENTS
 
 
 @pytest.fixture
@@ -176,11 +178,70 @@ def test_a_file_that_is_too_short_or_cut_inside_a_record_is_refused(path: Path) 
             EventFile(path, inside)
 
 
+@pytest.mark.parametrize(
+    "tear",
+    [
+        lambda content, end: content[: end + 5],
+        lambda content, _: content[:-1],
+        lambda content, end: content[: end + 12] + bytes(len(content) - end - 12),  # a length whose content is lost
+        lambda content, end: content[:end] + bytes(4096),
+        lambda content, end: content[:end],
+    ],
+)
+def test_whole_records_are_kept_and_added_to(tear: Callable[[bytes, int], bytes], path: Path) -> None:
+    events = EventFile(path, describe=lambda tag: f"about {tag}")
+    events.curve("kept", [1.0, 2.0])
+    end = events.position()
+    events.scalar("torn", 5.0, 7)
+    events.close()
+    assert whole_records(path) == path.stat().st_size
+    path.write_bytes(tear(path.read_bytes(), end))
+    assert whole_records(path) == end
+    events = EventFile(path, whole_records(path), describe=lambda tag: f"about {tag}")
+    events.curve("kept", [3.0])
+    events.scalar("torn", 6.0, 8)
+    events.close()
+    values = [(event.step, value) for event in read(path) for value in event.summary.value]
+    assert [(step, value.tag, value.simple_value) for step, value in values] == [
+        (0, "kept", 1.0), (1, "kept", 2.0), (0, "kept", 3.0), (8, "torn", 6.0),
+    ]  # fmt: skip
+    assert [value.metadata.summary_description for _, value in values] == ["about kept", "", "", "about torn"]
+
+
+def test_what_holds_no_records_is_begun_anew_or_refused(path: Path) -> None:
+    assert whole_records(path) is None
+    path.write_bytes(b"")
+    assert whole_records(path) is None
+    for content in (b"garbage", b"garbage" * 100, bytes(100)):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="is not a file of TensorBoard events"):
+            whole_records(path)
+
+
+def test_eval_adds_to_a_file_that_lost_its_end(tmp_path: Path, typed: Callable[..., Said]) -> None:
+    assert typed("train", *TINY, "quiet=true").code == 0
+    run = only_run(tmp_path)
+    path = run / EVENTS
+    path.write_bytes(path.read_bytes()[:-3])
+    said = typed("eval", str(run), "seq_len=8,16", "sequences=8")
+    assert (said.code, said.err) == (0, "")
+    assert [e.step for e in accumulated(path).Scalars("eval/score_by_length (seqmem eval)")] == [8, 16]
+    assert accumulated(path).Scalars("eval/score")
+    path.write_bytes(b"garbage")
+    said = typed("eval", str(run), "seq_len=8", "sequences=8")
+    said.refuses(f"{EVENTS} cannot be added to", code=1, verb="eval")
+    assert path.read_bytes() == b"garbage"
+    path.unlink()
+    assert typed("eval", str(run), "seq_len=8", "sequences=8").code == 0
+    assert [e.step for e in accumulated(path).Scalars("eval/score_by_length (seqmem eval)")] == [8]
+
+
 def test_nothing_is_written_before_a_flush_and_all_of_it_then(path: Path) -> None:
     file = GrowingFile(path)
     file.write(b"one")
-    assert path.read_bytes() == b""
+    assert (path.read_bytes(), file.waiting) == (b"", 3)
     file.flush()
+    assert file.waiting == 0
     assert path.read_bytes() == b"one"
     file.write(b" two")
     assert file.position() == 7
@@ -255,6 +316,22 @@ def test_nan_is_unknown_and_infinity_is_the_top() -> None:
 @pytest.mark.parametrize(("traces", "timesteps"), [(1, 1), (2, 7), (300, 1000)])
 def test_a_heat_map_of_any_size_fills_its_frame(traces: int, timesteps: int) -> None:
     left, top, right, bottom = PLOT
-    picture = heatmap(np.full((traces, timesteps), -4.0), [1000 * n for n in range(traces)])
+    picture = heatmap(np.full((len(visible(traces)), timesteps), -4.0), [1000 * n for n in range(traces)])
     inside = picture[top : bottom - 1, left : right - 1]
     assert (inside == [188, 55, 84]).all()
+
+
+def test_of_many_traces_a_picture_needs_those_that_it_shows() -> None:
+    """As many as there are lines of pixels, each the nearest; and it labels them with their own steps."""
+    left, top, right, bottom = PLOT
+    assert visible(5).tolist() == [0, 1, 2, 3, 4]
+    few = visible(1000)
+    assert len(few) == bottom - top
+    assert few[0] == 0
+    assert set(np.diff(few)) == {6, 7}
+    ramp = np.linspace(-8, 0, 1000)
+    picture = heatmap(ramp[few, None], range(0, 10_000, 10))
+    assert picture[top:bottom, (left + right) // 2].tolist()[1:-1] == colours(ramp[few]).tolist()[1:-1]
+    # The labels at the left are those of the steps: the same for as many traces of which all are shown.
+    other = heatmap(np.zeros((len(few), 1)), range(0, 20_000, 20))
+    assert (picture[:, : left - 6] != other[:, : left - 6]).any()

@@ -1,38 +1,84 @@
-"""The wheel, installed somewhere else, finds its configuration from any directory."""
+"""The wheel, installed somewhere else, finds its configuration from any directory. With a C++ compiler there are
+native kernels in it; without one it is for any machine, and can build them where it is installed.
+"""
 
+import os
+import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import venv
 import zipfile
 from pathlib import Path
 
+import pytest
+
 from commandline import environment
+from seqmem.kernels.build import LIBRARY
+from seqmem.kernels.library import Library, load
+from test_kernel_build import KERNEL
 
 ROOT = Path(__file__).parents[1]
+NATIVE = f"seqmem/kernels/{LIBRARY}"
+OLD = b"what stood there before"
 
 
-def run(*command: str | Path, cwd: Path) -> str:
+def run(*command: str | Path, cwd: Path, **env: str) -> str:
     done = subprocess.run(
-        list(map(str, command)), cwd=cwd, env=environment(PIP_NO_INDEX="1", PIP_DISABLE_PIP_VERSION_CHECK="1"),
+        list(map(str, command)), cwd=cwd, env=environment(PIP_NO_INDEX="1", PIP_DISABLE_PIP_VERSION_CHECK="1", **env),
         capture_output=True, text=True, timeout=180, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    return done.stdout + done.stderr
 
 
-def test_the_wheel(tmp_path: Path) -> None:
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """What packaging reads, with kernels that are compiled at once, and a library of who knows when."""
+    copy = tmp_path / "checkout"
+    for folder in ("src", "conf", "scripts", "tests"):
+        shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__", "*native.*"))
+    for name in ("pyproject.toml", ".gitignore", "README.md", "CHANGELOG.md", "constraints.txt"):
+        shutil.copy(ROOT / name, copy)
+    (copy / "src" / "seqmem" / "kernels" / "recurrence.cpp").write_text(KERNEL)
+    (copy / "src" / NATIVE).write_bytes(OLD)
+    return copy
+
+
+def files(checkout: Path) -> set[str]:
+    """What is in every wheel."""
+    sources = {str(path.relative_to(checkout / "src")) for path in (checkout / "src").rglob("*.py")}
+    kernels = {f"seqmem/kernels/{name}" for name in ("recurrence.cpp", "dispatch.cpp")}
+    settings = {f"seqmem/conf/{path.relative_to(checkout / 'conf')}" for path in (checkout / "conf").rglob("*.yaml")}
+    assert "seqmem/conf/train.yaml" in settings
+    return sources | kernels | settings
+
+
+def held(wheel: Path) -> set[str]:
+    with zipfile.ZipFile(wheel) as archive:
+        return {name for name in archive.namelist() if ".dist-info/" not in name}
+
+
+def test_the_wheel(tmp_path: Path, checkout: Path) -> None:
+    """Made of the source distribution, as pip does where it finds no wheel."""
+    run(sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", tmp_path, cwd=checkout)
+    (sdist,) = tmp_path.glob("seqmem-*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        packed = {name.partition("/")[2] for name in archive.getnames()}
+    assert packed >= {"scripts/hatch_build.py", "src/seqmem/kernels/recurrence.cpp", "src/seqmem/kernels/build.py"}
+    assert f"src/{NATIVE}" not in packed
     run(
-        sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--quiet", "-w", tmp_path, ROOT,
+        sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--quiet", "-w", tmp_path, sdist,
         cwd=tmp_path,
     )  # fmt: skip
     (wheel,) = tmp_path.glob("seqmem-*.whl")
+    assert held(wheel) == files(checkout) | {NATIVE}
+    assert wheel.name.startswith("seqmem-0.1.0-py3-none-")
+    assert not wheel.name.endswith("-any.whl")
+    assert "linux" not in sys.platform or wheel.name.endswith(f"-linux_{os.uname().machine}.whl")
     with zipfile.ZipFile(wheel) as archive:
-        held = {name for name in archive.namelist() if ".dist-info/" not in name}
-    sources = {str(path.relative_to(ROOT / "src")) for path in (ROOT / "src").rglob("*.py")}
-    settings = {f"seqmem/conf/{path.relative_to(ROOT / 'conf')}" for path in (ROOT / "conf").rglob("*.yaml")}
-    assert "seqmem/conf/train.yaml" in settings
-    assert held == sources | settings
+        assert "Root-Is-Purelib: false" in archive.read("seqmem-0.1.0.dist-info/WHEEL").decode()
 
     # An environment of its own, which sees what seqmem needs where this one has it, and seqmem not.
     venv.create(tmp_path / "venv", with_pip=False)
@@ -52,7 +98,67 @@ def test_the_wheel(tmp_path: Path) -> None:
     assert str(home / "seqmem" / "conf") in said
     assert str(ROOT) not in said
     assert run(tmp_path / "venv" / "bin" / "seqmem", "--version", cwd=elsewhere) == "seqmem 0.1.0\n"
+    code = "from seqmem.kernels.library import describe; print(describe())"
+    assert run(python, "-c", code, cwd=elsewhere).startswith("native (")
     assert list(elsewhere.iterdir()) == []
+
+
+def test_a_wheel_without_a_compiler(tmp_path: Path, checkout: Path) -> None:
+    """One line of warning and a wheel for any machine; who has a compiler there builds them then."""
+    said = run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", cwd=checkout, CXX="/nonexistent/c++")
+    assert said.count("native kernels") == 1
+    assert "seqmem: no native kernels, torch's will be used: CXX=/nonexistent/c++: there is no such compiler" in said
+    (wheel,) = (checkout / "dist").glob("*.whl")
+    assert wheel.name == "seqmem-0.1.0-py3-none-any.whl"
+    assert held(wheel) == files(checkout)
+
+    installed = tmp_path / "installed"
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(installed)
+    said = run(sys.executable, "-m", "seqmem.kernels.build", cwd=tmp_path, PYTHONPATH=str(installed))
+    assert said.startswith("seqmem: native kernels for ")
+    assert said.endswith(f" in {installed / NATIVE}\n")
+    assert isinstance(load(installed / "seqmem" / "kernels"), Library)
+
+
+def test_an_editable_install_builds_them_in_place(checkout: Path) -> None:
+    make = "from hatchling.build import build_editable; print(build_editable('.'))"
+    wheel = checkout / run(sys.executable, "-c", make, cwd=checkout).split()[-1]
+    assert NATIVE not in held(wheel)
+    assert isinstance(load(checkout / "src" / "seqmem" / "kernels"), Library)
+    (checkout / "src" / NATIVE).unlink()
+    (checkout / "src" / NATIVE).write_bytes(OLD)
+    assert "no native kernels" in run(sys.executable, "-c", make, cwd=checkout, CXX="/nonexistent")
+    assert (checkout / "src" / NATIVE).read_bytes() == OLD
+
+
+def test_what_a_script_sets_up_again(checkout: Path, tmp_path: Path) -> None:
+    """Everything when the packages change, the kernels alone when their sources do; whether they can be or not."""
+    python, log = tmp_path / "venv" / "bin" / "python", tmp_path / "log"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\necho "$2" >>{log}\n[ "$2" != seqmem.kernels.build ]\n')  # which here fails
+    python.chmod(0o755)
+    script = checkout / "scripts" / "probe"
+    script.write_text('set -eu\n. "$(dirname -- "$0")/setup.sh"\nsetup\necho ready\n')
+
+    def asked() -> str:
+        log.write_text("")
+        said = run("sh", script, cwd=tmp_path, SEQMEM_VENV=str(tmp_path / "venv"), PYTHON=sys.executable)
+        assert "ready\n" in said
+        return log.read_text()
+
+    assert asked() == "pip\n"
+    assert asked() == ""
+    for name in ("recurrence.cpp", "dispatch.cpp", "build.py"):
+        with (checkout / "src" / "seqmem" / "kernels" / name).open("a") as source:
+            source.write("\n")
+        assert asked() == "seqmem.kernels.build\n", name
+        assert asked() == ""
+    for name in ("pyproject.toml", "constraints.txt", "scripts/hatch_build.py"):
+        with (checkout / name).open("a") as source:
+            source.write("\n")
+        assert asked() == "pip\n", name
+        assert asked() == ""
 
 
 def test_every_name_has_its_file_and_its_class() -> None:

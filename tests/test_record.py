@@ -3,6 +3,7 @@
 import json
 import resource
 import shutil
+import tracemalloc
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -24,8 +25,8 @@ from seqmem import record
 from seqmem.cells import CELLS, Cell
 from seqmem.model import SequenceModel, parameter_count
 from seqmem.randomness import ambient, generator
-from seqmem.record import FLOOR, RESULTS, Recorder, answers, describe, load_checkpoint
-from seqmem.runs import CHECKPOINT, EVENTS, GRADIENTS, METRICS, RunDirectory, RunError
+from seqmem.record import CURVES, FLOOR, RESULTS, Recorder, _Traces, answers, describe, load_checkpoint
+from seqmem.runs import CHECKPOINT, EVENTS, GRADIENTS, METRICS, TRACES, RunDirectory, RunError
 from seqmem.signals import Batch
 from seqmem.tasks import TASKS, Task
 from seqmem.trace import Decay, Trace
@@ -78,13 +79,14 @@ class Setup:
     def die(self) -> None:
         """Lose what was not written, as a killed process does."""
         opened = self.recorder._opened()
-        for file in (opened.metrics, opened.events._file):
-            file._pending.clear()
-            file.close()
+        for file in (opened.metrics, opened.events._file, opened.traces._file):
+            if file is not None:
+                file._pending.clear()
+                file.close()
         self.recorder._log = None
 
 
-def setup(path: Path, *, cell: str = "lstm", task: str = "pronoun", layers: int = 1) -> Setup:
+def setup(path: Path, *, cell: str = "lstm", task: str = "pronoun", layers: int = 1, steps: int = 12) -> Setup:
     """Everything anew, as a new process would."""
     made = TASKS[task]()
     options: dict[str, Any] = {} if cell == "rnn" else {"seq_len": 12}
@@ -92,7 +94,8 @@ def setup(path: Path, *, cell: str = "lstm", task: str = "pronoun", layers: int 
     with ambient(0, "init"):
         model = SequenceModel.for_task(made, lambda width: kind(width, 6, **options), layers=layers)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-    facts = {"cell": cell, "seq_len": 12, "seed": 0, "hidden_size": 6, "layers": layers, "device": "cpu"}
+    facts = {"cell": cell, "seq_len": 12, "seed": 0, "steps": steps, "hidden_size": 6, "layers": layers}
+    facts["device"] = "cpu"
     facts["parameters"] = parameter_count(model)
     run = RunDirectory(path)
     path.mkdir(parents=True, exist_ok=True)
@@ -189,11 +192,11 @@ def test_the_bombs_go_off_at_every_moment(whole: Setup, tmp_path: Path) -> None:
     assert bomb.told == 18
 
 
-@pytest.mark.parametrize("nth", range(1, 7))
+@pytest.mark.parametrize("nth", range(1, 4))
 def test_killed_while_it_saves_it_ends_where_it_would_have(
     nth: int, whole: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between the files that a checkpoint is made of: whichever is the last to be written."""
+    """After the files that a checkpoint counts on, before itself."""
     written, real = [], record.write_atomically
 
     def write(path: Path, content: bytes) -> None:
@@ -209,7 +212,32 @@ def test_killed_while_it_saves_it_ends_where_it_would_have(
         with pytest.raises(Killed):
             first.train()
     first.die()
-    assert written[-1] == (GRADIENTS if nth % 2 else CHECKPOINT)
+    assert written == nth * [CHECKPOINT]
+    assert_same(finish(tmp_path).run, whole.run)
+
+
+@pytest.mark.parametrize("gone", [0, 1], ids=["before it is in its place", "after what it was made of is gone"])
+def test_killed_while_the_traces_are_stored_it_ends_where_it_would_have(
+    gone: int, whole: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = _Traces.store
+
+    def store(self: _Traces) -> None:
+        if gone:
+            real(self)
+        else:
+            self.flush()
+            self._stored_at.with_name(GRADIENTS + ".partial").write_bytes(b"PK")
+        raise Killed
+
+    first = setup(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(_Traces, "store", store)
+        with pytest.raises(Killed):
+            first.train()
+    assert not first.run.finished
+    assert first.run.file(TRACES).exists() != bool(gone)
+    first.die()
     assert_same(finish(tmp_path).run, whole.run)
 
 
@@ -233,6 +261,7 @@ def test_a_run_that_is_let_go_keeps_all_it_had(whole: Setup, tmp_path: Path) -> 
     stored = made.run.gradients()
     assert stored is not None
     assert stored.step.tolist() == [0, 3, 6]
+    assert not made.run.file(TRACES).exists()  # they are in gradients.npz, for whoever wants to look at it
     assert_same(finish(tmp_path).run, whole.run)
 
 
@@ -304,24 +333,42 @@ def test_a_checkpoint_of_another_version_is_refused(copy: RunDirectory) -> None:
     assert "another version" in refusal(copy.path)
 
 
-@pytest.mark.parametrize("name", [METRICS, EVENTS])
+@pytest.mark.parametrize("name", [METRICS, EVENTS, TRACES])
 def test_a_file_shorter_than_its_checkpoint_says_is_refused(name: str, copy: RunDirectory) -> None:
     file = copy.file(name)
     file.write_bytes(file.read_bytes()[:100])
     assert str(file) in refusal(copy.path)
 
 
-@pytest.mark.parametrize("name", [METRICS, EVENTS, GRADIENTS])
+@pytest.mark.parametrize("name", [METRICS, EVENTS, TRACES])
 def test_a_lost_file_is_refused(name: str, copy: RunDirectory) -> None:
     copy.file(name).unlink()
     assert str(copy.file(name)) in refusal(copy.path)
 
 
-def test_a_damaged_file_of_traces_is_refused(copy: RunDirectory) -> None:
-    file = copy.file(GRADIENTS)
-    file.write_bytes(file.read_bytes()[:500])
-    with pytest.raises(RunError, match=f"{GRADIENTS} cannot be read"), setup(copy.path).recorder as recorder:
+@pytest.mark.parametrize(
+    "damage", [b"{}\n", b"not a trace\n", b'{"names": ["a"],  "timesteps": 1, "answered_at": [0]}\n']
+)
+def test_a_damaged_file_of_traces_is_refused(damage: bytes, copy: RunDirectory) -> None:
+    copy.file(TRACES).write_bytes(damage + bytes(10_000))
+    with pytest.raises(RunError, match=f"{TRACES} cannot be read") as caught, setup(copy.path).recorder as recorder:
         recorder.load()
+    assert "\n" not in str(caught.value)
+
+
+def test_damaged_traces_of_a_run_that_had_stopped_are_refused(tmp_path: Path) -> None:
+    made = setup(tmp_path)
+    with pytest.raises(Killed), made.recorder:
+        made.train(bomb=Bomb(12))
+    file = made.run.file(GRADIENTS)
+    kept = file.read_bytes()
+    file.write_bytes(kept[:500])
+    with pytest.raises(RunError, match=f"{GRADIENTS} cannot be read"), setup(tmp_path).recorder as recorder:
+        recorder.load()
+    np.savez(file, step=np.array([0]), answered_at=np.full(3, 11), **{"norm/hidden": np.ones((1, 12, 3))})  # pyright: ignore[reportArgumentType]
+    assert str(file) in refusal(tmp_path)
+    file.unlink()
+    assert str(made.run.file(TRACES)) in refusal(tmp_path)
 
 
 def test_without_a_checkpoint_everything_starts_anew(whole: Setup, copy: RunDirectory) -> None:
@@ -506,6 +553,165 @@ def test_every_tag_is_described(whole: Setup) -> None:
     assert "25.0 %" in described["eval/score"]
     assert "-12 stands for all that is less" in described["gradient_cell/by_timestep (latest)"]
     assert not any("{" in description for description in described.values())
+
+
+# Traced at every step
+
+
+LONG = replace(PLAN, steps=90, log_every=10, evaluate_every=45, trace_every=1, checkpoint_every=20)
+
+
+@pytest.fixture(scope="module")
+def long(tmp_path_factory: pytest.TempPathFactory) -> Setup:
+    return finish(tmp_path_factory.mktemp("long"), LONG, steps=90)
+
+
+def times_drawn(run: RunDirectory, tag: str) -> int:
+    """How many times a curve was written, counted by its first point."""
+    return sum(1 for step, name, _ in points(run) if (name, step) == (tag, 0))
+
+
+def test_latest_curves_are_drawn_a_fixed_number_of_times(long: Setup, whole: Setup) -> None:
+    for kind in ("gradient/by_timestep", "gradient_input/by_distance_from_answer"):
+        assert times_drawn(long.run, f"{kind} (latest)") == CURVES + 1
+        assert times_drawn(whole.run, f"{kind} (latest)") == 5  # as often as it was traced
+        for once in ("at start", "at end"):
+            assert times_drawn(long.run, f"{kind} ({once})") == 1
+            found = curve(long.run, f"{kind} ({once})")
+        assert curve(long.run, f"{kind} (latest)") == found
+
+
+def test_numbers_are_written_at_every_trace_and_pictures_seldom(long: Setup) -> None:
+    found = scalars(long.run)
+    for name in ("half_life", "horizon", "log10_first_over_last"):
+        assert [e.step for e in found.Scalars(f"gradient/{name}")] == list(range(91))
+    assert [e.step for e in found.Images("gradient/heatmap")] == [1, 3, 7, 15, 31, 63, 90]
+    stored = long.run.gradients()
+    assert stored is not None
+    assert stored.step.tolist() == list(range(91))
+    assert [row["step"] for row in long.run.metrics() if row["kind"] == "trace"] == list(range(91))
+
+
+@pytest.mark.parametrize("at", [30, 75, 100])
+def test_killed_while_it_traces_every_step_it_ends_where_it_would_have(at: int, long: Setup, tmp_path: Path) -> None:
+    first = setup(tmp_path, steps=90)
+    with pytest.raises(Killed):
+        first.train(LONG, bomb=Bomb(at))
+    first.die()
+    assert_same(finish(tmp_path, LONG, steps=90).run, long.run)
+
+
+def test_traces_are_not_kept_in_memory_and_not_written_twice(tmp_path: Path) -> None:
+    made = setup(tmp_path, steps=1000)
+    norms = np.random.default_rng(0).random((50, 32))
+    trace = Trace({"hidden": norms, "input": norms}, np.full(32, 49))
+    size = 8 + 2 * norms.nbytes  # as the docs say
+    with made.recorder as recorder:
+        recorder.load()
+        tracemalloc.start()
+        try:
+            for step in range(200):
+                recorder.traced(step, trace, {"state": Decay(1.0, 1.0, -1.0, 2, 1.0, 0)})
+            most = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        recorder.save({"progress": {"step": 199}})
+        assert made.run.file(TRACES).stat().st_size == pytest.approx(200 * size, rel=0.001)
+        kept = made.run.file(TRACES).stat().st_ino
+        recorder.traced(200, trace, {"state": Decay(1.0, 1.0, -1.0, 2, 1.0, 0)})
+        recorder.save({"progress": {"step": 200}})
+        assert made.run.file(TRACES).stat().st_ino == kept
+    assert most < 50 * size
+    assert made.run.file(GRADIENTS).stat().st_size == pytest.approx(201 * size, rel=0.001)
+
+
+def test_series_may_come_in_any_order_but_not_change(tmp_path: Path) -> None:
+    """A run may go on with another kernel; it may not go on with another cell."""
+    made, decays = setup(tmp_path), {"state": Decay(1.0, 1.0, -1.0, 2, 1.0, 0)}
+    one = {name: np.full((4, 2), value) for name, value in (("hidden", 1.0), ("cell", 2.0), ("input", 3.0))}
+    at = np.full(2, 3)
+    with made.recorder as recorder:
+        recorder.load()
+        recorder.traced(0, Trace(one, at), decays)
+        recorder.traced(3, Trace(dict(reversed(one.items())), at), decays)
+        with pytest.raises(RunError, match="has traces of cell, hidden, input; a cell that has hidden, input cannot"):
+            recorder.traced(6, Trace({name: one[name] for name in ("hidden", "input")}, at), decays)
+    stored = made.run.gradients()
+    assert stored is not None
+    assert stored.step.tolist() == [0, 3]
+    for name, values in one.items():
+        np.testing.assert_array_equal(stored.norms[name], np.stack([values, values]))
+
+
+def test_a_checkpoint_says_how_far_it_is(tmp_path: Path) -> None:
+    made = setup(tmp_path)
+    with pytest.raises(Killed):
+        made.train(bomb=Bomb(14))
+    made.die()
+    status = made.run.status()
+    assert status is not None
+    assert (status.state, status.step) == ("running", 8)
+
+
+def test_traces_are_read_while_they_are_written(copy: RunDirectory, whole: Setup) -> None:
+    """A killed run has what it had told the system; a trace of which only a part is there is none."""
+    everything, ends = copy.gradients(), copy.gradients(ends=True)
+    full = whole.run.gradients()
+    assert everything is not None
+    assert ends is not None
+    assert full is not None
+    assert everything.step.tolist() == full.step[: len(everything.step)].tolist() != []
+    assert ends.step.tolist() == [everything.step[0], everything.step[-1]]
+    assert everything.answered_at.tolist() == full.answered_at.tolist()
+    for name, norms in full.norms.items():
+        np.testing.assert_array_equal(everything.norms[name], norms[: len(everything.step)])
+        np.testing.assert_array_equal(ends.norms[name], norms[[0, len(everything.step) - 1]])
+    path = copy.file(TRACES)
+    content = path.read_bytes()
+    path.write_bytes(content[:-1])
+    fewer = copy.gradients()
+    assert fewer is not None
+    assert len(fewer.step) == len(everything.step) - 1
+    start = content.index(b"\n") + 1
+    for little in (0, start - 1, start, start + 100):
+        path.write_bytes(content[:little])
+        assert copy.gradients() is None
+        assert copy.gradients(ends=True) is None
+    path.write_bytes(content[: start + (len(content) - start) // len(everything.step)])
+    one = copy.gradients(ends=True)
+    assert one is not None
+    assert one.step.tolist() == [0]
+
+
+def test_the_ends_of_what_is_stored(whole: Setup) -> None:
+    full, ends = whole.run.gradients(), whole.run.gradients(ends=True)
+    assert full is not None
+    assert ends is not None
+    assert ends.step.tolist() == [0, 12]
+    for name, norms in full.norms.items():
+        np.testing.assert_array_equal(ends.norms[name], norms[[0, -1]])
+
+
+def test_few_files_are_written_a_second_but_a_slow_run_s_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(record, "monotonic", lambda: now[0])
+    made = setup(tmp_path)
+
+    def seen() -> int:
+        return len(made.run.metrics())
+
+    with made.recorder as recorder:
+        recorder.load()
+        for step in range(100):
+            recorder.logged(step, "train", {"loss": 1.0})
+        assert 1 <= seen() < 20
+        for step in range(100, 105):
+            now[0] += 5.0
+            recorder.logged(step, "train", {"loss": 1.0})
+            assert seen() == step + 1
+    assert seen() == 105
 
 
 def test_a_stack_has_a_tag_for_every_layer(tmp_path: Path) -> None:

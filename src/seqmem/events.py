@@ -12,12 +12,13 @@ replaces it: a step that does not grow makes TensorBoard drop the points of that
 
 import os
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from time import time
 
 import numpy as np
+from google.protobuf.message import DecodeError
 from jaxtyping import UInt8
 from numpy import ndarray
 from tensorboard.compat.proto.event_pb2 import Event
@@ -31,6 +32,7 @@ from tensorboard.compat.proto.summary_pb2 import (
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
 from tensorboard.compat.proto.types_pb2 import DT_STRING
+from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 from tensorboard.plugins.hparams import api_pb2, plugin_data_pb2
 from tensorboard.plugins.hparams import metadata as hparams_metadata
 from tensorboard.summary.writer.record_writer import RecordWriter
@@ -68,6 +70,11 @@ class GrowingFile:
 
     def write(self, content: bytes) -> None:
         self._pending += content
+
+    @property
+    def waiting(self) -> int:
+        """Bytes that only this process has."""
+        return len(self._pending)
 
     def flush(self) -> None:
         """Hand everything to the system: from here on it survives this process."""
@@ -170,6 +177,10 @@ class EventFile:
         end = plugin_data_pb2.SessionEndInfo(status=status, end_time_secs=time())
         self._write_hparams(hparams_metadata.SESSION_END_INFO_TAG, session_end_info=end)
 
+    @property
+    def waiting(self) -> int:
+        return self._file.waiting
+
     def flush(self) -> None:
         self._file.flush()
 
@@ -205,19 +216,52 @@ def _hparam_type(value: Hparam) -> int:
     return api_pb2.DATA_TYPE_STRING if isinstance(value, str) else api_pb2.DATA_TYPE_FLOAT64
 
 
+def whole_records(path: Path) -> int | None:
+    """Bytes up to the end of the last record that is whole: what to give as ``keep`` to add to a file whose end was
+    lost. None if there is no file, or nothing in it.
+
+    Raises:
+        ValueError: the file does not begin like one of events.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    found = list(_records(content))
+    # After a power cut the last one may have its length and lack its content.
+    if found and masked_crc32c(found[-1][1]) != struct.unpack_from("<I", content, found[-1][0] - 4)[0]:
+        found.pop()
+    if content and not found:
+        raise ValueError(f"{path} is not a file of TensorBoard events")
+    return found[-1][0] if found else None
+
+
+_AROUND = 16  # bytes of a record besides its content: the length, a checksum of it, a checksum of the content
+
+
+def _records(content: bytes) -> Iterator[tuple[int, bytes]]:
+    """(where it ends, what is in it) for every whole record."""
+    at = 0
+    while at + _AROUND <= len(content):
+        (size,) = struct.unpack_from("<Q", content, at)
+        end = at + _AROUND + size
+        if end > len(content) or masked_crc32c(content[at : at + 8]) != struct.unpack_from("<I", content, at + 8)[0]:
+            return
+        yield end, content[at + 12 : end - 4]
+        at = end
+
+
 def _tags(path: Path, size: int) -> set[str]:
     """All tags in the first ``size`` bytes of an event file.
 
     Raises:
         ValueError: they do not end with a whole record.
     """
-    content, at, found = path.read_bytes()[:size], 0, set()
-    while at < len(content):
-        if at + 12 > len(content):
-            raise ValueError(f"{path}, cut at byte {size}, ends inside a record")
-        end = at + 12 + struct.unpack_from("<Q", content, at)[0]
-        if end + 4 > len(content):
-            raise ValueError(f"{path}, cut at byte {size}, ends inside a record")
-        found.update(value.tag for value in Event.FromString(content[at + 12 : end]).summary.value)
-        at = end + 4
-    return found
+    content = path.read_bytes()[:size]
+    records = list(_records(content))
+    if len(content) != (records[-1][0] if records else 0):
+        raise ValueError(f"{path}, cut at byte {size}, ends inside a record")
+    try:
+        return {value.tag for _, payload in records for value in Event.FromString(payload).summary.value}
+    except DecodeError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error

@@ -4,13 +4,13 @@ Every picture has the same colours for the same numbers, so that two runs can be
 norm at the answer, or above it) down to ``BOTTOM`` (a hundred-millionth of it, or less). What is too small even for
 float64 is grey: it is not dark for being small, it is not known.
 
-Axes: N traces, T timesteps.
+Axes: N traces, R of them in the picture, T timesteps.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from numpy import ndarray
 from PIL import Image, ImageDraw, ImageFont
 
@@ -48,20 +48,31 @@ def colours(log10_norms: Float[ndarray, "*shape"]) -> UInt8[ndarray, "*shape 3"]
     return np.where(known[..., None], found.round(), UNKNOWN).astype(np.uint8)
 
 
+def visible(traces: int) -> Int[ndarray, " R"]:
+    """Which of so many traces a picture shows: as many as it has lines of pixels, or all of them."""
+    return np.unique(_rows(traces))
+
+
+def _rows(traces: int) -> Int[ndarray, " lines"]:
+    """Which trace each line of pixels shows: the nearest, never a mixture of several."""
+    _, top, _, bottom = PLOT
+    return np.arange(bottom - top) * traces // (bottom - top)
+
+
 def heatmap(
-    log10_norms: Float[ndarray, "N T"], steps: Sequence[int], *, title: str = "gradient at every timestep"
+    log10_norms: Float[ndarray, "R T"], steps: Sequence[int], *, title: str = "gradient at every timestep"
 ) -> UInt8[ndarray, "height width 3"]:
     """Timesteps from left to right, training steps (one row for each trace) from top to bottom.
 
     Args:
         log10_norms: log10 of the gradient norm relative to the norm at the answer; -inf or NaN where it is unknown.
-        steps: the training step of each trace.
+            Of the ``visible`` traces alone, R of them.
+        steps: the training step of every trace, N of them.
     """
     left, top, right, bottom = PLOT
-    traces, timesteps = log10_norms.shape
-    # Which trace and which timestep each pixel shows: the nearest, never a mixture of several.
-    row = np.arange(bottom - top) * traces // (bottom - top)
-    column = np.arange(right - left) * timesteps // (right - left)
+    traces, timesteps = len(steps), log10_norms.shape[1]
+    row = np.searchsorted(visible(traces), _rows(traces))
+    column = np.arange(right - left) * timesteps // (right - left)  # the nearest timestep
     picture = Image.new("RGB", (WIDTH, HEIGHT), _PAPER)
     picture.paste(Image.fromarray(colours(log10_norms)[row][:, column]), (left, top))
 

@@ -9,9 +9,10 @@ import json
 import platform
 import re
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from math import inf, isfinite, isnan
 from pathlib import Path
@@ -33,15 +34,18 @@ from .runs import (
     GRADIENTS,
     METRICS,
     RESULT,
+    TRACES,
     RunDirectory,
     RunError,
+    TraceLayout,
     plain_json,
     write_atomically,
     write_json,
+    written_atomically,
 )
 from .signals import Batch
 from .tasks.base import Task
-from .trace import Decay, Trace
+from .trace import INPUT, Decay, Trace
 from .training import Diverged, Result
 
 FLOOR = -12.0
@@ -49,6 +53,9 @@ FLOOR = -12.0
 
 MOST_POINTS = 256
 """Points of a curve in TensorBoard; longer ones are thinned evenly. Files have them all."""
+
+CURVES = 20
+"""How many times in a run, about, its latest curves are drawn anew in TensorBoard, however often it is traced."""
 
 RESULTS = (
     "result/score",
@@ -62,21 +69,163 @@ RESULTS = (
 
 _FORMAT = 1  # of checkpoint.pt
 
+_FLUSHES = 10
+"""How many times a second files are written at most, as long as no more than ``_WAITING`` bytes wait."""
+
+_WAITING = 1 << 20  # bytes
+
+
+class _Traces:
+    """``traces.bin`` while it grows, and how it becomes ``gradients.npz``. In memory are the steps alone."""
+
+    def __init__(self, run: RunDirectory) -> None:
+        self._path, self._stored_at = run.file(TRACES), run.file(GRADIENTS)
+        self._file: GrowingFile | None = None
+        self._layout: TraceLayout | None = None
+        self.steps = array("q")
+
+    def cut_back(self, run: RunDirectory, count: int, checkpoint: Path) -> None:
+        """Go on after ``count`` traces, which are in the file, or in ``gradients.npz`` where a run had stopped."""
+        if not count:
+            self._path.unlink(missing_ok=True)
+            return
+        if run.growing_gradients(ends=True) is None or self._laid_out().whole(self._path.stat().st_size) < count:
+            self._take_back(run, count, checkpoint)
+        layout = self._laid_out()
+        self.steps = array("q", [step for part in self._parts(count) for step in part["step"].tolist()])
+        self._file = GrowingFile(self._path, layout.end(count))
+
+    def _laid_out(self) -> TraceLayout:
+        if self._layout is None:
+            with self._path.open("rb") as file:
+                self._layout = TraceLayout.read(file)
+        assert self._layout is not None
+        return self._layout
+
+    def _parts(self, count: int) -> Iterator[ndarray]:
+        """The first ``count`` traces as they lie in the file, about a megabyte at a time."""
+        layout = self._laid_out()
+        at_once = max(1, _WAITING // layout.dtype.itemsize)
+        with self._path.open("rb") as file:
+            file.seek(layout.end(0))
+            for start in range(0, count, at_once):
+                yield np.fromfile(file, layout.dtype, min(at_once, count - start))
+
+    def _take_back(self, run: RunDirectory, count: int, checkpoint: Path) -> None:
+        stored = run.stored_gradients()
+        if stored is None or len(stored.step) < count:
+            lacking = self._path if stored is None else self._stored_at
+            raise RunError(f"{lacking} lacks traces: delete {checkpoint} to start this run over")
+        timesteps = next(iter(stored.norms.values())).shape[1]
+        self._layout = TraceLayout(tuple(stored.norms), timesteps, stored.answered_at)
+        with written_atomically(self._path) as file:
+            file.write(self._layout.header)
+            for i in range(count):
+                file.write(_trace_bytes(int(stored.step[i]), [values[i] for values in stored.norms.values()]))
+
+    def append(self, step: int, trace: Trace) -> None:
+        """Add a trace.
+
+        Raises:
+            RunError: the file was begun with traces of other states.
+        """
+        if self._file is None or self._layout is None:
+            self._layout = TraceLayout(tuple(trace.norms), len(trace.norms[INPUT]), trace.answered_at)
+            self._file = GrowingFile(self._path)
+            self._file.write(self._layout.header)
+        if trace.norms.keys() != set(self._layout.names):
+            before, now = (", ".join(sorted(names)) for names in (self._layout.names, trace.norms))
+            raise RunError(f"{self._path} has traces of {before}; a cell that has {now} cannot go on: use force=true")
+        self._file.write(_trace_bytes(step, [trace.norms[name] for name in self._layout.names]))
+        self.steps.append(step)
+
+    def read(self, places: Iterable[int]) -> Iterator[Trace]:
+        """Traces from the file, one after another."""
+        layout = self._laid_out()
+        self.flush()
+        with self._path.open("rb") as file:
+            for place in places:
+                file.seek(layout.end(place))
+                (found,) = np.fromfile(file, layout.dtype, 1)
+                yield Trace({name: found[f"norm/{name}"] for name in layout.names}, layout.answered_at)
+
+    @property
+    def waiting(self) -> int:
+        return self._file.waiting if self._file is not None else 0
+
+    def flush(self) -> None:
+        if self._file is not None:
+            self._file.flush()
+
+    def sync(self) -> None:
+        """Everything on the disk."""
+        if self._file is not None:
+            self._file.position()
+
+    def store(self) -> None:
+        """Make ``gradients.npz`` of it, what ``np.savez`` would; after this nothing can be appended."""
+        if self._file is None:
+            return
+        self.close()
+        layout, count = self._laid_out(), len(self.steps)
+        small = {"step": np.array(self.steps), "answered_at": layout.answered_at}
+        said = {"descr": "<f8", "fortran_order": False, "shape": (count, layout.timesteps, len(layout.answered_at))}
+        with written_atomically(self._stored_at) as file, ZipFile(file, "w") as archive:
+            for name, values in small.items():
+                with archive.open(f"{name}.npy", "w") as member:
+                    np.lib.format.write_array(member, values)
+            for name in layout.names:
+                with archive.open(f"norm/{name}.npy", "w", force_zip64=True) as member:
+                    np.lib.format.write_array_header_1_0(member, said)
+                    for part in self._parts(count):
+                        member.write(part[f"norm/{name}"].tobytes())
+        self._path.unlink()
+
+    def close(self) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
+
+
+def _trace_bytes(step: int, series: Sequence[Float[ndarray, "T B"]]) -> bytes:
+    """As ``TraceLayout.dtype`` has it."""
+    return b"".join([step.to_bytes(8, "little"), *(norms.astype("<f8", copy=False).tobytes() for norms in series)])
+
 
 @dataclass
 class _Log:
-    """The open files of a run, and what is kept in memory for those that are written as a whole."""
+    """The open files of a run."""
 
     metrics: GrowingFile
     events: EventFile
+    traces: _Traces
     since: float
-    steps: list[int] = field(default_factory=list)  # of each trace
-    traces: list[Trace] = field(default_factory=list)
-    stored: int = 0  # traces that gradients.npz has
     seconds: float = 0.0  # spent before this process
+    second: float = -inf  # in which ``flushes`` are counted
+    flushes: int = 0
 
     def spent(self) -> float:
         return self.seconds + monotonic() - self.since
+
+    def flush(self) -> None:
+        for file in (self.metrics, self.events, self.traces):
+            file.flush()
+
+    def flush_now_and_then(self) -> None:
+        """At once for who follows a run, but a fast one does not spend its time on it, nor its memory."""
+        now = monotonic()
+        if now - self.second >= 1:
+            self.second, self.flushes = now, 0
+        if self.flushes < _FLUSHES or self.metrics.waiting + self.events.waiting + self.traces.waiting > _WAITING:
+            self.flushes += 1
+            self.flush()
+
+    def close(self) -> None:
+        with ExitStack() as stack:  # each of them, whatever becomes of the others
+            stack.callback(self.events.close)
+            stack.callback(self.metrics.close)
+            stack.callback(self.traces.close)
+            self.traces.store()
 
 
 class Recorder:
@@ -87,7 +236,7 @@ class Recorder:
 
     The caller holds the run's lock, and sets the status of a run that does not finish. ``config`` is shown in
     TensorBoard; ``hparams`` is the run's row in its table: the same keys, of the same types, for every run. ``facts``
-    go into the result: cell, seq_len, seed, hidden_size, layers, parameters, device, and whatever else.
+    go into the result: cell, seq_len, seed, steps, hidden_size, layers, parameters, device, and whatever else.
 
     Every method raises RunError where a file cannot be written.
     """
@@ -126,13 +275,7 @@ class Recorder:
             return
         log, self._log = self._log, None
         with self._writing():
-            try:
-                self._store_traces(log)
-            finally:
-                try:
-                    log.metrics.close()
-                finally:
-                    log.events.close()
+            log.close()
 
     # Checkpoints
 
@@ -149,7 +292,7 @@ class Recorder:
             if saved is None:
                 self.run.restart()
                 events = EventFile(self.run.file(EVENTS), describe=self.describe)
-                self._log = _Log(GrowingFile(self.run.file(METRICS)), events, monotonic())
+                self._log = _Log(GrowingFile(self.run.file(METRICS)), events, _Traces(self.run), monotonic())
                 self._log.events.hparams(self.hparams, RESULTS)
                 self._log.events.text("config", _code_block(json.dumps(plain_json(self.config), indent=2)), 0)
                 self._log.events.flush()
@@ -163,42 +306,31 @@ class Recorder:
         log = self._opened()
         with self._writing():
             # First what the checkpoint counts on. A kill in between leaves more than it counts, which load() cuts.
-            saved = {"metrics": log.metrics.position(), "events": log.events.position(), "traces": len(log.traces)}
-            self._store_traces(log)
+            log.traces.sync()
+            saved = {
+                "metrics": log.metrics.position(),
+                "events": log.events.position(),
+                "traces": len(log.traces.steps),
+            }
             content = io.BytesIO()
             torch.save({"format": _FORMAT, **saved, "seconds": log.spent(), "training": checkpoint}, content)
             write_atomically(self.run.file(CHECKPOINT), content.getvalue())
+            self.run.set_status("running", step=checkpoint["progress"]["step"])
 
     def _cut_back(self, saved: Mapping[str, Any]) -> _Log:
         checkpoint = self.run.file(CHECKPOINT)
-        steps, traces = [], []
-        if saved["traces"]:
-            stored = self.run.gradients()
-            if stored is None or len(stored.step) < saved["traces"]:
-                raise RunError(f"{self.run.file(GRADIENTS)} lacks traces: delete {checkpoint} to start this run over")
-            steps = stored.step[: saved["traces"]].tolist()
-            norms = [{name: values[i] for name, values in stored.norms.items()} for i in range(len(steps))]
-            traces = [Trace(found, stored.answered_at) for found in norms]
-        try:
-            metrics = GrowingFile(self.run.file(METRICS), saved["metrics"])
-        except (FileNotFoundError, ValueError) as error:
-            raise _cut_short(error, checkpoint) from error
-        try:
-            events = EventFile(self.run.file(EVENTS), saved["events"], describe=self.describe)
-        except (FileNotFoundError, ValueError) as error:
-            metrics.close()
-            raise _cut_short(error, checkpoint) from error
-        # More traces than the checkpoint counts may be stored: then the file is not what ``stored`` says.
-        return _Log(metrics, events, monotonic(), steps, traces, stored=0, seconds=saved["seconds"])
-
-    def _store_traces(self, log: _Log) -> None:
-        if len(log.traces) == log.stored:
-            return
-        arrays = {f"norm/{name}": np.stack([trace.norms[name] for trace in log.traces]) for name in log.traces[0].norms}
-        content = io.BytesIO()
-        np.savez(content, step=np.array(log.steps), answered_at=log.traces[0].answered_at, **arrays)  # pyright: ignore[reportArgumentType]
-        write_atomically(self.run.file(GRADIENTS), content.getvalue())
-        log.stored = len(log.traces)
+        with ExitStack() as opened:  # closed again if another of them cannot be had
+            try:
+                metrics = GrowingFile(self.run.file(METRICS), saved["metrics"])
+                opened.callback(metrics.close)
+                events = EventFile(self.run.file(EVENTS), saved["events"], describe=self.describe)
+                opened.callback(events.close)
+            except (FileNotFoundError, ValueError) as error:
+                raise _cut_short(error, checkpoint) from error
+            traces = _Traces(self.run)
+            traces.cut_back(self.run, saved["traces"], checkpoint)
+            opened.pop_all()
+        return _Log(metrics, events, traces, monotonic(), saved["seconds"])
 
     # What happens
 
@@ -207,25 +339,26 @@ class Recorder:
         self._row(kind, step, values)
         log.events.scalars(step, {f"{kind}/{name}": value for name, value in values.items()})
         with self._writing():
-            log.metrics.flush()
-            log.events.flush()
+            log.flush_now_and_then()
 
     def traced(self, step: int, trace: Trace, decays: Mapping[str, Decay]) -> None:
         log = self._opened()
-        log.steps.append(step)
-        log.traces.append(trace)
+        before = log.traces.steps[-1] if log.traces.steps else None
+        log.traces.append(step, trace)
         self._row("trace", step, {"gradient": {name: found.numbers() for name, found in decays.items()}})
-        seq_len = len(trace.state)
+        seq_len = len(trace.norms[INPUT])
         log.events.scalars(step, {f"gradient/{name}": x for name, x in _shown(decays["state"], seq_len).items()})
-        self._curves("latest", trace)
-        if step == 0:
-            self._curves("at start", trace)
-        count = len(log.traces)
-        if count > 1 and count & (count - 1) == 0:  # 2, 4, 8 … traces: a few pictures, however long the run
-            self._heatmap(step)
         with self._writing():
-            log.metrics.flush()
-            log.events.flush()
+            # By steps alone, so that a run that is resumed draws what it would have.
+            steps = self.facts["steps"]
+            if before is None or step * CURVES // steps > before * CURVES // steps:
+                self._curves("latest", trace)
+            if step == 0:
+                self._curves("at start", trace)
+            count = len(log.traces.steps)
+            if count > 1 and count & (count - 1) == 0:  # 2, 4, 8 … traces: a few pictures, however long the run
+                self._heatmap(step)
+            log.flush_now_and_then()
 
     def answered(self, step: int, batch: Batch, predicted: Tensor) -> None:
         self._opened().events.text("answers", answers(self.task, batch, predicted), step)
@@ -238,11 +371,13 @@ class Recorder:
         events.curve("eval/score_by_length", [found.score for found in lengths], [found.seq_len for found in lengths])
         decays = result.decays.get("end", {})
         measured = {"score": result.score, "loss": result.loss}
-        if log.traces:
-            self._curves("at end", log.traces[-1])
-            self._percentiles(log.traces[-1])
-            self._heatmap(step)
-            measured |= _shown(decays["state"], len(log.traces[-1].state))
+        if count := len(log.traces.steps):
+            with self._writing():
+                (last,) = log.traces.read([count - 1])
+                self._curves("at end", last)
+                self._percentiles(last)
+                self._heatmap(step)
+            measured |= _shown(decays["state"], len(last.state))
         measured["steps_to_solve"] = result.steps_to_solve if result.steps_to_solve is not None else step
         events.scalars(step, {f"result/{name}": float(value) for name, value in measured.items()})
         summary = self._summary(step, result, log.spent())
@@ -251,7 +386,7 @@ class Recorder:
         with self._writing():
             log.metrics.position()
             events.position()
-            self._store_traces(log)
+            log.traces.store()
             self.run.set_status("finished", step=step)
             write_json(self.run.file(RESULT), summary)
 
@@ -300,11 +435,14 @@ class Recorder:
         self._opened().events.curves(xs, {tag: values[xs] for tag, values in curves.items()})
 
     def _heatmap(self, step: int) -> None:
-        from .heatmap import heatmap  # pictures are not needed before the first step
+        from .heatmap import heatmap, visible  # pictures are not needed before the first step
 
         log = self._opened()
-        rows = [_relative(trace.state.mean(1), _at_answer(trace.mean_back(trace.state))) for trace in log.traces]
-        picture = heatmap(_log10(np.stack(rows), floor=-inf), log.steps)
+        rows = []
+        for trace in log.traces.read(visible(len(log.traces.steps)).tolist()):
+            state = trace.state
+            rows.append(_relative(state.mean(1), _at_answer(trace.mean_back(state))))
+        picture = heatmap(_log10(np.stack(rows), floor=-inf), log.traces.steps)
         log.events.image("gradient/heatmap", picture, step)
 
     def _summary(self, step: int, result: Result, seconds: float) -> dict[str, Any]:

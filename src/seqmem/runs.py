@@ -4,7 +4,8 @@
         config.json  overrides.json  environment.json    what was run, with what
         status.json         running, interrupted, failed or finished; by which process
         metrics.jsonl       every number, a line each; the same bytes for the same run
-        gradients.npz       every gradient trace in full, float64
+        traces.bin          every gradient trace in full, float64, while it trains
+        gradients.npz       the same, as soon as it does not
         events.out.tfevents.0.seqmem                     the same for TensorBoard
         checkpoint.pt       the weights, and all that is needed to go on
         result.json         written last: its presence means finished
@@ -12,6 +13,11 @@
 
 Whatever is rewritten is written beside its place and renamed into it; whatever grows is cut back to where the last
 checkpoint saw it end. So nothing half-written is ever read.
+
+A trace takes 8 bytes for each timestep, sequence and series (every state, and the input): 38 kB for 50 timesteps,
+32 sequences and an lstm, so 384 MB for 10,000 traces. Half of the sequences take half of it.
+
+Axes: N traces, T timesteps, B sequences.
 """
 
 import json
@@ -20,10 +26,11 @@ import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from hashlib import blake2b
 from math import isfinite
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 from zipfile import BadZipFile
 
 import numpy as np
@@ -31,6 +38,7 @@ from filelock import FileLock, Timeout
 
 METRICS = "metrics.jsonl"
 EVENTS = "events.out.tfevents.0.seqmem"
+TRACES = "traces.bin"
 GRADIENTS = "gradients.npz"
 CHECKPOINT = "checkpoint.pt"
 RESULT = "result.json"
@@ -71,18 +79,24 @@ def plain_json(value: Any) -> Any:
     return value
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+@contextmanager
+def written_atomically(path: Path) -> Iterator[BinaryIO]:
     """Write beside ``path`` and rename into it, so that a reader sees the old content or the new, never a part."""
     beside = path.with_name(path.name + ".partial")
     try:
         with beside.open("wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         beside.replace(path)
     except OSError:
         beside.unlink(missing_ok=True)
         raise
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    with written_atomically(path) as file:
+        file.write(content)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -142,7 +156,7 @@ class RunDirectory:
 
     def restart(self) -> None:
         """Forget everything a former start left behind."""
-        for name in (RESULT, CHECKPOINT, METRICS, EVENTS, GRADIENTS, EVALUATIONS, STATUS):
+        for name in (RESULT, CHECKPOINT, METRICS, EVENTS, TRACES, GRADIENTS, EVALUATIONS, STATUS):
             self.file(name).unlink(missing_ok=True)
 
     # Reading
@@ -169,18 +183,92 @@ class RunDirectory:
     def evaluations(self) -> list[dict[str, Any]]:
         return _read_lines(self.file(EVALUATIONS))
 
-    def gradients(self) -> "Gradients | None":
-        """Every trace so far; None if there is none."""
+    def gradients(self, *, ends: bool = False) -> "Gradients | None":
+        """Every trace so far; None if there is none.
+
+        Args:
+            ends: the first and the latest alone, which take little memory however many there are.
+
+        Raises:
+            RunError: they cannot be read.
+        """
+        found = self.growing_gradients(ends=ends)
+        return found if found is not None else self.stored_gradients(ends=ends)
+
+    def growing_gradients(self, *, ends: bool = False) -> "Gradients | None":
+        """What ``traces.bin`` has: every whole trace of a run that trains, or was killed."""
+        path = self.file(TRACES)
+        try:
+            with path.open("rb") as file:
+                layout = TraceLayout.read(file)
+                count = layout.whole(path.stat().st_size) if layout is not None else 0
+                if layout is None or not count:
+                    return None
+                parts = []
+                for first, many in dict.fromkeys([(0, 1), (count - 1, 1)] if ends else [(0, count)]):
+                    file.seek(layout.end(first))
+                    parts.append(np.fromfile(file, layout.dtype, many))
+                traces = np.concatenate(parts)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RunError(f"{path} cannot be read: {error}") from error
+        return Gradients(traces["step"], layout.answered_at, {name: traces[f"norm/{name}"] for name in layout.names})
+
+    def stored_gradients(self, *, ends: bool = False) -> "Gradients | None":
+        """What ``gradients.npz`` has."""
         try:
             with self.file(GRADIENTS).open("rb") as file, np.load(file) as stored:  # np.load leaks what it cannot read
                 names = [name.removeprefix("norm/") for name in stored.files if name.startswith("norm/")]
+                steps = stored["step"]
+                kept = np.unique([0, len(steps) - 1]) if ends and len(steps) else slice(None)
                 return Gradients(
-                    stored["step"], stored["answered_at"], {name: stored[f"norm/{name}"] for name in names}
+                    steps[kept], stored["answered_at"], {name: stored[f"norm/{name}"][kept] for name in names}
                 )
         except FileNotFoundError:
             return None
-        except (OSError, EOFError, ValueError, KeyError, BadZipFile) as error:
+        except (OSError, EOFError, ValueError, KeyError, IndexError, BadZipFile) as error:
             raise RunError(f"{self.file(GRADIENTS)} cannot be read: {error}") from error
+
+
+@dataclass(frozen=True, eq=False)
+class TraceLayout:
+    """How traces lie in ``traces.bin``: after a line of JSON that says this, one after another, all of one size."""
+
+    names: tuple[str, ...]
+    timesteps: int
+    answered_at: np.ndarray
+
+    @cached_property
+    def dtype(self) -> np.dtype:
+        """Of one trace: its step, then the norms [T B] of each series."""
+        shape = (self.timesteps, len(self.answered_at))
+        return np.dtype([("step", "<i8"), *((f"norm/{name}", "<f8", shape) for name in self.names)])
+
+    @cached_property
+    def header(self) -> bytes:
+        said = {"names": self.names, "timesteps": self.timesteps, "answered_at": self.answered_at.tolist()}
+        return (json.dumps(said) + "\n").encode()
+
+    def end(self, count: int) -> int:
+        """Where ``count`` traces end, in bytes."""
+        return len(self.header) + count * self.dtype.itemsize
+
+    def whole(self, size: int) -> int:
+        """Whole traces in a file of ``size`` bytes."""
+        return max(0, size - len(self.header)) // self.dtype.itemsize
+
+    @classmethod
+    def read(cls, file: BinaryIO) -> "TraceLayout | None":
+        """From the beginning of the file, up to the first trace; None if that much is not written yet."""
+        line = file.readline()
+        if not line.endswith(b"\n"):
+            return None
+        said = json.loads(line)
+        found = cls(tuple(said["names"]), int(said["timesteps"]), np.array(said["answered_at"], dtype=np.int64))
+        if found.header != line:
+            raise ValueError("its first line is not one that this seqmem writes")
+        return found
 
 
 @dataclass(frozen=True)

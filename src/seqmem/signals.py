@@ -73,7 +73,9 @@ class Signal(Protocol):
         """A module from ``[T B ...]`` to ``[T B D]``, and D."""
         ...
 
-    def loss(self, predicted: Float[Tensor, "T B K"], wanted: Shaped[Tensor, "T B ..."]) -> Float[Tensor, "T B"]: ...
+    def loss(self, predicted: Float[Tensor, "T B K"], wanted: Shaped[Tensor, "T B ..."]) -> Float[Tensor, "T B"]:
+        """Each timestep's from its own prediction and target alone: training leaves out timesteps without a weight."""
+        ...
 
 
 class OneHot(nn.Module):
@@ -151,17 +153,40 @@ class Batch:
         last = F.one_hot(self.answered_at, len(self.asked)).T
         return replace(self, weights=last.to(self.weights.dtype))
 
+    @property
+    def weighted(self) -> slice:
+        """From the first timestep that counts in the loss to the last; all of them where none does.
+
+        Every timestep outside can be left out of the loss. Ask a batch on the CPU: on a GPU this waits for it.
+        """
+        counting = self.weights.ne(0).any(1).nonzero()[:, 0].tolist()
+        return slice(counting[0], counting[-1] + 1) if counting else slice(0, len(self.weights))
+
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "Batch":
-        """A copy on ``device``; real numbers become ``dtype``, token ids stay integers."""
+        """The batch on ``device``, itself where it is there already; real numbers become ``dtype``, token ids stay
+        integers. From the CPU to a GPU it goes by page-locked memory, so that nobody waits for the copy."""
+        goal = torch.device(device).type
 
         def move(tensor: Tensor) -> Tensor:
-            # Never to the CPU: it would read the copy before a GPU has written it.
-            waits = torch.device(device).type == "cpu"
-            return tensor.to(device, dtype if tensor.is_floating_point() else None, non_blocking=not waits)
+            kind = dtype if tensor.is_floating_point() else None
+            if tensor.device.type == "cpu" and goal not in ("cpu", "meta"):
+                # contiguous: of a tensor that is expanded over time torch cannot make a page-locked copy.
+                return tensor.to(kind or tensor.dtype).contiguous().pin_memory().to(device, non_blocking=True)
+            # Never without waiting to the CPU: it would read the copy before a GPU has written it.
+            return tensor.to(device, kind, non_blocking=goal != "cpu")
 
         return Batch(move(self.inputs), move(self.targets), move(self.weights), move(self.asked))
 
+    def part(self, start: int, stop: int) -> "Batch":
+        """Timesteps ``start`` up to ``stop``, as views."""
+        part = slice(start, stop)
+        return Batch(self.inputs[part], self.targets[part], self.weights[part], self.asked[part])
+
+    def sequences(self, start: int, stop: int) -> "Batch":
+        """Sequences ``start`` up to ``stop``, as views."""
+        part = slice(start, stop)
+        return Batch(self.inputs[:, part], self.targets[:, part], self.weights[:, part], self.asked[:, part])
+
     def chunk(self, index: int, length: int) -> "Batch":
         """Timesteps ``index * length`` up to ``(index + 1) * length``."""
-        part = slice(index * length, (index + 1) * length)
-        return Batch(self.inputs[part], self.targets[part], self.weights[part], self.asked[part])
+        return self.part(index * length, (index + 1) * length)

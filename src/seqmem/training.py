@@ -4,23 +4,26 @@ It reports through ``Observer``, which the run's directory and the terminal both
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from .cells.base import State
+from .cells.fused import FusedCell
 from .evaluate import Evaluation, evaluate, length_grid
 from .model import SequenceModel, loss_per_sequence, trainable
 from .randomness import ambient, generator
 from .signals import Batch
 from .tasks.base import Task
 from .trace import Decay, Trace, decay, decay_from
+
+PRECISIONS = ("float32", "bf16", "tf32")
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,25 @@ class Plan:
     ``seq_len``. ``clip_norm``: the L2 norm that the gradient of all parameters is clipped to; None: never.
     ``evaluate_lengths``: where the final evaluation looks; None: ``length_grid``. ``evaluate_sequences``: how many it
     takes of each; the looks on the way, every ``evaluate_every``, take at most 256. ``trace_every=0``: no traces.
+
+    ``tbptt``: truncated backpropagation through time (Williams & Peng 1990; Sutskever 2013, section 2.8.6). A batch is
+    read in consecutive segments of so many timesteps, the last one shorter, with the state carried and detached from
+    each to the next: a gradient that would cross the border of a segment is cut, so no error reaches further back
+    than the segment it is made in, and memory is needed for one segment only. The segments' gradients are added up to
+    one update per batch, and their losses are weighted as in the whole loss, which they add up to. Where a task
+    answers in the last segment alone, the others are only read. From the batch's length on it changes nothing.
+    None: the whole batch. Tasks with chunks are cut between batches as well, as ever.
+
+    ``checkpoint_every_t``: keep the cell's states for the backward pass at every so many timesteps alone, and compute
+    the rest again (``seqmem.recompute``): the same gradients but for rounding, more time, less memory.
+
+    ``precision``: of the updates alone. ``bf16``: forward and backward passes under torch.autocast, with the weights,
+    their gradients and the optimizer in float32; ``tf32``: float32 multiplied in CUDA's TF32. Evaluation is always in
+    the model's own dtype, traces are always in float64: what is measured is the weights, not a way to train them.
+
+    ``compile``: run the updates through torch.compile, which sees every timestep as code of its own: the first update
+    takes minutes where sequences are long, and once more for every new length. It cannot see into native kernels:
+    cells that would take them take torch's layer.
     """
 
     seq_len: int
@@ -50,6 +72,10 @@ class Plan:
     trace_loss: str = "last"
     checkpoint_every: int = 100
     on_nan: str = "stop"
+    tbptt: int | None = None
+    checkpoint_every_t: int | None = None
+    precision: str = "float32"
+    compile: bool = False
 
     def check(self, task: Task) -> None:
         """Raise ValueError, in one line that says what to do, where the plan does not fit the task."""
@@ -63,6 +89,16 @@ class Plan:
             raise ValueError(f"trace_every={self.trace_every}: must be at least 1, or 0 for no traces")
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise ValueError(f"clip_norm={self.clip_norm}: must be positive, or null for no clipping")
+        for name in ("tbptt", "checkpoint_every_t"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name}={value}: must be at least 1 timestep, or null for the whole sequence")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision={self.precision}: must be one of {', '.join(PRECISIONS)}")
+        if self.compile and self.checkpoint_every_t is not None:
+            raise ValueError(
+                f"checkpoint_every_t={self.checkpoint_every_t}: does not go with compile=true, which decides itself "
+                "what to keep"
+            )
         if self.on_nan not in ("stop", "continue"):
             raise ValueError(f"on_nan={self.on_nan}: must be 'stop' or 'continue'")
         if self.trace_loss not in ("last", "all"):
@@ -140,6 +176,10 @@ class Diverged(ArithmeticError):
         self.step = step
 
 
+class CannotCompile(RuntimeError):
+    """torch.compile was asked for and failed."""
+
+
 class Interrupted(Exception):
     """The run was asked to stop, and saved itself at ``step``."""
 
@@ -175,6 +215,7 @@ def train(
 
     Raises:
         ValueError: the plan does not fit the task.
+        CannotCompile: ``plan.compile``, and torch cannot.
         Diverged: the loss is not finite, and ``plan.on_nan`` is ``stop``.
         Interrupted: ``stop_requested()`` was true after a step; the checkpoint is saved.
     """
@@ -182,7 +223,14 @@ def train(
     quick = min(256, plan.evaluate_sequences)  # a quarter of the cost of the final evaluation, every so often
     parameters = trainable(model)
     device, dtype = parameters[0].device, parameters[0].dtype
+    check_precision(plan.precision, device, dtype)
+    model.checkpoint(plan.checkpoint_every_t)
+    updated = _compiled(model) if plan.compile else model
     now = _restore(checkpoints, model, optimizer, device)
+
+    def next_batch() -> tuple[Batch, slice]:
+        batch = _training_batch(task, plan, now.step)
+        return batch.to(device, dtype), batch.weighted  # asked on the CPU, where it waits for nothing
 
     def save() -> None:
         if checkpoints is not None:
@@ -231,13 +279,20 @@ def train(
                 _show_answers(model, task, plan, now.step, observers)
             now.start_decays = {name: found.numbers() for name, found in trace().items()}
         model.train()
-        while now.step < plan.steps:
-            batch = _training_batch(task, plan, now.step).to(device, dtype)
-            with ambient(plan.seed, "noise", now.step, device=device):  # what a cell draws, dropout say, can be resumed
-                numbers, state = update(model, task, optimizer, parameters, batch, now.carried, plan.clip_norm)
+        upcoming = next_batch() if now.step < plan.steps else None
+        while upcoming is not None:
+            batch, weighted = upcoming
+            # What a cell draws, dropout say, can be resumed.
+            with ambient(plan.seed, "noise", now.step, device=device), _compiling(on=plan.compile):
+                numbers, state = update(
+                    updated, task, optimizer, parameters, batch, now.carried, plan.clip_norm,
+                    tbptt=plan.tbptt, weighted=weighted, precision=plan.precision,
+                )  # fmt: skip
             now.step += 1
             now.carried = None if now.step % task.chunks == 0 else state
             now.pending.append(numbers)
+            # Made while a GPU is still at this step: before anything below asks it for a number.
+            upcoming = next_batch() if now.step < plan.steps else None
 
             last = now.step == plan.steps
             stopping = stop_requested()
@@ -277,29 +332,124 @@ def train(
 
 
 def update(
-    model: SequenceModel,
+    model: Callable[..., tuple[Tensor, State]],
     task: Task,
     optimizer: torch.optim.Optimizer,
-    parameters: Sequence[torch.nn.Parameter],
+    parameters: Sequence[nn.Parameter],
     batch: Batch,
     state: State | None,
     clip_norm: float | None,
+    *,
+    tbptt: int | None = None,
+    weighted: slice | None = None,
+    precision: str = "float32",
 ) -> tuple[Float[Tensor, "3"], State]:
     """One training step: ([loss, gradient norm, gradient norm after clipping], the state at the end of the batch).
 
     Everything stays on the model's device: nothing here waits for a GPU.
+
+    Args:
+        model: a SequenceModel, or what torch.compile made of it.
+        tbptt, precision: as in ``Plan``.
+        weighted: the timesteps outside of which no weight is, ``batch.weighted``; None: it may be anywhere.
     """
-    predicted, final = model(batch.inputs, state)
-    loss = loss_per_sequence(task, predicted, batch).mean()
+    device, dtype, seq_len = parameters[0].device, parameters[0].dtype, len(batch.weights)
+    total, losses = batch.weights.sum(0), []
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    with _tf32(on=precision == "tf32"):
+        for start, stop, asked in segments(seq_len, tbptt, weighted):
+            # Where nothing counts there is nothing to differentiate: the segment is read for its state alone.
+            with torch.set_grad_enabled(asked.start < asked.stop), _autocast(device, on=precision == "bf16"):
+                every = asked == slice(0, stop - start)
+                predicted, final = model(batch.inputs[start:stop], state, **({} if every else {"at": asked}))
+            state = {name: _detached(value, dtype) for name, value in final.items()}
+            if asked.start < asked.stop:
+                part = batch.part(start + asked.start, start + asked.stop)
+                loss = loss_per_sequence(task, predicted.to(dtype), part, total).mean()
+                loss.backward()
+                losses.append(loss.detach())
+            del predicted, final  # or this segment's graph would live on beside the next one's
     norm = get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
     if clip_norm is not None:
         clip_grads_with_norm_(parameters, clip_norm, norm)
     optimizer.step()
     clipped = norm if clip_norm is None else norm.clamp(max=clip_norm)
-    numbers = torch.stack([loss.detach(), norm.detach(), clipped.detach()])
-    return numbers, {name: value.detach() for name, value in final.items()}
+    numbers = torch.stack([torch.stack(losses).sum(), norm.detach(), clipped.detach()])
+    return numbers, state or {}
+
+
+def segments(seq_len: int, tbptt: int | None, weighted: slice | None) -> Iterator[tuple[int, int, slice]]:
+    """(first timestep, the one after the last, which of its timesteps lie in ``weighted``) of each segment of
+    ``tbptt`` timesteps; that slice counts from the segment's start, and is empty where nothing of it counts."""
+    weighted = slice(0, seq_len) if weighted is None else weighted
+    length = seq_len if tbptt is None else tbptt
+    for start in range(0, seq_len, length):
+        stop = min(start + length, seq_len)
+        first, last = max(weighted.start, start), min(weighted.stop, stop)
+        yield start, stop, slice(first - start, last - start) if first < last else slice(0, 0)
+
+
+def _detached(value: Tensor, dtype: torch.dtype) -> Tensor:
+    """Under autocast a state may come out in half precision, and is carried on in the model's own."""
+    return value.detach().to(dtype) if value.dtype == torch.bfloat16 else value.detach()
+
+
+def check_precision(precision: str, device: torch.device, dtype: torch.dtype) -> None:
+    """Raise ValueError where a model of ``dtype`` cannot be trained in ``precision`` on ``device``."""
+    if precision != "float32" and dtype != torch.float32:
+        name = str(dtype).removeprefix("torch.")
+        raise ValueError(f"precision={precision}: goes with dtype=float32; with dtype={name} use precision=float32")
+    if precision == "tf32" and device.type == "cpu":
+        raise ValueError("precision=tf32: only CUDA devices have it; on the CPU use precision=float32 or bf16")
+    if precision == "bf16" and not torch.amp.is_autocast_available(device.type):
+        raise ValueError(f"precision=bf16: torch has no autocast on device={device.type}; use precision=float32")
+
+
+def _autocast(device: torch.device, *, on: bool) -> AbstractContextManager[object]:
+    return torch.autocast(device.type, dtype=torch.bfloat16) if on else nullcontext()
+
+
+@contextmanager
+def _tf32(*, on: bool) -> Iterator[None]:
+    """Inside, CUDA may multiply float32 in TF32 (8 bits of exponent, 10 of mantissa); ``on=False`` changes nothing."""
+    if not on:
+        yield
+        return
+    matmul, cudnn = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = matmul
+        torch.backends.cudnn.allow_tf32 = cudnn
+
+
+def _compiled(model: SequenceModel) -> Callable[..., tuple[Tensor, State]]:
+    for part in model.modules():
+        if isinstance(part, FusedCell):
+            if part.kernel == "native":
+                raise ValueError(
+                    "kernel=native: torch's compiler cannot see into it; with compile=true use kernel=auto"
+                )
+            part.kernel = "torch" if part.kernel == "auto" else part.kernel
+    return torch.compile(model, dynamic=False)
+
+
+@contextmanager
+def _compiling(*, on: bool) -> Iterator[None]:
+    """torch compiles when it is called, and says what is wrong in many lines."""
+    if not on:
+        yield
+        return
+    from torch import _dynamo  # torch's compiler: seconds, for those who asked for it
+    from torch._dynamo.exc import TorchDynamoException
+
+    try:
+        with _dynamo.config.patch(allow_rnn=True):  # or it leaves out every cell that has one of torch's layers
+            yield
+    except TorchDynamoException as error:
+        said = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise CannotCompile(f"compile=true: torch cannot compile this model: {said}; use compile=false") from error
 
 
 def _training_batch(task: Task, plan: Plan, index: int) -> Batch:

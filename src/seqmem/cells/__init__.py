@@ -5,6 +5,9 @@ from .base import CellFactory as CellFactory
 from .base import Stack as Stack
 from .base import State as State
 from .base import steps as steps
+from .fused import KERNELS as KERNELS
+from .fused import FusedCell as FusedCell
+from .fused import use_kernel as use_kernel
 from .gru import GRU as GRU
 from .lstm import LSTM as LSTM
 from .rnn import RNN as RNN

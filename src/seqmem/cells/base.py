@@ -46,6 +46,16 @@ class Cell(nn.Module, ABC):
             state = new
         return torch.stack(outputs), state
 
+    def tapped(
+        self, xs: Float[Tensor, "T B D"], state: State, taps: State
+    ) -> tuple[Float[Tensor, "T B H"], State] | None:
+        """``forward``, with a tap into every state at every timestep; None where the cell has no fast way to do it.
+
+        ``taps``: state name -> [T B ...], zeros as it were added to the states: their gradient becomes dL/d state_t,
+        the total derivative of the loss by the state after timestep t.
+        """
+        return None
+
 
 def steps(cell: Cell, xs: Iterable[Float[Tensor, "B D"]], state: State) -> Iterator[tuple[Tensor, State]]:
     """Yield (output, state) after each timestep: what a cell does to a sequence, and what ``forward`` must equal."""
@@ -83,6 +93,18 @@ class Stack(Cell):
         news = []
         for cell, old in zip(self.cells, olds, strict=True):
             xs, new = cell(xs, old)
+            news.append(new)
+        return xs, _join(news)
+
+    def tapped(
+        self, xs: Float[Tensor, "T B D"], state: State, taps: State
+    ) -> tuple[Float[Tensor, "T B H"], State] | None:
+        count, news = len(self.cells), []
+        for cell, old, own in zip(self.cells, _split(state, count), _split(taps, count), strict=True):
+            found = cell.tapped(xs, old, own)
+            if found is None:
+                return None
+            xs, new = found
             news.append(new)
         return xs, _join(news)
 

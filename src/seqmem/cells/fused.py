@@ -1,12 +1,19 @@
-"""What rnn, lstm and gru share: parameters held by one of torch's fused layers, and how they start.
+"""What rnn, lstm and gru share: parameters held by one of torch's fused layers, how they start, and what computes them.
 
-Axes: H hidden, D input features, G gates stacked on top of each other in the weights.
+Axes: T time, B batch, H hidden, D input features, G gates stacked on top of each other in the weights.
 """
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from .base import Cell
+from ..kernels.functions import recurrence, supports
+from ..kernels.memory import Memory
+from .base import Cell, State
+
+KERNELS = ("auto", "native", "torch", "step")
+"""What may compute a whole sequence: our native kernels, torch's fused layer (cuDNN on CUDA), or ``step`` in a loop.
+``auto`` takes the first of them that there is."""
 
 
 class FusedCell(Cell):
@@ -14,11 +21,22 @@ class FusedCell(Cell):
 
     torch (and cuDNN) keep two bias vectors that are always added. Here the second is zero and never trained, so a
     bias means what it says: a forget bias of 1 opens the gate to sigmoid(1) = 0.731, not sigmoid(2) = 0.881.
+
+    ``kernel`` is one of ``KERNELS``. ``threads`` and ``checkpoint_every_t`` are the native kernels' (see
+    ``kernels.functions.recurrence``); neither changes a bit of what they compute.
     """
 
-    def __init__(self, layer: nn.RNNBase, init: str) -> None:
+    def __init__(
+        self, layer: nn.RNNBase, kind: str, states: tuple[str, ...], init: str, *, in_torch: bool = True
+    ) -> None:
+        """``kind``: what the native kernels call it. ``in_torch``: whether the layer computes what ``step`` does."""
         super().__init__()
         self.fused = layer
+        self.kernel = "auto"
+        self.threads = 1
+        self.checkpoint_every_t: int | None = None
+        self._kind, self._states, self._in_torch = kind, states, in_torch
+        self._memory = Memory()
         self.input_size, self.output_size = layer.input_size, layer.hidden_size
         if init not in ("torch", "orthogonal", "identity"):
             raise ValueError(f"init={init!r}: must be 'torch', 'orthogonal' or 'identity'")
@@ -48,6 +66,71 @@ class FusedCell(Cell):
     @property
     def _zero_bias(self) -> Tensor:
         return self.fused.get_parameter("bias_hh_l0")
+
+    def initial_state(self, batch_size: int) -> State:
+        zeros = self.bias.new_zeros(batch_size, self.output_size)
+        return dict.fromkeys(self._states, zeros)
+
+    def forward(self, xs: Float[Tensor, "T B D"], state: State | None = None) -> tuple[Float[Tensor, "T B H"], State]:
+        state = self.initial_state(xs.shape[1]) if state is None else state
+        start = [state[name] for name in self._states]
+        kernel = self._choice(xs, start)
+        if kernel == "step":
+            return super().forward(xs, state)
+        if kernel == "native":
+            outputs, *final = self._native(xs, start)
+        else:
+            first = [value[None] for value in start]
+            outputs, found = self.fused(xs, first[0] if len(first) == 1 else tuple(first))
+            final = [value[0] for value in ([found] if len(first) == 1 else found)]
+        return outputs, dict(zip(self._states, final, strict=True))
+
+    def tapped(
+        self, xs: Float[Tensor, "T B D"], state: State, taps: State
+    ) -> tuple[Float[Tensor, "T B H"], State] | None:
+        start = [state[name] for name in self._states]
+        if self._choice(xs, start) != "native":
+            return None
+        outputs, *final = self._native(xs, start, [taps[name] for name in self._states])
+        return outputs, dict(zip(self._states, final, strict=True))
+
+    def _choice(self, xs: Tensor, start: list[Tensor]) -> str:
+        """What computes this sequence: ``native``, ``torch`` or ``step``."""
+        native = self.kernel in ("auto", "native")
+        if native and supports(xs, *start, self.weight_input, self.weight_hidden, self.bias):
+            return "native"
+        if self.kernel == "native":
+            raise ValueError(
+                f"kernel=native: there is no native kernel here for {xs.dtype} on {xs.device.type}: use kernel=auto"
+            )
+        return "torch" if self._in_torch and self.kernel != "step" else "step"
+
+    def _native(self, xs: Tensor, start: list[Tensor], taps: list[Tensor] | tuple[()] = ()) -> tuple[Tensor, ...]:
+        return recurrence(
+            self._kind,
+            xs,
+            start,
+            self.weight_input,
+            self.weight_hidden,
+            self.bias,
+            taps=taps,
+            threads=self.threads,
+            checkpoint_every_t=self.checkpoint_every_t,
+            memory=self._memory,
+        )
+
+
+def use_kernel(module: nn.Module, kernel: str, threads: int = 1, checkpoint_every_t: int | None = None) -> None:
+    """Tell every rnn, lstm and gru inside ``module`` what to compute with.
+
+    Raises:
+        ValueError: there is no such kernel.
+    """
+    if kernel not in KERNELS:
+        raise ValueError(f"kernel={kernel}: must be one of {', '.join(KERNELS)}")
+    for part in module.modules():
+        if isinstance(part, FusedCell):
+            part.kernel, part.threads, part.checkpoint_every_t = kernel, threads, checkpoint_every_t
 
 
 def log_uniform_timescales(size: int, seq_len: int) -> Tensor:

@@ -40,15 +40,14 @@ class GRU(FusedCell):
     ) -> None:
         if form not in ("torch", "cho"):
             raise ValueError(f"form={form!r}: must be 'torch' or 'cho'")
-        super().__init__(nn.GRU(input_size, hidden_size), init)
+        layer = nn.GRU(input_size, hidden_size)
+        # torch has no fused layer for the published form
+        super().__init__(layer, f"gru {form}", ("hidden",), init, in_torch=form == "torch")
         self.form = form
         start = chrono_or_number(forget_bias, seq_len, hidden_size)
         with torch.no_grad():
             _, bias_update, _ = self.bias.chunk(3)
             bias_update.copy_(torch.as_tensor(start))
-
-    def initial_state(self, batch_size: int) -> State:
-        return {"hidden": self.bias.new_zeros(batch_size, self.output_size)}
 
     def step(self, x: Float[Tensor, "B D"], state: State) -> tuple[Float[Tensor, "B H"], State]:
         old = state["hidden"]
@@ -63,10 +62,3 @@ class GRU(FusedCell):
         z = (x_z + h_z).sigmoid()
         hidden = (1 - z) * new + z * old
         return hidden, {"hidden": hidden}
-
-    def forward(self, xs: Float[Tensor, "T B D"], state: State | None = None) -> tuple[Float[Tensor, "T B H"], State]:
-        if self.form == "cho":  # torch has no fused kernel for it
-            return super().forward(xs, state)
-        state = self.initial_state(xs.shape[1]) if state is None else state
-        outputs, hidden = self.fused(xs, state["hidden"][None])
-        return outputs, {"hidden": hidden[0]}

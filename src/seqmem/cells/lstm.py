@@ -39,7 +39,7 @@ class LSTM(FusedCell):
         seq_len: int | None = None,
         init: str = "torch",
     ) -> None:
-        super().__init__(nn.LSTM(input_size, hidden_size), init)
+        super().__init__(nn.LSTM(input_size, hidden_size), "lstm", ("hidden", "cell"), init)
         start = chrono_or_number(forget_bias, seq_len, hidden_size)
         with torch.no_grad():
             bias_input, bias_forget, _, _ = self.bias.chunk(4)
@@ -49,18 +49,9 @@ class LSTM(FusedCell):
             else:
                 bias_forget.fill_(start)
 
-    def initial_state(self, batch_size: int) -> State:
-        zeros = self.bias.new_zeros(batch_size, self.output_size)
-        return {"hidden": zeros, "cell": zeros}
-
     def step(self, x: Float[Tensor, "B D"], state: State) -> tuple[Float[Tensor, "B H"], State]:
         gates = F.linear(x, self.weight_input, self.bias) + F.linear(state["hidden"], self.weight_hidden)
         i, f, g, o = gates.chunk(4, dim=-1)
         cell = f.sigmoid() * state["cell"] + i.sigmoid() * g.tanh()
         hidden = o.sigmoid() * cell.tanh()
         return hidden, {"hidden": hidden, "cell": cell}
-
-    def forward(self, xs: Float[Tensor, "T B D"], state: State | None = None) -> tuple[Float[Tensor, "T B H"], State]:
-        state = self.initial_state(xs.shape[1]) if state is None else state
-        outputs, (hidden, cell) = self.fused(xs, (state["hidden"][None], state["cell"][None]))
-        return outputs, {"hidden": hidden[0], "cell": cell[0]}

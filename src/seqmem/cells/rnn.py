@@ -23,18 +23,11 @@ class RNN(FusedCell):
     def __init__(self, input_size: int, hidden_size: int, *, nonlinearity: str = "tanh", init: str = "torch") -> None:
         if nonlinearity not in ("tanh", "relu"):
             raise ValueError(f"nonlinearity={nonlinearity!r}: must be 'tanh' or 'relu'")
-        super().__init__(nn.RNN(input_size, hidden_size, nonlinearity=nonlinearity), init)
+        layer = nn.RNN(input_size, hidden_size, nonlinearity=nonlinearity)
+        super().__init__(layer, f"rnn {nonlinearity}", ("hidden",), init)
         self.nonlinearity = nonlinearity
-
-    def initial_state(self, batch_size: int) -> State:
-        return {"hidden": self.bias.new_zeros(batch_size, self.output_size)}
 
     def step(self, x: Float[Tensor, "B D"], state: State) -> tuple[Float[Tensor, "B H"], State]:
         before = F.linear(x, self.weight_input, self.bias) + F.linear(state["hidden"], self.weight_hidden)
         hidden = before.tanh() if self.nonlinearity == "tanh" else before.relu()
         return hidden, {"hidden": hidden}
-
-    def forward(self, xs: Float[Tensor, "T B D"], state: State | None = None) -> tuple[Float[Tensor, "T B H"], State]:
-        state = self.initial_state(xs.shape[1]) if state is None else state
-        outputs, hidden = self.fused(xs, state["hidden"][None])
-        return outputs, {"hidden": hidden[0]}

@@ -15,17 +15,22 @@ import torch
 from torch import nn, optim
 
 from ..cells import CELLS, Cell
+from ..cells.fused import FusedCell, use_kernel
+from ..kernels.library import Library, Unavailable, load
 from ..model import SequenceModel, hidden_size_for, parameter_count, trainable
 from ..optimizers import OPTIMIZERS
 from ..randomness import ambient
 from ..tasks import TASKS, Task
-from ..training import Plan
-from .config import ConfigError, RunConfig, look_beside_the_user, nearest
+from ..training import Plan, check_precision
+from .config import ConfigError, RunConfig, look_beside_the_user, nearest, usable_cores
 
 _CELL_COMMON = ("name", "hidden_size", "layers", "params")
 _TASK_COMMON = ("name", "usual_seq_len", "lengths", "shortest")
 
-_PLAN_NAMES = {"evaluate_": "evaluate.", "trace_": "trace.", "lengths": "task.lengths", "shortest": "task.shortest"}
+_PLAN_NAMES = {
+    "evaluate_": "evaluate.", "trace_": "trace.", "lengths": "task.lengths", "shortest": "task.shortest",
+    "checkpoint_every_t": "train.checkpoint_every_t",
+}  # fmt: skip
 """How the fields of Plan are called on the command line, where that differs."""
 
 
@@ -39,10 +44,42 @@ class Experiment:
     plan: Plan
     hidden_size: int
     parameters: int
+    backend: "Backend"
 
 
-def build(config: RunConfig) -> Experiment:
+@dataclass(frozen=True)
+class Backend:
+    """What computes the recurrence of a run.
+
+    Args:
+        name: ``native``, ``torch`` or ``step``.
+        detail: the instruction set of the native kernels, or why they are not used.
+        threads: of the native kernels where they are used, else of torch.
+    """
+
+    name: str
+    detail: str
+    threads: int
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.detail})" if self.detail else self.name
+
+    @property
+    def brief(self) -> str:
+        """``native kernel, 2 threads``"""
+        return f"{self.name} kernel" + (f", {self.threads} threads" if self.threads > 1 else "")
+
+    @property
+    def torch_threads(self) -> int:
+        """Beside native kernels one: they give the same bits on any number of threads, torch does not."""
+        return 1 if self.name == "native" else self.threads
+
+
+def build(config: RunConfig, *, alone: bool = True) -> Experiment:
     """The weights are a function of the seed (and the sizes) alone, drawn on the CPU in float32.
+
+    Args:
+        alone: no other run is to be expected on this machine, so that ``threads=auto`` may take every core.
 
     Raises:
         ConfigError: a setting cannot be what it is.
@@ -58,10 +95,11 @@ def build(config: RunConfig) -> Experiment:
         with ambient(config.seed, "trial"):
             _try(model.cell, f"cell.target={config.cell['target']}")
     model.to(device, getattr(torch, config.dtype))
+    backend = _checked("", lambda: _choose_kernel(config, model, device, alone=alone))
     kind = _choice("optimizer", config.optimizer.get("name"), OPTIMIZERS)
     options = arguments(kind, _without(config.optimizer, ("name",)), "optimizer", skip=1)
     optimizer = _checked("optimizer.", lambda: kind(trainable(model), **options))
-    return Experiment(model, task, optimizer, plan, hidden_size, parameter_count(model))
+    return Experiment(model, task, optimizer, plan, hidden_size, parameter_count(model), backend)
 
 
 def build_task(config: RunConfig) -> Task:
@@ -89,12 +127,22 @@ def build_plan(config: RunConfig) -> Plan:
         trace_loss=config.trace.loss.value,
         checkpoint_every=config.checkpoint_every,
         on_nan=config.on_nan.value,
+        tbptt=config.tbptt,
+        checkpoint_every_t=config.train.checkpoint_every_t,
+        precision=config.precision.value,
+        compile=config.compile,
     )
 
 
 def check(config: RunConfig) -> None:
-    """Raise ConfigError for whatever ``build`` would refuse, without training anything."""
-    build(config)
+    """Raise ConfigError for whatever ``build`` or training would refuse, without training anything."""
+    check_trainable(build(config))
+
+
+def check_trainable(experiment: Experiment) -> None:
+    """Raise ConfigError where what was built can be evaluated on its device, but not trained as the plan says."""
+    first = next(experiment.model.parameters())
+    _checked("", lambda: check_precision(experiment.plan.precision, first.device, first.dtype))
 
 
 def find_device(wanted: str) -> torch.device:
@@ -113,6 +161,49 @@ def find_device(wanted: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(f"device={wanted}: there are only {torch.cuda.device_count()} CUDA devices here")
     return device
+
+
+def _choose_kernel(config: RunConfig, model: SequenceModel, device: torch.device, *, alone: bool) -> Backend:
+    """Tell the model's cells what to compute with.
+
+    Raises:
+        ConfigError: ``kernel=native`` where that cannot be, or no number of threads.
+        ValueError: the environment asks for an instruction set that there is not.
+    """
+    asked, kernel = _threads(config), config.kernel.value
+    fused, found = any(isinstance(part, FusedCell) for part in model.modules()), load()
+    why = ""
+    if not fused:
+        why = f"cell={config.cell.get('name')} has no native kernel"
+    elif device.type != "cpu":
+        why = f"device={device}: native kernels are for the CPU"
+    elif config.precision.value == "bf16":
+        why = "precision=bf16: native kernels compute in float32 and float64"
+    elif config.compile:
+        why = "compile=true: torch's compiler cannot see into native kernels"
+    elif isinstance(found, Unavailable):
+        why = f"no native kernels: {found.reason}"
+    if kernel == "native" and why:
+        raise ConfigError(f"kernel=native: {why}; or use kernel=auto")
+    if kernel in ("auto", "native") and not why and isinstance(found, Library):
+        backend = Backend("native", found.isa, asked or (usable_cores() if alone else 1))
+    else:
+        backend = Backend("step" if kernel == "step" else "torch", why if kernel == "auto" else "", asked or 1)
+    use_kernel(model, kernel, backend.threads)
+    return backend
+
+
+def _threads(config: RunConfig) -> int | None:
+    """None: ``auto``."""
+    given = config.threads
+    if given == "auto":
+        return None
+    if not isinstance(given, int) or isinstance(given, bool):
+        said = "null" if given is None else str(given).lower() if isinstance(given, bool) else given
+        raise ConfigError(f"threads={said}: must be auto or a whole number")
+    if given < 1:
+        raise ConfigError(f"threads={given}: must be at least 1, or auto")
+    return given
 
 
 def _cell_maker(config: RunConfig, task: Task) -> Callable[[int], SequenceModel]:
@@ -147,8 +238,6 @@ def _hidden_size(config: RunConfig, make: Callable[[int], nn.Module]) -> int:
     wanted = _as(int, params, "cell.params")
     if wanted < 1:
         raise ConfigError(f"cell.params={wanted}: must be at least 1")
-    with ambient(config.seed, "weights"):
-        _checked("cell.", lambda: make(1))  # what a task keeps once it has made it must not be made of nothing
     return _checked("cell.", lambda: hidden_size_for(wanted, make))
 
 

@@ -34,6 +34,12 @@ class Dtype(StrEnum):
     float64 = "float64"
 
 
+class Precision(StrEnum):
+    float32 = "float32"
+    bf16 = "bf16"
+    tf32 = "tf32"
+
+
 OnNan = StrEnum("OnNan", {"stop": "stop", "continue": "continue"})  # `continue` cannot be written in a class body
 
 
@@ -42,11 +48,23 @@ class TraceLoss(StrEnum):
     all = "all"
 
 
+class Kernel(StrEnum):
+    auto = "auto"
+    native = "native"
+    torch = "torch"
+    step = "step"
+
+
 @dataclass
 class EvaluateConfig:
     every: int = 50
     sequences: int = 1000
     lengths: list[int] | None = None
+
+
+@dataclass
+class TrainConfig:
+    checkpoint_every_t: int | None = None
 
 
 @dataclass
@@ -93,14 +111,19 @@ class RunConfig:
     batch_size: int = 64
     embed_size: int = 32
     clip_norm: float | None = 1.0
+    tbptt: int | None = None
     dtype: Dtype = Dtype.float32
+    precision: Precision = Precision.float32
+    compile: bool = False
+    train: TrainConfig = field(default_factory=TrainConfig)
     on_nan: OnNan = OnNan["stop"]
     log_every: int = 10
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     trace: TraceConfig = field(default_factory=TraceConfig)
 
     device: str = "auto"
-    threads: int = 1
+    kernel: Kernel = Kernel.auto
+    threads: Any = "auto"  # or a whole number
     deterministic: bool = False
     checkpoint_every: int = 100
     outputs: str = "outputs"
@@ -108,7 +131,13 @@ class RunConfig:
     quiet: bool = False
 
 
-NO_PART_OF_IDENTITY = ("device", "threads", "deterministic", "checkpoint_every", "outputs", "force", "quiet")
+NO_PART_OF_IDENTITY = (
+    "device", "kernel", "threads", "deterministic", "checkpoint_every", "outputs", "force", "quiet",
+)  # fmt: skip
+
+
+LATER = {"tbptt": None, "precision": "float32", "compile": False, "train": {"checkpoint_every_t": None}}
+"""Settings that came after the first runs, at the values that those were made with: so they keep their names."""
 
 
 def register() -> None:
@@ -180,7 +209,11 @@ def everything(config: RunConfig) -> dict[str, Any]:
 
 def identity(config: RunConfig) -> dict[str, Any]:
     """Everything that can change a run's numbers, and nothing that can't."""
-    settings = {key: value for key, value in everything(config).items() if key not in NO_PART_OF_IDENTITY}
+    settings = {
+        key: value
+        for key, value in everything(config).items()
+        if key not in NO_PART_OF_IDENTITY and not (key in LATER and value == LATER[key])
+    }
     task = {key: value for key, value in settings["task"].items() if key != "usual_seq_len"}  # seq_len says it
     parts = {name: {**part, **_own_code(part)} for name, part in (("cell", settings["cell"]), ("task", task))}
     return {**settings, **parts}
@@ -197,6 +230,11 @@ def _own_code(part: dict[str, Any]) -> dict[str, str]:
     except (ImportError, ValueError, OSError):
         return {}  # it will be said when it is imported
     return {"code": blake2b(code, digest_size=8).hexdigest()}
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: a container or a batch system often grants fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def look_beside_the_user() -> None:

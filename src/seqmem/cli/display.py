@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -37,7 +36,7 @@ class Display:
     """An observer of ``seqmem.training.train``, to be used in a ``with``.
 
     Args:
-        first_step: where a resumed run goes on. If unknown, leave it at 0.
+        first_step: where a resumed run goes on.
         prefix: in front of every line of a job in a sweep. With one there is never a live picture.
     """
 
@@ -64,11 +63,13 @@ class Display:
         self._seen: deque[tuple[float, int]] = deque(maxlen=30)  # (when, step): speed is that of the last few reports
         self._loss: float | None = None
         self._score: float | None = None
-        self._traces: dict[str, np.ndarray] = {}
+        self._traces: dict[str, seqmem.trace.Trace] = {}
         self._decay: seqmem.trace.Decay | None = None
         self._printed_at, self._printed_tenth, self._line_due = clock(), -1, False
         live = not quiet and not prefix and _moving(console)
         self._live = Live(get_renderable=self._picture, console=console, refresh_per_second=4) if live else None
+        self.unread = False
+        """Whether nobody reads any more, as in ``seqmem train | head -1``."""
 
     def __enter__(self) -> "Display":  # noqa: PYI034  the tests' type checker knows no Self in single methods
         if self._live is not None:
@@ -98,15 +99,9 @@ class Display:
         self._line_due = self._live is None and self._due(kind)
 
     def traced(self, step: int, trace: "seqmem.trace.Trace", decays: "Mapping[str, seqmem.trace.Decay]") -> None:
-        values = profile(trace.state, trace.answered_at)
-        self._traces = (
-            {"untrained": values}
-            if step == 0
-            else {
-                **{note: old for note, old in self._traces.items() if note == "untrained"},
-                f"step {step}": values,
-            }
-        )
+        # Drawn only when there is something to draw on: a run may be traced a thousand times a second.
+        untrained = {note: old for note, old in self._traces.items() if note == "untrained"}
+        self._traces = {"untrained": trace} if step == 0 else {**untrained, f"step {step}": trace}
         self._decay = decays["state"]
         self._flush()
 
@@ -140,7 +135,8 @@ class Display:
         return True
 
     def _line(self) -> str:
-        loss = f"loss {self._loss:.3f} (chance {self._baseline_loss:.3f})" if self._loss is not None else ""
+        chance = _loss_text(self._baseline_loss)
+        loss = f"loss {_loss_text(self._loss)} (chance {chance})" if self._loss is not None else ""
         speed = _speed(rate) if (rate := self._rate()) else ""
         step = f"step {self._step:>{len(str(self._steps))}}/{self._steps}"
         return _joined(step, loss, self._scores(), speed, self._half_life())
@@ -156,10 +152,13 @@ class Display:
 
     def _print(self, line: str) -> None:
         """In one write, so that jobs which share a terminal or a file don't tear each other's lines."""
-        if not self._quiet:
-            self._console.print(
-                f"{self._prefix}{line}", soft_wrap=True, highlight=False, markup=False, emoji=False, style=None
-            )
+        if self._quiet or self.unread:
+            return
+        text = f"{self._prefix}{line}"
+        try:
+            self._console.print(text, soft_wrap=True, highlight=False, markup=False, emoji=False, style=None)
+        except (BrokenPipeError, SystemExit):  # which rich makes of it; the run has to be ended in order
+            self.unread = True
 
     def _rate(self) -> float | None:
         """Steps a second, lately."""
@@ -197,7 +196,7 @@ class Display:
         if self._loss is not None:
             share, goal = _below(self._loss, self._baseline_loss)
             drawn = bar(share, goal, self._marks, room, "cyan")
-            rows.append([Text("loss"), Text(f"{self._loss:.3f}"), drawn, f"{self._baseline_loss:.3f}"])
+            rows.append([Text("loss"), Text(_loss_text(self._loss)), drawn, _loss_text(self._baseline_loss)])
         if self._score is not None:
             fraction = metric.name == "accuracy"
             share, goal = (self._score, self._chance) if fraction else _below(self._score, self._chance)
@@ -211,7 +210,8 @@ class Display:
         return columns(rows, right={1}) if rows else []
 
     def _strips(self, width: int) -> list[Text]:
-        traces, lines = dict(self._traces), []
+        traces = {note: profile(trace.state, trace.answered_at) for note, trace in self._traces.items()}
+        lines = []
         longest = max(map(len, traces), default=0)
         for note, values in traces.items():
             drawn = strip_line(self._marks, values, width - LABEL - 1, note.ljust(longest))
@@ -238,6 +238,10 @@ def _moving(console: Console) -> bool:
 
 def _joined(*parts: str) -> str:
     return "  ".join(part for part in parts if part)
+
+
+def _loss_text(loss: float) -> str:
+    return f"{loss:.3f}" if abs(loss) < 1000 else f"{loss:.4g}"
 
 
 def _speed(rate: float) -> str:

@@ -96,14 +96,14 @@ def evaluate_run(run: RunDirectory, lengths: list[int] | None, sequences: int, d
     import torch
 
     from ..evaluate import evaluate_lengths, length_grid
-    from ..events import EventFile
+    from ..events import EventFile, whole_records
     from ..randomness import ambient
     from ..record import describe, load_checkpoint
     from .build import build
 
-    torch.set_num_threads(config.threads)
-    config.device = device
+    config.device, config.kernel = device, settings.Kernel.auto  # what it was trained with may not be had here
     experiment = build(config)
+    torch.set_num_threads(experiment.backend.torch_threads)
     task = experiment.task
     wanted = sorted(set(lengths)) if lengths else length_grid(task, config.seq_len)
     for length in wanted:
@@ -128,7 +128,8 @@ def evaluate_run(run: RunDirectory, lengths: list[int] | None, sequences: int, d
         ]
         write_atomically(list_of, "".join(lines).encode())
         try:
-            events = EventFile(written, keep=written.stat().st_size, describe=partial(describe, task=task))
+            # A power cut may have cost the file its last record, which is no reason to add nothing to it.
+            events = EventFile(written, keep=whole_records(written), describe=partial(describe, task=task))
         except (OSError, ValueError) as error:
             raise RunError(f"the scores are in {list_of}, but {written} cannot be added to: {error}") from error
         try:

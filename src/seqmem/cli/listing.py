@@ -2,7 +2,6 @@
 
 import argparse
 import inspect
-import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.text import Text
 
+from ..kernels import library
+from .arguments import Parser
+from .config import usable_cores
 from .show import score_text
 from .strip import columns, say
 
@@ -47,13 +49,17 @@ def main(args: list[str]) -> int:
         if rows:
             say(console, *_section([f"{group}s", *titles], rows, console), Text())
     say(console, Text.assemble(("compute  ", "bold"), compute()))
+    try:
+        say(console, Text.assemble(("kernels  ", "bold"), library.describe()))
+    except ValueError as error:  # of what the environment asks for
+        problems.append(str(error))
     for problem in problems:
         print(f"seqmem list: {problem}", file=sys.stderr)
     return 1 if problems else 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="seqmem list",
         description="""List the cells, tasks, optimizers and experiments there are, and what this
 machine computes with.""",
@@ -172,8 +178,7 @@ def compute() -> str:
     """What there is to compute with, e.g. ``torch 2.13.0, 2 cores, no CUDA``."""
     import torch
 
-    # Cores that this process may use: a container or a batch system often grants fewer than there are.
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     cuda = f"CUDA {torch.version.cuda}: {', '.join(devices)}" if devices else "no CUDA"
     return f"torch {torch.__version__.partition('+')[0]}, {cores} core{'s' if cores != 1 else ''}, {cuda}"

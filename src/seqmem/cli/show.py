@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ..runs import RESULT, RunDirectory, RunError, find_runs
+from .arguments import Parser
 from .strip import Marks, bar, columns, fitted, heat_strip, legend, marks, profile, say, strip_line, together
 
 OUTPUTS = Path("outputs")
@@ -58,8 +59,8 @@ def main(args: list[str]) -> int:
     return 1 if failed else 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="seqmem show",
         description="""Show a run, finished or not: its result, its score by length, how much of the
 gradient reaches every timestep, half-life and horizon. Several runs are shown
@@ -306,7 +307,7 @@ def _alive(pid: int) -> bool:
 
 
 def _profiles(run: RunDirectory) -> tuple[dict[str, np.ndarray], int | None]:
-    gradients = run.gradients()
+    gradients = run.gradients(ends=True)
     if gradients is None or not len(gradients.step):
         return {}, None
     norms = together(gradients.norms)

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -27,7 +27,6 @@ from . import config as settings
 from .config import RunConfig
 
 if TYPE_CHECKING:
-    from ..tasks import Task
     from .build import Experiment
 
 settings.register()
@@ -42,6 +41,10 @@ class Stopped(KeyboardInterrupt):
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+UNREAD = 141
+"""Exit code of what is ended by the end of a pipe: as shells say of SIGPIPE."""
 
 
 @dataclass
@@ -96,9 +99,17 @@ def title(config: RunConfig) -> str:
 
 
 def execute(
-    config: RunConfig, *, overrides: Sequence[str], console: Console, prefix: str = "", stop: StopSignals | None = None
+    config: RunConfig,
+    *,
+    overrides: Sequence[str],
+    console: Console,
+    prefix: str = "",
+    stop: StopSignals | None = None,
+    alone: bool = True,
 ) -> RunDirectory:
     """Train what is configured, unless its directory says that it is done.
+
+    ``alone``: it is not one of a sweep's jobs, and may take every core.
 
     Raises:
         ConfigError, RunError, Diverged: one line for people each.
@@ -114,26 +125,30 @@ def execute(
 
     import torch
 
-    from .build import build  # torch is needed from here on only
+    from .build import build, check_trainable  # torch is needed from here on only
 
     stop = stop or StopSignals()
     with ExitStack() as stack:
         # Before anything else in torch, so that the threads it starts later inherit it.
         stack.enter_context(_torch_settings(config))
-        experiment = build(config)
+        experiment = build(config, alone=alone)
+        check_trainable(experiment)
+        torch.set_num_threads(experiment.backend.torch_threads)
         stack.enter_context(run.locked())
         if run.finished and not config.force:  # by another process, while this one was getting ready
             return run
         stack.enter_context(stop.caught())
-        from ..record import Recorder
-        from ..training import Diverged, Interrupted, train
+        from ..record import Recorder, load_checkpoint
+        from ..training import CannotCompile, Diverged, Interrupted, train
         from .display import Display
 
         facts = _facts(config, experiment)
         try:
             if config.force:
                 run.restart()
-            _describe(run, config, overrides, experiment.task)
+            _describe(run, config, overrides, experiment)
+            saved = run.file(runs.CHECKPOINT)
+            first_step = load_checkpoint(saved)["progress"]["step"] if saved.exists() else 0
             recorder = stack.enter_context(
                 Recorder(
                     run,
@@ -146,16 +161,17 @@ def execute(
             display = stack.enter_context(
                 Display(
                     console,
-                    title=title(config),
+                    title=f"{title(config)}, {experiment.backend.brief}",
                     metric=experiment.task.targets.metric,
                     chance=experiment.task.chance,
                     baseline_loss=experiment.task.baseline_loss(config.seq_len),
                     steps=config.steps,
+                    first_step=first_step,
                     prefix=prefix,
                     quiet=config.quiet,
                 )
             )
-            run.set_status("running", step=0)
+            run.set_status("running", step=first_step)
             train(
                 experiment.model,
                 experiment.task,
@@ -163,10 +179,12 @@ def execute(
                 experiment.plan,
                 [recorder, display],
                 checkpoints=recorder,
-                stop_requested=stop.requested,
+                stop_requested=lambda: stop.requested() or display.unread,
             )
         except Interrupted as stopped:
             run.set_status("interrupted", step=stopped.step)
+            if not stop.requested():  # nobody is there to read a line
+                raise SystemExit(UNREAD) from None
             command = "the same command without force=true" if config.force else "the same command"
             line = f"stopped at step {stopped.step} of {config.steps}, saved: {command} goes on from there"
             raise Stopped(line, stop.exit_code) from None
@@ -177,11 +195,14 @@ def execute(
                     f"{error}; what came before is kept in {run.path}. A smaller optimizer.lr or clip_norm may help; "
                     "on_nan=continue trains on regardless"
                 ) from error
+            if isinstance(error, CannotCompile):
+                raise RunError(str(error)) from error
             if isinstance(error, OSError):
                 raise RunError(f"cannot write to {run.path}: {error.strerror or error}") from error
             if isinstance(error, torch.OutOfMemoryError):
                 raise RunError(
-                    f"out of memory on {config.device}: a smaller batch_size or cell.hidden_size may fit"
+                    f"out of memory on {config.device}: a smaller batch_size or cell.hidden_size may fit; on long "
+                    "sequences train.checkpoint_every_t=N or tbptt=K need less"
                 ) from error
             raise
     return run
@@ -189,10 +210,15 @@ def execute(
 
 def _record_failure(run: RunDirectory, error: Exception) -> None:
     """Best effort: the disk may be the very thing that failed."""
-    step = getattr(error, "step", 0)
+    step = getattr(error, "step", None)
     try:
+        if step is None:  # as far as it had saved itself
+            with suppress(RunError):
+                step = getattr(run.status(), "step", None)
         run.set_status(
-            "failed", step=step, error=f"{error}" if isinstance(error, RunError) else f"{type(error).__name__}: {error}"
+            "failed",
+            step=step or 0,
+            error=f"{error}" if isinstance(error, RunError) else f"{type(error).__name__}: {error}",
         )
         run.file("error.txt").write_text("".join(traceback.format_exception(error)))
     except OSError:
@@ -203,12 +229,10 @@ def _record_failure(run: RunDirectory, error: Exception) -> None:
 def _torch_settings(config: RunConfig) -> Iterator[None]:
     import torch
 
-    if config.threads < 1:
-        raise settings.ConfigError(f"threads={config.threads}: must be at least 1")
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     dtype, tf32 = torch.get_default_dtype(), torch.backends.cudnn.allow_tf32
-    torch.set_num_threads(config.threads)
+    torch.set_num_threads(1)  # until it is known whether the cell uses torch's threads
     torch.set_default_dtype(torch.float32)  # what tasks and weights are made in, whatever a notebook has set
     torch.backends.cudnn.allow_tf32 = False  # float32 means float32: the fused cells must equal their steps
     if config.deterministic:  # only then is it touched: it imports torch's compiler, which takes seconds
@@ -224,11 +248,14 @@ def _torch_settings(config: RunConfig) -> Iterator[None]:
             torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
 
 
-def _describe(run: RunDirectory, config: RunConfig, overrides: Sequence[str], task: "Task") -> None:
+def _describe(run: RunDirectory, config: RunConfig, overrides: Sequence[str], experiment: "Experiment") -> None:
     """What was run, with what; written anew at each start."""
+    from ..tasks.text import Text, corpus_sha256
+
     run.file("error.txt").unlink(missing_ok=True)
     write_json(run.file(runs.CONFIG), settings.everything(config))
     write_json(run.file("overrides.json"), list(overrides))
+    task = experiment.task
     metric = task.targets.metric
     scale = {
         "metric": metric.name,
@@ -236,14 +263,15 @@ def _describe(run: RunDirectory, config: RunConfig, overrides: Sequence[str], ta
         "chance": task.chance,
         "baseline_loss": task.baseline_loss(config.seq_len),
         "solved_at": task.solved_at,
+        **({"corpus_sha256": corpus_sha256()} if isinstance(task, Text) else {}),
     }  # so that an unfinished run's numbers can be read
     # Of a run that goes on: with what it was begun, should that be something else.
     former = read_json(run.file("environment.json")) if run.file(runs.CHECKPOINT).exists() else None
     earlier = [*former.pop("earlier", []), former] if former else []
-    write_json(run.file("environment.json"), environment(config) | scale | {"earlier": earlier})
+    write_json(run.file("environment.json"), environment(experiment) | scale | {"earlier": earlier})
 
 
-def environment(config: RunConfig) -> dict[str, Any]:
+def environment(experiment: "Experiment") -> dict[str, Any]:
     import numpy as np
     import torch
 
@@ -255,7 +283,8 @@ def environment(config: RunConfig) -> dict[str, Any]:
         "platform": platform.platform(),
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "cuda": torch.version.cuda,
-        "threads": config.threads,
+        "kernel": str(experiment.backend),
+        "threads": experiment.backend.threads,
         "git_commit": _git_commit(),
         "command": sys.orig_argv,
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -325,7 +354,9 @@ def run(cfg: DictConfig) -> float:
         config = settings.from_mapping(cfg)
         if in_sweep:
             prefix = sweep.job_prefix(job.job.num, title(config))
-        done = execute(config, overrides=list(job.overrides.task), console=console, prefix=prefix, stop=stop)
+        done = execute(
+            config, overrides=list(job.overrides.task), console=console, prefix=prefix, stop=stop, alone=not in_sweep
+        )
     except Exception as error:
         if in_sweep:  # Hydra says nothing until the whole sweep has ended
             sweep.say_failed(prefix, error)

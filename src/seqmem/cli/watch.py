@@ -1,6 +1,5 @@
 """``seqmem watch``: TensorBoard on the runs, with the gradient first."""
 
-import argparse
 import io
 import json
 import logging
@@ -14,6 +13,7 @@ from pathlib import Path
 from urllib.parse import quote, urlencode
 
 from ..runs import find_runs
+from .arguments import Parser
 
 PINNED = (
     "gradient/by_distance_from_answer (latest)",
@@ -80,8 +80,8 @@ def page(address: str) -> str:
     return f"{address}?{urlencode(asked, quote_via=quote, safe='/,:')}#timeseries"
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="seqmem watch",
         description="Open TensorBoard on the runs in a directory, with the gradient at every timestep on top of the "
         "page. It follows runs that are still training.",

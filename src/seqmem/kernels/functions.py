@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
 
 from .library import Library, load
+from .memory import Memory
 
 KINDS = ("rnn tanh", "rnn relu", "lstm", "gru torch", "gru cho")
 """What ``recurrence`` computes, in the order of the kernels' own numbering."""
@@ -29,7 +29,7 @@ _OPERATIONS_PER_THREAD = 2e7
 class _Call(ctypes.Structure):
     """``SeqmemCall`` in recurrence.cpp, field by field."""
 
-    _fields_ = [  # noqa: RUF012  what ctypes asks for
+    _fields_ = [
         *((name, ctypes.c_int64) for name in ("cell", "T", "B", "D", "H", "threads")),
         *(
             (name, ctypes.c_void_p)
@@ -42,10 +42,14 @@ class _Call(ctypes.Structure):
 
 
 def supports(*tensors: Tensor | None) -> bool:
-    """Whether the native kernels are here and take these: real tensors on the CPU, all float32 or all float64."""
+    """Whether the native kernels are here and take these: real tensors on the CPU, all float32 or all float64.
+
+    Where autocast would have them in half precision, they do not.
+    """
     given = [tensor for tensor in tensors if tensor is not None]
     return (
-        all(type(tensor) in (Tensor, torch.nn.Parameter) and tensor.device.type == "cpu" for tensor in given)
+        not torch.is_autocast_enabled("cpu")
+        and all(type(tensor) in (Tensor, torch.nn.Parameter) and tensor.device.type == "cpu" for tensor in given)
         and {tensor.dtype for tensor in given} in ({torch.float32}, {torch.float64})
         and isinstance(load(), Library)
     )
@@ -62,6 +66,7 @@ def recurrence(
     taps: Sequence[Float[Tensor, "T B H"] | None] = (),
     threads: int = 1,
     checkpoint_every_t: int | None = None,
+    memory: Memory | None = None,
 ) -> tuple[Tensor, ...]:
     """(outputs [T B H], final hidden state [B H]), and for lstm the final cell state [B H].
 
@@ -73,16 +78,15 @@ def recurrence(
             derivative of the loss by the state after timestep t, as if the tap (a zero) had been added to it there.
         checkpoint_every_t: keep states only every so many timesteps and compute what lies between once more in the
             backward pass (Chen et al. 2016, arXiv 1604.06174): less memory, the same bits.
+        memory: where to keep what the backward pass needs, and to find it again at the next call.
 
     Raises:
         RuntimeError: a second derivative is asked for.
     """
     h, c = (*start, None)[:2]
     tap_hidden, tap_cell = (*taps, None, None)[:2]
-    found = _Recurrence.apply(
-        (KINDS.index(kind), threads, checkpoint_every_t), xs, h, c, weight_input, weight_hidden, bias,
-        tap_hidden, tap_cell,
-    )  # fmt: skip
+    how = (KINDS.index(kind), threads, checkpoint_every_t, memory or Memory())
+    found = _Recurrence.apply(how, xs, h, c, weight_input, weight_hidden, bias, tap_hidden, tap_cell)
     return found if c is not None else found[:2]
 
 
@@ -130,17 +134,16 @@ class _Recurrence(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        how: tuple[int, int, int | None],
+        how: tuple[int, int, int | None, Memory],
         xs: Tensor,
         h: Tensor,
         c: Tensor | None,
         w: Tensor,
         u: Tensor,
         bias: Tensor,
-        tap_hidden: Tensor | None,
-        tap_cell: Tensor | None,
+        *_: Tensor | None,  # taps have gradients alone
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        kind, threads, every = how
+        kind, threads, every, memory = how
         xs, h, c = xs.contiguous(), h.contiguous(), c.contiguous() if c is not None else None
         steps, batch, features = xs.shape
         hidden = u.shape[1]
@@ -158,15 +161,17 @@ class _Recurrence(torch.autograd.Function):
         )
         training = any(ctx.needs_input_grad)
         packed_numbers, _, _ = job.numbers(steps)
-        packed = xs.new_empty(packed_numbers)
+        packed = memory.take(packed_numbers, xs.dtype)
         weights = [w.contiguous(), u.contiguous(), bias.contiguous()]
         arrays = [ctypes.c_void_p(array.data_ptr()) for array in (*weights, packed)]
         job.function("pack")(ctypes.byref(job.call(steps)), *arrays, ctypes.c_int64(training))
         outputs = xs.new_empty(steps, batch, hidden)
         pieces = job.pieces()
         cells = c.new_empty(len(pieces), batch, hidden) if c is not None else None  # after each piece
-        saved = xs.new_empty(sum(job.numbers(e - b)[1] for b, e in pieces)) if training and every is None else None
-        ctx.job, ctx.rows = job, u.shape[0]
+        saved = None
+        if training and every is None:
+            saved = memory.take(sum(job.numbers(end - begin)[1] for begin, end in pieces), xs.dtype)
+        ctx.memory, ctx.job, ctx.rows = memory, job, u.shape[0]
         at = 0
         for i, (begin, end) in enumerate(pieces):
             _forward(job, begin, end, i, xs, h, c, packed, outputs, cells, saved[at:] if saved is not None else None)
@@ -182,7 +187,7 @@ class _Recurrence(torch.autograd.Function):
         if torch.is_grad_enabled():
             raise RuntimeError("the native kernels have no second derivatives: kernel=step has them")
         job: _Job = ctx.job
-        steps, batch, features, hidden = job.sizes
+        steps, _, features, hidden = job.sizes
         xs, h, c, packed, outputs, cells, saved = ctx.saved_tensors
         _, need_xs, need_h, need_c, *need_weights, need_tap_hidden, need_tap_cell = ctx.needs_input_grad
         grad_outputs, grad_h, grad_c = grads
@@ -193,7 +198,7 @@ class _Recurrence(torch.autograd.Function):
         if c is not None:
             carry_c = grad_c.clone(memory_format=torch.contiguous_format) if grad_c is not None else torch.zeros_like(c)
         grad_xs = torch.empty_like(xs) if need_xs else None
-        sums = xs.new_zeros(job.numbers(steps)[2]) if any(need_weights) else None
+        sums = ctx.memory.take(job.numbers(steps)[2], xs.dtype).zero_() if any(need_weights) else None
         tap_hidden = torch.empty_like(outputs) if need_tap_hidden else None
         tap_cell = torch.empty_like(outputs) if need_tap_cell else None
 
@@ -203,7 +208,7 @@ class _Recurrence(torch.autograd.Function):
             ends.append(at)
             at += job.numbers(end - begin)[1]
         if saved is None:
-            again = xs.new_empty(max(job.numbers(end - begin)[1] for begin, end in pieces))
+            again = ctx.memory.take(max(job.numbers(end - begin)[1] for begin, end in pieces), xs.dtype)
             scratch = torch.empty_like(outputs[: job.cut])  # what is computed again is thrown away
         for i, (begin, end) in reversed(list(enumerate(pieces))):
             if saved is None:
@@ -265,3 +270,58 @@ def _forward(
         saved=saved,
     )
     job.run("forward", call)
+
+
+def linear_recurrence(
+    a: Float[Tensor, "T *N"], b: Float[Tensor, "T *N"], start: Float[Tensor, " *N"]
+) -> Float[Tensor, "T *N"]:
+    """``h_t = a_t * h_{t-1} + b_t``, elementwise, for every t: what gated cells without a product in their recurrence
+    come down to (minGRU and minLSTM: Feng et al. 2024, arXiv 2410.01201; LRU: Orvieto et al. 2023, arXiv 2303.06349).
+
+    Differentiable; by native kernels where ``supports`` says so, else by torch, a timestep at a time.
+    """
+    if supports(a, b, start):
+        return _Linear.apply(a, b, start)
+    h, hs = start, []
+    for a_t, b_t in zip(a.unbind(0), b.unbind(0), strict=True):
+        h = a_t * h + b_t
+        hs.append(h)
+    return torch.stack(hs)
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor, start: Tensor) -> Tensor:
+        a, b, start = a.contiguous(), b.contiguous(), start.contiguous()
+        outputs = torch.empty_like(a)
+        for begin, end in _linear_pieces(a):
+            before = outputs[begin - 1] if begin else start
+            _linear_call("linear", a, end - begin, a[begin:], b[begin:], before, outputs[begin:])
+        ctx.save_for_backward(a, start, outputs)
+        return outputs
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError("the native kernels have no second derivatives")
+        a, start, outputs = ctx.saved_tensors
+        grad = grads[0].contiguous()
+        grad_a, grad_b, carry = torch.empty_like(a), torch.empty_like(a), torch.zeros_like(start)
+        for begin, end in reversed(_linear_pieces(a)):
+            before = outputs[begin - 1] if begin else start
+            arrays = (a[begin:], before, outputs[begin:], grad[begin:], grad_a[begin:], grad_b[begin:], carry)
+            _linear_call("linear_back", a, end - begin, *arrays)
+        return grad_a, grad_b, carry
+
+
+def _linear_pieces(a: Tensor) -> list[tuple[int, int]]:
+    cut = max(1, int(_OPERATIONS_PER_CALL / 100 / max(1, a[0].numel())))  # bound by memory, not by arithmetic
+    return [(begin, min(begin + cut, len(a))) for begin in range(0, len(a), cut)]
+
+
+def _linear_call(name: str, like: Tensor, steps: int, *arrays: Tensor) -> None:
+    library = load()
+    assert isinstance(library, Library)  # supports() said so
+    numbers = ctypes.c_int64(steps), ctypes.c_int64(like[0].numel())
+    pointers = [ctypes.c_void_p(array.data_ptr()) for array in arrays]
+    library.function(f"seqmem_{name}", _SUFFIX[like.dtype])(*numbers, *pointers)

@@ -53,6 +53,7 @@
 #define UNROLL _Pragma("GCC unroll 16")
 #endif
 #define INLINE static inline __attribute__((always_inline))
+#define INLINE_MEMBER static inline __attribute__((always_inline))
 #define NOINLINE static __attribute__((noinline))
 #define API extern "C" __attribute__((visibility("default")))
 
@@ -81,8 +82,9 @@ namespace {
 
 enum Kind { RNN_TANH, RNN_RELU, LSTM, GRU, GRU_CHO };
 
-constexpr long CHUNK = 16;            // sequences
-constexpr long BLOCK_BYTES = 1 << 18;  // of pre-activation gradients, before the weights take their share
+constexpr long CHUNK = 16;              // sequences
+constexpr long LARGE_SUMS = 1 << 19;    // bytes
+constexpr long BLOCK_ROWS = 128;        // gradient rows before the weights take their share
 
 template <class T> struct Simd;
 template <> struct Simd<float> {
@@ -111,7 +113,17 @@ INLINE Simd<float>::V reciprocal(Simd<float>::V d) {
 
 template <class T> INLINE V load(const T* p) { return *(const V*)p; }
 template <class T> INLINE void store(T* p, V v) { *(V*)p = v; }
-template <class T> INLINE V splat(T value) { return V{} + value; }
+// Written out, so that it becomes one load to all lanes; `V{} + value` would take an addition, and the port of one.
+template <int N> struct Splat;
+template <> struct Splat<2> { template <class W, class T> INLINE_MEMBER W of(T v) { return W{v, v}; } };
+template <> struct Splat<4> { template <class W, class T> INLINE_MEMBER W of(T v) { return W{v, v, v, v}; } };
+template <> struct Splat<8> {
+  template <class W, class T> INLINE_MEMBER W of(T v) { return W{v, v, v, v, v, v, v, v}; }
+};
+template <> struct Splat<16> {
+  template <class W, class T> INLINE_MEMBER W of(T v) { return W{v, v, v, v, v, v, v, v, v, v, v, v, v, v, v, v}; }
+};
+template <class T> INLINE V splat(T value) { return Splat<LANES>::template of<V, T>(value); }
 
 // The last vector of a row may reach beyond it: n is how many lanes are the row's.
 template <class T> INLINE V load_some(const T* p, long n) {
@@ -247,6 +259,7 @@ template <class T> struct Shape {
   long saved() const { return cells() + (kind == LSTM ? (T_ + 1) * B * Hp : kind == GRU_CHO ? T_ * B * Hp : 0); }
   // Sums of the weights' gradients, one block per chunk: rows for D inputs, H units and the bias.
   long sums() const { return (D + H + 1) * gates * Hp; }
+  bool large() const { return sums() * (long)sizeof(T) > LARGE_SUMS; }
 };
 
 template <class T> INLINE long group(const Shape<T>& s, long p) {  // unit vectors that an rnn's tile takes at once
@@ -609,76 +622,101 @@ template <class T, int MR> NOINLINE void inputs(const Backward<T>& b, long row, 
 
 // ---- the weights' share ---------------------------------------------------------------------------------------------
 
-// A block of timesteps: `steps` of them, gradient rows [steps][M][S] in memory, the latest last.
-template <class T> struct Block {
-  long steps, M, S;
-  const T* rows;
-  const T* first;      // what was multiplied: rows [M][width] at the block's first timestep,
+// What the gradient rows of a block of timesteps are multiplied with: rows [M][width] of inputs or states.
+template <class T> struct Left {
+  const T* first;      // at the block's first timestep,
   const T* next;       // at its second one,
   long width, step;    // `step` numbers from there to the third, and so on
 };
 
+// The same columns of all gradient rows of a block: [steps][M], `stride` numbers apart.
+template <class T> struct Strip {
+  long steps, M, stride;
+  const T* rows;
+};
+
 template <class T, int MR, int NV>
-INLINE void weigh_tile(const Block<T>& k, long u, long column, T* sums, long stride) {
+INLINE void weigh_tile(const Strip<T>& k, const Left<T>& left, long u, long column, T* sums, long stride) {
   V total[MR][NV];
   UNROLL for (int m = 0; m < MR; m++) UNROLL for (int j = 0; j < NV; j++)
     total[m][j] = load<T>(sums + (u + m) * stride + j * LANES);
   for (long t = k.steps - 1; t >= 0; t--) {
-    const T* a = (t ? k.next + (t - 1) * k.step : k.first) + u;
-    const T* g = k.rows + t * k.M * k.S + column;
-    for (long b = 0; b < k.M; b++, a += k.width, g += k.S) {
+    const T* a = (t ? left.next + (t - 1) * left.step : left.first) + u;
+    const T* g = k.rows + t * k.M * k.stride + column * LANES;
+    for (long b = 0; b < k.M; b++, a += left.width, g += k.stride) {
       V right[NV];
       UNROLL for (int j = 0; j < NV; j++) right[j] = load<T>(g + j * LANES);
       UNROLL for (int m = 0; m < MR; m++) {
-        V left = splat<T>(a[m]);
-        UNROLL for (int j = 0; j < NV; j++) total[m][j] += left * right[j];
+        V one = splat<T>(a[m]);
+        UNROLL for (int j = 0; j < NV; j++) total[m][j] += one * right[j];
       }
     }
   }
   UNROLL for (int m = 0; m < MR; m++) UNROLL for (int j = 0; j < NV; j++)
     store<T>(sums + (u + m) * stride + j * LANES, total[m][j]);
 }
-template <class T, int MR> NOINLINE void weigh(const Block<T>& k, long u, long column, T* sums, long stride, long vectors) {
-  switch (vectors) {
-    case 1: return weigh_tile<T, MR, 1>(k, u, column, sums, stride);
-    case 2: return weigh_tile<T, MR, 2>(k, u, column, sums, stride);
-    case 3: return weigh_tile<T, MR, 3>(k, u, column, sums, stride);
-    default: return weigh_tile<T, MR, 4>(k, u, column, sums, stride);
+template <class T, int MR>
+NOINLINE void weigh(const Strip<T>& k, const Left<T>& left, long u, long column, long n, T* sums, long stride) {
+  switch (n) {
+    case 1: return weigh_tile<T, MR, 1>(k, left, u, column, sums, stride);
+    case 2: return weigh_tile<T, MR, 2>(k, left, u, column, sums, stride);
+    case 3: return weigh_tile<T, MR, 3>(k, left, u, column, sums, stride);
+    default: return weigh_tile<T, MR, 4>(k, left, u, column, sums, stride);
   }
 }
 
-// sums[u][column] += sum over the block of left[u] * rows[column], for the given columns, u < units.
-template <class T> void weigh_all(const Block<T>& k, const Columns& columns, long units, T* sums, long stride, long run_stride) {
-  for (long r = 0; r < columns.runs; r++)
-    for (long c = 0; c < columns.length; c += 4 * LANES) {
-      long left = (columns.length - c) / LANES, vectors = left < 4 ? left : 4;
-      FOR_TILES(units, u, rows)
-        TILES(weigh, rows, k, u, columns.offset + r * columns.stride + c, sums + r * run_stride + c, stride, vectors)
-    }
+// sums[u][0 .. n) += sum over the block of left[u] * strip[column .. column + n), counted in vectors, for all units.
+template <class T>
+void weigh_all(const Strip<T>& k, const Left<T>& left, long units, long column, long n, T* sums, long stride) {
+  FOR_TILES(units, u, rows) TILES(weigh, rows, k, left, u, column, n, sums, stride)
 }
 
-template <class T> void weigh_bias(const Block<T>& k, const Columns& columns, T* sums) {
-  for (long r = 0; r < columns.runs; r++)
-    for (long c = 0; c < columns.length; c += LANES) {
-      V total = load<T>(sums);
-      const T* g = k.rows + columns.offset + r * columns.stride + c;
-      for (long t = k.steps - 1; t >= 0; t--)
-        for (long b = 0; b < k.M; b++) total += load<T>(g + (t * k.M + b) * k.S);
-      store<T>(sums, total);
-      sums += LANES;
+template <class T> void weigh_bias(const Strip<T>& k, long column, long n, T* sums) {
+  for (long j = 0; j < n; j++) {
+    V total = load<T>(sums + j * LANES);
+    for (long t = k.steps - 1; t >= 0; t--)
+      for (long b = 0; b < k.M; b++) total += load<T>(k.rows + (t * k.M + b) * k.stride + (column + j) * LANES);
+    store<T>(sums + j * LANES, total);
+  }
+}
+
+// All weights take their share of a block: gradient rows [steps][M][S].
+template <class T>
+void weigh_block(const Shape<T>& s, long steps, long M, const T* rows, T* strip, const Left<T>& x, const Left<T>& h,
+                 const Left<T>& gated, T* sums) {
+  const long wide = s.gates * s.Hp;
+  T *of_x = sums, *of_h = sums + s.D * wide, *of_bias = of_h + s.H * wide;
+  const bool gates = s.gates > 1;
+  for (long p = 0, size; p < s.P; p += size) {
+    size = gates ? 1 : group(s, p);
+    const long columns = size * s.slots * LANES;
+    Strip<T> k{steps, M, s.S, rows + p * s.slots * LANES};
+    if (s.large()) {  // long rows, a power of two apart, would fight for few lines of the first-level cache
+      for (long i = 0; i < steps * M; i++) memcpy(strip + i * columns, k.rows + i * s.S, columns * sizeof(T));
+      k.rows = strip, k.stride = columns;
     }
+    long from = s.kind == GRU ? 1 : 0, n = gates ? s.gates : size, at = p * s.gates * LANES;
+    weigh_all(k, x, s.D, from, n, of_x + at, wide);
+    weigh_bias(k, from, n, of_bias + at);
+    if (s.kind == GRU_CHO) {
+      weigh_all(k, h, s.H, 0, 2, of_h + p * 2 * LANES, wide);
+      weigh_all(k, gated, s.H, 2, 1, of_h + 2 * s.Hp + p * LANES, wide);
+    } else
+      weigh_all(k, h, s.H, 0, n, of_h + at, wide);
+  }
 }
 
 template <class T> int backward_chunk(const SeqmemCall& call, long chunk) {
   Backward<T> b(call, chunk);
   const Shape<T>& s = b.s;
   const long b0 = b.b0, M = b.M;
-  long size = BLOCK_BYTES / (M * s.S * (long)sizeof(T));
-  size = size < 2 ? 2 : size > 16 ? 16 : size;  // timesteps of a block
-  T* memory = scratch<T>(M * (3 * s.Hp + size * s.S));
+  // Timesteps of a block. Sums that fill the cache themselves are better visited half as often.
+  long size = BLOCK_ROWS * (s.large() ? 2 : 1) / M;
+  size = size > 32 ? 32 : size;
+  T* memory = scratch<T>(M * (3 * s.Hp + size * (s.S + 4 * LANES)));
   if (!memory) return 1;
   b.dh = memory, b.dc = memory + M * s.Hp, b.dgated = b.dc + M * s.Hp;
-  T* rows = b.dgated + M * s.Hp;
+  T *rows = b.dgated + M * s.Hp, *strip = rows + M * size * s.S;
   const T* saved = (const T*)call.saved;
   const T* states = saved + s.cells() + b0 * (s.kind == LSTM ? s.T_ + 1 : s.T_) * s.Hp;  // c, or r * h
   for (long m = 0; m < M; m++)
@@ -691,7 +729,7 @@ template <class T> int backward_chunk(const SeqmemCall& call, long chunk) {
   T* sums = call.grad_sums ? (T*)call.grad_sums + chunk * s.sums() : nullptr;
   const T *xs = (const T*)call.xs, *outputs = (const T*)call.outputs, *start = (const T*)call.start_hidden + b0 * s.H;
   const bool gru_like = s.kind == GRU || s.kind == GRU_CHO;
-  const long wide = s.gates * s.Hp, inputs_wide = (s.D + LANES - 1) / LANES;
+  const long inputs_wide = (s.D + LANES - 1) / LANES;
 
   for (long end = s.T_; end > 0;) {
     long begin = end > size ? end - size : 0;
@@ -726,18 +764,11 @@ template <class T> int backward_chunk(const SeqmemCall& call, long chunk) {
         for (long v = 0; v < inputs_wide; v += 4) FOR_TILES(M, row, rows) TILES(inputs, rows, b, row, v, s.from_input())
     }
     if (sums) {
-      Block<T> k{end - begin, M, s.S, rows, xs + (begin * s.B + b0) * s.D, nullptr, s.D, s.B * s.D};
-      k.next = k.first + k.step;
-      weigh_all(k, s.from_input(), s.D, sums, wide, s.from_input().length);
-      T* hidden_sums = sums + s.D * wide;
-      k.width = s.H, k.step = s.B * s.H;
-      k.first = begin ? outputs + ((begin - 1) * s.B + b0) * s.H : start, k.next = outputs + (begin * s.B + b0) * s.H;
-      weigh_all(k, s.from_hidden(), s.H, hidden_sums, wide, s.kind == GRU_CHO ? 2 * LANES : s.from_hidden().length);
-      if (s.kind == GRU_CHO) {
-        k.width = s.Hp, k.step = M * s.Hp, k.first = states + begin * k.step, k.next = k.first + k.step;
-        weigh_all(k, s.from_candidate(), s.H, hidden_sums + 2 * s.Hp, wide, LANES);
-      }
-      weigh_bias(k, s.from_input(), sums + (s.D + s.H) * wide);
+      Left<T> x{xs + (begin * s.B + b0) * s.D, nullptr, s.D, s.B * s.D}, h{nullptr, nullptr, s.H, s.B * s.H};
+      Left<T> gated{states + begin * M * s.Hp, nullptr, s.Hp, M * s.Hp};
+      x.next = x.first + x.step, gated.next = gated.first + gated.step;
+      h.first = begin ? outputs + ((begin - 1) * s.B + b0) * s.H : start, h.next = outputs + (begin * s.B + b0) * s.H;
+      weigh_block(s, end - begin, M, rows, strip, x, h, gated, sums);
     }
     end = begin;
   }

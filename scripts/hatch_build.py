@@ -1,0 +1,49 @@
+"""Hatchling's hook: compiles the native kernels for a wheel or an editable install. Without a compiler it warns, and
+the wheel is one for any machine, in which torch's kernels are used.
+"""
+
+import importlib.util
+import tempfile
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+from packaging.tags import platform_tags
+
+KERNELS = "seqmem/kernels"
+
+
+class NativeKernels(BuildHookInterface):
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        sources = Path(self.root) / "src" / KERNELS
+        builder = _load(sources / "build.py")
+        # A wheel leaves the library of a checkout alone, which an editable install may be using.
+        self._folder = tempfile.TemporaryDirectory(prefix="seqmem-wheel-")
+        try:
+            library = builder.build(sources, sources if version == "editable" else Path(self._folder.name))
+        except builder.BuildError as error:
+            self.app.display_warning(f"seqmem: no native kernels, torch's will be used: {error}")
+            return
+        if version == "editable":
+            return
+        build_data["force_include"][str(library)] = f"{KERNELS}/{library.name}"
+        build_data["pure_python"] = False
+        build_data["tag"] = f"py3-none-{_platform()}"  # ctypes loads it: any Python will do
+
+    def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
+        self._folder.cleanup()
+
+
+def _platform() -> str:
+    """This machine's own name: nobody has checked the library against manylinux's or musllinux's promises."""
+    return next(tag for tag in platform_tags() if not tag.startswith(("manylinux", "musllinux")))
+
+
+def _load(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("seqmem_kernels_build", path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} cannot be imported")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,137 @@
+"""The gradient at every state of a sequence, read off torch's fused layers, which hide their states.
+
+A fused layer shows its outputs, and cuDNN's nothing else; a gradient asked for at the output sequence misses what
+passes through the recurrence. But the states can be given inputs of their own, ghosts, which are zero and whose
+gradients the layer does report. In an rnn and an lstm, h_{t-1} enters by U h_{t-1} alone:
+
+    W x_t + U h_{t-1}  =  [W, U] [x_t, 0] + U h_{t-1}        and        dL/d(ghost_t) = U' dL/d(W x_t + U h_{t-1})
+
+is exactly what flows from timestep t into h_{t-1}. With the gradient of the loss at the output itself that is dL/dh:
+
+    dL/dh_t = (dL/dh_t)_direct + dL/d(ghost_{t+1})
+
+A gru (torch's form) has three ghosts a unit, one for each gate, with the identity as their weights: their gradients
+d_r, d_z, d_n are those of what the gates see, and
+
+    dL/dh_{t-1} = direct + U_r' d_r + U_z' d_z + U_n' (r * d_n) + z_t * dL/dh_t
+
+An lstm's c_t enters h_t by o * tanh(c_t) and c_{t+1} by f:
+
+    dL/dc_t = dL/dh_t * o_t * (1 - tanh(c_t)^2) + f_{t+1} * dL/dc_{t+1}
+
+All gates are computed at once from the outputs, which are the hidden states. What is left are recurrences of the kind
+y_t = a_t * y_{t-1} + b_t, without products of matrices: ``_scan``. All of this is exact, no approximation.
+
+Axes: T time, B batch, D input features, H hidden features, G gates.
+"""
+
+from collections.abc import Callable
+from copy import deepcopy
+from math import isqrt
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from .base import State
+from .fused import FusedCell
+
+
+def state_gradients(
+    cell: FusedCell,
+    xs: Float[Tensor, "T B D"],
+    initial: State,
+    loss_of: Callable[[Float[Tensor, "T B H"], State], Float[Tensor, ""]],
+) -> tuple[Float[Tensor, "T B D"], dict[str, Float[Tensor, "T B H"]]]:
+    """(dL/dx_t, state name -> dL/ds_t) for every timestep t, of L = ``loss_of(outputs, final state)``.
+
+    These are total derivatives, as ``gradient_trace`` takes them: all that s_t does to L, through the output and
+    through everything later. ``cell`` and its gradients are left alone; ``xs`` and ``initial`` are taken as numbers.
+    It computes on the device and in the dtype of ``xs``, in one forward and one backward pass of the fused layer.
+
+    Raises:
+        ValueError: the cell is a gru as published (form="cho"), which torch has no fused layer for.
+    """
+    kind = cell.fused.mode
+    if getattr(cell, "form", "torch") != "torch":
+        raise ValueError("form='cho': torch has no fused layer for this gru, so it must be traced by its steps")
+    initial = {name: value.detach().to(xs) for name, value in initial.items()}
+    weights = {name: value.detach().to(xs) for name, value in cell.fused.named_parameters()}
+    w, u, bias, bias_hidden = (weights[f"{name}_l0"] for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
+    ghosts = torch.eye(len(u), dtype=xs.dtype, device=xs.device) if kind == "GRU" else u
+    with_ghosts = _with_weights(cell.fused, {**weights, "weight_ih_l0": torch.cat([w, ghosts], 1)})
+
+    with torch.enable_grad():
+        empty = xs.new_zeros(*xs.shape[:2], ghosts.shape[1])
+        inputs = torch.cat([xs.detach(), empty], -1).requires_grad_()
+        start = [initial[name][None] for name in ("hidden", "cell") if name in initial]
+        outputs, last = with_ghosts(inputs, tuple(start) if kind == "LSTM" else start[0])
+        ends = last if kind == "LSTM" else (last,)
+        final: State = dict(zip(("hidden", "cell"), [end[0] for end in ends], strict=False))
+        loss = loss_of(outputs, final)
+        # Of the output sequence and of the final state these are the direct parts: the recurrence is not behind them.
+        entered, direct, *direct_last = torch.autograd.grad(
+            loss, [inputs, outputs, *ends], allow_unused=True, materialize_grads=True
+        )
+    to_x, from_ghosts = entered.split([xs.shape[-1], ghosts.shape[1]], -1)
+    hidden = direct.clone()
+    hidden[-1] += direct_last[0][0]
+    if kind.startswith("RNN"):
+        hidden[:-1] += from_ghosts[1:]
+        return to_x, {"hidden": hidden}
+
+    hs = outputs.detach()
+    before = torch.cat([initial["hidden"][None], hs[:-1]])
+    by_x, by_h = F.linear(xs.detach(), w, bias), F.linear(before, u, bias_hidden)
+    if kind == "GRU":
+        r, z, _ = (by_x + by_h).chunk(3, -1)
+        r, z = r.sigmoid(), z.sigmoid()
+        to_r, to_z, to_n = from_ghosts.chunk(3, -1)
+        hidden[:-1] += (torch.cat([to_r, to_z, to_n * r], -1) @ u)[1:]
+        return to_x, {"hidden": _scan_back(z, hidden)}
+
+    hidden[:-1] += from_ghosts[1:]
+    i, f, g, o = (by_x + by_h).chunk(4, -1)
+    i, f, g, o = i.sigmoid(), f.sigmoid(), g.tanh(), o.sigmoid()
+    cs = _scan(f, i * g, initial["cell"])
+    cell_direct = hidden * o * (1 - cs.tanh().square())
+    cell_direct[-1] += direct_last[1][0]
+    return to_x, {"hidden": hidden, "cell": _scan_back(f, cell_direct)}
+
+
+def _with_weights(layer: nn.RNNBase, weights: dict[str, Tensor]) -> nn.RNNBase:
+    """A layer of the same kind; what is given says how many inputs it has, its dtype and where it is."""
+    twin = deepcopy(layer)
+    twin.input_size = weights["weight_ih_l0"].shape[1]
+    for name, value in weights.items():
+        setattr(twin, name, nn.Parameter(value, requires_grad=False))
+    twin.flatten_parameters()  # cuDNN wants all weights in one piece
+    return twin.train()  # cuDNN has a backward pass in training mode alone
+
+
+def _scan_back(keep: Float[Tensor, "T B H"], add: Float[Tensor, "T B H"]) -> Float[Tensor, "T B H"]:
+    """y_t = add_t + keep_{t+1} * y_{t+1}, from the last timestep, where y = add."""
+    keep_after = torch.cat([keep[1:], torch.ones_like(keep[:1])])
+    return _scan(keep_after.flip(0), add.flip(0), torch.zeros_like(add[0])).flip(0)
+
+
+def _scan(keep: Float[Tensor, "T B H"], add: Float[Tensor, "T B H"], start: Float[Tensor, "B H"]) -> Tensor:
+    """y_t = keep_t * y_{t-1} + add_t, with y_{-1} = ``start``.
+
+    In about sqrt(T) pieces of sqrt(T) timesteps: within all pieces at once, then from piece to piece. So it takes
+    3 sqrt(T) operations one after another, not T: each of them is a kernel to launch on a GPU.
+    """
+    seq_len = len(keep)
+    length = isqrt(seq_len - 1) + 1
+    pieces = -(-seq_len // length)
+    missing = pieces * length - seq_len  # timesteps behind the end that nobody reads
+    keep, add = (F.pad(values, (0, 0, 0, 0, 0, missing)).unflatten(0, (pieces, length)) for values in (keep, add))
+    ys, kept = add.clone(), keep.clone()  # y without what comes from earlier pieces; what is kept of that
+    for t in range(1, length):
+        ys[:, t].addcmul_(keep[:, t], ys[:, t - 1])
+        kept[:, t].mul_(kept[:, t - 1])
+    for piece in range(pieces):
+        ys[piece].addcmul_(kept[piece], start)
+        start = ys[piece, -1]
+    return ys.flatten(0, 1)[:seq_len]

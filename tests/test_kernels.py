@@ -1,0 +1,501 @@
+"""The native kernels against ``step``, against themselves however they are cut and threaded, and against fork and
+Ctrl-C. They are built by scripts/test where there is a compiler; without one, cells run on torch's kernels and only
+what is said here about that is tested."""
+
+import copy
+import hashlib
+import multiprocessing
+import pickle
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from types import FrameType
+
+import pytest
+import torch
+from torch import Tensor
+
+from seqmem.cells import GRU, LSTM, RNN, Cell, FusedCell, State, steps, use_kernel
+from seqmem.kernels import functions
+from seqmem.kernels.build import BuildError, find_compiler
+from seqmem.kernels.functions import KINDS, linear_recurrence, recurrence
+from seqmem.kernels.library import Library, load
+from seqmem.kernels.memory import Memory
+from seqmem.randomness import ambient
+
+built = load()
+ISAS = built.isas if isinstance(built, Library) else ()
+native = pytest.mark.skipif(not ISAS, reason="no native kernels here: python -m seqmem.kernels.build says why")
+
+MAKERS: dict[str, Callable[[int, int], FusedCell]] = {
+    "rnn tanh": lambda d, h: RNN(d, h),
+    "rnn relu": lambda d, h: RNN(d, h, nonlinearity="relu"),
+    "lstm": lambda d, h: LSTM(d, h, seq_len=20),
+    "gru torch": lambda d, h: GRU(d, h, seq_len=20),
+    "gru cho": lambda d, h: GRU(d, h, seq_len=20, form="cho"),
+}
+SHAPES = [(7, 3, 5, 4), (20, 33, 9, 21), (9, 20, 32, 64), (1, 1, 1, 1), (5, 16, 17, 129), (33, 50, 1, 16)]
+"""T B D H: below, at and above the widths of vectors, tiles and chunks."""
+
+
+@pytest.fixture(params=ISAS)
+def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Each instruction set that this processor has, in turn."""
+    assert isinstance(built, Library)
+    library = replace(built, isa=request.param)
+    monkeypatch.setattr(functions, "load", lambda: library)
+    return request.param
+
+
+def make(kind: str, shape: tuple[int, int, int, int], dtype: torch.dtype) -> tuple[FusedCell, Tensor, State]:
+    steps, batch, features, hidden = shape
+    with ambient(0, kind):
+        cell = MAKERS[kind](features, hidden).to(dtype)
+        xs = torch.randn(steps, batch, features, dtype=dtype)
+        state = {name: torch.randn(batch, hidden, dtype=dtype) for name in cell.initial_state(batch)}
+    return cell, xs, state
+
+
+def everything(cell: Cell, xs: Tensor, state: State) -> list[Tensor]:
+    """Outputs, final states, and the gradient of a random sum of them by inputs, initial states and weights."""
+    xs = xs.detach().requires_grad_()
+    state = {name: value.detach().requires_grad_() for name, value in state.items()}
+    outputs, final = cell(xs, state)
+    values = [outputs, *final.values()]
+    rng = torch.Generator().manual_seed(3)
+    weights = [torch.randn(value.shape, generator=rng, dtype=value.dtype) for value in values]
+    wanted = [xs, *state.values(), *(p for p in cell.parameters() if p.requires_grad)]
+    return [*(v.detach() for v in values), *torch.autograd.grad(values, wanted, weights)]
+
+
+def same(found: list[Tensor], expected: list[Tensor]) -> bool:
+    return len(found) == len(expected) and all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_where_there_is_a_compiler_there_are_kernels() -> None:
+    """Or all that follows would be skipped without a word."""
+    try:
+        find_compiler()
+    except BuildError:
+        return
+    assert ISAS, built
+
+
+def test_every_kind_has_a_maker() -> None:
+    assert set(MAKERS) == set(KINDS)
+
+
+@native
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 2e-5)], ids=["f64", "f32"])
+def test_a_kernel_is_its_step_in_values_states_and_all_gradients(
+    isa: str, kind: str, shape: tuple[int, int, int, int], dtype: torch.dtype, tolerance: float
+) -> None:
+    cell, xs, state = make(kind, shape, dtype)
+    use_kernel(cell, "native")
+    found = everything(cell, xs, state)
+    use_kernel(cell, "step")
+    for a, b in zip(found, everything(cell, xs, state), strict=True):
+        assert a.shape == b.shape
+        assert (a - b).abs().max() <= tolerance * max(1.0, float(b.abs().max())), isa
+    if shape != (1, 1, 1, 1):  # a lonely rectified unit may be off
+        assert all(value.abs().sum() > 0 for value in found)
+
+
+@native
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("batch", [1, 16, 40, 70])
+def test_the_bits_depend_neither_on_threads_nor_on_where_a_sequence_is_cut(
+    isa: str, kind: str, batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cell, xs, state = make(kind, (37, batch, 6, 24), torch.float32)
+    use_kernel(cell, "native")
+    whole = everything(cell, xs, state)
+    monkeypatch.setattr(functions, "_OPERATIONS_PER_THREAD", 0)  # or so little work would stay on one thread
+    for threads in (2, 3, 100):
+        use_kernel(cell, "native", threads)
+        assert same(everything(cell, xs, state), whole), (isa, threads)
+    for every in (1, 5, 36, 37, 1000):
+        use_kernel(cell, "native", 2, checkpoint_every_t=every)
+        assert same(everything(cell, xs, state), whole), (isa, every)
+    monkeypatch.setattr(functions, "_OPERATIONS_PER_CALL", 1)  # 16 timesteps a call
+    use_kernel(cell, "native")
+    assert same(everything(cell, xs, state), whole), isa
+
+
+@native
+def test_flushing_denormals_holds_on_every_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(functions, "_OPERATIONS_PER_THREAD", 0)
+    cell, xs, state = make("rnn tanh", (60, 64, 4, 16), torch.float32)
+    with torch.no_grad():
+        cell.weight_hidden.mul_(0.05)  # the gradient is below 1e-38 after some 30 timesteps
+    taps = [torch.zeros(60, 64, 16).requires_grad_()]
+    gradients = {}
+    for flush in (False, True):
+        torch.set_flush_denormal(flush)
+        try:
+            weights = (cell.weight_input, cell.weight_hidden, cell.bias)
+            outputs, _ = recurrence("rnn tanh", xs, [state["hidden"]], *weights, taps=taps, threads=4)
+            (found,) = torch.autograd.grad(outputs[-1].sum(), taps)
+        finally:
+            torch.set_flush_denormal(False)
+        tiny = (found != 0) & (found.abs() < torch.finfo(torch.float32).tiny)
+        gradients[flush] = tiny.any(dim=(0, 2))
+    assert gradients[False].all()  # of all sequences, on whatever thread
+    assert not gradients[True].any()
+
+
+@native
+@pytest.mark.parametrize("kind", KINDS)
+def test_taps_are_the_gradients_by_every_state(isa: str, kind: str) -> None:
+    cell, xs, state = make(kind, (12, 5, 3, 20), torch.float64)
+    use_kernel(cell, "native")
+    rng = torch.Generator().manual_seed(5)
+    weight = torch.randn(12, 5, 20, dtype=torch.float64, generator=rng)
+    taps = {name: torch.zeros(12, 5, 20, dtype=torch.float64).requires_grad_() for name in state}
+    tapped = cell.tapped(xs, state, taps)
+    assert tapped is not None
+    outputs, final = tapped
+    total = (outputs * weight).sum() + sum(value.square().sum() for value in final.values())
+    found = torch.autograd.grad(total, list(taps.values()))
+
+    by_step, outs = {name: [] for name in state}, []
+    xs.requires_grad_()
+    for output, state in steps(cell, xs.unbind(0), state):  # noqa: B020
+        outs.append(output)
+        for name, value in state.items():
+            by_step[name].append(value)
+    total = (torch.stack(outs) * weight).sum() + sum(value.square().sum() for value in state.values())
+    for gradient, series in zip(found, by_step.values(), strict=True):
+        expected = torch.stack(torch.autograd.grad(total, series, retain_graph=True))
+        torch.testing.assert_close(gradient, expected, rtol=1e-11, atol=1e-12)
+
+
+@native
+def test_a_second_derivative_is_refused_in_words() -> None:
+    cell, xs, state = make("lstm", (4, 3, 2, 5), torch.float64)
+    use_kernel(cell, "native")
+    outputs, _ = cell(xs.requires_grad_(), state)
+    with pytest.raises(RuntimeError, match="no second derivatives: kernel=step has them"):
+        torch.autograd.grad(outputs.sum(), xs, create_graph=True)
+    a = torch.rand(4, 3).requires_grad_()
+    with pytest.raises(RuntimeError, match="no second derivatives"):
+        torch.autograd.grad(linear_recurrence(a, a, torch.zeros(3)).sum(), a, create_graph=True)
+    use_kernel(cell, "step")
+    outputs, _ = cell(xs, state)
+    (first,) = torch.autograd.grad(outputs.sum(), xs, create_graph=True)
+    assert torch.autograd.grad(first.sum(), xs)[0].abs().sum() > 0
+
+
+@native
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_graph_may_be_gone_through_twice_and_another_one_in_between(kind: str) -> None:
+    cell, xs, state = make(kind, (9, 6, 3, 18), torch.float32)
+    use_kernel(cell, "native")
+    xs.requires_grad_()
+    outputs, _ = cell(xs, state)
+    first = torch.autograd.grad(outputs.sum(), [xs, cell.weight_hidden], retain_graph=True)
+    other, _ = cell(xs * 2, state)  # would take the first one's memory, were it thought to be free
+    torch.autograd.grad(other.sum(), xs)
+    second = torch.autograd.grad(outputs.sum(), [xs, cell.weight_hidden])
+    assert same(list(first), list(second))
+
+
+@native
+@pytest.mark.parametrize("which", [0, 1], ids=["sigmoid", "tanh"])
+@pytest.mark.parametrize(("dtype", "ulps"), [(torch.float32, 4), (torch.float64, 4)], ids=["f32", "f64"])
+def test_nonlinearities_are_within_a_few_units_in_the_last_place(
+    isa: str, which: int, dtype: torch.dtype, ulps: float
+) -> None:
+    """Against mpmath's 50 digits would be slow: torch's own in the next wider type, or numpy's longdouble."""
+    import numpy as np
+
+    small = torch.logspace(-30, 0, 20_001, dtype=torch.float64)
+    x = torch.cat([torch.linspace(-80, 80, 200_001, dtype=torch.float64), small, -small]).to(dtype)
+    found = nonlinearity(isa, which, x)
+    exact = x.numpy().astype(np.longdouble)
+    expected = np.tanh(exact) if which else 1 / (1 + np.exp(-exact))
+    error = np.abs(found.numpy().astype(np.longdouble) - expected)
+    unit = np.maximum(np.spacing(np.abs(expected).astype(x.numpy().dtype)), np.finfo(x.numpy().dtype).tiny)
+    assert float((error / unit).max()) <= ulps, isa
+
+
+@native
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["f32", "f64"])
+def test_nonlinearities_at_the_ends(isa: str, dtype: torch.dtype) -> None:
+    inf, nan = float("inf"), float("nan")
+    x = torch.tensor([0.0, inf, -inf, 1e30, -1e30, nan], dtype=dtype)
+    tanh, sigmoid = nonlinearity(isa, 1, x), nonlinearity(isa, 0, x)
+    assert tanh[:5].tolist() == [0, 1, -1, 1, -1]
+    assert sigmoid[:2].tolist() == [0.5, 1]
+    assert (sigmoid[[2, 4]] < 1e-37).all()
+    assert tanh[5].isnan()
+    assert sigmoid[5].isnan()
+
+
+def nonlinearity(isa: str, which: int, x: Tensor) -> Tensor:
+    import ctypes
+
+    assert isinstance(built, Library)
+    y = torch.empty_like(x)
+    suffix = "f32" if x.dtype == torch.float32 else "f64"
+    function = replace(built, isa=isa).function("seqmem_nonlinearity", suffix)
+    function(ctypes.c_int64(which), ctypes.c_int64(len(x)), *(ctypes.c_void_p(t.data_ptr()) for t in (x, y)))
+    return y
+
+
+@native
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_nan_is_not_lost(kind: str) -> None:
+    cell, xs, state = make(kind, (5, 4, 3, 20), torch.float32)
+    use_kernel(cell, "native")
+    xs[2, 1, 0] = float("nan")
+    outputs, _ = cell(xs, state)
+    assert outputs[:2].isfinite().all()
+    assert outputs[2:, 1].isnan().all()
+    assert outputs[:, [0, 2, 3]].isfinite().all()
+
+
+@native
+def test_inputs_may_lie_anywhere_in_memory() -> None:
+    cell, xs, state = make("lstm", (6, 4, 3, 8), torch.float64)
+    use_kernel(cell, "native")
+    expected = everything(cell, xs, state)
+    strided = torch.randn(4, 6, 9, dtype=torch.float64).transpose(0, 1)[..., ::3]
+    strided.copy_(xs)
+    wide = {name: torch.stack([value, value], 2)[..., 0] for name, value in state.items()}
+    assert not strided.is_contiguous()
+    assert not wide["cell"].is_contiguous()
+    assert same(everything(cell, strided, wide), expected)
+    with torch.no_grad():  # the gradient of a sum is expanded: no memory of its own
+        cell.fused.weight_hh_l0 = torch.nn.Parameter(cell.weight_hidden.t().contiguous().t())  # pyright: ignore
+    assert same(everything(cell, xs, state)[:3], expected[:3])
+
+
+@native
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_is_kept_where_no_gradient_is_wanted(kind: str) -> None:
+    cell, xs, state = make(kind, (6, 20, 3, 8), torch.float32)
+    use_kernel(cell, "native")
+    expected = everything(cell, xs, state)[: 1 + len(state)]
+    with torch.no_grad():
+        outputs, final = cell(xs, state)
+    assert same([outputs, *final.values()], expected)
+    assert outputs.grad_fn is None
+
+
+@native
+def test_memory_is_used_again_but_never_while_it_is_in_use() -> None:
+    memory = Memory()
+    first = memory.take(1000, torch.float32)
+    where = first.data_ptr()
+    second = memory.take(1000, torch.float32)
+    assert second.data_ptr() != where
+    view = first[10:]
+    del first
+    assert memory.take(1000, torch.float32).data_ptr() != where  # the view still needs it
+    view.fill_(1.0)
+    del view
+    assert memory.take(500, torch.float64).data_ptr() == where
+    assert memory.take(500, torch.float64).shape == (500,)
+    lent = [memory.take(1000, torch.float32) for _ in range(10)]
+    del lent
+    assert len(memory._free) == memory._spare
+    assert copy.deepcopy(memory) is memory
+    assert pickle.loads(pickle.dumps(memory))._free == []
+
+
+@native
+def test_cells_are_copied_and_pickled_without_their_memory() -> None:
+    cell, xs, state = make("lstm", (6, 20, 3, 8), torch.float32)
+    use_kernel(cell, "native", 2)
+    expected = everything(cell, xs, state)
+    for other in (copy.deepcopy(cell), pickle.loads(pickle.dumps(cell))):
+        assert same(everything(other, xs, state), expected)
+        assert (other.kernel, other.threads) == ("native", 2)
+    assert set(cell.state_dict()) == {f"fused.{name}_l0" for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")}
+
+
+@native
+def test_a_second_call_takes_no_new_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    from seqmem.kernels import memory
+
+    made = []
+    pages = memory._pages
+    monkeypatch.setattr(memory, "_pages", lambda size: made.append(size) or pages(size))
+    cell, xs, state = make("gru torch", (50, 20, 8, 32), torch.float32)
+    use_kernel(cell, "native")
+    everything(cell, xs, state)
+    once = len(made)
+    for _ in range(5):
+        everything(cell, xs, state)
+    assert once > 0
+    assert len(made) == once
+
+
+@native
+def test_ctrl_c_ends_a_long_call_before_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(functions, "_OPERATIONS_PER_CALL", 1e7)
+    run, ran = functions._Job.run, []
+
+    def counted(job: functions._Job, name: str, call: functions._Call) -> None:
+        ran.append(name)
+        run(job, name, call)
+        if len(ran) == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(functions._Job, "run", counted)
+    cell, xs, state = make("lstm", (20_000, 16, 8, 32), torch.float32)
+    with pytest.raises(KeyboardInterrupt), torch.no_grad():
+        cell(xs, state)
+    assert len(ran) == 3
+    assert 20_000 * 2 * 16 * 128 * 40 / 1e7 > 50  # calls, had it gone on
+
+
+@pytest.fixture
+def alarmed() -> Iterator[list[int]]:
+    """Collects SIGUSR1s."""
+    seen: list[int] = []
+
+    def note(number: int, _: FrameType | None) -> None:
+        seen.append(number)
+
+    before = signal.signal(signal.SIGUSR1, note)
+    yield seen
+    signal.signal(signal.SIGUSR1, before)
+
+
+@native
+def test_signals_are_handled_while_a_long_sequence_is_read(alarmed: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not afterwards: the handler runs between two calls of the kernels, whichever thread the signal was sent to."""
+    monkeypatch.setattr(functions, "_OPERATIONS_PER_CALL", 1e7)
+    run, handled = functions._Job.run, []
+
+    def noted(job: functions._Job, name: str, call: functions._Call) -> None:
+        if not handled:
+            signal.raise_signal(signal.SIGUSR1)
+        run(job, name, call)
+        handled.append(len(alarmed))
+
+    monkeypatch.setattr(functions._Job, "run", noted)
+    cell, xs, state = make("gru torch", (2_000, 16, 8, 32), torch.float32)
+    use_kernel(cell, "native", 2)
+    with torch.no_grad():
+        cell(xs, state)
+    assert handled[0] == 1
+    assert len(handled) > 5
+
+
+def _in_a_child(cell: FusedCell, xs: Tensor, state: State, answer: multiprocessing.SimpleQueue) -> None:
+    answer.put(digest(everything(cell, xs, state)))
+
+
+def digest(values: list[Tensor]) -> str:
+    return hashlib.sha256(b"".join(value.numpy().tobytes() for value in values)).hexdigest()
+
+
+@native
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_kernels_work_on_after_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(functions, "_OPERATIONS_PER_THREAD", 0)
+    cell, xs, state = make("lstm", (12, 40, 5, 24), torch.float32)
+    use_kernel(cell, "native", 3)
+    expected = digest(everything(cell, xs, state))
+    context = multiprocessing.get_context("fork")
+    answer = context.SimpleQueue()
+    child = context.Process(target=_in_a_child, args=(cell, xs, state, answer))
+    child.start()
+    child.join(60)
+    assert child.exitcode == 0
+    assert answer.get() == expected
+
+
+@native
+def test_python_threads_may_share_a_cell(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(functions, "_OPERATIONS_PER_THREAD", 0)
+    cell, xs, state = make("gru cho", (30, 40, 5, 24), torch.float32)
+    use_kernel(cell, "native", 2)
+    expected = everything(cell, xs, state)
+    found: list[bool] = []
+
+    def work() -> None:
+        found.extend(same(everything(cell, xs, state), expected) for _ in range(20))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [True] * 80
+
+
+def test_what_kernels_do_not_take_goes_to_torch_or_is_refused() -> None:
+    cell, xs, _ = make("lstm", (4, 3, 2, 5), torch.float32)
+    half = copy.deepcopy(cell).to(torch.bfloat16)
+    assert half(xs.to(torch.bfloat16))[0].dtype == torch.bfloat16
+    use_kernel(half, "native")
+    with pytest.raises(ValueError, match=r"no native kernel here for torch.bfloat16 on cpu: use kernel=auto"):
+        half(xs.to(torch.bfloat16))
+    with pytest.raises(ValueError, match="kernel=fast: must be one of auto, native, torch, step"):
+        use_kernel(cell, "fast")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_kernels_everything_goes_on(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from seqmem.kernels.library import Unavailable
+
+    cell, xs, state = make(kind, (8, 3, 2, 5), torch.float64)
+    use_kernel(cell, "step")
+    expected = everything(cell, xs, state)
+    monkeypatch.setattr(functions, "load", lambda: Unavailable("no compiler was found"))
+    use_kernel(cell, "auto")
+    torch.testing.assert_close(everything(cell, xs, state), expected, rtol=1e-10, atol=1e-12)
+    assert cell.tapped(xs, state, {}) is None
+    a = torch.rand(6, 3, dtype=torch.float64)
+    assert linear_recurrence(a, a, a[0]).shape == (6, 3)
+
+
+# ---- linear recurrences ----------------------------------------------------------------------------------------------
+
+
+def by_loop(a: Tensor, b: Tensor, start: Tensor) -> Tensor:
+    hs = []
+    for t in range(len(a)):
+        start = a[t] * start + b[t]
+        hs.append(start)
+    return torch.stack(hs)
+
+
+@native
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-13), (torch.float32, 1e-5)], ids=["f64", "f32"])
+@pytest.mark.parametrize("cut", [4e9, 1], ids=["whole", "cut"])
+def test_linear_recurrence_is_its_loop(
+    isa: str, dtype: torch.dtype, tolerance: float, cut: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(functions, "_OPERATIONS_PER_CALL", cut)
+    rng = torch.Generator().manual_seed(0)
+    a, b = (torch.rand(40, 3, 21, dtype=dtype, generator=rng).requires_grad_() for _ in range(2))
+    start = torch.rand(3, 21, dtype=dtype, generator=rng).requires_grad_()
+    weight = torch.randn(40, 3, 21, dtype=dtype, generator=rng)
+    found, expected = linear_recurrence(a, b, start), by_loop(a, b, start)
+    torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+    gradients = torch.autograd.grad(found, (a, b, start), weight)
+    torch.testing.assert_close(
+        gradients, torch.autograd.grad(expected, (a, b, start), weight), rtol=tolerance, atol=tolerance
+    )
+    assert isa in ISAS
+
+
+@native
+def test_linear_recurrence_in_closed_form() -> None:
+    """Constant a and b: h_t = a^t h_0 + b (1 - a^t) / (1 - a); dh_T / dh_0 = a^T."""
+    a = torch.full((50, 1), 0.9, dtype=torch.float64)
+    b = torch.full((50, 1), 0.3, dtype=torch.float64)
+    start = torch.tensor([2.0], dtype=torch.float64).requires_grad_()
+    h = linear_recurrence(a, b, start)
+    power = 0.9 ** torch.arange(1, 51, dtype=torch.float64)
+    torch.testing.assert_close(h.detach()[:, 0], power * 2.0 + 0.3 * (1 - power) / 0.1)
+    (gradient,) = torch.autograd.grad(h[-1].sum(), start)
+    torch.testing.assert_close(gradient, power[-1:])
