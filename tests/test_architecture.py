@@ -137,7 +137,8 @@ def test_no_step_waits_for_its_numbers() -> None:
     tree = ast.parse((SOURCE / "training.py").read_text())
     functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
     (loop,) = (node for node in ast.walk(functions["train"]) if isinstance(node, ast.While))
-    (next_batch,) = (node for node in ast.walk(functions["train"]) if getattr(node, "name", "") == "next_batch")
+    inner = (node for node in ast.walk(functions["train"]) if isinstance(node, ast.FunctionDef))
+    (next_batch,) = (node for node in inner if node.name == "next_batch")
     every_step = [node for node in loop.body if not isinstance(node, ast.If)] + functions["update"].body
     every_step += functions["segments"].body + functions["_detached"].body + next_batch.body
     called = {ast.unparse(node.func) for part in every_step for node in ast.walk(part) if isinstance(node, ast.Call)}

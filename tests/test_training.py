@@ -1,17 +1,24 @@
 """The training loop, the model around a cell, evaluation, optimizers and randomness."""
 
+import json
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from math import inf, log
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pytest
 import torch
+from hydra import compose
 from torch import Tensor
 
-from seqmem.cells import CELLS, GRU, LSTM, RNN, Cell, State
+from commandline import TINY, Said, runs_below
+from seqmem import training
+from seqmem.cells import CELLS, GRU, LSTM, RNN, Cell, Stack, State
+from seqmem.cli.config import LATER, Precision, TrainConfig, from_mapping, identity, own_hydra
 from seqmem.evaluate import evaluate, length_grid
 from seqmem.model import (
     SequenceModel,
@@ -23,10 +30,22 @@ from seqmem.model import (
 )
 from seqmem.optimizers import OPTIMIZERS, adam
 from seqmem.randomness import _seeded, ambient, generator
+from seqmem.recompute import recomputed
 from seqmem.signals import Batch
-from seqmem.tasks import TASKS, Copy, Pronoun, Subject, Task, Text
+from seqmem.tasks import TASKS, Adding, Copy, Pronoun, Subject, Task, Text
 from seqmem.trace import Decay, Trace
-from seqmem.training import Diverged, Interrupted, Plan, Result, flush_denormal, train, update
+from seqmem.training import (
+    CannotCompile,
+    Diverged,
+    Interrupted,
+    Plan,
+    Result,
+    check_precision,
+    flush_denormal,
+    segments,
+    train,
+    update,
+)
 
 
 class Memory:
@@ -267,10 +286,12 @@ def test_chunks_of_a_passage_follow_each_other():
     task, seen = Text(chunks=2), []
 
     class Watching(SequenceModel):
-        def forward(self, inputs: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        def forward(
+            self, inputs: Tensor, state: State | None = None, *, at: slice | None = None
+        ) -> tuple[Tensor, State]:
             if self.training:
                 seen.append(inputs.clone())
-            return super().forward(inputs, state)
+            return super().forward(inputs, state, at=at)
 
     with ambient(0, "weights"):
         model = Watching.for_task(task, lambda d: RNN(d, 8), embed_size=8)
@@ -376,6 +397,11 @@ def test_being_asked_to_stop_saves_after_the_step():
         (Plan(10, trace_every=-1), "trace_every=-1: must be at least 1, or 0"),
         (Plan(10, clip_norm=0.0), "clip_norm=0.0: must be positive"),
         (Plan(10, clip_norm=float("nan")), "clip_norm=nan: must be positive"),
+        (Plan(10, tbptt=0), "tbptt=0: must be at least 1 timestep, or null"),
+        (Plan(10, checkpoint_every_t=0), "checkpoint_every_t=0: must be at least 1 timestep, or null"),
+        (Plan(10, precision="half"), "precision=half: must be one of float32, bf16, tf32"),
+        (Plan(10, precision="tf32"), "precision=tf32: only CUDA devices have it"),
+        (Plan(10, compile=True, checkpoint_every_t=2), "checkpoint_every_t=2: does not go with compile=true"),
         (Plan(10, on_nan="contineu"), "on_nan=contineu: must be 'stop' or 'continue'"),
         (Plan(10, trace_loss="lst"), "trace_loss=lst: must be 'last' or 'all'"),
         (Plan(10, lengths="some"), "lengths=some: must be 'fixed' or 'uniform'"),
@@ -417,6 +443,19 @@ def test_the_loss_and_score_of_a_sequence_are_weighted_means_of_its_timesteps():
     assert score_per_sequence(task, predicted, batch).tolist() == pytest.approx(right)
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_the_losses_of_parts_add_up_to_that_of_the_whole(first: bool):
+    task = Copy(symbols=3, length=2)
+    batch = task.sample(4, 8, generator(0, "t"))
+    weights = torch.rand(8, 4, generator=generator(0, "w")) if first else batch.weights
+    batch = replace(batch, weights=weights)
+    predicted = torch.randn(8, 4, task.targets.size, generator=generator(0, "p"))
+    whole = loss_per_sequence(task, predicted, batch)
+    total = batch.weights.sum(0)
+    parts = [loss_per_sequence(task, predicted[a:b], batch.part(a, b), total) for a, b in ((0, 3), (3, 4), (4, 8))]
+    torch.testing.assert_close(sum(parts), whole)
+
+
 @pytest.mark.parametrize("params", [2_000, 10_000, 50_000])
 @pytest.mark.parametrize("kind", [RNN, LSTM, GRU])
 def test_params_picks_the_closest_hidden_size(kind: type[Cell], params: int):
@@ -427,6 +466,36 @@ def test_params_picks_the_closest_hidden_size(kind: type[Cell], params: int):
     hidden = hidden_size_for(params, build)
     off = {size: abs(parameter_count(build(size)) - params) for size in (hidden - 1, hidden, hidden + 1) if size > 0}
     assert min(off, key=lambda size: off[size]) == hidden
+
+
+@pytest.mark.parametrize("bend", [5, 40])
+def test_params_are_counted_where_they_are_no_polynomial(bend: int):
+    """Heads are added at ``bend``, say. What 1, 2 and 3 units promise is not believed."""
+
+    def build(hidden: int) -> torch.nn.Module:
+        return torch.nn.Linear(hidden, hidden + (100 if hidden >= bend else 0), bias=False)
+
+    found = hidden_size_for(3_000, build)
+    off = {size: abs(parameter_count(build(size)) - 3_000) for size in range(1, 200)}
+    assert off[found] == min(off.values())
+
+
+def test_the_search_for_a_size_draws_nothing_and_builds_little(monkeypatch: pytest.MonkeyPatch):
+    built: list[int] = []
+
+    def build(hidden: int) -> SequenceModel:
+        built.append(hidden)
+        return SequenceModel.for_task(Subject(), lambda d: LSTM(d, hidden, seq_len=9), embed_size=8)
+
+    state = torch.get_rng_state()
+    hidden_size_for(1_000_000, build)
+    assert torch.equal(state, torch.get_rng_state())
+    assert len(built) == 4
+
+
+def test_params_of_what_does_not_grow_are_refused():
+    with pytest.raises(ValueError, match="params=50: 1 hidden unit makes 30 parameters and 3 make 30"):
+        hidden_size_for(50, lambda _: torch.nn.Linear(5, 5))
 
 
 def test_too_few_params_are_refused():
@@ -461,11 +530,421 @@ def test_a_whole_update_stays_on_the_models_device(cell: str, task: str):
     parameters = trainable(model)
     optimizer = OPTIMIZERS["rmsprop"](parameters)
     numbers, state = update(model, asked, optimizer, parameters, batch, None, 1.0)
+    numbers, state = update(model, asked, optimizer, parameters, batch, state, None, tbptt=2, weighted=slice(1, 2))
+    model.checkpoint(2)
     numbers, state = update(model, asked, optimizer, parameters, batch, state, None)
     predicted, _ = model(batch.inputs)
     tensors = [numbers, score_per_sequence(asked, predicted, batch), batch.answered_at, *state.values()]
     tensors += [batch.last_answer_only().weights, *(p.grad for p in parameters if p.grad is not None)]
     assert {tensor.device.type for tensor in tensors} == {"meta"}
+
+
+# Truncated backpropagation
+
+
+class Noisy(Cell):
+    """Drops out in every step, and carries a clock that nothing is differentiated through."""
+
+    def __init__(self, input_size: int, hidden_size: int) -> None:
+        super().__init__()
+        self.input_size, self.output_size = input_size, hidden_size
+        self.read, self.keep = torch.nn.Linear(input_size, hidden_size), torch.nn.Linear(hidden_size, hidden_size)
+
+    def initial_state(self, batch_size: int) -> State:
+        zeros = self.read.weight.new_zeros(batch_size, self.output_size)
+        return {"hidden": zeros, "clock": torch.zeros(batch_size, dtype=torch.int64)}
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        dropped = torch.nn.functional.dropout(state["hidden"], 0.3, self.training)
+        new = (self.read(x) + self.keep(dropped) + 0.1 * state["clock"][:, None]).tanh()
+        hidden = 0.5 * state["hidden"] + 0.5 * new
+        return hidden, {"hidden": hidden, "clock": state["clock"] + 1}
+
+
+MAKERS: dict[str, Any] = {
+    "rnn": lambda d: RNN(d, 6),
+    "lstm": lambda d: LSTM(d, 6, forget_bias=1.0),
+    "gru": lambda d: GRU(d, 6, forget_bias=1.0),
+    "gru cho": lambda d: GRU(d, 6, form="cho", forget_bias=1.0),
+    "stack": lambda d: Stack([LSTM(d, 6, seq_len=9), Noisy(6, 5), GRU(5, 4, form="cho", forget_bias=1.0)]),
+    "custom": lambda d: Noisy(d, 6),
+}
+
+
+def after_one_update(
+    cell: str, task: Task, batch: Batch, state: State | None = None, *, every: int | None = None, **options: Any
+) -> tuple[Tensor, list[Tensor], State]:
+    """([loss, norm, clipped norm], gradients, final state) of a fresh model, in float64."""
+    with ambient(0, "weights"):
+        model = SequenceModel.for_task(task, MAKERS[cell], embed_size=5).double()
+    model.checkpoint(every)
+    parameters = trainable(model)
+    optimizer = torch.optim.SGD(parameters, lr=0.1)
+    with ambient(0, "noise"):
+        numbers, final = update(model, task, optimizer, parameters, batch, state, None, **options)
+    return numbers, [p.grad for p in parameters if p.grad is not None], final
+
+
+TBPTT_TASKS: dict[str, tuple[Task, int]] = {
+    "text": (Text(chunks=2), 11),
+    "pronoun": (Pronoun(), 11),
+    "copy": (Copy(symbols=3, length=3), 11),
+    "hs97": (Adding(variant="hs97"), 20),
+}
+
+
+def a_batch(name: str) -> tuple[Task, Batch]:
+    task, seq_len = TBPTT_TASKS[name]
+    return task, task.sample(5, seq_len, generator(0, "t")).to("cpu", torch.float64)
+
+
+@pytest.mark.parametrize("cell", MAKERS)
+@pytest.mark.parametrize("name", TBPTT_TASKS)
+def test_a_segment_as_long_as_the_batch_changes_nothing(cell: str, name: str):
+    task, batch = a_batch(name)
+    whole = after_one_update(cell, task, batch)
+    for k in (len(batch.weights), 1000):
+        cut = after_one_update(cell, task, batch, tbptt=k)
+        assert torch.equal(whole[0], cut[0])
+        assert all(torch.equal(a, b) for a, b in zip(whole[1], cut[1], strict=True))
+        assert all(torch.equal(whole[2][key], cut[2][key]) for key in whole[2])
+
+
+@pytest.mark.parametrize("k", [1, 3, 4, 10])
+@pytest.mark.parametrize("cell", MAKERS)
+@pytest.mark.parametrize("name", TBPTT_TASKS)
+def test_truncated_gradients_are_those_of_steps_that_are_detached(cell: str, name: str, k: int):
+    """The reference: one loop over timesteps, one loss over all of them, cut by detach alone."""
+    task, batch = a_batch(name)
+    with ambient(0, "weights"):
+        model = SequenceModel.for_task(task, MAKERS[cell], embed_size=5).double()
+    start = {key: value + 0.1 if value.is_floating_point() else value
+             for key, value in model.cell.initial_state(5).items()}  # fmt: skip
+    numbers, gradients, final = after_one_update(cell, task, batch, start, tbptt=k, weighted=batch.weighted)
+    state, predicted = start, []
+    with ambient(0, "noise"):
+        for first in range(0, len(batch.weights), k):
+            state = {key: value.detach() for key, value in state.items()}
+            outputs, state = model.cell(model.embed(batch.inputs[first : first + k]), state)
+            predicted.append(model.readout(outputs))
+    loss = loss_per_sequence(task, torch.cat(predicted), batch).mean()
+    expected = torch.autograd.grad(loss, trainable(model), materialize_grads=True)
+    torch.testing.assert_close(gradients, list(expected), rtol=1e-10, atol=1e-13)
+    torch.testing.assert_close(numbers[0], loss.detach(), rtol=1e-12, atol=0)
+    assert all(torch.equal(final[key], state[key]) for key in final)
+    assert not any(value.requires_grad for value in final.values())
+
+
+def test_no_gradient_crosses_the_border_of_a_segment():
+    """What is answered at the end and was read before the last segment cannot be learned from."""
+    task, batch = a_batch("pronoun")
+
+    def touched(k: int | None) -> set[int]:
+        *_, (embedding, *_), _ = after_one_update("lstm", task, batch, tbptt=k, weighted=batch.weighted)
+        return set(embedding.abs().sum(1).nonzero()[:, 0].tolist())
+
+    assert touched(None) == set(batch.inputs.unique().tolist())
+    assert touched(4) == set(batch.inputs[8:].unique().tolist())  # segments 0-4, 4-8, 8-11
+
+
+def test_segments_tell_what_of_them_counts():
+    assert list(segments(10, 4, slice(5, 9))) == [(0, 4, slice(0, 0)), (4, 8, slice(1, 4)), (8, 10, slice(0, 1))]
+    assert list(segments(10, None, slice(9, 10))) == [(0, 10, slice(9, 10))]
+    assert list(segments(4, 2, None)) == [(0, 2, slice(0, 2)), (2, 4, slice(0, 2))]
+
+
+def test_timesteps_without_weight_are_left_out_of_the_readout_and_change_nothing():
+    for name in ("pronoun", "hs97", "copy", "text"):
+        task, batch = a_batch(name)
+        weighted = batch.weighted
+        assert not batch.weights[: weighted.start].any()
+        assert not batch.weights[weighted.stop :].any()
+        assert batch.weights[weighted.start].any()
+        assert batch.weights[weighted.stop - 1].any()
+        whole, part = after_one_update("lstm", task, batch), after_one_update("lstm", task, batch, weighted=weighted)
+        torch.testing.assert_close(whole[:2], part[:2], rtol=1e-12, atol=1e-15)
+    seen: list[tuple[int, ...]] = []
+
+    class Watching(torch.nn.Linear):
+        def forward(self, outputs: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+            seen.append(tuple(outputs.shape[:2]))
+            return super().forward(outputs)
+
+    model, task, _ = fresh(Pronoun())
+    model.readout = Watching(12, task.targets.size)
+    parameters = trainable(model)
+    train(model, task, torch.optim.SGD(parameters), Plan(12, steps=2, batch_size=16, evaluate_sequences=5))
+    assert seen.count((1, 16)) == 2
+    assert (12, 16) not in seen
+
+
+def test_truncation_goes_with_carried_states_and_uniform_lengths():
+    """The same steps with and without, as long as no segment is shorter than a batch; others where one is."""
+
+    def run(task: Task, **options: Any) -> list[Tensor]:
+        model, _, optimizer = fresh(task)
+        train(model, task, optimizer, Plan(12, steps=6, batch_size=8, evaluate_sequences=5, trace_every=0, **options))
+        return weights(model)
+
+    for task, options in ((Text(chunks=3), {}), (Pronoun(), {"lengths": "uniform"})):
+        whole, same, cut = (run(task, tbptt=k, **options) for k in (None, 12, 5))
+        assert all(torch.equal(a, b) for a, b in zip(whole, same, strict=True))
+        assert not all(torch.equal(a, b) for a, b in zip(whole, cut, strict=True))
+        assert all(values.isfinite().all() for values in cut)
+
+
+# Computing again instead of keeping
+
+
+@pytest.mark.parametrize("every", [1, 4, 11, 100])
+@pytest.mark.parametrize("cell", MAKERS)
+def test_computing_again_gives_the_same_gradients(cell: str, every: int):
+    """Bitwise for a cell that is its steps, noise included; a fused layer adds up its gradients in another order."""
+    for name in ("text", "pronoun"):
+        task, batch = a_batch(name)
+        whole, again = after_one_update(cell, task, batch), after_one_update(cell, task, batch, every=every)
+        if cell == "custom":
+            assert torch.equal(whole[0], again[0])
+            assert all(torch.equal(a, b) for a, b in zip(whole[1], again[1], strict=True))
+        torch.testing.assert_close(whole, again, rtol=1e-11, atol=1e-14)
+
+
+def test_computing_again_goes_with_truncation_and_leaves_the_generator_where_it_was():
+    task, batch = a_batch("text")
+    whole, again = (after_one_update("custom", task, batch, every=every, tbptt=5) for every in (None, 2))
+    assert all(torch.equal(a, b) for a, b in zip(whole[1], again[1], strict=True))
+    runs = []
+    for every in (None, 3):
+        with ambient(0, "weights"):
+            model = SequenceModel.for_task(Pronoun(), lambda d: Noisy(d, 6), embed_size=5)
+        plan = Plan(12, steps=5, batch_size=8, evaluate_sequences=5, trace_every=0, checkpoint_every_t=every)
+        train(model, Pronoun(), adam(trainable(model)), plan)
+        runs.append(weights(model))
+    assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
+
+
+class InPlace(Noisy):
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        state["clock"].add_(1)
+        return super().step(x, state)
+
+
+class Counting(Noisy):
+    steps_taken = 0
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        self.steps_taken += 1
+        return super().step(x.relu() if self.steps_taken % 2 else x, state)
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"), [(InPlace, "changes its input or its state in place"), (Counting, "does something else when")]
+)
+def test_a_cell_that_cannot_be_computed_again_is_told_so(kind: type[Cell], said: str):
+    with ambient(0, "weights"):
+        model = SequenceModel.for_task(Pronoun(), lambda d: kind(d, 6), embed_size=5)  # pyright: ignore[reportCallIssue]
+    plan = Plan(11, steps=1, batch_size=4, evaluate_sequences=5, trace_every=0, checkpoint_every_t=3)
+    with pytest.raises(RuntimeError, match=f"^checkpoint_every_t: the cell {said}"):
+        train(model, Pronoun(), adam(trainable(model)), plan)
+
+
+def test_gradients_of_gradients_are_refused_where_steps_are_left_out():
+    cell = Noisy(3, 4).eval()
+    xs = torch.randn(6, 2, 3, generator=generator(0, "x")).requires_grad_()
+    outputs, _ = recomputed(cell, xs, None, 2)
+    with pytest.raises(RuntimeError, match="gradients of gradients"):
+        torch.autograd.grad(outputs.sum(), xs, create_graph=True)
+
+
+MEMORY = """\
+import resource, sys, torch
+from seqmem.cells import GRU
+from seqmem.cells.fused import use_kernel
+from seqmem.model import SequenceModel, trainable
+from seqmem.optimizers import OPTIMIZERS
+from seqmem.tasks import TASKS
+from seqmem.training import update
+torch.set_num_threads(1)
+task = TASKS["text"](chunks=1)
+batch = task.sample(64, 500, torch.Generator().manual_seed(0))
+model = SequenceModel.for_task(task, lambda d: GRU(d, 128, form="cho", forget_bias=1.0), embed_size=4)
+use_kernel(model, "step")
+parameters = trainable(model)
+optimizer = OPTIMIZERS["sgd"](parameters, lr=1e-6)
+peaks = []
+for every, tbptt in ((None, 25), (25, None), (None, None)):  # from the least on: what is seen is the peak
+    model.checkpoint(every)
+    update(model, task, optimizer, parameters, batch, None, None, tbptt=tbptt)
+    peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 if sys.platform != "darwin" else 1024))
+assert "torch._dynamo" not in sys.modules, "torch's compiler takes seconds to import"
+print(*peaks)
+"""
+
+
+def test_both_take_less_memory():
+    """In MB: the states and gates of a whole sequence are some 200, 20 times those of a segment."""
+    # A shell in between, as a process inherits the peak of the one that starts it: here pytest's own.
+    command = ["sh", "-c", '"$0" -c "$1"; exit $?', sys.executable, MEMORY]
+    found = subprocess.run(command, capture_output=True, text=True, check=True)
+    truncated, again, whole = (float(number) / 1024 for number in found.stdout.split())
+    assert truncated < whole - 60
+    assert again < whole - 60
+
+
+# Precision and compilation
+
+
+def test_bf16_trains_in_half_precision_and_keeps_the_weights_in_float32():
+    """Measured at the step, on the CPU's autocast: bf16 enters the readout, float32 comes out of the optimizer."""
+    seen: list[torch.dtype] = []
+
+    class Watching(torch.nn.Linear):
+        def forward(self, outputs: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+            predicted = super().forward(outputs)
+            seen.append(predicted.dtype)
+            return predicted
+
+    ends: dict[str, list[Tensor]] = {}
+    results: dict[str, Result] = {}
+    for precision in ("float32", "bf16"):
+        with ambient(0, "weights"):
+            model = SequenceModel.for_task(Text(chunks=2), lambda d: Noisy(d, 12), embed_size=8)
+            model.readout = Watching(12, Text().targets.size)
+        seen.clear()
+        plan = Plan(12, steps=20, batch_size=16, evaluate_sequences=50, trace_every=20, precision=precision, tbptt=5)
+        results[precision] = train(model, Text(chunks=2), adam(trainable(model)), plan)
+        ends[precision] = weights(model)
+        assert seen.count(torch.bfloat16) == (60 if precision == "bf16" else 0)  # three segments an update
+        assert torch.float32 in seen  # evaluation
+        assert all(values.dtype == torch.float32 and values.isfinite().all() for values in ends[precision])
+    assert not all(torch.equal(a, b) for a, b in zip(ends["float32"], ends["bf16"], strict=True))
+    assert results["bf16"].loss == pytest.approx(results["float32"].loss, rel=0.02)
+
+
+@pytest.mark.parametrize("cell", MAKERS)
+def test_every_cell_trains_in_bf16_whole_in_segments_and_computed_again(cell: str):
+    task = Text(chunks=2)
+    found = []
+    usual = Plan(11, steps=3, batch_size=5, evaluate_sequences=5, trace_every=0, precision="bf16")
+    for plan in (usual, replace(usual, tbptt=5), replace(usual, checkpoint_every_t=4)):
+        with ambient(0, "weights"):
+            model = SequenceModel.for_task(task, MAKERS[cell], embed_size=5)
+        found.append(train(model, task, adam(trainable(model)), plan).loss)
+    assert found == pytest.approx([found[0]] * 3, rel=0.02)
+
+
+def test_computing_again_sees_the_same_precision():
+    """The backward pass runs outside of autocast; what it computes again does not."""
+    task, seen = Text(chunks=2), []
+
+    class Watching(Noisy):
+        def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+            seen.append(self.read(x).dtype)
+            return super().step(x, state)
+
+    with ambient(0, "weights"):
+        model = SequenceModel.for_task(task, lambda d: Watching(d, 6), embed_size=5)
+    model.checkpoint(3)
+    parameters = trainable(model)
+    batch = task.sample(4, 9, generator(0, "t"))
+    update(model, task, torch.optim.SGD(parameters), parameters, batch, None, None, precision="bf16")
+    assert seen == [torch.bfloat16] * 18
+
+
+def test_tf32_is_on_during_an_update_alone_and_for_cuda_alone():
+    def switches() -> tuple[bool, bool]:
+        return bool(torch.backends.cuda.matmul.allow_tf32), torch.backends.cudnn.allow_tf32
+
+    seen: list[tuple[bool, bool]] = []
+
+    class Watching(RNN):
+        def forward(self, xs: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+            seen.append(switches())
+            return super().forward(xs, state)
+
+    before = switches()
+    with ambient(0, "weights"):
+        model = SequenceModel.for_task(Pronoun(), lambda d: Watching(d, 6), embed_size=5)
+    parameters = trainable(model)
+    batch = Pronoun().sample(4, 9, generator(0, "t"))
+    for precision in ("float32", "tf32"):
+        update(model, Pronoun(), torch.optim.SGD(parameters), parameters, batch, None, None, precision=precision)
+    assert seen == [before, (True, True)]
+    assert switches() == before
+
+
+def test_precisions_that_cannot_be_are_refused():
+    cpu, meta = torch.device("cpu"), torch.device("meta")
+    for precision in ("bf16", "tf32"):
+        with pytest.raises(ValueError, match=f"precision={precision}: goes with dtype=float32; with dtype=float64 use"):
+            check_precision(precision, cpu, torch.float64)
+    with pytest.raises(ValueError, match=r"precision=bf16: torch has no autocast on device=meta"):
+        check_precision("bf16", meta, torch.float32)
+    check_precision("bf16", cpu, torch.float32)
+    check_precision("float32", meta, torch.float64)
+
+
+def test_on_the_command_line_they_are_part_of_a_run_and_refused_in_its_words(
+    tmp_path: Path, typed: Callable[..., Said]
+):
+    command = ("train", *TINY, "quiet=true")
+    settings = ("", "tbptt=3", "precision=bf16", "train.checkpoint_every_t=3")
+    for setting in settings:
+        assert typed(*command, *([setting] if setting else [])) == Said(0, "", "")
+    runs = runs_below(tmp_path)
+    assert len(runs) == len(settings)
+    written = json.loads((runs[0] / "config.json").read_text())
+    assert {"tbptt", "precision", "compile", "train"} <= set(written)
+    for setting, said in {
+        "tbptt=0": "tbptt=0: must be at least 1 timestep, or null for the whole sequence",
+        "train.checkpoint_every_t=0": "train.checkpoint_every_t=0: must be at least 1 timestep, or null for",
+        "precision=half": "precision=half: 'half' is not one of float32, bf16, tf32",
+        "precision=tf32": "precision=tf32: only CUDA devices have it; on the CPU use precision=float32 or bf16",
+        "precision=bf16 dtype=float64": "precision=bf16: goes with dtype=float32; with dtype=float64 use precision=",
+        "compile=true kernel=native": "kernel=native: compile=true: torch's compiler cannot see into native kernels",
+        "precision=bf16 kernel=native": "kernel=native: precision=bf16: native kernels compute in float32 and float64",
+    }.items():
+        refused = typed(*command, "seed=1", *setting.split())
+        assert (refused.code, refused.out) == (2, "")
+        assert said in refused.err
+        assert refused.err.count("\n") == 1
+    with own_hydra():
+        usual = from_mapping(compose("train"))
+    assert not set(LATER) & set(identity(usual))
+    for name, value in LATER.items():
+        other = replace(usual)
+        setattr(other, name, TrainConfig(7) if name == "train" else {None: 7, False: True}.get(value, Precision.bf16))
+        assert identity(other) != identity(usual)
+
+
+def test_compile_is_torchs_and_its_errors_are_one_line(monkeypatch: pytest.MonkeyPatch):
+    """What it computes is checked by scripts/check_compile.py: it takes half a minute to compile."""
+    from torch._dynamo.exc import TorchDynamoException
+
+    calls: list[str] = []
+
+    def stand_in(model: SequenceModel, **options: Any) -> Any:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            calls.append("update")
+            if len(calls) > 3:
+                raise TorchDynamoException("\n no C++ compiler\nand much more")
+            return model(*args, **kwargs)
+
+        return run
+
+    monkeypatch.setattr(training.torch, "compile", stand_in)
+    model, task, optimizer = fresh(Pronoun())
+    plan = Plan(12, steps=3, batch_size=4, evaluate_sequences=5, trace_every=0, compile=True)
+    train(model, task, optimizer, plan)
+    assert calls == ["update"] * 3  # evaluation is not compiled
+    assert isinstance(model.cell, GRU)
+    assert model.cell.kernel == "torch"  # not auto: the compiler cannot see into native kernels
+    model.cell.kernel = "native"
+    with pytest.raises(ValueError, match=r"^kernel=native: torch's compiler cannot see into it"):
+        train(model, task, optimizer, plan)
+    said = r"^compile=true: torch cannot compile this model: no C\+\+ compiler; use compile=false$"
+    with pytest.raises(CannotCompile, match=said):
+        train(*fresh(Pronoun()), plan)
 
 
 # Evaluation

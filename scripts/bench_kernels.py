@@ -1,0 +1,721 @@
+"""How fast the native kernels are. Run it with scripts/bench kernels [--quick].
+
+One step is the forward and the backward pass of sum(outputs * random), one layer, float32, with the gradient of every
+weight and of the inputs. Side by side, in turns, on pinned cores, with denormals flushed for all:
+
+    native      the cell with kernel=native
+    nn          torch.nn's layer, as it comes
+    loop        a Python loop over the cell's step that keeps the gradient of every hidden state
+    bare        native without the sum, which is no part of a layer: its gradient is given
+    floor       the matrix products that no implementation can avoid, by torch's BLAS, and nothing else
+    jax         a jitted lax.scan, where JAX is installed
+
+What is timed is a turn of as many steps as take 20 ms; every figure is a median of at least 5 turns (loop and jax: 3,
+where they are slow). On one thread CPU time is compared, which a neighbour on the machine does not lengthen; on two
+threads wall time.
+
+Axes: T time, B batch, D input features, H hidden, G gates.
+"""
+
+import argparse
+import gc
+import json
+import math
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "outputs" / ".bench"  # what scripts/bench report makes the page from
+INPUT_SIZE = 32
+GATES = {"rnn": 1, "lstm": 4, "gru": 3}
+TURN = 0.02  # seconds that a turn takes at least
+LONG = 10_000  # timesteps of the check that a long sequence fits into memory
+
+# What the kernels promise. Ratios of seconds; geometric means over the grid, and the worst of it.
+LIMITS: dict[str, dict[str, tuple[float, float | None]]] = {
+    "native/nn, 1 thread": {"rnn": (0.39, 0.75), "lstm": (0.66, 0.95), "gru": (0.36, 0.65)},
+    "native/nn, 2 threads": {"rnn": (0.28, None), "lstm": (0.58, None), "gru": (0.28, None)},
+    "native/floor, 1 thread": {"rnn": (1.40, None), "lstm": (1.40, None), "gru": (1.40, None)},
+    "native/jax, 1 thread": {"rnn": (1.0, 1.0), "lstm": (1.0, 1.0), "gru": (1.0, 1.0)},
+    "2 threads/1 thread, batch 128": {"rnn": (1 / 1.5, None), "lstm": (1 / 1.5, None), "gru": (1 / 1.5, None)},
+}
+QUICK_SLACK = 1.25  # scripts/bench kernels --quick looks at a part of the grid, for a moment
+MEMORY_LIMIT = 4.0  # GB, of a process with a sequence of LONG timesteps
+
+
+@dataclass(frozen=True, order=True)
+class Configuration:
+    cell: str
+    seq_len: int
+    batch_size: int
+    hidden_size: int
+
+    def __str__(self) -> str:
+        return f"{self.cell:<4} T={self.seq_len:<5} B={self.batch_size:<4} H={self.hidden_size:<4}"
+
+
+FULL = [
+    Configuration(cell, t, b, h) for cell in GATES for t in (50, 200, 1000) for b in (32, 128) for h in (64, 128, 256)
+]
+QUICK = [
+    Configuration(cell, t, b, h) for cell in GATES for t in (50, 200) for b, h in ((32, 64), (32, 256), (128, 128))
+]
+BIG = Configuration("lstm", 1000, 128, 256)
+
+Timing = dict[str, float]
+"""``wall`` and ``cpu`` seconds of a step, medians; ``turns``, how many; ``spread``, the CPU time's (q3 - q1)/median."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    configuration: Configuration
+    threads: int
+    sides: dict[str, Timing]
+
+    def ratio(self, above: str, below: str, *, without_sum: bool = False) -> float | None:
+        """Of seconds; None where a side was not measured. What is held against the floor is without the sum."""
+        if above not in self.sides or below not in self.sides:
+            return None
+        clock = "cpu" if self.threads == 1 else "wall"
+        summing = self.sides["native"][clock] - self.sides["bare"][clock] if "bare" in self.sides else 0.0
+        if below == "floor":
+            less, less_below = (0.0 if above == "jax" else summing), 0.0  # JAX fuses it
+        else:
+            less = less_below = summing if without_sum else 0.0
+        return (self.sides[above][clock] - less) / (self.sides[below][clock] - less_below)
+
+
+class NoKernels(RuntimeError):
+    """The native kernels are not built here; the message says why."""
+
+
+class Disagreement(RuntimeError):
+    """Two sides do not compute the same."""
+
+
+# The sides. Torch is imported inside: its threads live on the cores that the process was pinned to before.
+
+
+def native_kernels() -> None:
+    """Raises NoKernels where there are none."""
+    from seqmem.kernels import library
+
+    found = library.load()
+    if isinstance(found, library.Unavailable):
+        raise NoKernels(f"no native kernels: {found.reason}")
+
+
+class Problem:
+    """One configuration: its inputs, its weights, and the ways to compute it.
+
+    A way is a function of nothing that does one step and returns (sum, gradients of inputs, W, U, bias).
+    """
+
+    def __init__(self, configuration: Configuration) -> None:
+        import torch
+
+        from seqmem.cells import CELLS
+
+        self.configuration = configuration
+        cell, t, b, h = configuration.cell, configuration.seq_len, configuration.batch_size, configuration.hidden_size
+        torch.manual_seed(0)
+        options: dict[str, Any] = {} if cell == "rnn" else {"seq_len": t}
+        self.cell: Any = CELLS[cell](INPUT_SIZE, h, **options)
+        self.inputs = torch.randn(t, b, INPUT_SIZE, requires_grad=True)
+        self.random = torch.randn(t, b, h)
+        kind: Any = {"rnn": torch.nn.RNN, "lstm": torch.nn.LSTM, "gru": torch.nn.GRU}[cell]
+        self.layer = kind(INPUT_SIZE, h)
+        with torch.no_grad():
+            self.layer.weight_ih_l0.copy_(self.cell.weight_input)
+            self.layer.weight_hh_l0.copy_(self.cell.weight_hidden)
+            self.layer.bias_ih_l0.copy_(self.cell.bias)
+            self.layer.bias_hh_l0.zero_()
+
+    def _step(self, outputs: Callable[[], Any], weights: list[Any]) -> tuple[Any, list[Any]]:
+        total = (outputs() * self.random).sum()
+        total.backward()
+        return total.detach(), self._gradients(weights)
+
+    def _gradients(self, weights: list[Any]) -> list[Any]:
+        gradients = []
+        for tensor in (self.inputs, *weights):
+            gradients.append(tensor.grad)
+            tensor.grad = None
+        return gradients[:4]
+
+    def native(self, threads: int) -> tuple[Any, list[Any]]:
+        if not hasattr(self.cell, "kernel"):  # setting it would go unnoticed, and torch's kernel be measured
+            raise NoKernels("no native kernels: the cells have no attribute kernel")
+        self.cell.kernel, self.cell.threads = "native", threads
+        weights = [self.cell.weight_input, self.cell.weight_hidden, self.cell.bias]
+        return self._step(lambda: self.cell(self.inputs)[0], weights)
+
+    def nn(self) -> tuple[Any, list[Any]]:
+        layer = self.layer
+        weights = [layer.weight_ih_l0, layer.weight_hh_l0, layer.bias_ih_l0, layer.bias_hh_l0]
+        return self._step(lambda: layer(self.inputs)[0], weights)
+
+    def loop(self) -> tuple[Any, list[Any]]:
+        import torch
+
+        def outputs() -> Any:
+            state, found = self.cell.initial_state(self.configuration.batch_size), []
+            for x in self.inputs.unbind(0):
+                output, state = self.cell.step(x, state)
+                output.retain_grad()
+                found.append(output)
+            return torch.stack(found)
+
+        return self._step(outputs, [self.cell.weight_input, self.cell.weight_hidden, self.cell.bias])
+
+    def bare(self) -> None:
+        """``native`` with the gradient of the outputs given: the layer and nothing else, on one thread."""
+        self.cell.kernel, self.cell.threads = "native", 1
+        self.cell(self.inputs)[0].backward(self.random)
+        self._gradients([self.cell.weight_input, self.cell.weight_hidden, self.cell.bias])
+
+    def arrays(self) -> dict[str, Any]:
+        """What another framework needs to compute the same."""
+        cell = self.cell
+        tensors = {"inputs": self.inputs, "random": self.random, "bias": cell.bias}
+        tensors |= {"weight_input": cell.weight_input, "weight_hidden": cell.weight_hidden}
+        return {name: tensor.detach().numpy() for name, tensor in tensors.items()}
+
+
+class Products:
+    """The matrix products of a step, into memory that is there already.
+
+    ``X W`` and its two gradients are products over the whole sequence, and so is dU; ``h U`` and the gradient that
+    goes back through it must be taken timestep by timestep. Weights stand as the product likes them best.
+    """
+
+    def __init__(self, configuration: Configuration) -> None:
+        import torch
+
+        t, b, h = configuration.seq_len, configuration.batch_size, configuration.hidden_size
+        gates = GATES[configuration.cell] * h
+        self.inputs, self.w, self.w_back = (
+            torch.randn(t * b, INPUT_SIZE),
+            torch.randn(INPUT_SIZE, gates),
+            torch.randn(gates, INPUT_SIZE),
+        )
+        self.hidden = torch.randn(t, b, h)
+        self.u, self.u_back = torch.randn(h, gates), torch.randn(gates, h)
+        self.gates = torch.randn(t, b, gates)
+        self.out_gates, self.out_hidden = torch.empty(t, b, gates), torch.empty(t, b, h)
+        self.out_inputs = torch.empty_like(self.inputs)
+        self.out_w, self.out_u = torch.empty(gates, INPUT_SIZE), torch.empty(gates, h)
+        self.one = torch.ones(1, 1)
+
+    def step(self) -> None:
+        import torch
+
+        mm, u, u_back = torch.mm, self.u, self.u_back
+        mm(self.inputs, self.w, out=self.out_gates.flatten(0, 1))
+        for hidden, gates in self.forward_slices:
+            mm(hidden, u, out=gates)
+        for gates, hidden in self.backward_slices:
+            mm(gates, u_back, out=hidden)
+        gates = self.gates.flatten(0, 1)
+        mm(gates, self.w_back, out=self.out_inputs)
+        mm(gates.T, self.inputs, out=self.out_w)
+        mm(gates.T, self.hidden.flatten(0, 1), out=self.out_u)
+
+    def prepare(self) -> None:
+        """The views of every timestep, which cost nothing in a compiled loop."""
+        self.forward_slices = list(zip(self.hidden.unbind(0), self.out_gates.unbind(0), strict=True))
+        self.backward_slices = list(zip(self.gates.unbind(0), self.out_hidden.unbind(0), strict=True))[::-1]
+
+    def calls(self) -> None:
+        """As many calls for products of one number: what Python and the dispatcher take of ``step``."""
+        import torch
+
+        mm, one, out = torch.mm, self.one, self.one.clone()
+        for _ in self.forward_slices:
+            mm(one, one, out=out)
+        for _ in self.backward_slices:
+            mm(one, one, out=out)
+        for _ in range(4):
+            mm(one, one, out=out)
+
+
+class Jax:
+    """scripts/bench_jax.py in a process of its own, on the same core; it waits while others compute."""
+
+    def __init__(self, python: str, folder: Path) -> None:
+        environment = {
+            **os.environ,
+            "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
+            "JAX_PLATFORMS": "cpu",
+        }
+        self._process = subprocess.Popen(
+            [python, str(ROOT / "scripts" / "bench_jax.py")],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self._folder = folder
+        self.about = self._hear()
+
+    def _hear(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError("the process with JAX ended; what it said stands above")
+        return json.loads(line)
+
+    def _ask(self, what: dict[str, Any]) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(what) + "\n")
+        self._process.stdin.flush()
+        return self._hear()
+
+    def load(self, problem: Problem) -> tuple[float, list[float]]:
+        """Compile ``problem``; (sum, norms of its gradients)."""
+        import numpy as np
+
+        path = self._folder / "arrays.npz"
+        np.savez(path, **problem.arrays())
+        found = self._ask({"cell": problem.configuration.cell, "arrays": str(path)})
+        return found["value"], found["norms"]
+
+    def run(self, steps: int) -> tuple[float, float]:
+        found = self._ask({"steps": steps})
+        return found["wall"], found["cpu"]
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(timeout=60)
+
+
+def find_jax(wanted: str | None) -> str | None:
+    """A Python that has JAX: the one asked for, or this one; None: neither."""
+    import importlib.util
+
+    if wanted is not None:
+        return wanted
+    return sys.executable if importlib.util.find_spec("jax") is not None else None
+
+
+# Taking turns.
+
+Turn = Callable[[int], tuple[float, float]]
+"""From a number of steps to the (wall, CPU) seconds they took."""
+
+
+def turn(step: Callable[[], Any]) -> Turn:
+    def timed(steps: int) -> tuple[float, float]:
+        cpu, wall = time.process_time(), time.perf_counter()
+        for _ in range(steps):
+            step()
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        return wall, cpu
+
+    return timed
+
+
+def with_threads(threads: int, timed: Turn) -> Turn:
+    def inner(steps: int) -> tuple[float, float]:
+        import torch
+
+        torch.set_num_threads(threads)
+        return timed(steps)
+
+    return inner
+
+
+def products_turn(products: Products) -> Turn:
+    """The products' seconds, less those of their calls."""
+    together, calls = turn(products.step), turn(products.calls)
+
+    def timed(steps: int) -> tuple[float, float]:
+        (wall, cpu), (wall_calls, cpu_calls) = together(steps), calls(steps)
+        return wall - wall_calls, cpu - cpu_calls
+
+    return timed
+
+
+def own_floor(configuration: Configuration) -> Turn | None:
+    """The native library's own products, if it offers them: ``functions.floor(cell, T, B, D, H, threads)``."""
+    try:
+        from seqmem.kernels import functions
+    except ImportError:
+        return None
+    floor = getattr(functions, "floor", None)
+    if floor is None:
+        return None
+    c = configuration
+    return turn(lambda: floor(c.cell, c.seq_len, c.batch_size, INPUT_SIZE, c.hidden_size, 1))
+
+
+def take_turns(turns: dict[str, Turn], budget: float) -> dict[str, Timing]:
+    """In rounds, every side once a round; ``budget`` seconds, but at least 5 rounds (loop and jax: 3).
+
+    Every side has been run before, so the first round, of one step each, counts where no more than one makes a turn.
+    """
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in turns}
+    steps, cost = {}, {}
+    for name, timed in turns.items():
+        wall, cpu = timed(1)
+        steps[name] = max(1, min(50, int(TURN / max(wall, 1e-6))))
+        cost[name] = wall * steps[name]
+        if steps[name] == 1:
+            found[name].append((wall, cpu))
+    slow = {name for name in turns if name in ("loop", "jax")}
+    rounds = max(5, min(15, int(budget / sum(cost[name] for name in turns if name not in slow))))
+    wanted = {name: max(3, min(rounds, int(budget / cost[name]))) if name in slow else rounds for name in turns}
+    for _ in range(rounds):
+        for name, timed in turns.items():
+            if len(found[name]) < wanted[name]:
+                wall, cpu = timed(steps[name])
+                found[name].append((wall / steps[name], cpu / steps[name]))
+    return {name: _timing(seconds) for name, seconds in found.items()}
+
+
+def _timing(seconds: list[tuple[float, float]]) -> Timing:
+    wall, cpu = ([pair[i] for pair in seconds] for i in (0, 1))
+    low, _, high = statistics.quantiles(cpu, n=4)
+    middle = statistics.median(cpu)
+    return {
+        "wall": statistics.median(wall),
+        "cpu": middle,
+        "turns": len(seconds),
+        "spread": (high - low) / middle if middle else 0.0,
+    }
+
+
+def agree(what: str, found: tuple[float, list[float]], wanted: tuple[float, list[float]]) -> None:
+    """Raises Disagreement unless sum and gradient norms are the same, up to what float32 does to long sequences."""
+    for name, a, b in zip(
+        ("sum", "inputs", "W", "U", "bias"), (found[0], *found[1]), (wanted[0], *wanted[1]), strict=True
+    ):
+        scale = abs(b) if name != "sum" else max(abs(b), 1.0)
+        if not abs(a - b) <= 2e-3 * scale:
+            raise Disagreement(f"{what}: {name} is {a:.6g}, and {b:.6g} by torch.nn")
+
+
+def _numbers(step: tuple[Any, list[Any]]) -> tuple[float, list[float]]:
+    total, gradients = step
+    return float(total), [float(gradient.norm()) for gradient in gradients]
+
+
+def one_thread(configuration: Configuration, jax: Jax | None, budget: float, *, native: bool, loop: bool) -> Measured:
+    problem, products = Problem(configuration), Products(configuration)
+    products.prepare()
+    wanted = _numbers(problem.nn())
+    turns: dict[str, Turn] = {"nn": turn(problem.nn)}
+    if native:
+        agree(f"{configuration} native", _numbers(problem.native(1)), wanted)
+        problem.bare()
+        turns = {"native": turn(lambda: problem.native(1)), "bare": turn(problem.bare), **turns}
+    if loop:
+        agree(f"{configuration} loop", _numbers(problem.loop()), wanted)
+        turns["loop"] = turn(problem.loop)
+    products.step()
+    turns["products (torch)"] = products_turn(products)
+    if native and (own := own_floor(configuration)) is not None:
+        turns["products (native)"] = own
+        own(1)
+    if jax is not None:
+        agree(f"{configuration} jax", jax.load(problem), wanted)
+        turns["jax"] = jax.run
+    found = take_turns(turns, budget)
+    floors = [found[name] for name in found if name.startswith("products")]
+    found["floor"] = min(floors, key=lambda timing: timing["cpu"])
+    return Measured(configuration, 1, found)
+
+
+def two_threads(configuration: Configuration, budget: float, *, native: bool) -> Measured:
+    """``native, 1 thread`` is measured in the same turns, so that the two share their cores' fortunes."""
+    problem = Problem(configuration)
+    turns: dict[str, Turn] = {}
+    if native:
+        turns["native"] = with_threads(2, turn(lambda: problem.native(2)))
+        turns["native, 1 thread"] = with_threads(1, turn(lambda: problem.native(1)))
+        problem.native(1)
+        agree(f"{configuration} native, 2 threads", _numbers(problem.native(2)), _numbers(problem.nn()))
+    turns["nn"] = with_threads(2, turn(problem.nn))
+    turns["nn"](1)
+    return Measured(configuration, 2, take_turns(turns, budget))
+
+
+# A process for each number of threads: where a thread may run is settled when it starts.
+
+
+def usable_cores() -> list[int]:
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def pin(threads: int) -> None:
+    """Keep this process, and what it starts, on as many cores; where the system cannot do that, nothing happens."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, set(usable_cores()[-threads:]))  # the first core is where the system likes to work
+
+
+def worker(given: dict[str, Any]) -> None:
+    """Measures what it is given, a line of JSON for each configuration."""
+    threads = given["threads"]
+    pin(threads)
+    import torch
+
+    torch.set_flush_denormal(True)
+    torch.set_num_threads(threads)
+    if given["native"]:
+        native_kernels()
+    with tempfile.TemporaryDirectory() as folder:
+        jax = Jax(given["jax"], Path(folder)) if given["jax"] and threads == 1 else None
+        if jax is not None:
+            print(json.dumps({"jax": jax.about}), flush=True)
+        for values in given["configurations"]:
+            configuration = Configuration(*values)
+            gc.collect()
+            if threads == 1:
+                loop = given["loop"]
+                measured = one_thread(configuration, jax, given["budget"], native=given["native"], loop=loop)
+            else:
+                measured = two_threads(configuration, given["budget"], native=given["native"])
+            print(json.dumps(asdict(measured)), flush=True)
+        if jax is not None:
+            jax.close()
+
+
+def one_step(given: dict[str, Any]) -> None:
+    """One step of one side in this process alone: a line with the most memory it took, and what torch takes, in GB."""
+    import torch
+
+    torch.set_flush_denormal(True)
+    torch.set_num_threads(1)
+    problem = Problem(Configuration(*given["configuration"]))
+    before = _peak()
+    {"native": lambda: problem.native(1), "nn": problem.nn, "loop": problem.loop}[given["side"]]()
+    print(json.dumps({"peak": _peak(), "before": before}), flush=True)
+
+
+def _peak() -> float:
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+def child(given: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    threads = str(given.get("threads", 1))
+    environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+    command = [sys.executable, str(Path(__file__)), "--child", json.dumps(given)]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            yield json.loads(line)
+    if process.returncode != 0:
+        raise RuntimeError("the measuring process ended with an error; what it said stands above")
+
+
+def measure(
+    configurations: Iterable[Configuration], threads: int, *, native: bool, loop: bool, jax: str | None, budget: float
+) -> tuple[list[Measured], dict[str, Any] | None]:
+    """(all of them, what JAX said of itself)."""
+    values = [[c.cell, c.seq_len, c.batch_size, c.hidden_size] for c in configurations]
+    given = {"configurations": values, "threads": threads, "native": native, "loop": loop, "jax": jax, "budget": budget}
+    found, about = [], None
+    for said in child(given):
+        if "jax" in said:
+            about = said["jax"]
+            continue
+        measured = Measured(Configuration(**said["configuration"]), said["threads"], said["sides"])
+        found.append(measured)
+        print(f"  {line(measured)}", flush=True)
+    return found, about
+
+
+def memory(cells: Iterable[str], *, native: bool) -> list[dict[str, Any]]:
+    """GB that a process takes for one step, by cell and side."""
+    found = []
+    sides = ("native", "nn", "loop") if native else ("nn", "loop")
+    cases = [(replace(BIG, cell=cell), side) for cell in cells for side in sides]
+    cases += [(Configuration("lstm", LONG, 32, 128), side) for side in sides if side != "loop"]
+    for configuration, side in cases:
+        c = configuration
+        (said,) = child({"configuration": [c.cell, c.seq_len, c.batch_size, c.hidden_size], "side": side})
+        found.append({"configuration": asdict(c), "side": side, **said})
+        print(f"  {c} {side:<7} {said['peak']:5.2f} GB, {said['before']:.2f} of it before the step", flush=True)
+    return found
+
+
+# What it comes to.
+
+
+def line(measured: Measured) -> str:
+    clock = "cpu" if measured.threads == 1 else "wall"
+    shown = [name for name in measured.sides if not name.startswith("products")]
+    times = "  ".join(f"{name} {1000 * measured.sides[name][clock]:.2f}" for name in shown)
+    return f"{measured.configuration}  {times} ms"
+
+
+def geometric(ratios: Iterable[float]) -> float:
+    return math.exp(statistics.fmean(math.log(ratio) for ratio in ratios))
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A ratio of one cell over many configurations."""
+
+    what: str
+    cell: str
+    mean: float
+    worst: float
+    where: Configuration
+    limit: float | None = None
+    limit_worst: float | None = None
+
+    def within(self, slack: float = 1.0) -> bool:
+        held = self.limit is None or self.mean <= self.limit * slack
+        return held and (self.limit_worst is None or self.worst <= self.limit_worst * slack)
+
+
+def summaries(found: list[Measured]) -> list[Summary]:
+    """One for each ratio and each cell for which there are numbers."""
+    kinds: list[tuple[str, Callable[[Measured], float | None]]] = [
+        ("native/nn, 1 thread", lambda m: m.ratio("native", "nn") if m.threads == 1 else None),
+        (
+            "native/nn without the sum",
+            lambda m: m.ratio("native", "nn", without_sum=True) if m.threads == 1 else None,
+        ),
+        ("native/floor, 1 thread", lambda m: m.ratio("native", "floor") if m.threads == 1 else None),
+        ("native/jax, 1 thread", lambda m: m.ratio("native", "jax") if m.threads == 1 else None),
+        ("native/loop, 1 thread", lambda m: m.ratio("native", "loop") if m.threads == 1 else None),
+        ("nn/floor, 1 thread", lambda m: m.ratio("nn", "floor") if m.threads == 1 else None),
+        ("native/nn, 2 threads", lambda m: m.ratio("native", "nn") if m.threads == 2 else None),
+        (
+            "2 threads/1 thread, batch 128",
+            lambda m: m.ratio("native", "native, 1 thread") if m.configuration.batch_size == 128 else None,
+        ),
+    ]
+    result = []
+    for what, of in kinds:
+        for cell in GATES:
+            ratios = {m.configuration: r for m in found if m.configuration.cell == cell and (r := of(m)) is not None}
+            if not ratios:
+                continue
+            where = max(ratios, key=lambda configuration: ratios[configuration])
+            limit, limit_worst = LIMITS.get(what, {}).get(cell, (None, None))
+            result.append(Summary(what, cell, geometric(ratios.values()), ratios[where], where, limit, limit_worst))
+    return result
+
+
+def verdict(summary: Summary, slack: float = 1.0) -> str:
+    """One line: the geometric mean, the worst, and whether they are within their limits."""
+    limits = [
+        f"{name} {value * slack:.2f}"
+        for name, value in (("mean", summary.limit), ("worst", summary.limit_worst))
+        if value is not None
+    ]
+    held = "" if not limits else "ok" if summary.within(slack) else "OVER"
+    said = f"  (limit: {', '.join(limits)})" if limits else ""
+    where = " ".join(str(summary.where).split()[1:])
+    mean, worst = f"{summary.mean:6.3f}", f"{summary.worst:6.3f}"
+    return f"  {held:<4}  {summary.cell:<4} {summary.what:<30} {mean}, worst {worst} at {where}{said}"
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    import platform
+
+    import torch
+
+    processors = Path("/proc/cpuinfo")
+    lines = processors.read_text().splitlines() if processors.exists() else []
+    names = [text.partition(":")[2].strip() for text in lines if text.startswith("model name")]
+    caches = []
+    for index in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
+        kind, level = ((index / name).read_text().strip() for name in ("type", "level"))
+        if kind != "Instruction":
+            caches.append(f"L{level} {(index / 'size').read_text().strip()}")
+    from seqmem.kernels import library
+
+    return {
+        "processor": names[0] if names else platform.processor(),
+        "cores": os.cpu_count(),
+        "caches": ", ".join(caches),
+        "instruction set": torch.backends.cpu.get_cpu_capability(),
+        "kernels": library.describe(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "load before": round(os.getloadavg()[0], 2),
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="scripts/bench kernels", description="how fast the native kernels are")
+    parser.add_argument("--quick", action="store_true", help="a part of the grid, in a minute; limits are wider")
+    parser.add_argument("--jax", metavar="PYTHON", help="a Python that has JAX, if this one has not")
+    parser.add_argument("--budget", type=float, default=0.6, help="seconds a configuration (default 0.6)")
+    parser.add_argument("--only", metavar="CELL", choices=tuple(GATES), help="one cell alone")
+    parser.add_argument("--without-native", action="store_true", help="the others alone, where no kernels are built")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        given = json.loads(options.child)
+        (one_step if "side" in given else worker)(given)
+        return 0
+    native = not options.without_native
+    if native:
+        try:
+            native_kernels()
+        except NoKernels as error:
+            print(f"scripts/bench kernels: {error}", file=sys.stderr)
+            return 2
+    start = time.perf_counter()
+    about = machine()
+    print(", ".join(f"{name} {value}" for name, value in about.items()), "\n")
+    if about["load before"] > 0.5:
+        print("something else is running here: figures for two threads will be far too high\n")
+    grid = [c for c in (QUICK if options.quick else FULL) if options.only in (None, c.cell)]
+    jax = None if options.quick else find_jax(options.jax)
+    print("one thread, CPU time of a step", flush=True)
+    found, about_jax = measure(grid, 1, native=native, loop=not options.quick, jax=jax, budget=options.budget)
+    if about_jax is not None:
+        about["jax"] = about_jax["version"]
+    memories: list[dict[str, Any]] = []
+    if not options.quick:
+        if len(usable_cores()) > 1:
+            print("\ntwo threads, wall time of a step", flush=True)
+            some = [c for c in grid if c.seq_len in (50, 200)]
+            found += measure(some, 2, native=native, loop=False, jax=None, budget=options.budget)[0]
+        print("\nmemory of a process with one step", flush=True)
+        memories = memory([cell for cell in GATES if options.only in (None, cell)], native=native)
+    slack = QUICK_SLACK if options.quick else 1.0
+    found_summaries = summaries(found)
+    print()
+    for summary in found_summaries:
+        print(verdict(summary, slack))
+    held = [summary.within(slack) for summary in found_summaries]
+    for case in memories:
+        if case["configuration"]["seq_len"] == LONG and case["side"] == "native":
+            held.append(case["peak"] <= MEMORY_LIMIT)
+            said = "ok  " if held[-1] else "OVER"
+            print(f"  {said}  lstm of {LONG:,} timesteps: {case['peak']:.2f} GB  (limit {MEMORY_LIMIT:g})")
+    if jax is None and not options.quick:
+        print("        JAX is not installed here: --jax PYTHON names a Python that has it")
+    print(f"\n{'all' if all(held) else 'NOT all'} within their limits; {time.perf_counter() - start:.0f} s")
+    if not options.quick and options.only is None and native:
+        RESULTS.mkdir(parents=True, exist_ok=True)
+        stored = {"machine": about, "measured": [asdict(m) for m in found], "memory": memories}
+        (RESULTS / "kernels.json").write_text(json.dumps(stored, indent=1) + "\n")
+        print("scripts/bench report writes docs/performance.md from these figures")
+    return 0 if all(held) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

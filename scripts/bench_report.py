@@ -1,0 +1,346 @@
+"""Writes docs/performance.md and its picture from what was measured last. Run it with scripts/bench report.
+
+It computes nothing but ratios and means: every second stands in outputs/.bench, where `scripts/bench kernels` and
+`scripts/bench training` left it.
+"""
+
+import json
+import math
+import sys
+from collections.abc import Iterable, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from bench_kernels import (
+    GATES,
+    INPUT_SIZE,
+    LONG,
+    MEMORY_LIMIT,
+    RESULTS,
+    ROOT,
+    Configuration,
+    Measured,
+    Summary,
+    geometric,
+    summaries,
+)
+
+DOCS = ROOT / "docs"
+PAGE, PICTURE = DOCS / "performance.md", DOCS / "performance.svg"
+
+# Okabe & Ito's colours, which stay apart for colour-blind readers; every side has a shape of its own besides.
+SIDES = {
+    "loop": ("#CC79A7", "triangle", "Python loop over step"),
+    "jax": ("#009E73", "diamond", "JAX, jitted lax.scan"),
+    "nn": ("#D55E00", "square", "torch.nn"),
+    "native": ("#0072B2", "circle", "seqmem, native"),
+}
+NAMES = {"rnn": "rnn", "lstm": "lstm", "gru": "gru"}
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+def milliseconds(seconds: float | None) -> str:
+    """Three significant digits."""
+    if seconds is None:
+        return ""
+    value = 1000 * seconds
+    return f"{value:.{max(0, 2 - math.floor(math.log10(value)))}f}" if value > 0 else "0"
+
+
+# The picture.
+
+
+def marker(shape: str, x: float, y: float, colour: str, size: float = 4.6) -> str:
+    style = f'fill="{colour}" stroke="#fff" stroke-width="0.8"'
+    if shape == "circle":
+        return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{size:.1f}" {style}/>'
+    corners = {
+        "square": [(-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)],
+        "diamond": [(0, -1.25), (1.25, 0), (0, 1.25), (-1.25, 0)],
+        "triangle": [(0, -1.15), (1.1, 0.85), (-1.1, 0.85)],
+    }[shape]
+    points = " ".join(f"{x + size * dx:.1f},{y + size * dy:.1f}" for dx, dy in corners)
+    return f'<polygon points="{points}" {style}/>'
+
+
+def words(x: float, y: float, text: str, *, size: int = 12, anchor: str = "middle", more: str = "") -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size}" text-anchor="{anchor}" {more}>{escape(text)}</text>'
+
+
+def picture(found: list[Measured]) -> str:
+    """Seconds of each side over those of the matrix products alone, one panel a cell, one column a configuration."""
+    one = [measured for measured in found if measured.threads == 1]
+    sides = [side for side in SIDES if any(measured.ratio(side, "floor") is not None for measured in one)]
+    ratios = [r for m in one for side in sides if (r := m.ratio(side, "floor")) is not None]
+    low, high = min(0.9, min(ratios) / 1.05), max(ratios) * 1.12
+    width, height, left, top, bottom, between = 1240, 540, 74, 104, 446, 20
+    panel = (width - left - 20 - 2 * between) / 3
+    fonts = "system-ui, -apple-system, Segoe UI, Helvetica, Arial, sans-serif"
+    size = f'width="{width}" height="{height}" viewBox="0 0 {width} {height}"'
+    out = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="{fonts}" fill="#222">',
+        "<title>Time of a forward and backward pass, in multiples of its matrix products alone</title>",
+        f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
+        words(left, 30, "One forward and backward pass on one thread, in multiples of its matrix products alone",
+              size=18, anchor="start", more='font-weight="600"'),
+    ]  # fmt: skip
+
+    def up(ratio: float) -> float:
+        return bottom - (bottom - top) * math.log(ratio / low) / math.log(high / low)
+
+    x = float(left)
+    for side in reversed(sides):
+        colour, shape, said = SIDES[side]
+        out += [marker(shape, x + 6, 54, colour, 5.5), words(x + 18, 58.5, said, size=13, anchor="start")]
+        x += 44 + 7.2 * len(said)
+    out.append(f'<line x1="{x}" x2="{x + 22}" y1="54" y2="54" stroke="#222" stroke-width="1.6"/>')
+    out.append(words(x + 30, 58.5, "matrix products alone", size=13, anchor="start"))
+
+    ticks = [tick for tick in (0.5, 1, 2, 3, 5, 10, 20, 30, 50, 100) if low <= tick <= high]
+    for place, cell in enumerate(GATES):
+        mine = sorted((m for m in one if m.configuration.cell == cell), key=lambda m: m.configuration)
+        begin = left + place * (panel + between)
+        out.append(f'<rect x="{begin:.1f}" y="{top}" width="{panel:.1f}" height="{bottom - top}" fill="#fafafa"/>')
+        out.append(words(begin + panel / 2, top - 12, NAMES[cell], size=16, more='font-weight="600"'))
+        for tick in ticks:
+            bold = '#222" stroke-width="1.6' if tick == 1 else '#dddddd" stroke-width="1'
+            y = up(tick)
+            out.append(f'<line x1="{begin:.1f}" x2="{begin + panel:.1f}" y1="{y:.1f}" y2="{y:.1f}" stroke="{bold}"/>')
+            if not place:
+                out.append(words(begin - 8, y + 4, f"{tick:g}×", anchor="end"))
+        column = panel / max(1, len(mine))
+        for i, measured in enumerate(mine):
+            c, at = measured.configuration, begin + (i + 0.5) * column
+            former = mine[i - 1].configuration if i else None
+            new_length = former is None or former.seq_len != c.seq_len
+            if former is not None and (new_length or former.batch_size != c.batch_size):
+                style = '#999999" stroke-width="1' if new_length else '#cccccc" stroke-width="1" stroke-dasharray="3 3'
+                edge = f"{begin + i * column:.1f}"
+                out.append(f'<line x1="{edge}" x2="{edge}" y1="{top}" y2="{bottom}" stroke="{style}"/>')
+            turned = f'transform="rotate(-90 {at + 4:.1f} {bottom + 8})" fill="#555"'
+            out.append(words(at + 4, bottom + 8, str(c.hidden_size), size=10, anchor="end", more=turned))
+            same = [j for j, m in enumerate(mine) if m.configuration.seq_len == c.seq_len]
+            batch = [j for j in same if mine[j].configuration.batch_size == c.batch_size]
+            if batch[0] == i:
+                middle = begin + column * (sum(batch) / len(batch) + 0.5)
+                out.append(words(middle, bottom + 46, f"B={c.batch_size}", size=11, more='fill="#555"'))
+            if same[0] == i:
+                middle = begin + column * (sum(same) / len(same) + 0.5)
+                out.append(words(middle, bottom + 64, f"T={c.seq_len}", size=12))
+            for side in sides:
+                ratio = measured.ratio(side, "floor")
+                if ratio is not None:
+                    out.append(marker(SIDES[side][1], at, up(ratio), SIDES[side][0]))
+    middle = (top + bottom) / 2
+    out.append(words(22, middle, "time / time of the products", size=13, more=f'transform="rotate(-90 22 {middle})"'))
+    below = "hidden units (64, 128, 256), batch B, timesteps T"
+    out.append(words(left + (width - left) / 2, height - 8, below, size=13))
+    return "\n".join([*out, "</svg>", ""])
+
+
+# The page.
+
+
+def described(about: dict[str, Any]) -> str:
+    jax = f", JAX {about['jax']}" if "jax" in about else ""
+    return (
+        f"{about['processor']}, {about['cores']} cores, caches {about['caches']}, {about['instruction set']}; "
+        f"{about['system']}, Python {about['python']}, torch {about['torch']}{jax}. "
+        f"Kernels: {about['kernels']}. Load of the machine before: {about['load before']:g}."
+    )
+
+
+def promise(summary: Summary) -> tuple[str, ...]:
+    """A row: what, cell, mean (worst), limit, whether it is kept."""
+    turned = summary.what.startswith("2 threads")
+    what = summary.what
+    mean, worst, limit, limit_worst = summary.mean, summary.worst, summary.limit, summary.limit_worst
+    if turned or what.startswith("native/loop"):  # a speed-up reads better
+        what = "second thread, times as fast, batch 128" if turned else "loop/native, 1 thread"
+        mean, worst = 1 / mean, 1 / worst
+        limit = 1 / limit if limit is not None else None
+    sign = ("≥ " if turned else "< " if "jax" in what else "≤ ") if limit is not None else ""
+    limits = f"{sign}{number(limit)}" + (f" ({number(limit_worst)})" if limit_worst is not None else "")
+    kept = "" if limit is None else "yes" if summary.within() else "**no**"
+    where = " ".join(str(summary.where).split()[1:])
+    return what, summary.cell, f"{number(mean)} ({number(worst)} at {where})", limits, kept
+
+
+def detail(found: list[Measured], cell: str) -> str:
+    two = {m.configuration: m for m in found if m.threads == 2}
+    rows = []
+    for measured in found:
+        c = measured.configuration
+        if measured.threads != 1 or c.cell != cell:
+            continue
+        seconds = {side: measured.sides[side]["cpu"] if side in measured.sides else None for side in
+                   ("floor", "native", "nn", "loop", "jax")}  # fmt: skip
+        other = two.get(c)
+        # Six products of 2 T B G H (D or H) operations each: three with the inputs, three with the hidden state.
+        operations = 6e-9 * c.seq_len * c.batch_size * GATES[cell] * c.hidden_size * (INPUT_SIZE + c.hidden_size)
+        speed = operations / seconds["native"] if seconds["native"] is not None else None
+        rows.append(
+            [
+                str(c.seq_len), str(c.batch_size), str(c.hidden_size), *map(milliseconds, seconds.values()),
+                number(measured.ratio("native", "nn")), number(measured.ratio("native", "floor")), number(speed, 0),
+                number(other.ratio("native", "nn") if other else None),
+                number(other.ratio("native, 1 thread", "native") if other else None),
+            ]
+        )  # fmt: skip
+    head = [
+        "T", "B", "H", "products", "native", "nn", "loop", "jax", "native/nn", "native/products",
+        "native, GFLOP/s",
+        "native/nn, 2 threads", "second thread",
+    ]  # fmt: skip
+    return f"### {NAMES[cell]}\n\n" + table(head, rows)
+
+
+def memory_table(memory: list[dict[str, Any]]) -> str:
+    rows = []
+    for key in dict.fromkeys(json.dumps(case["configuration"]) for case in memory):
+        of = {case["side"]: case for case in memory if json.dumps(case["configuration"]) == key}
+        named = str(Configuration(**json.loads(key)))
+        peaks = [number(of[side]["peak"]) if side in of else "" for side in ("native", "nn", "loop")]
+        rows.append([" ".join(named.split()), *peaks])
+    return table(["", "native", "nn", "loop"], rows)
+
+
+def kernels_part(stored: dict[str, Any]) -> tuple[str, list[str]]:
+    found = [
+        Measured(Configuration(**case["configuration"]), case["threads"], case["sides"]) for case in stored["measured"]
+    ]
+    every = summaries(found)
+    missed = [f"{s.what}, {s.cell}: {number(s.mean)} (worst {number(s.worst)})" for s in every if not s.within()]
+    PICTURE.write_text(picture(found))
+    long = [case for case in stored["memory"] if case["configuration"]["seq_len"] == LONG and case["side"] == "native"]
+    if long and long[0]["peak"] > MEMORY_LIMIT:
+        missed.append(f"memory of an lstm over {LONG:,} timesteps: {long[0]['peak']:.2f} GB")
+    spread = geometric(max(1e-3, m.sides["native"]["spread"]) for m in found if "native" in m.sides)
+    jax = "" if "jax" in stored["machine"] else " JAX was not installed when this was measured."
+    text = f"""## A layer, forward and backward
+
+`scripts/bench kernels` on: {described(stored["machine"])}
+
+One layer of `rnn`, `lstm` and `gru`, 32 input features, float32; T timesteps, B sequences, H hidden units. A step is
+the forward and the backward pass of `sum(outputs * random)` with the gradients of all weights and of the inputs. Lower
+is better. Geometric means over all sizes, and the worst of them in brackets:
+
+{table(["ratio of seconds", "cell", "mean (worst)", "limit", "kept"], map(promise, every))}
+
+![time of a pass, in multiples of its matrix products alone](performance.svg)
+
+- **native** is `kernel=native`, **nn** torch.nn's layer as it comes, **loop** a Python loop over the cell's `step` that
+  keeps the gradient of every hidden state, **jax** a jitted `lax.scan` with `value_and_grad`, compiled beforehand, its
+  input product taken out of the scan.{jax}
+- **products** (*floor*) are the matrix products that no implementation can avoid, into memory that is there already:
+  over the whole sequence X W, dX, dW and dU, and timestep by timestep h U and the gradient that goes back through it.
+  They are torch's, by its BLAS, one call after another, Python's part of the calls subtracted. A kernel that multiplies
+  and goes on while the numbers are still in the cache can be faster: then a ratio is below 1. What is held against them
+  is without the time of the sum, which is no part of a layer: the native kernel is timed once more with the gradient of
+  the outputs given. In all other ratios the sum is in. GFLOP/s counts the
+  operations of these products alone.
+- The sides take turns, pinned to the same cores, with denormals flushed; each figure is a median of 5 to 15 turns
+  (loop and jax 3, where slow). On one thread it is CPU time, on two wall time. Between its quartiles the native
+  kernels' time varied by {100 * spread:.1f} %. Before anything is timed, all sides must agree in the sum and in
+  every gradient's norm.
+
+{chr(10).join(detail(found, cell) + chr(10) for cell in GATES)}
+Milliseconds a step on one thread (CPU time). *Second thread*: how many times as fast the native kernel is with it.
+
+### Memory
+
+GB that a process takes at most, Python and torch included, for one step:
+
+{memory_table(stored["memory"])}
+"""
+    return text, missed
+
+
+def training_part(stored: dict[str, Any]) -> tuple[str, list[str]]:
+    rows, missed = [], []
+    for row in stored["rows"]:
+        ratio = row["speed"]["seqmem"] / row["speed"]["plain"]
+        kept = ratio >= row["limit"]
+        if not kept:
+            missed.append(f"training, {row['cell']} at {row['seq_len']} words: {ratio:.2f} times as fast")
+        speeds = [f"{row['speed'][side]:.1f}" for side in ("seqmem", "plain")]
+        scores = [f"{100 * row['accuracy'][side]:.1f} %" for side in ("seqmem", "plain")]
+        promised = [f"{ratio:.2f}", f"{row['cpu']:.2f}", f"≥ {row['limit']:g}", "yes" if kept else "**no**"]
+        rows.append([row["cell"], str(row["seq_len"]), *speeds, *promised, *scores])
+    head = [
+        "cell",
+        "words",
+        "seqmem",
+        "plain",
+        "times as fast",
+        "by CPU time",
+        "limit",
+        "kept",
+        "accuracy, seqmem",
+        "accuracy, plain",
+    ]
+    labels = list(dict.fromkeys(label for found in stored["profiles"].values() for label in found["shares"]))
+    labels.sort(key=lambda label: -max(found["shares"].get(label, 0) for found in stored["profiles"].values()))
+    shares = [
+        [label, *(f"{100 * found['shares'].get(label, 0):.1f} %" for found in stored["profiles"].values())]
+        for label in labels
+    ]
+    alone = [f"{100 * found['products']:.1f} %" for found in stored["profiles"].values()]
+    shares.append(["*the recurrence's matrix products, alone*", *alone])
+    kept = [(row["seq_len"], row["denormals kept"]) for row in stored["rows"] if "denormals kept" in row]
+    denormals = " and ".join(f"{speed:.1f} at {seq_len} words" for seq_len, speed in kept)
+    threads = f"{stored['threads']} thread" + "s" * (stored["threads"] > 1)
+    steps = " and ".join(f"{count:,} steps at {seq_len} words" for seq_len, count in stored["steps"].items())
+    text = f"""## Training
+
+`scripts/bench training` on: {described(stored["machine"])}
+
+Whole training steps a second, from data to optimizer, {threads}: `seqmem train cell=CELL task=pronoun seq_len=WORDS` as
+it comes, with its traces, evaluations, log and checkpoints, against `scripts/plain.py`, a torch script for the same
+task that has only the evaluations. In turns, medians of {stored["rounds"]}, {steps}.
+
+{table(head, rows)}
+
+The plain script treats denormals as zero, as seqmem does. One that does not takes, with the rnn, {denormals} steps a
+second.
+
+Where the time of the default run at 50 words goes, from its first look to its last file:
+
+{table(["", *stored["profiles"]], shares)}
+"""
+    return text, missed
+
+
+def main() -> int:
+    parts, missed = [], []
+    for name, part in (("kernels", kernels_part), ("training", training_part)):
+        path: Path = RESULTS / f"{name}.json"
+        if not path.exists():
+            print(f"scripts/bench report: nothing is measured yet: run scripts/bench {name} first", file=sys.stderr)
+            return 2
+        text, misses = part(json.loads(path.read_text()))
+        parts.append(text)
+        missed += misses
+    said = "Every limit is kept."
+    if missed:
+        said = "Not every limit is kept:\n\n" + "\n".join(f"- {miss}" for miss in missed)
+    head = """# How fast seqmem is
+
+Written by `scripts/bench report` from what `scripts/bench kernels` and `scripts/bench training` measured.
+What seqmem's own measuring costs is in [measurements.md](measurements.md)."""
+    PAGE.write_text("\n\n".join([head, said, *parts]))
+    print(f"wrote {PAGE.relative_to(ROOT)} and {PICTURE.relative_to(ROOT)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,211 @@
+"""How fast seqmem trains, against a plain torch script for the same task. Run it with scripts/bench training.
+
+Whole training steps, from data to optimizer: `seqmem train cell=CELL task=pronoun` as it comes, with its traces,
+evaluations, log and checkpoints, against scripts/plain.py, which has only the evaluations. Both in one process, pinned,
+on the same number of threads, in turns; medians. Counted from the first batch to the last checkpoint: what comes before
+(start-up, the first look and trace) and after (the evaluation at many lengths) is left out.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from bench_kernels import GATES, RESULTS, Configuration, Products, machine, pin, products_turn, usable_cores
+
+LIMITS = {50: {"rnn": 2.0, "lstm": 1.35, "gru": 2.0}, 200: {"rnn": 2.5, "lstm": 1.4, "gru": 2.5}}
+"""seq_len -> cell -> how many times as many steps a second seqmem promises."""
+STEPS = {50: 1000, 200: 400}
+"""seq_len -> steps of a run: 1,000 are the default."""
+BATCH, HIDDEN = 64, 64
+
+Speed = tuple[float, float, float]
+"""Steps a second, accuracy, steps a second of CPU time."""
+
+
+def ours(cell: str, seq_len: int, threads: int) -> Speed:
+    import seqmem
+    from seqmem import training
+    from seqmem.record import Recorder
+
+    times: list[tuple[float, float]] = []
+    first_batch, save = training._training_batch, Recorder.save  # noqa: SLF001  where the loop begins and ends
+
+    def beginning(*args: Any, **kwargs: Any) -> Any:
+        if not times:
+            times.append((time.perf_counter(), time.process_time()))
+        return first_batch(*args, **kwargs)
+
+    def saved(self: Any, checkpoint: dict[str, Any]) -> None:
+        save(self, checkpoint)
+        times.append((time.perf_counter(), time.process_time()))
+
+    training._training_batch, Recorder.save = beginning, saved  # noqa: SLF001
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            run = seqmem.train(
+                cell=cell, task="pronoun", seq_len=seq_len, steps=STEPS[seq_len], threads=threads, outputs=folder,
+                quiet=True, evaluate={"lengths": [seq_len]},
+            )  # fmt: skip
+            result = run.result()
+    finally:
+        training._training_batch, Recorder.save = first_batch, save  # noqa: SLF001
+    assert result is not None
+    wall, cpu = (end - start for start, end in zip(times[0], times[-1], strict=True))
+    return STEPS[seq_len] / wall, result["score"], STEPS[seq_len] / cpu
+
+
+def plain_script(cell: str, seq_len: int, threads: int, *, flush: bool = True) -> Speed:
+    import plain
+    import torch
+
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(flush)
+    steps = STEPS[seq_len] if flush else 100
+    try:
+        plain.train(cell, seq_len, 1)  # torch's first optimizer imports its compiler: seconds
+        cpu = time.process_time()
+        accuracy, speed = plain.train(cell, seq_len, steps)
+    finally:
+        torch.set_flush_denormal(False)
+    return speed, accuracy, steps / (time.process_time() - cpu)
+
+
+@contextmanager
+def recurrence_timed(kind: Any, spent: dict[str, float]) -> Iterator[None]:
+    """Count the seconds that the cell's forward and backward passes take in training."""
+    import torch
+
+    inner = kind.forward
+
+    def forward(self: Any, xs: Any, *args: Any, **kwargs: Any) -> Any:
+        if not (torch.is_grad_enabled() and xs.requires_grad):
+            return inner(self, xs, *args, **kwargs)
+        start = time.perf_counter()
+        outputs, final = inner(self, xs, *args, **kwargs)
+        spent["recurrence, forward"] += time.perf_counter() - start
+        begun = [0.0]
+
+        def arrives(_: Any) -> None:
+            begun[0] = time.perf_counter()
+
+        def leaves(_: Any) -> None:
+            spent["recurrence, backward"] += time.perf_counter() - begun[0]
+
+        outputs.register_hook(arrives)
+        xs.register_hook(leaves)
+        return outputs, final
+
+    own = "forward" in vars(kind)
+    kind.forward = forward
+    try:
+        yield
+    finally:
+        if own:
+            kind.forward = inner
+        else:
+            del kind.forward
+
+
+def profile(cell: str, threads: int) -> tuple[dict[str, float], float]:
+    """(share of the default run's training loop by what it went to, share of the bare matrix products), at 50 words."""
+    from bench import timed
+
+    import seqmem
+    from seqmem import training
+    from seqmem.cells import CELLS
+    from seqmem.record import Recorder
+    from seqmem.trace import Trace
+
+    spent: dict[str, float] = defaultdict(float)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        recurrence_timed(CELLS[cell], spent),
+        timed(training, "update", spent, "the rest of the updates"),
+        timed(training, "_training_batch", spent, "data"),
+        timed(training, "evaluate", spent, "evaluation"),
+        timed(Trace, "measure", spent, "traces"),
+        timed(Recorder, "traced", spent, "traces"),
+        timed(Recorder, "logged", spent, "log"),
+        timed(Recorder, "save", spent, "checkpoints"),
+        timed(Recorder, "finished", spent, "final writing"),
+    ):
+        start = time.perf_counter()
+        seqmem.train(cell=cell, task="pronoun", seq_len=50, threads=threads, outputs=folder, quiet=True)
+        seconds = time.perf_counter() - start
+    spent["everything else"] = seconds - sum(spent.values())
+    products = Products(Configuration(cell, 50, BATCH, HIDDEN))
+    products.prepare()
+    products.step()
+    floor = statistics.median(products_turn(products)(10)[0] / 10 for _ in range(7))
+    return {label: part / seconds for label, part in spent.items()}, 1000 * floor / seconds
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="scripts/bench training", description="how fast seqmem trains")
+    parser.add_argument("--rounds", type=int, default=3, help="how often each is run (default 3, at least 1)")
+    parser.add_argument("--threads", type=int, default=1, help="of both (default 1)")
+    parser.add_argument("--only", metavar="CELL", choices=tuple(GATES), help="one cell alone")
+    parser.add_argument("--seq-len", type=int, choices=tuple(LIMITS), help="one length alone")
+    options = parser.parse_args()
+    most = len(usable_cores())
+    if options.rounds < 1 or not 1 <= options.threads <= most:
+        parser.error(f"--rounds must be at least 1, --threads from 1 to {most}")
+    pin(options.threads)
+    start = time.perf_counter()
+    about = machine()
+    print(", ".join(f"{name} {value}" for name, value in about.items()))
+    print(f"\nsteps a second, {options.threads} thread{'s' * (options.threads > 1)}, seqmem against scripts/plain.py")
+    cells = [cell for cell in GATES if options.only in (None, cell)]
+    rows, held = [], []
+    for seq_len in (length for length in LIMITS if options.seq_len in (None, length)):
+        for cell in cells:
+            found: dict[str, list[Speed]] = {"seqmem": [], "plain": []}
+            for _ in range(options.rounds):
+                found["seqmem"].append(ours(cell, seq_len, options.threads))
+                found["plain"].append(plain_script(cell, seq_len, options.threads))
+            speed, accuracy, of_cpu = (
+                {side: statistics.median(run[i] for run in runs) for side, runs in found.items()} for i in range(3)
+            )
+            ratio, limit = speed["seqmem"] / speed["plain"], LIMITS[seq_len][cell]
+            held.append(ratio >= limit)
+            row = {"cell": cell, "seq_len": seq_len, "speed": speed, "accuracy": accuracy, "limit": limit}
+            row["cpu"] = of_cpu["seqmem"] / of_cpu["plain"]
+            kept = ""
+            if cell == "rnn":  # whose gradients vanish
+                row["denormals kept"], *_ = plain_script(cell, seq_len, options.threads, flush=False)
+                kept = f"; plain with denormals {row['denormals kept']:.1f}"
+            rows.append(row)
+            print(
+                f"  {'ok  ' if held[-1] else 'OVER'}  {cell:<4} {seq_len:>4} words  {speed['seqmem']:7.1f} and "
+                f"{speed['plain']:7.1f}: {ratio:.2f} times (limit {limit:g}; by CPU time {row['cpu']:.2f}); accuracy "
+                f"{100 * accuracy['seqmem']:.1f} and {100 * accuracy['plain']:.1f} %{kept}",
+                flush=True,
+            )
+    profiles = {}
+    print("\nwhere the default run's time goes, 50 words")
+    for cell in cells:
+        shares, products = profile(cell, options.threads)
+        profiles[cell] = {"shares": shares, "products": products}
+        print(f"  {cell}: the matrix products of its recurrence alone would take {100 * products:.1f} %")
+        for label, share in sorted(shares.items(), key=lambda item: -item[1]):
+            print(f"    {100 * share:5.1f} %  {label}")
+    print(f"\n{'all' if all(held) else 'NOT all'} within their limits; {time.perf_counter() - start:.0f} s")
+    if options.only is None and options.seq_len is None:
+        RESULTS.mkdir(parents=True, exist_ok=True)
+        stored = {"machine": about, "threads": options.threads, "rounds": options.rounds, "steps": STEPS}
+        stored |= {"rows": rows, "profiles": profiles}
+        name = "training.json" if options.threads == 1 else f"training-{options.threads}.json"
+        (RESULTS / name).write_text(json.dumps(stored, indent=1) + "\n")
+        print("scripts/bench report writes docs/performance.md from these figures")
+    return 0 if all(held) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,156 @@
+"""Nothing of an update or an evaluation is made on the CPU when the model is somewhere else.
+
+On torch's meta device much mixing goes unnoticed. Here is an accelerator without hardware: torch's spare backend under
+a name of ours, all of whose tensors are fake, so that nothing is computed, but every operation on tensors of two
+devices is refused as CUDA refuses it, and so is asking a tensor for its numbers, for which CUDA would wait. It is a
+process of its own: what is registered with torch stays.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from seqmem.randomness import generator
+from seqmem.tasks import TASKS, Adding
+
+EVERYWHERE = '''\
+from dataclasses import replace
+from itertools import product
+
+import torch
+from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
+from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
+
+from seqmem.cells import CELLS, GRU, LSTM, RNN, Stack
+from seqmem.cells.ghost import state_gradients
+from seqmem.model import SequenceModel, loss_per_sequence, score_per_sequence, trainable
+from seqmem.optimizers import OPTIMIZERS
+from seqmem.randomness import generator
+from seqmem.signals import Batch
+from seqmem.tasks import TASKS
+from seqmem.training import update
+from test_training import Noisy
+
+_setup_privateuseone_for_python_backend("elsewhere")
+DEVICE = torch.device("elsewhere:0")
+MAKERS = {name: lambda d, kind=kind: kind(d, 4, seq_len=9) for name, kind in CELLS.items() if name != "rnn"}
+MAKERS |= {
+    "rnn": lambda d: RNN(d, 4),
+    "gru cho": lambda d: GRU(d, 4, form="cho", seq_len=9),
+    "stack": lambda d: Stack([RNN(d, 4), LSTM(4, 3, seq_len=9)]),
+    "stray": lambda d: Noisy(d, 4),  # makes its clock on the CPU, wherever the model is
+}
+
+
+def elsewhere(tensor):
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=DEVICE)
+
+
+def moved(model):
+    """module.to cannot, with fake tensors."""
+    for part in model.modules():
+        for name, value in part._parameters.items():
+            if value is not None:
+                part._parameters[name] = torch.nn.Parameter(elsewhere(value), requires_grad=value.requires_grad)
+        for name, value in part._buffers.items():
+            part._buffers[name] = elsewhere(value)
+        if isinstance(part, torch.nn.RNNBase):
+            part._flat_weights = [part._parameters[name] for name in part._flat_weights_names]
+    return model
+
+
+def everything(cell, task, batch):
+    model = moved(SequenceModel.for_task(task, MAKERS[cell], embed_size=3))
+    for part in model.modules():
+        # torch's own gru has no fake kernel off the CPU: its steps then.
+        if isinstance(part, GRU):
+            part.kernel = "step"
+    parameters = trainable(model)
+    optimizer = OPTIMIZERS["rmsprop"](parameters)
+    numbers, state = update(model, task, optimizer, parameters, batch, None, 1.0, weighted=slice(1, 2))
+    numbers, state = update(model, task, optimizer, parameters, batch, state, None, tbptt=2)
+    model.checkpoint(2)
+    numbers, state = update(model, task, optimizer, parameters, batch, None, None)
+    with torch.no_grad():
+        predicted, state = model.eval()(batch.inputs)
+        scores = [loss_per_sequence(task, predicted, batch), score_per_sequence(task, predicted, batch)]
+    tensors = [numbers, *scores, batch.answered_at, batch.last_answer_only().weights, *state.values()]
+    tensors += [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if cell in ("rnn", "lstm"):
+        xs, initial = model.embed(batch.inputs), model.cell.initial_state(batch.weights.shape[1])
+        to_x, to_states = state_gradients(model.cell, xs, initial, lambda outputs, _: model.readout(outputs).sum())
+        tensors += [to_x, *to_states.values()]
+    return {str(tensor.device) for tensor in tensors}
+
+
+def refused(run, kind, said):
+    try:
+        run()
+    except kind as error:
+        assert said in str(error), error
+        return
+    raise SystemExit(f"{kind.__name__} was expected")
+
+
+count = 0
+for cell, name in product([name for name in MAKERS if name != "stray"], TASKS):
+    task = TASKS[name]()
+    whole = task.sample(2, task.min_seq_len + 2, generator(0, "t"))  # on the CPU, and real
+    batch = whole.part(len(whole.asked) - 3, len(whole.asked))  # each operation takes a fifth of a millisecond
+    with FakeTensorMode() as mode:
+        fake = Batch(*(mode.from_tensor(tensor) for tensor in vars(batch).values()))
+        there = Batch(*(elsewhere(tensor) for tensor in vars(fake).values()))
+        found = everything(cell, task, there)
+        assert found == {"elsewhere:0"}, (cell, name, found)
+        if count == 0:  # it does notice
+            for field in ("inputs", "targets", "weights"):
+                mixed = replace(there, **{field: getattr(fake, field)})
+                refused(lambda: everything(cell, task, mixed), RuntimeError, "the same device")
+            refused(lambda: everything("stray", task, there), RuntimeError, "the same device")
+            refused(lambda: there.weighted, DynamicOutputShapeException, "")
+    count += 1
+print(count)
+'''
+
+
+def test_a_whole_update_and_evaluation_stay_on_the_device() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", EVERYWHERE], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert int(done.stdout) == 5 * len(TASKS)
+
+
+def test_a_batch_that_is_there_already_is_not_copied() -> None:
+    """On the CPU nothing is moved."""
+    batch = Adding().sample(4, 9, generator(0, "t"))
+    same, wider = batch.to("cpu", torch.float32), batch.to("cpu", torch.float64)
+    for name, value in vars(batch).items():
+        assert getattr(same, name) is value
+        assert (getattr(wider, name).dtype == torch.float64) == value.is_floating_point()
+
+
+def test_a_batch_goes_to_a_gpu_by_page_locked_memory_without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no GPU here: what torch is asked for is written down."""
+    asked: list[tuple[str, object]] = []
+    real = torch.Tensor.to
+
+    def pinned(tensor: torch.Tensor) -> torch.Tensor:
+        assert tensor.is_contiguous()
+        asked.append(("pinned", tensor.dtype))
+        return tensor
+
+    def to(tensor: torch.Tensor, *args: object, **options: object) -> torch.Tensor:
+        if args and isinstance(args[0], torch.device):
+            asked.append(("to", options.get("non_blocking")))
+            return tensor
+        return real(tensor, *args, **options)  # pyright: ignore
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pinned)
+    monkeypatch.setattr(torch.Tensor, "to", to)
+    Adding().sample(4, 9, generator(0, "t")).to(torch.device("cuda", 0), torch.float64)
+    kinds = [torch.float64, torch.float64, torch.float64, torch.bool]
+    assert asked == [entry for kind in kinds for entry in (("pinned", kind), ("to", True))]
