@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from seqmem.cells import CELLS, GRU, LSTM, RNN, Cell, Stack, State, steps
+from seqmem.kernels.library import Library, load
 from seqmem.randomness import ambient
 
 CONF = Path(__file__).parents[1] / "conf" / "cell"
@@ -87,6 +88,39 @@ def test_forward_is_its_steps_in_values_final_state_and_all_gradients(cell: Cell
     torch.testing.assert_close(values, expected_values, rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(gradients, expected_gradients, rtol=1e-10, atol=1e-12)
     assert all(gradient.abs().sum() > 0 for gradient in gradients)
+
+
+def test_reading_tokens_is_forward_over_their_vectors(cell: Cell, xs: Tensor):
+    vectors = xs.flatten(0, 1).requires_grad_()
+    tokens = torch.randint(len(vectors), (9, B), generator=torch.Generator().manual_seed(3))
+    outputs, state = cell.read(tokens, vectors, random_state(cell))
+    expected, expected_state = cell(vectors[tokens], random_state(cell))
+    torch.testing.assert_close((outputs, state), (expected, expected_state), rtol=1e-10, atol=1e-12)
+    wanted = [vectors, *(p for p in cell.parameters() if p.requires_grad)]
+    weight = torch.randn(outputs.shape, dtype=outputs.dtype, generator=torch.Generator().manual_seed(4))
+    torch.testing.assert_close(
+        torch.autograd.grad((outputs * weight).sum(), wanted),
+        torch.autograd.grad((expected * weight).sum(), wanted),
+        rtol=1e-10,
+        atol=1e-12,
+    )
+
+
+def test_the_output_is_the_state_that_says_so(cell: Cell, xs: Tensor):
+    outputs, state = cell(xs)
+    assert cell.output_state is not None  # of all of ours
+    torch.testing.assert_close(outputs[-1], state[cell.output_state], rtol=0, atol=0)
+
+
+def test_taps_are_in_every_state_or_nowhere(cell: Cell, xs: Tensor):
+    start = cell.initial_state(B)
+    taps = {name: xs.new_zeros(T, *value.shape).requires_grad_() for name, value in start.items()}
+    found = cell.tapped(xs, start, taps)
+    assert (found is None) == (not isinstance(load(), Library))
+    if found is not None:
+        torch.testing.assert_close(found, cell(xs, start), rtol=0, atol=0)
+        gradients = torch.autograd.grad(found[0][-1].sum(), list(taps.values()))
+        assert all(gradient.abs().sum() > 0 for gradient in gradients)
 
 
 def test_forward_is_its_steps_in_float32(cell: Cell, xs: Tensor):

@@ -174,6 +174,44 @@ def test_taps_are_the_gradients_by_every_state(isa: str, kind: str) -> None:
 
 
 @native
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 2e-5)], ids=["f64", "f32"])
+def test_tokens_that_are_looked_up_are_tokens_that_are_multiplied(
+    isa: str, kind: str, dtype: torch.dtype, tolerance: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(functions, "_OPERATIONS_PER_THREAD", 0)
+    cell, _, state = make(kind, (21, 37, 5, 20), dtype)
+    rng = torch.Generator().manual_seed(4)
+    vectors = torch.randn(13, 5, dtype=dtype, generator=rng).requires_grad_()
+    tokens = torch.randint(13, (21, 37), generator=rng)
+    weight = torch.randn(21, 37, 20, dtype=dtype, generator=rng)
+    wanted = [vectors, *(p for p in cell.parameters() if p.requires_grad)]
+
+    def found(outputs: Tensor, final: State) -> list[Tensor]:
+        total = (outputs * weight).sum() + sum(value.square().sum() for value in final.values())
+        return [outputs.detach(), *(v.detach() for v in final.values()), *torch.autograd.grad(total, wanted)]
+
+    looked_up = found(*cell.read(tokens, vectors, state))
+    use_kernel(cell, "native", 3, checkpoint_every_t=4)
+    assert same(found(*cell.read(tokens, vectors, state)), looked_up), isa
+    use_kernel(cell, "step")
+    for a, b in zip(looked_up, found(*cell.read(tokens, vectors, state)), strict=True):
+        assert (a - b).abs().max() <= tolerance * max(1.0, float(b.abs().max())), isa
+
+
+@native
+def test_a_token_outside_its_vocabulary_is_refused() -> None:
+    cell, _, state = make("lstm", (9, 20, 5, 8), torch.float32)
+    vectors = torch.randn(7, 5, generator=torch.Generator().manual_seed(0))
+    for wrong in (-1, 7):
+        tokens = torch.zeros(9, 20, dtype=torch.int64)
+        tokens[8, 19] = wrong
+        use_kernel(cell, "native", 2)
+        with pytest.raises(IndexError, match="a token is not from 0 up to 7, the size of its vocabulary"):
+            cell.read(tokens, vectors, state)
+
+
+@native
 def test_a_second_derivative_is_refused_in_words() -> None:
     cell, xs, state = make("lstm", (4, 3, 2, 5), torch.float64)
     use_kernel(cell, "native")

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from seqmem import trace as trace_module
 from seqmem.cells import GRU, LSTM, RNN, Cell, Stack, State
 from seqmem.model import SequenceModel, loss_per_sequence
 from seqmem.randomness import ambient, generator
@@ -252,6 +253,40 @@ def test_a_cell_that_answers_first_is_measured_from_where_its_gradient_begins():
     assert found.half_life == pytest.approx(1.0)
     assert found.horizon == 11  # 0.5 to the power of 10 is the first below 1/1000, counted from one step back
     assert found.points == 19
+
+
+@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("loss", ["last", "all"])
+def test_the_kernels_own_trace_is_the_trace_by_steps(name: str, loss: str):
+    """Down to norms that float32 could not hold: relative to each norm, not to the largest."""
+    task = Copy()
+    model = model_of(task, CELLS[name])
+    with torch.no_grad():
+        for parameter in model.cell.parameters():
+            if parameter.requires_grad and parameter.ndim == 2:
+                parameter.mul_(0.4)
+    batch = task.sample(5, 90, generator(0, "trace"))
+    fast, slow = (gradient_trace(model, task, batch, loss=loss, by=by) for by in ("auto", "step"))
+    assert list(fast) == list(slow)
+    for key, norms in slow.items():
+        torch.testing.assert_close(fast[key], norms, rtol=1e-10, atol=1e-290)
+    if loss == "last":
+        assert min(float(norms[0].max()) for norms in slow.values()) < 1e-3  # something has vanished
+    with pytest.raises(ValueError, match="by='fast': must be 'auto' or 'step'"):
+        gradient_trace(model, task, batch, by="fast")
+
+
+@pytest.mark.parametrize("by", ["auto", "step"])
+def test_a_trace_of_a_long_batch_is_made_in_slices(by: str, monkeypatch: pytest.MonkeyPatch):
+    task = Pronoun()
+    model = model_of(task, CELLS["lstm"])
+    batch = task.sample(7, 20, generator(0, "trace"))
+    whole = gradient_trace(model, task, batch, by=by)
+    monkeypatch.setattr(trace_module, "_AT_ONCE", 45)  # two sequences of 20 timesteps
+    sliced = gradient_trace(model, task, batch, by=by)
+    for key, norms in whole.items():
+        assert norms.shape == (20, 7)
+        torch.testing.assert_close(sliced[key], norms, rtol=1e-12, atol=0)
 
 
 def test_the_model_is_not_touched():

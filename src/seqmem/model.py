@@ -13,7 +13,7 @@ from .cells.base import Cell, CellFactory, Stack, State
 from .cells.fused import FusedCell
 from .randomness import ambient
 from .recompute import recomputed
-from .signals import Batch
+from .signals import Batch, OneHot
 from .tasks.base import Task
 
 
@@ -47,12 +47,18 @@ class SequenceModel(nn.Module):
         self, inputs: Shaped[Tensor, "T B ..."], state: State | None = None, *, at: slice | None = None
     ) -> tuple[Float[Tensor, "A B K"], State]:
         """(predictions, final state). ``at``: the timesteps to predict at, where not all are asked for."""
-        xs, every = self.embed(inputs), self.checkpoint_every_t
-        if every is None or not torch.is_grad_enabled() or _saves_memory_itself(self.cell, xs):
-            outputs, final = self.cell(xs, state)
+        vectors, every = _vectors(self.embed), self.checkpoint_every_t
+        if every is not None and torch.is_grad_enabled() and not _saves_memory_itself(self.cell, self.readout):
+            outputs, final = recomputed(self.cell, self.embed(inputs), state, every)
+        elif vectors is not None:
+            outputs, final = self.cell.read(inputs, vectors, state)
         else:
-            outputs, final = recomputed(self.cell, xs, state, every)
-        return self.readout(outputs if at is None else outputs[at]), final
+            outputs, final = self.cell(self.embed(inputs), state)
+        if at is not None:
+            last = at == slice(len(outputs) - 1, len(outputs)) and self.cell.output_state
+            # The last output alone, as a state: or the backward pass would begin with zeros for all the others.
+            outputs = final[last][None] if last else outputs[at]
+        return self.readout(outputs), final
 
     def checkpoint(self, every: int | None) -> None:
         """Set ``checkpoint_every_t``, here and in the cells whose own kernels know how to compute again."""
@@ -62,10 +68,18 @@ class SequenceModel(nn.Module):
                 part.checkpoint_every_t = every
 
 
-def _saves_memory_itself(cell: Cell, xs: Float[Tensor, "T B D"]) -> bool:
+def _vectors(embed: nn.Module) -> Tensor | None:
+    """What the tokens stand for, [V D], where that is all that ``embed`` does."""
+    if type(embed) is nn.Embedding and (embed.padding_idx, embed.max_norm, embed.sparse) == (None, None, False):
+        return embed.weight
+    return embed.get_buffer("units") if type(embed) is OneHot else None
+
+
+def _saves_memory_itself(cell: Cell, beside: nn.Module) -> bool:
     """Whether every cell inside is run by a native kernel, which keeps few states without help."""
     inner = [part for part in cell.modules() if isinstance(part, Cell) and not _holds_cells(part)]
-    return all(isinstance(part, FusedCell) and part._choice(xs, []) == "native" for part in inner)  # noqa: SLF001
+    like = next(beside.parameters())
+    return all(isinstance(part, FusedCell) and part.choice(like) == "native" for part in inner)
 
 
 def _holds_cells(cell: Cell) -> bool:

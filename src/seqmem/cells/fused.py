@@ -3,17 +3,23 @@
 Axes: T time, B batch, H hidden, D input features, G gates stacked on top of each other in the weights.
 """
 
+from collections.abc import Sequence
+
 import torch
-from jaxtyping import Float
+import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ..kernels.functions import recurrence, supports
+from ..kernels.functions import recurrence, recurrence_of_tokens, supports
 from ..kernels.memory import Memory
 from .base import Cell, State
 
 KERNELS = ("auto", "native", "torch", "step")
 """What may compute a whole sequence: our native kernels, torch's fused layer (cuDNN on CUDA), or ``step`` in a loop.
 ``auto`` takes the first of them that there is."""
+
+_READINGS = 4
+"""Symbols of a vocabulary, per timestep, up to which inputs are looked up rather than multiplied."""
 
 
 class FusedCell(Cell):
@@ -35,7 +41,9 @@ class FusedCell(Cell):
         self.kernel = "auto"
         self.threads = 1
         self.checkpoint_every_t: int | None = None
-        self._kind, self._states, self._in_torch = kind, states, in_torch
+        self._kind, self._states = kind, states
+        self.in_torch = in_torch
+        self.output_state = "hidden"
         self._memory = Memory()
         self.input_size, self.output_size = layer.input_size, layer.hidden_size
         if init not in ("torch", "orthogonal", "identity"):
@@ -74,7 +82,7 @@ class FusedCell(Cell):
     def forward(self, xs: Float[Tensor, "T B D"], state: State | None = None) -> tuple[Float[Tensor, "T B H"], State]:
         state = self.initial_state(xs.shape[1]) if state is None else state
         start = [state[name] for name in self._states]
-        kernel = self._choice(xs, start)
+        kernel = self.choice(xs, start)
         if kernel == "step":
             return super().forward(xs, state)
         if kernel == "native":
@@ -85,17 +93,37 @@ class FusedCell(Cell):
             final = [value[0] for value in ([found] if len(first) == 1 else found)]
         return outputs, dict(zip(self._states, final, strict=True))
 
+    def read(
+        self, tokens: Int[Tensor, "T B"], vectors: Float[Tensor, "V D"], state: State | None = None
+    ) -> tuple[Float[Tensor, "T B H"], State]:
+        state = self.initial_state(tokens.shape[1]) if state is None else state
+        start = [state[name] for name in self._states]
+        # A table is worth its making where a symbol comes up several times.
+        if self.choice(vectors, start) != "native" or len(vectors) > _READINGS * len(tokens):
+            return super().read(tokens, vectors, state)
+        outputs, *final = recurrence_of_tokens(
+            self._kind,
+            tokens,
+            start,
+            F.linear(vectors, self.weight_input, self.bias),
+            self.weight_hidden,
+            threads=self.threads,
+            checkpoint_every_t=self.checkpoint_every_t,
+            memory=self._memory,
+        )
+        return outputs, dict(zip(self._states, final, strict=True))
+
     def tapped(
         self, xs: Float[Tensor, "T B D"], state: State, taps: State
     ) -> tuple[Float[Tensor, "T B H"], State] | None:
         start = [state[name] for name in self._states]
-        if self._choice(xs, start) != "native":
+        if self.choice(xs, start) != "native":
             return None
         outputs, *final = self._native(xs, start, [taps[name] for name in self._states])
         return outputs, dict(zip(self._states, final, strict=True))
 
-    def _choice(self, xs: Tensor, start: list[Tensor]) -> str:
-        """What computes this sequence: ``native``, ``torch`` or ``step``."""
+    def choice(self, xs: Tensor, start: Sequence[Tensor] = ()) -> str:
+        """What computes a sequence like ``xs`` from a state like ``start``: ``native``, ``torch`` or ``step``."""
         native = self.kernel in ("auto", "native")
         if native and supports(xs, *start, self.weight_input, self.weight_hidden, self.bias):
             return "native"
@@ -103,7 +131,7 @@ class FusedCell(Cell):
             raise ValueError(
                 f"kernel=native: there is no native kernel here for {xs.dtype} on {xs.device.type}: use kernel=auto"
             )
-        return "torch" if self._in_torch and self.kernel != "step" else "step"
+        return "torch" if self.in_torch and self.kernel != "step" else "step"
 
     def _native(self, xs: Tensor, start: list[Tensor], taps: list[Tensor] | tuple[()] = ()) -> tuple[Tensor, ...]:
         return recurrence(

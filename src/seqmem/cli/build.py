@@ -171,7 +171,7 @@ def _choose_kernel(config: RunConfig, model: SequenceModel, device: torch.device
         ValueError: the environment asks for an instruction set that there is not.
     """
     asked, kernel = _threads(config), config.kernel.value
-    fused, found = any(isinstance(part, FusedCell) for part in model.modules()), load()
+    fused, found = [part for part in model.modules() if isinstance(part, FusedCell)], load()
     why = ""
     if not fused:
         why = f"cell={config.cell.get('name')} has no native kernel"
@@ -188,7 +188,8 @@ def _choose_kernel(config: RunConfig, model: SequenceModel, device: torch.device
     if kernel in ("auto", "native") and not why and isinstance(found, Library):
         backend = Backend("native", found.isa, asked or (usable_cores() if alone else 1))
     else:
-        backend = Backend("step" if kernel == "step" else "torch", why if kernel == "auto" else "", asked or 1)
+        by_step = kernel == "step" or (fused and not any(part.in_torch for part in fused))
+        backend = Backend("step" if by_step else "torch", why if kernel == "auto" else "", asked or 1)
     use_kernel(model, kernel, backend.threads)
     return backend
 

@@ -7,10 +7,11 @@ is for CPU tensors in float32 or float64; the bits do not depend on the number o
 import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from .library import Library, load
@@ -20,6 +21,7 @@ KINDS = ("rnn tanh", "rnn relu", "lstm", "gru torch", "gru cho")
 """What ``recurrence`` computes, in the order of the kernels' own numbering."""
 
 _SUFFIX = {torch.float32: "f32", torch.float64: "f64"}
+_NO_SUCH_TOKEN = 2  # as recurrence.cpp numbers its failures
 _OPERATIONS_PER_CALL = 4e9
 """Multiplications and additions between two looks for Ctrl-C: about a tenth of a second."""
 _OPERATIONS_PER_THREAD = 2e7
@@ -30,7 +32,7 @@ class _Call(ctypes.Structure):
     """``SeqmemCall`` in recurrence.cpp, field by field."""
 
     _fields_ = [
-        *((name, ctypes.c_int64) for name in ("cell", "T", "B", "D", "H", "threads")),
+        *((name, ctypes.c_int64) for name in ("cell", "T", "B", "D", "H", "threads", "lookup")),
         *(
             (name, ctypes.c_void_p)
             for name in (
@@ -90,6 +92,29 @@ def recurrence(
     return found if c is not None else found[:2]
 
 
+def recurrence_of_tokens(
+    kind: str,
+    tokens: Int[Tensor, "T B"],
+    start: Sequence[Float[Tensor, "B H"]],
+    table: Float[Tensor, "V GH"],
+    weight_hidden: Float[Tensor, "GH H"],
+    *,
+    threads: int = 1,
+    checkpoint_every_t: int | None = None,
+    memory: Memory | None = None,
+) -> tuple[Tensor, ...]:
+    """``recurrence`` over inputs that are one of V vectors each: row v of ``table`` is what weights and bias make of
+    vector v. What would be a product at every timestep is looked up.
+
+    Raises:
+        IndexError: a token is not from 0 up to V.
+    """
+    h, c = (*start, None)[:2]
+    how = (KINDS.index(kind), threads, checkpoint_every_t, memory or Memory())
+    found = _Recurrence.apply(how, tokens, h, c, table, weight_hidden, None, None, None)
+    return found if c is not None else found[:2]
+
+
 @dataclass
 class _Job:
     """A call of the kernels, cut into pieces of ``cut`` timesteps each."""
@@ -97,6 +122,7 @@ class _Job:
     kind: int
     sizes: tuple[int, int, int, int]  # T B D H
     threads: int
+    lookup: bool
     cut: int
     dtype: torch.dtype
     library: Library
@@ -104,26 +130,35 @@ class _Job:
     def call(self, steps: int, **arrays: Tensor | int | None) -> _Call:
         _, *rest = self.sizes
         pointers = {name: _pointer(array) for name, array in arrays.items()}
-        return _Call(self.kind, steps, *rest, self.threads, **pointers)
+        return _Call(self.kind, steps, *rest, self.threads, self.lookup, **pointers)
 
     def function(self, name: str) -> Any:
         return self.library.function(f"seqmem_{name}", _SUFFIX[self.dtype])
 
     def numbers(self, steps: int) -> tuple[int, int, int]:
         """How many numbers (packed weights, what is saved for the backward pass, sums of gradients) take."""
-        packed, saved, sums = ctypes.c_int64(), ctypes.c_int64(), ctypes.c_int64()
-        self.function("sizes")(
-            ctypes.byref(self.call(steps)), ctypes.byref(packed), ctypes.byref(saved), ctypes.byref(sums)
-        )
-        return packed.value, saved.value, sums.value
+        _, *rest = self.sizes
+        return _numbers(self.library, _SUFFIX[self.dtype], self.kind, self.lookup, steps, *rest)
 
     def pieces(self) -> list[tuple[int, int]]:
         steps = self.sizes[0]
         return [(begin, min(begin + self.cut, steps)) for begin in range(0, steps, self.cut)]
 
     def run(self, name: str, call: _Call) -> None:
-        if self.function(name)(ctypes.byref(call)):
+        failure = self.function(name)(ctypes.byref(call))
+        if failure == _NO_SUCH_TOKEN:
+            raise IndexError(f"a token is not from 0 up to {self.sizes[2]}, the size of its vocabulary")
+        if failure:
             raise MemoryError(f"the native kernels found no memory for {self.sizes} (T, B, D, H)")
+
+
+@lru_cache(maxsize=1024)
+def _numbers(library: Library, suffix: str, kind: int, lookup: bool, *sizes: int) -> tuple[int, int, int]:
+    counts = ctypes.c_int64(), ctypes.c_int64(), ctypes.c_int64()
+    call = _Call(kind, *sizes, 1, lookup)
+    library.function("seqmem_sizes", suffix)(ctypes.byref(call), *(ctypes.byref(count) for count in counts))
+    packed, saved, sums = (count.value for count in counts)
+    return packed, saved, sums
 
 
 def _pointer(array: Tensor | int | None) -> int | None:
@@ -140,14 +175,16 @@ class _Recurrence(torch.autograd.Function):
         c: Tensor | None,
         w: Tensor,
         u: Tensor,
-        bias: Tensor,
+        bias: Tensor | None,
         *_: Tensor | None,  # taps have gradients alone
     ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """``xs`` may be tokens [T B], ``w`` their table [V G*H] and ``bias`` None."""
         kind, threads, every, memory = how
         xs, h, c = xs.contiguous(), h.contiguous(), c.contiguous() if c is not None else None
-        steps, batch, features = xs.shape
-        hidden = u.shape[1]
-        operations = 2.0 * batch * u.shape[0] * (hidden + features)  # of a timestep, one way
+        lookup = bias is None
+        steps, batch = xs.shape[:2]
+        features, hidden = len(w) if lookup else w.shape[1], u.shape[1]
+        operations = 2.0 * batch * u.shape[0] * (hidden + (0 if lookup else features))  # of a timestep, one way
         cut = max(16, int(_OPERATIONS_PER_CALL / operations))
         library = load()
         assert isinstance(library, Library)  # supports() said so
@@ -155,22 +192,23 @@ class _Recurrence(torch.autograd.Function):
             kind,
             (steps, batch, features, hidden),
             threads if operations * min(cut, steps) > 2 * _OPERATIONS_PER_THREAD else 1,
+            lookup,
             min(cut, every or cut, steps),
-            xs.dtype,
+            u.dtype,
             library,
         )
         training = any(ctx.needs_input_grad)
         packed_numbers, _, _ = job.numbers(steps)
-        packed = memory.take(packed_numbers, xs.dtype)
-        weights = [w.contiguous(), u.contiguous(), bias.contiguous()]
-        arrays = [ctypes.c_void_p(array.data_ptr()) for array in (*weights, packed)]
+        packed = memory.take(packed_numbers, u.dtype)
+        weights = [w.contiguous(), u.contiguous(), bias if bias is None else bias.contiguous()]
+        arrays = [ctypes.c_void_p(_pointer(array)) for array in (*weights, packed)]
         job.function("pack")(ctypes.byref(job.call(steps)), *arrays, ctypes.c_int64(training))
-        outputs = xs.new_empty(steps, batch, hidden)
+        outputs = h.new_empty(steps, batch, hidden)
         pieces = job.pieces()
         cells = c.new_empty(len(pieces), batch, hidden) if c is not None else None  # after each piece
         saved = None
         if training and every is None:
-            saved = memory.take(sum(job.numbers(end - begin)[1] for begin, end in pieces), xs.dtype)
+            saved = memory.take(sum(job.numbers(end - begin)[1] for begin, end in pieces), job.dtype)
         ctx.memory, ctx.job, ctx.rows = memory, job, u.shape[0]
         at = 0
         for i, (begin, end) in enumerate(pieces):
@@ -198,7 +236,7 @@ class _Recurrence(torch.autograd.Function):
         if c is not None:
             carry_c = grad_c.clone(memory_format=torch.contiguous_format) if grad_c is not None else torch.zeros_like(c)
         grad_xs = torch.empty_like(xs) if need_xs else None
-        sums = ctx.memory.take(job.numbers(steps)[2], xs.dtype).zero_() if any(need_weights) else None
+        sums = ctx.memory.take(job.numbers(steps)[2], job.dtype).zero_() if any(need_weights) else None
         tap_hidden = torch.empty_like(outputs) if need_tap_hidden else None
         tap_cell = torch.empty_like(outputs) if need_tap_cell else None
 
@@ -208,7 +246,7 @@ class _Recurrence(torch.autograd.Function):
             ends.append(at)
             at += job.numbers(end - begin)[1]
         if saved is None:
-            again = ctx.memory.take(max(job.numbers(end - begin)[1] for begin, end in pieces), xs.dtype)
+            again = ctx.memory.take(max(job.numbers(end - begin)[1] for begin, end in pieces), job.dtype)
             scratch = torch.empty_like(outputs[: job.cut])  # what is computed again is thrown away
         for i, (begin, end) in reversed(list(enumerate(pieces))):
             if saved is None:
@@ -235,7 +273,8 @@ class _Recurrence(torch.autograd.Function):
         weights: tuple[Tensor | None, ...] = (None, None, None)
         if sums is not None:
             rows: int = ctx.rows
-            weights = (xs.new_empty(rows, features), xs.new_empty(rows, hidden), xs.new_empty(rows))
+            of_input = h.new_empty((features, rows) if job.lookup else (rows, features))
+            weights = (of_input, h.new_empty(rows, hidden), None if job.lookup else h.new_empty(rows))
             job.function("reduce")(
                 ctypes.byref(job.call(steps, grad_sums=sums)), *(ctypes.c_void_p(_pointer(found)) for found in weights)
             )

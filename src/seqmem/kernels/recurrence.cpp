@@ -11,6 +11,7 @@
 //   - Weights are packed once, so that the inner loop reads them in order. A tile of pre-activations (up to 6 sequences
 //     x 4 vectors) stays in registers from the bias over x W and h U to the nonlinearities; for gated cells its four
 //     vectors are the gates of the same units.
+//   - Tokens are looked up in a table of what W and the bias make of each of them: no product over inputs at all.
 //   - Activations are kept for the backward pass, where the gradient of the pre-activations lives for a few timesteps
 //     only, until the weights have taken their share of it: it never leaves the cache.
 //
@@ -62,7 +63,8 @@ struct SeqmemCall {
   int64_t cell;     // Kind
   int64_t T, B, D, H;
   int64_t threads;
-  const void* xs;            // [T B D]
+  int64_t lookup;            // 1: inputs are tokens, D is the size of their vocabulary
+  const void* xs;            // [T B D]; of tokens [T B], int64
   const void* start_hidden;  // [B H]
   const void* start_cell;    // [B H]; lstm only
   const void* packed;        // from pack
@@ -80,6 +82,7 @@ struct SeqmemCall {
 
 namespace {
 
+enum Failure { NONE, NO_MEMORY, NO_SUCH_TOKEN };
 enum Kind { RNN_TANH, RNN_RELU, LSTM, GRU, GRU_CHO };
 
 constexpr long CHUNK = 16;              // sequences
@@ -229,7 +232,8 @@ struct Columns {
 //   the rnn's outputs are all it needs. Gradient rows have the same layout.
 template <class T> struct Shape {
   long kind, T_, B, D, H, P, Hp, slots, S, gates;
-  Shape(const SeqmemCall& call) : kind(call.cell), T_(call.T), B(call.B), D(call.D), H(call.H) {
+  bool lookup;
+  Shape(const SeqmemCall& call) : kind(call.cell), T_(call.T), B(call.B), D(call.D), H(call.H), lookup(call.lookup) {
     P = (H + LANES - 1) / LANES;
     Hp = P * LANES;
     slots = kind == LSTM || kind == GRU ? 4 : kind == GRU_CHO ? 3 : 1;
@@ -247,17 +251,17 @@ template <class T> struct Shape {
     return {0, 1, S, S};
   }
   Columns from_candidate() const { return {2 * LANES, P, LANES, 3 * LANES}; }  // cho: r * h enters n alone
-  // Packed weights: bias, forward W and U, backward U and W. Each is counted in numbers.
+  // Packed weights: bias, forward W (or the table, [D] rows like the bias) and U, backward U and W. Counted in numbers.
   long bias() const { return 0; }
   long input() const { return gates * Hp; }
   long hidden() const { return input() + D * gates * Hp; }
   long hidden_back() const { return hidden() + H * gates * Hp; }
   long input_back() const { return hidden_back() + gates * Hp * Hp; }
-  long packed() const { return input_back() + gates * Hp * ((D + LANES - 1) / LANES * LANES); }
+  long packed() const { return input_back() + (lookup ? 0 : gates * Hp * ((D + LANES - 1) / LANES * LANES)); }
   // Saved for the backward pass.
   long cells() const { return kind == RNN_TANH || kind == RNN_RELU ? 0 : T_ * B * S; }
   long saved() const { return cells() + (kind == LSTM ? (T_ + 1) * B * Hp : kind == GRU_CHO ? T_ * B * Hp : 0); }
-  // Sums of the weights' gradients, one block per chunk: rows for D inputs, H units and the bias.
+  // Sums of the weights' gradients, one block per chunk: rows for D inputs (or tokens), H units and the bias.
   long sums() const { return (D + H + 1) * gates * Hp; }
   bool large() const { return sums() * (long)sizeof(T) > LARGE_SUMS; }
 };
@@ -322,6 +326,8 @@ template <class T> T* pack_backward(const Shape<T>& s, const T* w, long N, const
 template <class T> struct Forward {
   Shape<T> s;
   const T *bias, *input, *hidden;
+  const T* base[CHUNK];     // what each sequence's pre-activations start from: the bias, or its token's row
+  long features;            // of x; 0 where it has been looked up
   long M;                   // sequences of this chunk
   const T *x = 0, *h = 0;   // rows at this timestep: [M D], [M H]
   T *out = 0, *saved = 0;   // [M H]; [M S] or null
@@ -332,7 +338,8 @@ template <class T> struct Forward {
   explicit Forward(const SeqmemCall& call, long chunk) : s(call) {
     const T* packed = (const T*)call.packed;
     bias = packed + s.bias(), input = packed + s.input(), hidden = packed + s.hidden();
-    b0 = s.first(chunk), M = s.first(chunk + 1) - b0;
+    b0 = s.first(chunk), M = s.first(chunk + 1) - b0, features = s.lookup ? 0 : s.D;
+    for (long m = 0; m < M; m++) base[m] = bias;
   }
 };
 
@@ -360,8 +367,9 @@ template <class T> struct Forward {
 template <class T, int MR, int NV> INLINE void rnn_tile(const Forward<T>& f, long row, long p) {
   const Shape<T>& s = f.s;
   V sums[MR][NV];
-  UNROLL for (int m = 0; m < MR; m++) UNROLL for (int j = 0; j < NV; j++) sums[m][j] = load<T>(f.bias + (p + j) * LANES);
-  multiply<T, MR, NV, NV, 0>(sums, f.x + row * s.D, s.D, s.D, f.input + p * LANES * s.D);
+  UNROLL for (int m = 0; m < MR; m++) UNROLL for (int j = 0; j < NV; j++)
+    sums[m][j] = load<T>(f.base[row + m] + (p + j) * LANES);
+  multiply<T, MR, NV, NV, 0>(sums, f.x + row * f.features, s.D, f.features, f.input + p * LANES * s.D);
   multiply<T, MR, NV, NV, 0>(sums, f.h + row * s.H, s.H, s.H, f.hidden + p * LANES * s.H);
   UNROLL for (int m = 0; m < MR; m++) UNROLL for (int j = 0; j < NV; j++) {
     V x = sums[m][j];
@@ -381,11 +389,9 @@ template <class T, int MR> NOINLINE void rnn(const Forward<T>& f, long row, long
 template <class T, int MR> NOINLINE void lstm(const Forward<T>& f, long row, long p) {
   const Shape<T>& s = f.s;
   V sums[MR][4];
-  UNROLL for (int j = 0; j < 4; j++) {
-    V bias = load<T>(f.bias + (p * 4 + j) * LANES);
-    UNROLL for (int m = 0; m < MR; m++) sums[m][j] = bias;
-  }
-  multiply<T, MR, 4, 4, 0>(sums, f.x + row * s.D, s.D, s.D, f.input + p * 4 * LANES * s.D);
+  UNROLL for (int m = 0; m < MR; m++) UNROLL for (int j = 0; j < 4; j++)
+    sums[m][j] = load<T>(f.base[row + m] + (p * 4 + j) * LANES);
+  multiply<T, MR, 4, 4, 0>(sums, f.x + row * f.features, s.D, f.features, f.input + p * 4 * LANES * s.D);
   multiply<T, MR, 4, 4, 0>(sums, f.h + row * s.H, s.H, s.H, f.hidden + p * 4 * LANES * s.H);
   long n = s.H - p * LANES;
   UNROLL for (int m = 0; m < MR; m++) {
@@ -403,11 +409,9 @@ template <class T, int MR> NOINLINE void lstm(const Forward<T>& f, long row, lon
 template <class T, int MR> NOINLINE void gru(const Forward<T>& f, long row, long p) {
   const Shape<T>& s = f.s;
   V sums[MR][4];  // q r z n
-  UNROLL for (int j = 0; j < 4; j++) {
-    V bias = j ? load<T>(f.bias + (p * 3 + j - 1) * LANES) : V{};
-    UNROLL for (int m = 0; m < MR; m++) sums[m][j] = bias;
-  }
-  multiply<T, MR, 4, 3, 1>(sums, f.x + row * s.D, s.D, s.D, f.input + p * 3 * LANES * s.D);
+  UNROLL for (int m = 0; m < MR; m++) UNROLL for (int j = 0; j < 4; j++)
+    sums[m][j] = j ? load<T>(f.base[row + m] + (p * 3 + j - 1) * LANES) : V{};
+  multiply<T, MR, 4, 3, 1>(sums, f.x + row * f.features, s.D, f.features, f.input + p * 3 * LANES * s.D);
   multiply<T, MR, 4, 3, 0>(sums, f.h + row * s.H, s.H, s.H, f.hidden + p * 3 * LANES * s.H);
   long units = s.H - p * LANES;
   UNROLL for (int m = 0; m < MR; m++) {
@@ -426,11 +430,9 @@ template <class T, int MR> NOINLINE void gru(const Forward<T>& f, long row, long
 template <class T, int MR> NOINLINE void cho_gates(const Forward<T>& f, long row, long p) {
   const Shape<T>& s = f.s;
   V sums[MR][2];
-  UNROLL for (int j = 0; j < 2; j++) {
-    V bias = load<T>(f.bias + (p * 2 + j) * LANES);
-    UNROLL for (int m = 0; m < MR; m++) sums[m][j] = bias;
-  }
-  multiply<T, MR, 2, 2, 0>(sums, f.x + row * s.D, s.D, s.D, f.input + p * 2 * LANES * s.D);
+  UNROLL for (int m = 0; m < MR; m++) UNROLL for (int j = 0; j < 2; j++)
+    sums[m][j] = load<T>(f.base[row + m] + (p * 2 + j) * LANES);
+  multiply<T, MR, 2, 2, 0>(sums, f.x + row * f.features, s.D, f.features, f.input + p * 2 * LANES * s.D);
   multiply<T, MR, 2, 2, 0>(sums, f.h + row * s.H, s.H, s.H, f.hidden + p * 2 * LANES * s.H);
   UNROLL for (int m = 0; m < MR; m++) {
     V r = sigmoid<T>(sums[m][0]), z = sigmoid<T>(sums[m][1]);
@@ -444,8 +446,8 @@ template <class T, int MR> NOINLINE void cho_candidate(const Forward<T>& f, long
   const Shape<T>& s = f.s;
   long before = 2 * s.P + p;  // vectors of bias, W and U that belong to the gates and to earlier units
   V sums[MR][1];
-  UNROLL for (int m = 0; m < MR; m++) sums[m][0] = load<T>(f.bias + before * LANES);
-  multiply<T, MR, 1, 1, 0>(sums, f.x + row * s.D, s.D, s.D, f.input + before * LANES * s.D);
+  UNROLL for (int m = 0; m < MR; m++) sums[m][0] = load<T>(f.base[row + m] + before * LANES);
+  multiply<T, MR, 1, 1, 0>(sums, f.x + row * f.features, s.D, f.features, f.input + before * LANES * s.D);
   multiply<T, MR, 1, 1, 0>(sums, f.gated + row * s.Hp, s.Hp, s.H, f.hidden + before * LANES * s.H);
   long units = s.H - p * LANES;
   UNROLL for (int m = 0; m < MR; m++) {
@@ -474,7 +476,7 @@ template <class T> int forward_chunk(const SeqmemCall& call, long chunk) {
       cell_step = f.M * s.Hp;
     } else {
       cells = own = scratch<T>(f.M * (s.Hp + s.S));
-      if (!own) return 1;
+      if (!own) return NO_MEMORY;
     }
     if (s.kind == GRU_CHO) gated = cells, f.kept = saved ? nullptr : own + f.M * s.Hp;
   }
@@ -484,7 +486,17 @@ template <class T> int forward_chunk(const SeqmemCall& call, long chunk) {
         store<T>(cells + m * s.Hp + p * LANES,
                  load_some<T>((const T*)call.start_cell + (b0 + m) * s.H + p * LANES, s.H - p * LANES));
   for (long t = 0; t < s.T_; t++) {
-    f.x = (const T*)call.xs + (t * s.B + b0) * s.D;
+    if (s.lookup) {
+      const int64_t* tokens = (const int64_t*)call.xs + t * s.B + b0;
+      for (long m = 0; m < f.M; m++) {
+        if (tokens[m] < 0 || tokens[m] >= s.D) {
+          free(own);
+          return NO_SUCH_TOKEN;
+        }
+        f.base[m] = f.input + tokens[m] * s.gates * s.Hp;
+      }
+    } else
+      f.x = (const T*)call.xs + (t * s.B + b0) * s.D;
     f.h = t ? (const T*)call.outputs + ((t - 1) * s.B + b0) * s.H : (const T*)call.start_hidden + b0 * s.H;
     f.out = (T*)call.outputs + (t * s.B + b0) * s.H;
     f.saved = saved && s.cells() ? saved + (b0 * s.T_ + t * f.M) * s.S : nullptr;
@@ -680,7 +692,20 @@ template <class T> void weigh_bias(const Strip<T>& k, long column, long n, T* su
   }
 }
 
-// All weights take their share of a block: gradient rows [steps][M][S].
+// Each token's row of the table takes the gradient rows it gave rise to. tokens: [steps], B apart.
+template <class T>
+void weigh_tokens(const Shape<T>& s, long steps, long M, const T* rows, const int64_t* tokens, T* sums) {
+  const long from = s.kind == GRU ? 1 : 0;
+  for (long t = steps - 1; t >= 0; t--)
+    for (long b = 0; b < M; b++) {
+      const T* row = rows + (t * M + b) * s.S + from * LANES;
+      T* sum = sums + tokens[t * s.B + b] * s.gates * s.Hp;
+      for (long p = 0; p < s.P; p++, row += s.slots * LANES)
+        for (long g = 0; g < s.gates; g++, sum += LANES) store<T>(sum, load<T>(sum) + load<T>(row + g * LANES));
+    }
+}
+
+// All weights take their share of a block: gradient rows [steps][M][S]. Without x, inputs have been looked up.
 template <class T>
 void weigh_block(const Shape<T>& s, long steps, long M, const T* rows, T* strip, const Left<T>& x, const Left<T>& h,
                  const Left<T>& gated, T* sums) {
@@ -696,8 +721,10 @@ void weigh_block(const Shape<T>& s, long steps, long M, const T* rows, T* strip,
       k.rows = strip, k.stride = columns;
     }
     long from = s.kind == GRU ? 1 : 0, n = gates ? s.gates : size, at = p * s.gates * LANES;
-    weigh_all(k, x, s.D, from, n, of_x + at, wide);
-    weigh_bias(k, from, n, of_bias + at);
+    if (!s.lookup) {
+      weigh_all(k, x, s.D, from, n, of_x + at, wide);
+      weigh_bias(k, from, n, of_bias + at);
+    }
     if (s.kind == GRU_CHO) {
       weigh_all(k, h, s.H, 0, 2, of_h + p * 2 * LANES, wide);
       weigh_all(k, gated, s.H, 2, 1, of_h + 2 * s.Hp + p * LANES, wide);
@@ -714,7 +741,7 @@ template <class T> int backward_chunk(const SeqmemCall& call, long chunk) {
   long size = BLOCK_ROWS * (s.large() ? 2 : 1) / M;
   size = size > 32 ? 32 : size;
   T* memory = scratch<T>(M * (3 * s.Hp + size * (s.S + 4 * LANES)));
-  if (!memory) return 1;
+  if (!memory) return NO_MEMORY;
   b.dh = memory, b.dc = memory + M * s.Hp, b.dgated = b.dc + M * s.Hp;
   T *rows = b.dgated + M * s.Hp, *strip = rows + M * size * s.S;
   const T* saved = (const T*)call.saved;
@@ -727,7 +754,7 @@ template <class T> int backward_chunk(const SeqmemCall& call, long chunk) {
         store<T>(b.dc + m * s.Hp + p * LANES, load_some<T>((const T*)call.grad_cell + there, n));
     }
   T* sums = call.grad_sums ? (T*)call.grad_sums + chunk * s.sums() : nullptr;
-  const T *xs = (const T*)call.xs, *outputs = (const T*)call.outputs, *start = (const T*)call.start_hidden + b0 * s.H;
+  const T *xs = s.lookup ? nullptr : (const T*)call.xs, *outputs = (const T*)call.outputs, *start = (const T*)call.start_hidden + b0 * s.H;
   const bool gru_like = s.kind == GRU || s.kind == GRU_CHO;
   const long inputs_wide = (s.D + LANES - 1) / LANES;
 
@@ -764,9 +791,13 @@ template <class T> int backward_chunk(const SeqmemCall& call, long chunk) {
         for (long v = 0; v < inputs_wide; v += 4) FOR_TILES(M, row, rows) TILES(inputs, rows, b, row, v, s.from_input())
     }
     if (sums) {
-      Left<T> x{xs + (begin * s.B + b0) * s.D, nullptr, s.D, s.B * s.D}, h{nullptr, nullptr, s.H, s.B * s.H};
+      Left<T> x{nullptr, nullptr, s.D, s.B * s.D}, h{nullptr, nullptr, s.H, s.B * s.H};
       Left<T> gated{states + begin * M * s.Hp, nullptr, s.Hp, M * s.Hp};
-      x.next = x.first + x.step, gated.next = gated.first + gated.step;
+      gated.next = gated.first + gated.step;
+      if (s.lookup)
+        weigh_tokens(s, end - begin, M, rows, (const int64_t*)call.xs + begin * s.B + b0, sums);
+      else
+        x.first = xs + (begin * s.B + b0) * s.D, x.next = x.first + x.step;
       h.first = begin ? outputs + ((begin - 1) * s.B + b0) * s.H : start, h.next = outputs + (begin * s.B + b0) * s.H;
       weigh_block(s, end - begin, M, rows, strip, x, h, gated, sums);
     }
@@ -799,7 +830,7 @@ void take_chunks(Team* team) {
   for (;;) {
     long chunk = __atomic_fetch_add(&team->next, 1, __ATOMIC_RELAXED);
     if (chunk >= team->chunks) return;
-    if (team->work(*team->call, chunk)) __atomic_store_n(&team->failed, 1, __ATOMIC_RELAXED);
+    if (int failure = team->work(*team->call, chunk)) __atomic_store_n(&team->failed, failure, __ATOMIC_RELAXED);
   }
 }
 
@@ -813,7 +844,7 @@ void* helper(void* team) {
   return nullptr;
 }
 
-// 0, or 1 if there was no memory. Where a thread cannot be had, the others do its work.
+// A Failure. Where a thread cannot be had, the others do its work.
 int run(const SeqmemCall* call, int (*work)(const SeqmemCall&, long), long chunks) {
   constexpr long MOST = 64;
   Team team{call, work, chunks, 0, 0, 0};
@@ -842,16 +873,22 @@ int run(const SeqmemCall* call, int (*work)(const SeqmemCall&, long), long chunk
 
 template <class T> void pack(const SeqmemCall& call, const T* w, const T* u, const T* bias, T* out, bool back) {
   Shape<T> s(call);
-  pack_forward(s, bias, 1, true, out + s.bias());
-  pack_forward(s, w, s.D, true, out + s.input());
+  if (s.lookup) {
+    for (long token = 0; token < s.D; token++)
+      pack_forward(s, w + token * s.gates * s.H, 1, true, out + s.input() + token * s.gates * s.Hp);
+  } else {
+    pack_forward(s, bias, 1, true, out + s.bias());
+    pack_forward(s, w, s.D, true, out + s.input());
+  }
   pack_forward(s, u, s.H, false, out + s.hidden());
   if (!back) return;
   T* end = pack_backward(s, u, s.H, s.from_hidden(), out + s.hidden_back());
   if (s.kind == GRU_CHO) pack_backward(s, u, s.H, s.from_candidate(), end);
-  pack_backward(s, w, s.D, s.from_input(), out + s.input_back());
+  if (!s.lookup) pack_backward(s, w, s.D, s.from_input(), out + s.input_back());
 }
 
-// From the chunks' sums, [D + H + 1][columns], to gradients as torch has them: W [G*H D], U [G*H H], bias [G*H].
+// From the chunks' sums, [D + H + 1][columns], to gradients as torch has them: W [G*H D], U [G*H H], bias [G*H]. Of a
+// table: [D G*H] in place of W's, and no bias.
 template <class T> void reduce(const SeqmemCall& call, T* w, T* u, T* bias) {
   Shape<T> s(call);
   const T* sums = (const T*)call.grad_sums;
@@ -872,10 +909,10 @@ template <class T> void reduce(const SeqmemCall& call, T* w, T* u, T* bias) {
       store<T>(lanes, total);
       long n = s.H - p * LANES < LANES ? s.H - p * LANES : LANES, first = gate * s.H + p * LANES;
       if (row < s.D)
-        for (long l = 0; l < n; l++) w[(first + l) * s.D + row] = lanes[l];
+        for (long l = 0; l < n; l++) w[s.lookup ? row * s.gates * s.H + first + l : (first + l) * s.D + row] = lanes[l];
       else if (hidden)
         for (long l = 0; l < n; l++) u[(first + l) * s.H + row - s.D] = lanes[l];
-      else
+      else if (!s.lookup)
         for (long l = 0; l < n; l++) bias[first + l] = lanes[l];
     }
 }
