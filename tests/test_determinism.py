@@ -16,6 +16,7 @@ from commandline import TINY, Said, assert_same_numbers, in_a_process, only_run,
 from seqmem.cells import CELLS
 from seqmem.cli.config import NO_PART_OF_IDENTITY, RunConfig, from_mapping, own_hydra
 from seqmem.cli.train import run_path
+from seqmem.kernels.library import Library, load
 from seqmem.optimizers import OPTIMIZERS
 from seqmem.tasks import TASKS
 
@@ -45,6 +46,30 @@ def test_same_bits_everywhere(tmp_path: Path, typed: Callable[..., Said], monkey
     for other in (only_run(tmp_path / "first"), only_run(tmp_path / "here")):
         assert other.name == first.name
         assert_same_numbers(other, first)
+
+
+@pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
+def test_native_kernels_give_the_same_bits_on_any_number_of_threads(
+    cell: str, tmp_path: Path, typed: Callable[..., Said], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not isinstance(load(), Library):
+        pytest.skip("no native kernels here: python -m seqmem.kernels.build says why")
+    from seqmem.kernels import functions
+
+    monkeypatch.setattr(functions, "_OPERATIONS_PER_THREAD", 0)  # or so little work would stay on one thread
+    asked = []
+    run = functions._Job.run
+
+    def noted(job: functions._Job, name: str, call: functions._Call) -> None:
+        asked.append(job.threads)
+        run(job, name, call)
+
+    monkeypatch.setattr(functions._Job, "run", noted)
+    settings = ("train", *TINY, f"cell={cell}", "batch_size=70", "kernel=native", "quiet=true")
+    for threads in (1, 2, 5):
+        assert typed(*settings, f"threads={threads}", f"outputs=on-{threads}").code == 0
+        assert_same_numbers(only_run(tmp_path / f"on-{threads}"), only_run(tmp_path / "on-1"))
+    assert set(asked) == {1, 2, 5}
 
 
 def test_batches_and_weights_come_from_the_seed_alone(tmp_path: Path, typed: Callable[..., Said]) -> None:

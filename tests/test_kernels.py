@@ -211,6 +211,54 @@ def test_a_token_outside_its_vocabulary_is_refused() -> None:
             cell.read(tokens, vectors, state)
 
 
+def test_sizes_that_do_not_belong_together_are_refused_before_any_memory_is_read() -> None:
+    cell, xs, state = make("lstm", (4, 3, 2, 5), torch.float32)
+    weights = (cell.weight_input, cell.weight_hidden, cell.bias)
+    start = list(state.values())
+
+    def refused(words: str, *arguments: object, of: Callable[..., object] = recurrence) -> None:
+        with pytest.raises(ValueError, match=words):
+            unchecked(of)(*arguments)
+
+    refused(r"xs has the shape \(4, 3, 1\): must be \(4, 3, 2\)", "lstm", xs[..., :1], start, *weights)
+    refused(r"inputs have the shape \(0, 3, 2\): must be \[T B D\], at least one", "lstm", xs[:0], start, *weights)
+    refused(r"inputs have the shape \(4, 3\)", "lstm", xs[..., 0], start, *weights)
+    refused(r"start has the shape \(2, 5\): must be \(3, 5\)", "lstm", xs, [s[:2] for s in start], *weights)
+    refused("start has 1 states: lstm has 2", "lstm", xs, start[:1], *weights)
+    refused(r"weight_hidden has the shape \(20, 5\): must be \(15, 5\)", "gru cho", xs, start[:1], *weights)
+    refused(r"bias has the shape \(19,\): must be \(20,\)", "lstm", xs, start, *weights[:2], cell.bias[:19])
+    refused(r"xs is torch.float64, weight_hidden torch.float32", "lstm", xs.double(), start, *weights)
+    tokens, table = torch.zeros(4, 3, dtype=torch.int64), torch.zeros(7, 20)
+    of_tokens = functions.recurrence_of_tokens
+    refused(
+        r"table has the shape \(7, 19\): must be \(7, 20\)",
+        "lstm",
+        tokens,
+        start,
+        table[:, :19],
+        weights[1],
+        of=of_tokens,
+    )
+    refused("tokens are torch.int32: must be", "lstm", tokens.int(), start, table, weights[1], of=of_tokens)
+    refused(r"a, b and start have the shapes", xs, xs[:3], xs[0], of=linear_recurrence)
+
+
+def unchecked(function: Callable[..., object]) -> Callable[..., object]:
+    """As users call it: without the shape checks that tests alone put around every function."""
+    while hasattr(function, "__wrapped__"):
+        function = function.__wrapped__
+    return function
+
+
+@native
+def test_an_empty_batch_is_an_empty_answer() -> None:
+    cell, xs, state = make("gru torch", (4, 3, 2, 5), torch.float32)
+    use_kernel(cell, "native")
+    outputs, final = cell(xs[:, :0], {"hidden": state["hidden"][:0]})
+    assert outputs.shape == (4, 0, 5)
+    assert final["hidden"].shape == (0, 5)
+
+
 @native
 def test_a_second_derivative_is_refused_in_words() -> None:
     cell, xs, state = make("lstm", (4, 3, 2, 5), torch.float64)

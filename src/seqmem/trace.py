@@ -24,7 +24,7 @@ from .tasks.base import Task
 INPUT = "input"
 """Name of the trace of what enters the first layer; every other trace is of a state that the cell carries."""
 
-_AT_ONCE = 100_000
+_AT_ONCE = 40_000
 """Timesteps, over all sequences, that are traced together: what they take, some 5 KB each at 64 units, stays small."""
 
 FLOOR = 1e-300
@@ -88,7 +88,7 @@ def _by_taps(model: SequenceModel, task: Task, batch: Batch) -> dict[str, Float[
 @contextmanager
 def _frozen(parameters: Sequence[Tensor]) -> Iterator[None]:
     for parameter in parameters:
-        parameter.requires_grad_(requires_grad=False)
+        parameter.requires_grad_(False)
     try:
         yield
     finally:

@@ -83,8 +83,13 @@ def recurrence(
         memory: where to keep what the backward pass needs, and to find it again at the next call.
 
     Raises:
+        ValueError: sizes that do not belong together.
         RuntimeError: a second derivative is asked for.
     """
+    _check_inputs(xs, "T B D")
+    features = weight_input.shape[-1]
+    others = {"xs": (xs, features), "weight_input": (weight_input, features), "bias": (bias, 0)}
+    _check(kind, start, weight_hidden, xs.shape[1], **others)
     h, c = (*start, None)[:2]
     tap_hidden, tap_cell = (*taps, None, None)[:2]
     how = (KINDS.index(kind), threads, checkpoint_every_t, memory or Memory())
@@ -107,12 +112,43 @@ def recurrence_of_tokens(
     vector v. What would be a product at every timestep is looked up.
 
     Raises:
+        ValueError: sizes that do not belong together.
         IndexError: a token is not from 0 up to V.
     """
+    _check_inputs(tokens, "T B")
+    _check(kind, start, weight_hidden, tokens.shape[1], table=(table, 0))
+    if tokens.dtype != torch.int64:
+        raise ValueError(f"tokens are {tokens.dtype}: must be torch.int64")
     h, c = (*start, None)[:2]
     how = (KINDS.index(kind), threads, checkpoint_every_t, memory or Memory())
     found = _Recurrence.apply(how, tokens, h, c, table, weight_hidden, None, None, None)
     return found if c is not None else found[:2]
+
+
+def _check(kind: str, start: Sequence[Tensor], weight_hidden: Tensor, batch: int, **others: tuple[Tensor, int]) -> None:
+    """The kernels follow pointers: a wrong size would be no error there, but another array's numbers.
+
+    ``others``: name -> (array, numbers of its last axis); weights among them have a row for each gate's units.
+    """
+    hidden = weight_hidden.shape[-1]
+    rows = {"lstm": 4, "gru torch": 3, "gru cho": 3}.get(kind, 1) * hidden
+    states = 2 if kind == "lstm" else 1
+    if len(start) != states:
+        raise ValueError(f"start has {len(start)} states: {kind} has {states}")
+    wanted = [("weight_hidden", weight_hidden, (rows, hidden)), *(("start", state, (batch, hidden)) for state in start)]
+    for name, (array, last) in others.items():
+        first = {"xs": array.shape[:-1], "bias": (), "table": array.shape[:1]}.get(name, (rows,))
+        wanted.append((name, array, (*first, rows if name in ("bias", "table") else last)))
+    for name, array, shape in wanted:
+        if array.shape != shape:
+            raise ValueError(f"{name} has the shape {tuple(array.shape)}: must be {tuple(shape)} here")
+        if array.dtype != weight_hidden.dtype or array.dtype not in _SUFFIX:
+            raise ValueError(f"{name} is {array.dtype}, weight_hidden {weight_hidden.dtype}: must be one real type")
+
+
+def _check_inputs(inputs: Tensor, axes: str) -> None:
+    if inputs.ndim != len(axes.split()) or len(inputs) < 1:
+        raise ValueError(f"inputs have the shape {tuple(inputs.shape)}: must be [{axes}], at least one timestep")
 
 
 @dataclass
@@ -185,7 +221,7 @@ class _Recurrence(torch.autograd.Function):
         steps, batch = xs.shape[:2]
         features, hidden = len(w) if lookup else w.shape[1], u.shape[1]
         operations = 2.0 * batch * u.shape[0] * (hidden + (0 if lookup else features))  # of a timestep, one way
-        cut = max(16, int(_OPERATIONS_PER_CALL / operations))
+        cut = max(16, int(_OPERATIONS_PER_CALL / max(1.0, operations)))
         library = load()
         assert isinstance(library, Library)  # supports() said so
         job = _Job(
@@ -200,8 +236,8 @@ class _Recurrence(torch.autograd.Function):
         training = any(ctx.needs_input_grad)
         packed_numbers, _, _ = job.numbers(steps)
         packed = memory.take(packed_numbers, u.dtype)
-        weights = [w.contiguous(), u.contiguous(), bias if bias is None else bias.contiguous()]
-        arrays = [ctypes.c_void_p(_pointer(array)) for array in (*weights, packed)]
+        whole = [w.contiguous(), u.contiguous(), bias if bias is None else bias.contiguous()]
+        arrays = [ctypes.c_void_p(_pointer(array)) for array in (*whole, packed)]
         job.function("pack")(ctypes.byref(job.call(steps)), *arrays, ctypes.c_int64(training))
         outputs = h.new_empty(steps, batch, hidden)
         pieces = job.pieces()
@@ -245,15 +281,14 @@ class _Recurrence(torch.autograd.Function):
         for begin, end in pieces:
             ends.append(at)
             at += job.numbers(end - begin)[1]
+        again = scratch = None
         if saved is None:
             again = ctx.memory.take(max(job.numbers(end - begin)[1] for begin, end in pieces), job.dtype)
-            scratch = torch.empty_like(outputs[: job.cut])  # what is computed again is thrown away
+            scratch = torch.empty_like(outputs[: job.cut])  # of the outputs, which are known, for nobody
         for i, (begin, end) in reversed(list(enumerate(pieces))):
             if saved is None:
                 _forward(job, begin, end, i, xs, h, c, packed, outputs, cells, again, into=scratch)
-                kept = again
-            else:
-                kept = saved[ends[i] :]
+            kept = again if saved is None else saved[ends[i] :]
             call = job.call(
                 end - begin,
                 xs=xs[begin:],
@@ -319,6 +354,9 @@ def linear_recurrence(
 
     Differentiable; by native kernels where ``supports`` says so, else by torch, a timestep at a time.
     """
+    if a.shape != b.shape or a.shape[1:] != start.shape or len(a) < 1:
+        shapes = [tuple(array.shape) for array in (a, b, start)]
+        raise ValueError(f"a, b and start have the shapes {shapes}: must be [T ...], the same, and [...]")
     if supports(a, b, start):
         return _Linear.apply(a, b, start)
     h, hs = start, []
