@@ -93,7 +93,7 @@ def test_forward_is_its_steps_in_values_final_state_and_all_gradients(cell: Cell
 def test_reading_tokens_is_forward_over_their_vectors(cell: Cell, xs: Tensor):
     vectors = xs.flatten(0, 1).requires_grad_()
     tokens = torch.randint(len(vectors), (9, B), generator=torch.Generator().manual_seed(3))
-    outputs, state = cell.read(tokens, vectors, random_state(cell))
+    outputs, state = cell.forward_tokens(tokens, vectors, random_state(cell))
     expected, expected_state = cell(vectors[tokens], random_state(cell))
     torch.testing.assert_close((outputs, state), (expected, expected_state), rtol=1e-10, atol=1e-12)
     wanted = [vectors, *(p for p in cell.parameters() if p.requires_grad)]
@@ -112,10 +112,29 @@ def test_the_output_is_the_state_that_says_so(cell: Cell, xs: Tensor):
     torch.testing.assert_close(outputs[-1], state[cell.output_state], rtol=0, atol=0)
 
 
+def test_a_class_on_top_of_ours_is_computed_as_it_says(xs: Tensor):
+    class Half(LSTM):
+        def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+            return super().step(x / 2, state)
+
+    class Twice(LSTM):
+        def forward(self, xs: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+            return super().forward(2 * xs, state)
+
+    with ambient(0, "classes"):
+        half, twice = Half(D, H, seq_len=9).double(), Twice(D, H, seq_len=9).double()
+    torch.testing.assert_close(half(xs), by_steps(half, xs))
+    vectors, tokens = xs[0], torch.zeros(T, B, dtype=torch.int64)
+    torch.testing.assert_close(twice.forward_tokens(tokens, vectors), twice(vectors[tokens]))
+    start = half.initial_state(B)
+    assert half.forward_tapped(xs, start, start) is None
+    assert twice.forward_tapped(xs, start, start) is None
+
+
 def test_taps_are_in_every_state_or_nowhere(cell: Cell, xs: Tensor):
     start = cell.initial_state(B)
     taps = {name: xs.new_zeros(T, *value.shape).requires_grad_() for name, value in start.items()}
-    found = cell.tapped(xs, start, taps)
+    found = cell.forward_tapped(xs, start, taps)
     assert (found is None) == (not isinstance(load(), Library))
     if found is not None:
         torch.testing.assert_close(found, cell(xs, start), rtol=0, atol=0)

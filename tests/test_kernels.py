@@ -4,6 +4,7 @@ what is said here about that is tested."""
 
 import copy
 import hashlib
+import inspect
 import multiprocessing
 import pickle
 import signal
@@ -155,7 +156,7 @@ def test_taps_are_the_gradients_by_every_state(isa: str, kind: str) -> None:
     rng = torch.Generator().manual_seed(5)
     weight = torch.randn(12, 5, 20, dtype=torch.float64, generator=rng)
     taps = {name: torch.zeros(12, 5, 20, dtype=torch.float64).requires_grad_() for name in state}
-    tapped = cell.tapped(xs, state, taps)
+    tapped = cell.forward_tapped(xs, state, taps)
     assert tapped is not None
     outputs, final = tapped
     total = (outputs * weight).sum() + sum(value.square().sum() for value in final.values())
@@ -191,11 +192,11 @@ def test_tokens_that_are_looked_up_are_tokens_that_are_multiplied(
         total = (outputs * weight).sum() + sum(value.square().sum() for value in final.values())
         return [outputs.detach(), *(v.detach() for v in final.values()), *torch.autograd.grad(total, wanted)]
 
-    looked_up = found(*cell.read(tokens, vectors, state))
+    looked_up = found(*cell.forward_tokens(tokens, vectors, state))
     use_kernel(cell, "native", 3, checkpoint_every_t=4)
-    assert same(found(*cell.read(tokens, vectors, state)), looked_up), isa
+    assert same(found(*cell.forward_tokens(tokens, vectors, state)), looked_up), isa
     use_kernel(cell, "step")
-    for a, b in zip(looked_up, found(*cell.read(tokens, vectors, state)), strict=True):
+    for a, b in zip(looked_up, found(*cell.forward_tokens(tokens, vectors, state)), strict=True):
         assert (a - b).abs().max() <= tolerance * max(1.0, float(b.abs().max())), isa
 
 
@@ -208,7 +209,7 @@ def test_a_token_outside_its_vocabulary_is_refused() -> None:
         tokens[8, 19] = wrong
         use_kernel(cell, "native", 2)
         with pytest.raises(IndexError, match="a token is not from 0 up to 7, the size of its vocabulary"):
-            cell.read(tokens, vectors, state)
+            cell.forward_tokens(tokens, vectors, state)
 
 
 def test_sizes_that_do_not_belong_together_are_refused_before_any_memory_is_read() -> None:
@@ -245,9 +246,7 @@ def test_sizes_that_do_not_belong_together_are_refused_before_any_memory_is_read
 
 def unchecked(function: Callable[..., object]) -> Callable[..., object]:
     """As users call it: without the shape checks that tests alone put around every function."""
-    while hasattr(function, "__wrapped__"):
-        function = function.__wrapped__
-    return function
+    return inspect.unwrap(function)
 
 
 @native
@@ -538,7 +537,7 @@ def test_without_kernels_everything_goes_on(kind: str, monkeypatch: pytest.Monke
     monkeypatch.setattr(functions, "load", lambda: Unavailable("no compiler was found"))
     use_kernel(cell, "auto")
     torch.testing.assert_close(everything(cell, xs, state), expected, rtol=1e-10, atol=1e-12)
-    assert cell.tapped(xs, state, {}) is None
+    assert cell.forward_tapped(xs, state, {}) is None
     a = torch.rand(6, 3, dtype=torch.float64)
     assert linear_recurrence(a, a, a[0]).shape == (6, 3)
 

@@ -5,7 +5,9 @@ The yaml files in conf/task are the rows of the first half; VARIANTS adds option
 
 import random
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import fields
+from hashlib import sha256
 from itertools import pairwise
 from math import log, log2, sqrt
 from pathlib import Path
@@ -16,6 +18,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
+from seqmem.evaluate import Kept, held_out
 from seqmem.randomness import generator
 from seqmem.signals import Batch, Tokens
 from seqmem.tasks import TASKS, Adding, Copy, Digits, Pronoun, Subject, Task, TemporalOrder, Text
@@ -292,6 +295,38 @@ def test_only_stored_data_have_a_part_held_out(task: Task) -> None:
 
 
 @every_task
+def test_held_out_batches_are_the_same_each_time(task: Task) -> None:
+    drawn = []
+
+    def draw_two() -> Iterator[Batch]:
+        drawn.append(len(drawn))
+        # Above a quarter of a million timesteps one batch becomes two.
+        yield from held_out(task, longer(task), seed=3, sequences=250_000 // longer(task) + 5)
+
+    first, last = draw_two()
+    alone = first.inputs.shape[1], last.inputs.shape[1]
+    assert alone == (250_000 // longer(task), 5)
+    for most, times in ((1 << 30, 1), (1 << 10, 3)):
+        drawn.clear()
+        kept = Kept(draw_two, most)
+        for _ in range(3):
+            one, two = kept
+            assert same(one, first)
+            assert same(two, last)
+        assert len(drawn) == times
+
+
+def test_a_held_out_batch_that_was_written_into_is_drawn_again() -> None:
+    kept = Kept(lambda: [draw(Adding(), 8, 20)])
+    (before,) = kept
+    assert next(iter(kept)) is before
+    before.inputs[3].mul_(2)  # as a cell in evaluation may, where the numbers enter as they are
+    (after,) = kept
+    assert same(after, draw(Adding(), 8, 20))
+    assert next(iter(kept)) is after
+
+
+@every_task
 def test_a_solved_task_is_better_than_chance(task: Task) -> None:
     if task.solved_at is None:
         assert task.name == "text"
@@ -483,6 +518,27 @@ def test_pronoun_with_one_person() -> None:
             assert words[-1] == "who"
             assert not {"he", "she", "who"} & set(words[:-1])
             assert task.answer(batch.targets[-1, b]) == person
+
+
+@pytest.mark.parametrize(
+    ("task", "expected"),
+    [
+        (Pronoun(), "1e975956f5b5e91c"),
+        (Pronoun(people=4, filler_words=3), "c19e03f899e072f6"),
+        (Pronoun(mentions=1), "17347b0b01791f3c"),
+        (Pronoun(people=16, mentions=1, filler_words=1), "c58741afdaf3bc26"),
+    ],
+    ids=repr,
+)
+def test_pronoun_draws_the_sentences_it_always_drew(task: Pronoun, expected: str) -> None:
+    # Or a run repeated with a later version would be another run. The shortest, with and without the longest phrase in
+    # a row, and longer than any grammar made before.
+    drawn = sha256()
+    for index, (batch_size, seq_len) in enumerate([(1, 7), (64, 8), (5, 29), (64, 50), (17, 121), (3, 1000), (64, 9)]):
+        batch = draw(task, batch_size, seq_len, index)
+        for tensor in (batch.inputs, batch.targets[-1]):
+            drawn.update(tensor.numpy().astype("<i8").tobytes())
+    assert drawn.hexdigest()[:16] == expected
 
 
 def test_digits_are_scikit_learns() -> None:

@@ -631,7 +631,8 @@ def test_truncated_gradients_are_those_of_steps_that_are_detached(cell: str, nam
     expected = torch.autograd.grad(loss, trainable(model), materialize_grads=True)
     torch.testing.assert_close(gradients, list(expected), rtol=1e-10, atol=1e-13)
     torch.testing.assert_close(numbers[0], loss.detach(), rtol=1e-12, atol=0)
-    assert all(torch.equal(final[key], state[key]) for key in final)
+    # Tokens that are looked up and tokens that are multiplied differ in their last bits.
+    torch.testing.assert_close(final, {key: value.detach() for key, value in state.items()}, rtol=1e-13, atol=1e-15)
     assert not any(value.requires_grad for value in final.values())
 
 

@@ -1,12 +1,13 @@
 """Scores of a model at any lengths."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 
 from .model import SequenceModel, loss_per_sequence, score_per_sequence
 from .randomness import generator
+from .signals import Batch
 from .tasks.base import Task
 
 
@@ -20,7 +21,46 @@ class Evaluation:
     sequences: int
 
 
-@torch.no_grad()  # not inference mode: what a cell caches in its first forward pass must train later
+def held_out(task: Task, seq_len: int, *, seed: int, sequences: int, stream: str = "eval") -> Iterator[Batch]:
+    """``sequences`` held-out sequences, which are a function of (seed, stream, seq_len), in batches on the CPU."""
+    rng = generator(seed, stream, seq_len)
+    # At most about a quarter of a million timesteps at once, so that long sequences stay small in memory.
+    at_once = max(1, min(sequences, 250_000 // seq_len))
+    for start in range(0, sequences, at_once):
+        yield task.held_out().sample(min(at_once, sequences - start), seq_len, rng)
+
+
+class Kept:
+    """The batches that ``draw`` makes, the same ones each time they are gone through.
+
+    Up to ``most`` bytes of them are drawn once. More are drawn every time anew, as are those that a model wrote into.
+    """
+
+    def __init__(self, draw: Callable[[], Iterable[Batch]], most: int = 1 << 23) -> None:
+        self._draw, self._most = draw, most
+        self._kept: list[tuple[Batch, list[int]]] | None = None
+
+    def __iter__(self) -> Iterator[Batch]:
+        if self._kept is not None and all(_versions(batch) == versions for batch, versions in self._kept):
+            yield from [batch for batch, _ in self._kept]
+            return
+        self._kept, kept, size = None, [], 0
+        for batch in self._draw():
+            size += sum(tensor.untyped_storage().nbytes() for tensor in vars(batch).values())
+            if size <= self._most:
+                kept.append((batch, _versions(batch)))
+            else:
+                kept.clear()
+            yield batch
+        if size <= self._most:
+            self._kept = kept
+
+
+def _versions(batch: Batch) -> list[int]:
+    """Of each tensor, how often it has been written into."""
+    return [tensor._version for tensor in vars(batch).values()]  # noqa: SLF001  the only way to see a change in place
+
+
 def evaluate(
     model: SequenceModel, task: Task, seq_len: int, *, seed: int, sequences: int = 1000, stream: str = "eval"
 ) -> Evaluation:
@@ -28,21 +68,27 @@ def evaluate(
 
     The sequences are a function of (seed, stream, seq_len): every model of one seed answers the same questions.
     """
+    return score(model, task, seq_len, held_out(task, seq_len, seed=seed, sequences=sequences, stream=stream))
+
+
+# Not inference mode, which saves three in a hundred of this: a tensor that a cell makes in its first forward pass and
+# keeps (a mask, a position) could then not be trained with.
+@torch.no_grad()
+def score(model: SequenceModel, task: Task, seq_len: int, batches: Iterable[Batch]) -> Evaluation:
+    """As ``evaluate``, on ``batches`` of sequences of ``seq_len`` timesteps."""
     first = next(model.parameters())
     was_training = model.training
     model.eval()
-    rng = generator(seed, stream, seq_len)
     losses, scores = [], []
-    # At most about a quarter of a million timesteps at once, so that long sequences stay small in memory.
-    at_once = max(1, min(sequences, 250_000 // seq_len))
-    for start in range(0, sequences, at_once):
-        batch = task.held_out().sample(min(at_once, sequences - start), seq_len, rng).to(first.device, first.dtype)
+    for drawn in batches:
+        batch = drawn.to(first.device, first.dtype)
         predicted, _ = model(batch.inputs)
         losses.append(loss_per_sequence(task, predicted, batch))
         scores.append(score_per_sequence(task, predicted, batch))
     model.train(was_training)
-    score, loss = torch.stack([torch.cat(scores).double().mean(), torch.cat(losses).double().mean()]).tolist()
-    return Evaluation(seq_len, score, loss, sequences)
+    sequences = sum(map(len, scores))
+    found, loss = torch.stack([torch.cat(scores).double().mean(), torch.cat(losses).double().mean()]).tolist()
+    return Evaluation(seq_len, found, loss, sequences)
 
 
 def length_grid(task: Task, seq_len: int) -> list[int]:

@@ -51,7 +51,7 @@ class SequenceModel(nn.Module):
         if every is not None and torch.is_grad_enabled() and not _saves_memory_itself(self.cell, self.readout):
             outputs, final = recomputed(self.cell, self.embed(inputs), state, every)
         elif vectors is not None:
-            outputs, final = self.cell.read(inputs, vectors, state)
+            outputs, final = self.cell.forward_tokens(inputs, vectors, state)
         else:
             outputs, final = self.cell(self.embed(inputs), state)
         if at is not None:

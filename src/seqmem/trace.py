@@ -44,8 +44,8 @@ def gradient_trace(
     Args:
         loss: ``last`` propagates the last answered timestep's loss alone. ``all`` takes the whole loss; where every
             timestep is answered, fresh gradient then enters at each, and no decay can be seen.
-        by: ``step`` is the definition. ``auto`` lets cells that can (``Cell.tapped``) hand out the same gradients,
-            equal to 1e-10, from their own float64 backward pass, which takes a fraction of the time.
+        by: ``step`` is the definition. ``auto`` lets cells that can (``Cell.forward_tapped``) hand out the same
+            gradients, equal to 1e-10, from their own float64 backward pass, which takes a fraction of the time.
     """
     if loss not in ("last", "all"):
         raise ValueError(f"trace.loss={loss!r}: must be 'last' or 'all'")
@@ -74,10 +74,12 @@ def _by_taps(model: SequenceModel, task: Task, batch: Batch) -> dict[str, Float[
         xs = model.embed(batch.inputs).detach().requires_grad_()
         # Zeros of any size in the memory of one.
         taps = {name: xs.new_zeros(()).expand(timesteps, *s.shape).requires_grad_() for name, s in start.items()}
-        found = model.cell.tapped(xs, start, taps)
+        found = model.cell.forward_tapped(xs, start, taps)
         if found is None:
             return None
-        total = loss_per_sequence(task, model.readout(found[0]), batch).sum()
+        asked = batch.weighted
+        part = batch.part(asked.start, asked.stop)
+        total = loss_per_sequence(task, model.readout(found[0][asked]), part, batch.weights.sum(0)).sum()
         gradients = torch.autograd.grad(total, [xs, *taps.values()], materialize_grads=True)
     return {
         name: _norm(gradient.flatten(0, 1)).unflatten(0, (timesteps, sequences))
@@ -126,11 +128,17 @@ def _by_steps(model: SequenceModel, task: Task, batch: Batch) -> dict[str, Float
 
 
 def _norm(gradient: Float[Tensor, "B ..."]) -> Float[Tensor, " B"]:
-    """Scaled by the largest entry first: squares would underflow, and overflow, at the root of float64's range."""
+    """L2, over all of float64's range."""
     flat = gradient.flatten(1) if gradient.ndim > 1 else gradient[:, None]
-    largest = flat.abs().amax(1, keepdim=True)
-    scale = torch.where((largest > 0) & largest.isfinite(), largest, 1.0)
-    return torch.linalg.vector_norm(flat / scale, dim=1) * scale[:, 0]
+    norms = torch.linalg.vector_norm(flat, dim=1)
+    # Squares underflow, and overflow, at the root of the range: there, all is scaled by the largest entry first.
+    extreme = ~((norms > 1e-140) & (norms < 1e150))
+    if extreme.any():
+        rows = flat[extreme]
+        largest = rows.abs().amax(1, keepdim=True)
+        scale = torch.where((largest > 0) & largest.isfinite(), largest, 1.0)
+        norms[extreme] = torch.linalg.vector_norm(rows / scale, dim=1) * scale[:, 0]
+    return norms
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,7 +16,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from .cells.base import State
 from .cells.fused import FusedCell
-from .evaluate import Evaluation, evaluate, length_grid
+from .evaluate import Evaluation, Kept, evaluate, held_out, length_grid, score
 from .model import SequenceModel, loss_per_sequence, trainable
 from .randomness import ambient, generator
 from .signals import Batch
@@ -248,10 +248,17 @@ def train(
         """A cell that draws random numbers even in evaluation draws the same ones at the same step."""
         return ambient(plan.seed, "measure", now.step, device=device)
 
+    def held_out_at_home() -> Iterator[Batch]:
+        for batch in held_out(task, plan.seq_len, seed=plan.seed, sequences=quick, stream="validate"):
+            yield batch.to(device, dtype)
+
+    validation = Kept(held_out_at_home)
+    traced = Kept(lambda: [task.held_out().sample(plan.trace_sequences, plan.seq_len, generator(plan.seed, "trace"))])
+
     def look() -> None:
         """Evaluate at the training length."""
         with measuring():
-            seen = evaluate(model, task, plan.seq_len, seed=plan.seed, sequences=quick, stream="validate")
+            seen = score(model, task, plan.seq_len, validation)
         if plan.on_nan == "stop" and not isfinite(seen.loss):  # the last update spoilt the weights
             raise Diverged(now.step, seen.loss)
         goal = task.solved_at
@@ -264,7 +271,7 @@ def train(
         """Measure the gradient at every timestep, on the same held-out sequences each time."""
         if not plan.trace_every:
             return {}
-        batch = task.held_out().sample(plan.trace_sequences, plan.seq_len, generator(plan.seed, "trace"))
+        (batch,) = traced
         with measuring(), flush_denormal(on=False):  # float64 norms go down to where denormals begin
             measured = Trace.measure(model, task, batch, loss=plan.trace_loss)
         decays = {name: decay(measured.mean_back(norms)) for name, norms in measured.series().items()}

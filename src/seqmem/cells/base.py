@@ -49,13 +49,13 @@ class Cell(nn.Module, ABC):
             state = new
         return torch.stack(outputs), state
 
-    def read(
+    def forward_tokens(
         self, tokens: Int[Tensor, "T B"], vectors: Float[Tensor, "V D"], state: State | None = None
     ) -> tuple[Float[Tensor, "T B H"], State]:
         """``forward`` over ``vectors[tokens]``. Override only to go faster."""
         return self(F.embedding(tokens, vectors), state)
 
-    def tapped(
+    def forward_tapped(
         self, xs: Float[Tensor, "T B D"], state: State, taps: State
     ) -> tuple[Float[Tensor, "T B H"], State] | None:
         """``forward``, with a tap into every state at every timestep; None where the cell has no fast way to do it.
@@ -107,24 +107,24 @@ class Stack(Cell):
             news.append(new)
         return xs, _join(news)
 
-    def read(
+    def forward_tokens(
         self, tokens: Int[Tensor, "T B"], vectors: Float[Tensor, "V D"], state: State | None = None
     ) -> tuple[Float[Tensor, "T B H"], State]:
         first, *above = self.cells
         olds = [None] * len(self.cells) if state is None else _split(state, len(self.cells))
-        xs, new = first.read(tokens, vectors, olds[0])
+        xs, new = first.forward_tokens(tokens, vectors, olds[0])
         news = [new]
         for cell, old in zip(above, olds[1:], strict=True):
             xs, new = cell(xs, old)
             news.append(new)
         return xs, _join(news)
 
-    def tapped(
+    def forward_tapped(
         self, xs: Float[Tensor, "T B D"], state: State, taps: State
     ) -> tuple[Float[Tensor, "T B H"], State] | None:
         count, news = len(self.cells), []
         for cell, old, own in zip(self.cells, _split(state, count), _split(taps, count), strict=True):
-            found = cell.tapped(xs, old, own)
+            found = cell.forward_tapped(xs, old, own)
             if found is None:
                 return None
             xs, new = found

@@ -3,7 +3,7 @@
 Axes: T time, B batch, H hidden, D input features, G gates stacked on top of each other in the weights.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -33,9 +33,16 @@ class FusedCell(Cell):
     """
 
     def __init__(
-        self, layer: nn.RNNBase, kind: str, states: tuple[str, ...], init: str, *, in_torch: bool = True
+        self,
+        layer: nn.RNNBase,
+        kind: str,
+        states: tuple[str, ...],
+        init: str,
+        *,
+        step: Callable[..., object],
+        in_torch: bool = True,
     ) -> None:
-        """``kind``: what the native kernels call it. ``in_torch``: whether the layer computes what ``step`` does."""
+        """``kind``: what the native kernels call it. ``step``: what they compute, and ``layer`` too if ``in_torch``."""
         super().__init__()
         self.fused = layer
         self.kernel = "auto"
@@ -43,6 +50,8 @@ class FusedCell(Cell):
         self.checkpoint_every_t: int | None = None
         self._kind, self._states = kind, states
         self.in_torch = in_torch
+        self._as_defined = type(self).step is step  # or a class on top of ours has another idea of it
+        self._forward_is_ours = type(self).forward is FusedCell.forward
         self.output_state = "hidden"
         self._memory = Memory()
         self.input_size, self.output_size = layer.input_size, layer.hidden_size
@@ -93,14 +102,15 @@ class FusedCell(Cell):
             final = [value[0] for value in ([found] if len(first) == 1 else found)]
         return outputs, dict(zip(self._states, final, strict=True))
 
-    def read(
+    def forward_tokens(
         self, tokens: Int[Tensor, "T B"], vectors: Float[Tensor, "V D"], state: State | None = None
     ) -> tuple[Float[Tensor, "T B H"], State]:
-        state = self.initial_state(tokens.shape[1]) if state is None else state
-        start = [state[name] for name in self._states]
+        before = self.initial_state(tokens.shape[1]) if state is None else state
+        start = [before[name] for name in self._states]
         # A table is worth its making where a symbol comes up several times.
-        if self.choice(vectors, start) != "native" or len(vectors) > _READINGS * len(tokens):
-            return super().read(tokens, vectors, state)
+        several = len(vectors) <= _READINGS * len(tokens)
+        if not (several and self._forward_is_ours and self.choice(vectors, start) == "native"):
+            return super().forward_tokens(tokens, vectors, state)
         outputs, *final = recurrence_of_tokens(
             self._kind,
             tokens,
@@ -113,25 +123,25 @@ class FusedCell(Cell):
         )
         return outputs, dict(zip(self._states, final, strict=True))
 
-    def tapped(
+    def forward_tapped(
         self, xs: Float[Tensor, "T B D"], state: State, taps: State
     ) -> tuple[Float[Tensor, "T B H"], State] | None:
         start = [state[name] for name in self._states]
-        if self.choice(xs, start) != "native":
+        if not self._forward_is_ours or self.choice(xs, start) != "native":
             return None
         outputs, *final = self._native(xs, start, [taps[name] for name in self._states])
         return outputs, dict(zip(self._states, final, strict=True))
 
     def choice(self, xs: Tensor, start: Sequence[Tensor] = ()) -> str:
         """What computes a sequence like ``xs`` from a state like ``start``: ``native``, ``torch`` or ``step``."""
-        native = self.kernel in ("auto", "native")
+        native = self.kernel in ("auto", "native") and self._as_defined
         if native and supports(xs, *start, self.weight_input, self.weight_hidden, self.bias):
             return "native"
         if self.kernel == "native":
             raise ValueError(
                 f"kernel=native: there is no native kernel here for {xs.dtype} on {xs.device.type}: use kernel=auto"
             )
-        return "torch" if self.in_torch and self.kernel != "step" else "step"
+        return "torch" if self.in_torch and self._as_defined and self.kernel != "step" else "step"
 
     def _native(self, xs: Tensor, start: list[Tensor], taps: list[Tensor] | tuple[()] = ()) -> tuple[Tensor, ...]:
         return recurrence(

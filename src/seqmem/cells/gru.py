@@ -42,7 +42,7 @@ class GRU(FusedCell):
             raise ValueError(f"form={form!r}: must be 'torch' or 'cho'")
         layer = nn.GRU(input_size, hidden_size)
         # torch has no fused layer for the published form
-        super().__init__(layer, f"gru {form}", ("hidden",), init, in_torch=form == "torch")
+        super().__init__(layer, f"gru {form}", ("hidden",), init, step=GRU.step, in_torch=form == "torch")
         self.form = form
         start = chrono_or_number(forget_bias, seq_len, hidden_size)
         with torch.no_grad():

@@ -39,7 +39,7 @@ class LSTM(FusedCell):
         seq_len: int | None = None,
         init: str = "torch",
     ) -> None:
-        super().__init__(nn.LSTM(input_size, hidden_size), "lstm", ("hidden", "cell"), init)
+        super().__init__(nn.LSTM(input_size, hidden_size), "lstm", ("hidden", "cell"), init, step=LSTM.step)
         start = chrono_or_number(forget_bias, seq_len, hidden_size)
         with torch.no_grad():
             bias_input, bias_forget, _, _ = self.bias.chunk(4)

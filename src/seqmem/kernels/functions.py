@@ -234,8 +234,7 @@ class _Recurrence(torch.autograd.Function):
             library,
         )
         training = any(ctx.needs_input_grad)
-        packed_numbers, _, _ = job.numbers(steps)
-        packed = memory.take(packed_numbers, u.dtype)
+        packed = memory.take(job.numbers(steps)[0], u.dtype)
         whole = [w.contiguous(), u.contiguous(), bias if bias is None else bias.contiguous()]
         arrays = [ctypes.c_void_p(_pointer(array)) for array in (*whole, packed)]
         job.function("pack")(ctypes.byref(job.call(steps)), *arrays, ctypes.c_int64(training))

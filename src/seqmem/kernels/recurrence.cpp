@@ -92,12 +92,12 @@ constexpr long BLOCK_ROWS = 128;        // gradient rows before the weights take
 template <class T> struct Simd;
 template <> struct Simd<float> {
   typedef float V __attribute__((vector_size(VECTOR_BYTES), aligned(4), may_alias));
-  typedef int32_t I __attribute__((vector_size(VECTOR_BYTES), aligned(4), may_alias));
+  typedef uint32_t I __attribute__((vector_size(VECTOR_BYTES), aligned(4), may_alias));
   static constexpr long L = VECTOR_BYTES / 4;
 };
 template <> struct Simd<double> {
   typedef double V __attribute__((vector_size(VECTOR_BYTES), aligned(8), may_alias));
-  typedef int64_t I __attribute__((vector_size(VECTOR_BYTES), aligned(8), may_alias));
+  typedef uint64_t I __attribute__((vector_size(VECTOR_BYTES), aligned(8), may_alias));
   static constexpr long L = VECTOR_BYTES / 8;
 };
 INLINE Simd<double>::V reciprocal(Simd<double>::V d) { return 1.0 / d; }
@@ -500,8 +500,8 @@ template <class T> int forward_chunk(const SeqmemCall& call, long chunk) {
     f.h = t ? (const T*)call.outputs + ((t - 1) * s.B + b0) * s.H : (const T*)call.start_hidden + b0 * s.H;
     f.out = (T*)call.outputs + (t * s.B + b0) * s.H;
     f.saved = saved && s.cells() ? saved + (b0 * s.T_ + t * f.M) * s.S : nullptr;
-    f.c = cells + t * cell_step, f.new_c = cells + (t + 1) * cell_step;
-    f.gated = gated + t * cell_step;
+    if (s.kind == LSTM) f.c = cells + t * cell_step, f.new_c = cells + (t + 1) * cell_step;
+    if (s.kind == GRU_CHO) f.gated = gated + t * cell_step;
     switch (s.kind) {
       case LSTM:
         for (long p = 0; p < s.P; p++) FOR_TILES(f.M, row, rows) TILES(lstm, rows, f, row, p)
@@ -551,7 +551,7 @@ template <class T> INLINE void unroll_gates(const Backward<T>& b, long m, long p
   if (b.grad_out) d += load_some<T>(b.grad_out + there, units);
   if (b.tap_hidden) store_some<T>(b.tap_hidden + there, d, units);
   T* row = b.row + m * s.S + p * s.slots * LANES;
-  const T* saved = b.saved + m * s.S + p * s.slots * LANES;
+  const T* saved = s.cells() ? b.saved + m * s.S + p * s.slots * LANES : nullptr;
   if (s.kind == LSTM) {
     V i = load<T>(saved), f = load<T>(saved + LANES), g = load<T>(saved + 2 * LANES), o = load<T>(saved + 3 * LANES);
     V tanh_c = tanh_<T>(load<T>(b.new_c + at));
@@ -745,7 +745,8 @@ template <class T> int backward_chunk(const SeqmemCall& call, long chunk) {
   b.dh = memory, b.dc = memory + M * s.Hp, b.dgated = b.dc + M * s.Hp;
   T *rows = b.dgated + M * s.Hp, *strip = rows + M * size * s.S;
   const T* saved = (const T*)call.saved;
-  const T* states = saved + s.cells() + b0 * (s.kind == LSTM ? s.T_ + 1 : s.T_) * s.Hp;  // c, or r * h
+  // c, or r * h
+  const T* states = s.cells() ? saved + s.cells() + b0 * (s.kind == LSTM ? s.T_ + 1 : s.T_) * s.Hp : nullptr;
   for (long m = 0; m < M; m++)
     for (long p = 0; p < s.P; p++) {
       long there = (b0 + m) * s.H + p * LANES, n = s.H - p * LANES;
@@ -763,8 +764,8 @@ template <class T> int backward_chunk(const SeqmemCall& call, long chunk) {
     for (long t = end - 1; t >= begin; t--) {
       b.h = t ? outputs + ((t - 1) * s.B + b0) * s.H : start;
       b.new_h = outputs + (t * s.B + b0) * s.H;
-      b.saved = saved + (b0 * s.T_ + t * M) * s.S;
-      b.c = states + t * M * s.Hp, b.new_c = states + (t + 1) * M * s.Hp;
+      if (s.cells()) b.saved = saved + (b0 * s.T_ + t * M) * s.S;
+      if (s.kind == LSTM) b.c = states + t * M * s.Hp, b.new_c = states + (t + 1) * M * s.Hp;
       b.grad_out = call.grad_outputs ? (const T*)call.grad_outputs + (t * s.B + b0) * s.H : nullptr;
       b.tap_hidden = call.tap_hidden ? (T*)call.tap_hidden + (t * s.B + b0) * s.H : nullptr;
       b.tap_cell = call.tap_cell ? (T*)call.tap_cell + (t * s.B + b0) * s.H : nullptr;
@@ -792,8 +793,8 @@ template <class T> int backward_chunk(const SeqmemCall& call, long chunk) {
     }
     if (sums) {
       Left<T> x{nullptr, nullptr, s.D, s.B * s.D}, h{nullptr, nullptr, s.H, s.B * s.H};
-      Left<T> gated{states + begin * M * s.Hp, nullptr, s.Hp, M * s.Hp};
-      gated.next = gated.first + gated.step;
+      Left<T> gated{nullptr, nullptr, s.Hp, M * s.Hp};
+      if (s.kind == GRU_CHO) gated.first = states + begin * M * s.Hp, gated.next = gated.first + gated.step;
       if (s.lookup)
         weigh_tokens(s, end - begin, M, rows, (const int64_t*)call.xs + begin * s.B + b0, sums);
       else

@@ -13,11 +13,12 @@ Made for seqmem, after the six-subject recall of rnilav's perceptrons-to-transfo
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
+from itertools import accumulate
 from typing import ClassVar, NamedTuple
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..signals import Batch, Tokens
@@ -64,20 +65,36 @@ _PHRASES = (
     "TIME NEAR the ADJ NOUN2 LAST WEEK",
 )
 
+_SHORTEST, *_, _LONGEST = sorted(len(clause.split()) for clause in _CLAUSES)
+
+
+def _phrases(count: int) -> str:
+    """Adverbial phrases of ``count`` words in all: longest phrases first."""
+    whole, rest = divmod(count, len(_PHRASES))
+    return " ".join([_PHRASES[-1]] * whole + ([_PHRASES[rest - 1]] if rest else []))
+
+
+def _people(count: int) -> Sequence[str]:
+    """First all of *he*, then all of *she*."""
+    return HE[: count // 2] + SHE[: count // 2]
+
 
 class _Grammar(NamedTuple):
-    """Templates as tables, so that a whole batch is written without a Python loop over sentences."""
+    """Templates, one after the other on a tape of slots, so that a whole batch is written without a Python loop over
+    sentences: a sentence is a row of templates, whose slots are read from the tape."""
 
     words: list[str]
-    slot_words: Int[Tensor, "slots most"]
-    slot_sizes: Int[Tensor, " slots"]
-    clauses: Int[Tensor, "clauses longest"]  # slot ids, 0 beyond the end
-    clause_lengths: Int[Tensor, " clauses"]
-    phrases: Int[Tensor, "phrases longest"]  # row n - 1 has n slots
-    slot: dict[str, int]
+    options: Int[Tensor, " options"]  # the words of all slots, as numbers
+    options_at: Int[Tensor, " tape"]  # where those of the tape's slot begin,
+    sizes: Float[Tensor, " tape"]  # and how many there are
+    begins: Int[Tensor, " templates"]  # where a template begins on the tape,
+    lengths: Int[Tensor, " templates"]  # and how many slots it has
+    first: dict[str, int]  # the number of the first template of a kind; the others follow it
 
 
-def _grammar(filler_words: int) -> _Grammar:
+@lru_cache
+def _grammar(people: int, mentions: int, filler_words: int, repeats: int) -> _Grammar:
+    """``repeats``: how often the longest phrase stands in a row, at the tape's end."""
     slots = {name: options[:filler_words] for name, options in _OPEN.items()}
     for template in (*_CLAUSES, *_PHRASES, "that who he she"):
         for name in template.split():
@@ -85,20 +102,50 @@ def _grammar(filler_words: int) -> _Grammar:
     for person in (*HE, *SHE):
         for word in person.split():
             slots.setdefault(word, [word])
-    index = {name: i for i, name in enumerate(slots)}
     words = sorted({word for options in slots.values() for word in options})
     place = {word: i for i, word in enumerate(words)}
-    most = max(map(len, slots.values()))
-    slot_words = torch.tensor([[place[w] for w in options] + [0] * (most - len(options)) for options in slots.values()])
+    names = list(slots)
+    number = {name: i for i, name in enumerate(names)}
+    slot_sizes = torch.tensor([len(slots[name]) for name in names])
+    slot_at = slot_sizes.cumsum(0) - slot_sizes
 
-    def table(templates: tuple[str, ...]) -> Tensor:
-        rows = [[index[name] for name in template.split()] for template in templates]
-        longest = max(map(len, rows))
-        return torch.tensor([row + [0] * (longest - len(row)) for row in rows])
+    said = "that" if mentions == 2 else "SAID that"
+    kinds = {
+        "nothing": [""],
+        "person": _people(people),
+        "told": [f"{_phrases(count)} TOLD" for count in range(len(_PHRASES))],
+        "said": [f"{said} {_phrases(count)}" for count in range(_LONGEST)],
+        "clause": _CLAUSES,
+        "last": ["he", "she"] if mentions == 2 else ["who"],
+        "longest phrases": [" ".join([_PHRASES[-1]] * repeats)],
+    }
+    templates = [template.split() for kind in kinds.values() for template in kind]
+    lengths = torch.tensor(list(map(len, templates)))
+    tape = torch.tensor([number[name] for template in templates for name in template])
+    # One more than there are kinds: the last would begin after them.
+    firsts = accumulate(map(len, kinds.values()), initial=0)
+    return _Grammar(
+        words,
+        torch.tensor([place[word] for name in names for word in slots[name]]),
+        slot_at[tape],
+        slot_sizes[tape].float(),
+        lengths.cumsum(0) - lengths,
+        lengths,
+        dict(zip(kinds, firsts, strict=False)),
+    )
 
-    lengths = torch.tensor([len(clause.split()) for clause in _CLAUSES])
-    sizes = torch.tensor([len(options) for options in slots.values()])
-    return _Grammar(words, slot_words, sizes, table(_CLAUSES), lengths, table(_PHRASES), index)
+
+def _clauses(
+    grammar: _Grammar, room: Int[Tensor, " B"], rng: torch.Generator
+) -> tuple[Int[Tensor, "B clauses"], Int[Tensor, " B"]]:
+    """As many clauses as ``room[b]`` words hold, then nothing; and how many words they leave over."""
+    clause = grammar.first["clause"]
+    lengths = grammar.lengths[clause : clause + len(_CLAUSES)]
+    most = max(1, int(room.max()) // _SHORTEST + 1)
+    drawn = torch.randint(len(_CLAUSES), (len(room), most), generator=rng)
+    ends = lengths[drawn].cumsum(1)
+    fits = ends <= room[:, None]
+    return torch.where(fits, drawn + clause, grammar.first["nothing"]), room - (ends * fits).amax(1)
 
 
 @dataclass(frozen=True)
@@ -122,13 +169,12 @@ class Pronoun(Task):
             raise ValueError(f"filler_words={self.filler_words}: must be from 1 to 12")
 
     @cached_property
-    def _grammar(self) -> _Grammar:
-        return _grammar(self.filler_words)
+    def _people(self) -> Sequence[str]:
+        return _people(self.people)
 
     @cached_property
-    def _people(self) -> Sequence[str]:
-        """First all of *he*, then all of *she*."""
-        return HE[: self.people // 2] + SHE[: self.people // 2]
+    def _grammar(self) -> _Grammar:
+        return _grammar(self.people, self.mentions, self.filler_words, 1)
 
     @cached_property
     def _names(self) -> Int[Tensor, "people 2"]:
@@ -153,69 +199,46 @@ class Pronoun(Task):
 
     def sample(self, batch_size: int, seq_len: int, rng: torch.Generator) -> Batch:
         self.check(batch_size, seq_len)
-        grammar, rows, half = self._grammar, torch.arange(batch_size), self.people // 2
+        half, latest = self.people // 2, max(3, seq_len // 3)  # the second person's two words begin at 3 ... latest
+        # Powers of two, so that few grammars are made where every batch has a length of its own.
+        repeats = 1 << (latest // len(_PHRASES)).bit_length()
+        grammar = _grammar(self.people, self.mentions, self.filler_words, repeats)
+        first_of = grammar.first
+        below = [2, half, half, 2, latest - 2][: 3 + self.mentions]
+        drawn = torch.rand(len(below), batch_size, generator=rng) * torch.tensor(below)[:, None]
+        he_first, first, second, asks_first, *more = drawn.long().unbind()  # from 0 up to ``below``, one a sentence
+        first, second = first + half * (1 - he_first), second + half * he_first
 
-        def draw(below: int | Tensor) -> Tensor:
-            """Whole numbers from 0 up to ``below``, one a sentence."""
-            return (torch.rand(batch_size, generator=rng) * below).long()
-
-        he_first = draw(2)
-        first, second = draw(half) + half * (1 - he_first), draw(half) + half * he_first
-        asks_first = draw(2)
-
-        # Slots of everything between the opening person and the last word.
-        slots = torch.full((batch_size, seq_len), grammar.slot["that"])
+        # A sentence's templates: those before the clauses, the clauses, and the last word.
+        opening, run = [first + first_of["person"]], None
         if self.mentions == 2:
-            latest = max(3, seq_len // 3)
-            second_at = 3 + draw(latest - 2)  # where the second person's two words begin: 3 ... latest
-            self._fill_phrases(slots, torch.full_like(second_at, 2), second_at - 3)
-            slots[rows, second_at - 1] = grammar.slot["TOLD"]
-            body_at = second_at + 3
-        else:
-            second_at = None
-            slots[:, 2] = grammar.slot["SAID"]
-            body_at = torch.full((batch_size,), 4)
-        self._fill_body(slots, body_at, seq_len - 1, rng)
-
-        choice = torch.rand(batch_size, seq_len, generator=rng) * grammar.slot_sizes[slots]
-        words = grammar.slot_words[slots, choice.long()]
-        words[:, :2] = self._names[first]
-        if second_at is None:
-            answer, last = first, torch.full((batch_size,), grammar.slot["who"])
-        else:
-            words.scatter_(1, torch.stack([second_at, second_at + 1], 1), self._names[second])
+            (before,) = more  # how many words of phrases there are between the first person and TOLD
+            rest = before % len(_PHRASES)
+            opening += [torch.full_like(rest, first_of["longest phrases"]), rest + first_of["told"]]
+            opening += [second + first_of["person"]]
+            run, room = before - rest, seq_len - 7 - before
             answer = torch.where(asks_first.bool(), first, second)
-            last = torch.where(answer < half, grammar.slot["he"], grammar.slot["she"])
-        words[:, -1] = grammar.slot_words[last, 0]
+            last = first_of["last"] + (answer >= half)
+        else:
+            room = torch.full((batch_size,), seq_len - 5)
+            answer, last = first, torch.full((batch_size,), first_of["last"])
+        clauses, left = _clauses(grammar, room, rng)
+        opening += [left + first_of["said"]]
+        templates = torch.cat([torch.stack(opening, 1), clauses, last[:, None]], 1)
+        lengths = grammar.lengths[templates]
+        if run is not None:
+            lengths[:, 1] = run  # of the longest phrases, as many as the sentence has
+
+        # Every timestep's place on the tape: where its template begins, and how far into the template it is.
+        repeated = lengths.flatten()
+        shift = grammar.begins[templates].flatten() - (repeated.cumsum(0) - repeated)
+        timesteps = batch_size * seq_len
+        at = torch.repeat_interleave(shift, repeated, output_size=timesteps)
+        at += torch.arange(timesteps)
+        choice = (torch.rand(timesteps, generator=rng) * grammar.sizes.index_select(0, at)).long()
+        choice += grammar.options_at.index_select(0, at)
+        words = grammar.options.index_select(0, choice).view(batch_size, seq_len)
         return Batch.asked_at_end(words.T.contiguous(), answer)
-
-    def _fill_phrases(self, slots: Tensor, start: Tensor, count: Tensor) -> None:
-        """Write ``count[b]`` words of adverbial phrases into row b, from ``start[b]``: longest phrases first."""
-        longest = len(_PHRASES)
-        offset = torch.arange(slots.shape[1]) - start[:, None]
-        whole = count // longest * longest
-        row = torch.where(offset < whole[:, None], longest, (count - whole)[:, None]) - 1
-        column = torch.where(offset < whole[:, None], offset % longest, offset - whole[:, None])
-        inside = (offset >= 0) & (offset < count[:, None])
-        found = self._grammar.phrases[row.clamp(min=0), column.clamp(0, longest - 1)]
-        slots[inside] = found[inside]
-
-    def _fill_body(self, slots: Tensor, start: Tensor, end: int, rng: torch.Generator) -> None:
-        """Write clauses into row b from ``start[b]`` up to ``end``; a phrase in front takes what they leave over."""
-        grammar = self._grammar
-        room = end - start
-        most = max(1, int(room.max()) // int(grammar.clause_lengths.min()) + 1)
-        drawn = torch.randint(len(_CLAUSES), (len(slots), most), generator=rng)
-        ends = grammar.clause_lengths[drawn].cumsum(1)
-        left = room - torch.where(ends <= room[:, None], ends, 0).amax(1)
-        self._fill_phrases(slots, start, left)
-        offset = (torch.arange(slots.shape[1]) - (start + left)[:, None]).contiguous()
-        number = torch.searchsorted(ends, offset, right=True).clamp(max=most - 1)
-        clause = drawn.gather(1, number)
-        column = offset - (ends.gather(1, number) - grammar.clause_lengths[clause])
-        inside = (offset >= 0) & (torch.arange(slots.shape[1]) < end)
-        found = grammar.clauses[clause, column.clamp(0, grammar.clauses.shape[1] - 1)]
-        slots[inside] = found[inside]
 
     def solve(self, inputs: Int[Tensor, "T B"]) -> Int[Tensor, "T B"]:
         named = (inputs[:-1, :, None] == self._names[:, 0]) & (inputs[1:, :, None] == self._names[:, 1])
