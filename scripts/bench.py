@@ -97,6 +97,7 @@ def default_run(cell: str) -> tuple[dict[str, float], float, int, dict[str, Any]
             timed(training, "update", spent, "updates"),
             timed(training, "_training_batch", spent, "data"),
             timed(training, "evaluate", spent, "evaluation"),
+            timed(training, "score", spent, "evaluation"),
             timed(Trace, "measure", spent, "traces: measuring"),
             timed(Recorder, "traced", spent, "traces: writing"),
             timed(Recorder, "logged", spent, "log"),

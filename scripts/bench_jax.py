@@ -49,13 +49,15 @@ def compiled(cell: str, arrays: dict[str, np.ndarray]) -> Any:
     """A function of nothing: one forward and backward pass, compiled, with every gradient."""
     step, carries = STEPS[cell]
 
-    def total(xs: Any, w: Any, u: Any, bias: Any, random: Any) -> Any:
+    def total(vectors: Any, w: Any, u: Any, bias: Any, random: Any, tokens: Any) -> Any:
+        xs = vectors if tokens is None else vectors[tokens]
         zeros = jnp.zeros((xs.shape[1], u.shape[1]), xs.dtype)
         # The whole sequence's input product stands before the scan, as torch and seqmem have it.
         _, outputs = lax.scan(lambda carried, pre: step(pre, u, carried), (zeros,) * carries, xs @ w.T + bias)
         return jnp.sum(outputs * random)
 
     given = [jnp.asarray(arrays[name]) for name in ("inputs", "weight_input", "weight_hidden", "bias", "random")]
+    given.append(jnp.asarray(arrays["tokens"]) if "tokens" in arrays else None)
     both = jax.jit(jax.value_and_grad(total, argnums=(0, 1, 2, 3))).lower(*given).compile()
     return lambda: jax.block_until_ready(both(*given))
 

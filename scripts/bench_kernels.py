@@ -1,7 +1,9 @@
 """How fast the native kernels are. Run it with scripts/bench kernels [--quick].
 
-One step is the forward and the backward pass of sum(outputs * random), one layer, float32, with the gradient of every
-weight and of the inputs. Side by side, in turns, on pinned cores, with denormals flushed for all:
+One step is the forward and the backward pass of sum(outputs * random), one layer, float32, over tokens, as most tasks
+have them, each a learned vector of 32 numbers: with the gradient of every weight and of the vectors. --dense reads
+vectors of 32 real numbers instead, with their gradient. Side by side, in turns, on pinned cores, with denormals flushed
+for all:
 
     native      the cell with kernel=native
     nn          torch.nn's layer, as it comes
@@ -36,6 +38,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "outputs" / ".bench"  # what scripts/bench report makes the page from
 INPUT_SIZE = 32
+VOCABULARY = 121  # as many as the words of task=pronoun
 GATES = {"rnn": 1, "lstm": 4, "gru": 3}
 TURN = 0.02  # seconds that a turn takes at least
 LONG = 10_000  # timesteps of the check that a long sequence fits into memory
@@ -120,7 +123,7 @@ class Problem:
     A way is a function of nothing that does one step and returns (sum, gradients of inputs, W, U, bias).
     """
 
-    def __init__(self, configuration: Configuration) -> None:
+    def __init__(self, configuration: Configuration, *, dense: bool) -> None:
         import torch
 
         from seqmem.cells import CELLS
@@ -130,7 +133,9 @@ class Problem:
         torch.manual_seed(0)
         options: dict[str, Any] = {} if cell == "rnn" else {"seq_len": t}
         self.cell: Any = CELLS[cell](INPUT_SIZE, h, **options)
-        self.inputs = torch.randn(t, b, INPUT_SIZE, requires_grad=True)
+        self.tokens = None if dense else torch.randint(VOCABULARY, (t, b))
+        vectors = (t, b, INPUT_SIZE) if dense else (VOCABULARY, INPUT_SIZE)
+        self.inputs = torch.randn(*vectors, requires_grad=True)
         self.random = torch.randn(t, b, h)
         kind: Any = {"rnn": torch.nn.RNN, "lstm": torch.nn.LSTM, "gru": torch.nn.GRU}[cell]
         self.layer = kind(INPUT_SIZE, h)
@@ -157,19 +162,29 @@ class Problem:
             raise NoKernels("no native kernels: the cells have no attribute kernel")
         self.cell.kernel, self.cell.threads = "native", threads
         weights = [self.cell.weight_input, self.cell.weight_hidden, self.cell.bias]
-        return self._step(lambda: self.cell(self.inputs)[0], weights)
+        return self._step(self._native, weights)
+
+    def _native(self) -> Any:
+        if self.tokens is None:
+            return self.cell(self.inputs)[0]
+        return self.cell.forward_tokens(self.tokens, self.inputs)[0]
+
+    def _vectors(self) -> Any:
+        import torch.nn.functional as F
+
+        return self.inputs if self.tokens is None else F.embedding(self.tokens, self.inputs)
 
     def nn(self) -> tuple[Any, list[Any]]:
         layer = self.layer
         weights = [layer.weight_ih_l0, layer.weight_hh_l0, layer.bias_ih_l0, layer.bias_hh_l0]
-        return self._step(lambda: layer(self.inputs)[0], weights)
+        return self._step(lambda: layer(self._vectors())[0], weights)
 
     def loop(self) -> tuple[Any, list[Any]]:
         import torch
 
         def outputs() -> Any:
             state, found = self.cell.initial_state(self.configuration.batch_size), []
-            for x in self.inputs.unbind(0):
+            for x in self._vectors().unbind(0):
                 output, state = self.cell.step(x, state)
                 output.retain_grad()
                 found.append(output)
@@ -180,7 +195,7 @@ class Problem:
     def bare(self) -> None:
         """``native`` with the gradient of the outputs given: the layer and nothing else, on one thread."""
         self.cell.kernel, self.cell.threads = "native", 1
-        self.cell(self.inputs)[0].backward(self.random)
+        self._native().backward(self.random)
         self._gradients([self.cell.weight_input, self.cell.weight_hidden, self.cell.bias])
 
     def arrays(self) -> dict[str, Any]:
@@ -188,23 +203,27 @@ class Problem:
         cell = self.cell
         tensors = {"inputs": self.inputs, "random": self.random, "bias": cell.bias}
         tensors |= {"weight_input": cell.weight_input, "weight_hidden": cell.weight_hidden}
+        if self.tokens is not None:
+            tensors["tokens"] = self.tokens
         return {name: tensor.detach().numpy() for name, tensor in tensors.items()}
 
 
 class Products:
     """The matrix products of a step, into memory that is there already.
 
-    ``X W`` and its two gradients are products over the whole sequence, and so is dU; ``h U`` and the gradient that
-    goes back through it must be taken timestep by timestep. Weights stand as the product likes them best.
+    ``X W`` and its two gradients are products over the whole sequence (for tokens: the vocabulary), and so is dU;
+    ``h U`` and the gradient that goes back through it must be taken timestep by timestep. Weights stand as the product
+    likes them best.
     """
 
-    def __init__(self, configuration: Configuration) -> None:
+    def __init__(self, configuration: Configuration, *, dense: bool) -> None:
         import torch
 
         t, b, h = configuration.seq_len, configuration.batch_size, configuration.hidden_size
         gates = GATES[configuration.cell] * h
+        rows = t * b if dense else VOCABULARY
         self.inputs, self.w, self.w_back = (
-            torch.randn(t * b, INPUT_SIZE),
+            torch.randn(rows, INPUT_SIZE),
             torch.randn(INPUT_SIZE, gates),
             torch.randn(gates, INPUT_SIZE),
         )
@@ -212,6 +231,7 @@ class Products:
         self.u, self.u_back = torch.randn(h, gates), torch.randn(gates, h)
         self.gates = torch.randn(t, b, gates)
         self.out_gates, self.out_hidden = torch.empty(t, b, gates), torch.empty(t, b, h)
+        self.rows, self.out_rows = torch.randn(rows, gates), torch.empty(rows, gates)
         self.out_inputs = torch.empty_like(self.inputs)
         self.out_w, self.out_u = torch.empty(gates, INPUT_SIZE), torch.empty(gates, h)
         self.one = torch.ones(1, 1)
@@ -220,14 +240,14 @@ class Products:
         import torch
 
         mm, u, u_back = torch.mm, self.u, self.u_back
-        mm(self.inputs, self.w, out=self.out_gates.flatten(0, 1))
+        mm(self.inputs, self.w, out=self.out_rows)
         for hidden, gates in self.forward_slices:
             mm(hidden, u, out=gates)
         for gates, hidden in self.backward_slices:
             mm(gates, u_back, out=hidden)
         gates = self.gates.flatten(0, 1)
-        mm(gates, self.w_back, out=self.out_inputs)
-        mm(gates.T, self.inputs, out=self.out_w)
+        mm(self.rows, self.w_back, out=self.out_inputs)
+        mm(self.rows.T, self.inputs, out=self.out_w)
         mm(gates.T, self.hidden.flatten(0, 1), out=self.out_u)
 
     def prepare(self) -> None:
@@ -410,8 +430,10 @@ def _numbers(step: tuple[Any, list[Any]]) -> tuple[float, list[float]]:
     return float(total), [float(gradient.norm()) for gradient in gradients]
 
 
-def one_thread(configuration: Configuration, jax: Jax | None, budget: float, *, native: bool, loop: bool) -> Measured:
-    problem, products = Problem(configuration), Products(configuration)
+def one_thread(
+    configuration: Configuration, jax: Jax | None, budget: float, *, native: bool, loop: bool, dense: bool
+) -> Measured:
+    problem, products = Problem(configuration, dense=dense), Products(configuration, dense=dense)
     products.prepare()
     wanted = _numbers(problem.nn())
     turns: dict[str, Turn] = {"nn": turn(problem.nn)}
@@ -436,17 +458,21 @@ def one_thread(configuration: Configuration, jax: Jax | None, budget: float, *, 
     return Measured(configuration, 1, found)
 
 
-def two_threads(configuration: Configuration, budget: float, *, native: bool) -> Measured:
-    """``native, 1 thread`` is measured in the same turns, so that the two share their cores' fortunes."""
-    problem = Problem(configuration)
+def two_threads(configuration: Configuration, budget: float, *, side: str, dense: bool) -> Measured:
+    """``side`` is ``native``, with ``native, 1 thread`` in the same turns, or ``nn``: each in a process of its own.
+
+    torch's threads wait for more work by spinning, on the very cores that the native kernels' would run on; where
+    seqmem uses native kernels it leaves torch one thread.
+    """
+    problem = Problem(configuration, dense=dense)
     turns: dict[str, Turn] = {}
-    if native:
-        turns["native"] = with_threads(2, turn(lambda: problem.native(2)))
-        turns["native, 1 thread"] = with_threads(1, turn(lambda: problem.native(1)))
-        problem.native(1)
-        agree(f"{configuration} native, 2 threads", _numbers(problem.native(2)), _numbers(problem.nn()))
-    turns["nn"] = with_threads(2, turn(problem.nn))
-    turns["nn"](1)
+    if side == "native":
+        turns["native"] = turn(lambda: problem.native(2))
+        turns["native, 1 thread"] = turn(lambda: problem.native(1))
+        agree(f"{configuration} native, 2 threads", _numbers(problem.native(2)), _numbers(problem.native(1)))
+    else:
+        turns["nn"] = turn(problem.nn)
+        problem.nn()
     return Measured(configuration, 2, take_turns(turns, budget))
 
 
@@ -472,7 +498,7 @@ def worker(given: dict[str, Any]) -> None:
     import torch
 
     torch.set_flush_denormal(True)
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1 if given.get("two") == "native" else threads)
     if given["native"]:
         native_kernels()
     with tempfile.TemporaryDirectory() as folder:
@@ -484,9 +510,13 @@ def worker(given: dict[str, Any]) -> None:
             gc.collect()
             if threads == 1:
                 loop = given["loop"]
-                measured = one_thread(configuration, jax, given["budget"], native=given["native"], loop=loop)
+                measured = one_thread(
+                    configuration, jax, given["budget"], native=given["native"], loop=loop, dense=given["dense"]
+                )
             else:
-                measured = two_threads(configuration, given["budget"], native=given["native"])
+                sys.stdin.readline()  # its turn
+                side, dense = given["two"], given["dense"]
+                measured = two_threads(configuration, given["budget"], side=side, dense=dense)
             print(json.dumps(asdict(measured)), flush=True)
         if jax is not None:
             jax.close()
@@ -498,7 +528,7 @@ def one_step(given: dict[str, Any]) -> None:
 
     torch.set_flush_denormal(True)
     torch.set_num_threads(1)
-    problem = Problem(Configuration(*given["configuration"]))
+    problem = Problem(Configuration(*given["configuration"]), dense=given["dense"])
     before = _peak()
     {"native": lambda: problem.native(1), "nn": problem.nn, "loop": problem.loop}[given["side"]]()
     print(json.dumps({"peak": _peak(), "before": before}), flush=True)
@@ -522,11 +552,19 @@ def child(given: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def measure(
-    configurations: Iterable[Configuration], threads: int, *, native: bool, loop: bool, jax: str | None, budget: float
+    configurations: Iterable[Configuration],
+    threads: int,
+    *,
+    native: bool,
+    loop: bool,
+    jax: str | None,
+    budget: float,
+    dense: bool,
 ) -> tuple[list[Measured], dict[str, Any] | None]:
     """(all of them, what JAX said of itself)."""
     values = [[c.cell, c.seq_len, c.batch_size, c.hidden_size] for c in configurations]
     given = {"configurations": values, "threads": threads, "native": native, "loop": loop, "jax": jax, "budget": budget}
+    given["dense"] = dense
     found, about = [], None
     for said in child(given):
         if "jax" in said:
@@ -538,7 +576,37 @@ def measure(
     return found, about
 
 
-def memory(cells: Iterable[str], *, native: bool) -> list[dict[str, Any]]:
+def measure_two(configurations: list[Configuration], *, native: bool, budget: float, dense: bool) -> list[Measured]:
+    """Two processes, one a side, that take turns configuration by configuration."""
+    values = [[c.cell, c.seq_len, c.batch_size, c.hidden_size] for c in configurations]
+    given = {"configurations": values, "threads": 2, "loop": False, "jax": None, "budget": budget, "dense": dense}
+    workers = []
+    for side in ("native", "nn") if native else ("nn",):
+        threads = "1" if side == "native" else "2"
+        environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+        told = json.dumps({**given, "two": side, "native": side == "native"})
+        command = [sys.executable, str(Path(__file__)), "--child", told]
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        workers.append(subprocess.Popen(command, env=environment, **pipes))
+    found = []
+    for configuration in configurations:
+        sides: dict[str, Timing] = {}
+        for process in workers:
+            process.stdin.write("\n")
+            process.stdin.flush()
+            said = process.stdout.readline()
+            if not said:
+                raise RuntimeError("a measuring process ended with an error; what it said stands above")
+            sides |= json.loads(said)["sides"]
+        found.append(Measured(configuration, 2, sides))
+        print(f"  {line(found[-1])}", flush=True)
+    for process in workers:
+        process.stdin.close()
+        process.wait(timeout=60)
+    return found
+
+
+def memory(cells: Iterable[str], *, native: bool, dense: bool) -> list[dict[str, Any]]:
     """GB that a process takes for one step, by cell and side."""
     found = []
     sides = ("native", "nn", "loop") if native else ("nn", "loop")
@@ -546,7 +614,9 @@ def memory(cells: Iterable[str], *, native: bool) -> list[dict[str, Any]]:
     cases += [(Configuration("lstm", LONG, 32, 128), side) for side in sides if side != "loop"]
     for configuration, side in cases:
         c = configuration
-        (said,) = child({"configuration": [c.cell, c.seq_len, c.batch_size, c.hidden_size], "side": side})
+        (said,) = child(
+            {"configuration": [c.cell, c.seq_len, c.batch_size, c.hidden_size], "side": side, "dense": dense}
+        )
         found.append({"configuration": asdict(c), "side": side, **said})
         print(f"  {c} {side:<7} {said['peak']:5.2f} GB, {said['before']:.2f} of it before the step", flush=True)
     return found
@@ -661,6 +731,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="a part of the grid, in a minute; limits are wider")
     parser.add_argument("--jax", metavar="PYTHON", help="a Python that has JAX, if this one has not")
     parser.add_argument("--budget", type=float, default=0.6, help="seconds a configuration (default 0.6)")
+    parser.add_argument("--dense", action="store_true", help="real numbers for inputs, not tokens")
     parser.add_argument("--only", metavar="CELL", choices=tuple(GATES), help="one cell alone")
     parser.add_argument("--without-native", action="store_true", help="the others alone, where no kernels are built")
     parser.add_argument("--child", help=argparse.SUPPRESS)
@@ -684,7 +755,9 @@ def main() -> int:
     grid = [c for c in (QUICK if options.quick else FULL) if options.only in (None, c.cell)]
     jax = None if options.quick else find_jax(options.jax)
     print("one thread, CPU time of a step", flush=True)
-    found, about_jax = measure(grid, 1, native=native, loop=not options.quick, jax=jax, budget=options.budget)
+    found, about_jax = measure(
+        grid, 1, native=native, loop=not options.quick, jax=jax, budget=options.budget, dense=options.dense
+    )
     if about_jax is not None:
         about["jax"] = about_jax["version"]
     memories: list[dict[str, Any]] = []
@@ -692,9 +765,9 @@ def main() -> int:
         if len(usable_cores()) > 1:
             print("\ntwo threads, wall time of a step", flush=True)
             some = [c for c in grid if c.seq_len in (50, 200)]
-            found += measure(some, 2, native=native, loop=False, jax=None, budget=options.budget)[0]
+            found += measure_two(some, native=native, budget=options.budget, dense=options.dense)
         print("\nmemory of a process with one step", flush=True)
-        memories = memory([cell for cell in GATES if options.only in (None, cell)], native=native)
+        memories = memory([cell for cell in GATES if options.only in (None, cell)], native=native, dense=options.dense)
     slack = QUICK_SLACK if options.quick else 1.0
     found_summaries = summaries(found)
     print()
@@ -712,7 +785,8 @@ def main() -> int:
     if not options.quick and options.only is None and native:
         RESULTS.mkdir(parents=True, exist_ok=True)
         stored = {"machine": about, "measured": [asdict(m) for m in found], "memory": memories}
-        (RESULTS / "kernels.json").write_text(json.dumps(stored, indent=1) + "\n")
+        name = "kernels-dense.json" if options.dense else "kernels.json"
+        (RESULTS / name).write_text(json.dumps(stored, indent=1) + "\n")
         print("scripts/bench report writes docs/performance.md from these figures")
     return 0 if all(held) else 1
 

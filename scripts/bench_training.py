@@ -78,39 +78,25 @@ def plain_script(cell: str, seq_len: int, threads: int, *, flush: bool = True) -
 
 
 @contextmanager
-def recurrence_timed(kind: Any, spent: dict[str, float]) -> Iterator[None]:
-    """Count the seconds that the cell's forward and backward passes take in training."""
+def recurrence_timed(spent: dict[str, float]) -> Iterator[None]:
+    """Count the seconds inside the native kernels while training: the recurrence's products and what goes with them."""
     import torch
 
-    inner = kind.forward
+    from seqmem.kernels import functions
 
-    def forward(self: Any, xs: Any, *args: Any, **kwargs: Any) -> Any:
-        if not (torch.is_grad_enabled() and xs.requires_grad):
-            return inner(self, xs, *args, **kwargs)
+    inner = functions._Job.run  # noqa: SLF001
+
+    def run(self: Any, name: str, call: Any) -> None:
         start = time.perf_counter()
-        outputs, final = inner(self, xs, *args, **kwargs)
-        spent["recurrence, forward"] += time.perf_counter() - start
-        begun = [0.0]
+        inner(self, name, call)
+        if self.dtype == torch.float32 and self.sizes[1] == BATCH:  # neither a trace nor an evaluation
+            spent[f"recurrence, {name}"] += time.perf_counter() - start
 
-        def arrives(_: Any) -> None:
-            begun[0] = time.perf_counter()
-
-        def leaves(_: Any) -> None:
-            spent["recurrence, backward"] += time.perf_counter() - begun[0]
-
-        outputs.register_hook(arrives)
-        xs.register_hook(leaves)
-        return outputs, final
-
-    own = "forward" in vars(kind)
-    kind.forward = forward
+    functions._Job.run = run  # noqa: SLF001
     try:
         yield
     finally:
-        if own:
-            kind.forward = inner
-        else:
-            del kind.forward
+        functions._Job.run = inner  # noqa: SLF001
 
 
 def profile(cell: str, threads: int) -> tuple[dict[str, float], float]:
@@ -119,17 +105,17 @@ def profile(cell: str, threads: int) -> tuple[dict[str, float], float]:
 
     import seqmem
     from seqmem import training
-    from seqmem.cells import CELLS
     from seqmem.record import Recorder
     from seqmem.trace import Trace
 
     spent: dict[str, float] = defaultdict(float)
     with (
         tempfile.TemporaryDirectory() as folder,
-        recurrence_timed(CELLS[cell], spent),
+        recurrence_timed(spent),
         timed(training, "update", spent, "the rest of the updates"),
         timed(training, "_training_batch", spent, "data"),
         timed(training, "evaluate", spent, "evaluation"),
+        timed(training, "score", spent, "evaluation"),
         timed(Trace, "measure", spent, "traces"),
         timed(Recorder, "traced", spent, "traces"),
         timed(Recorder, "logged", spent, "log"),
@@ -140,7 +126,7 @@ def profile(cell: str, threads: int) -> tuple[dict[str, float], float]:
         seqmem.train(cell=cell, task="pronoun", seq_len=50, threads=threads, outputs=folder, quiet=True)
         seconds = time.perf_counter() - start
     spent["everything else"] = seconds - sum(spent.values())
-    products = Products(Configuration(cell, 50, BATCH, HIDDEN))
+    products = Products(Configuration(cell, 50, BATCH, HIDDEN), dense=False)
     products.prepare()
     products.step()
     floor = statistics.median(products_turn(products)(10)[0] / 10 for _ in range(7))

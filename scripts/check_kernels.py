@@ -96,7 +96,7 @@ def suite(compiler: str, copy: Path, sanitized: bool = False) -> str:
         flags, runtime = address_sanitizer(compiler)
         env["SEQMEM_CXXFLAGS"] = " ".join((*SANITIZED, *flags))
         (copy / "guarded.py").write_text(GUARDED)
-        options = ["tests/test_kernels.py", "-p", "guarded", "-k", f"not ({OF_MEMORY})"]
+        options = ["tests/test_kernels.py", "-p", "guarded", "-p", "no:faulthandler", "-k", f"not ({OF_MEMORY})"]
     else:
         env.pop("SEQMEM_CXXFLAGS", None)
     built = run([sys.executable, "-m", "seqmem.kernels.build"], copy, env)

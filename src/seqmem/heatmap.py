@@ -50,7 +50,7 @@ def colours(log10_norms: Float[ndarray, "*shape"]) -> UInt8[ndarray, "*shape 3"]
 
 def visible(traces: int) -> Int[ndarray, " R"]:
     """Which of so many traces a picture shows: as many as it has lines of pixels, or all of them."""
-    return np.unique(_rows(traces))
+    return np.flatnonzero(np.bincount(_rows(traces)))  # np.unique would import half of numpy
 
 
 def _rows(traces: int) -> Int[ndarray, " lines"]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from hashlib import blake2b
+from hashlib import blake2b, shake_256
 
 import numpy as np
 import torch
@@ -23,10 +23,10 @@ def generator(seed: int, stream: str, index: int = 0) -> torch.Generator:
 
 def _seeded(rng: torch.Generator, seed: int) -> torch.Generator:
     """``manual_seed`` listens to the lowest 32 bits alone, so some in 100,000 batches would be twins. Instead all 624
-    words of the Mersenne twister are drawn (O'Neill's seed sequence) and written where ``get_state`` shows them."""
+    words of the Mersenne twister are drawn (by SHAKE-256) and written where ``get_state`` shows them."""
     rng.manual_seed(0)
     state = rng.get_state()
-    words = np.random.SeedSequence(seed).generate_state(624)
+    words = np.frombuffer(shake_256(seed.to_bytes(16)).digest(4 * 624), dtype="<u4").astype(np.uint64)
     words[0] |= 0x80000000  # of the first word the twister uses this bit alone, and all may not be zero
     state.numpy()[24 : 24 + 8 * 624].view(np.uint64)[:] = words
     rng.set_state(state)
