@@ -19,6 +19,7 @@ from bench_kernels import (
     MEMORY_LIMIT,
     RESULTS,
     ROOT,
+    VOCABULARY,
     Configuration,
     Measured,
     Summary,
@@ -185,8 +186,8 @@ def detail(found: list[Measured], cell: str) -> str:
         seconds = {side: measured.sides[side]["cpu"] if side in measured.sides else None for side in
                    ("floor", "native", "nn", "loop", "jax")}  # fmt: skip
         other = two.get(c)
-        # Six products of 2 T B G H (D or H) operations each: three with the inputs, three with the hidden state.
-        operations = 6e-9 * c.seq_len * c.batch_size * GATES[cell] * c.hidden_size * (INPUT_SIZE + c.hidden_size)
+        # Three products of 2 T B G H H operations each; those with the vectors of the vocabulary are next to nothing.
+        operations = 6e-9 * c.seq_len * c.batch_size * GATES[cell] * c.hidden_size * c.hidden_size
         speed = operations / seconds["native"] if seconds["native"] is not None else None
         rows.append(
             [
@@ -230,19 +231,23 @@ def kernels_part(stored: dict[str, Any]) -> tuple[str, list[str]]:
 
 `scripts/bench kernels` on: {described(stored["machine"])}
 
-One layer of `rnn`, `lstm` and `gru`, 32 input features, float32; T timesteps, B sequences, H hidden units. A step is
-the forward and the backward pass of `sum(outputs * random)` with the gradients of all weights and of the inputs. Lower
-is better. Geometric means over all sizes, and the worst of them in brackets:
+One layer of `rnn`, `lstm` and `gru`, float32; T timesteps, B sequences, H hidden units. The inputs are tokens, as in
+most tasks, of a vocabulary of {VOCABULARY}, each a learned vector of {INPUT_SIZE} numbers. A step is the forward and
+the backward pass of `sum(outputs * random)` with the gradients of all weights and of the vectors. Lower is better.
+Geometric means over all sizes, and the worst of them in brackets:
 
 {table(["ratio of seconds", "cell", "mean (worst)", "limit", "kept"], map(promise, every))}
 
 ![time of a pass, in multiples of its matrix products alone](performance.svg)
 
+The sum itself takes as long as a good part of the rnn's native pass; *without the sum* it is left out on both sides.
+
 - **native** is `kernel=native`, **nn** torch.nn's layer as it comes, **loop** a Python loop over the cell's `step` that
   keeps the gradient of every hidden state, **jax** a jitted `lax.scan` with `value_and_grad`, compiled beforehand, its
   input product taken out of the scan.{jax}
 - **products** (*floor*) are the matrix products that no implementation can avoid, into memory that is there already:
-  over the whole sequence X W, dX, dW and dU, and timestep by timestep h U and the gradient that goes back through it.
+  over the vocabulary X W, dX and dW, over the whole sequence dU, and timestep by timestep h U and the gradient that
+  goes back through it.
   They are torch's, by its BLAS, one call after another, Python's part of the calls subtracted. A kernel that multiplies
   and goes on while the numbers are still in the cache can be faster: then a ratio is below 1. What is held against them
   is without the time of the sum, which is no part of a layer: the native kernel is timed once more with the gradient of
@@ -256,13 +261,35 @@ is better. Geometric means over all sizes, and the worst of them in brackets:
 {chr(10).join(detail(found, cell) + chr(10) for cell in GATES)}
 Milliseconds a step on one thread (CPU time). *Second thread*: how many times as fast the native kernel is with it.
 
-### Memory
+{dense_part()}### Memory
 
 GB that a process takes at most, Python and torch included, for one step:
 
 {memory_table(stored["memory"])}
 """
     return text, missed
+
+
+def dense_part() -> str:
+    """What `scripts/bench kernels --dense` found, if it has been run; in short."""
+    path = RESULTS / "kernels-dense.json"
+    if not path.exists():
+        return ""
+    stored = json.loads(path.read_text())
+    found = [
+        Measured(Configuration(**case["configuration"]), case["threads"], case["sides"])
+        for case in stored["measured"]
+        if case["threads"] == 1
+    ]
+    rows = [row[:3] for row in map(promise, summaries(found))]
+    return f"""### Real numbers for inputs
+
+`scripts/bench kernels --dense`: {INPUT_SIZE} real numbers at each timestep instead of tokens, with their gradient, on
+one thread. Three more products over the whole sequence, for everybody, leave less to be won:
+
+{table(["ratio of seconds", "cell", "mean (worst)"], rows)}
+
+"""
 
 
 def training_part(stored: dict[str, Any]) -> tuple[str, list[str]]:

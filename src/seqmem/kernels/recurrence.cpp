@@ -89,15 +89,18 @@ constexpr long CHUNK = 16;              // sequences
 constexpr long LARGE_SUMS = 1 << 19;    // bytes
 constexpr long BLOCK_ROWS = 128;        // gradient rows before the weights take their share
 
+// V: vectors in registers, and on the stack as a vector wants to lie. Anywhere: the same, wherever arrays begin.
 template <class T> struct Simd;
 template <> struct Simd<float> {
-  typedef float V __attribute__((vector_size(VECTOR_BYTES), aligned(4), may_alias));
-  typedef uint32_t I __attribute__((vector_size(VECTOR_BYTES), aligned(4), may_alias));
+  typedef float V __attribute__((vector_size(VECTOR_BYTES)));
+  typedef uint32_t I __attribute__((vector_size(VECTOR_BYTES)));
+  typedef float Anywhere __attribute__((vector_size(VECTOR_BYTES), aligned(4), may_alias));
   static constexpr long L = VECTOR_BYTES / 4;
 };
 template <> struct Simd<double> {
-  typedef double V __attribute__((vector_size(VECTOR_BYTES), aligned(8), may_alias));
-  typedef uint64_t I __attribute__((vector_size(VECTOR_BYTES), aligned(8), may_alias));
+  typedef double V __attribute__((vector_size(VECTOR_BYTES)));
+  typedef uint64_t I __attribute__((vector_size(VECTOR_BYTES)));
+  typedef double Anywhere __attribute__((vector_size(VECTOR_BYTES), aligned(8), may_alias));
   static constexpr long L = VECTOR_BYTES / 8;
 };
 INLINE Simd<double>::V reciprocal(Simd<double>::V d) { return 1.0 / d; }
@@ -114,8 +117,8 @@ INLINE Simd<float>::V reciprocal(Simd<float>::V d) {
 #define V typename Simd<T>::V
 #define LANES Simd<T>::L
 
-template <class T> INLINE V load(const T* p) { return *(const V*)p; }
-template <class T> INLINE void store(T* p, V v) { *(V*)p = v; }
+template <class T> INLINE V load(const T* p) { return *(const typename Simd<T>::Anywhere*)p; }
+template <class T> INLINE void store(T* p, V v) { *(typename Simd<T>::Anywhere*)p = v; }
 // Written out, so that it becomes one load to all lanes; `V{} + value` would take an addition, and the port of one.
 template <int N> struct Splat;
 template <> struct Splat<2> { template <class W, class T> INLINE_MEMBER W of(T v) { return W{v, v}; } };
@@ -369,7 +372,7 @@ template <class T, int MR, int NV> INLINE void rnn_tile(const Forward<T>& f, lon
   V sums[MR][NV];
   UNROLL for (int m = 0; m < MR; m++) UNROLL for (int j = 0; j < NV; j++)
     sums[m][j] = load<T>(f.base[row + m] + (p + j) * LANES);
-  multiply<T, MR, NV, NV, 0>(sums, f.x + row * f.features, s.D, f.features, f.input + p * LANES * s.D);
+  multiply<T, MR, NV, NV, 0>(sums, f.x + row * f.features, f.features, f.features, f.input + p * LANES * s.D);
   multiply<T, MR, NV, NV, 0>(sums, f.h + row * s.H, s.H, s.H, f.hidden + p * LANES * s.H);
   UNROLL for (int m = 0; m < MR; m++) UNROLL for (int j = 0; j < NV; j++) {
     V x = sums[m][j];
@@ -391,7 +394,7 @@ template <class T, int MR> NOINLINE void lstm(const Forward<T>& f, long row, lon
   V sums[MR][4];
   UNROLL for (int m = 0; m < MR; m++) UNROLL for (int j = 0; j < 4; j++)
     sums[m][j] = load<T>(f.base[row + m] + (p * 4 + j) * LANES);
-  multiply<T, MR, 4, 4, 0>(sums, f.x + row * f.features, s.D, f.features, f.input + p * 4 * LANES * s.D);
+  multiply<T, MR, 4, 4, 0>(sums, f.x + row * f.features, f.features, f.features, f.input + p * 4 * LANES * s.D);
   multiply<T, MR, 4, 4, 0>(sums, f.h + row * s.H, s.H, s.H, f.hidden + p * 4 * LANES * s.H);
   long n = s.H - p * LANES;
   UNROLL for (int m = 0; m < MR; m++) {
@@ -411,7 +414,7 @@ template <class T, int MR> NOINLINE void gru(const Forward<T>& f, long row, long
   V sums[MR][4];  // q r z n
   UNROLL for (int m = 0; m < MR; m++) UNROLL for (int j = 0; j < 4; j++)
     sums[m][j] = j ? load<T>(f.base[row + m] + (p * 3 + j - 1) * LANES) : V{};
-  multiply<T, MR, 4, 3, 1>(sums, f.x + row * f.features, s.D, f.features, f.input + p * 3 * LANES * s.D);
+  multiply<T, MR, 4, 3, 1>(sums, f.x + row * f.features, f.features, f.features, f.input + p * 3 * LANES * s.D);
   multiply<T, MR, 4, 3, 0>(sums, f.h + row * s.H, s.H, s.H, f.hidden + p * 3 * LANES * s.H);
   long units = s.H - p * LANES;
   UNROLL for (int m = 0; m < MR; m++) {
@@ -432,7 +435,7 @@ template <class T, int MR> NOINLINE void cho_gates(const Forward<T>& f, long row
   V sums[MR][2];
   UNROLL for (int m = 0; m < MR; m++) UNROLL for (int j = 0; j < 2; j++)
     sums[m][j] = load<T>(f.base[row + m] + (p * 2 + j) * LANES);
-  multiply<T, MR, 2, 2, 0>(sums, f.x + row * f.features, s.D, f.features, f.input + p * 2 * LANES * s.D);
+  multiply<T, MR, 2, 2, 0>(sums, f.x + row * f.features, f.features, f.features, f.input + p * 2 * LANES * s.D);
   multiply<T, MR, 2, 2, 0>(sums, f.h + row * s.H, s.H, s.H, f.hidden + p * 2 * LANES * s.H);
   UNROLL for (int m = 0; m < MR; m++) {
     V r = sigmoid<T>(sums[m][0]), z = sigmoid<T>(sums[m][1]);
@@ -447,7 +450,7 @@ template <class T, int MR> NOINLINE void cho_candidate(const Forward<T>& f, long
   long before = 2 * s.P + p;  // vectors of bias, W and U that belong to the gates and to earlier units
   V sums[MR][1];
   UNROLL for (int m = 0; m < MR; m++) sums[m][0] = load<T>(f.base[row + m] + before * LANES);
-  multiply<T, MR, 1, 1, 0>(sums, f.x + row * f.features, s.D, f.features, f.input + before * LANES * s.D);
+  multiply<T, MR, 1, 1, 0>(sums, f.x + row * f.features, f.features, f.features, f.input + before * LANES * s.D);
   multiply<T, MR, 1, 1, 0>(sums, f.gated + row * s.Hp, s.Hp, s.H, f.hidden + before * LANES * s.H);
   long units = s.H - p * LANES;
   UNROLL for (int m = 0; m < MR; m++) {
