@@ -110,10 +110,10 @@ class Disagreement(RuntimeError):
 
 def native_kernels() -> None:
     """Raises NoKernels where there are none."""
-    from seqmem.kernels import library
+    from seqmem.kernels import loading
 
-    found = library.load()
-    if isinstance(found, library.Unavailable):
+    found = loading.load()
+    if isinstance(found, loading.Unavailable):
         raise NoKernels(f"no native kernels: {found.reason}")
 
 
@@ -711,14 +711,14 @@ def machine() -> dict[str, Any]:
         kind, level = ((index / name).read_text().strip() for name in ("type", "level"))
         if kind != "Instruction":
             caches.append(f"L{level} {(index / 'size').read_text().strip()}")
-    from seqmem.kernels import library
+    from seqmem.kernels import loading
 
     return {
         "processor": names[0] if names else platform.processor(),
         "cores": os.cpu_count(),
         "caches": ", ".join(caches),
         "instruction set": torch.backends.cpu.get_cpu_capability(),
-        "kernels": library.describe(),
+        "kernels": loading.describe(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from seqmem.kernels.build import FLAGS, VARIANTS, variants
-from seqmem.kernels.library import Unavailable, load
+from seqmem.kernels.loading import Unavailable, load
 
 ROOT = Path(__file__).resolve().parents[1]
 COMPILERS = ("g++", "clang++")

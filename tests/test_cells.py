@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from seqmem.cells import CELLS, GRU, LSTM, RNN, Cell, Stack, State, steps
-from seqmem.kernels.library import Library, load
+from seqmem.kernels.loading import Library, load
 from seqmem.randomness import ambient
 
 CONF = Path(__file__).parents[1] / "conf" / "cell"

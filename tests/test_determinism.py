@@ -13,10 +13,10 @@ import torch
 from hydra import compose
 
 from commandline import TINY, Said, assert_same_numbers, in_a_process, only_run, rows
+from compilers import needs_kernels
 from seqmem.cells import CELLS
 from seqmem.cli.config import NO_PART_OF_IDENTITY, RunConfig, from_mapping, own_hydra
 from seqmem.cli.train import run_path
-from seqmem.kernels.library import Library, load
 from seqmem.optimizers import OPTIMIZERS
 from seqmem.tasks import TASKS
 
@@ -48,12 +48,11 @@ def test_same_bits_everywhere(tmp_path: Path, typed: Callable[..., Said], monkey
         assert_same_numbers(other, first)
 
 
+@needs_kernels
 @pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
 def test_native_kernels_give_the_same_bits_on_any_number_of_threads(
     cell: str, tmp_path: Path, typed: Callable[..., Said], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if not isinstance(load(), Library):
-        pytest.skip("no native kernels here: python -m seqmem.kernels.build says why")
     from seqmem.kernels import functions
 
     monkeypatch.setattr(functions, "_OPERATIONS_PER_THREAD", 0)  # or so little work would stay on one thread

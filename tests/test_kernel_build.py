@@ -17,18 +17,17 @@ import torch
 from hydra import compose
 
 from commandline import OWN_CELLS, TINY, environment, in_a_process, only_run
+from compilers import COMPILERS, needs_compiler
 from seqmem.cli import listing
 from seqmem.cli.build import Backend
 from seqmem.cli.build import build as configured
 from seqmem.cli.config import ConfigError, from_mapping, own_hydra, register
 from seqmem.kernels import build as builder
-from seqmem.kernels import library
+from seqmem.kernels import loading
 from seqmem.kernels.build import BuildError, build, compile_objects, link, source_hash, variants
-from seqmem.kernels.library import Library, Unavailable
+from seqmem.kernels.loading import Library, Unavailable
 
-FOUND = [path for name in ("g++", "clang++") if (path := shutil.which(name)) is not None] or ["c++"]
-loaded = library.load.__wrapped__  # the tests of kernels in this process keep theirs
-needs_compiler = pytest.mark.usefixtures("compiler")
+loaded = loading.load.__wrapped__  # the tests of kernels in this process keep theirs
 
 # Small and quick to compile, with what the real one has: a function for each type, and templates behind them.
 KERNEL = """\
@@ -46,15 +45,12 @@ API void NAMED(add_f64, SEQMEM_ISA)(double* out, const double* in, long n, doubl
 
 
 @pytest.fixture
-def compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tests' own choice: the first that there is."""
+def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """To be compiled by the first compiler that there is, whatever the environment asks for."""
     monkeypatch.delenv("SEQMEM_CXXFLAGS", raising=False)
     monkeypatch.delenv("SEQMEM_ISA", raising=False)
-    monkeypatch.setenv("CXX", FOUND[0])
-
-
-@pytest.fixture
-def sources(tmp_path: Path) -> Path:
+    if COMPILERS:
+        monkeypatch.setenv("CXX", COMPILERS[0])
     folder = tmp_path / "kernels"
     folder.mkdir()
     (folder / "recurrence.cpp").write_text(KERNEL)
@@ -62,11 +58,10 @@ def sources(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("path", FOUND, ids=[Path(path).name for path in FOUND])
+@pytest.mark.parametrize("path", COMPILERS, ids=[Path(path).name for path in COMPILERS])
 def test_every_compiler_there_is(path: str, sources: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What it makes computes, for both types and each instruction set of this machine."""
     monkeypatch.setenv("CXX", path)
-    monkeypatch.delenv("SEQMEM_ISA", raising=False)
     assert build(sources) == sources / builder.LIBRARY
     assert {file.name for file in sources.iterdir()} == {"recurrence.cpp", "dispatch.cpp", builder.LIBRARY}
     found = loaded(sources)
@@ -183,20 +178,20 @@ def test_the_instruction_set_can_be_chosen(sources: Path, monkeypatch: pytest.Mo
     build(sources)
     best = loaded(sources)
     assert isinstance(best, Library)
-    assert library.load(sources) is library.load(sources)
+    assert loading.load(sources) is loading.load(sources)
     for isa in best.isas:
         monkeypatch.setenv("SEQMEM_ISA", isa)
         found = loaded(sources)
         assert isinstance(found, Library)
         assert (found.isa, found.isas) == (isa, best.isas)
-        monkeypatch.setattr(library, "load", lambda found=found: found)
-        assert library.describe() == f"native ({isa})"
+        monkeypatch.setattr(loading, "load", lambda found=found: found)
+        assert loading.describe() == f"native ({isa})"
     monkeypatch.setenv("SEQMEM_ISA", "mmx")
     choices = ", ".join(best.isas)
     with pytest.raises(ValueError, match=f"^SEQMEM_ISA=mmx: this machine has native kernels for {choices}$"):
         loaded(sources)
-    monkeypatch.setattr(library, "load", lambda: Unavailable("for a reason"))
-    assert library.describe() == "torch (no native kernels: for a reason)"
+    monkeypatch.setattr(loading, "load", lambda: Unavailable("for a reason"))
+    assert loading.describe() == "torch (no native kernels: for a reason)"
 
 
 def symbols(path: Path, *options: str) -> list[tuple[str, str]]:
@@ -211,10 +206,11 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("real")
     with pytest.MonkeyPatch.context() as changed:
         changed.setenv("SEQMEM_CXXFLAGS", "-O0")
-        link([FOUND[0]], compile_objects([FOUND[0]], builder.HERE, folder), folder / builder.LIBRARY)
+        link([COMPILERS[0]], compile_objects([COMPILERS[0]], builder.HERE, folder), folder / builder.LIBRARY)
     return folder
 
 
+@needs_compiler
 def test_the_library_stands_alone(real: Path) -> None:
     """It needs nothing of torch, Python or the C++ library, and shows nothing but its own names."""
     shared = symbols(real / builder.LIBRARY, "-D")
@@ -233,6 +229,7 @@ def test_the_library_stands_alone(real: Path) -> None:
         assert double == {name.replace("_f32_", "_f64_") for name in names}
 
 
+@needs_compiler
 def test_instruction_sets_share_no_code(real: Path) -> None:
     """A function that two variants define under one name is merged by the linker, perhaps to the one that this
     processor cannot run. So whatever a variant defines for others to see carries the name of its instruction set."""
@@ -248,13 +245,13 @@ def test_that_check_would_see_it(sources: Path, tmp_path: Path) -> None:
     """An inline function outside any unnamed namespace is just such a symbol."""
     shared = "template <class T> T twice(T x) { return x + x; }\ntemplate float twice(float);\n"
     (sources / "recurrence.cpp").write_text(KERNEL + shared)
-    for path in compile_objects([FOUND[0]], sources, tmp_path):
+    for path in compile_objects([COMPILERS[0]], sources, tmp_path):
         weak = [name for letter, name in symbols(path) if letter in "WVu"]
         assert bool(weak) == (path.name != "dispatch.o")
 
 
 def test_importing_needs_neither_torch_nor_a_compiler(tmp_path: Path) -> None:
-    code = "import sys, seqmem.kernels.library as found; found.load(); assert 'torch' not in sys.modules"
+    code = "import sys, seqmem.kernels.loading as found; found.load(); assert 'torch' not in sys.modules"
     env = environment(PATH=str(tmp_path), CXX="/nonexistent")
     subprocess.run([sys.executable, "-c", code], env=env, check=True)
 
@@ -293,14 +290,14 @@ def test_everything_works_without_them(elsewhere: Path, tmp_path: Path) -> None:
 
 
 def test_the_list_says_what_there_is(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(library, "load", lambda: Unavailable("for a reason"))
+    monkeypatch.setattr(loading, "load", lambda: Unavailable("for a reason"))
     assert listing.main([]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "kernels  torch (no native kernels: for a reason)"
 
     def refused() -> None:
         raise ValueError("SEQMEM_ISA=mmx: it is not there")
 
-    monkeypatch.setattr(library, "load", refused)
+    monkeypatch.setattr(loading, "load", refused)
     assert listing.main([]) == 1
     assert capsys.readouterr().err == "seqmem list: SEQMEM_ISA=mmx: it is not there\n"
 

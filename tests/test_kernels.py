@@ -17,17 +17,17 @@ import pytest
 import torch
 from torch import Tensor
 
+from compilers import needs_kernels
 from seqmem.cells import GRU, LSTM, RNN, Cell, FusedCell, State, steps, use_kernel
 from seqmem.kernels import functions
 from seqmem.kernels.build import BuildError, find_compiler
 from seqmem.kernels.functions import KINDS, linear_recurrence, recurrence
-from seqmem.kernels.library import Library, load
+from seqmem.kernels.loading import Library, load
 from seqmem.kernels.memory import Memory
 from seqmem.randomness import ambient
 
 built = load()
 ISAS = built.isas if isinstance(built, Library) else ()
-native = pytest.mark.skipif(not ISAS, reason="no native kernels here: python -m seqmem.kernels.build says why")
 
 MAKERS: dict[str, Callable[[int, int], FusedCell]] = {
     "rnn tanh": lambda d, h: RNN(d, h),
@@ -87,7 +87,7 @@ def test_every_kind_has_a_maker() -> None:
     assert set(MAKERS) == set(KINDS)
 
 
-@native
+@needs_kernels
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 2e-5)], ids=["f64", "f32"])
@@ -105,7 +105,7 @@ def test_a_kernel_is_its_step_in_values_states_and_all_gradients(
         assert all(value.abs().sum() > 0 for value in found)
 
 
-@native
+@needs_kernels
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("batch", [1, 16, 40, 70])
 def test_the_bits_depend_neither_on_threads_nor_on_where_a_sequence_is_cut(
@@ -126,7 +126,7 @@ def test_the_bits_depend_neither_on_threads_nor_on_where_a_sequence_is_cut(
     assert same(everything(cell, xs, state), whole), isa
 
 
-@native
+@needs_kernels
 def test_flushing_denormals_holds_on_every_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(functions, "_OPERATIONS_PER_THREAD", 0)
     cell, xs, state = make("rnn tanh", (60, 64, 4, 16), torch.float32)
@@ -148,7 +148,7 @@ def test_flushing_denormals_holds_on_every_thread(monkeypatch: pytest.MonkeyPatc
     assert not gradients[True].any()
 
 
-@native
+@needs_kernels
 @pytest.mark.parametrize("kind", KINDS)
 def test_taps_are_the_gradients_by_every_state(isa: str, kind: str) -> None:
     cell, xs, state = make(kind, (12, 5, 3, 20), torch.float64)
@@ -174,7 +174,7 @@ def test_taps_are_the_gradients_by_every_state(isa: str, kind: str) -> None:
         torch.testing.assert_close(gradient, expected, rtol=1e-11, atol=1e-12)
 
 
-@native
+@needs_kernels
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 2e-5)], ids=["f64", "f32"])
 def test_tokens_that_are_looked_up_are_tokens_that_are_multiplied(
@@ -200,7 +200,7 @@ def test_tokens_that_are_looked_up_are_tokens_that_are_multiplied(
         assert (a - b).abs().max() <= tolerance * max(1.0, float(b.abs().max())), isa
 
 
-@native
+@needs_kernels
 def test_a_token_outside_its_vocabulary_is_refused() -> None:
     cell, _, state = make("lstm", (9, 20, 5, 8), torch.float32)
     vectors = torch.randn(7, 5, generator=torch.Generator().manual_seed(0))
@@ -249,7 +249,7 @@ def unchecked(function: Callable[..., object]) -> Callable[..., object]:
     return inspect.unwrap(function)
 
 
-@native
+@needs_kernels
 def test_an_empty_batch_is_an_empty_answer() -> None:
     cell, xs, state = make("gru torch", (4, 3, 2, 5), torch.float32)
     use_kernel(cell, "native")
@@ -258,7 +258,7 @@ def test_an_empty_batch_is_an_empty_answer() -> None:
     assert final["hidden"].shape == (0, 5)
 
 
-@native
+@needs_kernels
 def test_a_second_derivative_is_refused_in_words() -> None:
     cell, xs, state = make("lstm", (4, 3, 2, 5), torch.float64)
     use_kernel(cell, "native")
@@ -274,7 +274,7 @@ def test_a_second_derivative_is_refused_in_words() -> None:
     assert torch.autograd.grad(first.sum(), xs)[0].abs().sum() > 0
 
 
-@native
+@needs_kernels
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_graph_may_be_gone_through_twice_and_another_one_in_between(kind: str) -> None:
     cell, xs, state = make(kind, (9, 6, 3, 18), torch.float32)
@@ -288,7 +288,7 @@ def test_a_graph_may_be_gone_through_twice_and_another_one_in_between(kind: str)
     assert same(list(first), list(second))
 
 
-@native
+@needs_kernels
 @pytest.mark.parametrize("which", [0, 1], ids=["sigmoid", "tanh"])
 @pytest.mark.parametrize(("dtype", "ulps"), [(torch.float32, 4), (torch.float64, 4)], ids=["f32", "f64"])
 def test_nonlinearities_are_within_a_few_units_in_the_last_place(
@@ -307,7 +307,7 @@ def test_nonlinearities_are_within_a_few_units_in_the_last_place(
     assert float((error / unit).max()) <= ulps, isa
 
 
-@native
+@needs_kernels
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["f32", "f64"])
 def test_nonlinearities_at_the_ends(isa: str, dtype: torch.dtype) -> None:
     inf, nan = float("inf"), float("nan")
@@ -331,7 +331,7 @@ def nonlinearity(isa: str, which: int, x: Tensor) -> Tensor:
     return y
 
 
-@native
+@needs_kernels
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_nan_is_not_lost(kind: str) -> None:
     cell, xs, state = make(kind, (5, 4, 3, 20), torch.float32)
@@ -343,7 +343,7 @@ def test_a_nan_is_not_lost(kind: str) -> None:
     assert outputs[:, [0, 2, 3]].isfinite().all()
 
 
-@native
+@needs_kernels
 def test_inputs_may_lie_anywhere_in_memory() -> None:
     cell, xs, state = make("lstm", (6, 4, 3, 8), torch.float64)
     use_kernel(cell, "native")
@@ -359,7 +359,7 @@ def test_inputs_may_lie_anywhere_in_memory() -> None:
     assert same(everything(cell, xs, state)[:3], expected[:3])
 
 
-@native
+@needs_kernels
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_is_kept_where_no_gradient_is_wanted(kind: str) -> None:
     cell, xs, state = make(kind, (6, 20, 3, 8), torch.float32)
@@ -371,7 +371,7 @@ def test_nothing_is_kept_where_no_gradient_is_wanted(kind: str) -> None:
     assert outputs.grad_fn is None
 
 
-@native
+@needs_kernels
 def test_memory_is_used_again_but_never_while_it_is_in_use() -> None:
     memory = Memory()
     first = memory.take(1000, torch.float32)
@@ -392,7 +392,7 @@ def test_memory_is_used_again_but_never_while_it_is_in_use() -> None:
     assert pickle.loads(pickle.dumps(memory))._free == []
 
 
-@native
+@needs_kernels
 def test_cells_are_copied_and_pickled_without_their_memory() -> None:
     cell, xs, state = make("lstm", (6, 20, 3, 8), torch.float32)
     use_kernel(cell, "native", 2)
@@ -403,7 +403,7 @@ def test_cells_are_copied_and_pickled_without_their_memory() -> None:
     assert set(cell.state_dict()) == {f"fused.{name}_l0" for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")}
 
 
-@native
+@needs_kernels
 def test_a_second_call_takes_no_new_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     from seqmem.kernels import memory
 
@@ -420,7 +420,7 @@ def test_a_second_call_takes_no_new_memory(monkeypatch: pytest.MonkeyPatch) -> N
     assert len(made) == once
 
 
-@native
+@needs_kernels
 def test_ctrl_c_ends_a_long_call_before_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(functions, "_OPERATIONS_PER_CALL", 1e7)
     run, ran = functions._Job.run, []
@@ -456,7 +456,7 @@ def alarmed() -> Iterator[list[int]]:
     signal.signal(signal.SIGUSR1, before)
 
 
-@native
+@needs_kernels
 def test_signals_are_handled_while_a_long_sequence_is_read(alarmed: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     """Not afterwards: the handler runs between two calls of the kernels, whichever thread the signal was sent to."""
     monkeypatch.setattr(functions, "_OPERATIONS_PER_CALL", 1e7)
@@ -485,7 +485,7 @@ def digest(values: list[Tensor]) -> str:
     return hashlib.sha256(b"".join(value.numpy().tobytes() for value in values)).hexdigest()
 
 
-@native
+@needs_kernels
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_kernels_work_on_after_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(functions, "_OPERATIONS_PER_THREAD", 0)
@@ -501,7 +501,7 @@ def test_kernels_work_on_after_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
     assert answer.get() == expected
 
 
-@native
+@needs_kernels
 def test_python_threads_may_share_a_cell(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(functions, "_OPERATIONS_PER_THREAD", 0)
     cell, xs, state = make("gru cho", (30, 40, 5, 24), torch.float32)
@@ -533,7 +533,7 @@ def test_what_kernels_do_not_take_goes_to_torch_or_is_refused() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_without_kernels_everything_goes_on(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from seqmem.kernels.library import Unavailable
+    from seqmem.kernels.loading import Unavailable
 
     cell, xs, state = make(kind, (8, 3, 2, 5), torch.float64)
     use_kernel(cell, "step")
@@ -557,7 +557,7 @@ def by_loop(a: Tensor, b: Tensor, start: Tensor) -> Tensor:
     return torch.stack(hs)
 
 
-@native
+@needs_kernels
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-13), (torch.float32, 1e-5)], ids=["f64", "f32"])
 @pytest.mark.parametrize("cut", [4e9, 1], ids=["whole", "cut"])
 def test_linear_recurrence_is_its_loop(
@@ -577,7 +577,7 @@ def test_linear_recurrence_is_its_loop(
     assert isa in ISAS
 
 
-@native
+@needs_kernels
 def test_linear_recurrence_in_closed_form() -> None:
     """Constant a and b: h_t = a^t h_0 + b (1 - a^t) / (1 - a); dh_T / dh_0 = a^T."""
     a = torch.full((50, 1), 0.9, dtype=torch.float64)

@@ -16,7 +16,7 @@ from torch import nn, optim
 
 from ..cells import CELLS, Cell
 from ..cells.fused import FusedCell, use_kernel
-from ..kernels.library import Library, Unavailable, load
+from ..kernels.loading import Library, Unavailable, load
 from ..model import SequenceModel, hidden_size_for, parameter_count, trainable
 from ..optimizers import OPTIMIZERS
 from ..randomness import ambient

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.text import Text
 
-from ..kernels import library
+from ..kernels import loading
 from .arguments import Parser
 from .config import usable_cores
 from .show import score_text
@@ -50,7 +50,7 @@ def main(args: list[str]) -> int:
             say(console, *_section([f"{group}s", *titles], rows, console), Text())
     say(console, Text.assemble(("compute  ", "bold"), compute()))
     try:
-        say(console, Text.assemble(("kernels  ", "bold"), library.describe()))
+        say(console, Text.assemble(("kernels  ", "bold"), loading.describe()))
     except ValueError as error:  # of what the environment asks for
         problems.append(str(error))
     for problem in problems:

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .library import Library, load
+from .loading import Library, load
 from .memory import Memory
 
 KINDS = ("rnn tanh", "rnn relu", "lstm", "gru torch", "gru cho")
@@ -161,7 +161,7 @@ class _Job:
     lookup: bool
     cut: int
     dtype: torch.dtype
-    library: Library
+    loaded: Library
 
     def call(self, steps: int, **arrays: Tensor | int | None) -> _Call:
         _, *rest = self.sizes
@@ -169,12 +169,12 @@ class _Job:
         return _Call(self.kind, steps, *rest, self.threads, self.lookup, **pointers)
 
     def function(self, name: str) -> Any:
-        return self.library.function(f"seqmem_{name}", _SUFFIX[self.dtype])
+        return self.loaded.function(f"seqmem_{name}", _SUFFIX[self.dtype])
 
     def numbers(self, steps: int) -> tuple[int, int, int]:
         """How many numbers (packed weights, what is saved for the backward pass, sums of gradients) take."""
         _, *rest = self.sizes
-        return _numbers(self.library, _SUFFIX[self.dtype], self.kind, self.lookup, steps, *rest)
+        return _numbers(self.loaded, _SUFFIX[self.dtype], self.kind, self.lookup, steps, *rest)
 
     def pieces(self) -> list[tuple[int, int]]:
         steps = self.sizes[0]
