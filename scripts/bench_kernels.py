@@ -1,14 +1,13 @@
 """How fast the native kernels are. Run it with scripts/bench kernels [--quick].
 
-One step is the forward and the backward pass of sum(outputs * random), one layer, float32, over tokens, as most tasks
-have them, each a learned vector of 32 numbers: with the gradient of every weight and of the vectors. --dense reads
-vectors of 32 real numbers instead, with their gradient. Side by side, in turns, on pinned cores, with denormals flushed
-for all:
+One step is the forward and the backward pass of one layer, float32, over tokens, as most tasks have them, each a
+learned vector of 32 numbers: from a given gradient of its outputs to the gradient of every weight and of the vectors.
+--dense reads vectors of 32 real numbers instead, with their gradient. Side by side, in turns, on pinned cores, with
+denormals flushed for all:
 
     native      the cell with kernel=native
     nn          torch.nn's layer, as it comes
     loop        a Python loop over the cell's step that keeps the gradient of every hidden state
-    bare        native without the sum, which is no part of a layer: its gradient is given
     floor       the matrix products that no implementation can avoid, by torch's BLAS, and nothing else
     jax         a jitted lax.scan, where JAX is installed
 
@@ -84,17 +83,12 @@ class Measured:
     threads: int
     sides: dict[str, Timing]
 
-    def ratio(self, above: str, below: str, *, without_sum: bool = False) -> float | None:
-        """Of seconds; None where a side was not measured. What is held against the floor is without the sum."""
+    def ratio(self, above: str, below: str) -> float | None:
+        """Of seconds; None where a side was not measured."""
         if above not in self.sides or below not in self.sides:
             return None
         clock = "cpu" if self.threads == 1 else "wall"
-        summing = self.sides["native"][clock] - self.sides["bare"][clock] if "bare" in self.sides else 0.0
-        if below == "floor":
-            less, less_below = (0.0 if above == "jax" else summing), 0.0  # JAX fuses it
-        else:
-            less = less_below = summing if without_sum else 0.0
-        return (self.sides[above][clock] - less) / (self.sides[below][clock] - less_below)
+        return self.sides[above][clock] / self.sides[below][clock]
 
 
 class NoKernels(RuntimeError):
@@ -120,7 +114,7 @@ def native_kernels() -> None:
 class Problem:
     """One configuration: its inputs, its weights, and the ways to compute it.
 
-    A way is a function of nothing that does one step and returns (sum, gradients of inputs, W, U, bias).
+    A way is a function of nothing that does one step and returns (outputs, gradients of inputs, W, U, bias).
     """
 
     def __init__(self, configuration: Configuration, *, dense: bool) -> None:
@@ -146,9 +140,10 @@ class Problem:
             self.layer.bias_hh_l0.zero_()
 
     def _step(self, outputs: Callable[[], Any], weights: list[Any]) -> tuple[Any, list[Any]]:
-        total = (outputs() * self.random).sum()
-        total.backward()
-        return total.detach(), self._gradients(weights)
+        """The gradient of the outputs is given: what a loss is made of is no part of the layer."""
+        found = outputs()
+        found.backward(self.random)
+        return found.detach(), self._gradients(weights)
 
     def _gradients(self, weights: list[Any]) -> list[Any]:
         gradients = []
@@ -192,11 +187,10 @@ class Problem:
 
         return self._step(outputs, [self.cell.weight_input, self.cell.weight_hidden, self.cell.bias])
 
-    def bare(self) -> None:
-        """``native`` with the gradient of the outputs given: the layer and nothing else, on one thread."""
-        self.cell.kernel, self.cell.threads = "native", 1
-        self._native().backward(self.random)
-        self._gradients([self.cell.weight_input, self.cell.weight_hidden, self.cell.bias])
+    def numbers(self, step: tuple[Any, list[Any]]) -> tuple[float, list[float]]:
+        """(the outputs' product with the gradient they are given, norms of the gradients) of a step."""
+        outputs, gradients = step
+        return float((outputs * self.random).sum()), [float(gradient.norm()) for gradient in gradients]
 
     def arrays(self) -> dict[str, Any]:
         """What another framework needs to compute the same."""
@@ -301,7 +295,7 @@ class Jax:
         return self._hear()
 
     def load(self, problem: Problem) -> tuple[float, list[float]]:
-        """Compile ``problem``; (sum, norms of its gradients)."""
+        """Compile ``problem``; what ``Problem.numbers`` says of it."""
         import numpy as np
 
         path = self._folder / "arrays.npz"
@@ -416,18 +410,13 @@ def _timing(seconds: list[tuple[float, float]]) -> Timing:
 
 
 def agree(what: str, found: tuple[float, list[float]], wanted: tuple[float, list[float]]) -> None:
-    """Raises Disagreement unless sum and gradient norms are the same, up to what float32 does to long sequences."""
+    """Raises Disagreement unless outputs and gradient norms are the same, up to what float32 does to long sequences."""
     for name, a, b in zip(
-        ("sum", "inputs", "W", "U", "bias"), (found[0], *found[1]), (wanted[0], *wanted[1]), strict=True
+        ("outputs", "inputs", "W", "U", "bias"), (found[0], *found[1]), (wanted[0], *wanted[1]), strict=True
     ):
-        scale = abs(b) if name != "sum" else max(abs(b), 1.0)
+        scale = abs(b) if name != "outputs" else max(abs(b), 1.0)
         if not abs(a - b) <= 2e-3 * scale:
             raise Disagreement(f"{what}: {name} is {a:.6g}, and {b:.6g} by torch.nn")
-
-
-def _numbers(step: tuple[Any, list[Any]]) -> tuple[float, list[float]]:
-    total, gradients = step
-    return float(total), [float(gradient.norm()) for gradient in gradients]
 
 
 def one_thread(
@@ -435,14 +424,13 @@ def one_thread(
 ) -> Measured:
     problem, products = Problem(configuration, dense=dense), Products(configuration, dense=dense)
     products.prepare()
-    wanted = _numbers(problem.nn())
+    wanted = problem.numbers(problem.nn())
     turns: dict[str, Turn] = {"nn": turn(problem.nn)}
     if native:
-        agree(f"{configuration} native", _numbers(problem.native(1)), wanted)
-        problem.bare()
-        turns = {"native": turn(lambda: problem.native(1)), "bare": turn(problem.bare), **turns}
+        agree(f"{configuration} native", problem.numbers(problem.native(1)), wanted)
+        turns = {"native": turn(lambda: problem.native(1)), **turns}
     if loop:
-        agree(f"{configuration} loop", _numbers(problem.loop()), wanted)
+        agree(f"{configuration} loop", problem.numbers(problem.loop()), wanted)
         turns["loop"] = turn(problem.loop)
     products.step()
     turns["products (torch)"] = products_turn(products)
@@ -469,7 +457,9 @@ def two_threads(configuration: Configuration, budget: float, *, side: str, dense
     if side == "native":
         turns["native"] = turn(lambda: problem.native(2))
         turns["native, 1 thread"] = turn(lambda: problem.native(1))
-        agree(f"{configuration} native, 2 threads", _numbers(problem.native(2)), _numbers(problem.native(1)))
+        agree(
+            f"{configuration} native, 2 threads", problem.numbers(problem.native(2)), problem.numbers(problem.native(1))
+        )
     else:
         turns["nn"] = turn(problem.nn)
         problem.nn()
@@ -657,10 +647,6 @@ def summaries(found: list[Measured]) -> list[Summary]:
     """One for each ratio and each cell for which there are numbers."""
     kinds: list[tuple[str, Callable[[Measured], float | None]]] = [
         ("native/nn, 1 thread", lambda m: m.ratio("native", "nn") if m.threads == 1 else None),
-        (
-            "native/nn without the sum",
-            lambda m: m.ratio("native", "nn", without_sum=True) if m.threads == 1 else None,
-        ),
         ("native/floor, 1 thread", lambda m: m.ratio("native", "floor") if m.threads == 1 else None),
         ("native/jax, 1 thread", lambda m: m.ratio("native", "jax") if m.threads == 1 else None),
         ("native/loop, 1 thread", lambda m: m.ratio("native", "loop") if m.threads == 1 else None),
@@ -730,8 +716,7 @@ def two_threads_again(dense: bool, budget: float) -> int:
     """Two threads want two quiet cores; where they were not, this spares the hour's quarter that the rest takes."""
     path = RESULTS / ("kernels-dense.json" if dense else "kernels.json")
     stored = json.loads(path.read_text())
-    some = [c for c in FULL if c.seq_len in (50, 200)]
-    found = measure_two(some, native=True, budget=budget, dense=dense)
+    found = measure_two(FULL, native=True, budget=budget, dense=dense)
     stored["measured"] = [m for m in stored["measured"] if m["threads"] == 1] + [asdict(m) for m in found]
     path.write_text(json.dumps(stored, indent=1) + "\n")
     print(*(verdict(summary) for summary in summaries(found)), sep="\n")
@@ -779,8 +764,7 @@ def main() -> int:
     if not options.quick:
         if len(usable_cores()) > 1:
             print("\ntwo threads, wall time of a step", flush=True)
-            some = [c for c in grid if c.seq_len in (50, 200)]
-            found += measure_two(some, native=native, budget=options.budget, dense=options.dense)
+            found += measure_two(grid, native=native, budget=options.budget, dense=options.dense)
         print("\nmemory of a process with one step", flush=True)
         memories = memory([cell for cell in GATES if options.only in (None, cell)], native=native, dense=options.dense)
     slack = QUICK_SLACK if options.quick else 1.0

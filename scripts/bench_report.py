@@ -233,29 +233,25 @@ def kernels_part(stored: dict[str, Any]) -> tuple[str, list[str]]:
 
 One layer of `rnn`, `lstm` and `gru`, float32; T timesteps, B sequences, H hidden units. The inputs are tokens, as in
 most tasks, of a vocabulary of {VOCABULARY}, each a learned vector of {INPUT_SIZE} numbers. A step is the forward and
-the backward pass of `sum(outputs * random)` with the gradients of all weights and of the vectors. Lower is better.
-Geometric means over all sizes, and the worst of them in brackets:
+the backward pass, from a given gradient of the outputs to the gradients of all weights and of the vectors: what a loss
+is made of is no part of a layer. Lower is better. Geometric means over all sizes, and the worst of them in brackets:
 
 {table(["ratio of seconds", "cell", "mean (worst)", "limit", "kept"], map(promise, every))}
 
 ![time of a pass, in multiples of its matrix products alone](performance.svg)
 
-The sum itself takes as long as a good part of the rnn's native pass; *without the sum* it is left out on both sides.
-
 - **native** is `kernel=native`, **nn** torch.nn's layer as it comes, **loop** a Python loop over the cell's `step` that
-  keeps the gradient of every hidden state, **jax** a jitted `lax.scan` with `value_and_grad`, compiled beforehand, its
+  keeps the gradient of every hidden state, **jax** a jitted `lax.scan` with its `vjp`, compiled beforehand, its
   input product taken out of the scan.{jax}
 - **products** (*floor*) are the matrix products that no implementation can avoid, into memory that is there already:
   over the vocabulary X W, dX and dW, over the whole sequence dU, and timestep by timestep h U and the gradient that
   goes back through it.
   They are torch's, by its BLAS, one call after another, Python's part of the calls subtracted. A kernel that multiplies
-  and goes on while the numbers are still in the cache can be faster: then a ratio is below 1. What is held against them
-  is without the time of the sum, which is no part of a layer: the native kernel is timed once more with the gradient of
-  the outputs given. In all other ratios the sum is in. GFLOP/s counts the
+  and goes on while the numbers are still in the cache can be faster: then a ratio is below 1. GFLOP/s counts the
   operations of these products alone.
 - The sides take turns, pinned to the same cores, with denormals flushed; each figure is a median of 5 to 15 turns
   (loop and jax 3, where slow). On one thread it is CPU time, on two wall time. Between its quartiles the native
-  kernels' time varied by {100 * spread:.1f} %. Before anything is timed, all sides must agree in the sum and in
+  kernels' time varied by {100 * spread:.1f} %. Before anything is timed, all sides must agree in the outputs and in
   every gradient's norm.
 
 {chr(10).join(detail(found, cell) + chr(10) for cell in GATES)}

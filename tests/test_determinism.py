@@ -55,12 +55,12 @@ def test_native_kernels_give_the_same_bits_on_any_number_of_threads(
 ) -> None:
     from seqmem.kernels import functions
 
-    monkeypatch.setattr(functions, "_OPERATIONS_PER_THREAD", 0)  # or so little work would stay on one thread
+    monkeypatch.setattr(functions, "_OPERATIONS_PER_THREAD", 0.0)  # or so little work would stay on one thread
     asked = []
     run = functions._Job.run
 
     def noted(job: functions._Job, name: str, call: functions._Call) -> None:
-        asked.append(job.threads)
+        asked.append(call.threads)
         run(job, name, call)
 
     monkeypatch.setattr(functions._Job, "run", noted)

@@ -114,21 +114,21 @@ def test_the_bits_depend_neither_on_threads_nor_on_where_a_sequence_is_cut(
     cell, xs, state = make(kind, (37, batch, 6, 24), torch.float32)
     use_kernel(cell, "native")
     whole = everything(cell, xs, state)
-    monkeypatch.setattr(functions, "_OPERATIONS_PER_THREAD", 0)  # or so little work would stay on one thread
+    monkeypatch.setattr(functions, "_OPERATIONS_PER_THREAD", 0.0)  # or so little work would stay on one thread
     for threads in (2, 3, 100):
         use_kernel(cell, "native", threads)
         assert same(everything(cell, xs, state), whole), (isa, threads)
     for every in (1, 5, 36, 37, 1000):
         use_kernel(cell, "native", 2, checkpoint_every_t=every)
         assert same(everything(cell, xs, state), whole), (isa, every)
-    monkeypatch.setattr(functions, "_OPERATIONS_PER_CALL", 1)  # 16 timesteps a call
+    monkeypatch.setattr(functions, "_OPERATIONS_PER_CALL", 1.0)  # 16 timesteps a call
     use_kernel(cell, "native")
     assert same(everything(cell, xs, state), whole), isa
 
 
 @needs_kernels
 def test_flushing_denormals_holds_on_every_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(functions, "_OPERATIONS_PER_THREAD", 0)
+    monkeypatch.setattr(functions, "_OPERATIONS_PER_THREAD", 0.0)
     cell, xs, state = make("rnn tanh", (60, 64, 4, 16), torch.float32)
     with torch.no_grad():
         cell.weight_hidden.mul_(0.05)  # the gradient is below 1e-38 after some 30 timesteps
@@ -180,7 +180,7 @@ def test_taps_are_the_gradients_by_every_state(isa: str, kind: str) -> None:
 def test_tokens_that_are_looked_up_are_tokens_that_are_multiplied(
     isa: str, kind: str, dtype: torch.dtype, tolerance: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(functions, "_OPERATIONS_PER_THREAD", 0)
+    monkeypatch.setattr(functions, "_OPERATIONS_PER_THREAD", 0.0)
     cell, _, state = make(kind, (21, 37, 5, 20), dtype)
     rng = torch.Generator().manual_seed(4)
     vectors = torch.randn(13, 5, dtype=dtype, generator=rng).requires_grad_()
@@ -229,18 +229,15 @@ def test_sizes_that_do_not_belong_together_are_refused_before_any_memory_is_read
     refused(r"weight_hidden has the shape \(20, 5\): must be \(15, 5\)", "gru cho", xs, start[:1], *weights)
     refused(r"bias has the shape \(19,\): must be \(20,\)", "lstm", xs, start, *weights[:2], cell.bias[:19])
     refused(r"xs is torch.float64, weight_hidden torch.float32", "lstm", xs.double(), start, *weights)
-    tokens, table = torch.zeros(4, 3, dtype=torch.int64), torch.zeros(7, 20)
-    of_tokens = functions.recurrence_of_tokens
-    refused(
-        r"table has the shape \(7, 19\): must be \(7, 20\)",
-        "lstm",
-        tokens,
-        start,
-        table[:, :19],
-        weights[1],
-        of=of_tokens,
-    )
-    refused("tokens are torch.int32: must be", "lstm", tokens.int(), start, table, weights[1], of=of_tokens)
+    tokens, vectors = torch.zeros(4, 3, dtype=torch.int64), torch.zeros(7, 2)
+
+    def of_tokens(words: str, tokens: Tensor, vectors: Tensor) -> None:
+        refused(words, "lstm", tokens, vectors, start, *weights, of=functions.recurrence_of_tokens)
+
+    of_tokens(r"vectors has the shape \(7, 1\): must be \(7, 2\)", tokens, vectors[:, :1])
+    of_tokens(r"vectors is torch.float64, weight_hidden torch.float32", tokens, vectors.double())
+    of_tokens("tokens are torch.int32: must be", tokens.int(), vectors)
+    of_tokens(r"inputs have the shape \(4, 3, 1\): must be \[T B\]", tokens[..., None], vectors)
     refused(r"a, b and start have the shapes", xs, xs[:3], xs[0], of=linear_recurrence)
 
 
@@ -389,7 +386,7 @@ def test_memory_is_used_again_but_never_while_it_is_in_use() -> None:
     del lent
     assert len(memory._free) == memory._spare
     assert copy.deepcopy(memory) is memory
-    assert pickle.loads(pickle.dumps(memory))._free == []
+    assert pickle.loads(pickle.dumps(memory))._free == {}
 
 
 @needs_kernels
@@ -488,7 +485,7 @@ def digest(values: list[Tensor]) -> str:
 @needs_kernels
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_kernels_work_on_after_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(functions, "_OPERATIONS_PER_THREAD", 0)
+    monkeypatch.setattr(functions, "_OPERATIONS_PER_THREAD", 0.0)
     cell, xs, state = make("lstm", (12, 40, 5, 24), torch.float32)
     use_kernel(cell, "native", 3)
     expected = digest(everything(cell, xs, state))
@@ -503,7 +500,7 @@ def test_kernels_work_on_after_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @needs_kernels
 def test_python_threads_may_share_a_cell(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(functions, "_OPERATIONS_PER_THREAD", 0)
+    monkeypatch.setattr(functions, "_OPERATIONS_PER_THREAD", 0.0)
     cell, xs, state = make("gru cho", (30, 40, 5, 24), torch.float32)
     use_kernel(cell, "native", 2)
     expected = everything(cell, xs, state)

@@ -300,6 +300,18 @@ def test_chunks_of_a_passage_follow_each_other():
     assert torch.equal(torch.cat(seen), passage)
 
 
+@pytest.mark.parametrize("most", [0.5, 1e4, None])
+def test_gradients_are_clipped_as_torch_does_it(most: float | None):
+    rng = torch.Generator().manual_seed(2)
+    gradients = [torch.randn(size, generator=rng) for size in ((3, 4), (7,), (1,), (20, 30))]
+    parameters = [torch.nn.Parameter(torch.zeros_like(gradient)) for gradient in gradients]
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient.clone()
+    expected = torch.nn.utils.clip_grad_norm_(parameters, float("inf") if most is None else most)
+    assert training._clip(gradients, most).equal(expected)
+    assert all(gradient.equal(p.grad) for gradient, p in zip(gradients, parameters, strict=True) if p.grad is not None)
+
+
 def test_clipping_comes_after_backward_and_bounds_the_step():
     with ambient(0, "weights"):
         model = SequenceModel.for_task(Pronoun(), lambda d: RNN(d, 8), embed_size=8)

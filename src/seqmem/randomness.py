@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from hashlib import blake2b, shake_256
 
 import numpy as np
@@ -24,13 +25,18 @@ def generator(seed: int, stream: str, index: int = 0) -> torch.Generator:
 def _seeded(rng: torch.Generator, seed: int) -> torch.Generator:
     """``manual_seed`` listens to the lowest 32 bits alone, so some in 100,000 batches would be twins. Instead all 624
     words of the Mersenne twister are drawn (by SHAKE-256) and written where ``get_state`` shows them."""
-    rng.manual_seed(0)
-    state = rng.get_state()
+    state = _fresh_state().clone()
     words = np.frombuffer(shake_256(seed.to_bytes(16)).digest(4 * 624), dtype="<u4").astype(np.uint64)
     words[0] |= 0x80000000  # of the first word the twister uses this bit alone, and all may not be zero
     state.numpy()[24 : 24 + 8 * 624].view(np.uint64)[:] = words
     rng.set_state(state)
     return rng
+
+
+@cache
+def _fresh_state() -> torch.Tensor:
+    """Of a generator that was seeded and has drawn nothing yet."""
+    return torch.Generator().manual_seed(0).get_state()
 
 
 @contextmanager
@@ -44,7 +50,9 @@ def ambient(seed: int, stream: str, index: int = 0, *, device: torch.device | No
     on_cuda = device is not None and device.type == "cuda"
     drawn = hashed_seed(seed, stream, index)
     with ExitStack() as stack:
-        stack.enter_context(torch.random.fork_rng(devices=[device] if on_cuda else [], device_type="cuda"))
+        if on_cuda:
+            stack.enter_context(torch.random.fork_rng(devices=[device], device_type="cuda"))
+        stack.callback(torch.set_rng_state, torch.get_rng_state())
         _seeded(torch.default_generator, drawn)
         if on_cuda:
             stack.enter_context(torch.cuda.device(device))  # whose generator manual_seed means

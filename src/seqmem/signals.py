@@ -166,6 +166,11 @@ class Batch:
         """The batch on ``device``, itself where it is there already; real numbers become ``dtype``, token ids stay
         integers. From the CPU to a GPU it goes by page-locked memory, so that nobody waits for the copy."""
         goal = torch.device(device).type
+        if goal == "cpu" and all(
+            tensor.is_cpu and (dtype in (None, tensor.dtype) or not tensor.is_floating_point())
+            for tensor in (self.inputs, self.targets, self.weights, self.asked)
+        ):
+            return self
 
         def move(tensor: Tensor) -> Tensor:
             kind = dtype if tensor.is_floating_point() else None
@@ -176,6 +181,11 @@ class Batch:
             return tensor.to(device, kind, non_blocking=goal != "cpu")
 
         return Batch(move(self.inputs), move(self.targets), move(self.weights), move(self.asked))
+
+    @property
+    def nbytes(self) -> int:
+        """Of memory; more than it takes where an answer is expanded over time."""
+        return sum(tensor.nbytes for tensor in (self.inputs, self.targets, self.weights, self.asked))
 
     def part(self, start: int, stop: int) -> "Batch":
         """Timesteps ``start`` up to ``stop``, as views."""

@@ -4,9 +4,9 @@ Axes: T time, B batch, H hidden, D input features, G gates stacked on top of eac
 """
 
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -68,21 +68,21 @@ class FusedCell(Cell):
     @property
     def weight_input(self) -> Tensor:
         """[G*H, D]"""
-        return self.fused.get_parameter("weight_ih_l0")
+        return cast(Tensor, self.fused.weight_ih_l0)
 
     @property
     def weight_hidden(self) -> Tensor:
         """[G*H, H]"""
-        return self.fused.get_parameter("weight_hh_l0")
+        return cast(Tensor, self.fused.weight_hh_l0)
 
     @property
     def bias(self) -> Tensor:
         """[G*H]"""
-        return self.fused.get_parameter("bias_ih_l0")
+        return cast(Tensor, self.fused.bias_ih_l0)
 
     @property
     def _zero_bias(self) -> Tensor:
-        return self.fused.get_parameter("bias_hh_l0")
+        return cast(Tensor, self.fused.bias_hh_l0)
 
     def initial_state(self, batch_size: int) -> State:
         zeros = self.bias.new_zeros(batch_size, self.output_size)
@@ -114,9 +114,11 @@ class FusedCell(Cell):
         outputs, *final = recurrence_of_tokens(
             self._kind,
             tokens,
+            vectors,
             start,
-            F.linear(vectors, self.weight_input, self.bias),
+            self.weight_input,
             self.weight_hidden,
+            self.bias,
             threads=self.threads,
             checkpoint_every_t=self.checkpoint_every_t,
             memory=self._memory,

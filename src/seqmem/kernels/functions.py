@@ -5,9 +5,10 @@ is for CPU tensors in float32 or float64; the bits do not depend on the number o
 """
 
 import ctypes
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -24,8 +25,8 @@ _SUFFIX = {torch.float32: "f32", torch.float64: "f64"}
 _NO_SUCH_TOKEN = 2  # as recurrence.cpp numbers its failures
 _OPERATIONS_PER_CALL = 4e9
 """Multiplications and additions between two looks for Ctrl-C: about a tenth of a second."""
-_OPERATIONS_PER_THREAD = 2e7
-"""Below this, starting a second thread costs more than it saves."""
+_OPERATIONS_PER_THREAD = 3.5e7
+"""Below this, starting a second thread costs more than it saves: about a third of a millisecond."""
 
 
 class _Call(ctypes.Structure):
@@ -48,13 +49,14 @@ def supports(*tensors: Tensor | None) -> bool:
 
     Where autocast would have them in half precision, they do not.
     """
-    given = [tensor for tensor in tensors if tensor is not None]
-    return (
-        not torch.is_autocast_enabled("cpu")
-        and all(type(tensor) in (Tensor, torch.nn.Parameter) and tensor.device.type == "cpu" for tensor in given)
-        and {tensor.dtype for tensor in given} in ({torch.float32}, {torch.float64})
-        and isinstance(load(), Library)
-    )
+    dtype = None
+    for tensor in tensors:
+        if tensor is None:
+            continue
+        if type(tensor) not in (Tensor, torch.nn.Parameter) or not tensor.is_cpu or dtype not in (None, tensor.dtype):
+            return False
+        dtype = tensor.dtype
+    return dtype in _SUFFIX and not torch.is_autocast_enabled("cpu") and isinstance(load(), Library)
 
 
 def recurrence(
@@ -87,63 +89,86 @@ def recurrence(
         RuntimeError: a second derivative is asked for.
     """
     _check_inputs(xs, "T B D")
-    features = weight_input.shape[-1]
-    others = {"xs": (xs, features), "weight_input": (weight_input, features), "bias": (bias, 0)}
-    _check(kind, start, weight_hidden, xs.shape[1], **others)
+    _check(
+        kind,
+        len(start),
+        ("xs", xs.shape, xs.dtype),
+        ("weight_hidden", weight_hidden.shape, weight_hidden.dtype),
+        ("weight_input", weight_input.shape, weight_input.dtype),
+        ("bias", bias.shape, bias.dtype),
+        *(("start", state.shape, state.dtype) for state in start),
+    )
     h, c = (*start, None)[:2]
     tap_hidden, tap_cell = (*taps, None, None)[:2]
     how = (KINDS.index(kind), threads, checkpoint_every_t, memory or Memory())
-    found = _Recurrence.apply(how, xs, h, c, weight_input, weight_hidden, bias, tap_hidden, tap_cell)
+    found = _Recurrence.apply(how, xs, None, h, c, weight_input, weight_hidden, bias, tap_hidden, tap_cell)
     return found if c is not None else found[:2]
 
 
 def recurrence_of_tokens(
     kind: str,
     tokens: Int[Tensor, "T B"],
+    vectors: Float[Tensor, "V D"],
     start: Sequence[Float[Tensor, "B H"]],
-    table: Float[Tensor, "V GH"],
+    weight_input: Float[Tensor, "GH D"],
     weight_hidden: Float[Tensor, "GH H"],
+    bias: Float[Tensor, " GH"],
     *,
     threads: int = 1,
     checkpoint_every_t: int | None = None,
     memory: Memory | None = None,
 ) -> tuple[Tensor, ...]:
-    """``recurrence`` over inputs that are one of V vectors each: row v of ``table`` is what weights and bias make of
-    vector v. What would be a product at every timestep is looked up.
+    """``recurrence`` over inputs that are one of V vectors each. What weights and bias make of every vector is computed
+    once, and what would be a product at every timestep is looked up.
 
     Raises:
         ValueError: sizes that do not belong together.
         IndexError: a token is not from 0 up to V.
     """
     _check_inputs(tokens, "T B")
-    _check(kind, start, weight_hidden, tokens.shape[1], table=(table, 0))
-    if tokens.dtype != torch.int64:
-        raise ValueError(f"tokens are {tokens.dtype}: must be torch.int64")
+    _check(
+        kind,
+        len(start),
+        ("tokens", tokens.shape, tokens.dtype),
+        ("weight_hidden", weight_hidden.shape, weight_hidden.dtype),
+        ("weight_input", weight_input.shape, weight_input.dtype),
+        ("bias", bias.shape, bias.dtype),
+        ("vectors", vectors.shape, vectors.dtype),
+        *(("start", state.shape, state.dtype) for state in start),
+    )
     h, c = (*start, None)[:2]
     how = (KINDS.index(kind), threads, checkpoint_every_t, memory or Memory())
-    found = _Recurrence.apply(how, tokens, h, c, table, weight_hidden, None, None, None)
+    found = _Recurrence.apply(how, tokens, vectors, h, c, weight_input, weight_hidden, bias, None, None)
     return found if c is not None else found[:2]
 
 
-def _check(kind: str, start: Sequence[Tensor], weight_hidden: Tensor, batch: int, **others: tuple[Tensor, int]) -> None:
-    """The kernels follow pointers: a wrong size would be no error there, but another array's numbers.
+_Array = tuple[str, torch.Size, torch.dtype]
 
-    ``others``: name -> (array, numbers of its last axis); weights among them have a row for each gate's units.
-    """
-    hidden = weight_hidden.shape[-1]
+
+@lru_cache(maxsize=1024)  # the same sizes come at every step
+def _check(
+    kind: str, starts: int, inputs: _Array, weight_hidden: _Array, weight_input: _Array, *others: _Array
+) -> None:
+    """The kernels follow pointers: a wrong size would be no error there, but another array's numbers."""
+    hidden, features = weight_hidden[1][-1], weight_input[1][-1]
     rows = {"lstm": 4, "gru torch": 3, "gru cho": 3}.get(kind, 1) * hidden
     states = 2 if kind == "lstm" else 1
-    if len(start) != states:
-        raise ValueError(f"start has {len(start)} states: {kind} has {states}")
-    wanted = [("weight_hidden", weight_hidden, (rows, hidden)), *(("start", state, (batch, hidden)) for state in start)]
-    for name, (array, last) in others.items():
-        first = {"xs": array.shape[:-1], "bias": (), "table": array.shape[:1]}.get(name, (rows,))
-        wanted.append((name, array, (*first, rows if name in ("bias", "table") else last)))
-    for name, array, shape in wanted:
-        if array.shape != shape:
-            raise ValueError(f"{name} has the shape {tuple(array.shape)}: must be {tuple(shape)} here")
-        if array.dtype != weight_hidden.dtype or array.dtype not in _SUFFIX:
-            raise ValueError(f"{name} is {array.dtype}, weight_hidden {weight_hidden.dtype}: must be one real type")
+    if starts != states:
+        raise ValueError(f"start has {starts} states: {kind} has {states}")
+    steps, batch = inputs[1][:2]
+    wanted = {
+        "xs": (steps, batch, features), "tokens": (steps, batch), "weight_hidden": (rows, hidden),
+        "weight_input": (rows, features), "bias": (rows,), "start": (batch, hidden),
+    }  # fmt: skip
+    for name, found, dtype in (weight_hidden, *others, inputs, weight_input):
+        shape = (found[0], features) if name == "vectors" else wanted[name]
+        if found != shape:
+            raise ValueError(f"{name} has the shape {tuple(found)}: must be {tuple(shape)} here")
+        if name == "tokens":
+            if dtype != torch.int64:
+                raise ValueError(f"tokens are {dtype}: must be torch.int64")
+        elif dtype != weight_hidden[2] or dtype not in _SUFFIX:
+            raise ValueError(f"{name} is {dtype}, weight_hidden {weight_hidden[2]}: must be one real type")
 
 
 def _check_inputs(inputs: Tensor, axes: str) -> None:
@@ -151,54 +176,65 @@ def _check_inputs(inputs: Tensor, axes: str) -> None:
         raise ValueError(f"inputs have the shape {tuple(inputs.shape)}: must be [{axes}], at least one timestep")
 
 
-@dataclass
 class _Job:
-    """A call of the kernels, cut into pieces of ``cut`` timesteps each."""
+    """Calls of the kernels for one shape, cut into pieces of timesteps. It holds no arrays, and serves every step."""
 
-    kind: int
-    sizes: tuple[int, int, int, int]  # T B D H
-    threads: int
-    lookup: bool
-    cut: int
-    dtype: torch.dtype
-    loaded: Library
+    def __init__(
+        self,
+        library: Library,
+        kind: int,
+        sizes: tuple[int, int, int, int],  # T B D H
+        gates: int,
+        threads: int,
+        every: int | None,
+        dtype: torch.dtype,
+        limits: tuple[float, float],  # _OPERATIONS_PER_CALL, _OPERATIONS_PER_THREAD
+        *,
+        lookup: bool,
+    ) -> None:
+        steps, batch, features, hidden = sizes
+        operations = 2.0 * batch * gates * (hidden + (0 if lookup else features))  # of a timestep, one way
+        self.cut = min(max(16, int(limits[0] / max(1.0, operations))), every or steps, steps)
+        self.kind, self.sizes, self.gates, self.dtype, self.lookup = kind, sizes, gates, dtype, lookup
+        self.pieces = [(begin, min(begin + self.cut, steps)) for begin in range(0, steps, self.cut)]
+        self.functions = {
+            name: library.function(f"seqmem_{name}", _SUFFIX[dtype])
+            for name in ("pack", "forward", "backward", "reduce")
+        }
+        most = operations * self.cut / (2 * limits[1]) if limits[1] else math.inf
+        self.threads = {"forward": threads if most > 1 else 1, "backward": threads if 2 * most > 1 else 1}
+        count = library.function("seqmem_sizes", _SUFFIX[dtype])
+        numbers = []
+        for length in (steps, *(end - begin for begin, end in self.pieces)):
+            found = ctypes.c_int64(), ctypes.c_int64(), ctypes.c_int64()
+            count(ctypes.byref(self.call("forward", length)), *map(ctypes.byref, found))
+            numbers.append([number.value for number in found])
+        # How many numbers the packed weights take, what is saved for the backward pass, and the sums of gradients.
+        (self.packed, _, self.sums), *each = numbers
+        saved = [number for _, number, _ in each]
+        self.saved, self.most_saved = sum(saved), max(saved)
+        self.saved_from = list(accumulate(saved, initial=0))
 
-    def call(self, steps: int, **arrays: Tensor | int | None) -> _Call:
-        _, *rest = self.sizes
-        pointers = {name: _pointer(array) for name, array in arrays.items()}
-        return _Call(self.kind, steps, *rest, self.threads, self.lookup, **pointers)
-
-    def function(self, name: str) -> Any:
-        return self.loaded.function(f"seqmem_{name}", _SUFFIX[self.dtype])
-
-    def numbers(self, steps: int) -> tuple[int, int, int]:
-        """How many numbers (packed weights, what is saved for the backward pass, sums of gradients) take."""
-        _, *rest = self.sizes
-        return _numbers(self.loaded, _SUFFIX[self.dtype], self.kind, self.lookup, steps, *rest)
-
-    def pieces(self) -> list[tuple[int, int]]:
-        steps = self.sizes[0]
-        return [(begin, min(begin + self.cut, steps)) for begin in range(0, steps, self.cut)]
+    def call(self, name: str, steps: int, **pointers: int | None) -> _Call:
+        _, batch, features, hidden = self.sizes
+        return _Call(self.kind, steps, batch, features, hidden, self.threads[name], self.lookup, **pointers)
 
     def run(self, name: str, call: _Call) -> None:
-        failure = self.function(name)(ctypes.byref(call))
+        failure = self.functions[name](ctypes.byref(call))
         if failure == _NO_SUCH_TOKEN:
             raise IndexError(f"a token is not from 0 up to {self.sizes[2]}, the size of its vocabulary")
         if failure:
             raise MemoryError(f"the native kernels found no memory for {self.sizes} (T, B, D, H)")
 
 
-@lru_cache(maxsize=1024)
-def _numbers(library: Library, suffix: str, kind: int, lookup: bool, *sizes: int) -> tuple[int, int, int]:
-    counts = ctypes.c_int64(), ctypes.c_int64(), ctypes.c_int64()
-    call = _Call(kind, *sizes, 1, lookup)
-    library.function("seqmem_sizes", suffix)(ctypes.byref(call), *(ctypes.byref(count) for count in counts))
-    packed, saved, sums = (count.value for count in counts)
-    return packed, saved, sums
+_job = lru_cache(maxsize=256)(_Job)
 
 
-def _pointer(array: Tensor | int | None) -> int | None:
-    return array.data_ptr() if isinstance(array, Tensor) else array
+def _from(array: Tensor | None, index: int = 0) -> int | None:
+    """Where ``array[index]`` lies. Whoever asks keeps the array."""
+    if array is None:
+        return None
+    return array.data_ptr() + (index * array.stride(0) * array.element_size() if index else 0)
 
 
 class _Recurrence(torch.autograd.Function):
@@ -207,51 +243,41 @@ class _Recurrence(torch.autograd.Function):
         ctx: Any,
         how: tuple[int, int, int | None, Memory],
         xs: Tensor,
+        vectors: Tensor | None,
         h: Tensor,
         c: Tensor | None,
         w: Tensor,
         u: Tensor,
-        bias: Tensor | None,
+        bias: Tensor,
         *_: Tensor | None,  # taps have gradients alone
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """``xs`` may be tokens [T B], ``w`` their table [V G*H] and ``bias`` None."""
+        """With ``vectors``, ``xs`` are tokens [T B]."""
         kind, threads, every, memory = how
         xs, h, c = xs.contiguous(), h.contiguous(), c.contiguous() if c is not None else None
-        lookup = bias is None
-        steps, batch = xs.shape[:2]
-        features, hidden = len(w) if lookup else w.shape[1], u.shape[1]
-        operations = 2.0 * batch * u.shape[0] * (hidden + (0 if lookup else features))  # of a timestep, one way
-        cut = max(16, int(_OPERATIONS_PER_CALL / max(1.0, operations)))
+        table = torch.addmm(bias, vectors, w.t()) if vectors is not None else None
+        (steps, batch), (gates, hidden) = xs.shape[:2], u.shape
+        features = w.shape[1] if table is None else len(table)
         library = load()
         assert isinstance(library, Library)  # supports() said so
-        job = _Job(
-            kind,
-            (steps, batch, features, hidden),
-            threads if operations * min(cut, steps) > 2 * _OPERATIONS_PER_THREAD else 1,
-            lookup,
-            min(cut, every or cut, steps),
-            u.dtype,
-            library,
-        )
+        limits = (_OPERATIONS_PER_CALL, _OPERATIONS_PER_THREAD)
+        sizes = (steps, batch, features, hidden)
+        job = _job(library, kind, sizes, gates, threads, every, u.dtype, limits, lookup=table is not None)
         training = any(ctx.needs_input_grad)
-        packed = memory.take(job.numbers(steps)[0], u.dtype)
-        whole = [w.contiguous(), u.contiguous(), bias if bias is None else bias.contiguous()]
-        arrays = [ctypes.c_void_p(_pointer(array)) for array in (*whole, packed)]
-        job.function("pack")(ctypes.byref(job.call(steps)), *arrays, ctypes.c_int64(training))
+        packed = memory.take(job.packed, u.dtype)
+        weights = (
+            (w.contiguous(), u.contiguous(), bias.contiguous()) if table is None else (table, u.contiguous(), None)
+        )
+        arrays = [ctypes.c_void_p(_from(array)) for array in (*weights, packed)]
+        job.functions["pack"](ctypes.byref(job.call("forward", steps)), *arrays, ctypes.c_int64(training))
         outputs = h.new_empty(steps, batch, hidden)
-        pieces = job.pieces()
-        cells = c.new_empty(len(pieces), batch, hidden) if c is not None else None  # after each piece
-        saved = None
-        if training and every is None:
-            saved = memory.take(sum(job.numbers(end - begin)[1] for begin, end in pieces), job.dtype)
-        ctx.memory, ctx.job, ctx.rows = memory, job, u.shape[0]
-        at = 0
-        for i, (begin, end) in enumerate(pieces):
-            _forward(job, begin, end, i, xs, h, c, packed, outputs, cells, saved[at:] if saved is not None else None)
-            at += job.numbers(end - begin)[1] if saved is not None else 0
+        cells = c.new_empty(len(job.pieces), batch, hidden) if c is not None else None  # after each piece
+        saved = memory.take(job.saved, job.dtype) if training and every is None else None
+        for i in range(len(job.pieces)):
+            _forward(job, i, xs, h, c, packed, outputs, cells, saved, job.saved_from[i])
+        ctx.memory, ctx.job = memory, job
         ctx.set_materialize_grads(False)
         if training:
-            ctx.save_for_backward(xs, h, c, packed, outputs, cells, saved)
+            ctx.save_for_backward(xs, h, c, packed, outputs, cells, saved, vectors, w if table is not None else None)
         # Copies, so that nothing ties the small final state to the long outputs.
         return outputs, outputs[-1].clone(), cells[-1].clone() if cells is not None else None
 
@@ -261,8 +287,8 @@ class _Recurrence(torch.autograd.Function):
             raise RuntimeError("the native kernels have no second derivatives: kernel=step has them")
         job: _Job = ctx.job
         steps, _, features, hidden = job.sizes
-        xs, h, c, packed, outputs, cells, saved = ctx.saved_tensors
-        _, need_xs, need_h, need_c, *need_weights, need_tap_hidden, need_tap_cell = ctx.needs_input_grad
+        xs, h, c, packed, outputs, cells, saved, vectors, w = ctx.saved_tensors
+        _, need_xs, need_vectors, need_h, need_c, need_w, need_u, need_bias, *need_taps = ctx.needs_input_grad
         grad_outputs, grad_h, grad_c = grads
         if grad_outputs is not None:
             grad_outputs = grad_outputs.contiguous()
@@ -271,56 +297,56 @@ class _Recurrence(torch.autograd.Function):
         if c is not None:
             carry_c = grad_c.clone(memory_format=torch.contiguous_format) if grad_c is not None else torch.zeros_like(c)
         grad_xs = torch.empty_like(xs) if need_xs else None
-        sums = ctx.memory.take(job.numbers(steps)[2], job.dtype).zero_() if any(need_weights) else None
-        tap_hidden = torch.empty_like(outputs) if need_tap_hidden else None
-        tap_cell = torch.empty_like(outputs) if need_tap_cell else None
+        summing = need_vectors or need_w or need_u or need_bias
+        sums = ctx.memory.take(job.sums, job.dtype).zero_() if summing else None
+        tap_hidden, tap_cell = (torch.empty_like(outputs) if needed else None for needed in need_taps)
 
-        pieces = job.pieces()
-        ends, at = [], 0
-        for begin, end in pieces:
-            ends.append(at)
-            at += job.numbers(end - begin)[1]
         again = scratch = None
         if saved is None:
-            again = ctx.memory.take(max(job.numbers(end - begin)[1] for begin, end in pieces), job.dtype)
+            again = ctx.memory.take(job.most_saved, job.dtype)
             scratch = torch.empty_like(outputs[: job.cut])  # of the outputs, which are known, for nobody
-        for i, (begin, end) in reversed(list(enumerate(pieces))):
+        for i in reversed(range(len(job.pieces))):
+            begin, end = job.pieces[i]
             if saved is None:
-                _forward(job, begin, end, i, xs, h, c, packed, outputs, cells, again, into=scratch)
-            kept = again if saved is None else saved[ends[i] :]
+                _forward(job, i, xs, h, c, packed, outputs, cells, again, 0, into=scratch)
             call = job.call(
+                "backward",
                 end - begin,
-                xs=xs[begin:],
-                start_hidden=outputs[begin - 1] if begin else h,
-                packed=packed,
-                outputs=outputs[begin:],
-                saved=kept,
-                grad_outputs=None if grad_outputs is None else grad_outputs[begin:],
-                grad_hidden=carry_h,
-                grad_cell=carry_c,
-                grad_xs=None if grad_xs is None else grad_xs[begin:],
-                grad_sums=sums,
-                tap_hidden=None if tap_hidden is None else tap_hidden[begin:],
-                tap_cell=None if tap_cell is None else tap_cell[begin:],
+                xs=_from(xs, begin),
+                start_hidden=_from(outputs, begin - 1) if begin else _from(h),
+                packed=_from(packed),
+                outputs=_from(outputs, begin),
+                saved=_from(again) if saved is None else _from(saved, job.saved_from[i]),
+                grad_outputs=_from(grad_outputs, begin),
+                grad_hidden=_from(carry_h),
+                grad_cell=_from(carry_c),
+                grad_xs=_from(grad_xs, begin),
+                grad_sums=_from(sums),
+                tap_hidden=_from(tap_hidden, begin),
+                tap_cell=_from(tap_cell, begin),
             )
             job.run("backward", call)
-        weights: tuple[Tensor | None, ...] = (None, None, None)
+        of_vectors = of_w = of_u = of_bias = None
         if sums is not None:
-            rows: int = ctx.rows
-            of_input = h.new_empty((features, rows) if job.lookup else (rows, features))
-            weights = (of_input, h.new_empty(rows, hidden), None if job.lookup else h.new_empty(rows))
-            job.function("reduce")(
-                ctypes.byref(job.call(steps, grad_sums=sums)), *(ctypes.c_void_p(_pointer(found)) for found in weights)
-            )
+            gates = job.gates
+            of_w = h.new_empty((features, gates) if job.lookup else (gates, features))
+            of_u = h.new_empty(gates, hidden)
+            of_bias = None if job.lookup else h.new_empty(gates)
+            arrays = (ctypes.c_void_p(_from(found)) for found in (of_w, of_u, of_bias))
+            job.functions["reduce"](ctypes.byref(job.call("backward", steps, grad_sums=_from(sums))), *arrays)
+            if vectors is not None:
+                of_table, of_w = of_w, None
+                of_vectors = of_table @ w if need_vectors else None
+                of_w = of_table.t() @ vectors if need_w else None
+                of_bias = of_table.sum(0) if need_bias else None
         return (
-            None, grad_xs, carry_h if need_h else None, carry_c if need_c else None, *weights, tap_hidden, tap_cell,
+            None, grad_xs, of_vectors, carry_h if need_h else None, carry_c if need_c else None,
+            of_w, of_u, of_bias, tap_hidden, tap_cell,
         )  # fmt: skip
 
 
 def _forward(
     job: _Job,
-    begin: int,
-    end: int,
     index: int,
     xs: Tensor,
     h: Tensor,
@@ -329,18 +355,21 @@ def _forward(
     outputs: Tensor,
     cells: Tensor | None,
     saved: Tensor | None,
+    saved_from: int,
     into: Tensor | None = None,
 ) -> None:
-    """Timesteps ``begin`` to ``end``; ``index`` of the piece says where its start and its end are kept."""
+    """The timesteps of piece ``index``, which also says where its start and its end are kept."""
+    begin, end = job.pieces[index]
     call = job.call(
+        "forward",
         end - begin,
-        xs=xs[begin:],
-        start_hidden=outputs[begin - 1] if begin else h,
-        start_cell=None if cells is None else (cells[index - 1] if begin else c),
-        packed=packed,
-        outputs=outputs[begin:] if into is None else into,
-        final_cell=None if cells is None or into is not None else cells[index],
-        saved=saved,
+        xs=_from(xs, begin),
+        start_hidden=_from(outputs, begin - 1) if begin else _from(h),
+        start_cell=None if cells is None else (_from(cells, index - 1) if begin else _from(c)),
+        packed=_from(packed),
+        outputs=_from(outputs, begin) if into is None else _from(into),
+        final_cell=None if cells is None or into is not None else _from(cells, index),
+        saved=_from(saved, saved_from),
     )
     job.run("forward", call)
 

@@ -18,33 +18,34 @@ class Memory:
 
     def __init__(self, spare: int = 4) -> None:
         self._spare = spare
-        self._free: list[np.ndarray] = []
+        self._free: dict[int, np.ndarray] = {}  # by id; the one that came back last is the last
+        self._lent: dict[int, tuple[weakref.ref[np.ndarray], np.ndarray]] = {}  # by the reference's id
 
     def take(self, numbers: int, dtype: torch.dtype) -> Tensor:
-        """[numbers], not initialised."""
+        """[numbers], float32 or float64, not initialised."""
         size = max(1, numbers) * dtype.itemsize
-        fitting = [free for free in self._free if size <= len(free) <= max(4 * size, 1 << 20)]
-        array = min(fitting, key=len, default=None)
-        if array is None:
-            array = _pages(size)
-        else:
-            self._free = [free for free in self._free if free is not array]
-        lent = array[:size]
+        array, most = None, max(4 * size, 1 << 20)
+        while array is None:
+            fitting = [(len(free), key) for key, free in list(self._free.items()) if size <= len(free) <= most]
+            # None if another thread has been quicker.
+            array = self._free.pop(min(fitting)[1], None) if fitting else _pages(size)
+        lent = array[:size].view(np.float32 if dtype == torch.float32 else np.float64)
         # The tensor holds `lent`, which nothing else does: it ends with the tensor's memory, wherever that went.
-        weakref.finalize(lent, _give_back, weakref.ref(self), array).atexit = False
-        return torch.from_numpy(lent).view(dtype)[:numbers]
+        ended = weakref.ref(lent, self._take_back)
+        self._lent[id(ended)] = ended, array
+        return torch.from_numpy(lent)[:numbers]
+
+    def _take_back(self, ended: "weakref.ref[np.ndarray]") -> None:
+        _, array = self._lent.pop(id(ended))
+        self._free[id(array)] = array
+        while len(self._free) > self._spare:
+            self._free.pop(next(iter(self._free)), None)
 
     def __deepcopy__(self, _: object) -> "Memory":
         return self
 
     def __reduce__(self) -> tuple[type["Memory"], tuple[int]]:
         return Memory, (self._spare,)
-
-
-def _give_back(owner: "weakref.ref[Memory]", array: np.ndarray) -> None:
-    memory = owner()
-    if memory is not None:
-        memory._free = [array, *memory._free][: memory._spare]  # noqa: SLF001  a part of the class
 
 
 def _pages(size: int) -> np.ndarray:

@@ -135,6 +135,12 @@ def _grammar(people: int, mentions: int, filler_words: int, repeats: int) -> _Gr
     )
 
 
+@lru_cache
+def _below(half: int, latest: int) -> Float[Tensor, "5 1"]:
+    """Up to where the draws that make a sentence go: he or she first, who of each, which is asked for, and the gap."""
+    return torch.tensor([2.0, half, half, 2.0, latest - 2])[:, None]
+
+
 def _clauses(
     grammar: _Grammar, room: Int[Tensor, " B"], rng: torch.Generator
 ) -> tuple[Int[Tensor, "B clauses"], Int[Tensor, " B"]]:
@@ -204,9 +210,8 @@ class Pronoun(Task):
         repeats = 1 << (latest // len(_PHRASES)).bit_length()
         grammar = _grammar(self.people, self.mentions, self.filler_words, repeats)
         first_of = grammar.first
-        below = [2, half, half, 2, latest - 2][: 3 + self.mentions]
-        drawn = torch.rand(len(below), batch_size, generator=rng) * torch.tensor(below)[:, None]
-        he_first, first, second, asks_first, *more = drawn.long().unbind()  # from 0 up to ``below``, one a sentence
+        drawn = torch.rand(3 + self.mentions, batch_size, generator=rng) * _below(half, latest)[: 3 + self.mentions]
+        he_first, first, second, asks_first, *more = drawn.long().unbind()  # from 0 up to those, one a sentence
         first, second = first + half * (1 - he_first), second + half * he_first
 
         # A sentence's templates: those before the clauses, the clauses, and the last word.
