@@ -1,6 +1,7 @@
 """Sweeps: every job is checked before the first one starts, and accounted for after the last."""
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, flag_override
 
 from ..runs import RunDirectory, RunError
-from .config import from_mapping, with_own_arguments
+from .config import RunConfig, from_mapping, with_own_arguments
 from .errors import USAGE, explain
+from .launch.jobs import Job, Outcome
+from .launch.jobs import job as job_of
 
 
 @dataclass
@@ -22,7 +25,9 @@ class Sweep:
     """The jobs of the sweep that this process started."""
 
     paths: list[Path] = field(default_factory=list)
+    configs: list[RunConfig] = field(default_factory=list)
     finished_before: int = 0
+    outcomes: list[Outcome] = field(default_factory=list)
 
 
 current: Sweep | None = None
@@ -90,10 +95,33 @@ def _checked(config: DictConfig) -> tuple[Sweep, list[str]]:
             continue
         path = run_path(checked)
         sweep.paths.append(path)
+        sweep.configs.append(checked)
         sweep.finished_before += RunDirectory(path).finished and not checked.force
     if wrong:
         wrong.insert(0, f"{len(wrong)} of {len(jobs)} jobs cannot run, so none was started:")
     return sweep, wrong
+
+
+def jobs(job_overrides: Sequence[Sequence[str]], first: int, loader: Any, config: DictConfig) -> list[Job]:
+    """What a launcher is given, as jobs. Those of a grid were composed and checked when it started."""
+    known = current.configs if current is not None else []
+    total = len(known) or first + len(job_overrides)
+    found = []
+    for number, overrides in enumerate(job_overrides, start=first):
+        if number < len(known):
+            checked = known[number]
+        else:
+            checked = from_mapping(
+                {k: v for k, v in loader.load_sweep_config(config, list(overrides)).items() if k != "hydra"}
+            )
+        found.append(job_of(number, total, list(overrides), checked))
+    return found
+
+
+def finished(outcomes: Sequence[Outcome]) -> None:
+    """Of a launcher's jobs; whoever started the sweep asks for them in the end."""
+    if current is not None:
+        current.outcomes += outcomes
 
 
 def summary() -> tuple[list[str], bool]:

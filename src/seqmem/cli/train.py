@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -106,10 +106,12 @@ def execute(
     prefix: str = "",
     stop: StopSignals | None = None,
     alone: bool = True,
+    display: Callable[..., Any] | None = None,
 ) -> RunDirectory:
     """Train what is configured, unless its directory says that it is done.
 
-    ``alone``: it is not one of a sweep's jobs, and may take every core.
+    ``alone``: it is not one of a sweep's jobs, and may take every core. ``display``: makes what stands in the place of
+    ``display.Display``, with the same arguments.
 
     Raises:
         ConfigError, RunError, Diverged: one line for people each.
@@ -158,8 +160,8 @@ def execute(
                     hparams=_hparams(config, experiment),
                 )
             )
-            display = stack.enter_context(
-                Display(
+            shown = stack.enter_context(
+                (display or Display)(
                     console,
                     title=f"{title(config)}, {experiment.backend.brief}",
                     metric=experiment.task.targets.metric,
@@ -177,9 +179,9 @@ def execute(
                 experiment.task,
                 experiment.optimizer,
                 experiment.plan,
-                [recorder, display],
+                [recorder, shown],
                 checkpoints=recorder,
-                stop_requested=lambda: stop.requested() or display.unread,
+                stop_requested=lambda: stop.requested() or shown.unread,
             )
         except Interrupted as stopped:
             run.set_status("interrupted", step=stopped.step)
