@@ -762,7 +762,7 @@ def main() -> int:
         about["jax"] = about_jax["version"]
     memories: list[dict[str, Any]] = []
     if not options.quick:
-        if len(usable_cores()) > 1:
+        if len(usable_cores()) > 1 and not options.dense:
             print("\ntwo threads, wall time of a step", flush=True)
             found += measure_two(grid, native=native, budget=options.budget, dense=options.dense)
         print("\nmemory of a process with one step", flush=True)

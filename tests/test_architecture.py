@@ -26,7 +26,9 @@ LAW: dict[str, set[str]] = {
     "events": set(),
     "heatmap": set(),
     "record": {"runs", "events", "heatmap", "training", "trace", "evaluate", "model", "tasks.base", "signals"},
-    "cli": {"cli", "runs", "events", "heatmap", "record", "training", "kernels", *CORE},
+    "report": {"report", "runs"},
+    "span": set(),
+    "cli": {"cli", "report", "span", "runs", "events", "heatmap", "record", "training", "kernels", *CORE},
 }
 """Room -> the rooms it may import from. ``tasks.base`` allows the protocol and no single task."""
 

@@ -185,7 +185,7 @@ def test_help_and_completion_need_no_torch(tmp_path: Path) -> None:
         for verb in ("train", "eval", "show", "list", "watch"):
             assert f"seqmem {verb}" in said[name].out
         assert max(map(len, said[name].out.splitlines())) <= 80
-    assert said["version"].out == "seqmem 0.1.0\n"
+    assert said["version"].out == "seqmem 0.2.0\n"
     for part in ("seqmem train [-m]", "cell: custom, gru, lstm, rnn", "seq_len", "optimizer:", "--cfg job"):
         assert part in said["train help"].out
     for part in ("name: gru", "seq_len: 33", "form: torch"):

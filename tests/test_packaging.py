@@ -76,11 +76,11 @@ def test_the_wheel(tmp_path: Path, checkout: Path) -> None:
     )  # fmt: skip
     (wheel,) = tmp_path.glob("seqmem-*.whl")
     assert held(wheel) == files(checkout) | {NATIVE}
-    assert wheel.name.startswith("seqmem-0.1.0-py3-none-")
+    assert wheel.name.startswith("seqmem-0.2.0-py3-none-")
     assert not wheel.name.endswith("-any.whl")
     assert "linux" not in sys.platform or wheel.name.endswith(f"-linux_{os.uname().machine}.whl")
     with zipfile.ZipFile(wheel) as archive:
-        assert "Root-Is-Purelib: false" in archive.read("seqmem-0.1.0.dist-info/WHEEL").decode()
+        assert "Root-Is-Purelib: false" in archive.read("seqmem-0.2.0.dist-info/WHEEL").decode()
 
     # An environment of its own, which sees what seqmem needs where this one has it, and seqmem not.
     venv.create(tmp_path / "venv", with_pip=False)
@@ -99,7 +99,7 @@ def test_the_wheel(tmp_path: Path, checkout: Path) -> None:
     said = run(tmp_path / "venv" / "bin" / "seqmem", "train", "--info", "searchpath", cwd=elsewhere)
     assert str(home / "seqmem" / "conf") in said
     assert str(ROOT) not in said
-    assert run(tmp_path / "venv" / "bin" / "seqmem", "--version", cwd=elsewhere) == "seqmem 0.1.0\n"
+    assert run(tmp_path / "venv" / "bin" / "seqmem", "--version", cwd=elsewhere) == "seqmem 0.2.0\n"
     code = "from seqmem.kernels.loading import describe; print(describe())"
     assert run(python, "-c", code, cwd=elsewhere).startswith("native (")
     assert list(elsewhere.iterdir()) == []
@@ -111,7 +111,7 @@ def test_a_wheel_without_a_compiler(tmp_path: Path, checkout: Path) -> None:
     assert said.count("native kernels") == 1
     assert "seqmem: no native kernels, torch's will be used: CXX=/nonexistent/c++: there is no such compiler" in said
     (wheel,) = (checkout / "dist").glob("*.whl")
-    assert wheel.name == "seqmem-0.1.0-py3-none-any.whl"
+    assert wheel.name == "seqmem-0.2.0-py3-none-any.whl"
     assert held(wheel) == files(checkout)
 
 

@@ -5,16 +5,18 @@ import os
 import re
 import signal
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from commandline import OWN_CELLS, TINY, Said, assert_same_numbers, end, only_run, runs_below, started, until
+from commandline import OWN_CELLS, TINY, Said, assert_same_numbers, end, only_run, rows, runs_below, started, until
 from seqmem.record import Recorder
 
 SMALL = [setting for setting in TINY if not setting.startswith(("seq_len=", "steps=", "evaluate.lengths="))]
-EIGHT = ("train", "-m", "cell=rnn,lstm", "seq_len=8,12", "seed=0,1", "steps=20", *SMALL)
+EIGHT = ("train", "-m", "cell=rnn,lstm", "seq_len=8,12", "seed=0,1", "steps=20", *SMALL, "hydra.launcher.workers=2")
 
 
 def results(folder: Path) -> list[Path]:
@@ -62,22 +64,23 @@ def test_killed_half_way_and_started_again(tmp_path: Path, typed: Callable[..., 
     assert_same_numbers(tmp_path / "outputs" / alone.relative_to(tmp_path / "alone"), alone)
 
 
-def test_one_job_fails(tmp_path: Path) -> None:
+def test_one_job_fails(tmp_path: Path, typed: Callable[..., Said]) -> None:
     """It is named when it fails and in the summary; the others go on; the exit code says that not all is well."""
     command = (
         "train", "-m", "task=adding", "cell=rnn", "cell.nonlinearity=relu", "optimizer=sgd", "clip_norm=null",
-        "optimizer.lr=0.01,1e30,0.02", "seq_len=8", "steps=6", *SMALL,
+        "optimizer.lr=0.01,1e30,0.02", "seq_len=8", "steps=6", *SMALL, "hydra.launcher.workers=1",
     )  # fmt: skip
-    with started(*command, cwd=tmp_path, together=True, PYTHONUNBUFFERED="1") as process:
-        said = end(process)
+    both = StringIO()
+    with redirect_stdout(both), redirect_stderr(both):
+        said = typed(*command)
     assert said.code == 1
-    lines = said.out.splitlines()
+    lines = both.getvalue().splitlines()
     jobs = [line[:4] for line in lines if line.startswith("[")]
     assert jobs == sorted(jobs)
     (failed,) = (line for line in lines if "FAILED" in line)
     assert re.match(r"\[2/3 rnn adding len8 seed0\] FAILED: the loss became (nan|inf) at step \d", failed)
     assert lines.index(failed) < lines.index(next(line for line in lines if line.startswith("[3/3")))
-    assert "finished" in lines[-3]
+    assert len([line for line in lines if re.match(r"\[[13]/3 .*\] finished  ", line)]) == 2
     assert lines[-2] == "2 of 3 runs finished"
     (loser,) = (run for run in runs_below(tmp_path) if not (run / "result.json").exists())
     assert lines[-1].startswith(f"  failed: {loser.relative_to(tmp_path)}: ")
@@ -92,8 +95,14 @@ def test_ctrl_c_ends_the_whole_sweep(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         said = end(process)
     said.refuses("saved: the same command goes on from there", code=130)
-    assert "stopped at step" in said.err
-    only_run(tmp_path)  # no other was begun
+    assert "stopped, 0 of 8 runs finished, " in said.err
+    begun = runs_below(tmp_path)
+    assert 1 <= len(begun) <= 2  # no other was begun
+    for run in begun:
+        status = json.loads((run / "status.json").read_text())
+        assert status["state"] == "interrupted"
+        assert rows(run)[-1]["step"] <= status["step"] < 4000
+        assert (run / "checkpoint.pt").exists()
 
 
 def test_ctrl_c_in_the_closing_measurements(
@@ -108,7 +117,7 @@ def test_ctrl_c_in_the_closing_measurements(
         finished(*args)
 
     monkeypatch.setattr(Recorder, "finished", stopped)
-    said = typed("train", "-m", *TINY, "seed=0,1", "quiet=true")
+    said = typed("train", "-m", *TINY, "seed=0,1", "quiet=true", "hydra.launcher.workers=1")
     said.refuses("stopped between two runs: the same command goes on from there", code=130)
     assert len(results(tmp_path)) == len(runs_below(tmp_path)) == 1
     assert typed("train", *TINY, "seed=1", "quiet=true") == Said(0, "", "")  # alone, there is nothing left to stop

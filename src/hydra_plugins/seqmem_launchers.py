@@ -4,6 +4,7 @@ Hydra imports this module whenever it starts: nothing heavy here.
 """
 
 from collections.abc import Sequence
+from math import isnan
 from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus
@@ -40,7 +41,7 @@ class _Launcher(Launcher):
     def _returned(overrides: Sequence[str], score: float) -> JobReturn:
         # Always completed: Hydra would raise a failure's exception, and seqmem has said it better.
         found = JobReturn(overrides=overrides, status=JobStatus.COMPLETED)
-        found.return_value = score
+        found.return_value = None if isnan(score) else score  # Optuna takes no NaN
         return found
 
 

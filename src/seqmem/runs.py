@@ -301,13 +301,16 @@ def read_json(path: Path) -> dict[str, Any] | None:
         RunError: it cannot be read.
     """
     try:
-        return json.loads(path.read_text())
+        found = json.loads(path.read_text())
     except FileNotFoundError:
         return None
     except NotADirectoryError:
         return None
     except (OSError, ValueError) as error:
         raise RunError(f"{path} cannot be read: {error}") from error
+    if not isinstance(found, dict):
+        raise RunError(f"{path} cannot be read: it is not what seqmem writes")
+    return found
 
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:

@@ -9,8 +9,13 @@ from importlib.metadata import version
 
 PLAIN = {
     "eval": ("evaluating", "score finished runs at any lengths"),
+    "reproduce": ("reproducing", "a finished run once more: are its numbers the same?"),
+    "export": ("exporting", "a run's weights as a state dict, its step as ONNX"),
     "show": ("show", "a run in the terminal: score by length, the gradient over timesteps"),
+    "report": ("reporting", "what many runs say together: memory span, spread, a page with figures, tables"),
+    "span": ("spanning", "find the longest sequence that a cell learns: double, then bisect"),
     "list": ("listing", "the cells, tasks, optimizers and experiments there are"),
+    "sweep": ("sweeps", "sweep status DIR: which runs of a sweep are finished, running, failed"),
     "watch": ("watch", "open TensorBoard on the runs, gradients first"),
 }
 VERBS = {
@@ -31,7 +36,7 @@ def main() -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except KeyboardInterrupt as stopped:
-        print(f"{name}: {stopped or 'stopped'}", file=sys.stderr)
+        print(f"{name}: {str(stopped) or 'stopped'}", file=sys.stderr)
         return getattr(stopped, "exit_code", 130)
 
 
@@ -113,9 +118,9 @@ def _hydra(rest: list[str], *, full: bool) -> int:
             usage = isinstance(error, USAGE)
             said = explain(error, given.overrides, given.config_dir) if usage else sweep.one_line(error)
             print(f"seqmem train: {said}", file=sys.stderr)
-    lines, complete = sweep.summary()
+    lines, worst = sweep.summary()
     print(*lines, sep="\n" if lines else "", end="\n" if lines else "", flush=True)
-    return code or (0 if complete else 1)
+    return max(code, worst)
 
 
 def _complete(args: list[str]) -> int:

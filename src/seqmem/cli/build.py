@@ -253,7 +253,7 @@ def _chosen(
     return _load(settings["target"], base, group), dict(settings.get("args") or {}), f"{group}.args"
 
 
-def _made(kind: Callable[..., Any], settings: Mapping[str, Any], group: str, *given: Any, **options: Any) -> Any:
+def _made(kind: Callable[..., Any], settings: Mapping[str, Any], group: str, /, *given: Any, **options: Any) -> Any:
     """``kind(*given, **options)``. A class of the user's own may fail in any way; that too is a setting to correct."""
     if settings.get("name") != "custom":
         return kind(*given, **options)

@@ -56,6 +56,10 @@ def parsed(args: Sequence[str]) -> Arguments:
     return Arguments(options, found.overrides, found.config_dir)
 
 
+EXTRAS = {"hydra/sweeper/optuna": "optuna", "hydra/launcher/joblib": "joblib"}
+"""What the plugins of others offer, and which extra of seqmem brings them."""
+
+
 def explain(error: Exception, overrides: Sequence[str] = (), config_dir: str | None = None) -> str:
     """One line for a person who mistyped something on a command line of these ``overrides``."""
     return " ".join(_explain(error, overrides, config_dir).split())
@@ -71,7 +75,9 @@ def _explain(error: Exception, overrides: Sequence[str], config_dir: str | None)
         options = sorted(error.options)
         if not options:
             return f"no {group} is called '{name}', nor anything else: -cd DIR adds your own from DIR/{group}/NAME.yaml"
-        return f"no {group} is called '{name}'.{nearest(name, options)} One of: {', '.join(options)}"
+        extra = EXTRAS.get(f"{group}/{name}")
+        missing = f" It comes with pip install 'seqmem[{extra}]'." if extra else nearest(name, options)
+        return f"no {group} is called '{name}'.{missing} One of: {', '.join(options)}"
     if isinstance(error, MissingConfigException):
         return first
     if found := re.match(r"Could not override '([^']+)'", text) or re.match(r"Key '([^']+)' is not in struct", text):

@@ -1,6 +1,7 @@
 """Sweeps: every job is checked before the first one starts, and accounted for after the last."""
 
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,12 +23,22 @@ from .launch.jobs import job as job_of
 
 @dataclass
 class Sweep:
-    """The jobs of the sweep that this process started."""
+    """The jobs of the sweep that this process started.
 
+    ``total``: how many there will be; 0: nobody knows. ``grid``: all of them were checked before the first one.
+    """
+
+    total: int = 0
+    grid: bool = True
     paths: list[Path] = field(default_factory=list)
     configs: list[RunConfig] = field(default_factory=list)
     finished_before: int = 0
-    outcomes: list[Outcome] = field(default_factory=list)
+    jobs: dict[int, Job] = field(default_factory=dict)
+    outcomes: dict[Path, Outcome] = field(default_factory=dict)
+
+    @property
+    def quiet(self) -> bool:
+        return bool(self.configs) and all(config.quiet for config in self.configs)
 
 
 current: Sweep | None = None
@@ -35,7 +46,7 @@ current: Sweep | None = None
 
 def job_prefix(number: int, title: str) -> str:
     """In front of every line of a job, so that jobs which run at once can be told apart."""
-    total = f"/{len(current.paths)}" if current is not None else ""
+    total = f"/{current.total}" if current is not None and current.total else ""
     return f"[{number + 1}{total} {title}] "
 
 
@@ -55,9 +66,16 @@ class SweepCallback(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         global current
-        if not config.hydra.sweeper._target_.endswith("BasicSweeper"):
-            return  # what other sweepers will try is not known before they do
+        sweeper, launcher = config.hydra.sweeper, config.hydra.launcher
         try:
+            if launcher._target_.endswith("LocalLauncher"):
+                from .launch import local
+
+                if local.worker_count(launcher.get("workers", "auto")) > 1:
+                    local.warm()
+            if not sweeper._target_.endswith("BasicSweeper"):  # what it will try is not known before it does
+                current = Sweep(total=int(sweeper.get("n_trials") or 0), grid=False)
+                return
             sweep, wrong = _checked(config)
         except Exception as error:  # which Hydra would make a mere warning of
             sweep, wrong = Sweep(), [one_line(error)]
@@ -66,7 +84,8 @@ class SweepCallback(Callback):
             raise SystemExit(2)
         current = sweep
         already = f", {sweep.finished_before} of them finished already" if sweep.finished_before else ""
-        print(f"sweep of {len(sweep.paths)} runs{already}", flush=True)
+        if not sweep.quiet:
+            print(f"sweep of {len(sweep.paths)} runs{already}", flush=True)
 
 
 def _checked(config: DictConfig) -> tuple[Sweep, list[str]]:
@@ -97,6 +116,7 @@ def _checked(config: DictConfig) -> tuple[Sweep, list[str]]:
         sweep.paths.append(path)
         sweep.configs.append(checked)
         sweep.finished_before += RunDirectory(path).finished and not checked.force
+    sweep.total = len(sweep.paths)
     if wrong:
         wrong.insert(0, f"{len(wrong)} of {len(jobs)} jobs cannot run, so none was started:")
     return sweep, wrong
@@ -104,39 +124,80 @@ def _checked(config: DictConfig) -> tuple[Sweep, list[str]]:
 
 def jobs(job_overrides: Sequence[Sequence[str]], first: int, loader: Any, config: DictConfig) -> list[Job]:
     """What a launcher is given, as jobs. Those of a grid were composed and checked when it started."""
-    known = current.configs if current is not None else []
-    total = len(known) or first + len(job_overrides)
+    sweep = current if current is not None else Sweep()
     found = []
     for number, overrides in enumerate(job_overrides, start=first):
-        if number < len(known):
-            checked = known[number]
+        if sweep.grid and number < len(sweep.configs):
+            checked = sweep.configs[number]
         else:
             checked = from_mapping(
                 {k: v for k, v in loader.load_sweep_config(config, list(overrides)).items() if k != "hydra"}
             )
-        found.append(job_of(number, total, list(overrides), checked))
+        found.append(job_of(number, sweep.total, list(overrides), checked))
+        sweep.jobs[number] = found[-1]
+        if not sweep.grid:
+            sweep.configs.append(checked)
+            sweep.paths.append(Path(found[-1].path))
     return found
 
 
 def finished(outcomes: Sequence[Outcome]) -> None:
-    """Of a launcher's jobs; whoever started the sweep asks for them in the end."""
-    if current is not None:
-        current.outcomes += outcomes
+    """Of a launcher's jobs; whoever started the sweep asks for them in the end.
 
+    Raises:
+        Stopped: a signal asked for it, and there is something left to do. What runs was saved.
+    """
+    from .train import Stopped
 
-def summary() -> tuple[list[str], bool]:
-    """(what became of the sweep, in lines; whether every run is finished)"""
     if current is None:
-        return [], True
-    states = [(path, _state(path)) for path in dict.fromkeys(current.paths)]
-    finished = [path for path, (state, _) in states if state == "finished"]
-    lines = [f"{len(finished)} of {len(states)} runs finished"]
-    lines += [f"  {state}: {path}{': ' + why if why else ''}" for path, (state, why) in states if state != "finished"]
-    return lines, len(finished) == len(states)
+        return
+    jobs = [current.jobs[outcome.number] for outcome in outcomes]
+    current.outcomes |= {Path(job.path): outcome for job, outcome in zip(jobs, outcomes, strict=True)}
+    stopped = [outcome for outcome in outcomes if outcome.exit_code is not None]
+    left = any(outcome.state == "stopped" for outcome in stopped)
+    if not stopped or not (left or not current.grid):
+        return
+    command = "the same command"
+    if any(job.settings.get("force") for job in jobs):
+        command += " without force=true"
+    saved = sum(job.run.path.exists() and not job.run.finished for job in jobs)
+    if left and saved:
+        done = sum(outcome.state == "finished" for outcome in outcomes)
+        line = f"stopped, {done} of {len(jobs)} runs finished, {saved} begun and saved: {command} goes on from there"
+    else:
+        line = f"stopped between two runs: {command} goes on from there"
+    raise Stopped(line, next(outcome.exit_code for outcome in stopped if outcome.exit_code is not None))
 
 
-def _state(path: Path) -> tuple[str, str]:
+def summary() -> tuple[list[str], int]:
+    """(what became of the sweep, in lines; the exit code that says so)"""
+    if current is None:
+        return [], 0
+    states = {path: _state(path, current.outcomes.get(path)) for path in dict.fromkeys(current.paths)}
+    finished = sum(state == "finished" for state, _ in states.values())
+    lines = [f"{finished} of {len(states)} runs finished"]
+    waiting = Counter(why for state, why in states.values() if state == "not started")
+    for path, (state, why) in states.items():
+        if state == "not started":
+            if (many := waiting.pop(why, 0)) > 1:
+                lines.append(f"  not started: {many} runs{': ' + why if why else ''}")
+            elif many:
+                lines.append(f"  not started: {path}{': ' + why if why else ''}")
+        elif state != "finished":
+            lines.append(f"  {state}: {path}{': ' + why if why else ''}")
+    if finished == len(states):
+        return [] if current.quiet else lines, 0
+    return lines, 2 if any(outcome.usage for outcome in current.outcomes.values()) else 1
+
+
+def _state(path: Path, outcome: Outcome | None) -> tuple[str, str]:
+    """(finished, failed, ...; why, in one line)"""
     run = RunDirectory(path)
+    if outcome is not None and outcome.state in ("failed", "lost"):
+        why = outcome.error or ""
+        if why.startswith("not started: "):
+            return "not started", why.removeprefix("not started: ")
+        return ("in use" if outcome.held else "failed"), why
     if run.finished:
         return "finished", ""
     try:

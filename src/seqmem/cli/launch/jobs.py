@@ -5,14 +5,20 @@ job is one call of ``work``, in whatever process; the run's own directory is wha
 lost with the process, and a sweep is resumed by starting it again.
 """
 
+import errno
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+from filelock import Timeout
 
 from ...runs import RunDirectory, RunError
+
+if TYPE_CHECKING:
+    from ..train import StopSignals
 
 State = Literal["finished", "failed", "stopped", "lost"]
 
@@ -22,7 +28,7 @@ class Job:
     """Everything that another process needs to do one run of a sweep.
 
     Args:
-        number: from 0; ``total``: of the whole sweep.
+        number: from 0; ``total``: of the whole sweep; 0: nobody knows yet.
         overrides: what the user said of it, as Hydra writes it.
         settings: the whole configuration, as ``config.everything`` has it.
         folder: the working directory that relative paths and a user's own modules are looked up from.
@@ -40,7 +46,8 @@ class Job:
     @property
     def prefix(self) -> str:
         """In front of every line of the job, so that jobs which run at once can be told apart."""
-        return f"[{self.number + 1}/{self.total} {self.title}] "
+        total = f"/{self.total}" if self.total else ""
+        return f"[{self.number + 1}{total} {self.title}] "
 
     @property
     def run(self) -> RunDirectory:
@@ -51,7 +58,8 @@ class Job:
 class Outcome:
     """``lost``: its process ended without a word. ``error``: one line for people; ``usage``: the user can correct it.
 
-    ``skipped``: it was finished before.
+    ``skipped``: it was finished before. ``exit_code``: a signal asked for an end; of a ``finished`` one it came too
+    late. ``held``: another process has the run. ``full``: the disk is, so that no other job can write either.
     """
 
     number: int
@@ -61,6 +69,8 @@ class Outcome:
     usage: bool = False
     skipped: bool = False
     exit_code: int | None = None
+    held: bool = False
+    full: bool = False
 
 
 def job(number: int, total: int, overrides: Sequence[str], config: Any) -> Job:
@@ -73,7 +83,24 @@ def job(number: int, total: int, overrides: Sequence[str], config: Any) -> Job:
     )
 
 
-def work(job: Job, *, report: "Callable[..., Any] | None" = None) -> Outcome:
+def skip(job: Job) -> Outcome | None:
+    """Of a job that is finished already, without any work; None: it is to be done."""
+    run = job.run
+    if job.settings.get("force") or not run.finished:
+        return None
+    try:
+        return Outcome(job.number, "finished", score=float((run.result() or {})["score"]), skipped=True)
+    except (RunError, KeyError, TypeError, ValueError):
+        return None  # whoever does the work says what is wrong with it
+
+
+def work(
+    job: Job,
+    *,
+    report: "Callable[..., Any] | None" = None,
+    stop: "StopSignals | None" = None,
+    silent: bool = False,
+) -> Outcome:
     """Do the job in this process, and raise nothing: what went wrong stands in the outcome, and in the run's directory.
 
     Ctrl-C and SIGTERM let the run save itself, if this is the main thread: then the outcome is ``stopped``.
@@ -81,6 +108,8 @@ def work(job: Job, *, report: "Callable[..., Any] | None" = None) -> Outcome:
     Args:
         report: an additional observer's factory for whoever shows progress: it is called with the display's arguments
             and stands in its place (see ``display.Display``); None: plain lines with the job's prefix.
+        stop: of whoever asks several jobs to stop; None: the job has its own.
+        silent: a failure is said by whoever gets the outcome.
     """
     from rich.console import Console
 
@@ -92,7 +121,7 @@ def work(job: Job, *, report: "Callable[..., Any] | None" = None) -> Outcome:
     os.chdir(job.folder)
     if job.folder not in sys.path:  # a cell of the user's own
         sys.path.insert(0, job.folder)
-    skipped, stop = False, train.StopSignals()
+    skipped, stop = False, stop or train.StopSignals()
     try:
         config = from_mapping(job.settings)
         skipped = job.run.finished and not config.force
@@ -109,11 +138,28 @@ def work(job: Job, *, report: "Callable[..., Any] | None" = None) -> Outcome:
     except train.Stopped as stopped:
         return Outcome(job.number, "stopped", error=str(stopped), exit_code=stopped.exit_code)
     except Exception as error:
-        if report is None:
+        if report is None and not silent:
             say_failed(job.prefix, error)
-        return Outcome(job.number, "failed", error=one_line(error), usage=isinstance(error, USAGE))
+        return Outcome(
+            job.number,
+            "failed",
+            error=one_line(error),
+            usage=isinstance(error, USAGE),
+            held=isinstance(error, RunError) and isinstance(error.__context__, Timeout),
+            full=any(cause.errno in (errno.ENOSPC, errno.EDQUOT) for cause in _causes(error)),
+        )
     score = float("nan") if result is None else float(result["score"])
-    return Outcome(job.number, "finished", score=score, skipped=skipped)
+    too_late = stop.exit_code if stop.requested() else None
+    return Outcome(job.number, "finished", score=score, skipped=skipped, exit_code=too_late)
+
+
+def _causes(error: BaseException) -> Iterator[OSError]:
+    """What the operating system said, on the way to ``error``."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError):
+            yield seen
+        seen = seen.__cause__ or seen.__context__
 
 
 def lost(job: Job, why: str) -> Outcome:

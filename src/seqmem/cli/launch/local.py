@@ -1,10 +1,362 @@
-"""One process a core on this machine."""
+"""On this machine: each job in a process of its own, as many at once as there are cores, one thread each.
 
-from collections.abc import Sequence
+The processes are forked from a server that has imported torch, so that a job starts in tens of milliseconds and one
+that is killed takes no other with it. All that a job has to say goes through a pipe to the process that the user
+started, which alone writes to the terminal. A job whose pipe closes knows that nobody waits for it any more: it saves
+itself and ends.
+"""
 
-from .jobs import Job, Outcome, work
+import io
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+from ..config import ConfigError, usable_cores
+from ..train import UNREAD, Stopped, StopSignals
+from .jobs import Job, Outcome, lost, skip, work
+from .overview import Reporter, View, cost, view
+
+_WARM = (
+    "seqmem.cli.train", "seqmem.cli.build", "seqmem.cli.display", "seqmem.record", "seqmem.training",
+    "seqmem.cli.launch.local",
+)  # fmt: skip
+"""What a job needs, imported once for all of them."""
+
+_HELD = 3.0
+"""Seconds that a run is waited for which another process has. A sweep that was killed lets go of its runs at once, but
+not before its jobs have noticed."""
+
+_GRACE = 30.0
+"""Seconds in which a job may save itself when the process that started it is gone."""
 
 
 def run_jobs(jobs: Sequence[Job], *, workers: int | str = "auto") -> list[Outcome]:
-    assert workers
-    return [work(job) for job in jobs]
+    """Every job's outcome, in the order of the jobs; of those that were not started as well.
+
+    Args:
+        workers: processes at once. ``auto``: one for every usable core. 1: the jobs run in this process, one after
+            the other.
+
+    Raises:
+        ConfigError: ``workers`` is neither.
+        Stopped: a second signal came, and nothing was waited for.
+    """
+    done = [outcome for job in jobs if (outcome := skip(job)) is not None]
+    numbers = {outcome.number for outcome in done}
+    todo = [job for job in jobs if job.number not in numbers]
+    count = min(worker_count(workers), len(todo))
+    stop = StopSignals()
+    with stop.caught(), view(jobs, done, count) as shown:
+        # Those that take long come first, so that no core is left alone with one in the end.
+        queue = _Queue(sorted(todo, key=cost, reverse=True) if count > 1 else todo, shown)
+        if count > 1:
+            _in_processes(queue, count, shown, stop)
+        else:
+            _in_this_process(queue, shown, stop)
+    if shown.unread and not stop.requested():
+        raise SystemExit(UNREAD)  # nobody is there to read a line
+    found = {outcome.number: outcome for outcome in [*done, *queue.outcomes, *queue.rest(stop)]}
+    return [found[job.number] for job in jobs]
+
+
+def worker_count(workers: Any) -> int:
+    """Processes at once.
+
+    Raises:
+        ConfigError: it is no number of processes.
+    """
+    if workers == "auto":
+        return usable_cores()
+    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
+        raise ConfigError(f"hydra.launcher.workers={workers}: must be auto, or a whole number from 1 on")
+    return workers
+
+
+class _Queue:
+    """The jobs that wait, and what became of the others."""
+
+    def __init__(self, jobs: Sequence[Job], shown: View) -> None:
+        self._waiting = [(job, 0.0) for job in jobs]  # (job, not before)
+        self._held: dict[int, float] = {}
+        self._view = shown
+        self._full: str | None = None
+        self.outcomes: list[Outcome] = []
+
+    def __len__(self) -> int:
+        return len(self._waiting) if self._full is None else 0
+
+    def next(self, running: Sequence[Job] = ()) -> Job | None:
+        """None: there is none that could start now. A run that is in the sweep twice is done, then found done."""
+        if self._full is not None:
+            return None
+        busy, now = {job.path for job in running}, time.monotonic()
+        for place, (job, not_before) in enumerate(self._waiting):
+            if job.path not in busy and now >= not_before:
+                del self._waiting[place]
+                if (outcome := skip(job)) is None:
+                    return job
+                self._view.skipped(job)
+                self.outcomes.append(outcome)
+                return self.next(running)
+        return None
+
+    def ended(self, job: Job, outcome: Outcome) -> None:
+        if outcome.held:
+            now = time.monotonic()
+            if now - self._held.setdefault(job.number, now) < _HELD:
+                self._waiting.append((job, now + _HELD / 10))
+                self._view.ended(job, None)
+                return
+        self._view.ended(job, outcome)
+        self.outcomes.append(outcome)
+        if outcome.state in ("failed", "lost") and not (outcome.full and self._full):
+            self._view.said(job, f"FAILED: {outcome.error}\n", error=True)
+        if outcome.full and self._full is None:
+            self._full = outcome.error
+            if self._waiting:
+                self._view.said(None, "no other run is started, as the disk is full\n", error=True)
+
+    def rest(self, stop: StopSignals) -> Iterator[Outcome]:
+        """Of the jobs that were not started."""
+        for job, _ in self._waiting:
+            if self._full is not None:
+                yield Outcome(job.number, "failed", error="not started: the disk is full", full=True)
+            else:
+                yield Outcome(job.number, "stopped", error="not started", exit_code=stop.exit_code)
+
+
+def _in_this_process(queue: _Queue, shown: View, stop: StopSignals) -> None:
+    while len(queue) and not stop.requested() and not shown.unread:
+        job = queue.next()
+        if job is None:
+            time.sleep(0.05)  # until a run that another process has may be free
+            continue
+        shown.started(job)
+        report = partial(Reporter, partial(shown.progress, job.number)) if shown.live else None
+        queue.ended(job, work(job, report=report, stop=stop, silent=True))
+
+
+def _in_processes(queue: _Queue, count: int, shown: View, stop: StopSignals) -> None:
+    running: dict[Connection, _Worker] = {}
+    try:
+        while len(queue) or running:
+            if stop.requested() or shown.unread:
+                for worker in running.values():
+                    worker.ask_to_stop(stop.received or signal.SIGTERM)
+                if not running:
+                    break
+            else:
+                while len(running) < count:
+                    job = queue.next([worker.job for worker in running.values()])
+                    if job is None:
+                        break
+                    shown.started(job)
+                    try:
+                        worker = _Worker(job, live=shown.live)
+                    except (OSError, EOFError) as error:
+                        why = f"cannot start a process: {getattr(error, 'strerror', None) or error}"
+                        queue.ended(job, Outcome(job.number, "failed", error=why))
+                        continue
+                    running[worker.link] = worker
+            if not running:
+                time.sleep(0.05)
+            for link in wait(list(running), timeout=0.1) if running else ():
+                assert isinstance(link, Connection)
+                worker = running[link]
+                if not worker.listen(shown):
+                    del running[link]
+                    queue.ended(worker.job, worker.outcome())
+    except KeyboardInterrupt:
+        line = "stopped at once: the same command goes on from the last checkpoints"
+        raise Stopped(line, stop.exit_code) from None
+    finally:
+        for worker in running.values():
+            worker.kill()
+
+
+class _Worker:
+    """A job in its process, as seen from here."""
+
+    def __init__(self, job: Job, *, live: bool) -> None:
+        self.job = job
+        self._outcome: Outcome | None = None
+        self._asked = False
+        context = _context()
+        self.link, theirs = context.Pipe()
+        with theirs:
+            self._process = context.Process(
+                target=_do, args=(job, theirs, dict(os.environ), sys.orig_argv, live), name=job.title
+            )
+            with _for_the_server():  # should the server have ended, it is started anew here
+                self._process.start()
+
+    def ask_to_stop(self, number: int) -> None:
+        if not self._asked:
+            self._asked = True
+            with suppress(OSError):
+                self.link.send(number)
+
+    def listen(self, shown: View) -> bool:
+        """Pass on one thing that it says; False: it has ended."""
+        try:
+            kind, said = self.link.recv()
+        except (EOFError, OSError):
+            return False
+        if kind == "outcome":
+            self._outcome = said
+        elif kind == "progress":
+            shown.progress(self.job.number, said)
+        else:
+            shown.said(self.job, said, error=kind == "err")
+        return True
+
+    def outcome(self) -> Outcome:
+        """Once it has ended: what it said last, or why it said nothing."""
+        self._process.join(_GRACE)
+        if self._outcome is None:
+            code = self._process.exitcode
+            if code is not None and code < 0:
+                memory = ": out of memory?" if code == -signal.SIGKILL else ""
+                why = f"killed by signal {-code}{memory}"
+            else:
+                why = f"its process ended without a word (exit code {code})"
+            self._outcome = lost(self.job, why)
+        self.kill()
+        return self._outcome
+
+    def kill(self) -> None:
+        if self._process.exitcode is None:
+            self._process.kill()
+            self._process.join(_GRACE)
+        self.link.close()
+
+
+def warm() -> None:
+    """Start the server now: it imports torch on another core while this process is still reading settings."""
+    if _FORKS:
+        from multiprocessing import forkserver
+
+        _context()
+        with _for_the_server():
+            forkserver.ensure_running()
+
+
+_FORKS = sys.platform == "linux"
+"""Elsewhere what torch imports does not survive a fork."""
+
+
+def _context() -> Any:
+    context = multiprocessing.get_context("forkserver" if _FORKS else "spawn")
+    if _FORKS:
+        context.set_forkserver_preload(list(_WARM))
+    return context
+
+
+@contextmanager
+def _for_the_server() -> Iterator[None]:
+    """What it inherits: one thread, as libraries start some when they are imported, and one that has threads must not
+    be forked; and deaf ears for the terminal's Ctrl-C, which would end it in the middle of an import."""
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, "1"))
+    main = threading.current_thread() is threading.main_thread()
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if main else None
+    try:
+        yield
+    finally:
+        if main:
+            signal.signal(signal.SIGINT, handler)
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+# In the job's own process
+
+
+def _do(job: Job, link: Connection, environment: dict[str, str], command: list[str], live: bool) -> None:
+    os.environ.clear()  # the server's is that of its own start
+    os.environ.update(environment)
+    sys.orig_argv[:] = command
+    stop = _Asked()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal, which the first process answers for all
+    signal.signal(signal.SIGTERM, stop.by_signal)
+    said = _Pipe(link)
+    out, err = _Lines(said, "out"), _Lines(said, "err")
+    sys.stdout, sys.stderr = out, err
+    threading.Thread(target=_listen, args=(link, stop), daemon=True).start()
+    report = partial(Reporter, partial(said.send, "progress")) if live else None
+    try:
+        outcome = work(job, report=report, stop=stop, silent=True)
+    except SystemExit:  # its lines could not be written
+        outcome = Outcome(job.number, "stopped", exit_code=stop.exit_code)
+    for stream in (out, err):
+        stream.finish()
+    said.send("outcome", outcome)
+
+
+class _Asked(StopSignals):
+    """To stop, through the pipe; its signal handlers stay those of the process."""
+
+    @contextmanager
+    def caught(self) -> Iterator[None]:
+        yield
+
+    def by_signal(self, number: int, _: object) -> None:
+        self.received = self.received or number
+
+
+def _listen(link: Connection, stop: _Asked) -> None:
+    try:
+        stop.by_signal(link.recv(), None)
+        link.recv()  # nothing more comes but the end
+    except (EOFError, OSError):
+        stop.by_signal(signal.SIGTERM, None)
+    time.sleep(_GRACE)
+    os._exit(1)
+
+
+class _Pipe:
+    """To the process that the user started; whoever is not heard any more goes on in silence."""
+
+    def __init__(self, link: Connection) -> None:
+        self._link, self._lock = link, threading.Lock()
+
+    def send(self, kind: str, said: Any) -> None:
+        with self._lock, suppress(OSError):
+            self._link.send((kind, said))
+
+
+class _Lines(io.TextIOBase):
+    """What the job writes, whole lines at a time."""
+
+    def __init__(self, pipe: _Pipe, kind: str) -> None:
+        self._pipe, self._kind, self._kept = pipe, kind, ""
+
+    @property
+    def encoding(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return "utf-8"
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        *lines, self._kept = (self._kept + text).split("\n")
+        if lines:
+            self._pipe.send(self._kind, "".join(f"{line}\n" for line in lines))
+        return len(text)
+
+    def finish(self) -> None:
+        """The last line may have no end; until then a part of a line waits for its rest."""
+        if self._kept:
+            self.write("\n")

@@ -1,0 +1,503 @@
+"""Every run below some folders, read from its files: what a report is made of. Thousands of runs in seconds.
+
+What cannot be used is named and left out, and never ends the reading of the rest.
+
+Axes: N traces, T timesteps, B sequences, K timesteps back from the answer, 0 the answer itself.
+"""
+
+import json
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import isnan, nan
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..runs import CONFIG, RESULT, RunDirectory, RunError, identity_hash, read_json
+
+MACHINE = ("device", "kernel", "threads", "deterministic", "checkpoint_every", "outputs", "force", "quiet")
+"""Settings that can change no number: the command line's ``NO_PART_OF_IDENTITY``."""
+
+MEASURING = ("log_every", "evaluate", "trace")
+"""Settings of what is looked at and how often, with their groups. They change nothing about what is learned."""
+
+LATER: dict[str, Any] = {"tbptt": None, "precision": "float32", "compile": False, "train.checkpoint_every_t": None}
+"""Settings that came after the first runs, at the values that those were made with."""
+
+FLOOR = 1e-300
+"""As in ``seqmem.trace``, which would bring torch with it: below this, float64 cannot tell a norm from zero."""
+
+
+@dataclass(frozen=True, eq=False)
+class Profiles:
+    """How much gradient arrives, by timesteps back from the answer, over the training.
+
+    ``step`` [N]: updates made when it was traced. ``log10`` [N K]: log10 of the mean over the sequences of the norm of
+    everything the cell carries; column k is k timesteps back. ``-inf``: float64 cannot tell it from zero; NaN: it is
+    no number.
+    """
+
+    step: np.ndarray
+    log10: np.ndarray
+
+    @property
+    def relative(self) -> np.ndarray:
+        """``log10`` [N K], relative to the answer (of a cell that answers before it updates its state: to the
+        nearest timestep that has a gradient)."""
+        there = ~np.isneginf(self.log10)
+        first = np.take_along_axis(self.log10, there.argmax(1)[:, None], axis=1)
+        with np.errstate(invalid="ignore"):  # -inf all along a row stays what it is
+            return np.where(there.any(1, keepdims=True), self.log10 - first, self.log10)
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One finished run.
+
+    Args:
+        path: its directory.
+        task: the task's name, or the class of a user's own, and the settings by which the tasks of that name differ in
+            the collection, e.g. ``pronoun people=16``: what is asked differs between them, and often chance.
+        task_name: the name alone.
+        cell: the cell's name, likewise its class.
+        variant: the settings by which this cell's runs differ inside the collection, apart from length and seed, e.g.
+            ``forget_bias=1``; empty where there are none.
+        label: cell and variant; within a task, runs of one label differ by length and seed alone.
+        seq_len: timesteps it was trained on (with lengths=uniform: at most).
+        steps: updates that were made.
+        score, loss: on held-out sequences of ``seq_len`` after training.
+        chance: the score without a memory. None: not known.
+        metric: what the score is, e.g. ``accuracy`` (a fraction) or ``mean squared error``.
+        solved_at: the score from which on the task counts as solved by its own rule; None: it has none.
+        solved: whether ``score`` reaches it.
+        steps_to_solve: the first evaluation during training that reached it, in updates; None: none did.
+        by_length: tested length -> score.
+        decays: ``start`` and ``end`` of training -> state (``state``: all together) -> ``half_life``, ``horizon`` (in
+            timesteps), ``log10_first_over_last``, ``points``, ``r2``, ``underflowed``. Empty: it was not traced.
+        config: what was run, as in config.json.
+        environment: what it ran on and the command, as in environment.json; empty where that is missing.
+        hidden_size: units a layer. ``parameters``: of the whole model.
+        seconds: what it took.
+    """
+
+    path: Path
+    task: str
+    task_name: str
+    cell: str
+    variant: str
+    label: str
+    seq_len: int
+    seed: int
+    steps: int
+    score: float
+    loss: float
+    chance: float | None
+    metric: str
+    higher_is_better: bool
+    solved_at: float | None
+    solved: bool
+    steps_to_solve: int | None
+    by_length: dict[int, float]
+    decays: dict[str, dict[str, dict[str, float]]]
+    config: dict[str, Any]
+    environment: dict[str, Any]
+    hidden_size: int
+    parameters: int
+    seconds: float
+
+    def profiles(self, *, ends: bool = False) -> Profiles | None:
+        """The gradient back from the answer, read from the disk at every call; None: it was not traced.
+
+        Args:
+            ends: at the start, in the middle and at the end of training alone: three rows, or fewer where there are
+                fewer traces.
+
+        Raises:
+            RunError: the traces cannot be read.
+        """
+        gradients = RunDirectory(self.path).gradients()
+        if gradients is None or not len(gradients.step):
+            return None
+        step = gradients.step
+        middle = int(np.abs(step - step[-1] / 2).argmin())
+        kept = sorted({0, middle, len(step) - 1}) if ends else range(len(step))
+        carried = [values for name, values in gradients.norms.items() if name != "input"]
+        if not carried or any(values.ndim != 3 or len(values) != len(step) for values in carried):
+            raise RunError(f"{self.path}: its gradients are not those of a cell with a state")
+        rows = [
+            mean_back(np.hypot.reduce([values[i] for values in carried]), gradients.answered_at)
+            for i in kept  # one at a time: all together they may take as much memory again
+        ]
+        return Profiles(step[list(kept)], np.stack(rows))
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """All runs of one task and one label. ``runs``: trained length -> seed -> run, both in ascending order."""
+
+    task: str
+    label: str
+    cell: str
+    variant: str
+    runs: dict[int, dict[int, Run]]
+
+    @property
+    def lengths(self) -> list[int]:
+        """Trained lengths, ascending."""
+        return list(self.runs)
+
+    @property
+    def first(self) -> Run:
+        """Any run: chance, metric and the rule of success are the task's."""
+        return next(iter(next(iter(self.runs.values())).values()))
+
+    def at(self, seq_len: int) -> list[Run]:
+        """Runs trained at a length, by seed."""
+        return list(self.runs.get(seq_len, {}).values())
+
+    def tested_lengths(self, seq_len: int) -> list[int]:
+        """Lengths that every run trained at ``seq_len`` was tested at, ascending."""
+        tested = [set(run.by_length) for run in self.at(seq_len)]
+        return sorted(set.intersection(*tested)) if tested else []
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """A run without a result. ``state``: running, interrupted, failed, or not started; ``error``: its own words."""
+
+    path: Path
+    state: str
+    step: int
+    error: str | None
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A folder that was not used, and why, in one line."""
+
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Collection:
+    """``runs``: finished, by task, cell, label, length and seed. ``folders``: where they were looked for."""
+
+    folders: list[Path]
+    runs: list[Run]
+    unfinished: list[Unfinished] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
+
+    @property
+    def tasks(self) -> list[str]:
+        return list(dict.fromkeys(run.task for run in self.runs))
+
+    @property
+    def groups(self) -> list[Group]:
+        """By task and label, as the runs are ordered."""
+        found: dict[tuple[str, str], dict[int, dict[int, Run]]] = defaultdict(lambda: defaultdict(dict))
+        for run in self.runs:
+            found[run.task, run.label][run.seq_len][run.seed] = run
+        groups = []
+        for (task, label), runs in found.items():
+            ordered = {length: dict(sorted(runs[length].items())) for length in sorted(runs)}
+            one = next(iter(next(iter(ordered.values())).values()))
+            groups.append(Group(task, label, one.cell, one.variant, ordered))
+        return groups
+
+    def only(self, task: str) -> "Collection":
+        """What it has of one task, named with its settings or without."""
+        return replace(self, runs=[run for run in self.runs if task in (run.task, run.task_name)])
+
+
+def collect(paths: Iterable[Path | str]) -> Collection:
+    """Read every run at or below ``paths``.
+
+    A training that is found twice counts once: the run that was tested at more lengths, else the first by path; the
+    other is among ``left_out``. Settings of the machine and of the measuring make no training another one.
+
+    Raises:
+        RunError: there is no run, finished or not; the message names what was left out, if that is all there is.
+    """
+    folders = [Path(path) for path in paths]
+    left_out: list[LeftOut] = []
+    unfinished: list[Unfinished] = []
+    read: list[Run] = []
+    for folder in _folders(folders, left_out):
+        try:
+            found = _read(folder)
+        except RunError as error:
+            left_out.append(LeftOut(folder, _without(folder, str(error))))
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError) as error:
+            left_out.append(LeftOut(folder, _foreign(error)))
+        else:
+            (read if isinstance(found, Run) else unfinished).append(found)  # pyright: ignore[reportArgumentType]
+    if not read and not unfinished:
+        where = ", ".join(map(str, folders)) or "no folder"
+        more = f"; {len(left_out)} left out, the first {left_out[0].path}: {left_out[0].reason}" if left_out else ""
+        raise RunError(f"no runs below {where}: a run's directory has a {CONFIG}{more}")
+    runs = _labelled(_once(read, left_out))
+    runs.sort(key=lambda run: (natural(run.task), natural(run.cell), natural(run.label), run.seq_len, run.seed))
+    return Collection(folders, _one_a_seed(runs, left_out), unfinished, left_out)
+
+
+def natural(text: str) -> list[tuple[int, float, str]]:
+    """A key by which ``forget_bias=2`` comes before ``forget_bias=10``."""
+    parts = re.split(r"(\d+(?:\.\d+)?)", text)
+    return [(0, float(part), "") if i % 2 else (1, 0.0, part) for i, part in enumerate(parts)]
+
+
+def mean_back(norms: np.ndarray, answered_at: np.ndarray) -> np.ndarray:
+    """log10 of the mean over sequences by timesteps back from each one's answer: [K], from norms [T B], answers [B].
+
+    ``-inf`` is what float64 cannot tell from zero, NaN what is no number.
+    """
+    at = answered_at[None, :] - np.arange(int(answered_at.max()) + 1)[:, None]
+    present = at >= 0
+    aligned = np.where(present, np.take_along_axis(norms, np.maximum(at, 0), axis=0), 0.0)
+    with np.errstate(over="ignore"):  # an explosion that overflows is infinite
+        means = aligned.sum(1) / present.sum(1)
+    logs = np.full(len(means), -np.inf)
+    np.log10(means, out=logs, where=~(means <= FLOOR))
+    return logs
+
+
+# Finding and reading
+
+
+def _folders(given: Sequence[Path], left_out: list[LeftOut]) -> Iterator[Path]:
+    """Every folder with a config or a result, each once, by path; what may not be looked into is left out."""
+    seen: set[Path] = set()
+    for start in given:
+
+        def unreadable(error: OSError) -> None:
+            left_out.append(LeftOut(Path(error.filename), f"cannot be read: {error.strerror}"))
+
+        found = [
+            Path(folder)
+            for folder, _, files in os.walk(start, onerror=unreadable, followlinks=False)
+            if CONFIG in files or RESULT in files
+        ]
+        for folder in sorted(found):
+            real = folder.resolve()
+            if real not in seen:
+                seen.add(real)
+                yield folder
+
+
+def _read(folder: Path) -> Run | Unfinished:
+    """One run. KeyError, TypeError or ValueError where its files hold something else than seqmem writes.
+
+    Raises:
+        RunError: a file cannot be read, or the files contradict each other.
+    """
+    directory = RunDirectory(folder)
+    config = directory.config()
+    task, cell = own_name(config["task"]), own_name(config["cell"])
+    seq_len, seed = _whole(config, "seq_len"), _whole(config, "seed")
+    result = directory.result()
+    if result is None:
+        status = directory.status()
+        if status is None:
+            return Unfinished(folder, "not started", 0, None)
+        return Unfinished(folder, str(status.state), int(status.step), status.error)
+    for key, wanted in {"task": task, "cell": cell, "seq_len": seq_len, "seed": seed}.items():
+        # A user's own task says its name in the result, and its class in the config.
+        if result[key] != wanted and not (key == "task" and config["task"]["name"] == "custom"):
+            raise RunError(f"{CONFIG} and {RESULT} are of two runs: {key} is {wanted!r} and {result[key]!r}")
+    tested = [*result["by_length"], *directory.evaluations()]
+    goal = result["solved_at"]
+    chance, to_solve = result["chance"], result["steps_to_solve"]
+    return Run(
+        path=folder,
+        task=task,
+        task_name=task,
+        cell=cell,
+        variant="",
+        label=cell,
+        seq_len=seq_len,
+        seed=seed,
+        steps=_whole(result, "steps"),
+        score=float(result["score"]),
+        loss=float(result["loss"]),
+        chance=None if chance is None else float(chance),
+        metric=str(result["metric"]),
+        higher_is_better=bool(result["higher_is_better"]),
+        solved_at=None if goal is None else float(goal),
+        solved=bool(result["solved"]),
+        steps_to_solve=None if to_solve is None else _whole(result, "steps_to_solve"),
+        by_length=dict(sorted((_whole(row, "seq_len"), float(row["score"])) for row in tested)),
+        decays={
+            when: {state: {key: float(value) for key, value in one.items()} for state, one in states.items()}
+            for when, states in result["gradient"].items()
+        },
+        config=config,
+        environment=_beside(folder / "environment.json"),
+        hidden_size=_whole(result, "hidden_size"),
+        parameters=_whole(result, "parameters"),
+        seconds=float(result.get("seconds", nan)),
+    )
+
+
+def own_name(part: Mapping[str, Any]) -> str:
+    """Of a cell or a task in a configuration; a user's own goes by its class."""
+    return str(part["target"]).rpartition(".")[2] if part["name"] == "custom" else str(part["name"])
+
+
+def _whole(facts: Mapping[str, Any], key: str) -> int:
+    value = facts[key]
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
+        raise ValueError(f"{key} is {value!r}, no whole number")
+    return int(value)
+
+
+def _beside(path: Path) -> dict[str, Any]:
+    """A file that a run can be used without."""
+    try:
+        found = read_json(path)
+    except RunError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _without(folder: Path, said: str) -> str:
+    """What is wrong with a folder, for where the folder is named beside it."""
+    return said.removeprefix(str(folder)).lstrip("/: ")
+
+
+def _foreign(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return f"not of this version of seqmem, or not of seqmem: it has no {error}"
+    return f"not what seqmem writes: {' '.join(str(error).split())}"
+
+
+# Which runs are the same, and by what the others differ
+
+
+def settings(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A configuration, flat: ``optimizer.lr`` -> its value. Lists are values."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            flat.update(settings(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def training_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """``settings`` of what is learned: without those of the machine and the measuring, the same for every version."""
+    return {
+        **LATER,
+        **{
+            key: value
+            for key, value in settings(config).items()
+            if key.partition(".")[0] not in (*MACHINE, *MEASURING) and key != "task.usual_seq_len"  # seq_len says it
+        },
+    }
+
+
+def _once(runs: Sequence[Run], left_out: list[LeftOut]) -> list[Run]:
+    """Every training once."""
+    alike: dict[str, list[Run]] = defaultdict(list)
+    for run in runs:
+        alike[identity_hash(training_settings(run.config))].append(run)
+    kept = []
+    for same in alike.values():
+        best = max(same, key=lambda run: len(run.by_length))  # the first of several
+        kept.append(best)
+        for run in same:
+            if run is not best:
+                equal = run.score == best.score or (isnan(run.score) and isnan(best.score))
+                but = "" if equal else f", with another score ({run.score:.6g} there, {best.score:.6g} here)"
+                left_out.append(LeftOut(run.path, f"the same training as {best.path}, which counts{but}"))
+    return kept
+
+
+def _labelled(runs: Sequence[Run]) -> list[Run]:
+    """With ``task``, ``variant`` and ``label``."""
+    flat = {id(run): training_settings(run.config) for run in runs}
+    task_text: dict[int, str] = {}
+    for same in _sorted_by(runs, lambda run: run.task_name):
+        keys = [key for key in _differing([flat[id(run)] for run in same], "task.") if key not in _DRAWING]
+        task_text |= {id(run): _said(flat[id(run)], keys, keys) for run in same}
+    cell_keys = {}
+    for same in _sorted_by(runs, lambda run: run.cell):
+        cell_keys[same[0].cell] = _differing([flat[id(run)] for run in same], "cell.")
+    done = []
+    for same in _sorted_by(runs, lambda run: (run.task_name, run.cell)):
+        keys = cell_keys[same[0].cell] + _other_keys(same, flat)
+        for run in same:
+            task = f"{run.task_name} {task_text[id(run)]}".rstrip()
+            variant = _said(flat[id(run)], keys, keys)
+            done.append(replace(run, task=task, variant=variant, label=f"{run.cell} {variant}".rstrip()))
+    return done
+
+
+_DRAWING = ("task.lengths", "task.shortest")
+"""How training lengths are drawn: of the training, though it stands with the task."""
+
+
+def _sorted_by(runs: Sequence[Run], key: Callable[[Run], Any]) -> Iterator[list[Run]]:
+    found: dict[Any, list[Run]] = defaultdict(list)
+    for run in runs:
+        found[key(run)].append(run)
+    yield from found.values()
+
+
+def _differing(flat: Sequence[Mapping[str, Any]], prefix: str) -> list[str]:
+    """Settings of a cell or a task that some of them have otherwise, or not at all."""
+    keys = dict.fromkeys(key for one in flat for key in one if key.startswith(prefix))
+    return [key for key in keys if len({_value(one[key]) if key in one else None for one in flat}) > 1]
+
+
+def _other_keys(runs: Sequence[Run], flat: Mapping[int, Mapping[str, Any]]) -> list[str]:
+    """Settings of the training by which runs of one cell and one task differ.
+
+    One that depends on the length alone, as a number of steps that grows with it, makes no variants: there would be
+    one for each length. And what one optimizer has and another has not goes without saying.
+    """
+    keys = dict.fromkeys(key for run in runs for key in flat[id(run)] if not key.startswith(("cell.", "task.")))
+    found = []
+    for key in [*_DRAWING, *(key for key in keys if key not in ("seed", "seq_len"))]:
+        by: dict[Any, dict[int, set[str]]] = defaultdict(lambda: defaultdict(set))
+        for run in runs:
+            one = flat[id(run)]
+            if key in one:
+                sort = one.get("optimizer.name") if key.startswith("optimizer.") and key != "optimizer.name" else None
+                by[sort][run.seq_len].add(_value(one[key]))
+        if any(len(values) > 1 for lengths in by.values() for values in lengths.values()) or (
+            key in (*_DRAWING, "optimizer.name") and any(len(set.union(*x.values())) > 1 for x in by.values())
+        ):
+            found.append(key)
+    return found
+
+
+def _said(flat: Mapping[str, Any], keys: Sequence[str], among: Sequence[str]) -> str:
+    """``forget_bias=1 lr=0.01``; keys in full where their last words are not enough to tell them apart."""
+    short = {key: key.removesuffix(".name").rpartition(".")[2] for key in among}
+    doubled = [word for word, count in Counter(short.values()).items() if count > 1]
+    return " ".join(
+        f"{key if short[key] in doubled else short[key]}={_value(flat[key])}" for key in keys if key in flat
+    )
+
+
+def _value(value: Any) -> str:
+    """As on the command line; 1 and 1.0 are the same."""
+    if isinstance(value, float) and not isinstance(value, bool):
+        return f"{value:.6g}"
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _one_a_seed(runs: Sequence[Run], left_out: list[LeftOut]) -> list[Run]:
+    """One run for each task, label, length and seed: where versions differ, a configuration may not say it all."""
+    kept: dict[tuple[str, str, int, int], Run] = {}
+    for run in runs:
+        first = kept.setdefault((run.task, run.label, run.seq_len, run.seed), run)
+        if first is not run:
+            left_out.append(LeftOut(run.path, f"nothing tells it from {first.path}, which counts"))
+    return list(kept.values())

@@ -1,0 +1,148 @@
+"""Half-written, empty and foreign files in a run's directory: each is named in one line, nothing finished is lost."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from shutil import copytree
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import seqmem
+from commandline import TINY, Said, assert_same_numbers
+from seqmem.events import whole_records
+from seqmem.runs import RunDirectory, RunError
+
+Typed = Callable[..., Said]
+LSTM = (*TINY, "cell=lstm", "device=cpu", "quiet=true")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run, not to be changed."""
+    return seqmem.train(*LSTM, outputs=tmp_path_factory.mktemp("one")).path
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> Path:
+    """A copy of it in outputs/."""
+    place = Path(tmp_path, "outputs", *finished.parts[-3:])
+    copytree(finished, place)
+    return place
+
+
+def half(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def binary(_: bytes) -> bytes:
+    return bytes(range(256)) * 4
+
+
+def empty(_: bytes) -> bytes:
+    return b""
+
+
+def another(_: bytes) -> bytes:
+    return b"[1, 2]\n"
+
+
+DAMAGES = [half, binary, empty, another]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", ["config.json", "result.json", "status.json", "gradients.npz"])
+def test_a_damaged_file_is_named(typed: Typed, run: Path, name: str, damage: Callable[[bytes], bytes]) -> None:
+    """By show, eval and reproduce where they need it; the others find nothing wrong. No stack trace anywhere."""
+    path = run / name
+    path.write_bytes(damage(path.read_bytes()))
+    if name == "status.json":  # which a finished run has no need of
+        (run / "result.json").unlink()
+    needed = {
+        "config.json": ("show", "eval", "reproduce", "export"),
+        "result.json": ("show",),
+        "status.json": ("show", "eval", "reproduce", "export"),
+        "gradients.npz": ("show",),
+    }[name]
+    commands = {
+        "show": ("show", str(run)),
+        "eval": ("eval", str(run), "seq_len=8", "sequences=2"),
+        "reproduce": ("reproduce", str(run), "--out", str(run.parents[2])),
+        "export": ("export", str(run), "--state-dict", "x.pt"),
+    }
+    for verb in needed:
+        typed(*commands[verb]).refuses(name, code=1, verb=verb)
+
+
+@pytest.mark.parametrize("damage", [half, another])
+def test_a_damaged_record_does_not_stop_what_goes_on(typed: Typed, run: Path, damage: Callable[[bytes], bytes]) -> None:
+    """Settings, status and environment are written anew by the start that goes on from the checkpoint."""
+    whole = run.parent / "whole"
+    copytree(run, whole)
+    (run / "result.json").unlink()
+    for name in ("config.json", "status.json", "overrides.json"):
+        path = run / name
+        path.write_bytes(damage(path.read_bytes()))
+    said = typed("train", *LSTM)
+    assert (said.code, said.err) == (0, "")
+    assert_same_numbers(run, whole)
+
+
+def test_a_damaged_environment_is_named(typed: Typed, run: Path) -> None:
+    """What a run that goes on was begun with is not forgotten silently."""
+    path = run / "environment.json"
+    path.write_bytes(half(path.read_bytes()))
+    (run / "result.json").unlink()
+    typed("train", *LSTM).refuses("environment.json cannot be read", code=1)
+
+
+def test_an_event_file_cut_in_half(typed: Typed, run: Path) -> None:
+    """A finished run is shown, evaluated and read by TensorBoard as far as it goes; an unfinished one names it."""
+    path = run / "events.out.tfevents.0.seqmem"
+    path.write_bytes(half(path.read_bytes()))
+    kept = whole_records(path)
+    assert kept is not None
+    assert 0 < kept < path.stat().st_size  # inside a record
+    board = EventAccumulator(str(path)).Reload()
+    assert len(board.Scalars("train/loss")) >= 1
+    assert typed("show", str(run)).code == 0
+    assert typed("eval", str(run), "seq_len=8", "sequences=2").code == 0
+    board = EventAccumulator(str(path)).Reload()
+    assert [point.step for point in board.Scalars("eval/score_by_length (seqmem eval)")] == [8]
+
+
+def test_an_unfinished_run_whose_event_file_was_cut(typed: Typed, run: Path) -> None:
+    """It says what to do; every other number of the run is still there."""
+    (run / "result.json").unlink()
+    path = run / "events.out.tfevents.0.seqmem"
+    whole = path.read_bytes()
+    path.write_bytes(half(whole))
+    typed("train", *LSTM).refuses("where its checkpoint left off: delete", code=1)
+    assert typed("show", str(run)).code == 0
+    assert len(RunDirectory(run).metrics()) > 5
+    path.write_bytes(whole)  # found again, in a backup say
+    assert typed("train", *LSTM).code == 0
+
+
+def test_watch_needs_no_file_to_be_whole(run: Path) -> None:
+    """What it counts are directories with a config.json, whatever is in it."""
+    for name in ("config.json", "status.json", "result.json"):
+        (run / name).write_bytes(b"\xff\x00")
+    assert [found.path for found in seqmem.runs.find_runs(run.parents[2])] == [run]
+
+
+@pytest.mark.parametrize("content", [b"", b'{"a": 1', b"\xff\xfe", b"[]", b"null", b"3"])
+def test_json_that_seqmem_did_not_write(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(RunError, match=r"config\.json cannot be read"):
+        RunDirectory(tmp_path).config()
+
+
+def test_a_checkpoint_of_another_version(typed: Typed, run: Path) -> None:
+    (run / "result.json").unlink()
+    saved = torch.load(run / "checkpoint.pt", weights_only=True)
+    torch.save(saved | {"format": 99}, run / "checkpoint.pt")
+    typed("train", *LSTM).refuses("was written by another version of seqmem: delete it, or use force=true", code=1)
+    status = json.loads((run / "status.json").read_text())
+    assert status["state"] == "failed"

@@ -1,0 +1,296 @@
+"""Sweeps on Ray, without Ray: a cluster in this process that does real jobs, and lets workers die where a test says so.
+
+What Ray itself does is checked on real clusters by scripts/check_ray.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from commandline import TINY, Said, assert_same_numbers, runs_below
+from seqmem.cli.config import ConfigError
+from seqmem.cli.launch import ray as launch
+from seqmem.cli.launch.jobs import Job, Outcome, work
+from seqmem.cli.train import StopSignals
+
+ADDING = (
+    "task=adding", "cell=rnn", "cell.nonlinearity=relu", "optimizer=sgd", "clip_norm=null", "optimizer.lr=0.01", *TINY,
+)  # fmt: skip
+RAY = ("train", "-m", "hydra/launcher=ray")
+
+
+class RayError(Exception):
+    pass
+
+
+class WorkerCrashedError(RayError):
+    def __str__(self) -> str:
+        return "The worker died unexpectedly.\n Check python-core-worker-*.log files for more."
+
+
+class RayTaskError(RayError):
+    cause: Exception
+
+
+@dataclass
+class Cluster:
+    """Stands in the place of the module. A task is done when somebody waits for it, one at a time.
+
+    Args:
+        deaths: of a job's number, how many of its starts end with the worker's death, half way through.
+    """
+
+    deaths: Mapping[int, int] = field(default_factory=dict)
+    cpus: float = 2
+    known: bool = True  # whether there is a cluster at an address
+    started: list[dict[str, Any]] = field(default_factory=list)
+    asked: list[dict[str, Any]] = field(default_factory=list)
+    starts: list[Job] = field(default_factory=list)
+    results: dict[int, Any] = field(default_factory=dict)
+    ended: int = 0
+
+    exceptions = SimpleNamespace(
+        RayError=RayError,
+        RayTaskError=RayTaskError,
+        RuntimeEnvSetupError=type("RuntimeEnvSetupError", (RayError,), {}),
+        TaskCancelledError=type("TaskCancelledError", (RayError,), {}),
+    )
+
+    def init(self, **options: Any) -> None:
+        self.started.append(options)
+        if not self.known:
+            raise ConnectionError(f"Ray is not\nat {options['address']}.")
+
+    def shutdown(self) -> None:
+        self.ended += 1
+
+    def nodes(self) -> list[dict[str, Any]]:
+        return [
+            {"Alive": True, "Resources": {"CPU": self.cpus, "memory": 1e9}},
+            {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}},
+        ]
+
+    def remote(self, **options: Any) -> Callable[[Callable[..., Any]], Any]:
+        self.asked.append(options)
+
+        def decorated(function: Callable[..., Any]) -> Any:
+            return SimpleNamespace(remote=lambda *args: self._submitted(function, *args))
+
+        return decorated
+
+    def _submitted(self, function: Callable[..., Any], job: Job, *args: Any) -> int:
+        reference = len(self.starts)
+        self.starts.append(job)
+        self.results[reference] = lambda: self._done(function, job, *args)
+        return reference
+
+    def _done(self, function: Callable[..., Any], job: Job, *args: Any) -> Any:
+        if sum(start.number == job.number for start in self.starts) <= self.deaths.get(job.number, 0):
+            half_way = StopSignals()
+            half_way.requested = lambda: (job.run.path / "checkpoint.pt").exists()  # type: ignore[method-assign]
+            work(replace(job, settings={**job.settings, "quiet": True}), stop=half_way)
+            job.run.set_status("running", step=0)  # as one that was killed leaves it
+            return WorkerCrashedError()
+        try:
+            return function(job, *args)
+        except Exception as error:
+            carried = RayTaskError("a long story")
+            carried.cause = error
+            return carried
+
+    def wait(self, references: list[int], *, num_returns: int, timeout: float) -> tuple[list[int], list[int]]:
+        for reference in references:
+            if callable(self.results[reference]) and timeout:
+                self.results[reference] = self.results[reference]()
+                break
+        ready = [reference for reference in references if not callable(self.results[reference])][:num_returns]
+        return ready, [reference for reference in references if reference not in ready]
+
+    def get(self, reference: int) -> Outcome:
+        if isinstance(self.results[reference], Exception):
+            raise self.results[reference]
+        return self.results[reference]
+
+    def cancel(self, reference: int, *, force: bool) -> None:
+        assert not force
+        self.results[reference] = self.exceptions.TaskCancelledError("cancelled")
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
+    found = Cluster()
+    monkeypatch.setitem(sys.modules, "ray", found)  # type: ignore[arg-type]
+    monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "")
+    monkeypatch.setattr(launch, "_APPEARS", 0.0)
+    return found
+
+
+def test_a_sweep_with_a_failure_and_a_death(tmp_path: Path, typed: Callable[..., Said], cluster: Cluster) -> None:
+    """What died half way goes on from there, on its second start, to the same numbers; a failure stops nobody."""
+    cluster.deaths = {1: 1}
+    rates = "optimizer.lr=0.01,0.02,1e30,0.03"
+    said = typed(*RAY, *ADDING, rates)
+    assert said.code == 1
+    lines = said.out.splitlines()
+    assert lines[:2] == ["sweep of 4 runs", "Ray: a cluster of its own on this machine, 2 jobs at once"]
+    died = "[2/4 rnn adding len8 seed0] its process died (Ray: The worker died unexpectedly): started again, 1 of 3"
+    assert lines.count(died) == 1
+    assert "3 of 4 runs finished" in lines
+    (failed,) = said.err.splitlines()
+    assert failed.startswith("[3/4 rnn adding len8 seed0] FAILED: the loss became ")
+    assert [job.number for job in cluster.starts] == [0, 1, 2, 3, 1]
+    assert cluster.asked == [{"num_cpus": 1, "num_gpus": 0, "resources": None, "max_calls": 1, "max_retries": 0}]
+    assert cluster.started[0]["address"] == "local"
+    assert cluster.ended == 1
+    (kept,) = (tmp_path / "outputs" / ".sweeps").rglob("*.log")  # of what did not finish
+    assert kept.name == "3.log"
+
+    assert typed("train", "-m", "hydra.launcher.workers=1", *ADDING, rates, "outputs=local", "quiet=true").code == 1
+    for run in runs_below(tmp_path / "local"):
+        if (run / "result.json").exists():
+            assert_same_numbers(tmp_path / "outputs" / run.relative_to(tmp_path / "local"), run)
+
+    said = typed(*RAY, *ADDING, "optimizer.lr=0.01,0.02,0.03")  # nothing is left: no cluster either
+    assert (said.code, said.err) == (0, "")
+    assert [line.partition("] ")[2].partition(":")[0] for line in said.out.splitlines()[1:-1]] == 3 * [
+        "already finished"
+    ]
+    assert len(cluster.started) == 1
+
+
+def test_more_deaths_than_retries(tmp_path: Path, typed: Callable[..., Said], cluster: Cluster) -> None:
+    cluster.deaths = {0: 9}
+    said = typed(*RAY, "hydra.launcher.max_retries=2", *ADDING, "seed=5,6")
+    assert said.code == 1
+    assert said.err.splitlines() == [
+        "[1/2 rnn adding len8 seed5] FAILED: its process died (Ray: The worker died unexpectedly), 3 times"
+    ]
+    assert [job.number for job in cluster.starts] == [0, 1, 0, 0]
+    assert "1 of 2 runs finished" in said.out
+    states = {path.parent.name[:10]: json.loads(path.read_text()) for path in tmp_path.rglob("status.json")}
+    assert states["len8-seed5"]["state"] == "failed"
+    assert "its process died" in states["len8-seed5"]["error"]
+    assert states["len8-seed6"]["state"] == "finished"
+
+
+def test_a_retry_with_force_does_not_begin_anew(typed: Callable[..., Said], cluster: Cluster) -> None:
+    assert typed("train", *ADDING, "quiet=true").code == 0
+    cluster.deaths = {0: 1}
+    said = typed(*RAY, *ADDING, "force=true")
+    assert said.code == 0
+    assert [job.settings["force"] for job in cluster.starts] == [True, False]
+    assert "step 0/6" not in said.out  # of the second start
+
+
+def test_one_run_twice_in_a_sweep(typed: Callable[..., Said], cluster: Cluster) -> None:
+    """They never write to its directory at once: the second waits, and finds it done."""
+    said = typed(*RAY, *ADDING, "seed=7,7,8")
+    assert (said.code, said.err) == (0, "")
+    assert [job.number for job in cluster.starts] == [0, 2]
+    assert said.out.count("already finished") == 1
+
+
+def test_ctrl_c(typed: Callable[..., Said], cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No other job is begun; what was done counts; 130."""
+    wait = Cluster.wait
+
+    def pressed(self: Cluster, references: list[int], *, num_returns: int, timeout: float) -> Any:
+        found = wait(self, references, num_returns=num_returns, timeout=timeout)
+        if len(self.starts) - len(references) == 0 and timeout:
+            os.kill(os.getpid(), 2)
+        return found
+
+    monkeypatch.setattr(Cluster, "wait", pressed)
+    said = typed(*RAY, *ADDING, "seed=1,2,3")
+    assert said.code == 130
+    assert said.err.splitlines()[0].startswith("stopping, 2 jobs are left")
+    assert said.err.splitlines()[1].startswith("seqmem train: stopped")
+    assert said.err.count("\n") == 2
+    assert cluster.ended == 1
+
+
+def test_file_systems_that_are_not_shared(
+    tmp_path: Path, typed: Callable[..., Said], cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before a job is done, and after."""
+    exists = Path.exists
+    monkeypatch.setattr(Path, "exists", lambda self: exists(self) and not self.name.startswith("ray-"))
+    said = typed(*RAY, *ADDING, "seed=1,2")
+    assert said.code == 1
+    assert said.err.count(" is not there on the node ") == said.err.count("\n") == 2
+    assert runs_below(tmp_path) == []
+
+    monkeypatch.setattr(Path, "exists", exists)
+    job = Job(0, 1, "x", (), {"outputs": "outputs"}, str(tmp_path), "outputs/x")
+    cluster.results[0] = Outcome(0, "finished", score=1.0)
+    sweep = launch._Sweep(cluster, SimpleNamespace(remote=lambda *_: 0), tmp_path, 0)
+    (outcome,) = sweep.run([job]).values()
+    assert outcome.state == "failed"
+    assert "its result is not here" in (outcome.error or "")
+
+
+def test_what_cannot_be(typed: Callable[..., Said], cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(option: str) -> Said:
+        said = typed(*RAY, f"hydra.launcher.{option}", *ADDING)
+        return Said(said.code, "", said.err)
+
+    refused("num_cpus=3").refuses("no node of the cluster has what a job takes (3 CPU; ", code=2)
+    refused("num_gpus=0.5").refuses("the most that one has: 2 CPU, 0 GPU", code=2)  # the one with GPUs is gone
+    refused("resources={a100: 1}").refuses("1 a100", code=2)
+    refused("num_cpus=1.5").refuses("hydra.launcher.num_cpus=1.5: ", code=2)
+    refused("num_gpus=-1").refuses("hydra.launcher.num_gpus=-1: ", code=2)
+    refused("max_retries=many").refuses("hydra.launcher.max_retries=many: ", code=2)
+    refused("runtime_env=3").refuses("hydra.launcher.runtime_env", code=2)
+    refused("cpus=3").refuses("cpus", code=2)
+    cluster.known = False
+    refused("address=10.0.0.1:6379").refuses("no Ray cluster at 10.0.0.1:6379: ConnectionError: Ray is not at", code=1)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    refused("num_cpus=1").refuses("hydra/launcher=ray needs Ray: pip install seqmem[ray]", code=2)
+    assert not cluster.starts
+
+
+def test_jobs_at_once() -> None:
+    """Counted by hand: Ray fills each node by itself, and counts in ten-thousandths."""
+    nodes = [
+        {"Alive": True, "Resources": {"CPU": 8.0, "GPU": 1.0}},
+        {"Alive": True, "Resources": {"CPU": 3.0}},
+        {"Alive": False, "Resources": {"CPU": 100.0, "GPU": 100.0}},
+    ]
+    assert launch._fitting(nodes, {"CPU": 2, "GPU": 0}) == 4 + 1
+    assert launch._fitting(nodes, {"CPU": 1, "GPU": 0.3}) == 3
+    assert launch._fitting(nodes, {"CPU": 0.1, "GPU": 0.1}) == 10
+    assert launch._fitting(nodes, {"CPU": 9, "GPU": 0}) == 0
+
+
+def test_where_workers_find_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The user's folder first, then this seqmem where it is not installed, then what the user has said."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), "/theirs"]))
+    job = Job(0, 1, "x", (), {}, str(tmp_path), "x")
+    given = {"env_vars": {"PYTHONPATH": "/said", "N": 3}, "pip": ["einops"]}
+    found = launch._environment(job, given)
+    source = str(Path(launch.__file__).resolve().parents[3])
+    installed = source.endswith("-packages")
+    paths = [str(tmp_path), *([] if installed else [source]), "/said", "/theirs"]
+    assert found == {"env_vars": {"PYTHONPATH": os.pathsep.join(paths), "N": "3"}, "pip": ["einops"]}
+    assert given["env_vars"]["N"] == 3
+    with pytest.raises(ConfigError, match="runtime_env"):
+        launch._environment(job, {"env_vars": 3})
+
+
+def test_joblib(tmp_path: Path, typed: Callable[..., Said]) -> None:
+    """Hydra's own launcher: one after the other here, in processes in scripts/check_ray."""
+    said = typed("train", "-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=1", *ADDING, "optimizer.lr=0.01,1e30")
+    assert said.code == 1
+    assert "1 of 2 runs finished" in said.out
+    assert "[1" in said.out
+    assert "[2/2 rnn adding len8 seed0] FAILED: the loss became " in said.err
+    (run,) = (run for run in runs_below(tmp_path) if (run / "result.json").exists())
+    assert typed("train", *ADDING, "outputs=alone", "quiet=true").code == 0
+    assert_same_numbers(run, tmp_path / "alone" / run.relative_to(tmp_path / "outputs"))

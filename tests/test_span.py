@@ -1,0 +1,298 @@
+"""The memory span: the search against brute force, and the command over ordinary runs."""
+
+import json
+import math
+import signal
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from random import Random
+
+import pytest
+from omegaconf import OmegaConf
+
+from commandline import TINY, Said, end, runs_below, started, until
+from seqmem.runs import RunDirectory, write_json
+from seqmem.span import Span, search, still_needed
+
+Typed = Callable[..., Said]
+
+LIGHT = tuple(word for word in TINY if not word.startswith("seq_len"))
+
+
+# The search
+
+
+def _answer(length: int, *, border: int, allowed: int, asked: list[int]) -> bool | None:
+    if len(asked) == allowed:
+        return None
+    asked.append(length)
+    return length <= border
+
+
+@pytest.mark.parametrize("resolution", [0.0, 0.05, 0.3])
+def test_any_threshold_is_found_as_by_trying_every_length(resolution: float) -> None:
+    random = Random(4)
+    for _ in range(200):
+        shortest = random.randint(1, 30)
+        start = random.randint(shortest, 30 * shortest)
+        longest = random.randint(start, 30 * start)
+        border = random.choice([random.randint(0, longest + 3), random.randint(shortest, start)])
+        allowed = random.choice([1000, random.randint(0, 8)])
+        asked: list[int] = []
+        ask = partial(_answer, border=border, allowed=allowed, asked=asked)
+        found = search(ask, start=start, shortest=shortest, longest=longest, resolution=resolution)
+        assert found.asked == tuple((length, length <= border) for length in asked)
+        assert len(set(asked)) == len(asked)
+        assert all(shortest <= length <= longest for length in asked)
+        assert found.solved == max((length for length in asked if length <= border), default=None)
+        assert found.failed == min((length for length in asked if length > border), default=None)
+        truth = max((length for length in range(shortest, longest + 1) if length <= border), default=None)
+        if truth is None and len(asked) < allowed:
+            assert found.ended == "shortest"
+            assert found.failed == shortest
+        elif truth == longest and len(asked) < allowed:
+            assert (found.ended, found.solved) == ("longest", longest)
+        elif found.ended == "found":
+            assert found.solved is not None
+            assert found.failed is not None
+            assert truth is not None
+            assert found.solved <= truth < found.failed
+            assert found.failed - found.solved <= max(1, resolution * found.solved)
+        else:
+            assert found.ended in ("budget", "longest", "shortest")
+            assert found.ended != "budget" or len(asked) == allowed
+        doublings = math.log2(max(longest / start, start / shortest))
+        # What is bisected is at most one longer than its lower end.
+        width = 1 + max(found.solved or 1, 1) if not resolution else min(longest, 1 / resolution)
+        assert len(asked) <= 3 + doublings + 1 + math.log2(width) + 1
+
+
+def test_of_what_is_not_monotone_a_border_is_found() -> None:
+    random = Random(5)
+    for _ in range(100):
+        solved = [False, *(random.random() < 0.5 for _ in range(300))]
+        found = search(lambda length, solved=solved: solved[length], start=10, shortest=5, longest=300)
+        if found.ended == "found":
+            assert found.solved is not None
+            assert found.failed is not None
+            assert solved[found.solved]
+            assert not solved[found.failed]
+            assert 0 < found.failed - found.solved <= max(1, 0.05 * found.solved)
+
+
+def test_the_lengths_asked() -> None:
+    found = search(lambda length: length <= 96, start=10, shortest=7, longest=1000)
+    lengths = [10, 20, 40, 80, 160, 120, 100, 90, 95, 97]
+    assert [length for length, _ in found.asked] == lengths
+    assert found == Span(95, 97, "found", tuple((length, length <= 96) for length in lengths)) or found.solved == 95
+
+
+@pytest.mark.parametrize("limits", [(6, 7, 20), (21, 7, 20), (5, 0, 20)])
+def test_a_start_outside_of_the_limits_is_refused(limits: tuple[int, int, int]) -> None:
+    start, shortest, longest = limits
+    with pytest.raises(ValueError, match=f"cannot start at {start}"):
+        search(lambda _: True, start=start, shortest=shortest, longest=longest)
+
+
+def test_seeds_are_run_until_half_of_them_decide() -> None:
+    """Never one for nothing, and always enough: over every outcome of up to seven seeds."""
+    for seeds in range(1, 8):
+        for outcomes in range(2**seeds):
+            each = [bool(outcomes >> place & 1) for place in range(seeds)]
+            run = 0
+            while many := still_needed(seeds, sum(each[:run]), run - sum(each[:run])):
+                for further in range(1, many):  # before the last of them it is open
+                    known = each[: run + further]
+                    least, most = sum(known), sum(known) + seeds - len(known)
+                    assert 2 * least < seeds <= 2 * most
+                run += many
+                assert run <= seeds
+            assert (2 * sum(each[:run]) >= seeds) == (2 * sum(each) >= seeds)
+
+
+# The command, over runs that are made by hand
+
+
+@pytest.fixture
+def played(monkeypatch: pytest.MonkeyPatch) -> Callable[[Mapping[int, int]], list[tuple[int, int]]]:
+    """Instead of training: a seed solves every length up to its own; what was run, as (length, seed)."""
+    from seqmem.cli.launch import local
+    from seqmem.cli.launch.jobs import Job, Outcome
+
+    ran: list[tuple[int, int]] = []
+
+    def play(longest: Mapping[int, int]) -> list[tuple[int, int]]:
+        def run_jobs(jobs: Iterable[Job], *, workers: int | str = "auto") -> list[Outcome]:
+            outcomes = []
+            for job in jobs:
+                length, seed = job.settings["seq_len"], job.settings["seed"]
+                ran.append((length, seed))
+                job.run.path.mkdir(parents=True)
+                if longest[seed] < 0:
+                    job.run.set_status("failed", step=3, error="Diverged: the loss became nan at step 3")
+                    outcomes.append(Outcome(job.number, "failed", error="the loss became nan at step 3"))
+                    continue
+                score = 1.0 if length <= longest[seed] else 0.25
+                write_json(job.run.file("result.json"), {"score": score, "steps_to_solve": 150 if score == 1 else None})
+                outcomes.append(Outcome(job.number, "finished", score=score))
+            return outcomes
+
+        monkeypatch.setattr(local, "run_jobs", run_jobs)
+        return ran
+
+    return play
+
+
+def test_a_span_of_three_seeds(
+    typed: Typed, tmp_path: Path, played: Callable[[Mapping[int, int]], list[tuple[int, int]]]
+) -> None:
+    ran = played({0: 64, 1: 200, 2: 30})  # the median seed decides: 64
+    said = typed("span", "cell=rnn", "--max", "100", *LIGHT)
+    assert (said.code, said.err) == (0, "")
+    lines = said.out.splitlines()
+    assert lines[0] == "rnn on pronoun: solved is 99.0 % accuracy by at least 2 of 3 seeds after 6 steps"
+    lengths = [10, 20, 40, 80, 60, 70, 65, 62]
+    for line, length in zip(lines[2:-2], lengths, strict=True):
+        seeds = "2 of 2" if length <= 64 else "1 of 3"
+        assert line.split()[:2] == [str(length), "yes" if length <= 64 else "no"]
+        assert f"  {seeds}  " in line
+    assert lines[-2] == "memory span: 62 (fails at 65)"
+    assert max(map(len, lines[:-1])) <= 80
+    # The third seed only where the first two disagree; what came of each is in the file.
+    third = {length for length, seed in ran if seed == 2}
+    assert third == {length for length in lengths if length > 64}
+    (kept,) = (tmp_path / "outputs" / "spans").iterdir()
+    assert str(kept.relative_to(tmp_path)) in lines[-1]
+    found = json.loads(kept.read_text())
+    assert (found["span"], found["fails_at"], found["ended"]) == (62, 65, "found")
+    assert [question["seq_len"] for question in found["questions"]] == lengths
+    assert found["questions"][3]["scores"] == [0.25, 1.0, 0.25]
+    assert found["steps"] == 6 * len(ran)
+    assert all((tmp_path / path / "result.json").exists() for q in found["questions"] for path in q["runs"])
+
+    done = len(ran)
+    again = typed("span", "cell=rnn", "--max", "100", "--json", *LIGHT)
+    assert json.loads(again.out) == found
+    assert len(ran) == done  # what is finished is not run again
+
+
+@pytest.mark.parametrize(
+    ("longest", "options", "end_of_it"),
+    [
+        ((400, 400, 0), ("--max", "70"), "memory span: >= 70 (the longest tried)"),
+        ((6, 5, 400), (), "memory span: < 7 (the shortest that the task has)"),
+        ((9, -1, 8), (), "memory span: 8 (fails at 9)"),
+        ((400, 9, 300), ("--budget", "40"), "memory span: >= 20; the budget of 40 steps is spent: --budget gives more"),
+        ((400, 400, 9), ("--seeds", "1", "--from", "7", "--max", "7"), "memory span: >= 7 (the longest tried)"),
+        ((400, 400, 9), ("--threshold", "0.2", "--max", "12"), "memory span: >= 12 (the longest tried)"),
+    ],
+    ids=["longest", "shortest", "diverged", "budget", "one length", "threshold"],
+)
+def test_how_a_search_ends(
+    typed: Typed,
+    played: Callable[[Mapping[int, int]], list[tuple[int, int]]],
+    longest: tuple[int, ...],
+    options: tuple[str, ...],
+    end_of_it: str,
+) -> None:
+    ran = played(dict(enumerate(longest)))
+    said = typed("span", *options, *LIGHT)
+    assert said.code == 0, said
+    assert said.out.splitlines()[-2] == end_of_it
+    if "--budget" in options:
+        assert 6 * len(ran) <= 40
+    if -1 in longest:
+        assert "1 diverged" in said.out
+
+
+def test_a_failure_that_is_no_answer_ends_the_search(
+    typed: Typed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from seqmem.cli.launch import local
+    from seqmem.cli.launch.jobs import Outcome
+
+    def full(jobs: Iterable[object], *, workers: int | str = "auto") -> list[Outcome]:
+        return [Outcome(number, "failed", error="No space left on device") for number, _ in enumerate(jobs)]
+
+    monkeypatch.setattr(local, "run_jobs", full)
+    said = typed("span", "--max", "20", *LIGHT)
+    said.refuses("No space left on device (outputs/pronoun/lstm/len10-seed0-", code=1, verb="span")
+    assert not (tmp_path / "outputs" / "spans").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "line"),
+    [
+        (("seq_len=20",), "seq_len= is what is searched for: --from and --max limit it"),
+        (("seed=1",), "seed=: the seeds are 0 to N-1 by --seeds N"),
+        (("cell=rnn,lstm",), "cell=: a span is of one value of every setting, not of several"),
+        (("cell=lstn",), "no cell is called 'lstn'. Did you mean 'lstm'?"),
+        (("cell.hiden_size=3",), "there is no setting 'cell.hiden_size'. Did you mean 'cell.hidden_size'?"),
+        (("--max", "6"), "--max 6: the shortest length of task=pronoun is 7"),
+        (("--from", "30", "--max", "20"), "--from 30: must be from 7, the shortest of task=pronoun, to 20"),
+        (("task=text",), "task=text has no score at which it counts as solved: --threshold sets one"),
+        (("--budget", "100"), "--budget 100: one length takes up to 3000 steps, 3 seeds of 1000"),
+        (("--seeds", "0"), "--seeds 0: must be at least 1"),
+        (("--workers", "many"), "--workers many: must be auto or a whole number from 1 on"),
+        (("--depth", "3"), "unrecognized arguments: --depth"),
+    ],
+)
+def test_what_cannot_be_searched(typed: Typed, args: tuple[str, ...], line: str) -> None:
+    typed("span", *args).refuses(line, code=2, verb="span")
+
+
+def test_the_usual_lstm_is_that_with_a_forget_bias_of_1() -> None:
+    """So that one sweep can have it beside an rnn, and its runs are those that the command line's are."""
+    from seqmem.cli.spanning import _composed, _with
+    from seqmem.cli.train import run_path
+
+    one, other = ["cell=usual/lstm"], ["cell=lstm", "cell.forget_bias=1"]
+    same = ["experiment=subject_study"]
+    paths = [run_path(_with(_composed([*same, *cell]), 7, 3)) for cell in (one, other, ["cell=lstm"])]
+    assert paths[0] == paths[1] != paths[2]
+    assert paths[0].parent == Path("outputs/subject/lstm")
+
+
+def test_what_an_optuna_search_found_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from seqmem.cli.tuning import BestCallback
+
+    folder = tmp_path / "sweeps" / "one"
+    config = OmegaConf.create({"hydra": {"sweep": {"dir": str(folder)}, "sweeper": {"n_trials": 16}}})
+    BestCallback().on_multirun_start(config)
+    BestCallback().on_multirun_end(config)  # it was ended before
+    assert capsys.readouterr().out == ""
+    found = folder / "optimization_results.yaml"
+    OmegaConf.save({"name": "optuna", "best_params": {"optimizer.lr": 0.0123456789}, "best_value": 0.75}, found)
+    BestCallback().on_multirun_end(config)
+    assert capsys.readouterr().out == f"best of 16: optimizer.lr=0.0123457 with a score of 0.75 ({found})\n"
+
+
+def test_a_stopped_search_goes_on_with_the_runs_of_a_sweep(typed: Typed, tmp_path: Path) -> None:
+    """For real: what a sweep has trained is taken as it is, and what was saved at Ctrl-C goes on."""
+    small = (
+        "cell=rnn", "task=subject", "task.lengths=fixed", "task.shortest=null", "cell.hidden_size=4", "batch_size=4",
+        "steps=600", "evaluate.every=600", "evaluate.lengths=[4]", "trace.every=0", "log_every=100",
+        "checkpoint_every=100",
+    )  # fmt: skip
+    search_of = ("span", *small, "--from", "4", "--max", "4", "--seeds", "1", "--workers", "1")
+    with started(*search_of, cwd=tmp_path) as process:
+        until(lambda: any(run.joinpath("checkpoint.pt").exists() for run in runs_below(tmp_path)), of=process)
+        process.send_signal(signal.SIGINT)
+        stopped = end(process)
+    assert stopped.code == 130
+    assert stopped.err == "seqmem span: stopped after 0 lengths: the same command goes on from there\n"
+    (run,) = map(RunDirectory, runs_below(tmp_path))
+    status = run.status()
+    assert status is not None
+    assert status.state == "interrupted"
+    assert 0 < status.step < 600
+    found = typed("span", *small, "--from", "4", "--max", "4", "--seeds", "1", "--workers", "1", "--json")
+    assert found.code == 0, found
+    (question,) = json.loads(found.out)["questions"]
+    assert tmp_path / question["runs"][0] == run.path
+    result = run.result()
+    assert result is not None
+    assert question["scores"] == [result["score"]]
+    said = typed("train", *small, "seq_len=4")
+    assert "already finished" in said.out
