@@ -182,7 +182,7 @@ def test_help_and_completion_need_no_torch(tmp_path: Path) -> None:
         assert (said[name].code, said[name].err) == (0, ""), name
 
     for name in ("empty", "help"):
-        for verb in ("train", "eval", "show", "list", "watch"):
+        for verb in VERBS:
             assert f"seqmem {verb}" in said[name].out
         assert max(map(len, said[name].out.splitlines())) <= 80
     assert said["version"].out == "seqmem 0.2.0\n"
@@ -192,7 +192,7 @@ def test_help_and_completion_need_no_torch(tmp_path: Path) -> None:
         assert part in said["config"].out
     assert str(tmp_path / "mine") in said["info"].out
     assert "target: own.Clockwork" in said["own"].out
-    assert said["verbs"].out.split() == ["train", "eval", "show", "list", "watch"]
+    assert said["verbs"].out.split() == list(VERBS)
     assert said["verb"].out.split() == ["train"]
     assert said["cells"].out.split() == ["cell=custom", "cell=gru", "cell=lstm", "cell=rnn"]
     assert said["group"].out.split() == ["cell.", "cell="]

@@ -51,9 +51,10 @@ def files(checkout: Path) -> set[str]:
     """What is in every wheel."""
     sources = {str(path.relative_to(checkout / "src")) for path in (checkout / "src").rglob("*.py")}
     kernels = {f"seqmem/kernels/{name}" for name in ("recurrence.cpp", "dispatch.cpp")}
+    page = {f"seqmem/report/{name}" for name in ("page.html", "style.css")}
     settings = {f"seqmem/conf/{path.relative_to(checkout / 'conf')}" for path in (checkout / "conf").rglob("*.yaml")}
     assert "seqmem/conf/train.yaml" in settings
-    return sources | kernels | settings
+    return sources | kernels | page | settings
 
 
 def held(wheel: Path) -> set[str]:

@@ -9,14 +9,14 @@ from importlib.metadata import version
 
 PLAIN = {
     "eval": ("evaluating", "score finished runs at any lengths"),
-    "reproduce": ("reproducing", "a finished run once more: are its numbers the same?"),
-    "export": ("exporting", "a run's weights as a state dict, its step as ONNX"),
     "show": ("show", "a run in the terminal: score by length, the gradient over timesteps"),
     "report": ("reporting", "what many runs say together: memory span, spread, a page with figures, tables"),
-    "span": ("spanning", "find the longest sequence that a cell learns: double, then bisect"),
-    "list": ("listing", "the cells, tasks, optimizers and experiments there are"),
-    "sweep": ("sweeps", "sweep status DIR: which runs of a sweep are finished, running, failed"),
     "watch": ("watch", "open TensorBoard on the runs, gradients first"),
+    "span": ("spanning", "find the longest sequence that a cell learns: double, then bisect"),
+    "sweep": ("sweeps", "sweep status DIR: which runs of a sweep are finished, running, failed"),
+    "reproduce": ("reproducing", "a finished run once more: are its numbers the same?"),
+    "export": ("exporting", "a run's weights as a state dict, its step as ONNX"),
+    "list": ("listing", "the cells, tasks, optimizers and experiments there are"),
 }
 VERBS = {
     "train": "train, trace the gradient through time, evaluate; -m sweeps",

@@ -2,6 +2,7 @@
 
 import mmap
 import weakref
+from operator import itemgetter
 
 import numpy as np
 import torch
@@ -27,8 +28,9 @@ class Memory:
         array, most = None, max(4 * size, 1 << 20)
         while array is None:
             fitting = [(len(free), key) for key, free in list(self._free.items()) if size <= len(free) <= most]
-            # None if another thread has been quicker.
-            array = self._free.pop(min(fitting)[1], None) if fitting else _pages(size)
+            # Of equals the one that came back last, which may be in the cache; None if another thread has been quicker.
+            best = min(reversed(fitting), key=itemgetter(0), default=None)
+            array = _pages(size) if best is None else self._free.pop(best[1], None)
         lent = array[:size].view(np.float32 if dtype == torch.float32 else np.float64)
         # The tensor holds `lent`, which nothing else does: it ends with the tensor's memory, wherever that went.
         ended = weakref.ref(lent, self._take_back)
