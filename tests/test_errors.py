@@ -72,7 +72,7 @@ REFUSED = {
     "-cd xyz": "xyz' not found",
     "-m --cfg job": "Only one of --run, --multirun, --cfg",
     "-m hydra/launcher=submitit": "no hydra/launcher is called 'submitit'. One of: basic",
-    "-m hydra/sweeper=optuna": "no hydra/sweeper is called 'optuna'. It comes with pip install 'seqmem[optuna]'. One of: basic",
+    "-m hydra/sweeper=optuna": "no hydra/sweeper is called 'optuna'. It comes with pip install 'seqmem[optuna]'.",
     "-m seed=interval(0,1)": "does not support sweep type",
     # a cell of the user's own, of which there is more below
     "cell=custom": "cell.target is not set: give it a value, cell.target=...",
