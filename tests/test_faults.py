@@ -146,3 +146,15 @@ def test_a_checkpoint_of_another_version(typed: Typed, run: Path) -> None:
     typed("train", *LSTM).refuses("was written by another version of seqmem: delete it, or use force=true", code=1)
     status = json.loads((run / "status.json").read_text())
     assert status["state"] == "failed"
+
+
+def test_a_run_that_another_version_began_says_so_when_it_goes_on(typed: Typed, run: Path) -> None:
+    (run / "result.json").unlink()
+    environment = json.loads((run / "environment.json").read_text())
+    (run / "environment.json").write_text(json.dumps(environment | {"seqmem": "0.0.9"}))
+    said = typed("train", *(setting for setting in LSTM if setting != "quiet=true"))
+    assert (said.code, said.err) == (0, "")
+    assert said.out.count("begun by seqmem 0.0.9, going on with ") == 1
+    (run / "result.json").unlink()
+    again = typed("train", *(setting for setting in LSTM if setting != "quiet=true"))
+    assert "begun by seqmem 0.0.9" in again.out  # whoever went on since

@@ -148,7 +148,14 @@ def execute(
         try:
             if config.force:
                 run.restart()
-            _describe(run, config, overrides, experiment)
+            begun = _describe(run, config, overrides, experiment)
+            if begun is not None and begun.get("seqmem") != version("seqmem") and not config.quiet:
+                console.print(
+                    f"{prefix}begun by seqmem {begun.get('seqmem')}, going on with {version('seqmem')}: the numbers may "
+                    "be neither's (force=true begins anew)",
+                    soft_wrap=True,
+                    highlight=False,
+                )
             saved = run.file(runs.CHECKPOINT)
             first_step = load_checkpoint(saved)["progress"]["step"] if saved.exists() else 0
             recorder = stack.enter_context(
@@ -250,8 +257,10 @@ def _torch_settings(config: RunConfig) -> Iterator[None]:
             torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
 
 
-def _describe(run: RunDirectory, config: RunConfig, overrides: Sequence[str], experiment: "Experiment") -> None:
-    """What was run, with what; written anew at each start."""
+def _describe(
+    run: RunDirectory, config: RunConfig, overrides: Sequence[str], experiment: "Experiment"
+) -> dict[str, Any] | None:
+    """What was run, with what; written anew at each start. Of a run that goes on: what it was begun with."""
     from ..tasks.text import Text, corpus_sha256
 
     run.file("error.txt").unlink(missing_ok=True)
@@ -271,6 +280,7 @@ def _describe(run: RunDirectory, config: RunConfig, overrides: Sequence[str], ex
     former = read_json(run.file("environment.json")) if run.file(runs.CHECKPOINT).exists() else None
     earlier = [*former.pop("earlier", []), former] if former else []
     write_json(run.file("environment.json"), environment(experiment) | scale | {"earlier": earlier})
+    return earlier[0] if earlier else None
 
 
 def environment(experiment: "Experiment") -> dict[str, Any]:
