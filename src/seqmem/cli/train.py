@@ -150,12 +150,9 @@ def execute(
                 run.restart()
             begun = _describe(run, config, overrides, experiment)
             if begun is not None and begun.get("seqmem") != version("seqmem") and not config.quiet:
-                console.print(
-                    f"{prefix}begun by seqmem {begun.get('seqmem')}, going on with {version('seqmem')}: the numbers may "
-                    "be neither's (force=true begins anew)",
-                    soft_wrap=True,
-                    highlight=False,
-                )
+                line = f"{prefix}begun by seqmem {begun.get('seqmem')}, going on with {version('seqmem')}"
+                line += ": the numbers may be neither's (force=true begins anew)"
+                console.print(line, soft_wrap=True, highlight=False)
             saved = run.file(runs.CHECKPOINT)
             first_step = load_checkpoint(saved)["progress"]["step"] if saved.exists() else 0
             recorder = stack.enter_context(
