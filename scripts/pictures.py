@@ -1,4 +1,4 @@
-"""The README's pictures, from the runs in a folder: BROWSER RUNS DOCS. Called by scripts/pictures."""
+"""The README's pictures, of runs and of a report: BROWSER RUNS REPORT DOCS. Called by scripts/pictures."""
 
 import io
 import os
@@ -51,10 +51,12 @@ def recording(width: int) -> Console:
 
 
 def main() -> None:
-    browser, runs, docs = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]).resolve()
+    browser, runs, report, docs = sys.argv[1], *(Path(path).resolve() for path in sys.argv[2:])
     docs.mkdir(exist_ok=True)
     found = find_runs(runs)
     lstm = next(run for run in found if run.config()["cell"]["name"] == "lstm")
+
+    photograph(browser, f"file://{report}/index.html", docs / "report.png", 1200, 1130)
 
     console = recording(88)
     print_summary(console, lstm)
