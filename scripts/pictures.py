@@ -56,7 +56,7 @@ def main() -> None:
     found = find_runs(runs)
     lstm = next(run for run in found if run.config()["cell"]["name"] == "lstm")
 
-    photograph(browser, f"file://{report}/index.html", docs / "report.png", 1200, 1130)
+    photograph(browser, f"file://{report}/index.html", docs / "report.png", 1200, 1200)
 
     console = recording(88)
     print_summary(console, lstm)
