@@ -126,7 +126,8 @@ def test_yaml_and_options_agree() -> None:
 
 def test_where_there_is_no_slurm(typed: Callable[..., Said], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    said = typed("train", "-m", "hydra/launcher=slurm", *TINY)
+    options = ("hydra.launcher.sbatch={nodelist: n1}", "hydra.launcher.setup=[module load python]")
+    said = typed("train", "-m", "hydra/launcher=slurm", *options, *TINY)
     said.refuses("there is no sbatch here; start it where Slurm's commands are, or use hydra/launcher=local", code=1)
 
 

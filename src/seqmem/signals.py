@@ -159,8 +159,12 @@ class Batch:
 
         Every timestep outside can be left out of the loss. Ask a batch on the CPU: on a GPU this waits for it.
         """
-        counting = self.weights.ne(0).any(1).nonzero()[:, 0].tolist()
-        return slice(counting[0], counting[-1] + 1) if counting else slice(0, len(self.weights))
+        return _span(self.weights.ne(0))
+
+    @property
+    def counted(self) -> slice:
+        """The same for what counts in the loss or in the score."""
+        return _span(self.weights.ne(0) | self.asked)
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "Batch":
         """The batch on ``device``, itself where it is there already; real numbers become ``dtype``, token ids stay
@@ -200,3 +204,9 @@ class Batch:
     def chunk(self, index: int, length: int) -> "Batch":
         """Timesteps ``index * length`` up to ``(index + 1) * length``."""
         return self.part(index * length, (index + 1) * length)
+
+
+def _span(counting: Bool[Tensor, "T B"]) -> slice:
+    """From the first timestep at which anything is true to the last; all of them where nothing is."""
+    steps = counting.any(1).nonzero()[:, 0].tolist()
+    return slice(steps[0], steps[-1] + 1) if steps else slice(0, len(counting))

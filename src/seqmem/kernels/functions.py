@@ -25,8 +25,8 @@ _SUFFIX = {torch.float32: "f32", torch.float64: "f64"}
 _NO_SUCH_TOKEN = 2  # as recurrence.cpp numbers its failures
 _OPERATIONS_PER_CALL = 4e9
 """Multiplications and additions between two looks for Ctrl-C: about a tenth of a second."""
-_OPERATIONS_PER_THREAD = 3.5e7
-"""Below this, starting a second thread costs more than it saves: about a third of a millisecond."""
+_OPERATIONS_PER_THREAD = 6e7
+"""Below this, half a millisecond of work, starting a second thread costs more than it saves."""
 
 
 class _Call(ctypes.Structure):

@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, suppress
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -63,8 +63,8 @@ class Options:
     account: Any = None
     qos: Any = None
     constraint: Any = None
-    setup: Any = field(default_factory=list)
-    sbatch: Any = field(default_factory=dict)
+    setup: Any = None
+    sbatch: Any = None
     signal_delay_s: Any = 90
     max_num_timeout: Any = 10
     folder: Any = None
@@ -87,6 +87,8 @@ class Options:
         for name in ("partition", "account", "qos", "constraint", "folder"):
             value = getattr(self, name)
             setattr(self, name, None if value is None else str(value))  # a partition may be called 2024
+        self.setup = [] if self.setup is None else self.setup
+        self.sbatch = {} if self.sbatch is None else self.sbatch  # {} in the file would take no other keys
         if not isinstance(self.setup, list) or not all(isinstance(line, str) for line in self.setup):
             raise ConfigError("hydra.launcher.setup: must be a list of shell commands, e.g. ['module load python']")
         if not isinstance(self.sbatch, dict) or any(isinstance(value, dict | list) for value in self.sbatch.values()):
