@@ -5,6 +5,7 @@ What Ray itself does is checked on real clusters by scripts/check_ray.
 
 import json
 import os
+import socket
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -250,7 +251,11 @@ def test_what_cannot_be(typed: Callable[..., Said], cluster: Cluster, monkeypatc
     refused("runtime_env=3").refuses("hydra.launcher.runtime_env", code=2)
     refused("cpus=3").refuses("cpus", code=2)
     cluster.known = False
-    refused("address=10.0.0.1:6379").refuses("no Ray cluster at 10.0.0.1:6379: ConnectionError: Ray is not at", code=1)
+    refused("address=auto").refuses("no Ray cluster at auto: ConnectionError: Ray is not at auto", code=1)
+    with socket.create_server(("127.0.0.1", 0)) as other:  # somebody listens, but not Ray
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        refused(f"address={address}").refuses(f"no Ray cluster at {address}: ConnectionError: Ray is not at", code=1)
+    refused(f"address=ray://{address}").refuses(f"no Ray cluster at ray://{address}: Connection refused", code=1)
     monkeypatch.setitem(sys.modules, "ray", None)
     refused("num_cpus=1").refuses("hydra/launcher=ray needs Ray: pip install seqmem[ray]", code=2)
     assert not cluster.starts

@@ -323,6 +323,7 @@ def _cluster(ray: Any, address: str | None, runtime_env: dict[str, Any], log_to_
     if address is None:
         # Jobs and outcomes are small; Ray would set a third of the memory aside.
         own = {"num_cpus": usable_cores(), "object_store_memory": 100 * 2**20, "include_dashboard": False}
+    _answers(address)
     try:
         ray.init(address=address or "local", **own, **common)
     except Exception as error:  # whatever Ray raises: it has a dozen kinds
@@ -338,6 +339,21 @@ def _cluster(ray: Any, address: str | None, runtime_env: dict[str, Any], log_to_
         yield
     finally:
         ray.shutdown()
+
+
+def _answers(address: str | None) -> None:
+    """Ray tries for minutes to reach a cluster that is not there.
+
+    Raises:
+        RunError: nobody listens at ``address``, where it names a machine and a port.
+    """
+    host, _, port = (address or "").rpartition("://")[2].partition("/")[0].rpartition(":")
+    if not host or not port.isdecimal():
+        return  # "auto", and whatever else Ray knows how to find
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise RunError(f"no Ray cluster at {address}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _fitting(nodes: Sequence[Mapping[str, Any]], needs: Mapping[str, int | float]) -> int:
