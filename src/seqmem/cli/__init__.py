@@ -4,6 +4,7 @@ import io
 import os
 import re
 import sys
+from contextlib import redirect_stdout
 from importlib import import_module
 from importlib.metadata import version
 
@@ -135,4 +136,9 @@ def _complete(args: list[str]) -> int:
         if found[2] != "train":
             return 0
         os.environ["COMP_LINE"] = found[1] + found[3].lstrip()
+        with redirect_stdout(io.StringIO()) as offered:
+            code = _train(args)
+        # Hydra ends the name of a group that has groups inside (cell, for cell/usual) without the sign it is set with.
+        print(re.sub(r"(?<!\S)(\w+)(?!\S)", r"\1=", offered.getvalue()), end="")
+        return code
     return _train(args)
