@@ -4,7 +4,6 @@ import json
 import sys
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -15,6 +14,7 @@ from ..runs import CHECKPOINT, EVALUATIONS, EVENTS, RunDirectory, RunError, plai
 from . import config as settings
 from .arguments import Parser
 from .errors import USAGE, explain
+from .reproducing import one_run, refuse_unfinished
 
 if TYPE_CHECKING:
     from ..evaluate import Evaluation
@@ -54,25 +54,10 @@ def main(args: Sequence[str]) -> int:
     if sequences < 1:
         return _usage(f"sequences={sequences}: must be at least 1")
     try:
-        evaluate_run(_named(options.run), lengths, sequences, given.get("device", "auto"))
+        evaluate_run(one_run(options.run, "seqmem eval"), lengths, sequences, given.get("device", "auto"))
     except USAGE as error:
         return _usage(explain(error))
     return 0
-
-
-def _named(given: str) -> RunDirectory:
-    """The one run that is meant."""
-    if Path(given).exists():
-        return RunDirectory(given)
-    from .show import find
-
-    try:
-        found = find(given)
-    except FileNotFoundError as error:
-        raise RunError(str(error)) from None
-    if len(found) > 1:
-        raise RunError(f"{given}: {len(found)} runs are called like that, seqmem eval takes one: {found[0].path}, ...")
-    return found[0]
 
 
 def _usage(said: str) -> int:
@@ -88,10 +73,7 @@ def evaluate_run(run: RunDirectory, lengths: list[int] | None, sequences: int, d
         ConfigError: a length is too short, or there is no such device.
     """
     config = settings.from_mapping(run.config())
-    if not run.finished:
-        status = run.status()
-        state = f"{status.state} at step {status.step}" if status else "not started"
-        raise RunError(f"{run.path} is not finished ({state}): train it to the end first")
+    refuse_unfinished(run)
 
     import torch
 

@@ -15,7 +15,7 @@ import numpy as np
 from rich.console import Console
 from rich.text import Text
 
-from ..runs import CHECKPOINT, CONFIG, GRADIENTS, METRICS, RESULT, RunDirectory, RunError, plain_json, read_json
+from ..runs import CHECKPOINT, GRADIENTS, METRICS, RESULT, RunDirectory, RunError, plain_json, read_json
 from . import config as settings
 from .arguments import Parser
 from .errors import USAGE, explain
@@ -76,7 +76,7 @@ def one_run(given: str, command: str) -> RunDirectory:
     Raises:
         RunError: none is called so, or several are.
     """
-    if (Path(given) / CONFIG).exists():
+    if Path(given).exists():
         return RunDirectory(given)
     from .show import find
 
