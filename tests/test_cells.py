@@ -264,13 +264,13 @@ def test_only_one_bias_is_trained():
 @pytest.mark.parametrize("make", [LSTM, GRU])
 def test_chrono_bias_is_log_uniform_over_the_sequence(make: type[LSTM] | type[GRU]):
     with ambient(0, "chrono"):
-        cell = make(D, 20_000, seq_len=101)
+        cell = make(D, 1000, seq_len=101)
     kept = cell.bias.chunk(4)[1] if make is LSTM else cell.bias.chunk(3)[1]
     time = kept.detach().double().exp()
     assert time.min() >= 0.999
     assert time.max() <= 100.001
-    assert time.mean().item() == pytest.approx(50.5, abs=0.9)  # 4.5 standard errors of the mean of U(1, 100)
-    assert time.quantile(0.25).item() == pytest.approx(25.75, abs=1.5)
+    assert time.mean().item() == pytest.approx(50.5, abs=4.1)  # 4.5 standard errors of the mean of U(1, 100)
+    assert time.quantile(0.25).item() == pytest.approx(25.75, abs=6.1)
     if make is LSTM:
         torch.testing.assert_close(cell.bias.chunk(4)[0], -kept)
 
