@@ -233,8 +233,8 @@ def train(
     now = _restore(checkpoints, model, optimizer, device)
 
     def draw() -> None:
-        """The next few batches. In a row they take a third of the time that they would take one
-        by one between updates, when all that draws them has left the processor's caches."""
+        """The next few batches. In a row they take less time than one by one between
+        updates, when all that draws them has left the processor's caches."""
         while not upcoming or len(upcoming) < min(_DRAWN_AT_ONCE, _DRAWN_BYTES // upcoming[0][0].nbytes):
             if (index := now.step + len(upcoming)) >= plan.steps:
                 return
@@ -400,7 +400,7 @@ def _clip(gradients: list[Tensor], most: float | None) -> Float[Tensor, ""]:
     """The L2 norm of all gradients together, which are scaled to ``most`` where it is larger.
 
     Bit for bit ``torch.nn.utils.clip_grad_norm_``, which would look at each gradient's type and device twice at every
-    step: a twentieth of a small model's.
+    step.
     """
     norm = torch.linalg.vector_norm(torch.stack(_foreach_norm(gradients)))
     if most is not None:
