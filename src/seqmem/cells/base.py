@@ -23,13 +23,18 @@ CellFactory = Callable[[int], "Cell"]
 class Cell(nn.Module, ABC):
     """One timestep of a recurrent network. Write ``initial_state`` and ``step``; the rest follows.
 
-    A subclass sets ``input_size`` and ``output_size``, and ``output_state`` where its output is one of its states: the
-    name of that one.
+    A subclass sets ``input_size`` and ``output_size``, and where they apply:
+
+    ``output_state``: its output is one of its states, the one of this name.
+    ``keeps``: its gates whose value is the share of an old state that is kept (an LSTM's forget gate).
+    ``equations``: the published equations that its step computes, for a reader that knows them too; None: its own.
     """
 
     input_size: int
     output_size: int
     output_state: str | None = None
+    keeps: tuple[str, ...] = ()
+    equations: str | None = None
 
     @abstractmethod
     def initial_state(self, batch_size: int) -> State:
@@ -38,6 +43,10 @@ class Cell(nn.Module, ABC):
     @abstractmethod
     def step(self, x: Float[Tensor, "B D"], state: State) -> tuple[Float[Tensor, "B H"], State]:
         """One timestep: (output, new state). This is the definition of the cell."""
+
+    def gates(self, x: Float[Tensor, "B D"], state: State) -> State:
+        """Gate name -> [B H], how far each is open (0 to 1) in the step that reads ``x``. Many cells have none."""
+        return {}
 
     def forward(self, xs: Float[Tensor, "T B D"], state: State | None = None) -> tuple[Float[Tensor, "T B H"], State]:
         """A whole sequence: (outputs, final state). Override only to go faster; the laws hold it equal to ``steps``."""
@@ -74,7 +83,7 @@ def steps(cell: Cell, xs: Iterable[Float[Tensor, "B D"]], state: State) -> Itera
 
 
 class Stack(Cell):
-    """Cells on top of each other, as one cell. State keys are prefixed by the layer: ``0/hidden``, ``1/cell``."""
+    """Cells on top of each other, as one cell. Names of states and gates say which: ``0/hidden``, ``1/forget``."""
 
     def __init__(self, cells: Sequence[Cell]) -> None:
         super().__init__()
@@ -88,6 +97,7 @@ class Stack(Cell):
         self.output_size = cells[-1].output_size
         above = cells[-1].output_state
         self.output_state = None if above is None else f"{len(cells) - 1}/{above}"
+        self.keeps = tuple(f"{i}/{name}" for i, cell in enumerate(cells) for name in cell.keeps)
 
     def initial_state(self, batch_size: int) -> State:
         return _join([cell.initial_state(batch_size) for cell in self.cells])
@@ -98,6 +108,13 @@ class Stack(Cell):
             x, new = cell.step(x, old)
             news.append(new)
         return x, _join(news)
+
+    def gates(self, x: Float[Tensor, "B D"], state: State) -> State:
+        found = []
+        for cell, old in zip(self.cells, _split(state, len(self.cells)), strict=True):
+            found.append(cell.gates(x, old))
+            x, _ = cell.step(x, old)
+        return _join(found)
 
     def forward(self, xs: Float[Tensor, "T B D"], state: State | None = None) -> tuple[Float[Tensor, "T B H"], State]:
         olds = [None] * len(self.cells) if state is None else _split(state, len(self.cells))

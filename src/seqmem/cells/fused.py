@@ -53,6 +53,7 @@ class FusedCell(Cell):
         self._as_defined = type(self).step is step  # or a class on top of ours has another idea of it
         self._forward_is_ours = type(self).forward is FusedCell.forward
         self.output_state = "hidden"
+        self.equations = kind if self._as_defined else None
         self._memory = Memory()
         self.input_size, self.output_size = layer.input_size, layer.hidden_size
         if init not in ("torch", "orthogonal", "identity"):

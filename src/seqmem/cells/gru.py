@@ -27,6 +27,7 @@ class GRU(FusedCell):
     """
 
     source: ClassVar[str] = "Cho et al. 2014"
+    keeps = ("update",)
 
     def __init__(
         self,
@@ -50,15 +51,25 @@ class GRU(FusedCell):
             bias_update.copy_(torch.as_tensor(start))
 
     def step(self, x: Float[Tensor, "B D"], state: State) -> tuple[Float[Tensor, "B H"], State]:
+        _, z, new = self._parts(x, state)
+        hidden = (1 - z) * new + z * state["hidden"]
+        return hidden, {"hidden": hidden}
+
+    def gates(self, x: Float[Tensor, "B D"], state: State) -> State:
+        r, z, _ = self._parts(x, state)
+        return {"update": z, "reset": r}
+
+    def _parts(self, x: Float[Tensor, "B D"], state: State) -> tuple[Tensor, Tensor, Tensor]:
+        """r, z and n, [B H] each."""
         old = state["hidden"]
         x_r, x_z, x_n = F.linear(x, self.weight_input, self.bias).chunk(3, dim=-1)
         if self.form == "torch":
             h_r, h_z, h_n = F.linear(old, self.weight_hidden).chunk(3, dim=-1)
-            new = (x_n + (x_r + h_r).sigmoid() * h_n).tanh()
+            r = (x_r + h_r).sigmoid()
+            new = (x_n + r * h_n).tanh()
         else:
             u_rz, u_n = self.weight_hidden.split([2 * self.output_size, self.output_size])
             h_r, h_z = F.linear(old, u_rz).chunk(2, dim=-1)
-            new = (x_n + F.linear((x_r + h_r).sigmoid() * old, u_n)).tanh()
-        z = (x_z + h_z).sigmoid()
-        hidden = (1 - z) * new + z * old
-        return hidden, {"hidden": hidden}
+            r = (x_r + h_r).sigmoid()
+            new = (x_n + F.linear(r * old, u_n)).tanh()
+        return r, (x_z + h_z).sigmoid(), new

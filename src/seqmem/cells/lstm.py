@@ -29,6 +29,7 @@ class LSTM(FusedCell):
     """
 
     source: ClassVar[str] = "Hochreiter & Schmidhuber 1997; Gers et al. 2000"
+    keeps = ("forget",)
 
     def __init__(
         self,
@@ -50,8 +51,16 @@ class LSTM(FusedCell):
                 bias_forget.fill_(start)
 
     def step(self, x: Float[Tensor, "B D"], state: State) -> tuple[Float[Tensor, "B H"], State]:
-        gates = F.linear(x, self.weight_input, self.bias) + F.linear(state["hidden"], self.weight_hidden)
-        i, f, g, o = gates.chunk(4, dim=-1)
+        i, f, g, o = self._before(x, state)
         cell = f.sigmoid() * state["cell"] + i.sigmoid() * g.tanh()
         hidden = o.sigmoid() * cell.tanh()
         return hidden, {"hidden": hidden, "cell": cell}
+
+    def gates(self, x: Float[Tensor, "B D"], state: State) -> State:
+        i, f, _, o = self._before(x, state)
+        return {"forget": f.sigmoid(), "input": i.sigmoid(), "output": o.sigmoid()}
+
+    def _before(self, x: Float[Tensor, "B D"], state: State) -> tuple[Tensor, ...]:
+        """i, f, g and o before their sigmoid or tanh, [B H] each."""
+        both = F.linear(x, self.weight_input, self.bias) + F.linear(state["hidden"], self.weight_hidden)
+        return both.chunk(4, dim=-1)

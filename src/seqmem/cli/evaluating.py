@@ -10,11 +10,11 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from ..runs import CHECKPOINT, EVALUATIONS, EVENTS, RunDirectory, RunError, plain_json, write_atomically
+from ..runs import EVALUATIONS, EVENTS, RunDirectory, RunError, plain_json, write_atomically
 from . import config as settings
 from .arguments import Parser
 from .errors import USAGE, explain
-from .reproducing import one_run, refuse_unfinished
+from .reproducing import one_run
 
 if TYPE_CHECKING:
     from ..evaluate import Evaluation
@@ -72,21 +72,17 @@ def evaluate_run(run: RunDirectory, lengths: list[int] | None, sequences: int, d
         RunError: no such run, not finished, or unreadable.
         ConfigError: a length is too short, or there is no such device.
     """
-    config = settings.from_mapping(run.config())
-    refuse_unfinished(run)
-
     import torch
 
     from ..evaluate import evaluate_lengths, length_grid
     from ..events import EventFile, whole_records
     from ..randomness import ambient
-    from ..record import describe, load_checkpoint
-    from .build import build
+    from ..record import describe
+    from .trained import trained
 
-    config.device, config.kernel = device, settings.Kernel.auto  # what it was trained with may not be had here
-    experiment = build(config)
-    torch.set_num_threads(experiment.backend.torch_threads)
-    task = experiment.task
+    found_run = trained(run, device)
+    config, task, model = found_run.config, found_run.task, found_run.model
+    torch.set_num_threads(found_run.backend.torch_threads)
     wanted = sorted(set(lengths)) if lengths else length_grid(task, config.seq_len)
     for length in wanted:
         try:
@@ -95,12 +91,8 @@ def evaluate_run(run: RunDirectory, lengths: list[int] | None, sequences: int, d
             raise settings.ConfigError(str(error)) from None
         if task.max_seq_len is not None and length > task.max_seq_len:
             raise settings.ConfigError(f"seq_len={length} is too long for task={task.name}: at most {task.max_seq_len}")
-    try:
-        experiment.model.load_state_dict(load_checkpoint(run.file(CHECKPOINT))["model"])
-    except (RuntimeError, KeyError) as error:
-        raise RunError(f"{run.file(CHECKPOINT)} does not fit the run's configuration: {error}") from error
-    with ambient(config.seed, "measure", config.steps, device=next(experiment.model.parameters()).device):
-        found = evaluate_lengths(experiment.model, task, wanted, seed=config.seed, sequences=sequences)
+    with ambient(config.seed, "measure", config.steps, device=next(model.parameters()).device):
+        found = evaluate_lengths(model, task, wanted, seed=config.seed, sequences=sequences)
     _print(run, task, config.seq_len, found)
     with run.locked():
         written, list_of = run.file(EVENTS), run.file(EVALUATIONS)

@@ -120,6 +120,25 @@ class Adding(Task):
         answers = self._answers(inputs)
         return answers.expand(len(inputs), *answers.shape)
 
+    def parse(self, text: str) -> Float[Tensor, "T 2"]:
+        marks = {"*": 1.0, "|": -1.0}
+        pairs = []
+        for word in text.split():
+            number, mark = (word[:-1], word[-1]) if word[-1] in marks else (word, "")
+            try:
+                pairs.append((0.0 if word == "-" else float(number), marks.get(mark, 0.0)))
+            except ValueError:
+                raise ValueError(
+                    f"'{word}' is no number of task={self.name}: write 0.42, or 0.42* to mark it"
+                ) from None
+        if not pairs:
+            raise ValueError("the text is empty")
+        return torch.tensor(pairs)
+
+    def unanswerable(self, inputs: Float[Tensor, "T 2"]) -> str | None:
+        marked = int((inputs[:, 1] == 1).sum())
+        return None if marked == 2 else f"{marked} of its numbers are marked with *, task={self.name} adds two"
+
     def words(self, inputs: Float[Tensor, "T 2"]) -> list[str]:
         """``0.42``, marked ``0.42*``; in hs97 the ends are ``0.42|`` and what follows the sequence is ``-``."""
         marks = {0.0: "", 1.0: "*", -1.0: "|"}

@@ -3,15 +3,41 @@
 Axes: T time, B batch. Time comes first.
 """
 
+import difflib
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from math import log
 from typing import ClassVar
 
 import torch
-from jaxtyping import Shaped
+from jaxtyping import Int, Shaped
 from torch import Tensor
 
-from ..signals import Batch, Signal
+from ..signals import Batch, Signal, Tokens
+
+
+@dataclass(frozen=True)
+class Naming:
+    """Of a task whose answer is one of several that are named in the sequence, and that its last token asks for.
+
+    Args:
+        phrases: of every answer, the tokens that name it when they come in a row.
+        asks: last token -> the answers it may mean.
+    """
+
+    phrases: Sequence[Sequence[int]]
+    asks: Mapping[int, Sequence[int]]
+
+    def meant(self, tokens: Sequence[int]) -> list[int]:
+        """The answers that are named in the sequence, and that its last token may mean: one, if it is a good one."""
+        *before, last = tokens
+        return [answer for answer in self.asks.get(last, ()) if _occurs(self.phrases[answer], before)]
+
+
+def _occurs(phrase: Sequence[int], tokens: Sequence[int]) -> bool:
+    size = len(phrase)
+    return any(list(phrase) == list(tokens[at : at + size]) for at in range(len(tokens) - size + 1))
 
 
 class Task(ABC):
@@ -83,6 +109,64 @@ class Task(ABC):
     @abstractmethod
     def answer(self, target: Shaped[Tensor, "..."]) -> str:
         """One target, or one prediction brought into a target's form, for people to read."""
+
+    def parse(self, text: str) -> Shaped[Tensor, "T ..."]:
+        """The inputs that people write so: what ``words`` makes of them, with spaces in between.
+
+        Raises:
+            ValueError: there is nothing in it, or something that the task has no word for.
+        """
+        if isinstance(self.inputs, Tokens):
+            vocabulary = self.words(torch.arange(self.inputs.size))
+            spelled = max(map(len, vocabulary)) == 1  # letters need no spaces between them
+            return self._tokens([letter for letter in text if not letter.isspace()] if spelled else text.split())
+        raise ValueError(f"the inputs of task={self.name} cannot be typed")
+
+    def _tokens(self, written: Sequence[str]) -> Int[Tensor, " T"]:
+        place = {word: token for token, word in enumerate(self.words(torch.arange(self.inputs.size)))}
+        lower = {word.lower(): token for word, token in place.items()}
+        found, unknown = [], {}
+        for said in written:
+            for word in (said, said.strip(",.;:!?\"'")):  # as it is first: ! and . are words of some tasks
+                token = place.get(word, lower.get(word.lower()))
+                if token is not None:
+                    found.append(token)
+                    break
+            else:
+                unknown[said] = difflib.get_close_matches(said.lower(), list(lower), 3, 0.5)
+        if unknown:
+            named = [f"'{word}'" + (f" (near: {', '.join(near)})" if near else "") for word, near in unknown.items()]
+            raise ValueError(f"task={self.name} has no word {', '.join(named)}")
+        if not found:
+            raise ValueError("the text is empty")
+        return torch.tensor(found)
+
+    def question(self, inputs: Shaped[Tensor, "T ..."]) -> Batch:
+        """One sequence that somebody made up, as a batch of one, with what this task asks about it."""
+        return Batch.asked_at_end(inputs[:, None], self.solve(inputs[:, None])[-1])
+
+    def naming(self) -> Naming | None:
+        """How answers are named and asked for, where that is all there is to the task."""
+        return None
+
+    def unanswerable(self, inputs: Shaped[Tensor, "T ..."]) -> str | None:
+        """Why ``solve`` has no right answer to one sequence that somebody made up; None: it has.
+
+        Of a sequence from ``sample`` it always has.
+        """
+        naming = self.naming()
+        if len(inputs) < self.min_seq_len:
+            return f"it has {len(inputs)} timesteps, task={self.name} needs {self.min_seq_len}"
+        if naming is None:
+            return None
+        tokens = inputs.tolist()
+        meant = [self.answer(torch.tensor(answer)) for answer in naming.meant(tokens)]
+        if tokens[-1] not in naming.asks:
+            asking = " or ".join(self.words(torch.tensor(list(naming.asks))))
+            return f"it does not end with a question: {asking}"
+        if len(meant) != 1:
+            return f"it may mean {' or '.join(meant)}" if meant else "it names nobody who could be meant"
+        return None
 
     def held_out(self) -> "Task":
         """The task over data that training never sees; for data that are generated afresh, the task itself."""

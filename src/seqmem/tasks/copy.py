@@ -80,6 +80,19 @@ class Copy(Task):
         answers[-self.length :] = inputs[: self.length]
         return answers
 
+    def question(self, inputs: Int[Tensor, " T"]) -> Batch:
+        asked = torch.zeros(len(inputs), 1, dtype=torch.bool)
+        asked[-self.length :] = True
+        return Batch(inputs[:, None], self.solve(inputs[:, None]), torch.ones(len(inputs), 1), asked)
+
+    def unanswerable(self, inputs: Int[Tensor, " T"]) -> str | None:
+        if len(inputs) < self.min_seq_len:
+            return super().unanswerable(inputs)
+        symbol, cue = (inputs >= 1) & (inputs <= self.symbols), inputs == self.symbols + 1
+        if not symbol[: self.length].all():
+            return f"its first {self.length} timesteps are not all symbols"
+        return None if cue[-self.length - 1] else f"the cue ! does not stand {self.length} timesteps before the end"
+
     def words(self, inputs: Int[Tensor, " T"]) -> list[str]:
         return [self._word(i) for i in inputs.tolist()]
 

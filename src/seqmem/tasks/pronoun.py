@@ -22,7 +22,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..signals import Batch, Tokens
-from .base import Task
+from .base import Naming, Task
 
 HE = "my brother|her uncle|our father|your nephew|my grandfather|her husband|our son|your grandson".split("|")
 SHE = "my sister|his aunt|our mother|your niece|my grandmother|his wife|our daughter|your granddaughter".split("|")
@@ -253,6 +253,12 @@ class Pronoun(Task):
             people = torch.arange(self.people)
             present &= (people < self.people // 2) == he[:, None]
         return present.int().argmax(-1).expand(inputs.shape)
+
+    def naming(self) -> Naming:
+        words, half, everybody = self._grammar.words, self.people // 2, range(self.people)
+        if self.mentions == 1:
+            return Naming(self._names.tolist(), {words.index("who"): everybody})
+        return Naming(self._names.tolist(), {words.index("he"): everybody[:half], words.index("she"): everybody[half:]})
 
     def words(self, inputs: Int[Tensor, " T"]) -> list[str]:
         return [self._grammar.words[i] for i in inputs.tolist()]

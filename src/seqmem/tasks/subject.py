@@ -19,7 +19,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ..signals import Batch, Tokens
-from .base import Task
+from .base import Naming, Task
 
 SUBJECTS = "Alice Bob Carol David Emma Frank".split()
 FILLERS = "walked to the store and bought".split()
@@ -59,6 +59,11 @@ class Subject(Task):
 
     def solve(self, inputs: Int[Tensor, "T B"]) -> Int[Tensor, "T B"]:
         return inputs[0].expand(inputs.shape)
+
+    def naming(self) -> Naming:
+        """Strictly who came first, which ``solve`` says; with one subject in a sentence they are the same."""
+        everybody = range(len(SUBJECTS))
+        return Naming([[subject] for subject in everybody], {WORDS.index("WHO?"): everybody})
 
     def words(self, inputs: Int[Tensor, " T"]) -> list[str]:
         return [WORDS[i] for i in inputs.tolist()]

@@ -73,6 +73,14 @@ class TemporalOrder(Task):
         bit = (here.cumsum(0) - 1).clamp(min=0)
         return (here * inputs << bit).sum(0).expand(inputs.shape)
 
+    def unanswerable(self, inputs: Int[Tensor, " T"]) -> str | None:
+        named = int((inputs < 2).sum())
+        return (
+            None
+            if named == self.symbols
+            else f"it has {named} letters A or B, task={self.name} asks for {self.symbols}"
+        )
+
     def words(self, inputs: Int[Tensor, " T"]) -> list[str]:
         return [LETTERS[i] for i in inputs.tolist()]
 

@@ -157,6 +157,18 @@ class Text(Task):
             last.append(ALPHABET.index(text[at + len(passage)] if at >= 0 else " "))
         return torch.cat([inputs[1:], torch.tensor([last]).to(inputs)])
 
+    def parse(self, text: str) -> Int[Tensor, " T"]:
+        return self._tokens(["\\n" if c == "\n" else c for c in text])
+
+    def question(self, inputs: Int[Tensor, " T"]) -> Batch:
+        """What follows each character but the last."""
+        asked = torch.ones(len(inputs), 1, dtype=torch.bool)
+        asked[-1] = False
+        return Batch(inputs[:, None], self.solve(inputs[:, None]), asked.float(), asked)
+
+    def unanswerable(self, inputs: Int[Tensor, " T"]) -> str | None:
+        return "a character needs one that follows it" if len(inputs) < 2 else None
+
     def words(self, inputs: Int[Tensor, " T"]) -> list[str]:
         return [self._shown(i) for i in inputs.tolist()]
 

@@ -1,0 +1,50 @@
+"""A finished run's model, as it was after training."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..runs import CHECKPOINT, RunDirectory, RunError
+from . import config as settings
+from .reproducing import refuse_unfinished
+
+if TYPE_CHECKING:
+    from ..model import SequenceModel
+    from ..tasks import Task
+    from .build import Backend
+
+
+@dataclass(frozen=True)
+class Trained:
+    """``result``: what the run says about itself, as in ``result.json``."""
+
+    run: RunDirectory
+    config: settings.RunConfig
+    model: "SequenceModel"
+    task: "Task"
+    backend: "Backend"
+    result: dict[str, Any]
+
+
+def trained(run: RunDirectory, device: str = "cpu") -> Trained:
+    """The model on ``device``, in eval mode, run by whatever kernels there are.
+
+    Raises:
+        RunError: no such run, not finished, or its checkpoint is missing, unreadable or of another model.
+        ConfigError: there is no such device.
+    """
+    config = settings.from_mapping(run.config())
+    refuse_unfinished(run)
+    if not run.file(CHECKPOINT).exists():
+        raise RunError(f"{run.path} lacks its {CHECKPOINT}: train it again with force=true")
+
+    from ..record import load_checkpoint
+    from .build import build
+
+    config.device, config.kernel = device, settings.Kernel.auto  # what it was trained with may not be had here
+    experiment = build(config)
+    try:
+        experiment.model.load_state_dict(load_checkpoint(run.file(CHECKPOINT))["model"])
+    except (RuntimeError, KeyError) as error:
+        said = " ".join(str(error).split())
+        raise RunError(f"{run.file(CHECKPOINT)} does not fit the run's configuration: {said}") from error
+    return Trained(run, config, experiment.model.eval(), experiment.task, experiment.backend, run.result() or {})

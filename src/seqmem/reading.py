@@ -1,0 +1,185 @@
+"""One sequence, read by one model timestep by timestep: what it believes after each, and what goes on inside.
+
+Axes: T time, K answers (or output features), H hidden units.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Shaped
+from numpy import ndarray
+from torch import Tensor
+
+from .cells.base import State
+from .model import SequenceModel
+from .randomness import generator
+from .signals import Batch, Tokens
+from .tasks.base import Task
+from .trace import Trace
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """What ``read`` found.
+
+    Args:
+        words: the sequence, for people.
+        outputs: how sure the model is of every answer (they sum to 1), or the numbers it predicts.
+        answers: the answers' names; None: predicted are real numbers.
+        right: the right answer at every timestep, [T] ids or [T K] numbers; None: nobody knows it.
+        asked: where it is asked for; elsewhere too a belief can be read, but nothing was trained to be right there.
+        gates: gate name -> how far each unit's is open, 0 to 1; empty for a cell without gates.
+        keeps: the gates whose value is the share of the old state that is kept.
+        states: state name -> its values after each timestep.
+        gradient: series name -> L2 norm of the gradient of the loss at the last answer, by what the cell carries past
+            each timestep: ``state`` all of it together, each state, and ``input``; empty if it was not asked for.
+        texts: ``right`` and the likeliest answer at every timestep, for people.
+    """
+
+    words: tuple[str, ...]
+    outputs: Float[ndarray, "T K"]
+    answers: tuple[str, ...] | None
+    right: Shaped[ndarray, "T ..."] | None
+    asked: Bool[ndarray, " T"]
+    gates: Mapping[str, Float[ndarray, "T H"]]
+    keeps: tuple[str, ...]
+    states: Mapping[str, Float[ndarray, "T H"]]
+    gradient: Mapping[str, Float[ndarray, " T"]]
+    texts: tuple[tuple[str, ...] | None, tuple[str, ...]] = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    @cached_property
+    def top(self) -> Shaped[ndarray, " T"]:
+        """The likeliest answer after every timestep.
+
+        Raises:
+            ValueError: what is predicted are numbers.
+        """
+        if self.answers is None:
+            raise ValueError("numbers are predicted, not one of several answers")
+        return self.outputs.argmax(1)
+
+    @property
+    def answered_at(self) -> int:
+        """The last timestep that is asked."""
+        return int(np.flatnonzero(self.asked)[-1])
+
+    @property
+    def changed_at(self) -> int | None:
+        """The last timestep, up to the answer, whose likeliest answer is not the one before it; None: there is none."""
+        if self.answers is None:
+            return None
+        changes = np.flatnonzero(np.diff(self.top[: self.answered_at + 1])) + 1
+        return int(changes[-1]) if len(changes) else None
+
+    @property
+    def is_right(self) -> bool | None:
+        """Whether the last answer is right; None: nobody knows, or it is a number, which is never quite right."""
+        if self.right is None or self.answers is None:
+            return None
+        return bool(self.top[self.answered_at] == self.right[self.answered_at])
+
+    @cached_property
+    def confidence(self) -> Float[ndarray, " T"] | None:
+        """How sure the model is of the right answer after every timestep; None: nobody knows it, or it is a number."""
+        if self.right is None or self.answers is None:
+            return None
+        return np.take_along_axis(self.outputs, self.right[:, None], 1)[:, 0]
+
+    def said(self, t: int) -> str:
+        """The likeliest answer after timestep ``t``, or the numbers predicted there."""
+        return self.texts[1][t]
+
+    def wanted(self, t: int) -> str | None:
+        """The right one; None: nobody knows it."""
+        return self.texts[0][t] if self.texts[0] is not None else None
+
+
+def sentence(task: Task, seq_len: int, *, seed: int = 0, number: int = 0) -> Batch:
+    """One held-out sequence, a function of the arguments (and of no other sequence of that length).
+
+    Raises:
+        ValueError: the task has no sequences of that length.
+    """
+    task.check(1, seq_len)
+    if task.max_seq_len is not None and seq_len > task.max_seq_len:
+        raise ValueError(f"seq_len={seq_len} is too long for task={task.name}: at most {task.max_seq_len}")
+    return task.held_out().sample(1, seq_len, generator(seed, f"read {seq_len}", number))
+
+
+def typed(task: Task, text: str) -> tuple[Batch, str | None]:
+    """A sequence of somebody's own, and why there is no right answer to it (None: there is one).
+
+    Raises:
+        ValueError: the text is empty, or has a word that the task has not.
+    """
+    inputs = task.parse(text)
+    why = task.unanswerable(inputs)
+    if why is None:
+        return task.question(inputs), None
+    asked = torch.zeros(len(inputs), 1, dtype=torch.bool)
+    asked[-1] = True
+    like = task.sample(1, task.min_seq_len, generator(0, "like")).targets  # what a target looks like; never read
+    return Batch(inputs[:, None], like[:1].expand(len(inputs), *like.shape[1:]), asked.float(), asked), why
+
+
+@torch.no_grad()
+def read(model: SequenceModel, task: Task, batch: Batch, *, gradient: bool = True, known: bool = True) -> Reading:
+    """Read one sequence step by step, as the cell's ``step`` defines it; the model is left as it was.
+
+    Args:
+        batch: of one sequence.
+        gradient: measure the gradient too, which takes several times as long as the rest.
+        known: the batch's targets are right answers. If not, the gradient is that of the model's own last answer.
+
+    Raises:
+        ValueError: the batch has several sequences.
+    """
+    if batch.asked.shape[1] != 1:
+        raise ValueError(f"one sequence is read at a time, not {batch.asked.shape[1]}")
+    first = next(model.parameters())
+    was_training = model.training
+    model.eval()
+    here = batch.to(first.device, first.dtype)
+    state = model.cell.initial_state(1)
+    outputs: list[Tensor] = []
+    gates: list[State] = []
+    states: list[State] = []
+    for x in model.embed(here.inputs).unbind(0):
+        gates.append(model.cell.gates(x, state))
+        output, state = model.cell.step(x, state)
+        outputs.append(output)
+        states.append(state)
+    predicted = model.readout(torch.stack(outputs))[:, 0].cpu()
+    symbols = isinstance(task.targets, Tokens)
+    said = predicted.argmax(-1) if symbols else predicted
+    if not known:
+        batch = Batch(batch.inputs, said[:, None].to(batch.targets.dtype), batch.weights, batch.asked)
+    right = batch.targets[:, 0]
+    norms: dict[str, ndarray] = {}
+    if gradient:
+        with torch.enable_grad():
+            norms = {name: values[:, 0] for name, values in Trace.measure(model, task, batch).series().items()}
+    model.train(was_training)
+    return Reading(
+        words=tuple(task.words(batch.inputs[:, 0])),
+        outputs=(predicted.softmax(-1) if symbols else predicted).numpy(),
+        answers=tuple(map(task.answer, torch.arange(task.targets.size))) if symbols else None,
+        right=right.numpy() if known else None,
+        asked=batch.asked[:, 0].numpy(),
+        gates=_series(gates),
+        keeps=model.cell.keeps,
+        states=_series(states),
+        gradient=norms,
+        texts=(tuple(map(task.answer, right)) if known else None, tuple(map(task.answer, said))),
+    )
+
+
+def _series(steps: list[State]) -> dict[str, Float[ndarray, "T H"]]:
+    """Whatever shape a state has, its values in a row."""
+    return {name: torch.cat([step[name].flatten(1) for step in steps]).cpu().numpy() for name in steps[0]}

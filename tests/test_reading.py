@@ -1,0 +1,269 @@
+"""A sequence read step by step: against the fused forward pass, closed forms, and the trace; and texts of one's own."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from seqmem.cells import GRU, LSTM, RNN, Cell, Stack, State
+from seqmem.model import SequenceModel
+from seqmem.randomness import generator
+from seqmem.reading import read, sentence, typed
+from seqmem.signals import Tokens
+from seqmem.tasks import TASKS, Adding, Copy, Digits, Pronoun, Subject, Task, TemporalOrder, Text
+from seqmem.trace import gradient_trace
+
+torch.set_num_threads(1)
+
+CELLS: dict[str, Callable[[int], Cell]] = {
+    "rnn": lambda width: RNN(width, 5),
+    "lstm": lambda width: LSTM(width, 5, seq_len=20),
+    "gru": lambda width: GRU(width, 5, seq_len=20),
+    "gru cho": lambda width: GRU(width, 5, seq_len=20, form="cho"),
+    "stack": lambda width: Stack([LSTM(width, 5, seq_len=20), GRU(5, 5, seq_len=20)]),
+}
+
+
+def model_for(task: Task, cell: str = "lstm") -> SequenceModel:
+    torch.manual_seed(0)
+    return SequenceModel.for_task(task, CELLS[cell], embed_size=4)
+
+
+@pytest.mark.parametrize("task", [kind() for kind in TASKS.values()], ids=str)
+@pytest.mark.parametrize("cell", list(CELLS))
+def test_a_reading_is_what_the_model_does(task: Task, cell: str) -> None:
+    if task.name != "pronoun" and cell != "lstm":
+        return
+    model, batch = model_for(task, cell), sentence(task, task.min_seq_len + 5, number=3)
+    found = read(model, task, batch)
+    predicted, final = model(batch.inputs)
+    wanted = predicted[:, 0].softmax(-1) if isinstance(task.targets, Tokens) else predicted[:, 0]
+    torch.testing.assert_close(torch.from_numpy(found.outputs), wanted.detach(), atol=1e-6, rtol=1e-5)
+    for name, value in final.items():
+        torch.testing.assert_close(torch.from_numpy(found.states[name][-1:]), value.detach(), atol=1e-6, rtol=1e-5)
+    assert found.words == tuple(task.words(batch.inputs[:, 0]))
+    assert found.wanted(found.answered_at) == task.answer(task.held_out().solve(batch.inputs)[found.answered_at, 0])
+    traced = gradient_trace(model, task, batch)
+    for name, norms in traced.items():
+        np.testing.assert_allclose(found.gradient[name], norms[:, 0].numpy(), rtol=1e-12)
+    together = np.sqrt(sum(traced[name][:, 0].numpy() ** 2 for name in final))
+    np.testing.assert_allclose(found.gradient["state"], together, rtol=1e-9)
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru", "gru cho"])
+def test_gates_are_the_published_ones(cell: str) -> None:
+    """From torch's own layout of the weights, by numpy; and an LSTM's forget gate is dc_t / dc_{t-1} at a given h."""
+    part = CELLS[cell](3)
+    x, rng = torch.randn(2, 3, generator=generator(0, "x")), generator(1, "h")
+    before = {name: torch.randn(2, 5, generator=rng) for name in part.initial_state(2)}
+    found = {name: gate.detach().numpy() for name, gate in part.gates(x, before).items()}
+    layer = next(inner for inner in part.modules() if isinstance(inner, nn.RNNBase))
+    weights = {name: value.detach().double().numpy() for name, value in layer.named_parameters()}
+    total = x.double().numpy() @ weights["weight_ih_l0"].T + weights["bias_ih_l0"] + weights["bias_hh_l0"]
+    total += before["hidden"].double().numpy() @ weights["weight_hh_l0"].T
+    blocks = np.split(1 / (1 + np.exp(-total)), 4 if cell == "lstm" else 3, axis=1)
+    order = {"input": 0, "forget": 1, "output": 3} if cell == "lstm" else {"reset": 0, "update": 1}
+    assert found.keys() == order.keys()
+    for name, place in order.items():
+        np.testing.assert_allclose(found[name], blocks[place], atol=1e-6)
+    if cell == "lstm":
+        old = before["cell"].requires_grad_()
+        _, after = part.step(x, {**before, "cell": old})
+        (kept,) = torch.autograd.grad(after["cell"].sum(), old)
+        np.testing.assert_allclose(found[part.keeps[0]], kept.numpy(), atol=1e-6)
+
+
+def test_the_gate_that_keeps_keeps() -> None:
+    """A GRU whose update gate is pinned open, an LSTM whose forget gate is, and input gate shut: nothing is lost."""
+    for kind, bias in ((GRU, "update"), (LSTM, "forget")):
+        cell = kind(3, 5, forget_bias=30.0)
+        if isinstance(cell, LSTM):
+            with torch.no_grad():
+                cell.bias[:5] = -30.0
+        state = {name: torch.randn(2, 5, generator=generator(2, name)) for name in cell.initial_state(2)}
+        x = torch.randn(2, 3, generator=generator(3, "x"))
+        assert cell.keeps == (bias,)
+        torch.testing.assert_close(cell.gates(x, state)[bias], torch.ones(2, 5))
+        memory = "cell" if "cell" in state else "hidden"
+        torch.testing.assert_close(cell.step(x, state)[1][memory], state[memory])
+
+
+def test_a_stack_names_its_layers_gates() -> None:
+    model = model_for(Pronoun(), "stack")
+    found = read(model, Pronoun(), sentence(Pronoun(), 12), gradient=False)
+    assert list(found.gates) == ["0/forget", "0/input", "0/output", "1/update", "1/reset"]
+    assert found.keeps == ("0/forget", "1/update")
+    stack = model.cell
+    assert isinstance(stack, Stack)
+    xs = model.embed(sentence(Pronoun(), 12).inputs)
+    below, _ = stack.cells[0](xs)
+    hidden = stack.cells[1](below[:-1])[1]
+    alone = stack.cells[1].gates(below[-1], hidden)
+    np.testing.assert_allclose(found.gates["1/reset"][-1:], alone["reset"].detach().numpy(), atol=1e-6)
+    assert found.gradient == {}
+
+
+class _Slow(Cell):
+    """Equations of its own, and a state of two axes."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.input_size = self.output_size = size
+        self.rate = nn.Parameter(torch.tensor(0.3))
+
+    def initial_state(self, batch_size: int) -> State:
+        return {"trail": self.rate.new_zeros(batch_size, 2, self.output_size)}
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        trail = state["trail"] * self.rate + x[:, None]
+        return trail.sum(1), {"trail": trail}
+
+
+def test_a_cell_of_ones_own() -> None:
+    task = Subject()
+    model = SequenceModel.for_task(task, _Slow, embed_size=4)
+    found = read(model, task, sentence(task, 9))
+    assert (found.gates, found.keeps, model.cell.equations) == ({}, (), None)
+    assert found.states["trail"].shape == (9, 8)
+    np.testing.assert_allclose(found.gradient["trail"][0] / found.gradient["trail"][-1], 0.3**8, rtol=1e-5)
+
+
+def test_which_equations_a_cell_computes() -> None:
+    class Mine(LSTM):
+        def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+            hidden, after = super().step(x, state)
+            return hidden * 2, after
+
+    assert [CELLS[name](3).equations for name in ("rnn", "lstm", "gru", "gru cho", "stack")] == [
+        "rnn tanh", "lstm", "gru torch", "gru cho", None,
+    ]  # fmt: skip
+    assert Mine(3, 5, seq_len=9).equations is None
+
+
+def test_where_a_mind_is_changed() -> None:
+    """A readout that hears only the last word: the top answer follows the words."""
+    task = Subject()
+    torch.manual_seed(0)
+    model = SequenceModel.for_task(task, _Slow, embed_size=0)
+    with torch.no_grad():
+        for name, value in {"cell.rate": torch.tensor(0.0), "readout.bias": torch.zeros(6)}.items():
+            model.get_parameter(name).copy_(value)
+        model.get_parameter("readout.weight").copy_(torch.eye(13)[:6])
+    batch, why = typed(task, "Carol Bob walked to Alice WHO?")
+    found = read(model, task, batch, known=why is None)
+    assert [found.said(t) for t in range(6)] == ["Carol", "Bob", "Alice", "Alice", "Alice", "Alice"]
+    assert (found.changed_at, found.answered_at) == (2, 5)
+    assert why == "it may mean Alice or Bob or Carol"
+    assert (found.right, found.is_right, found.wanted(5), found.confidence) == (None, None, None, None)
+    batch, why = typed(task, "Alice walked WHO?")
+    found = read(model, task, batch, known=why is None)
+    assert (found.changed_at, found.is_right, found.said(2), found.wanted(2)) == (None, True, "Alice", "Alice")
+    assert found.confidence is not None
+    np.testing.assert_allclose(found.confidence, [np.exp(2) / (np.exp(2) + 5), 1 / 6, 1 / 6], rtol=1e-6)
+
+
+def test_a_sentence_is_a_function_of_its_arguments() -> None:
+    task = Pronoun()
+    torch.manual_seed(5)
+    one = sentence(task, 30, seed=2, number=7).inputs
+    torch.manual_seed(6)
+    assert torch.equal(one, sentence(task, 30, seed=2, number=7).inputs)
+    others = [sentence(task, 30, seed=seed, number=number).inputs for seed, number in ((2, 8), (3, 7))]
+    assert not any(torch.equal(one, other) for other in others)
+    with pytest.raises(ValueError, match="seq_len=3 is too short for task=pronoun: at least 7"):
+        sentence(task, 3)
+
+
+def test_reading_leaves_the_model_alone() -> None:
+    task = Pronoun()
+    model = model_for(task).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    trained = [parameter.requires_grad for parameter in model.parameters()]
+    drawn = torch.get_rng_state()
+    read(model, task, sentence(task, 12))
+    assert model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert [parameter.requires_grad for parameter in model.parameters()] == trained
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert torch.equal(drawn, torch.get_rng_state())
+
+
+# Texts
+
+
+@pytest.mark.parametrize(
+    "task",
+    [Pronoun(), Pronoun(mentions=1), Subject(), Copy(), TemporalOrder(), Text(), Adding(), Adding("hs97")],
+    ids=str,
+)
+def test_what_is_written_is_read_again(task: Task) -> None:
+    """Every sentence of a task, written out and parsed, is the same sentence with the same right answer."""
+    joint = "" if task.name == "text" else " "
+    for number in range(20):
+        batch = sentence(task, max(task.min_seq_len, 12), number=number)
+        end = int(batch.answered_at) + 1
+        inputs = batch.inputs[:end, 0]
+        again, why = typed(task, joint.join(task.words(inputs)).replace("\\n", "\n"))
+        assert why is None
+        close = 0.006 if inputs.is_floating_point() else 0  # two decimals were written
+        torch.testing.assert_close(again.inputs[:, 0].to(inputs.dtype), inputs, atol=close, rtol=0)
+        known = again.asked[:, 0]
+        assert torch.equal(known, batch.asked[:end, 0]) or task.name == "text"
+        torch.testing.assert_close(again.targets[known, 0], batch.targets[:end][known, 0], atol=2.1 * close, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "task", [Pronoun(), Pronoun(people=4, filler_words=2), Pronoun(mentions=1), Subject()], ids=str
+)
+def test_naming_is_the_perfect_player(task: Task) -> None:
+    """Phrases and questions alone find what ``solve`` finds."""
+    naming = task.naming()
+    assert naming is not None
+    batch = task.sample(200, 25, generator(0, "naming"))
+    found = [naming.meant(tokens) for tokens in batch.inputs.T.tolist()]
+    assert found == [[answer] for answer in batch.targets[-1].tolist()]
+
+
+@pytest.mark.parametrize(
+    ("task", "text", "said"),
+    [
+        (Pronoun(), "", "the text is empty"),
+        (Pronoun(), "my teacher said that", r"has no word 'teacher'"),
+        (Pronoun(), "my brothr said that", r"has no word 'brothr' \(near: brother"),
+        (Copy(), "a b z", "has no word 'z'"),
+        (Adding(), "0.4 0.x", "'0.x' is no number of task=adding"),
+        (Adding(), " ", "the text is empty"),
+        (Digits(), "@", "the inputs of task=digits cannot be typed"),
+        (Text(), "naïve", "has no word 'ï'"),
+    ],
+    ids=str,
+)
+def test_texts_that_cannot_be_read(task: Task, text: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        typed(task, text)
+
+
+@pytest.mark.parametrize(
+    ("task", "text", "said"),
+    [
+        (Pronoun(), "my brother told his aunt that the old house slept", "it does not end with a question: he or she"),
+        (Pronoun(), "the house slept and the old dog slept he", "it names nobody who could be meant"),
+        (Pronoun(), "My brother told our father that, he", "it may mean my brother or our father"),
+        (Pronoun(), "my brother he", "it has 3 timesteps, task=pronoun needs 7"),
+        (Copy(length=2), "ab..ab!", "the cue ! does not stand 2 timesteps before the end"),
+        (Copy(length=2), "a...!..", "its first 2 timesteps are not all symbols"),
+        (TemporalOrder(), "cdAcdcdcdc", "it has 1 letters A or B, task=temporal_order asks for 2"),
+        (Adding(), "0.1* 0.2 0.3 0.4", "1 of its numbers are marked with \\*, task=adding adds two"),
+    ],
+    ids=str,
+)
+def test_texts_without_a_right_answer(task: Task, text: str, said: str) -> None:
+    batch, why = typed(task, text)
+    assert why is not None
+    assert why.replace("*", "\\*") == said
+    found = read(model_for(task), task, batch, known=False)
+    assert found.right is None
+    assert np.isfinite(found.gradient["state"]).all()
+    assert len(found.words) == len(found.outputs) == len(batch.inputs)
