@@ -96,7 +96,10 @@ def refused(run, kind, said):
 
 
 count = 0
-for cell, name in product([name for name in MAKERS if name != "stray"], TASKS):
+cells = [name for name in MAKERS if name != "stray"]
+# Cells and tasks know nothing of each other: all tasks with one cell, all cells with tokens and with numbers.
+pairs = {*product(["lstm"], TASKS), *product(cells, ["pronoun", "adding"])}
+for cell, name in sorted(pairs):
     task = TASKS[name]()
     whole = task.sample(2, task.min_seq_len + 2, generator(0, "t"))  # on the CPU, and real
     batch = whole.part(len(whole.asked) - 3, len(whole.asked))  # each operation takes a fifth of a millisecond
@@ -121,7 +124,7 @@ def test_a_whole_update_and_evaluation_stay_on_the_device() -> None:
         [sys.executable, "-c", EVERYWHERE], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert int(done.stdout) == 5 * len(TASKS)
+    assert int(done.stdout) == len(TASKS) + 2 * 4
 
 
 def test_a_batch_that_is_there_already_is_not_copied() -> None:

@@ -131,7 +131,7 @@ def test_a_sweep_in_a_file(tmp_path: Path, typed: Callable[..., Said]) -> None:
     (tmp_path / "mine" / "experiment" / "seeds.yaml").write_text(
         f"# @package _global_\nsteps: 3\nseq_len: 8\n{swept}\n"
     )
-    command = ("train", "-m", "-cd", "mine", "experiment=seeds", *SMALL)
+    command = ("train", "-m", "-cd", "mine", "experiment=seeds", *SMALL, "hydra.launcher.workers=1")
 
     def seeds() -> set[str]:
         return {run.name.split("-")[1] for run in runs_below(tmp_path)}
