@@ -77,11 +77,11 @@ def timed(where: Any, name: str, spent: dict[str, float], label: str) -> Iterato
         finally:
             spent[label] += time.perf_counter() - start - (sum(spent.values()) - before)
 
-    setattr(where, name, staticmethod(outer) if where.__class__ is type and name == "measure" else outer)
+    setattr(where, name, outer)
     try:
         yield
     finally:
-        setattr(where, name, classmethod(inner.__func__) if name == "measure" else inner)  # pyright: ignore
+        setattr(where, name, inner)
 
 
 def default_run(cell: str) -> tuple[dict[str, float], float, int, dict[str, Any]]:
@@ -89,16 +89,16 @@ def default_run(cell: str) -> tuple[dict[str, float], float, int, dict[str, Any]
     import seqmem
     from seqmem import training
     from seqmem.record import Recorder
-    from seqmem.trace import Trace
+    from seqmem.trace import Tracer
 
     spent: dict[str, float] = defaultdict(float)
     with tempfile.TemporaryDirectory() as folder:
         with (
             timed(training, "update", spent, "updates"),
-            timed(training, "_training_batch", spent, "data"),
+            timed(training, "_training_batches", spent, "data"),
             timed(training, "evaluate", spent, "evaluation"),
             timed(training, "score", spent, "evaluation"),
-            timed(Trace, "measure", spent, "traces: measuring"),
+            timed(Tracer, "measure", spent, "traces: measuring"),
             timed(Recorder, "traced", spent, "traces: writing"),
             timed(Recorder, "logged", spent, "log"),
             timed(Recorder, "save", spent, "checkpoints"),

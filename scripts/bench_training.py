@@ -35,7 +35,7 @@ def ours(cell: str, seq_len: int, threads: int) -> Speed:
     from seqmem.record import Recorder
 
     times: list[tuple[float, float]] = []
-    first_batch, save = training._training_batch, Recorder.save  # noqa: SLF001  where the loop begins and ends
+    first_batch, save = training._training_batches, Recorder.save  # noqa: SLF001  where the loop begins and ends
 
     def beginning(*args: Any, **kwargs: Any) -> Any:
         if not times:
@@ -46,7 +46,7 @@ def ours(cell: str, seq_len: int, threads: int) -> Speed:
         save(self, checkpoint)
         times.append((time.perf_counter(), time.process_time()))
 
-    training._training_batch, Recorder.save = beginning, saved  # noqa: SLF001
+    training._training_batches, Recorder.save = beginning, saved  # noqa: SLF001
     try:
         with tempfile.TemporaryDirectory() as folder:
             run = seqmem.train(
@@ -55,7 +55,7 @@ def ours(cell: str, seq_len: int, threads: int) -> Speed:
             )  # fmt: skip
             result = run.result()
     finally:
-        training._training_batch, Recorder.save = first_batch, save  # noqa: SLF001
+        training._training_batches, Recorder.save = first_batch, save  # noqa: SLF001
     assert result is not None
     wall, cpu = (end - start for start, end in zip(times[0], times[-1], strict=True))
     return STEPS[seq_len] / wall, result["score"], STEPS[seq_len] / cpu
@@ -106,17 +106,17 @@ def profile(cell: str, threads: int) -> tuple[dict[str, float], float]:
     import seqmem
     from seqmem import training
     from seqmem.record import Recorder
-    from seqmem.trace import Trace
+    from seqmem.trace import Tracer
 
     spent: dict[str, float] = defaultdict(float)
     with (
         tempfile.TemporaryDirectory() as folder,
         recurrence_timed(spent),
         timed(training, "update", spent, "the rest of the updates"),
-        timed(training, "_training_batch", spent, "data"),
+        timed(training, "_training_batches", spent, "data"),
         timed(training, "evaluate", spent, "evaluation"),
         timed(training, "score", spent, "evaluation"),
-        timed(Trace, "measure", spent, "traces"),
+        timed(Tracer, "measure", spent, "traces"),
         timed(Recorder, "traced", spent, "traces"),
         timed(Recorder, "logged", spent, "log"),
         timed(Recorder, "save", spent, "checkpoints"),

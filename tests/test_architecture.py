@@ -21,14 +21,24 @@ LAW: dict[str, set[str]] = {
     "model": {"signals", "randomness", "cells", "recompute", "tasks.base"},
     "trace": {"signals", "randomness", "cells", "tasks.base", "model"},
     "evaluate": {"signals", "randomness", "cells", "tasks.base", "model"},
-    "training": {"signals", "randomness", "cells", "tasks.base", "model", "trace", "evaluate"},
+    "training": {"signals", "randomness", "cells", "tasks.base", "model", "trace", "evaluate", "reading"},
     "runs": set(),
     "events": set(),
     "heatmap": set(),
-    "record": {"runs", "events", "heatmap", "training", "trace", "evaluate", "model", "tasks.base", "signals"},
+    "record": {
+        *("runs", "events", "heatmap", "sentences"),
+        *("training", "trace", "evaluate", "model", "tasks.base", "signals"),
+    },
     "report": {"report", "runs"},
     "span": set(),
-    "cli": {"cli", "report", "span", "runs", "events", "heatmap", "record", "training", "kernels", *CORE},
+    "reading": {"signals", "randomness", "cells", "tasks.base", "model", "trace"},
+    "playground": {"playground", "reading", *CORE},
+    "sentences": set(),
+    "cli": {
+        *("cli", "report", "span", "reading", "playground"),
+        *("runs", "events", "heatmap", "sentences", "record", "training", "kernels"),
+        *CORE,
+    },
 }
 """Room -> the rooms it may import from. ``tasks.base`` allows the protocol and no single task."""
 

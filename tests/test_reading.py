@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from seqmem.cells import GRU, LSTM, RNN, Cell, Stack, State
 from seqmem.model import SequenceModel
 from seqmem.randomness import generator
-from seqmem.reading import read, sentence, typed
+from seqmem.reading import beliefs, read, sentence, typed
 from seqmem.signals import Tokens
 from seqmem.tasks import TASKS, Adding, Copy, Digits, Pronoun, Subject, Task, TemporalOrder, Text
 from seqmem.trace import gradient_trace
@@ -39,6 +39,13 @@ def test_a_reading_is_what_the_model_does(task: Task, cell: str) -> None:
     model, batch = model_for(task, cell), sentence(task, task.min_seq_len + 5, number=3)
     found = read(model, task, batch)
     predicted, final = model(batch.inputs)
+    if (
+        found.asked_with is not None
+    ):  # what the sentence cut off after t words, and then the question, would be answered
+        assert found.asked_with == task.words(batch.inputs[-1])[0]
+        cut = [torch.cat([batch.inputs[:t], batch.inputs[-1:]]) for t in range(1, len(found))]
+        predicted = torch.stack([model(inputs)[0][-1] for inputs in cut] + [predicted[-1]])
+    assert (found.asked_with is not None) == (task.name in ("pronoun", "subject"))
     wanted = predicted[:, 0].softmax(-1) if isinstance(task.targets, Tokens) else predicted[:, 0]
     torch.testing.assert_close(torch.from_numpy(found.outputs), wanted.detach(), atol=1e-6, rtol=1e-5)
     for name, value in final.items():
@@ -143,25 +150,38 @@ def test_which_equations_a_cell_computes() -> None:
 
 
 def test_where_a_mind_is_changed() -> None:
-    """A readout that hears only the last word: the top answer follows the words."""
+    """A memory that halves with every word: the subject named last is answered, if one asks."""
     task = Subject()
-    torch.manual_seed(0)
     model = SequenceModel.for_task(task, _Slow, embed_size=0)
+    weights = {"cell.rate": torch.tensor(0.5), "readout.bias": torch.zeros(6), "readout.weight": torch.eye(13)[:6]}
     with torch.no_grad():
-        for name, value in {"cell.rate": torch.tensor(0.0), "readout.bias": torch.zeros(6)}.items():
+        for name, value in weights.items():
             model.get_parameter(name).copy_(value)
-        model.get_parameter("readout.weight").copy_(torch.eye(13)[:6])
     batch, why = typed(task, "Carol Bob walked to Alice WHO?")
     found = read(model, task, batch, known=why is None)
-    assert [found.said(t) for t in range(6)] == ["Carol", "Bob", "Alice", "Alice", "Alice", "Alice"]
-    assert (found.changed_at, found.answered_at) == (2, 5)
+    assert [found.said(t) for t in range(6)] == ["Carol", "Bob", "Bob", "Bob", "Alice", "Alice"]
+    assert (found.changed_at, found.answered_at, found.asked_with) == (4, 5, "WHO?")
     assert why == "it may mean Alice or Bob or Carol"
     assert (found.right, found.is_right, found.wanted(5), found.confidence) == (None, None, None, None)
     batch, why = typed(task, "Alice walked WHO?")
     found = read(model, task, batch, known=why is None)
     assert (found.changed_at, found.is_right, found.said(2), found.wanted(2)) == (None, True, "Alice", "Alice")
     assert found.confidence is not None
-    np.testing.assert_allclose(found.confidence, [np.exp(2) / (np.exp(2) + 5), 1 / 6, 1 / 6], rtol=1e-6)
+    logits = np.array([1, 0.5, 0.5])  # two trails, halved once more by the question itself
+    np.testing.assert_allclose(found.confidence, np.exp(logits) / (np.exp(logits) + 5), rtol=1e-6)
+    batch, why = typed(task, "Alice walked to Bob")
+    found = read(model, task, batch, known=why is None)
+    assert found.asked_with is None
+    np.testing.assert_allclose(np.log(found.outputs[:, 0] / found.outputs[:, 2]), [2, 1, 0.5, 0.25], rtol=1e-5)
+
+
+def test_beliefs_of_many_sequences() -> None:
+    task, model = Pronoun(), model_for(Pronoun(), "stack")
+    batches = [sentence(task, 15, number=number) for number in range(5)]
+    together = beliefs(model, task, torch.cat([batch.inputs for batch in batches], 1)).softmax(-1)
+    for number, batch in enumerate(batches):
+        alone = read(model, task, batch, gradient=False)
+        np.testing.assert_allclose(together[:, number].numpy(), alone.outputs, atol=1e-6)
 
 
 def test_a_sentence_is_a_function_of_its_arguments() -> None:

@@ -1,5 +1,6 @@
 """What a run leaves behind; and that a run killed anywhere leaves, once resumed, exactly what it would have."""
 
+import io
 import json
 import resource
 import shutil
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
 from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
@@ -21,14 +23,26 @@ from tensorboard.plugins.hparams import metadata
 from tensorboard.plugins.hparams.api_pb2 import Status  # pyright: ignore[reportAttributeAccessIssue]
 from torch import Tensor
 
-from seqmem import record
+from seqmem import record, training
 from seqmem.cells import CELLS, Cell
 from seqmem.model import SequenceModel, parameter_count
 from seqmem.randomness import ambient, generator
-from seqmem.record import CURVES, FLOOR, RESULTS, Recorder, _Traces, answers, describe, load_checkpoint
+from seqmem.reading import beliefs
+from seqmem.record import (
+    CURVES,
+    FLOOR,
+    RESULTS,
+    Recorder,
+    _Traces,
+    answers,
+    describe,
+    load_checkpoint,
+    sentences,
+)
 from seqmem.runs import CHECKPOINT, EVENTS, GRADIENTS, METRICS, TRACES, RunDirectory, RunError
+from seqmem.sentences import Sentence, colours, palette, picture
 from seqmem.signals import Batch
-from seqmem.tasks import TASKS, Task
+from seqmem.tasks import TASKS, Adding, Copy, Task
 from seqmem.trace import Decay, Trace
 from seqmem.training import Diverged, Plan, Result, train
 
@@ -170,7 +184,7 @@ def curve(run: RunDirectory, tag: str) -> tuple[list[int], list[float]]:
 # Killed and resumed
 
 
-@pytest.mark.parametrize("at", range(1, 19))
+@pytest.mark.parametrize("at", range(1, 20))
 def test_killed_anywhere_it_ends_where_it_would_have(at: int, whole: Setup, tmp_path: Path) -> None:
     first = setup(tmp_path)
     bomb = Bomb(at)
@@ -189,7 +203,7 @@ def test_the_bombs_go_off_at_every_moment(whole: Setup, tmp_path: Path) -> None:
     made = setup(tmp_path)
     with made.recorder:
         made.train(bomb=bomb)
-    assert bomb.told == 18
+    assert bomb.told == 19
 
 
 @pytest.mark.parametrize("nth", range(1, 4))
@@ -254,10 +268,10 @@ def test_a_run_that_is_let_go_keeps_all_it_had(whole: Setup, tmp_path: Path) -> 
     """After an exception, unlike after a kill, the files hold everything up to it; resuming is the same."""
     made = setup(tmp_path)
     with pytest.raises(Killed), made.recorder:
-        made.train(bomb=Bomb(12))
+        made.train(bomb=Bomb(13))
     kept = made.run.file(METRICS).read_bytes()
     assert whole.run.file(METRICS).read_bytes().startswith(kept)
-    assert len(kept.splitlines()) == 10  # eleven things were told, one of them answers
+    assert len(kept.splitlines()) == 10  # twelve things were told, two of them answers
     stored = made.run.gradients()
     assert stored is not None
     assert stored.step.tolist() == [0, 3, 6]
@@ -497,8 +511,108 @@ def test_texts(whole: Setup) -> None:
     for step, tag, content in points(whole.run):
         if isinstance(content, bytes) and tag in ("config", "answers"):
             texts.setdefault(tag, []).append((step, content))
-    assert [step for step, _ in texts["answers"]] == [0, 12]
+    assert [step for step, _ in texts["answers"]] == [0, 6, 12]
     assert b'"name": "lstm"' in texts["config"][0][1]
+
+
+def test_a_few_sentences_are_read_at_the_start_in_the_middle_and_at_the_end(whole: Setup) -> None:
+    """On pictures, and in words that no markdown changes, as in the pictures' own numbers."""
+    found = scalars(whole.run)
+    tags = [f"reading/sentence {number}" for number in (1, 2, 3)]
+    assert [tag for tag in found.Tags()["images"] if tag.startswith("reading/")] == tags
+    seen = {tag: found.Images(tag) for tag in tags}
+    assert [[event.step for event in seen[tag]] for tag in tags] == 3 * [[0, 6, 12]]
+    end = Image.open(io.BytesIO(seen[tags[0]][2].encoded_image_string))
+    batch = whole.task.held_out().sample(3, 12, generator(0, "show"))
+    read = sentences(whole.task, batch, beliefs(whole.model.eval(), whole.task, batch.inputs))
+    whole.model.train()
+    ends = ("sure of the right answer: 0", "100 %")
+    expected = palette()[picture(read[0], title="step 12 of 12", ends=ends)]
+    np.testing.assert_array_equal(np.asarray(end.convert("RGB")), expected)
+    said = found.Tensors("answers")[2].tensor_proto.string_val[0].decode()
+    assert said == answers(whole.task, read, title="step 12 of 12")
+
+
+@pytest.mark.parametrize(("steps", "shown"), [(1, [0, 1]), (2, [0, 1, 2]), (7, [0, 3, 7])])
+def test_the_middle_is_the_same_whatever_the_intervals(steps: int, shown: list[int]) -> None:
+    class Watch(Bomb):
+        def __init__(self) -> None:
+            super().__init__(0)
+            self.steps: list[int] = []
+
+        def answered(self, step: int, batch: Batch, predicted: Tensor) -> None:
+            assert batch.inputs.shape == predicted.shape[:2]
+            self.steps.append(step)
+
+    seen = []
+    for every in (1, 100):
+        task, watch = TASKS["pronoun"](), Watch()
+        with ambient(0, "init"):
+            model = SequenceModel.for_task(task, lambda width: CELLS["rnn"](width, 4))
+        plan = Plan(
+            7, steps, batch_size=2, evaluate_every=every, log_every=every, checkpoint_every=every, trace_every=0,
+            evaluate_sequences=2, evaluate_lengths=(7,),
+        )  # fmt: skip
+        observers: Any = [watch]
+        train(model, task, torch.optim.SGD(model.parameters(), lr=0.1), plan, observers)
+        seen.append(watch.steps)
+    assert seen == [shown, shown]
+
+
+class Noisy(Cell):
+    """Draws random numbers at every step, also in evaluation."""
+
+    def __init__(self, input_size: int, hidden_size: int) -> None:
+        super().__init__()
+        self.input_size, self.output_size = input_size, hidden_size
+        self.weight = torch.nn.Parameter(torch.full((hidden_size, input_size), 0.1))
+        self.steps = 0
+
+    def initial_state(self, batch_size: int) -> dict[str, Tensor]:
+        return {"hidden": self.weight.new_zeros(batch_size, self.output_size)}
+
+    def step(self, x: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        self.steps += 1
+        hidden = torch.tanh(x @ self.weight.T + state["hidden"] + torch.randn_like(state["hidden"]))
+        return hidden, {"hidden": hidden}
+
+
+def test_reading_sentences_leaves_the_training_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bit for bit, with a cell that draws random numbers, too."""
+
+    def trained() -> tuple[SequenceModel, int]:
+        task = TASKS["pronoun"]()
+        with ambient(0, "init"):
+            model = SequenceModel.for_task(task, lambda width: Noisy(width, 4))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        plan = Plan(7, 6, batch_size=2, trace_every=0, evaluate_sequences=2, evaluate_lengths=(7,))
+        torch.manual_seed(1)
+        train(model, task, optimizer, plan)
+        assert torch.equal(torch.rand(1), torch.rand(1, generator=torch.Generator().manual_seed(1)))
+        assert model.training
+        assert isinstance(model.cell, Noisy)
+        return model, model.cell.steps
+
+    shown, steps = trained()
+    monkeypatch.setattr(training, "_show_answers", lambda *_: None)
+    unseen, fewer = trained()
+    assert steps >= fewer + 3 * 7  # they were read, three times
+    for name, weight in shown.state_dict().items():
+        assert torch.equal(unseen.state_dict()[name], weight)
+
+
+def test_a_run_begun_before_there_were_pictures_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(Recorder, "answered", lambda self, step, *_: self._opened().events.text("answers", "old", step))
+        first = setup(tmp_path)
+        with pytest.raises(Killed):
+            first.train(bomb=Bomb(15))
+        first.die()
+    made = finish(tmp_path)
+    assert made.run.finished
+    found = scalars(made.run)
+    assert [event.step for event in found.Images("reading/sentence 1")] == [12]
+    assert [event.step for event in found.Tensors("answers")] == [0, 6, 12]
 
 
 def test_the_result_says_what_the_run_found(whole: Setup) -> None:
@@ -728,7 +842,7 @@ def test_a_run_without_traces(tmp_path: Path) -> None:
     run = finish(tmp_path, replace(PLAN, trace_every=0)).run
     assert run.gradients() is None
     tags = scalars(run).Tags()
-    assert not tags["images"]
+    assert not any(tag.startswith("gradient") for tag in tags["images"])
     assert not [tag for tag in tags["scalars"] if tag.startswith("gradient")]
     assert {tag for tag in tags["scalars"] if tag.startswith("result/")} == {
         "result/score", "result/loss", "result/steps_to_solve",
@@ -797,8 +911,10 @@ def test_distances_count_from_each_sequences_own_answer(tmp_path: Path) -> None:
 # What people read
 
 
-def shown(task: str, seq_len: int, sequences: int = 2, right: Callable[[Batch], Tensor] | None = None) -> str:
-    """What is written about a model that is right everywhere, or where ``right`` [T B] says so."""
+def read_by(
+    task: str, seq_len: int, right: Callable[[Batch], Tensor] | None = None, sequences: int = 2
+) -> list[Sentence]:
+    """By a model that is right everywhere, or where ``right`` [T B] says so."""
     made = TASKS[task]()
     batch = made.held_out().sample(sequences, seq_len, generator(0, "show"))
     if batch.targets.ndim == 2:
@@ -806,35 +922,111 @@ def shown(task: str, seq_len: int, sequences: int = 2, right: Callable[[Batch], 
         predicted = torch.nn.functional.one_hot(chosen, made.targets.size).float()
     else:
         predicted = batch.targets + (0.0 if right is None else 0.5)
-    return answers(made, batch, predicted)
+    return sentences(made, batch, predicted)
+
+
+def said(task: str, seq_len: int, right: Callable[[Batch], Tensor] | None = None) -> str:
+    return answers(TASKS[task](), read_by(task, seq_len, right), title="now")
 
 
 def test_answers_say_who_was_right() -> None:
-    batch = TASKS["pronoun"]().sample(2, 12, generator(0, "show"))
-    said = shown("pronoun", 12)
     task = TASKS["pronoun"]()
+    batch = task.sample(2, 12, generator(0, "show"))
+    found = said("pronoun", 12)
     for b in range(2):
-        assert " ".join(task.words(batch.inputs[:, b])) in " ".join(said.split())
-        assert f"-> {task.answer(batch.targets[-1, b])} ✓" in said
-    wrong = shown("pronoun", 12, right=lambda batch: torch.zeros_like(batch.asked))
+        assert " ".join(task.words(batch.inputs[:, b])) in found
+        assert f"✓ right: {task.answer(batch.targets[-1, b])}, " in found
+    wrong = said("pronoun", 12, right=lambda batch: torch.zeros_like(batch.asked))
     swapped = [task.answer(batch.targets[-1, b]) for b in (1, 0)]
-    assert f"-> {swapped[0]} ✗ (it is {swapped[1]})" in wrong
+    # softmax of one 1 and seven 0s
+    assert f"✗ wrong: {swapped[0]}, 28 %; it is {swapped[1]}, 10 %" in wrong
 
 
 def test_answers_at_many_timesteps_are_counted() -> None:
-    assert shown("copy", 30).count(" 10 of 10") == 2
-    assert " 0 of " not in shown("text", 30)
+    assert said("copy", 30).count(" 10 of 10 right") == 2
+    assert " 30 of 30 right" in said("text", 30)
+    assert "read " in said("text", 30)
+    assert "right " not in said("text", 30).replace(" right", "")  # nothing to put right
 
 
 def test_real_numbers_are_right_when_close_enough() -> None:
-    assert shown("adding", 10).count("✓") == 2
-    assert shown("adding", 10, right=lambda batch: batch.asked).count("✗") == 2
+    assert said("adding", 10).count("✓") == 2
+    assert said("adding", 10, right=lambda batch: batch.asked).count("✗") == 2
 
 
 def test_long_sequences_are_abbreviated_in_the_middle() -> None:
-    assert "(340 more)" in shown("pronoun", 400)
-    assert "more)" not in shown("pronoun", 60)
-    assert "(240 more)" in shown("text", 400)
+    assert "more …" in said("pronoun", 400)
+    assert "more …" not in said("pronoun", 60)
+    assert "(240 more)" not in said("text", 400)
+    assert "… 240 more …" in said("text", 400)
+
+
+TASK_LENGTHS = {"pronoun": 20, "subject": 8, "adding": 12, "copy": 25, "temporal_order": 12, "digits": 64, "text": 30}
+
+
+@pytest.mark.parametrize("task", sorted(TASKS))
+def test_a_sentence_is_what_the_model_put_out(task: str) -> None:
+    """Against numpy, for outputs that are random."""
+    made, seq_len = TASKS[task](), TASK_LENGTHS[task]
+    batch = made.held_out().sample(3, seq_len, generator(1, "show"))
+    outputs = 3 * torch.randn(len(batch.inputs), 3, made.targets.size, generator=generator(1, "outputs"))
+    for b, sentence in enumerate(sentences(made, batch, outputs)):
+        asked = batch.asked[:, b].numpy()
+        last = int(np.flatnonzero(asked)[-1])
+        assert list(sentence.words) == made.words(batch.inputs[:, b])[: last + 1]
+        assert sentence.asked.tolist() == asked[: last + 1].tolist()
+        found, wanted = outputs[: last + 1, b].double().numpy(), batch.targets[: last + 1, b].numpy()
+        if task == "adding":
+            error = np.abs(found[:, 0] - wanted[:, 0])
+            assert sentence.right == pytest.approx(np.maximum(1 - error / np.sqrt(1 / 6), 0))
+            assert sentence.sure is None
+            near = (found[:, 0] - found[-1, 0]) ** 2 <= 0.005
+            assert near[sentence.changed_at :].all()
+            assert sentence.changed_at == 0 or not near[sentence.changed_at - 1]
+            assert sentence.said[last] == f"{found[-1, 0]:.2f}"
+            assert sentence.correct.tolist() == [False] * last + [bool(error[-1] ** 2 <= 0.005)]
+            continue
+        shares = np.exp(found) / np.exp(found).sum(1, keepdims=True)
+        assert sentence.right == pytest.approx(shares[np.arange(last + 1), wanted])
+        assert sentence.sure == pytest.approx(shares.max(1))
+        top = shares.argmax(1)
+        assert list(sentence.said) == [made.answer(torch.tensor(one)) for one in top]
+        for t in np.flatnonzero(asked).tolist():
+            assert sentence.wanted[t] == made.answer(batch.targets[t, b])
+        assert sentence.changed.tolist() == [t > 0 and top[t] != top[t - 1] for t in range(last + 1)]
+        assert sentence.correct.tolist() == (asked[: last + 1] & (top == wanted)).tolist()
+
+
+def test_what_is_asked_once_is_what_there_is_to_be_sure_of() -> None:
+    """Whatever other timesteps are trained on: to copy one symbol is blanks all the way to the last."""
+    task = Copy(length=1)
+    batch = task.sample(2, 8, generator(0, "show"))
+    outputs = torch.randn(8, 2, task.targets.size, generator=generator(0, "outputs"), requires_grad=True)
+    for b, sentence in enumerate(sentences(task, batch, outputs)):
+        symbol = int(batch.targets[-1, b])
+        assert symbol != int(batch.targets[0, b])
+        expected = outputs[:, b].detach().double().softmax(-1)[:, symbol]
+        assert sentence.right == pytest.approx(expected.numpy())
+
+
+def test_what_follows_the_answer_is_not_read() -> None:
+    """hs97 pads the shorter sequences of a batch."""
+    task = Adding(variant="hs97")
+    batch = task.sample(8, 30, generator(0, "show"))
+    read = sentences(task, batch, torch.zeros(33, 8, 1))
+    assert {len(one.words) for one in read} == {int(at) + 1 for at in batch.answered_at}
+    assert len({len(one.words) for one in read}) > 1
+    assert not any("-" in one.words for one in read)
+
+
+def test_outputs_that_are_no_numbers_are_said_to_be_none() -> None:
+    task = TASKS["pronoun"]()
+    batch = task.sample(1, 12, generator(0, "show"))
+    read = sentences(task, batch, torch.full((12, 1, 8), torch.nan))
+    assert "??" in answers(task, read, title="now")
+    assert np.isnan(read[0].right).all()
+    grey = palette()[picture(read[0], title="now", ends=("0", "1"))]
+    assert (grey == colours(np.array(np.nan))).all(-1).mean() > 0.1
 
 
 def test_a_state_of_ones_own_is_described() -> None:

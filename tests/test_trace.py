@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from seqmem import trace as trace_module
 from seqmem.cells import GRU, LSTM, RNN, Cell, Stack, State
-from seqmem.model import SequenceModel, loss_per_sequence
+from seqmem.model import SequenceModel, loss_per_sequence, trainable
 from seqmem.randomness import ambient, generator
 from seqmem.signals import Batch, Reals
 from seqmem.tasks import TASKS, Adding, Copy, Pronoun, Task
-from seqmem.trace import Trace, decay, decay_from, gradient_trace
+from seqmem.trace import Trace, Tracer, decay, decay_from, gradient_trace
 
 
 class Linear(Cell):
@@ -287,6 +287,44 @@ def test_a_trace_of_a_long_batch_is_made_in_slices(by: str, monkeypatch: pytest.
     for key, norms in whole.items():
         assert norms.shape == (20, 7)
         torch.testing.assert_close(sliced[key], norms, rtol=1e-12, atol=0)
+
+
+class Scaled(Linear):
+    """Has something to it that is no tensor."""
+
+    factor = 1.0
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        return super().step(self.factor * x, state)
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_one_tracer_follows_a_model_as_it_is_trained(name: str):
+    task = Pronoun()
+    batches = [task.sample(size, 12, generator(0, "trace", size)) for size in (4, 3)]
+    model = model_of(task, CELLS[name])
+    tracer = Tracer(model, task)
+    for i, batch in enumerate((batches[0], batches[0], *batches)):
+        found = tracer.measure(batch)
+        wanted = gradient_trace(model, task, batch)
+        assert list(found.norms) == list(wanted)
+        assert all(np.array_equal(found.norms[key], norms.numpy()) for key, norms in wanted.items())
+        assert (found.answered_at == [11] * len(batch.targets[0])).all()
+        with torch.no_grad():
+            for parameter in trainable(model):
+                parameter.add_(torch.randn(parameter.shape, generator=generator(0, "drift", i)), alpha=0.1)
+        assert not np.array_equal(gradient_trace(model, task, batch)["input"].numpy(), found.norms["input"])
+
+
+def test_a_tracer_keeps_nothing_of_a_cell_that_it_does_not_know():
+    cell = Scaled(orthogonal(4))
+    model = SequenceModel(nn.Identity(), cell, nn.Linear(4, 2)).double()
+    batch = Sums().sample(2, 6, generator(0, "t"))
+    tracer = Tracer(model, Sums())
+    before = tracer.measure(batch).norms["input"]
+    cell.factor = 0.0
+    assert before.min() > 0
+    assert tracer.measure(batch).norms["input"].max() == 0
 
 
 def test_the_model_is_not_touched():

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from math import inf, log
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -28,7 +29,7 @@ from seqmem.model import (
     score_per_sequence,
     trainable,
 )
-from seqmem.optimizers import OPTIMIZERS, adam
+from seqmem.optimizers import OPTIMIZERS, _uncompiled, adam
 from seqmem.randomness import _seeded, ambient, generator
 from seqmem.recompute import recomputed
 from seqmem.signals import Batch
@@ -110,7 +111,7 @@ def test_what_is_reported_and_when():
     assert [step for step, kind, _ in seen.rows if kind == "train"] == [5, 10, 15, 20, 25, 30]
     assert [step for step, kind, _ in seen.rows if kind == "eval"] == [0, 10, 20, 30]
     assert [step for step, _ in seen.traces] == [0, 10, 20, 30]
-    assert [step for step, *_ in seen.shown] == [0, 30]
+    assert [step for step, *_ in seen.shown] == [0, 15, 30]
     assert seen.saves == [30]
     assert seen.result is result
     assert [found.seq_len for found in result.by_length] == length_grid(Pronoun(), 12)
@@ -203,7 +204,7 @@ def test_training_alone_sees_what_it_trains_on():
     plan = Plan(12, steps=3, batch_size=16, evaluate_sequences=50, evaluate_every=1, trace_sequences=7, trace_every=1)
     train(*fresh(TwoWorlds()), plan)
     assert {size for unseen, size in TwoWorlds.drawn if not unseen} == {16}
-    assert {size for unseen, size in TwoWorlds.drawn if unseen} == {50, 7, 5}
+    assert {size for unseen, size in TwoWorlds.drawn if unseen} == {50, 7, 3}
 
 
 def test_an_update_that_ruins_the_weights_is_noticed_at_the_last_step_too():
@@ -245,6 +246,51 @@ def test_a_task_that_ends_somewhere_says_so_before_training():
     with pytest.raises(ValueError, match=r"^seq_len=\d+ is too long for task=text: at most \d+$"):
         Plan(task.max_seq_len + 1).check(task)
     Plan(task.max_seq_len).check(task)
+
+
+@pytest.mark.parametrize(
+    "name", ["adding", *(name for name, kind in TASKS.items() if kind.samples is not Task.samples)]
+)
+def test_batches_drawn_together_are_those_drawn_one_by_one(name: str):
+    task = TASKS[name]()
+    for batch_size, seq_len in ((3, task.min_seq_len), (5, task.min_seq_len + 57)):
+        seq_len = min(seq_len, task.max_seq_len or seq_len)
+        together = task.samples(batch_size, seq_len, [generator(0, "train", index) for index in range(4)])
+        alone = [task.sample(batch_size, seq_len, generator(0, "train", index)) for index in range(4)]
+        for one, other in zip(together, alone, strict=True):
+            for value, wanted in zip(vars(one).values(), vars(other).values(), strict=True):
+                assert value.dtype == wanted.dtype
+                assert torch.equal(value, wanted)
+        assert not torch.equal(together[0].inputs, together[1].inputs)
+
+
+@pytest.mark.parametrize(("ours", "torchs"), [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)])
+def test_an_update_in_one_call_is_torchs(ours: str, torchs: type[torch.optim.Adam]):
+    """Bit for bit, also where a parameter has no gradient, where types differ, and after loading a state."""
+    settings: dict[str, Any] = {"lr": 0.01, "betas": (0.8, 0.9), "eps": 1e-6, "weight_decay": 0.1}
+    plain = _uncompiled(torchs)  # or torch would import its compiler: seconds
+    for dtypes in ((torch.float32, torch.float32, torch.float32), (torch.float32, torch.float64, torch.float32)):
+        sides = []
+        for make in (OPTIMIZERS[ours], partial(plain, fused=True)):
+            parameters = [
+                torch.nn.Parameter(torch.randn(5, 3, generator=generator(0, "start", i)).to(dtype))
+                for i, dtype in enumerate(dtypes)
+            ]
+            optimizer = make(parameters, **settings)
+            for step in range(6):
+                if step == 3:
+                    state = optimizer.state_dict()
+                    optimizer = make(parameters, **settings)
+                    optimizer.load_state_dict(state)
+                for i, parameter in enumerate(parameters):
+                    drawn = torch.randn(5, 3, generator=generator(step, "gradient", i)).to(parameter.dtype)
+                    parameter.grad = None if i == 2 and step % 2 else drawn
+                optimizer.step()
+            sides.append((parameters, optimizer.state_dict()))
+        (mine, my_state), (theirs, their_state) = sides
+        assert all(torch.equal(a, b) for a, b in zip(mine, theirs, strict=True))
+        torch.testing.assert_close(my_state["state"], their_state["state"], rtol=0, atol=0)
+        assert float(my_state["state"][0]["step"]) == 6
 
 
 def test_uniform_lengths_are_drawn_between_shortest_and_seq_len():

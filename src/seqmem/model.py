@@ -54,11 +54,7 @@ class SequenceModel(nn.Module):
             outputs, final = self.cell.forward_tokens(inputs, vectors, state)
         else:
             outputs, final = self.cell(self.embed(inputs), state)
-        if at is not None:
-            last = at == slice(len(outputs) - 1, len(outputs)) and self.cell.output_state
-            # The last output alone, as a state: or the backward pass would begin with zeros for all the others.
-            outputs = final[last][None] if last else outputs[at]
-        return self.readout(outputs), final
+        return self.readout(outputs if at is None else answered(self.cell, outputs, final, at)), final
 
     def checkpoint(self, every: int | None) -> None:
         """Set ``checkpoint_every_t``, here and in the cells whose own kernels know how to compute again."""
@@ -66,6 +62,12 @@ class SequenceModel(nn.Module):
         for part in self.modules():
             if isinstance(part, FusedCell):
                 part.checkpoint_every_t = every
+
+
+def answered(cell: Cell, outputs: Float[Tensor, "T B H"], final: State, at: slice) -> Float[Tensor, "A B H"]:
+    """``outputs[at]``; the last one alone as a state, or the backward pass would begin with zeros for all others."""
+    last = at == slice(len(outputs) - 1, len(outputs)) and cell.output_state
+    return final[last][None] if last else outputs[at]
 
 
 def _vectors(embed: nn.Module) -> Tensor | None:
@@ -150,6 +152,8 @@ def loss_per_sequence(
     add up to that of the whole.
     """
     per_step = task.targets.loss(predicted, batch.targets)
+    if len(per_step) == 1 and total is None:
+        return per_step.squeeze(0)  # the mean of one, whatever its weight
     return (per_step * batch.weights).sum(0) / (batch.weights.sum(0) if total is None else total)
 
 

@@ -1,6 +1,10 @@
 """One sequence, read by one model timestep by timestep: what it believes after each, and what goes on inside.
 
-Axes: T time, K answers (or output features), H hidden units.
+A belief is what the model would answer if it were asked now. Where a task asks with a word of its own, as ``pronoun``
+does with *he* or *she*, that word is read after each of the others, by a copy of the state that nothing else comes of.
+The readout at the other words themselves says little: no loss ever counted there.
+
+Axes: T time, B batch, K answers (or output features), H units (of one gate or state).
 """
 
 from collections.abc import Mapping
@@ -13,7 +17,7 @@ from jaxtyping import Bool, Float, Shaped
 from numpy import ndarray
 from torch import Tensor
 
-from .cells.base import State
+from .cells.base import State, steps
 from .model import SequenceModel
 from .randomness import generator
 from .signals import Batch, Tokens
@@ -27,10 +31,12 @@ class Reading:
 
     Args:
         words: the sequence, for people.
-        outputs: how sure the model is of every answer (they sum to 1), or the numbers it predicts.
+        outputs: how sure the model would be of every answer if it were asked then (they sum to 1), or the numbers it
+            predicts.
+        asked_with: the word that asks, where it is read after each of the others; None: the readout at every timestep.
         answers: the answers' names; None: predicted are real numbers.
         right: the right answer at every timestep, [T] ids or [T K] numbers; None: nobody knows it.
-        asked: where it is asked for; elsewhere too a belief can be read, but nothing was trained to be right there.
+        asked: where the sequence itself asks for it.
         gates: gate name -> how far each unit's is open, 0 to 1; empty for a cell without gates.
         keeps: the gates whose value is the share of the old state that is kept.
         states: state name -> its values after each timestep.
@@ -44,9 +50,10 @@ class Reading:
     answers: tuple[str, ...] | None
     right: Shaped[ndarray, "T ..."] | None
     asked: Bool[ndarray, " T"]
-    gates: Mapping[str, Float[ndarray, "T H"]]
+    asked_with: str | None
+    gates: Mapping[str, Float[ndarray, "T _"]]
     keeps: tuple[str, ...]
-    states: Mapping[str, Float[ndarray, "T H"]]
+    states: Mapping[str, Float[ndarray, "T _"]]
     gradient: Mapping[str, Float[ndarray, " T"]]
     texts: tuple[tuple[str, ...] | None, tuple[str, ...]] = field(repr=False)
 
@@ -145,17 +152,11 @@ def read(model: SequenceModel, task: Task, batch: Batch, *, gradient: bool = Tru
     first = next(model.parameters())
     was_training = model.training
     model.eval()
-    here = batch.to(first.device, first.dtype)
-    state = model.cell.initial_state(1)
-    outputs: list[Tensor] = []
-    gates: list[State] = []
-    states: list[State] = []
-    for x in model.embed(here.inputs).unbind(0):
-        gates.append(model.cell.gates(x, state))
-        output, state = model.cell.step(x, state)
-        outputs.append(output)
-        states.append(state)
-    predicted = model.readout(torch.stack(outputs))[:, 0].cpu()
+    inputs = batch.to(first.device, first.dtype).inputs
+    found, states = _beliefs(model, task, inputs)
+    predicted = found[:, 0].cpu()
+    before = [model.cell.initial_state(1), *states]
+    gates = [model.cell.gates(x, state) for x, state in zip(model.embed(inputs).unbind(0), before, strict=False)]
     symbols = isinstance(task.targets, Tokens)
     said = predicted.argmax(-1) if symbols else predicted
     if not known:
@@ -166,12 +167,14 @@ def read(model: SequenceModel, task: Task, batch: Batch, *, gradient: bool = Tru
         with torch.enable_grad():
             norms = {name: values[:, 0] for name, values in Trace.measure(model, task, batch).series().items()}
     model.train(was_training)
+    words = tuple(task.words(batch.inputs[:, 0]))
     return Reading(
-        words=tuple(task.words(batch.inputs[:, 0])),
+        words=words,
         outputs=(predicted.softmax(-1) if symbols else predicted).numpy(),
         answers=tuple(map(task.answer, torch.arange(task.targets.size))) if symbols else None,
         right=right.numpy() if known else None,
         asked=batch.asked[:, 0].numpy(),
+        asked_with=words[-1] if task.asks_with_its_last(batch.inputs) else None,
         gates=_series(gates),
         keeps=model.cell.keeps,
         states=_series(states),
@@ -180,6 +183,29 @@ def read(model: SequenceModel, task: Task, batch: Batch, *, gradient: bool = Tru
     )
 
 
-def _series(steps: list[State]) -> dict[str, Float[ndarray, "T H"]]:
+@torch.no_grad()
+def beliefs(model: SequenceModel, task: Task, inputs: Shaped[Tensor, "T B ..."]) -> Float[Tensor, "T B K"]:
+    """What the model, as it is, would answer after each timestep if it were asked then: predictions, before softmax."""
+    return _beliefs(model, task, inputs)[0] if task.asks_with_its_last(inputs) else model(inputs)[0]
+
+
+def _beliefs(
+    model: SequenceModel, task: Task, inputs: Shaped[Tensor, "T B ..."]
+) -> tuple[Float[Tensor, "T B K"], list[State]]:
+    """And the state after each timestep."""
+    xs = model.embed(inputs)
+    outputs, states = [], []
+    for output, state in steps(model.cell, xs.unbind(0), model.cell.initial_state(xs.shape[1])):
+        outputs.append(output)
+        states.append(state)
+    if len(states) > 1 and task.asks_with_its_last(inputs):
+        # Every state but the last is a row of one large batch; the last timestep was the question already.
+        asked = {name: torch.cat([state[name] for state in states[:-1]]) for name in states[0]}
+        answers, _ = model.cell.step(xs[-1].repeat(len(states) - 1, 1), asked)
+        outputs = [*answers.split(xs.shape[1]), outputs[-1]]
+    return model.readout(torch.stack(outputs)), states
+
+
+def _series(states: list[State]) -> dict[str, Float[ndarray, "T _"]]:
     """Whatever shape a state has, its values in a row."""
-    return {name: torch.cat([step[name].flatten(1) for step in steps]).cpu().numpy() for name in steps[0]}
+    return {name: torch.cat([state[name].flatten(1) for state in states]).cpu().numpy() for name in states[0]}

@@ -8,7 +8,6 @@ import io
 import json
 import platform
 import re
-import textwrap
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -18,7 +17,7 @@ from math import inf, isfinite, isnan
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from zipfile import ZipFile
 
 import numpy as np
@@ -47,6 +46,9 @@ from .signals import Batch
 from .tasks.base import Task
 from .trace import INPUT, Decay, Trace
 from .training import Diverged, Result
+
+if TYPE_CHECKING:
+    from .sentences import Sentence
 
 FLOOR = -12.0
 """The lowest log10 shown in TensorBoard; one underflow would squeeze every other line. Files have the true numbers."""
@@ -361,7 +363,16 @@ class Recorder:
             log.flush_now_and_then()
 
     def answered(self, step: int, batch: Batch, predicted: Tensor) -> None:
-        self._opened().events.text("answers", answers(self.task, batch, predicted), step)
+        from .sentences import palette, picture  # pictures are not needed before the first step
+
+        events = self._opened().events
+        steps, read = self.facts["steps"], sentences(self.task, batch, predicted)
+        title = f"step {step:,} of {steps:,}" if steps < 10_000 else f"step {step:,}"  # a picture is narrow
+        events.text("answers", answers(self.task, read, title=title), step)
+        for number, one in enumerate(read, start=1):
+            sure, close = ("sure of the right answer: 0", "100 %"), (f"off by {_off(self.task)} or more", "0")
+            drawn = picture(one, title=title, ends=close if one.sure is None else sure)
+            events.image(f"reading/sentence {number}", drawn, step, palette=palette())
 
     def finished(self, step: int, result: Result) -> None:
         log, events = self._opened(), self._opened().events
@@ -577,12 +588,23 @@ _TAGS = {
     "it never was.",
     "config": "The configuration of the run, every default filled in.",
     "summary": "The run in one table.",
-    "answers": "A few held-out sequences and the model's answers, before training and after.",
+    "answers": "A few held-out sequences as the model reads them, before training, half-way and after.",
 }
+
+_READING = (
+    "A held-out sequence as the model reads it, before training, half-way and after: **move the slider above the "
+    "picture**. The darker the ground of a word, the surer of the right answer (or the closer to it) the model would "
+    "be if it were asked after that word. A notch above a word: it would give another answer than a word before. A "
+    "bubble: the answer it ends with, where it begins to give it. Where many timesteps ask, its answers stand below "
+    "what it reads, and those that are wrong are underlined. Runs of one seed and one length read the same sequences, "
+    "and the colours mean the same in every run."
+)
 
 
 def describe(tag: str, task: Task) -> str:
     """What TensorBoard says about a tag, in markdown."""
+    if tag.startswith("reading/"):
+        return _READING
     curve = re.fullmatch(r"(\S+)/by_(timestep|distance_from_answer) ?(.*) \((latest|at start|at end)\)", tag)
     if curve is None:
         metric = task.targets.metric
@@ -601,39 +623,67 @@ def describe(tag: str, task: Task) -> str:
     return f"{what}; {over}; {time}. {FLOOR:g} stands for all that is less."
 
 
-def answers(task: Task, batch: Batch, predicted: Float[Tensor, "T B K"]) -> str:
-    """A few sequences with what was asked and what a model answered, in markdown."""
+def sentences(task: Task, batch: Batch, predicted: Float[Tensor, "T B K"]) -> "list[Sentence]":
+    """Each sequence of a batch as a model read it, up to its last answer.
+
+    Args:
+        predicted: what the model would answer if it were asked after each timestep.
+    """
+    from .sentences import Sentence
+
     metric, goal = task.targets.metric, task.solved_at
-    scores = metric.per_step(predicted, batch.targets)
-    # A prediction in its target's form: the likeliest symbol where targets are symbols, else the numbers as they are.
-    given = predicted.argmax(-1) if batch.targets.ndim < predicted.ndim else predicted
-    blocks = []
-    for b in range(batch.asked.shape[1]):
-        asked = batch.asked[:, b].nonzero().flatten().tolist()
-        wanted = [task.answer(batch.targets[t, b]) for t in asked]
-        got = [task.answer(given[t, b]) for t in asked]
-        # By the score where it says when a task is solved (two real numbers are never equal), else by sight.
-        right = [
-            metric.reached(float(scores[t, b]), goal) if goal is not None else w == g
-            for t, w, g in zip(asked, wanted, got, strict=True)
-        ]
-        lines = textwrap.wrap(_abbreviated(task.words(batch.inputs[:, b])), 100)
-        if len(asked) == 1:
-            lines.append(f"-> {got[0]} ✓" if right[0] else f"-> {got[0]} ✗ (it is {wanted[0]})")
+    symbols = batch.targets.ndim < predicted.ndim
+    found = []
+    for b, last in enumerate(batch.answered_at.tolist()):
+        upto = slice(last + 1)
+        targets, outputs = batch.targets[upto, b], predicted[upto, b].detach().double()
+        asked, words = batch.asked[upto, b], task.words(batch.inputs[upto, b])
+        if asked.sum() == 1:  # the one answer is what there is to be sure of, all the way
+            targets = targets[-1:].expand_as(targets)
+        scores = metric.per_step(outputs[:, None], targets[:, None])[:, 0]
+        if symbols:
+            chosen = outputs.argmax(-1)
+            names = {symbol: task.answer(torch.tensor(symbol)) for symbol in {*chosen.tolist(), *targets.tolist()}}
+            said, wanted = ([names[symbol] for symbol in of.tolist()] for of in (chosen, targets))
+            shares = outputs.softmax(-1)
+            right, sure = shares.gather(-1, targets[:, None])[:, 0], shares.amax(-1).numpy()
+            another = torch.cat([torch.zeros(1, dtype=torch.bool), chosen[1:] != chosen[:-1]])
         else:
-            lines += [f"answer: {_abbreviated(wanted)}", f"model:  {_abbreviated(got)}  {sum(right)} of {len(right)}"]
-        blocks.append("\n".join(lines))
-    return _code_block("\n\n".join(blocks))
+            # No two real numbers are equal: another is one that is further from the last than counts as right.
+            far = (outputs - outputs[-1]).square().mean(-1) > (goal or 0.0)
+            another = torch.zeros_like(asked)
+            another[far.nonzero()[-1:, 0] + 1] = True
+            said, wanted = ([""] * len(words) for _ in range(2))
+            for t in sorted({0, *(asked | another).nonzero()[:, 0].tolist()}):
+                said[t], wanted[t] = task.answer(outputs[t]), task.answer(targets[t])
+            # 1 for no error, 0 for that of somebody without a memory, or more.
+            right, sure = 1 - (scores / task.chance).sqrt().clamp(max=1), None
+        # By the score where it says when a task is solved (two real numbers are never equal), else by sight.
+        good = [
+            bool(ask) and (metric.reached(score, goal) if goal is not None else a == z)
+            for ask, score, a, z in zip(asked.tolist(), scores.tolist(), said, wanted, strict=True)
+        ]
+        found.append(
+            Sentence(words, asked.numpy(), right.numpy(), said, wanted, np.array(good), another.numpy(), sure=sure)
+        )
+    return found
 
 
-def _abbreviated(words: Sequence[str]) -> str:
-    """Words as one line, characters without spaces between them; the middle of a long line left out."""
-    tight = sum(map(len, words)) < 1.5 * len(words)  # not all: a line break is written as two characters
-    first, last = (100, 60) if tight else (40, 20)
-    joint = "" if tight else " "
-    if len(words) <= first + last:
-        return joint.join(words)
-    return f"{joint.join(words[:first])} … ({len(words) - first - last} more) … {joint.join(words[-last:])}"
+def answers(task: Task, read: "Sequence[Sentence]", *, title: str) -> str:
+    """A few sequences as a model read them, in markdown."""
+    from .sentences import SHADES, text
+
+    if read[0].sure is None:
+        legend = f"how close the estimate is by then, {SHADES[0]} off by {_off(task)} or more, {SHADES[-1]} exact"
+    else:
+        legend = f"how sure of the right answer the model is by then, {SHADES[0]} not at all, {SHADES[-1]} 100 %"
+    above = "above every word" if read[0].asked_once else "above every answer"
+    return _code_block(text(read, title=title, legend=f"{above} {legend}"))
+
+
+def _off(task: Task) -> str:
+    """The error of somebody without a memory, for tasks whose answers are real numbers."""
+    return f"{task.chance**0.5:.2f}"
 
 
 def _code_block(text: str) -> str:

@@ -138,9 +138,16 @@ class Batch:
     @classmethod
     def asked_at_end(cls, inputs: Shaped[Tensor, "T B ..."], answer: Shaped[Tensor, "B ..."]) -> "Batch":
         """One question a sequence, at its last timestep."""
-        asked = torch.zeros(inputs.shape[:2], dtype=torch.bool)
+        return cls.all_asked_at_end(inputs[None], answer[None])[0]
+
+    @classmethod
+    def all_asked_at_end(cls, inputs: Shaped[Tensor, "N T B ..."], answers: Shaped[Tensor, "N B ..."]) -> "list[Batch]":
+        """The same for N batches of one size. When they are asked is written down once for all."""
+        asked = torch.zeros(inputs.shape[1:3], dtype=torch.bool)
         asked[-1] = True
-        return cls(inputs, answer.expand(len(inputs), *answer.shape), asked.float(), asked)
+        weights = asked.float()
+        spread = answers[:, None].expand(-1, len(asked), *answers.shape[1:])
+        return [cls(*both, weights, asked) for both in zip(inputs, spread, strict=True)]
 
     @property
     def answered_at(self) -> Int[Tensor, " B"]:

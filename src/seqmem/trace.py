@@ -17,7 +17,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from .cells.base import steps
-from .model import SequenceModel, loss_per_sequence
+from .model import SequenceModel, answered, loss_per_sequence
 from .signals import Batch
 from .tasks.base import Task
 
@@ -47,39 +47,111 @@ def gradient_trace(
         by: ``step`` is the definition. ``auto`` lets cells that can (``Cell.forward_tapped``) hand out the same
             gradients, equal to 1e-10, from their own float64 backward pass, which takes a fraction of the time.
     """
-    if loss not in ("last", "all"):
-        raise ValueError(f"trace.loss={loss!r}: must be 'last' or 'all'")
-    if by not in ("auto", "step"):
-        raise ValueError(f"by={by!r}: must be 'auto' or 'step'")
-    model = deepcopy(model).to("cpu").double().eval()
+    return Tracer(model, task, loss=loss, by=by).norms(batch)
+
+
+class Tracer:
+    """``gradient_trace`` of one model, again and again while it is trained: what stays the same is made once."""
+
+    def __init__(self, model: SequenceModel, task: Task, *, loss: str = "last", by: str = "auto") -> None:
+        if loss not in ("last", "all"):
+            raise ValueError(f"trace.loss={loss!r}: must be 'last' or 'all'")
+        if by not in ("auto", "step"):
+            raise ValueError(f"by={by!r}: must be 'auto' or 'step'")
+        self._model, self._task, self._loss, self._by = model, task, loss, by
+        # Nothing is kept for models of others: what else they remember, or write into, nobody knows.
+        self._keeps = all(type(part).__module__.startswith(_OUR_MODULES) for part in model.modules())
+        self._twin: SequenceModel | None = None
+        self._copied: list[tuple[Tensor, Tensor]] = []
+        self._trainable: list[Tensor] = []
+        self._batch: Batch | None = None
+        self._parts: list[_Part] = []
+
+    def measure(self, batch: Batch) -> "Trace":
+        norms = self.norms(batch)
+        answered_at = np.concatenate([part.answered_at for part in self._parts])
+        return Trace({name: values.numpy() for name, values in norms.items()}, answered_at)
+
+    def norms(self, batch: Batch) -> dict[str, Float[Tensor, "T B"]]:
+        """As ``gradient_trace``. Of the batch that was traced last, what was made of it is used again."""
+        model = self._double()
+        if batch is not self._batch or not self._keeps:
+            self._batch, self._parts = batch, list(_parts(batch, self._loss))
+        found = [self._part(model, part) for part in self._parts]
+        return {name: torch.cat([part[name] for part in found], 1) for name in found[0]}
+
+    def _part(self, model: SequenceModel, part: "_Part") -> dict[str, Float[Tensor, "T B"]]:
+        found = None
+        if self._by == "auto":
+            with _frozen(self._trainable):  # or the backward pass would compute the weights' gradients too
+                found = _by_taps(model, self._task, part)
+        return _by_steps(model, self._task, part.batch) if found is None else found
+
+    def _double(self) -> SequenceModel:
+        """The model as it is now, in float64 on the CPU."""
+        twin = self._twin
+        if twin is None or not self._keeps:
+            twin = self._twin = deepcopy(self._model).to("cpu").double().eval()
+            self._copied = list(zip(_tensors(twin), _tensors(self._model), strict=True))
+            if self._keeps:
+                twin.requires_grad_(False)  # of ours no state comes from the weights alone
+            self._trainable = [parameter for parameter in twin.parameters() if parameter.requires_grad]
+        else:
+            with torch.no_grad():
+                for copy, now in self._copied:
+                    copy.copy_(now)
+        return twin
+
+
+_OUR_MODULES = (f"{__package__}.", "torch.nn.modules.")
+
+
+def _tensors(model: SequenceModel) -> list[Tensor]:
+    return [*model.parameters(), *model.buffers()]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Sequences that are traced together, in float64 on the CPU.
+
+    ``counted``: the timesteps outside of which nothing counts in the loss; ``answers``: the batch between them;
+    ``total``: see ``loss_per_sequence``.
+    """
+
+    batch: Batch
+    counted: slice
+    answers: Batch
+    total: Float[Tensor, " B"] | None
+    answered_at: Int[ndarray, " B"]
+
+
+def _parts(batch: Batch, loss: str) -> Iterator[_Part]:
     batch = batch.to("cpu", torch.float64)
     if loss == "last":
         batch = batch.last_answer_only()
     timesteps, sequences = batch.asked.shape
     at_once = max(1, _AT_ONCE // timesteps)
-    parts = []
     for start in range(0, sequences, at_once):
         part = batch.sequences(start, start + at_once)
-        found = _by_taps(model, task, part) if by == "auto" else None
-        parts.append(_by_steps(model, task, part) if found is None else found)
-    return {name: torch.cat([part[name] for part in parts], 1) for name in parts[0]}
+        counted = part.weighted
+        answers = part.part(counted.start, counted.stop)
+        total = None if len(answers.weights) == 1 else part.weights.sum(0)
+        yield _Part(part, counted, answers, total, part.answered_at.numpy())
 
 
-def _by_taps(model: SequenceModel, task: Task, batch: Batch) -> dict[str, Float[Tensor, "T B"]] | None:
+def _by_taps(model: SequenceModel, task: Task, part: _Part) -> dict[str, Float[Tensor, "T B"]] | None:
     """None: the cell has no taps."""
-    timesteps, sequences = batch.asked.shape
+    timesteps, sequences = part.batch.asked.shape
     start = model.cell.initial_state(sequences)
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    with torch.enable_grad(), _frozen(trainable):  # or the backward pass would compute the weights' gradients too
-        xs = model.embed(batch.inputs).detach().requires_grad_()
+    with torch.enable_grad():
+        xs = model.embed(part.batch.inputs).detach().requires_grad_()
         # Zeros of any size in the memory of one.
         taps = {name: xs.new_zeros(()).expand(timesteps, *s.shape).requires_grad_() for name, s in start.items()}
         found = model.cell.forward_tapped(xs, start, taps)
         if found is None:
             return None
-        asked = batch.weighted
-        part = batch.part(asked.start, asked.stop)
-        total = loss_per_sequence(task, model.readout(found[0][asked]), part, batch.weights.sum(0)).sum()
+        outputs = answered(model.cell, *found, part.counted)
+        total = loss_per_sequence(task, model.readout(outputs), part.answers, part.total).sum()
         gradients = torch.autograd.grad(total, [xs, *taps.values()], materialize_grads=True)
     return {
         name: _norm(gradient.flatten(0, 1)).unflatten(0, (timesteps, sequences))
@@ -132,8 +204,9 @@ def _norm(gradient: Float[Tensor, "B ..."]) -> Float[Tensor, " B"]:
     flat = gradient.flatten(1) if gradient.ndim > 1 else gradient[:, None]
     norms = torch.linalg.vector_norm(flat, dim=1)
     # Squares underflow, and overflow, at the root of the range: there, all is scaled by the largest entry first.
-    extreme = ~((norms > 1e-140) & (norms < 1e150))
-    if extreme.any():
+    least, most = norms.aminmax()
+    if not (least > 1e-140 and most < 1e150):
+        extreme = ~((norms > 1e-140) & (norms < 1e150))
         rows = flat[extreme]
         largest = rows.abs().amax(1, keepdim=True)
         scale = torch.where((largest > 0) & largest.isfinite(), largest, 1.0)
@@ -151,12 +224,9 @@ class Trace:
     norms: Mapping[str, Float[ndarray, "T B"]]
     answered_at: Int[ndarray, " B"]
 
-    @classmethod
-    def measure(
-        cls, model: SequenceModel, task: Task, batch: Batch, *, loss: str = "last", by: str = "auto"
-    ) -> "Trace":
-        norms = gradient_trace(model, task, batch, loss=loss, by=by)
-        return cls({name: values.numpy() for name, values in norms.items()}, batch.answered_at.cpu().numpy())
+    @staticmethod
+    def measure(model: SequenceModel, task: Task, batch: Batch, *, loss: str = "last", by: str = "auto") -> "Trace":
+        return Tracer(model, task, loss=loss, by=by).measure(batch)
 
     @cached_property
     def state(self) -> Float[ndarray, "T B"]:

@@ -19,13 +19,14 @@ from .cells.fused import FusedCell
 from .evaluate import Evaluation, Kept, evaluate, held_out, length_grid, score
 from .model import SequenceModel, loss_per_sequence, trainable
 from .randomness import ambient, generator
+from .reading import beliefs
 from .signals import Batch
 from .tasks.base import Task
-from .trace import Decay, Trace, decay, decay_from
+from .trace import Decay, Trace, Tracer, decay, decay_from
 
 PRECISIONS = ("float32", "bf16", "tf32")
 
-_DRAWN_AT_ONCE = 16
+_DRAWN_AT_ONCE = 8
 _DRAWN_BYTES = 1 << 22
 """Batches to draw in a row, and how much memory they may take together where it is more than one."""
 
@@ -158,7 +159,8 @@ class Observer(Protocol):
     def traced(self, step: int, trace: Trace, decays: Mapping[str, Decay]) -> None: ...
 
     def answered(self, step: int, batch: Batch, predicted: Tensor) -> None:
-        """A few held-out sequences with the model's predictions, [T B K], on the CPU."""
+        """A few held-out sequences with what the model would answer after each timestep, [T B K], on the CPU: before
+        training, after half of the steps, and at the end."""
 
     def finished(self, step: int, result: Result) -> None: ...
 
@@ -233,15 +235,22 @@ def train(
     now = _restore(checkpoints, model, optimizer, device)
 
     def draw() -> None:
-        """The next few batches. In a row they take less time than one by one between
-        updates, when all that draws them has left the processor's caches."""
-        while not upcoming or len(upcoming) < min(_DRAWN_AT_ONCE, _DRAWN_BYTES // upcoming[0][0].nbytes):
-            if (index := now.step + len(upcoming)) >= plan.steps:
-                return
-            batch = _training_batch(task, plan, index)
-            upcoming.append((batch.to(device, dtype), batch.weighted))  # asked on the CPU, where it waits for nothing
+        """The next few batches. Together they take less time than one by one between updates, when all that draws them
+        has left the processor's caches."""
+        nonlocal at_once
+        indices = range(now.step, min(now.step + at_once, plan.steps))
+        if not indices:
+            return
+        drawn = _training_batches(task, plan, indices)
+        weights, weighted = None, slice(0)
+        for batch in drawn:
+            if batch.weights is not weights:  # batches may share them
+                weights, weighted = batch.weights, batch.weighted  # asked on the CPU, where it waits for nothing
+            upcoming.append((batch.to(device, dtype), weighted))
+        at_once = max(1, min(_DRAWN_AT_ONCE, _DRAWN_BYTES // max(batch.nbytes for batch in drawn)))
 
     upcoming: deque[tuple[Batch, slice]] = deque()
+    at_once = 1  # until their size is known
 
     def save() -> None:
         if checkpoints is not None:
@@ -264,6 +273,7 @@ def train(
             yield batch.to(device, dtype)
 
     validation = Kept(held_out_at_home)
+    tracer = Tracer(model, task, loss=plan.trace_loss)
     traced = Kept(lambda: [task.held_out().sample(plan.trace_sequences, plan.seq_len, generator(plan.seed, "trace"))])
 
     def look() -> None:
@@ -284,7 +294,7 @@ def train(
             return {}
         (batch,) = traced
         with measuring(), flush_denormal(on=False):  # float64 norms go down to where denormals begin
-            measured = Trace.measure(model, task, batch, loss=plan.trace_loss)
+            measured = tracer.measure(batch)
         decays = {name: decay(measured.mean_back(norms)) for name, norms in measured.series().items()}
         for observer in observers:
             observer.traced(now.step, measured, decays)
@@ -323,6 +333,9 @@ def train(
                 log_pending()
             if last or now.step % plan.evaluate_every == 0:
                 look()
+            if not last and now.step == plan.steps // 2:
+                with measuring():
+                    _show_answers(model, task, plan, now.step, observers)
             if not last and plan.trace_every and now.step % plan.trace_every == 0:
                 trace()
             if saving and not last:
@@ -373,7 +386,8 @@ def update(
         weighted: the timesteps outside of which no weight is, ``batch.weighted``; None: it may be anywhere.
     """
     device, dtype, seq_len = parameters[0].device, parameters[0].dtype, len(batch.weights)
-    total, losses = batch.weights.sum(0), []
+    once = weighted is not None and weighted.stop - weighted.start == 1
+    total, losses = None if once else batch.weights.sum(0), []
     for parameter in parameters:  # as optimizer.zero_grad() would, which tells a profiler first
         parameter.grad = None
     with _tf32(on=precision == "tf32"):
@@ -392,7 +406,8 @@ def update(
     norm = _clip([parameter.grad for parameter in parameters if parameter.grad is not None], clip_norm)
     optimizer.step()
     clipped = norm if clip_norm is None else norm.clamp(max=clip_norm)
-    numbers = torch.stack([torch.stack(losses).sum(), norm.detach(), clipped.detach()])
+    loss = losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+    numbers = torch.stack([loss, norm, clipped])
     return numbers, state or {}
 
 
@@ -482,6 +497,12 @@ def _compiling(*, on: bool) -> Iterator[None]:
         raise CannotCompile(f"compile=true: torch cannot compile this model: {said}; use compile=false") from error
 
 
+def _training_batches(task: Task, plan: Plan, indices: Sequence[int]) -> list[Batch]:
+    if task.chunks == 1 and plan.lengths == "fixed":
+        return task.samples(plan.batch_size, plan.seq_len, [generator(plan.seed, "train", index) for index in indices])
+    return [_training_batch(task, plan, index) for index in indices]
+
+
 def _training_batch(task: Task, plan: Plan, index: int) -> Batch:
     """Batch ``index``: chunk ``index % chunks`` of passage ``index // chunks``, whose length may be drawn."""
     passage, chunk = divmod(index, task.chunks)
@@ -497,11 +518,11 @@ def _training_batch(task: Task, plan: Plan, index: int) -> Batch:
 
 @torch.no_grad()
 def _show_answers(
-    model: SequenceModel, task: Task, plan: Plan, step: int, observers: Sequence[Observer], sequences: int = 5
+    model: SequenceModel, task: Task, plan: Plan, step: int, observers: Sequence[Observer], sequences: int = 3
 ) -> None:
     first = next(model.parameters())
     batch = task.held_out().sample(sequences, plan.seq_len, generator(plan.seed, "show"))
-    predicted, _ = model.eval()(batch.to(first.device, first.dtype).inputs)
+    predicted = beliefs(model.eval(), task, batch.to(first.device, first.dtype).inputs)
     model.train()
     for observer in observers:
         observer.answered(step, batch, predicted.cpu())

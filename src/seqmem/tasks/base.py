@@ -11,7 +11,7 @@ from math import log
 from typing import ClassVar
 
 import torch
-from jaxtyping import Int, Shaped
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from ..signals import Batch, Signal, Tokens
@@ -52,6 +52,11 @@ class Task(ABC):
 
     source: ClassVar[str]
     """Author and year of the definition."""
+
+    def __init_subclass__(cls, **arguments: object) -> None:
+        super().__init_subclass__(**arguments)
+        if "sample" in vars(cls) and "samples" not in vars(cls):
+            cls.samples = Task.samples  # what it inherits would draw as another class does
 
     @property
     @abstractmethod
@@ -97,6 +102,10 @@ class Task(ABC):
         Raises:
             ValueError: ``seq_len`` is below ``min_seq_len``, or a size is not positive.
         """
+
+    def samples(self, batch_size: int, seq_len: int, rngs: Sequence[torch.Generator]) -> list[Batch]:
+        """What ``sample`` makes of each generator, bit for bit. Override only to go faster."""
+        return [self.sample(batch_size, seq_len, rng) for rng in rngs]
 
     @abstractmethod
     def solve(self, inputs: Shaped[Tensor, "T B ..."]) -> Shaped[Tensor, "T B ..."]:
@@ -149,6 +158,11 @@ class Task(ABC):
         """How answers are named and asked for, where that is all there is to the task."""
         return None
 
+    def asks_with_its_last(self, inputs: Shaped[Tensor, "T B ..."]) -> bool:
+        """Whether the last timestep is the question and nothing else, so that to read it earlier is to ask earlier."""
+        naming = self.naming()
+        return naming is not None and all(token in naming.asks for token in inputs[-1].tolist())
+
     def unanswerable(self, inputs: Shaped[Tensor, "T ..."]) -> str | None:
         """Why ``solve`` has no right answer to one sequence that somebody made up; None: it has.
 
@@ -166,6 +180,13 @@ class Task(ABC):
             return f"it does not end with a question: {asking}"
         if len(meant) != 1:
             return f"it may mean {' or '.join(meant)}" if meant else "it names nobody who could be meant"
+        return None
+
+    def picture(self, inputs: Shaped[Tensor, "T ..."]) -> Float[Tensor, "rows columns"] | None:
+        """What has been read so far, where it is a picture: 0 (blank) to 1, NaN where it has not been read yet.
+
+        ``inputs``: of one sequence, as far as it has been read. None: the task has no pictures.
+        """
         return None
 
     def held_out(self) -> "Task":

@@ -135,6 +135,12 @@ class Digits(Task):
         levels = (inputs * (len(GRAY) - 1)).round().long()
         return ["".join(GRAY[i] for i in row) for row in levels.tolist()]
 
+    def picture(self, inputs: Float[Tensor, "T D"]) -> Float[Tensor, "8 8"]:
+        seen = inputs[: self.min_seq_len].flatten()
+        picture = torch.full((PIXELS,), torch.nan)
+        picture[self._order[: len(seen)]] = seen.float()
+        return picture.view(SIDE, SIDE)
+
     def answer(self, target: Int[Tensor, ""]) -> str:
         return str(int(target))
 

@@ -142,13 +142,19 @@ def _below(half: int, latest: int) -> Float[Tensor, "5 1"]:
 
 
 def _clauses(
-    grammar: _Grammar, room: Int[Tensor, " B"], rng: torch.Generator
-) -> tuple[Int[Tensor, "B clauses"], Int[Tensor, " B"]]:
-    """As many clauses as ``room[b]`` words hold, then nothing; and how many words they leave over."""
+    grammar: _Grammar, room: Int[Tensor, "N B"], rngs: Sequence[torch.Generator]
+) -> tuple[Int[Tensor, "N*B clauses"], Int[Tensor, " N*B"]]:
+    """As many clauses as there is room for in each sentence of each generator's batch, then nothing; and how many words
+    they leave over."""
     clause = grammar.first["clause"]
     lengths = grammar.lengths[clause : clause + len(_CLAUSES)]
-    most = max(1, int(room.max()) // _SHORTEST + 1)
-    drawn = torch.randint(len(_CLAUSES), (len(room), most), generator=rng)
+    batch_size, most = room.shape[1], [max(1, int(longest) // _SHORTEST + 1) for longest in room.amax(1).tolist()]
+    # A batch is a function of its own generator: each draws as many as its longest room may hold, and no clause that is
+    # added to those fits.
+    drawn = torch.zeros(len(rngs), batch_size, max(most), dtype=torch.int64)
+    for batch, rng, clauses in zip(drawn, rngs, most, strict=True):
+        batch[:, :clauses] = torch.randint(len(_CLAUSES), (batch_size, clauses), generator=rng)
+    drawn, room = drawn.flatten(0, 1), room.flatten()
     ends = lengths[drawn].cumsum(1)
     fits = ends <= room[:, None]
     return torch.where(fits, drawn + clause, grammar.first["nothing"]), room - (ends * fits).amax(1)
@@ -204,14 +210,23 @@ class Pronoun(Task):
         return 7 if self.mentions == 2 else 5
 
     def sample(self, batch_size: int, seq_len: int, rng: torch.Generator) -> Batch:
+        return self._written(batch_size, seq_len, [rng])[0]
+
+    def samples(self, batch_size: int, seq_len: int, rngs: Sequence[torch.Generator]) -> list[Batch]:
+        return self._written(batch_size, seq_len, rngs)
+
+    def _written(self, batch_size: int, seq_len: int, rngs: Sequence[torch.Generator]) -> list[Batch]:
+        """All batches at once: a few thousand words take less time to write than the calls that do it."""
         self.check(batch_size, seq_len)
         half, latest = self.people // 2, max(3, seq_len // 3)  # the second person's two words begin at 3 ... latest
         # Powers of two, so that few grammars are made where every batch has a length of its own.
         repeats = 1 << (latest // len(_PHRASES)).bit_length()
         grammar = _grammar(self.people, self.mentions, self.filler_words, repeats)
         first_of = grammar.first
-        drawn = torch.rand(3 + self.mentions, batch_size, generator=rng) * _below(half, latest)[: 3 + self.mentions]
-        he_first, first, second, asks_first, *more = drawn.long().unbind()  # from 0 up to those, one a sentence
+        draws = 3 + self.mentions
+        drawn = torch.cat([torch.rand(draws, batch_size, generator=rng) for rng in rngs], 1)
+        # From 0 up to those, one a sentence of all batches.
+        he_first, first, second, asks_first, *more = (drawn * _below(half, latest)[:draws]).long().unbind()
         first, second = first + half * (1 - he_first), second + half * he_first
 
         # A sentence's templates: those before the clauses, the clauses, and the last word.
@@ -225,9 +240,9 @@ class Pronoun(Task):
             answer = torch.where(asks_first.bool(), first, second)
             last = first_of["last"] + (answer >= half)
         else:
-            room = torch.full((batch_size,), seq_len - 5)
-            answer, last = first, torch.full((batch_size,), first_of["last"])
-        clauses, left = _clauses(grammar, room, rng)
+            room = torch.full_like(first, seq_len - 5)
+            answer, last = first, torch.full_like(first, first_of["last"])
+        clauses, left = _clauses(grammar, room.view(len(rngs), batch_size), rngs)
         opening += [left + first_of["said"]]
         templates = torch.cat([torch.stack(opening, 1), clauses, last[:, None]], 1)
         lengths = grammar.lengths[templates]
@@ -235,15 +250,15 @@ class Pronoun(Task):
             lengths[:, 1] = run  # of the longest phrases, as many as the sentence has
 
         # Every timestep's place on the tape: where its template begins, and how far into the template it is.
-        repeated = lengths.flatten()
-        shift = grammar.begins[templates].flatten() - (repeated.cumsum(0) - repeated)
-        timesteps = batch_size * seq_len
-        at = torch.repeat_interleave(shift, repeated, output_size=timesteps)
-        at += torch.arange(timesteps)
-        choice = (torch.rand(timesteps, generator=rng) * grammar.sizes.index_select(0, at)).long()
+        shift = grammar.begins[templates] - (lengths.cumsum(1) - lengths)
+        timesteps = len(first) * seq_len
+        at = torch.repeat_interleave(shift.flatten(), lengths.flatten(), output_size=timesteps)
+        at.view(-1, seq_len).add_(torch.arange(seq_len))
+        drawn = torch.cat([torch.rand(batch_size * seq_len, generator=rng) for rng in rngs])
+        choice = (drawn * grammar.sizes.index_select(0, at)).long()
         choice += grammar.options_at.index_select(0, at)
-        words = grammar.options.index_select(0, choice).view(batch_size, seq_len)
-        return Batch.asked_at_end(words.T.contiguous(), answer)
+        words = grammar.options.index_select(0, choice).view(len(rngs), batch_size, seq_len)
+        return Batch.all_asked_at_end(words.transpose(1, 2).contiguous(), answer.view(len(rngs), batch_size))
 
     def solve(self, inputs: Int[Tensor, "T B"]) -> Int[Tensor, "T B"]:
         named = (inputs[:-1, :, None] == self._names[:, 0]) & (inputs[1:, :, None] == self._names[:, 1])
