@@ -1,4 +1,4 @@
-"""The README's pictures, of runs and of a report: BROWSER RUNS REPORT DOCS. Called by scripts/pictures."""
+"""The README's pictures: BROWSER RUNS SWEEP REPORT DOCS (of the sweep). Called by scripts/pictures."""
 
 import io
 import os
@@ -12,7 +12,11 @@ from rich.console import Console
 
 from seqmem.cli import show
 from seqmem.cli.display import print_summary
-from seqmem.runs import find_runs
+from seqmem.cli.reader.page import page
+from seqmem.cli.reader.views import signs
+from seqmem.cli.reading import Readers
+from seqmem.cli.trained import trained
+from seqmem.runs import RunDirectory, find_runs
 
 
 def photograph(browser: str, address: str, picture: Path, width: int, height: int) -> None:
@@ -50,13 +54,27 @@ def recording(width: int) -> Console:
     return Console(record=True, width=width, file=io.StringIO(), force_terminal=True, color_system="truecolor")
 
 
+READ = ("rnn/len10-seed0", "lstm/len50-seed0")
+"""Of the sweep: an rnn at a length that rnns learn, where at 50 words they learn nothing, and an lstm at 50."""
+
+LENGTH, SENTENCE = 30, 1
+"""Beyond what the rnn was trained at, and no longer than a picture should be."""
+
+
+def only_run(folder: Path, part: str) -> RunDirectory:
+    (found,) = (run for run in find_runs(folder) if part in run.path.as_posix())
+    return found
+
+
 def main() -> None:
-    browser, runs, report, docs = sys.argv[1], *(Path(path).resolve() for path in sys.argv[2:])
+    browser, runs, span, report, docs = sys.argv[1], *(Path(path).resolve() for path in sys.argv[2:])
     docs.mkdir(exist_ok=True)
     found = find_runs(runs)
     lstm = next(run for run in found if run.config()["cell"]["name"] == "lstm")
 
     photograph(browser, f"file://{report}/index.html", docs / "report.png", 1200, 1200)
+
+    photograph(browser, f"file://{docs}/playground.html", docs / "playground.png", 1200, 1440)
 
     console = recording(88)
     print_summary(console, lstm)
@@ -66,6 +84,14 @@ def main() -> None:
     for line in show.comparison([show.read(run) for run in found], console):
         console.print(line, soft_wrap=True, highlight=False)
     terminal(browser, console, "seqmem show outputs", docs / "show.png")
+
+    console = recording(88)
+    readers = Readers([trained(only_run(span, part)) for part in READ])
+    scene = readers.scene(readers.sentence(LENGTH, SENTENCE), f"{LENGTH} words, sentence {SENTENCE}", gradient=False)
+    for line in page(scene, len(scene) - 1, "beliefs", console.width, signs(console)).whole():
+        console.print(line, soft_wrap=True, highlight=False)
+    command = f"seqmem read {' '.join(READ)} --length {LENGTH} --sentence {SENTENCE}"
+    terminal(browser, console, command, docs / "read.png")
 
     command = [sys.executable, "-m", "seqmem", "watch", str(runs), "--port", "0"]
     with subprocess.Popen(

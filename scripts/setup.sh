@@ -28,3 +28,29 @@ setup() {
     { echo "$0: pip could not install what seqmem needs; see above" >&2; exit 1; }
   echo "$wanted $kernels" >"$stamp"
 }
+
+# The page's tests drive a real browser. Where there is none, and this may be done, begin_browser installs Debian's in
+# the background, beside pip; end_browser waits for it. $CHROMIUM names one of your own.
+begin_browser() {
+  browser=
+  if [ -n "${CHROMIUM:-}" ]; then return; fi
+  for name in chromium chromium-browser google-chrome google-chrome-stable chrome; do
+    if command -v "$name" >/dev/null; then return; fi
+  done
+  if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then return; fi # the tests say what is missing
+  echo "seqmem: installing Chromium, which tests of its page need (once, a minute or two)" >&2
+  browser_log=$(mktemp)
+  (
+    export DEBIAN_FRONTEND=noninteractive
+    install="apt-get -qq -y -o DPkg::Lock::Timeout=300 install --no-install-recommends chromium"
+    $install || { apt-get -qq update && $install; }
+  ) >"$browser_log" 2>&1 </dev/null &
+  browser=$!
+}
+
+end_browser() {
+  if [ -z "$browser" ]; then return; fi
+  wait "$browser" ||
+    echo "$0: apt-get could not install chromium: $(grep '^E:' "$browser_log" | tail -n 1)" >&2
+  rm -f "$browser_log"
+}

@@ -52,6 +52,8 @@ def files(checkout: Path) -> set[str]:
     sources = {str(path.relative_to(checkout / "src")) for path in (checkout / "src").rglob("*.py")}
     kernels = {f"seqmem/kernels/{name}" for name in ("recurrence.cpp", "dispatch.cpp")}
     page = {f"seqmem/report/{name}" for name in ("page.html", "style.css")}
+    scripts = ("app", "charts", "dom", "engine", "story", "views")
+    page |= {f"seqmem/playground/{name}" for name in ("page.html", "style.css", *(f"{name}.js" for name in scripts))}
     settings = {f"seqmem/conf/{path.relative_to(checkout / 'conf')}" for path in (checkout / "conf").rglob("*.yaml")}
     assert "seqmem/conf/train.yaml" in settings
     return sources | kernels | page | settings

@@ -11,6 +11,8 @@ from importlib.metadata import version
 PLAIN = {
     "eval": ("evaluating", "score finished runs at any lengths"),
     "show": ("show", "a run in the terminal: score by length, the gradient over timesteps"),
+    "read": ("reading", "watch models read a sentence word by word: who remembers, who changes their mind"),
+    "playground": ("playing", "one page for the browser that runs the models: type a sentence, see who remembers"),
     "report": ("reporting", "what many runs say together: memory span, spread, a page with figures, tables"),
     "watch": ("watch", "open TensorBoard on the runs, gradients first"),
     "span": ("spanning", "find the longest sequence that a cell learns: double, then bisect"),

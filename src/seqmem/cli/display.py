@@ -66,7 +66,7 @@ class Display:
         self._traces: dict[str, seqmem.trace.Trace] = {}
         self._decay: seqmem.trace.Decay | None = None
         self._printed_at, self._printed_tenth, self._line_due = clock(), -1, False
-        live = not quiet and not prefix and _moving(console)
+        live = not quiet and not prefix and moving(console)
         self._live = Live(get_renderable=self._picture, console=console, refresh_per_second=4) if live else None
         self.unread = False
         """Whether nobody reads any more, as in ``seqmem train | head -1``."""
@@ -137,7 +137,7 @@ class Display:
     def _line(self) -> str:
         chance = _loss_text(self._baseline_loss)
         loss = f"loss {_loss_text(self._loss)} (chance {chance})" if self._loss is not None else ""
-        speed = _speed(rate) if (rate := self._rate()) else ""
+        speed = speed_text(rate) if (rate := self._rate()) else ""
         step = f"step {self._step:>{len(str(self._steps))}}/{self._steps}"
         return _joined(step, loss, self._scores(), speed, self._half_life())
 
@@ -178,8 +178,8 @@ class Display:
 
     def _progress(self, width: int) -> RenderableType:
         rate = self._rate()
-        speed = f"  {_speed(rate)}" if rate else ""
-        left = f"  {_clock_text((self._steps - self._step) / rate)} left" if rate else ""
+        speed = f"  {speed_text(rate)}" if rate else ""
+        left = f"  {clock_text((self._steps - self._step) / rate)} left" if rate else ""
         if self._step >= self._steps:
             speed, left = "", "  measuring"
         text = Text(f"step {self._step}/{self._steps}{speed}{left}", "cyan", no_wrap=True)
@@ -231,7 +231,7 @@ def _below(value: float, chance: float) -> tuple[float, float | None]:
     return (value / chance * 0.8, 0.8) if chance > 0 else (0.0, None)
 
 
-def _moving(console: Console) -> bool:
+def moving(console: Console) -> bool:
     # FORCE_COLOR makes rich take a pipe for a terminal: colours are wanted there, a moving picture is not.
     return console.is_interactive and ("FORCE_COLOR" not in os.environ or console.file.isatty())
 
@@ -244,11 +244,11 @@ def _loss_text(loss: float) -> str:
     return f"{loss:.3f}" if abs(loss) < 1000 else f"{loss:.4g}"
 
 
-def _speed(rate: float) -> str:
+def speed_text(rate: float) -> str:
     return f"{rate:.3g} steps/s" if rate < 1000 else f"{rate:.0f} steps/s"
 
 
-def _clock_text(seconds: float) -> str:
+def clock_text(seconds: float) -> str:
     minutes, rest = divmod(int(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
 

@@ -19,7 +19,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from ..display import _clock_text, _moving, _speed
+from ..display import clock_text, moving, speed_text
 from ..strip import fitted, marks
 from .jobs import Job, Outcome
 
@@ -275,7 +275,7 @@ class Overview(View):
         parts += [f"{self._counts['skipped']} of them before"] if self._counts["skipped"] else []
         parts += [f"{len(self._waiting)} waiting"]
         left = self.seconds_left()
-        parts += [f"{_clock_text(left)} left"] if left is not None else []
+        parts += [f"{clock_text(left)} left"] if left is not None else []
         text = Text("  ".join(parts), "bold", no_wrap=True)
         if failed:
             text.stylize("red", text.plain.index(f"{failed} failed"), text.plain.index(f"{failed} failed") + 8)
@@ -300,7 +300,7 @@ class Overview(View):
             return Text.assemble(title, ("  starting", "dim"), no_wrap=True)
         step = f"{now.step:>{len(str(now.steps))}}/{now.steps}"
         score = f"{now.score:>7} (chance {now.chance})" if now.score else ""
-        speed = (_speed(now.rate) if width >= 100 else f"{now.rate:.3g}/s") if now.rate else ""
+        speed = (speed_text(now.rate) if width >= 100 else f"{now.rate:.3g}/s") if now.rate else ""
         if now.step >= now.steps:
             speed = "measuring"
         text = Text(f"{step}  {score}" + (f"  {speed}" if speed else ""), "cyan", no_wrap=True)
@@ -325,7 +325,7 @@ def view(jobs: Sequence[Job], done: Sequence[Outcome], workers: int, console: Co
     """The live picture where there is a terminal that can move; ``done``: what was finished before."""
     console = console or Console()
     quiet = all(job.settings.get("quiet") for job in jobs)
-    if len(done) < len(jobs) and not quiet and _moving(console):
+    if len(done) < len(jobs) and not quiet and moving(console):
         return Overview(console, jobs, done, workers)
     shown, by_number = View(), {job.number: job for job in jobs}
     for outcome in done:

@@ -1,0 +1,211 @@
+"""The page of ``seqmem playground``, from nothing, and whether what it shows is so.
+
+A real browser opens it and reads 1,000 new sentences with every model, by the program that is in the page. Every seed
+must do what the documentation says: no median, and none left out.
+"""
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from math import comb
+from pathlib import Path
+from typing import Any
+
+import torch
+from playwright.sync_api import sync_playwright
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+
+from browser import ARGUMENTS, Visit, executable, visiting  # noqa: E402  # pyright: ignore[reportMissingImports]
+from seqmem.cli.trained import trained  # noqa: E402
+from seqmem.evaluate import held_out  # noqa: E402
+from seqmem.reading import beliefs  # noqa: E402
+from seqmem.runs import find_runs  # noqa: E402
+from seqmem.tasks import Pronoun  # noqa: E402
+
+SENTENCES = 1000
+COMPARED = 50
+"""Of them, how many are compared with the models in Python, for each model and length."""
+
+LENGTHS = {50: (10, 50), 10: (10, 20, 30, 50)}
+"""Trained length -> lengths that are read."""
+
+UNLIKELY = 0.001
+"""How seldom somebody who guesses may be called better than chance, over all seeds together."""
+
+ASK = """([engine, sentences, compared]) => {
+  const {decode} = new Function(engine + "; return $engine;")();
+  const found = decode(JSON.parse(document.getElementById("data").textContent));
+  return found.models.map((model) => sentences[model.seq_len].map(({seq_len, tokens, right}) => {
+    const start = performance.now();
+    const readings = tokens.map((each) => model.read(each));
+    const last = (reading) => reading.top[reading.T - 1];
+    return {
+      seq_len, right: readings.filter((reading, at) => last(reading) === right[at]).length,
+      known: tokens.filter((each, at) => found.task.right(each) === right[at]).length,
+      answers: readings.slice(0, compared).map(last),
+      confidence: readings.slice(0, compared).map((reading) => [...reading.confidence]),
+      milliseconds: (performance.now() - start) / tokens.length,
+    };
+  }));
+}"""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=5, help="of every kind of model (default: 5)")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs/playground.html", help="the page")
+    given = parser.parse_args()
+    path = executable()
+    if path is None:
+        print("Chromium is needed (on Debian: apt-get install chromium), or CHROMIUM=/path/to/it", file=sys.stderr)
+        return 2
+
+    start = time.monotonic()
+    command = [sys.executable, "-m", "seqmem", "playground", "--no-open", "--out", str(given.out)]
+    if subprocess.run([*command, "--seeds", str(given.seeds)], cwd=ROOT, check=False).returncode:
+        return 1
+    print(f"that took {time.monotonic() - start:.0f} s\n")
+
+    task = Pronoun()
+    sentences = {length: _sentences(task, length) for length in sorted({*LENGTHS[50], *LENGTHS[10]})}
+    asked = {trained_at: [sentences[length] for length in lengths] for trained_at, lengths in LENGTHS.items()}
+    page = given.out.read_text(encoding="utf-8")
+    engine = re.search(r"const \$engine = .*?^\}\)\(\);$", page, re.DOTALL | re.MULTILINE)
+    if engine is None:
+        print(f"{given.out}: there is no engine in it", file=sys.stderr)
+        return 1
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
+        # The page forbids itself what is needed to ask its program from outside.
+        with visiting(browser, given.out, bypass_csp=True) as visit:
+            said = visit.page.evaluate(ASK, [engine[0], asked, COMPARED])
+        with visiting(browser, given.out) as visit:
+            checks = _page(visit, page)
+        version = browser.version
+        browser.close()
+
+    bundle = json.loads(page.partition('id="data">')[2].partition("</script>")[0])
+    models = bundle["models"]
+    print(f"right answers to {SENTENCES} new sentences of each length, in Chromium {version}:")
+    for model, rows in zip(models, said, strict=True):
+        scores = "  ".join(f"{row['seq_len']} words {row['right'] / SENTENCES:6.1%}" for row in rows)
+        slowest = max(row["milliseconds"] for row in rows)
+        print(f"  {model['label']:<34} seed {model['seed']:<3} {scores}   {slowest:.2f} ms a sentence")
+    checks += _claims(models, said, task.chance)
+    checks += _same_as_python(models, said, sentences, task)
+    print()
+    for claim, holds in checks:
+        print(f"{'yes' if holds else 'NO '}  {claim}")
+    failed = sum(not holds for _, holds in checks)
+    print(f"\n{'PASSED' if not failed else f'FAILED: {failed} of {len(checks)} claims'}")
+    return 1 if failed else 0
+
+
+def _sentences(task: Pronoun, length: int) -> dict[str, Any]:
+    """New ones: neither of the training nor of its evaluation."""
+    batches = list(held_out(task, length, seed=0, sequences=SENTENCES, stream="verdict"))
+    tokens = torch.cat([batch.inputs for batch in batches], 1).T
+    right = torch.cat([batch.targets[-1] for batch in batches])
+    return {"seq_len": length, "tokens": tokens.tolist(), "right": right.tolist()}
+
+
+def _page(visit: Visit, page: str) -> list[tuple[str, bool]]:
+    visit.page.wait_for_timeout(300)
+    painted = visit.page.evaluate(
+        "performance.getEntriesByType('paint').find(({name}) => name === 'first-contentful-paint')?.startTime ?? 1e9"
+    )
+    size = len(page.encode())
+    return [
+        (f"the page has less than 1 MB: {size / 1e6:.2f}", size < 1e6),
+        (f"its first paint takes less than a second: {painted / 1e3:.2f}", painted < 1e3),
+        (f"it says nothing on the console: {visit.said}", not visit.said),
+        (f"it asks for nothing: {visit.asked}", not visit.asked),
+    ]
+
+
+def _claims(models: Sequence[dict[str, Any]], said: Sequence[Any], chance: float) -> list[tuple[str, bool]]:
+    def shares(cell: str, trained_at: int, length: int) -> list[float]:
+        return [
+            row["right"] / SENTENCES
+            for model, rows in zip(models, said, strict=True)
+            for row in rows
+            if (model["cell"], model["seq_len"], row["seq_len"]) == (cell, trained_at, length)
+        ]
+
+    checks = []
+    for cell in ("lstm", "gru"):
+        found = shares(cell, 50, 50)
+        checks.append((f"every {cell} is right on 99 % at 50 words: {_range(found)}", min(found) >= 0.99))
+    guessing = shares("rnn", 50, 50)
+    most = _most_by_chance(SENTENCES, chance, UNLIKELY / len(guessing)) / SENTENCES
+    limit = f"somebody who guesses has up to {most:.1%}"
+    claim = f"no rnn trained at 50 words does better than chance at 50: {_range(guessing)}; {limit}"
+    checks.append((claim, max(guessing) <= most))
+    short = {length: shares("rnn", 10, length) for length in LENGTHS[10]}
+    checks += [
+        (f"every rnn trained at 10 words is right on 99 % at 10: {_range(short[10])}", min(short[10]) >= 0.99),
+        (f"and on less than 90 % at 20: {_range(short[20])}", max(short[20]) < 0.9),
+        (f"and on less than 75 % at 30: {_range(short[30])}", max(short[30]) < 0.75),
+        (f"and on less than 65 % at 50: {_range(short[50])}", max(short[50]) < 0.65),
+    ]
+    known = all(row["known"] == SENTENCES for rows in said for row in rows)
+    return [*checks, ("the page knows the right answer to each of these sentences", known)]
+
+
+def _most_by_chance(trials: int, chance: float, unlikely: float) -> int:
+    """The most right answers that ``trials`` guesses have, except with a probability of ``unlikely``: exactly."""
+    tail, right = 0.0, trials
+    while right >= 0:
+        tail += comb(trials, right) * chance**right * (1 - chance) ** (trials - right)
+        if tail > unlikely:
+            return right
+        right -= 1
+    return 0
+
+
+def _range(found: Sequence[float]) -> str:
+    return f"{min(found):.1%} to {max(found):.1%} of {len(found)} seeds"
+
+
+@torch.no_grad()
+def _same_as_python(
+    models: Sequence[dict[str, Any]], said: Sequence[Any], sentences: dict[int, dict[str, Any]], task: Pronoun
+) -> list[tuple[str, bool]]:
+    runs = {}
+    for run in find_runs(ROOT / "outputs/playground"):
+        config = run.config()
+        runs[config["cell"]["name"], config["seq_len"], config["seed"]] = run
+    furthest, others, compared = {"float32": (0.0, ""), "float64": (0.0, "")}, 0, 0
+    for model, rows in zip(models, said, strict=True):
+        own = trained(runs[model["cell"], model["seq_len"], model["seed"]]).model
+        for precision, dtype in (("float32", torch.float32), ("float64", torch.float64)):
+            own.to(dtype)
+            for row in rows:
+                tokens = torch.tensor(sentences[row["seq_len"]]["tokens"][:COMPARED]).T
+                confidence = beliefs(own, task, tokens).softmax(-1).transpose(0, 1).double()  # [COMPARED T K]
+                there = torch.tensor(row["confidence"], dtype=torch.float64).view_as(confidence)
+                apart = float((confidence - there).abs().max())
+                where = f"{model['label']}, seed {model['seed']}, at {row['seq_len']} words"
+                furthest[precision] = max(furthest[precision], (apart, where))
+                if precision == "float32":
+                    others += int((confidence[:, -1].argmax(-1) != torch.tensor(row["answers"])).sum())
+                    compared += COMPARED
+    return [
+        (f"browser and Python give the same answers: {others} of {compared} differ", others == 0),
+        *(
+            (f"and the same confidences after every word in {name}, within {most:g}: {apart:.1e}{at}", apart < most)
+            for name, most in (("float64", 1e-9), ("float32", 1e-3))
+            for apart, where in [furthest[name]]
+            for at in [f" ({where})"]
+        ),
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""``seqmem read``: what is drawn of a sentence that models read, and who turns its pages."""

@@ -1,0 +1,191 @@
+"""A sentence and its readers side by side, a row for each word: whole, or as much of it as a screen holds."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.cells import cell_len, set_cell_size
+from rich.text import Text
+
+from ..strip import fitted
+from .views import DRAWN, Column, Scene, Signs, explained, legend, packed, visible
+
+WIDEST = 100
+"""Characters beyond which a model's column gets no wider."""
+
+NARROWEST = 16
+"""Below this a model's column says nothing any more: rather fewer models."""
+
+_GAP = "  "
+
+
+@dataclass(frozen=True)
+class Page:
+    """``rows``: of each the timestep it belongs to, in order. ``foot``: what is said of each model in the end."""
+
+    title: Text
+    legend: list[Text]
+    heads: list[Text]
+    rows: list[tuple[int, Text]]
+    foot: list[Text]
+    side: list[Text]
+    wide: int
+    """Where ``side`` stands beside the rows: so many characters from the left."""
+
+    def whole(self) -> list[Text]:
+        rows = beside([line for _, line in self.rows], self.side, self.wide)
+        return [self.title, *self.legend, *self.heads, *rows, Text(), *self.foot]
+
+    def screen(self, at: int, height: int, keys: Text, foot_lines: int = 0) -> list[Text]:
+        """Exactly ``height`` lines: the rows around timestep ``at``, as much of the rest as leaves them room.
+
+        Args:
+            foot_lines: that many at least for the foot, so that rows do not jump where it grows and shrinks.
+        """
+        if height < 2:
+            return [self.title][:height]
+        foot = [*self.foot, *[Text()] * (foot_lines - len(self.foot))][: height // 3]
+        about = len(self.legend) + len(self.heads) + len(foot) + 3
+        key = self.legend if height - about >= 6 else []
+        heads = self.heads if height - about + (len(self.legend) - len(key)) >= 3 else []
+        foot = foot if height - len(heads) - len(key) - len(foot) - 3 >= 3 else []
+        room = height - len(key) - len(heads) - len(foot) - 2 - bool(foot)
+        last = max((place for place, (t, _) in enumerate(self.rows) if t == at), default=0)
+        # What was read stands above; a third of the room is for what comes, where it is drawn at all.
+        first = max(0, min(last - room * 2 // 3, len(self.rows) - room))
+        shown = [line for _, line in self.rows[first : first + room]]
+        shown += [Text()] * (room - len(shown))
+        lines = [self.title, *key, *heads, *beside(shown, self.side, self.wide), *([Text()] if foot else []), *foot]
+        return [*lines, keys][-height:] if len(lines) + 1 > height else [*lines, keys]
+
+
+def beside(lines: Sequence[Text], side: Sequence[Text], wide: int) -> list[Text]:
+    """``side`` at the right of ``lines``, ``wide`` characters from the left."""
+    if not side:
+        return list(lines)
+    both = []
+    for place in range(max(len(lines), len(side))):
+        line = lines[place].copy() if place < len(lines) else Text(no_wrap=True)
+        if place < len(side):
+            line.append(" " * (wide - line.cell_len)).append_text(side[place])
+        both.append(line)
+    return both
+
+
+def page(scene: Scene, at: int, view: str, width: int, have: Signs, *, height: int | None = None) -> Page:
+    """The sentence up to timestep ``at``.
+
+    Args:
+        width: characters there are.
+        height: of the screen on which somebody turns the pages, None: there is none. The row of timestep ``at`` is
+            pointed at, rows that are too far from it to be seen are left out, and what only the whole sentence tells
+            (the gradient, which comes from its end) stands in those that follow too.
+    """
+    side = picture(scene, at, have)
+    count = len(scene.readings)
+    widest = width - (max(line.cell_len for line in side) + 3 if side else 0)
+    word, each, shown = divided(scene, widest)
+    columns = [DRAWN[view](scene, index, at, each, have) for index in range(shown)]
+    number = len(str(len(scene)))
+    left = 1 + number + 1 + word
+
+    title = Text.assemble(
+        (scene.task.name, "bold"), "  ", (f"{scene.name} {have.have.dot} {view}", "dim"), no_wrap=True
+    )
+    if shown < count:
+        title.append(f"  {count - shown} more where it is wider", "yellow")
+    heads = []
+    labels = Text(" " * left, no_wrap=True)
+    for index in range(shown):
+        name = Text.assemble((scene.labels[index], "bold"))
+        name.append(f", trained at {scene.trained[index]}", "dim")
+        if name.cell_len > each:
+            name = Text(fitted(scene.labels[index], each, have.have), "bold")
+        labels.append(_GAP).append_text(name).append(" " * (each - name.cell_len))
+    heads.append(labels)
+    depth = max(len(column.heads) for column in columns)
+    for level in range(depth):
+        line = Text(" " * left, no_wrap=True)
+        for column in columns:
+            place = level - depth + len(column.heads)
+            own = column.heads[place] if place >= 0 else Text()
+            line.append(_GAP).append_text(own).append(" " * max(0, each - own.cell_len))
+        heads.append(line)
+    for line in heads:
+        line.rstrip()
+
+    rows: list[tuple[int, Text]] = []
+    answers = scene.readings[0].answers or ()
+    first, last = 0, at
+    if height is not None:
+        first, last = max(0, at - height), min(at + height, len(scene) - 1) if view == "gradient" else at
+    for t in range(first, last + 1):
+        here = height is not None and t == at
+        line = Text(no_wrap=True)
+        line.append(have.here if here else " ", "bold")
+        line.append(f"{t + 1:>{number}} ", "dim")
+        said = scene.words[t]
+        text = fitted(visible(said, have) if said in answers else said, word, have.have)
+        asked = bool(scene.readings[0].asked[t])
+        style = "bold reverse" if here else "bold" if asked and t == scene.answered_at else ""
+        line.append(text, style).append(" " * (word - cell_len(text)))
+        rows.append((t, _row(line, [column.cell(t) for column in columns], each)))
+        under = [column.below(t) for column in columns]
+        if any(under):
+            rows.append((t, _row(Text(" " * left, no_wrap=True), [found or Text() for found in under], each)))
+    key = [*explained(scene, view, width), *(legend(scene, width, each, have) if view == "beliefs" else [])]
+    wide = left + shown * (len(_GAP) + each) + 3
+    return Page(title, key, heads, rows, verdicts(scene, columns, width, view), side, wide)
+
+
+def _row(line: Text, cells: Sequence[Text], each: int) -> Text:
+    for cell in cells:
+        cell.truncate(each)
+        line.append(_GAP).append_text(cell).append(" " * (each - cell.cell_len))
+    line.rstrip()
+    return line
+
+
+def divided(scene: Scene, width: int) -> tuple[int, int, int]:
+    """(width of the words, width of each model's column, how many models there is room for)"""
+    number, count = len(str(len(scene))), len(scene.readings)
+    longest = max(map(cell_len, scene.words))
+    # Long words give way to the models before they do.
+    word = min(longest, max(9, width // 5 if count < 3 else width // 9))
+    shown = count
+    while shown > 1 and (width - number - 2 - word) // shown - len(_GAP) < NARROWEST:
+        shown -= 1
+    each = (width - number - 2 - word) // shown - len(_GAP)
+    return word, max(4, min(each, WIDEST)), shown
+
+
+def verdicts(scene: Scene, columns: Sequence[Column], width: int, view: str) -> list[Text]:
+    """Of each model in the end: a line, or as many as it takes."""
+    wide = max(map(cell_len, scene.labels))
+    lines: list[Text] = []
+    for label, column in zip(scene.labels, columns, strict=False):
+        if not column.said:
+            continue
+        for place, line in enumerate(packed(column.said, max(20, width - wide - 2), "; ")):
+            start = set_cell_size(label if place == 0 else "", wide + 2)
+            lines.append(Text.assemble((start, "bold"), line, no_wrap=True))
+    if scene.unknown is not None and view == "beliefs":
+        lines.append(Text(f"nobody can know: {scene.unknown}", "dim"))
+    return lines
+
+
+def picture(scene: Scene, at: int, have: Signs) -> list[Text]:
+    """What has been read of a picture, where it is one that is read: two characters a pixel."""
+    found = scene.task.picture(scene.batch.inputs[: at + 1, 0])
+    if found is None:
+        return []
+    lines = []
+    for row in found.tolist():
+        line = Text(no_wrap=True)
+        for value in row:
+            if value != value:
+                line.append(have.unread.ljust(2), "dim")
+            else:
+                level = min(max(round(value * (len(have.shades) - 1)), 0), len(have.shades) - 1)
+                line.append(have.shades[level] * 2)
+        lines.append(line)
+    return lines

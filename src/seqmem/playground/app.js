@@ -1,0 +1,484 @@
+// What is shown now, and what happens when somebody does something. The address holds it all, so a view can be linked.
+
+import { decode } from "./engine.js";
+import { element, isDark, percent } from "./dom.js";
+import { panel, wordTable } from "./views.js";
+import { lengths, scales, tracks } from "./charts.js";
+import { presets, shortName } from "./story.js";
+
+const $ = (id) => document.getElementById(id);
+const LETTERS = ["a", "b"];
+
+const raw = JSON.parse($("data").textContent);
+const world = decode(raw);
+const { task, sentences, models } = world;
+const proposals = presets(world);
+
+// index: into the sentences; number: which of that length; text: what somebody typed, or null; at: the current word.
+const view = { a: null, b: null, index: 0, number: 0, text: null, at: 0, by: "right", gatesAs: "units" };
+let shown = null; // {words, tokens, right, named, asking, by, task, models}
+let readings = {};
+let timer = null;
+let waiting = null;
+let ready = false;
+
+const panels = Object.fromEntries(
+  LETTERS.map((letter) => [
+    letter,
+    panel(letter, world, {
+      chosen: (id) => change(() => (view[letter] = find(id))),
+      picked: goTo,
+      wanted: (length) => {
+        change(() => readAhead(letter, length));
+        $(`model-${letter}`).focus();
+      },
+    }),
+  ]),
+);
+const over = tracks($("tracks"), goTo, () => draw());
+const scores = lengths(
+  $("lengths"),
+  world,
+  (length) => change(() => chooseLength(length)),
+  () => drawScores(),
+);
+
+function find(id) {
+  return models.find((model) => model.id === id) ?? null;
+}
+
+function nearest(length) {
+  let best = 0;
+  sentences.forEach(({ seq_len }, i) => {
+    if (Math.abs(seq_len - length) < Math.abs(sentences[best].seq_len - length)) best = i;
+  });
+  return best;
+}
+
+function chooseLength(length) {
+  view.text = null;
+  view.index = nearest(length);
+  view.number %= sentences[view.index].count;
+}
+
+function readAhead(letter, length) {
+  const found = view[letter].readable().find(([index]) => sentences[index].seq_len === length);
+  view.text = null;
+  [view.index, view.number] = found;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Reading
+
+// Do something to the view, and then read and draw anew, up to the sentence's end.
+function change(what, { at = null, typing = false } = {}) {
+  stop();
+  what();
+  const done = read(typing);
+  if (done) view.at = at === null ? shown.words.length - 1 : Math.max(0, Math.min(at, shown.words.length - 1));
+  markProposal();
+  draw();
+}
+
+// False: what was typed cannot be read, and what was shown stays.
+function read(typing) {
+  const some = sentences[view.index];
+  let tokens = some.tokens(view.number);
+  let right = some.right(view.number);
+  if (view.text !== null) {
+    const parsed = task.parse(view.text);
+    complain(parsed);
+    if (parsed.unknown.length > 0 || parsed.tokens.length === 0) {
+      if (shown) return false;
+      view.text = null; // a linked view that cannot be read: the first sentence, and the complaint above it
+    } else {
+      tokens = parsed.tokens;
+      right = task.right(tokens);
+    }
+  } else $("problem").replaceChildren();
+  const words = task.words(tokens);
+  shown = { words, tokens, right, named: named(tokens), asking: asked(tokens), task };
+  shown.models = { a: view.a, b: view.b };
+  readings = Object.fromEntries(LETTERS.map((letter) => [letter, view[letter].read(tokens)]));
+  if (!typing) $("text").value = view.text ?? words.join(" ");
+  return true;
+}
+
+// The word with which a sentence asks, read after each of its words; null: there is none, and each answers as it stands.
+function asked(tokens) {
+  const question = task.question(tokens);
+  return question === null ? null : task.vocabulary[question];
+}
+
+// The answers that a sentence names: one of them is meant.
+function named(tokens) {
+  const said = (phrase) => tokens.some((_, t) => phrase.every((token, i) => tokens[t + i] === token));
+  return (task.naming?.phrases ?? []).flatMap((phrase, answer) => (said(phrase) ? [answer] : []));
+}
+
+function complain({ tokens, unknown }) {
+  const problem = $("problem");
+  if (tokens.length === 0 && unknown.length === 0) {
+    problem.replaceChildren(element("p", {}, "The sentence is empty: write at least one word."));
+    return;
+  }
+  const distinct = unknown.filter(({ word }, i) => unknown.findIndex((other) => other.word === word) === i);
+  problem.replaceChildren(
+    ...distinct.slice(0, 4).map(({ word, nearest: near }) =>
+      element(
+        "p",
+        {},
+        `The models do not know “${word}”. `,
+        ...(near.length > 0
+          ? [
+              "Instead: ",
+              ...near.map((known) =>
+                element(
+                  "button",
+                  {
+                    type: "button",
+                    "aria-label": `Replace ${word} with ${known}`,
+                    onclick: () => replace(word, known),
+                  },
+                  known,
+                ),
+              ),
+            ]
+          : ["No word they know is like it."]),
+      ),
+    ),
+    ...(distinct.length > 4 ? [element("p", {}, `And ${distinct.length - 4} more words.`)] : []),
+  );
+}
+
+function replace(word, known) {
+  const before = $("text").value;
+  const text = task.spelled
+    ? before.replaceAll(word, known)
+    : before
+        .split(/(\s+)/)
+        .map((part) => (part === word ? known : part))
+        .join("");
+  $("text").value = text;
+  change(() => (view.text = text), { typing: true });
+  $("text").focus();
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Drawing
+
+function draw() {
+  shown.by = view.by;
+  for (const letter of LETTERS) {
+    panels[letter].choose(view[letter]);
+    const ahead = view[letter].readable();
+    const readable = ahead ? ahead.map(([index]) => sentences[index]) : [];
+    panels[letter].show({ ...shown, readable }, readings[letter]);
+  }
+  const T = shown.words.length;
+  $("length").value = view.text === null ? view.index : nearest(T);
+  $("length").setAttribute("aria-valuetext", `${T} words`);
+  $("length-says").textContent = `${T} words`;
+  $("another").disabled = view.text === null && sentences[view.index].count < 2;
+  $("at").max = T - 1;
+  const own = shown.right === null && view.by === "right";
+  const { asking } = shown;
+  $("asked").textContent =
+    asking === null
+      ? "After every word you see what a model answers there."
+      : `After every word you see what a model would answer if the sentence ended there with “${asking}”.`;
+  $("by-note").textContent = own ? "Nobody knows the right one here: its own is shown." : "";
+  over.draw(shown, readings, view.gatesAs);
+  scales($("scales"), LETTERS, view.gatesAs);
+  drawScores();
+  drawTable();
+  move();
+}
+
+function drawScores() {
+  scores.draw({ a: view.a, b: view.b }, shown.words.length);
+}
+
+function drawTable() {
+  const details = $("table");
+  if (details.open) details.querySelector(".scroller").replaceChildren(wordTable(shown, readings));
+}
+
+// The current word, and all that depends on it.
+function move() {
+  const t = view.at;
+  const T = shown.words.length;
+  const says = LETTERS.map((letter) => panels[letter].at(t));
+  over.at(t);
+  $("at").value = t;
+  $("at").setAttribute("aria-valuetext", `word ${t + 1} of ${T}, ${shown.words[t]}`);
+  $("at-says").textContent = `${t + 1} of ${T}: ${shown.words[t]}`;
+  $("back").disabled = t === 0;
+  $("step").disabled = t === T - 1;
+  if (timer === null) announce(says);
+  remember();
+}
+
+// Only once it stands still for a moment: nobody wants to hear every word of a slider.
+function announce(says) {
+  clearTimeout(waiting);
+  if (ready) waiting = setTimeout(() => ($("live").textContent = says.filter(Boolean).join(" ")), 400);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Going through the words
+
+function goTo(t) {
+  stop();
+  view.at = Math.max(0, Math.min(t, shown.words.length - 1));
+  move();
+}
+
+function play() {
+  if (view.at >= shown.words.length - 1) view.at = 0;
+  timer = 0;
+  buttons();
+  move();
+  next();
+}
+
+function next() {
+  timer = setTimeout(
+    () => {
+      view.at++;
+      const over = view.at >= shown.words.length - 1;
+      if (over) stop();
+      move();
+      if (!over) next();
+    },
+    1000 / Number($("speed").value),
+  );
+}
+
+function stop() {
+  if (timer === null) return;
+  clearTimeout(timer);
+  timer = null;
+  buttons();
+}
+
+function pause() {
+  stop();
+  move();
+}
+
+function buttons() {
+  const playing = timer !== null;
+  $("play")
+    .querySelector("path")
+    .setAttribute("d", playing ? "M4 3h3v10H4zM9 3h3v10H9z" : "M4 3v10l8-5z");
+  $("play").querySelector("span").textContent = playing ? "Pause" : "Play";
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// The address
+
+let written = null;
+let soon = null;
+
+// A moment later: browsers allow few changes of the address a second, and a slider makes many.
+function remember() {
+  clearTimeout(soon);
+  soon = setTimeout(write, 150);
+}
+
+function write() {
+  if (timer !== null || location.hash !== written) return; // somebody else has just changed it: restore() is next
+  const parts = new URLSearchParams();
+  parts.set("a", view.a.id);
+  parts.set("b", view.b.id);
+  if (view.text === null) {
+    parts.set("n", sentences[view.index].seq_len);
+    if (view.number > 0) parts.set("s", view.number);
+  } else parts.set("text", shown.words.join(" "));
+  if (view.at < shown.words.length - 1) parts.set("at", view.at + 1);
+  if (view.by !== "right") parts.set("by", view.by);
+  if (view.gatesAs !== "units") parts.set("gates", view.gatesAs);
+  const hash = `#${parts}`;
+  if (hash !== written) history.replaceState(null, "", hash);
+  written = location.hash;
+}
+
+function restore() {
+  written = location.hash;
+  shown = null;
+  const parts = new URLSearchParams(written.slice(1));
+  const first = proposals[0];
+  change(
+    () => {
+      view.a = find(parts.get("a")) ?? find(first.a);
+      view.b = find(parts.get("b")) ?? find(first.b);
+      view.index = nearest(Number(parts.get("n")) || first.length);
+      const number = Number(parts.get("s")) || 0;
+      view.number = Number.isInteger(number) && number > 0 ? number % sentences[view.index].count : 0;
+      view.text = parts.get("text");
+      view.by = parts.get("by") === "top" ? "top" : "right";
+      view.gatesAs = parts.get("gates") === "shares" ? "shares" : "units";
+    },
+    { at: parts.get("at") ? Number(parts.get("at")) - 1 || 0 : null },
+  );
+  showChoices();
+}
+
+function showChoices() {
+  for (const name of ["by", "gates-as"]) {
+    const value = name === "by" ? view.by : view.gatesAs;
+    for (const radio of document.getElementsByName(name)) radio.checked = radio.value === value;
+  }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Things to try
+
+function propose() {
+  $("presets").append(
+    ...proposals.map((proposal) =>
+      element("button", { type: "button", "aria-pressed": "false", onclick: () => take(proposal) }, proposal.label),
+    ),
+  );
+}
+
+function take(proposal) {
+  change(() => {
+    view.a = find(proposal.a);
+    view.b = find(proposal.b);
+    chooseLength(proposal.length);
+    if (proposal.flip) view.text = flipped();
+  });
+  markProposal(proposal);
+}
+
+// The sentence with another asking word at its end, one that has an answer.
+function flipped() {
+  for (let number = view.number; number < view.number + sentences[view.index].count; number++) {
+    const tokens = sentences[view.index].tokens(number % sentences[view.index].count);
+    for (const asking of Object.keys(task.naming.asks).map(Number)) {
+      const other = [...tokens.slice(0, -1), asking];
+      if (asking !== tokens.at(-1) && task.right(other) !== null) return task.words(other).join(" ");
+    }
+  }
+  return null;
+}
+
+// The one that was just taken; it is let go with the first change of what it set.
+function markProposal(taken = null) {
+  [...$("presets").children].forEach((button, i) =>
+    button.setAttribute("aria-pressed", String(proposals[i] === taken)),
+  );
+  $("hint").textContent =
+    taken?.hint ?? "Type a sentence, choose a length, a seed or another model: everything follows at once.";
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Light and dark
+
+function theme(chosen) {
+  if (chosen) document.documentElement.dataset.theme = chosen;
+  const other = isDark() ? "light" : "dark";
+  $("theme").textContent = other === "dark" ? "Dark" : "Light";
+  $("theme").setAttribute("aria-label", `Switch to ${other} colours`);
+  if (shown) draw();
+}
+
+// A page from a file may be denied any memory.
+function stored(value) {
+  try {
+    if (value) localStorage.setItem("seqmem-theme", value);
+    return localStorage.getItem("seqmem-theme");
+  } catch {
+    return null;
+  }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+function listen() {
+  $("length").max = sentences.length - 1;
+  let due = false;
+  $("length").addEventListener("input", () => {
+    if (due) return;
+    due = true;
+    requestAnimationFrame(() => {
+      due = false;
+      change(() => {
+        view.text = null;
+        view.index = Number($("length").value);
+        view.number %= sentences[view.index].count;
+      });
+    });
+  });
+  $("another").addEventListener("click", () =>
+    change(() => {
+      if (view.text === null) view.number = (view.number + 1) % sentences[view.index].count;
+      else chooseLength(shown.words.length);
+    }),
+  );
+  $("text").addEventListener("input", () => change(() => (view.text = $("text").value), { typing: true }));
+  // A sentence is one line; Enter asks for the answer.
+  $("text").addEventListener("keydown", (event) => {
+    if (event.key === "Enter") event.preventDefault();
+  });
+  $("sentence").addEventListener("submit", (event) => event.preventDefault());
+  $("at").addEventListener("input", () => goTo(Number($("at").value)));
+  $("back").addEventListener("click", () => goTo(view.at - 1));
+  $("step").addEventListener("click", () => goTo(view.at + 1));
+  $("play").addEventListener("click", () => (timer === null ? play() : pause()));
+  for (const radio of document.getElementsByName("gates-as"))
+    radio.addEventListener("change", () => keep(() => (view.gatesAs = radio.value)));
+  for (const radio of document.getElementsByName("by"))
+    radio.addEventListener("change", () => keep(() => (view.by = radio.value)));
+  $("table").addEventListener("toggle", drawTable);
+  $("theme").addEventListener("click", () =>
+    theme(stored(isDark() ? "light" : "dark") ?? (isDark() ? "light" : "dark")),
+  );
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => theme());
+  addEventListener("hashchange", () => {
+    if (location.hash !== written) restore();
+  });
+  document.addEventListener("keydown", keyboard);
+}
+
+// Draw something else of the same sentence, at the same word.
+function keep(what) {
+  what();
+  draw();
+}
+
+// Space and arrows, wherever they do not already mean something.
+function keyboard(event) {
+  if (event.ctrlKey || event.metaKey || event.altKey || event.shiftKey || event.defaultPrevented) return;
+  const slider = event.target.type === "range";
+  if (event.target.closest("input, select, textarea, .scroller") && !(slider && event.key === " ")) return;
+  if (event.key === " " && !event.target.closest("button, summary, a")) timer === null ? play() : pause();
+  else if (event.key === "ArrowRight") goTo(view.at + 1);
+  else if (event.key === "ArrowLeft") goTo(view.at - 1);
+  else return;
+  event.preventDefault();
+}
+
+function about() {
+  if (Object.keys(task.naming?.asks ?? {}).length !== 2) {
+    $("task-story").textContent =
+      `${task.title} Whoever remembers nothing is right on ${percent(task.chance)} of these sentences. What stands between the beginning and the end tells nothing about the answer; it only passes the time, and a slider makes it as long as you like.`;
+  }
+  const { seqmem, torch } = raw.made_with;
+  const groups = world.groups.map(({ models: some }) => `${some.length} × ${shortName(some[0])}`).join(", ");
+  $("foot").textContent =
+    `Made by seqmem ${seqmem} with torch ${torch}: ${groups}. Task: ${task.name}. Everything runs in this page; it asks no server for anything.`;
+}
+
+const opened = location.hash.length < 2;
+about();
+propose();
+buttons();
+theme(stored());
+$("panels").append(...LETTERS.map((letter) => panels[letter].root));
+listen();
+restore();
+if (opened) take(proposals[0]);
+ready = true;

@@ -1,0 +1,267 @@
+"""What the page shows, as one JSON object: a task, sentences to read, and models with their weights.
+
+Axes: T time, V vocabulary, E features of an embedded token, H hidden units, G gates, K answers.
+"""
+
+from base64 import b64encode
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from itertools import count
+from math import isfinite, isnan, log
+from sys import modules
+from typing import Any
+
+import numpy as np
+import torch
+from numpy import ndarray
+from torch import Tensor, nn
+
+from ..cells import Cell, FusedCell, Stack
+from ..evaluate import Evaluation
+from ..model import SequenceModel, parameter_count
+from ..reading import read, sentence
+from ..signals import ACCURACY, OneHot, Tokens
+from ..tasks.base import Task
+
+FORMAT = 1
+
+EQUATIONS = frozenset({"rnn tanh", "rnn relu", "lstm", "gru torch", "gru cho"})
+"""What engine.js computes."""
+
+READINGS = 12
+"""Of a model that cannot run in the browser: lengths of which one sentence is read ahead."""
+
+
+@dataclass(frozen=True, eq=False)
+class Playable:
+    """A trained model, and what the page says about it.
+
+    Args:
+        cell: what people call it, ``lstm``.
+        seq_len: the length it was trained at, the longest if it was trained at several.
+        shortest: the shortest; None: it was trained at one.
+        label: ``lstm, trained at 50 words`` if not given.
+        group: the same for models that differ in their seed alone; the label if not given.
+        score: at ``seq_len``, on held-out sequences.
+        half_life: of its gradient after training, in timesteps.
+        lengths: scores at several lengths, on held-out sequences.
+    """
+
+    model: SequenceModel
+    task: Task
+    cell: str
+    seq_len: int
+    seed: int = 0
+    shortest: int | None = None
+    label: str = ""
+    group: str = ""
+    score: float | None = None
+    half_life: float | None = None
+    lengths: Sequence[Evaluation] = ()
+
+    @property
+    def name(self) -> str:
+        return self.label or f"{self.cell}, trained at {self.seq_len} words"
+
+
+def bundle(models: Sequence[Playable], *, sentences_per_length: int = 6, seed: int = 0) -> dict[str, Any]:
+    """The page's data. The sentences are those of ``reading.sentence``: number 3 of 50 timesteps is the one that
+    ``sentence(task, 50, seed=seed, number=3)`` gives.
+
+    Args:
+        sentences_per_length: up to 200 timesteps; of longer sentences there are fewer, 2 at least.
+
+    Raises:
+        ValueError: as ``common_task``; or ``sentences_per_length`` is below 1.
+    """
+    if sentences_per_length < 1:
+        raise ValueError(f"sentences_per_length={sentences_per_length}: must be at least 1")
+    task = common_task(models)
+    lengths = _lengths(task, models)
+    pool = [_sentences(task, length, sentences_per_length, seed) for length in lengths]
+    ahead = _ahead(lengths, [model.seq_len for model in models])
+    return {
+        "format": FORMAT,
+        "made_with": {"seqmem": version("seqmem"), "torch": torch.__version__},
+        "task": _task(task),
+        "sentences": [
+            {"seq_len": length, "tokens": _text(tokens, _token_type(task)), "right": right}
+            for length, (tokens, right) in zip(lengths, pool, strict=True)
+        ],
+        "models": [
+            {
+                "id": identity,
+                "label": playable.name,
+                "cell": playable.cell,
+                "seq_len": playable.seq_len,
+                "shortest": playable.shortest or playable.seq_len,
+                "seed": playable.seed,
+                "group": playable.group or playable.name,
+                "parameters": parameter_count(playable.model),
+                "score": _number(playable.score),
+                "half_life": _number(playable.half_life),
+                "lengths": [
+                    {"seq_len": found.seq_len, "score": _number(found.score), "sequences": found.sequences}
+                    for found in playable.lengths
+                ],
+                **(_weights(playable.model) or _readings(playable.model, task, lengths, ahead, seed)),
+            }
+            for identity, playable in _identities(models).items()
+        ],
+    }
+
+
+def _identities(models: Sequence[Playable]) -> dict[str, Playable]:
+    """``lstm-50-0``, short enough for an address; ``lstm-50-0-2`` is the second of that cell, length and seed."""
+    found: dict[str, Playable] = {}
+    for playable in models:
+        plain = f"{playable.cell}-{playable.seq_len}-{playable.seed}"
+        names = (plain if number == 1 else f"{plain}-{number}" for number in count(1))
+        found[next(name for name in names if name not in found)] = playable
+    return found
+
+
+def common_task(models: Sequence[Playable]) -> Task:
+    """The task that all of them were trained on.
+
+    Raises:
+        ValueError: there are no models, they are of different tasks, or of a task that the page cannot show.
+    """
+    if not models:
+        raise ValueError("there are no models to show")
+    first, *others = models
+    task = first.task
+    for other in others:
+        if other.task != task:
+            raise ValueError(
+                f"'{other.name}' was trained on {other.task}, '{first.name}' on {task}: a page shows models of one task"
+            )
+    if not (isinstance(task.inputs, Tokens) and isinstance(task.targets, Tokens) and task.targets.metric is ACCURACY):
+        raise ValueError(f"task={task.name}: the page shows tasks of words that are answered by one of several")
+    if task.inputs.size > 1 << 16:
+        raise ValueError(f"task={task.name}: {task.inputs.size} words are too many for the page: at most 65536")
+    asked = sentence(task, task.min_seq_len).asked
+    if asked[:-1].any():
+        raise ValueError(f"task={task.name}: the page shows tasks that ask once, at the end")
+    return task
+
+
+def _task(task: Task) -> dict[str, Any]:
+    naming = task.naming()
+    # Every task's module begins with the question that it asks.
+    title = (modules[type(task).__module__].__doc__ or task.name).partition("\n")[0].replace("*", "")
+    return {
+        "name": task.name,
+        "title": title,
+        "vocabulary": task.words(torch.arange(task.inputs.size)),
+        "answers": [task.answer(torch.tensor(answer)) for answer in range(task.targets.size)],
+        "chance": task.chance,
+        "min_seq_len": task.min_seq_len,
+        "metric": task.targets.metric.name,
+        "solved_at": task.solved_at,
+        "naming": naming
+        and {
+            "phrases": [list(map(int, phrase)) for phrase in naming.phrases],
+            "asks": {str(token): list(map(int, meant)) for token, meant in naming.asks.items()},
+        },
+    }
+
+
+def _lengths(task: Task, models: Sequence[Playable]) -> list[int]:
+    """Every length up to 60 timesteps, then wider apart, up to four times the longest that was trained at."""
+    trained = {model.seq_len for model in models}
+    longest = max(trained)
+    end = max(longest, min(4 * longest, 1000))
+    if task.max_seq_len is not None:
+        end = min(end, task.max_seq_len)
+    found = {length for length in trained if task.min_seq_len <= length <= end} | {end}
+    length = task.min_seq_len
+    while length < end:
+        found.add(length)
+        step = next(step for step, most in ((1, 60), (5, 100), (10, 200), (25, 500), (50, length + 1)) if length < most)
+        length += step - length % step
+    return sorted(found)
+
+
+def _sentences(task: Task, length: int, most: int, seed: int) -> tuple[ndarray, list[int]]:
+    """[sentences T] tokens, and the right answers."""
+    drawn = [sentence(task, length, seed=seed, number=number) for number in range(min(most, max(2, 1200 // length)))]
+    tokens = torch.cat([batch.inputs for batch in drawn], 1).T
+    return tokens.numpy(), [int(batch.targets[-1, 0]) for batch in drawn]
+
+
+def _token_type(task: Task) -> str:
+    return "u1" if task.inputs.size <= 256 else "<u2"
+
+
+def _weights(model: SequenceModel) -> dict[str, Any] | None:
+    """None: the page does not know how to compute this model."""
+    cells: Sequence[Cell] = model.cell.cells if isinstance(model.cell, Stack) else [model.cell]
+    embed, readout = model.embed, model.readout
+    layers = []
+    for cell in cells:
+        if not isinstance(cell, FusedCell) or cell.equations not in EQUATIONS:
+            return None
+        layers.append(
+            {
+                "equations": cell.equations,
+                "hidden": cell.output_size,
+                "input": cell.input_size,
+                "weight_input": _text(cell.weight_input),
+                "weight_hidden": _text(cell.weight_hidden),
+                "bias": _text(cell.bias),
+            }
+        )
+    if type(embed) not in (nn.Embedding, OneHot) or type(readout) is not nn.Linear or readout.bias is None:
+        return None
+    vectors = embed.weight if isinstance(embed, nn.Embedding) else None
+    return {
+        "embed": None if vectors is None else _text(vectors),
+        "vocab": embed.num_embeddings if isinstance(embed, nn.Embedding) else cells[0].input_size,
+        "embed_size": cells[0].input_size,
+        "layers": layers,
+        "readout": {"weight": _text(readout.weight), "bias": _text(readout.bias)},
+        "readings": None,
+    }
+
+
+def _ahead(lengths: Sequence[int], trained: Sequence[int]) -> list[int]:
+    """Which of ``lengths`` to read ahead, as indices: those trained at, and others spread evenly on a log scale."""
+    logs = np.log(lengths)
+    evenly = np.linspace(logs[0], logs[-1], READINGS)
+    return sorted({int(np.abs(logs - at).argmin()) for at in (*evenly, *map(log, trained))})
+
+
+def _readings(
+    model: SequenceModel, task: Task, lengths: Sequence[int], ahead: Sequence[int], seed: int
+) -> dict[str, Any]:
+    readings = []
+    for index in ahead:
+        found = read(model, task, sentence(task, lengths[index], seed=seed))
+        with np.errstate(divide="ignore"):  # a gradient of zero has the logarithm -inf, which float32 holds too
+            gradient = {name: _text(np.log10(values)) for name, values in found.gradient.items()}
+        readings.append(
+            {
+                "sentence": [index, 0],
+                "answer": None if found.right is None else int(found.right[-1]),
+                "confidence": _text(found.outputs),
+                "gates": {name: _text(values.mean(1)) for name, values in found.gates.items()},
+                "norms": {name: _text(np.linalg.norm(values, axis=1)) for name, values in found.states.items()},
+                "gradient": gradient,
+                "keeps": list(found.keeps),
+            }
+        )
+    return {"embed": None, "layers": None, "readout": None, "readings": readings}
+
+
+def _text(values: Tensor | ndarray, kind: str = "<f4") -> str:
+    array = values.detach().cpu().numpy() if isinstance(values, Tensor) else values
+    return b64encode(np.ascontiguousarray(array.astype(kind)).tobytes()).decode()
+
+
+def _number(value: float | None) -> float | str | None:
+    """As result.json has it: what JSON has no number for is text; nobody's number is null."""
+    if value is None or isnan(value):
+        return None
+    return value if isfinite(value) else ("inf" if value > 0 else "-inf")

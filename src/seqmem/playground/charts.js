@@ -1,0 +1,614 @@
+// Charts over the words, one column a word, and the scores over the lengths.
+
+import { css, element, escaped, level, percent, ramp, resolved } from "./dom.js";
+import { certainty, range } from "./story.js";
+import { lastGradient, markOf } from "./views.js";
+
+const FLOOR = -12; // of the gradient, in powers of ten: what is below cannot be told from nothing
+const OPEN = 0.9;
+const CLOSED = 0.1;
+
+// The tracks over the words of one sentence. `picked(t)` is called for a column, `resized()` when there is other room.
+export function tracks(box, picked, resized) {
+  let follow = [];
+  let inner = null;
+  let col = 0;
+  let aside = 0; // how wide the names of the tracks are, left of the words
+  let drawn = null;
+  const room = roomOf(box, resized);
+  box.addEventListener("click", ({ clientX }) => {
+    if (!inner) return;
+    const t = Math.floor((clientX - inner.getBoundingClientRect().left - aside) / col);
+    if (t >= 0 && t < drawn.words.length && clientX - box.getBoundingClientRect().left > aside) picked(t);
+  });
+
+  // `shown`: {words, right, task, models: {a, b}}; `readings`: {a, b}, null where there is none.
+  function draw(shown, readings, gatesAs) {
+    drawn = shown;
+    follow = [];
+    const T = shown.words.length;
+    const root = getComputedStyle(document.documentElement);
+    const rem = parseFloat(root.fontSize);
+    aside = Math.round(rem * parseFloat(root.getPropertyValue("--gutter")));
+    col = Math.floor(Math.max(0.95 * rem, Math.min(3.2 * rem, (room() - aside) / T)));
+    const letters = Object.keys(readings).filter((letter) => readings[letter]);
+    const at = { col, T, rem, width: T * col, shown, readings, letters, follow };
+    const rows = [heads(at, null), surety(at), gradients(at)];
+    for (const letter of letters) {
+      rows.push(heads(at, letter), beliefs(at, letter));
+      rows.push(...gates(at, letter, gatesAs), ...states(at, letter));
+    }
+    inner = element(
+      "div.tracks",
+      { "--col": `${col}px`, "--gutter": `${aside}px` },
+      element("div.veil"),
+      element("div.cursor"),
+      ...rows,
+    );
+    box.replaceChildren(inner);
+  }
+
+  function moveTo(t) {
+    if (!inner) return;
+    const [veil, cursor] = inner.children;
+    cursor.style.left = `${aside + t * col}px`;
+    cursor.style.width = `${col}px`;
+    veil.style.left = `${aside + (t + 1) * col}px`;
+    veil.hidden = t === drawn.words.length - 1;
+    follow.forEach((update) => update(t));
+    // Its own box scrolls, never the page.
+    if (aside + drawn.words.length * col <= room()) return;
+    const from = t * col - box.scrollLeft;
+    const wide = room() - aside;
+    if (from < 0 || from + col > wide) box.scrollLeft = Math.max(0, t * col - wide / 2);
+  }
+
+  return { draw, at: moveTo };
+}
+
+// How wide an element is, without asking each time, which makes the browser lay the whole page out.
+function roomOf(box, resized) {
+  let room = box.clientWidth;
+  new ResizeObserver(([{ contentRect }]) => {
+    if (contentRect.width === room) return;
+    room = contentRect.width;
+    requestAnimationFrame(resized);
+  }).observe(box);
+  return () => room;
+}
+
+function row(kind, tag, plot) {
+  return element(`div.row${kind}`, {}, tag, plot);
+}
+
+function tagged(title, ...more) {
+  return element("div.tag", {}, title, ...more);
+}
+
+function ticked(...inside) {
+  return element("div.tag.ticked", {}, ...inside);
+}
+
+// A line under a track's name that says what it is at the current word.
+function following({ follow }, say) {
+  const small = element("small");
+  follow.push((t) => (small.textContent = say(t)));
+  return small;
+}
+
+function plot(kind, { width }, height, child, label) {
+  if (label) {
+    child.removeAttribute("aria-hidden");
+    child.setAttribute("role", "img");
+    child.setAttribute("aria-label", label);
+  }
+  return element(`div.plot${kind}`, { style: `width: ${width}px; height: ${height}px` }, child);
+}
+
+// The words themselves, upright, with the turns of a model (of every model, over what is common to them) in bold.
+function heads({ shown, readings, letters, follow, T }, letter) {
+  const turned = (t) =>
+    t > 0 && (letter ? [letter] : []).some((one) => readings[one].top[t] !== readings[one].top[t - 1]);
+  const spans = shown.words.map((word, t) =>
+    element(`span${turned(t) ? ".turn" : ""}`, {}, turned(t) ? `${word} ◂` : word),
+  );
+  let now = null;
+  follow.push((t) => {
+    now?.classList.remove("now");
+    now = spans[t];
+    now?.classList.add("now");
+  });
+  const name = letter
+    ? [
+        element(`span.letter.${letter}`, { "aria-hidden": "true" }, letter.toUpperCase()),
+        element("span", {}, shown.models[letter].cell),
+      ]
+    : letters.map((one) => key(one, shown.models[one].cell));
+  const tag = element("div.tag", {}, element("div", {}, ...name.flatMap((part) => [part, " "])));
+  return row(
+    ".heads",
+    tag,
+    element("div.plot", { "aria-hidden": "true", style: `width: calc(var(--col) * ${T})` }, ...spans),
+  );
+}
+
+function key(letter, cell) {
+  const line = svg(`<line class="line ${letter}" x1="0" y1="5" x2="26" y2="5"/>`, 26, 10);
+  line.style.cssText = "width: 26px; height: 10px; display: inline-block; vertical-align: middle; margin-right: .3rem";
+  const made = element("span", { style: "display: block; font-weight: 400; white-space: nowrap" });
+  made.append(line, `${letter.toUpperCase()} ${cell}`);
+  return made;
+}
+
+function svg(content, width, height, attributes = "") {
+  const holder = element("div");
+  holder.innerHTML = `<svg viewBox="0 0 ${width} ${height}" aria-hidden="true" ${attributes}>${content}</svg>`;
+  const made = holder.firstElementChild;
+  return made;
+}
+
+function ticks(list, y) {
+  return element(
+    "div.ticks",
+    { "aria-hidden": "true" },
+    ...list.map(([value, text]) => element("span", { style: `top: ${y(value)}px` }, text)),
+  );
+}
+
+// Lines of both models over the words; `series`: letter -> [T] values. Gaps are where a value is not finite.
+function lines({ col, T, width, rem }, series, low, high, marks, extra = "") {
+  const height = Math.round(8 * rem);
+  const pad = 7;
+  const y = (value) => pad + (height - 2 * pad) * (1 - (Math.max(low, Math.min(high, value)) - low) / (high - low));
+  const x = (t) => (t + 0.5) * col;
+  let inside = marks
+    .map(([value]) => `<line class="grid" x1="0" x2="${width}" y1="${y(value)}" y2="${y(value)}"/>`)
+    .join("");
+  inside += extra && extra(y);
+  for (const [letter, values] of Object.entries(series)) {
+    const points = Array.from(values, (value, t) => `${x(t)},${y(value).toFixed(1)}`);
+    inside += `<polyline class="line ${letter}" points="${points.join(" ")}"/>`;
+    const every = col < 10 ? Math.ceil(10 / col) : 1;
+    for (let t = 0; t < T; t += every) {
+      const [px, py] = points[t].split(",");
+      // A triangle stands for what lies below the chart.
+      inside +=
+        values[t] < low
+          ? `<path class="dot ${letter}" d="M${px - 3.5},${py - 3}h7l-3.5,6z"/>`
+          : `<circle class="dot ${letter}" cx="${px}" cy="${py}" r="2.3"/>`;
+    }
+  }
+  return { height, y, made: svg(inside, width, height) };
+}
+
+function surety(at) {
+  const { shown, readings, letters } = at;
+  const of = (letter) => shown.words.map((_, t) => certainty(readings[letter], t, shown).p);
+  const series = Object.fromEntries(letters.map((letter) => [letter, of(letter)]));
+  const title = shown.by === "right" && shown.right !== null ? "Right answer" : "Its own answer";
+  const blind = 1 / shown.task.answers.length;
+  const marks = [
+    [1, "100 %"],
+    [0.5, "50 %"],
+    [0, "0"],
+  ];
+  const chance = (y) => `<line class="chance" x1="0" x2="${at.width}" y1="${y(blind)}" y2="${y(blind)}"/>`;
+  const { height, y, made } = lines(at, series, 0, 1, marks, chance);
+  const ends = letters
+    .map((letter) => `model ${letter.toUpperCase()} ends at ${percent(series[letter].at(-1))}`)
+    .join(", ");
+  const tag = ticked(
+    title,
+    ...letters.map((letter) => following(at, (t) => `${letter.toUpperCase()} ${percent(series[letter][t])}`)),
+    ticks(marks, y),
+  );
+  return row("", tag, plot("", at, height, made, `Confidence in: ${title.toLowerCase()}, over the words: ${ends}`));
+}
+
+function gradients(at) {
+  const { shown, readings, letters } = at;
+  const series = {};
+  for (const letter of letters) {
+    const norms = lastGradient(readings[letter], shown.right);
+    // Beside the gradient at the answer: a model that is sure of it is taught little by it, near or far.
+    if (norms) series[letter] = Array.from(norms, (norm) => (norm > 0 ? Math.log10(norm / norms.at(-1)) : -Infinity));
+  }
+  const top = Math.max(1, ...Object.values(series).flat().filter(Number.isFinite));
+  const marks = [0, -3, -6, -9, -12].map((power) => [power, power === 0 ? "1" : `10${raised(power)}`]);
+  const { height, y, made } = lines(at, series, FLOOR, Math.min(top, 3), marks, () => "");
+  const says = Object.entries(series).map(
+    ([letter, values]) => `model ${letter.toUpperCase()}: ${power(values[0])} at the first word`,
+  );
+  const tag = ticked(
+    "Gradient",
+    ...Object.entries(series).map(([letter, values]) =>
+      following(at, (t) => `${letter.toUpperCase()} ${power(values[t])}`),
+    ),
+    ticks(marks, y),
+  );
+  return row(
+    "",
+    tag,
+    plot("", at, height, made, `How much of the gradient at the answer flows back to each word. ${says.join(", ")}`),
+  );
+}
+
+function raised(number) {
+  return String(number).replace(/./g, (letter) => (letter === "-" ? "⁻" : "⁰¹²³⁴⁵⁶⁷⁸⁹"[letter]));
+}
+
+function power(log) {
+  if (!Number.isFinite(log)) return "0";
+  if (log > -2) return (10 ** log).toFixed(2);
+  return `10${raised(Math.round(log))}`;
+}
+
+// A strip of bars for every answer: at each word, as high as the model is sure of it.
+function beliefs(at, letter) {
+  const { shown, readings, T, col, width, rem } = at;
+  const reading = readings[letter];
+  const { K } = reading;
+  const each = Math.round(1.5 * rem);
+  const { canvas, context } = sharp(width, K * each);
+  const [strong, faint] = [resolved(`--${letter}`), resolved(`--${letter}-faint`)];
+  const [rule, soft] = [resolved("--rule"), resolved("--soft")];
+  for (let k = 0; k < K; k++) {
+    const bottom = (k + 1) * each - 1;
+    if (k === shown.right) {
+      context.fillStyle = soft;
+      context.fillRect(0, k * each, width, each);
+    }
+    context.fillStyle = rule;
+    context.fillRect(0, bottom, width, 1);
+    for (let t = 0; t < T; t++) {
+      const high = reading.confidence[t * K + k] * (each - 4);
+      context.fillStyle = reading.top[t] === k ? strong : faint;
+      context.fillRect(t * col + 1, bottom - high, col - 2, high);
+    }
+  }
+  const list = element(
+    "ul",
+    {},
+    ...shown.task.answers.map((answer, k) => {
+      const right = k === shown.right ? ".right" : "";
+      return element(
+        `li${right}`,
+        { style: `height: ${each}px`, title: answer },
+        `${markOf(k, shown)} ${answer}`.trim(),
+      );
+    }),
+  );
+  const label = `How sure model ${letter.toUpperCase()} is of every answer at every word; at the end it says ${shown.task.answers[reading.top[T - 1]]}`;
+  return row("", element("div.tag", {}, list), plot("", at, K * each, canvas, label));
+}
+
+function sharp(width, height) {
+  // Browsers refuse canvases beyond some 16,000 pixels.
+  const scale = Math.min(devicePixelRatio || 1, 8000 / width);
+  const canvas = element("canvas", { width: Math.round(width * scale), height: Math.round(height * scale) });
+  const context = canvas.getContext("2d");
+  context.scale(canvas.width / width, canvas.height / height);
+  return { canvas, context };
+}
+
+// Units by what they keep, most first, where a gate says what is kept.
+function order(reading, name, units) {
+  const prefix = name.includes("/") ? name.replace(/[^/]*$/, "") : "";
+  const keeps = reading.keeps.find(
+    (gate) => gate.startsWith(prefix) && reading.gates[gate]?.length === units * reading.T,
+  );
+  const all = Array.from({ length: units }, (_, unit) => unit);
+  if (!keeps) return all;
+  const kept = new Float64Array(units);
+  for (let i = 0; i < reading.gates[keeps].length; i++) kept[i % units] += reading.gates[keeps][i];
+  return all.sort((a, b) => kept[b] - kept[a]);
+}
+
+// A column a word, a row a unit: `colour(value)` is one of the ramp's.
+function heat(reading, values, name, colours, shade) {
+  const { T } = reading;
+  const units = values.length / T;
+  const canvas = element("canvas", { width: T, height: units });
+  const image = new ImageData(T, units);
+  order(reading, name, units).forEach((unit, down) => {
+    for (let t = 0; t < T; t++) {
+      const [r, g, b] = colours[shade(values[t * units + unit])];
+      image.data.set([r, g, b, 255], 4 * (down * T + t));
+    }
+  });
+  canvas.getContext("2d").putImageData(image, 0, 0);
+  return { canvas, units };
+}
+
+function heightOf(units, rem) {
+  return Math.round(Math.max(2.6 * rem, Math.min(7 * rem, units * 2.5)));
+}
+
+function share(values, units, t, test) {
+  let found = 0;
+  for (let i = t * units; i < (t + 1) * units; i++) if (test(values[i])) found++;
+  return found / units;
+}
+
+function gates(at, letter, gatesAs) {
+  const { readings, rem, T, col, width } = at;
+  const reading = readings[letter];
+  return Object.entries(reading.gateMeans).map(([name, means]) => {
+    const values = reading.gates[name];
+    const keeps = reading.keeps.includes(name);
+    const mean = (t) => (keeps ? `keeps ${percent(means[t])}` : `${percent(means[t])} on average`);
+    const label = `${name} gate of model ${letter.toUpperCase()} over the words: ${percent(means.reduce((sum, one) => sum + one, 0) / T)} open on average`;
+    const title = `${name} gate`;
+    if (!values) {
+      return row(
+        "",
+        tagged(title, following(at, mean)),
+        plot("", at, Math.round(3 * rem), columns(at, letter, means, 1), label),
+      );
+    }
+    const units = values.length / T;
+    const shares = (t) => [
+      share(values, units, t, (value) => value > OPEN),
+      share(values, units, t, (value) => value < CLOSED),
+    ];
+    const tag = tagged(
+      title,
+      following(at, mean),
+      following(at, (t) => `${percent(shares(t)[0])} open`),
+      following(at, (t) => `${percent(shares(t)[1])} closed`),
+    );
+    if (gatesAs === "units") {
+      const { canvas } = heat(reading, values, name, ramp(letter), level);
+      return row("", tag, plot(".map", at, heightOf(units, rem), canvas, label));
+    }
+    const height = Math.round(4 * rem);
+    const { canvas, context } = sharp(width, height);
+    const colours = ramp(letter);
+    for (let t = 0; t < T; t++) {
+      const [open, closed] = shares(t);
+      let from = height;
+      [
+        [open, 1],
+        [1 - open - closed, 0.45],
+        [closed, 0.04],
+      ].forEach(([part, dark]) => {
+        context.fillStyle = css(colours[level(dark)]);
+        context.fillRect(t * col, from - part * height, col - 1, part * height);
+        from -= part * height;
+      });
+    }
+    return row("", tag, plot(".shares", at, height, canvas, label));
+  });
+}
+
+function states(at, letter) {
+  const { readings, rem } = at;
+  const reading = readings[letter];
+  return Object.entries(reading.norms).map(([name, norms]) => {
+    const values = reading.states[name];
+    const norm = following(at, (t) => `norm ${norms[t].toFixed(2)}`);
+    const label = `${name} state of model ${letter.toUpperCase()} over the words; its norm ends at ${norms.at(-1).toFixed(2)}`;
+    const title = `${name} state`;
+    if (!values) {
+      const most = Math.max(...norms, 1e-12);
+      return row("", tagged(title, norm), plot("", at, Math.round(3 * rem), columns(at, letter, norms, most), label));
+    }
+    const most = reach(values);
+    const { canvas, units } = heat(reading, values, name, ramp("sign"), (value) => level(0.5 + value / most / 2));
+    const tag = tagged(title, norm, element("small", {}, `colours: ±${short(most)}`));
+    return row("", tag, plot(".map", at, heightOf(units, rem), canvas, label));
+  });
+}
+
+// How far the colours reach: one large unit must not bleach all others, so the largest twentieth is cut off.
+function reach(values) {
+  const sizes = values.map(Math.abs).sort();
+  return Math.max(1, sizes[Math.floor(0.95 * (sizes.length - 1))]);
+}
+
+function short(number) {
+  return number < 10 ? number.toFixed(1).replace(".0", "") : number.toFixed(0);
+}
+
+// One column a word, as high as its value.
+function columns({ T, col, width, rem }, letter, values, most) {
+  const height = Math.round(3 * rem);
+  const { canvas, context } = sharp(width, height);
+  context.fillStyle = resolved(`--${letter}`);
+  for (let t = 0; t < T; t++) {
+    const high = (values[t] / most) * (height - 2);
+    context.fillRect(t * col + 1, height - high, col - 2, high);
+  }
+  return canvas;
+}
+
+// What the heat maps' colours mean.
+export function scales(box, letters, gatesAs) {
+  const strip = (name) => {
+    const colours = ramp(name);
+    const stops = [0, 51, 102, 153, 204, 255].map((i) => css(colours[i])).join(", ");
+    return element("i", { style: `background: linear-gradient(to right, ${stops})`, "aria-hidden": "true" });
+  };
+  const [low, high] = gatesAs === "units" ? ["gates: 0", "1"] : ["units closed", "open"];
+  box.replaceChildren(
+    ...letters.map((letter) => element("span", {}, `${letter.toUpperCase()} ${low}`, strip(letter), high)),
+    element("span", {}, "states: negative", strip("sign"), "positive"),
+  );
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Scores over lengths
+
+const ROUND = [2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 150, 200, 300, 500, 700, 1000];
+
+// `models`: all of them; `chosen`: {a, b}; `picked(length)` is called for a place on the chart.
+export function lengths(figure, { models, task }, picked, resized) {
+  let place = null;
+  const room = roomOf(figure, resized);
+  figure.addEventListener("click", ({ target, clientX }) => {
+    const drawing = target.closest("svg");
+    if (!drawing || !place) return;
+    const box = drawing.getBoundingClientRect();
+    picked(Math.round(place(((clientX - box.left) / box.width) * drawing.viewBox.baseVal.width)));
+  });
+
+  function draw(chosen, length) {
+    const width = Math.max(280, room());
+    const rem = parseFloat(getComputedStyle(document.documentElement).fontSize);
+    const height = Math.round(Math.min(24 * rem, 0.62 * width + 4 * rem));
+    const [left, right, top, bottom] = [3 * rem, 1.2 * rem, 1.6 * rem, 2.6 * rem];
+    const all = models.flatMap((model) => [
+      ...model.lengths.map(({ seq_len }) => seq_len),
+      model.seq_len,
+      model.shortest,
+    ]);
+    const [low, high] = [Math.min(...all, length), Math.max(...all, length)];
+    const span = Math.log(high / low) || 1;
+    const x = (value) => left + ((width - left - right) * Math.log(value / low)) / span;
+    const y = (value) => height - bottom - (height - top - bottom) * value;
+    place = (px) => low * Math.exp((span * (px - left)) / (width - left - right));
+    let inside = "";
+    for (const value of [0, 0.25, 0.5, 0.75, 1]) {
+      inside += `<line class="grid" x1="${left}" x2="${width - right}" y1="${y(value)}" y2="${y(value)}"/>`;
+      inside += `<text x="${left - 8}" y="${y(value)}" text-anchor="end" dominant-baseline="middle">${100 * value} %</text>`;
+    }
+    let free = -Infinity;
+    for (const value of ROUND.filter((one) => one >= low && one <= high)) {
+      if (x(value) < free) continue;
+      free = x(value) + 2.2 * rem;
+      inside += `<text x="${x(value)}" y="${height - bottom + 1.2 * rem}" text-anchor="middle">${value}</text>`;
+    }
+    inside += `<text x="${(left + width - right) / 2}" y="${height - 0.3 * rem}" text-anchor="middle">words in the sentence</text>`;
+    const letters = Object.keys(chosen);
+    const same = range(chosen.a) === range(chosen.b);
+    letters.forEach((letter, i) => {
+      if (same && i > 0) return;
+      const from = x(chosen[letter].shortest);
+      const to = x(chosen[letter].seq_len);
+      const wide = Math.max(to - from, 10);
+      const start = (from + to) / 2 - wide / 2;
+      inside += `<rect class="range ${letter}" x="${start}" width="${wide}" y="${y(1)}" height="${y(0) - y(1)}"/>`;
+      const says = same ? "both trained here" : `${letter.toUpperCase()} trained here`;
+      const anchor = start + wide / 2 > width * 0.7 ? "end" : start < width * 0.3 ? "start" : "middle";
+      const px = anchor === "end" ? start + wide : anchor === "start" ? start : start + wide / 2;
+      inside += `<text x="${px}" y="${y(0) - 0.5 * rem - (i > 0 && Math.abs(x(chosen.a.seq_len) - x(chosen.b.seq_len)) < 11 * rem ? 1.2 * rem : 0)}" text-anchor="${anchor}">${says}</text>`;
+    });
+    inside += `<line class="chance" x1="${left}" x2="${width - right}" y1="${y(task.chance)}" y2="${y(task.chance)}"/>`;
+    inside += `<text class="name" x="${width - right}" y="${y(task.chance) + 1.4 * rem}" text-anchor="end">guessing, ${percent(task.chance)}</text>`;
+    const path = (model) =>
+      known(model)
+        .map(({ seq_len, score }) => `${x(seq_len).toFixed(1)},${y(score).toFixed(1)}`)
+        .join(" ");
+    const groupOf = (model) => letters.find((letter) => chosen[letter].group === model.group);
+    for (const model of [...models].sort((a, b) => (groupOf(a) ? 1 : 0) - (groupOf(b) ? 1 : 0))) {
+      inside += `<polyline class="seed ${groupOf(model) ?? "other"}" points="${path(model)}"><title>${escaped(model.label)}, seed ${model.seed}</title></polyline>`;
+    }
+    for (const letter of letters) {
+      const model = chosen[letter];
+      inside += `<polyline class="line ${letter}" points="${path(model)}"/>`;
+      for (const { seq_len, score } of known(model))
+        inside += `<circle class="dot ${letter}" cx="${x(seq_len)}" cy="${y(score)}" r="3.2"><title>${percent(score)} at ${seq_len} words</title></circle>`;
+    }
+    inside += names(letters, chosen, x, y, rem);
+    const turn = x(length) > width * 0.75 ? "end" : "start";
+    inside += `<line class="here" x1="${x(length)}" x2="${x(length)}" y1="${y(1) - 0.9 * rem}" y2="${y(0)}"/>`;
+    inside += `<text class="here-says" x="${x(length) + (turn === "end" ? -6 : 6)}" y="${y(1) - 0.5 * rem}" text-anchor="${turn}">${length} words</text>`;
+    const says = letters.map(
+      (letter) =>
+        `Model ${letter.toUpperCase()}, ${chosen[letter].label}, seed ${chosen[letter].seed}: ${known(chosen[letter])
+          .map(({ seq_len, score }) => `${percent(score)} at ${seq_len}`)
+          .join(", ")}.`,
+    );
+    const made = svg(inside, width, height, `class="lengths" role="img"`);
+    made.removeAttribute("aria-hidden");
+    made.setAttribute(
+      "aria-label",
+      `Share of right answers by length. ${says.join(" ")} Guessing: ${percent(task.chance)}.`,
+    );
+    const caption = element("figcaption", {}, captionText(chosen));
+    const open = figure.querySelector("details")?.open ?? false;
+    const table = element(
+      "details",
+      { open },
+      element("summary", {}, "All seeds as a table"),
+      element(
+        "div.scroller",
+        { tabindex: 0, role: "region", "aria-label": "Share of right answers of every seed" },
+        scoreTable(models),
+      ),
+    );
+    figure.replaceChildren(made, caption, table);
+  }
+
+  return { draw };
+}
+
+function known(model) {
+  return model.lengths.filter(({ score }) => typeof score === "number").sort((a, b) => a.seq_len - b.seq_len);
+}
+
+// A name at each line, where it is furthest from the other one.
+function names(letters, chosen, x, y, rem) {
+  const value = (points, at) => {
+    const after = points.findIndex((point) => x(point.seq_len) >= at);
+    if (after < 0) return null;
+    if (after === 0) return points[0].score;
+    const [one, other] = [points[after - 1], points[after]];
+    return one.score + ((other.score - one.score) * (at - x(one.seq_len))) / (x(other.seq_len) - x(one.seq_len));
+  };
+  return letters
+    .map((letter, i) => {
+      const [own, other] = [known(chosen[letter]), known(chosen[letters[1 - i]])];
+      if (own.length === 0) return "";
+      const apart = (point) => point.score - (value(other, x(point.seq_len)) ?? 0.5);
+      const inner = own.length > 2 ? own.slice(1, -1) : own; // the ends are crowded
+      const best = inner.reduce((found, point) => (Math.abs(apart(point)) > Math.abs(apart(found)) ? point : found));
+      const below = apart(best) === 0 ? i === 1 : apart(best) < 0;
+      const py = Math.min(Math.max(y(best.score) + (below ? 1.3 : -0.7) * rem, y(1) + 1.3 * rem), y(0) - 0.4 * rem);
+      return `<text class="name ${letter}" x="${x(best.seq_len)}" y="${py}" text-anchor="middle">${letter.toUpperCase()} ${escaped(chosen[letter].cell)}</text>`;
+    })
+    .join("");
+}
+
+function captionText(chosen) {
+  const say = (letter) =>
+    `${letter.toUpperCase()} (${letter === "a" ? "solid" : "dashed"}) is the ${chosen[letter].label}, seed ${chosen[letter].seed}`;
+  return `${say("a")}; ${say("b")}. Coloured thin lines are their other seeds, grey ones the other models.`;
+}
+
+function scoreTable(models) {
+  const columns = [...new Set(models.flatMap((model) => model.lengths.map(({ seq_len }) => seq_len)))].sort(
+    (a, b) => a - b,
+  );
+  return element(
+    "table",
+    {},
+    element(
+      "thead",
+      {},
+      element(
+        "tr",
+        {},
+        element("th.left", { scope: "col" }, "model"),
+        element("th", { scope: "col" }, "seed"),
+        ...columns.map((length) => element("th", { scope: "col" }, `${length} words`)),
+      ),
+    ),
+    element(
+      "tbody",
+      {},
+      ...models.map((model) =>
+        element(
+          "tr",
+          {},
+          element("th.left", { scope: "row" }, model.label),
+          element("td", {}, `${model.seed}`),
+          ...columns.map((length) => {
+            const score = model.lengths.find(({ seq_len }) => seq_len === length)?.score;
+            return element("td", {}, typeof score === "number" ? `${(100 * score).toFixed(1)} %` : "–");
+          }),
+        ),
+      ),
+    ),
+  );
+}

@@ -1,0 +1,92 @@
+// Making elements, colours and numbers for people.
+
+// element("p.quiet#note", {title: "x"}, "text", child): names without a value are attributes, on... are listeners.
+export function element(kind, attributes = {}, ...children) {
+  const [, tag, rest] = /^([a-z0-9]+)(.*)$/.exec(kind);
+  const made = document.createElement(tag);
+  for (const [part] of rest.matchAll(/[.#][\w-]+/g)) {
+    if (part[0] === "#") made.id = part.slice(1);
+    else made.classList.add(part.slice(1));
+  }
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
+    else if (name.startsWith("--")) made.style.setProperty(name, value);
+    else if (value !== false && value !== null) made.setAttribute(name, value === true ? "" : value);
+  }
+  made.append(...children);
+  return made;
+}
+
+const ENTITIES = { "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;" };
+
+export function escaped(text) {
+  return String(text).replace(/[&<>"]/g, (letter) => ENTITIES[letter]);
+}
+
+// A share in per cent: whole, but never rounded up to certainty, nor down to nothing.
+export function percent(share) {
+  const whole = Math.round(100 * share);
+  if (whole === 100 && share < 0.9995) return `${(Math.floor(1000 * share) / 10).toFixed(1)}\u00a0%`;
+  if (whole === 0 && share > 0) return "<\u00a01\u00a0%";
+  return `${whole}\u00a0%`;
+}
+
+export function isDark() {
+  const chosen = document.documentElement.dataset.theme;
+  return chosen ? chosen === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+}
+
+// One hue for each model, in which lightness alone says how much: nobody has to tell two hues apart.
+const STOPS = {
+  a: { light: "f1f6fb c3dbf0 7eb2dc 2f7cba 0a4678", dark: "1b2129 1f3b56 286291 4496d2 b5dffd" },
+  b: { light: "fdf5ef f9d6c0 f0a377 d16028 86320a", dark: "221d1a 4d2d1c 8a4520 d97a3c ffd3ad" },
+  // Less than nothing and more: purple and green, which the colour-blind can tell apart, both away from the paper.
+  sign: {
+    light: "5b2a86 9a73bd d9c8e8 f7f7f7 c4e5c2 5fae6a 1b6b33",
+    dark: "d9b8f5 8f62b8 463058 1d2126 24482d 4d9a5c b5ecbc",
+  },
+};
+
+const ramps = new Map();
+
+// 256 colours [r g b] from the least to the most.
+export function ramp(name) {
+  const key = `${name} ${isDark() ? "dark" : "light"}`;
+  if (!ramps.has(key)) {
+    const stops = STOPS[name][isDark() ? "dark" : "light"].split(" ");
+    const rgb = stops.map((stop) => [0, 2, 4].map((at) => parseInt(stop.slice(at, at + 2), 16)));
+    const colours = Array.from({ length: 256 }, (_, i) => {
+      const along = (i / 255) * (rgb.length - 1);
+      const below = Math.min(Math.floor(along), rgb.length - 2);
+      return rgb[below].map((low, c) => Math.round(low + (along - below) * (rgb[below + 1][c] - low)));
+    });
+    ramps.set(key, colours);
+  }
+  return ramps.get(key);
+}
+
+export function level(share) {
+  return Math.max(0, Math.min(255, Math.round(255 * share)));
+}
+
+export function css([r, g, b]) {
+  return `rgb(${r},${g},${b})`;
+}
+
+// Black or white, whichever stands out more (WCAG 2's relative luminance): at least 4.5 to 1 on every colour.
+export function inkOn(colour) {
+  const [r, g, b] = colour.map((value) => {
+    const c = value / 255;
+    return c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
+  });
+  return 0.2126 * r + 0.7152 * g + 0.0722 * b > 0.179 ? "#000" : "#fff";
+}
+
+// What a style sheet's colour is now, for canvases.
+export function resolved(variable, within = document.body) {
+  const probe = element("i", { style: `color: var(${variable}); display: none` });
+  within.append(probe);
+  const found = getComputedStyle(probe).color;
+  probe.remove();
+  return found;
+}

@@ -1,0 +1,612 @@
+// The cells themselves: what seqmem computes in Python, computed here in the browser, in float64. Nothing here touches
+// the page. What differs is rounding: a chaotic rnn, far beyond the length that it was trained at, magnifies float32's
+// from 1e-7 to more than 1e-4, in Python as well.
+//
+// Arrays are flat and time comes first: [T*H] holds the H units of timestep 0, then those of timestep 1. A layer first
+// gets its drive, W x_t + b at every timestep. The rows of W, U and b stand in torch's order, i f g o and r z n.
+
+const FORMAT = 1;
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Numbers
+
+function bytes(base64) {
+  const text = atob(base64);
+  const found = new Uint8Array(text.length);
+  for (let i = 0; i < text.length; i++) found[i] = text.charCodeAt(i);
+  return found;
+}
+
+function floats(base64) {
+  return Float64Array.from(new Float32Array(bytes(base64).buffer));
+}
+
+function sigmoid(x) {
+  return 1 / (1 + Math.exp(-x));
+}
+
+// out[to + r] += sum over c of M[from + r, c] x[at + c], for r < rows; M has `columns` columns. Four rows at a time are
+// twice as fast: one sum alone waits for every addition to end.
+function multiply(out, to, M, from, rows, columns, x, at) {
+  const end = at + columns;
+  let r = 0;
+  let m = from * columns;
+  for (; r + 3 < rows; r += 4, m += 3 * columns) {
+    let s0 = 0;
+    let s1 = 0;
+    let s2 = 0;
+    let s3 = 0;
+    for (let c = at; c < end; c++, m++) {
+      const by = x[c];
+      s0 += M[m] * by;
+      s1 += M[m + columns] * by;
+      s2 += M[m + 2 * columns] * by;
+      s3 += M[m + 3 * columns] * by;
+    }
+    out[to + r] += s0;
+    out[to + r + 1] += s1;
+    out[to + r + 2] += s2;
+    out[to + r + 3] += s3;
+  }
+  for (; r < rows; r++) {
+    let sum = 0;
+    for (let c = at; c < end; c++) sum += M[m++] * x[c];
+    out[to + r] += sum;
+  }
+}
+
+// out[to + c] += sum over r of M[from + r, c] d[at + r], for r < rows: the same with M transposed.
+function multiplyTransposed(out, to, M, from, rows, columns, d, at) {
+  const end = to + columns;
+  let r = 0;
+  let m = from * columns;
+  for (; r + 3 < rows; r += 4, m += 3 * columns) {
+    const d0 = d[at + r];
+    const d1 = d[at + r + 1];
+    const d2 = d[at + r + 2];
+    const d3 = d[at + r + 3];
+    for (let c = to; c < end; c++, m++) {
+      out[c] += M[m] * d0 + M[m + columns] * d1 + M[m + 2 * columns] * d2 + M[m + 3 * columns] * d3;
+    }
+  }
+  for (; r < rows; r++) {
+    const by = d[at + r];
+    for (let c = to; c < end; c++) out[c] += M[m++] * by;
+  }
+}
+
+// The L2 norm of every timestep's `size` numbers, over all of float64's range: where squares would leave it, all is
+// scaled by the largest first.
+function norms(values, size) {
+  const found = new Float64Array(values.length / size);
+  for (let t = 0; t < found.length; t++) {
+    let squares = 0;
+    for (let i = t * size; i < (t + 1) * size; i++) squares += values[i] * values[i];
+    found[t] = Math.sqrt(squares);
+    if (!(found[t] > 1e-140 && found[t] < 1e150)) found[t] = Math.hypot(...values.subarray(t * size, (t + 1) * size));
+  }
+  return found;
+}
+
+function means(values, size) {
+  const found = new Float64Array(values.length / size);
+  for (let t = 0; t < found.length; t++) {
+    for (let i = t * size; i < (t + 1) * size; i++) found[t] += values[i];
+    found[t] /= size;
+  }
+  return found;
+}
+
+function softmax(logits, size) {
+  const found = new Float64Array(logits.length);
+  for (let at = 0; at < logits.length; at += size) {
+    let largest = -Infinity;
+    for (let k = 0; k < size; k++) largest = Math.max(largest, logits[at + k]);
+    let sum = 0;
+    for (let k = 0; k < size; k++) sum += found[at + k] = Math.exp(logits[at + k] - largest);
+    for (let k = 0; k < size; k++) found[at + k] /= sum;
+  }
+  return found;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Cells. tape(T, H) has room for all that T timesteps compute, with the states by their names. step(layer, drive, at, was,
+// before, tape, t) writes timestep t of a tape, from the drive that begins at `at` and the state after timestep `before`
+// of the tape `was`; -1: before the first timestep, where it is zero.
+// backward(layer, T, tape, fromAbove) gives the gradient at the drive, and at every state: total derivatives, so that
+// what flows back through an LSTM's h_t counts at the c_t that it is made of too. fromAbove [T*H] is what the loss, or
+// the layer above, asks of h_t directly.
+
+//    h_t = phi(W x_t + U h_{t-1} + b)
+function simple(phi, slope) {
+  return {
+    rows: 1,
+    gates: {},
+    keeps: [],
+    tape(T, H) {
+      const h = new Float64Array(T * H);
+      return { h, states: { hidden: h } };
+    },
+    step({ hidden: H, U }, drive, at, was, before, { h }, t) {
+      const a = drive.slice(at, at + H);
+      if (before >= 0) multiply(a, 0, U, 0, H, H, was.h, before * H);
+      for (let j = 0; j < H; j++) h[t * H + j] = phi(a[j]);
+    },
+    backward({ hidden: H, U }, T, { h }, fromAbove) {
+      const dh = Float64Array.from(fromAbove);
+      const drive = new Float64Array(T * H);
+      for (let t = T - 1; t >= 0; t--) {
+        const now = t * H;
+        for (let j = now; j < now + H; j++) drive[j] = dh[j] * slope(h[j]);
+        if (t > 0) multiplyTransposed(dh, now - H, U, 0, H, H, drive, now);
+      }
+      return { drive, states: { hidden: dh } };
+    },
+  };
+}
+
+//    i, f, o = sigmoid(W x_t + U h_{t-1} + b),  g = tanh(W x_t + U h_{t-1} + b)
+//    c_t = f * c_{t-1} + i * g,  h_t = o * tanh(c_t)
+const lstm = {
+  rows: 4,
+  gates: { forget: "f", input: "i", output: "o" },
+  keeps: ["forget"],
+  tape(T, H) {
+    const [i, f, g, o, c, h, tanhC] = Array.from({ length: 7 }, () => new Float64Array(T * H));
+    return { i, f, g, o, h, c, tanhC, states: { hidden: h, cell: c } };
+  },
+  step({ hidden: H, U }, drive, at, was, before, { i, f, g, o, h, c, tanhC }, t) {
+    const a = drive.slice(at, at + 4 * H);
+    const old = before * H;
+    if (before >= 0) multiply(a, 0, U, 0, 4 * H, H, was.h, old);
+    for (let j = 0, n = t * H; j < H; j++, n++) {
+      i[n] = sigmoid(a[j]);
+      f[n] = sigmoid(a[H + j]);
+      g[n] = Math.tanh(a[2 * H + j]);
+      o[n] = sigmoid(a[3 * H + j]);
+      c[n] = (before >= 0 ? f[n] * was.c[old + j] : 0) + i[n] * g[n];
+      tanhC[n] = Math.tanh(c[n]);
+      h[n] = o[n] * tanhC[n];
+    }
+  },
+  backward({ hidden: H, U }, T, { i, f, g, o, c, tanhC }, fromAbove) {
+    const dh = Float64Array.from(fromAbove);
+    const dc = new Float64Array(T * H);
+    const drive = new Float64Array(4 * T * H);
+    for (let t = T - 1; t >= 0; t--) {
+      const now = t * H;
+      for (let j = 0, n = now, at = 4 * now; j < H; j++, n++, at++) {
+        dc[n] += dh[n] * o[n] * (1 - tanhC[n] * tanhC[n]);
+        const before = t > 0 ? c[n - H] : 0;
+        drive[at] = dc[n] * g[n] * i[n] * (1 - i[n]);
+        drive[at + H] = dc[n] * before * f[n] * (1 - f[n]);
+        drive[at + 2 * H] = dc[n] * i[n] * (1 - g[n] * g[n]);
+        drive[at + 3 * H] = dh[n] * tanhC[n] * o[n] * (1 - o[n]);
+        if (t > 0) dc[n - H] = dc[n] * f[n];
+      }
+      if (t > 0) multiplyTransposed(dh, now - H, U, 0, 4 * H, H, drive, 4 * now);
+    }
+    return { drive, states: { hidden: dh, cell: dc } };
+  },
+};
+
+//    r, z = sigmoid(W x_t + U h_{t-1} + b),  h_t = (1 - z) * n + z * h_{t-1}
+//    n = tanh(W x_t + b + r * (U h_{t-1}))      inside: r works on U h, as torch has it
+//    n = tanh(W x_t + b + U (r * h_{t-1}))      else:   r works on h, as Cho et al. published it
+// The tape's u is what stands to the right of r: U h_{t-1}, or h_{t-1}.
+function gru(inside) {
+  return {
+    rows: 3,
+    gates: { update: "z", reset: "r" },
+    keeps: ["update"],
+    tape(T, H) {
+      const [r, z, n, u, h] = Array.from({ length: 5 }, () => new Float64Array(T * H));
+      return { r, z, n, u, h, states: { hidden: h } };
+    },
+    step({ hidden: H, U }, drive, at, was, before, { r, z, n, u, h }, t) {
+      const a = drive.slice(at, at + 3 * H);
+      const reset = new Float64Array(H);
+      const now = t * H;
+      const old = before * H;
+      if (before >= 0) {
+        multiply(a, 0, U, 0, 2 * H, H, was.h, old);
+        if (inside) multiply(u, now, U, 2 * H, H, H, was.h, old);
+        else for (let j = 0; j < H; j++) u[now + j] = was.h[old + j];
+      }
+      for (let j = 0; j < H; j++) {
+        r[now + j] = sigmoid(a[j]);
+        z[now + j] = sigmoid(a[H + j]);
+        reset[j] = r[now + j] * u[now + j];
+      }
+      if (inside) for (let j = 0; j < H; j++) a[2 * H + j] += reset[j];
+      else if (before >= 0) multiply(a, 2 * H, U, 2 * H, H, H, reset, 0);
+      for (let j = 0, k = now; j < H; j++, k++) {
+        n[k] = Math.tanh(a[2 * H + j]);
+        h[k] = (1 - z[k]) * n[k] + (before >= 0 ? z[k] * was.h[old + j] : 0);
+      }
+    },
+    backward({ hidden: H, U }, T, { r, z, n, u, h }, fromAbove) {
+      const dh = Float64Array.from(fromAbove);
+      const drive = new Float64Array(3 * T * H);
+      const dn = new Float64Array(H); // at what tanh is taken of
+      const through = new Float64Array(H); // at what U's last rows are multiplied by, or give
+      for (let t = T - 1; t >= 0; t--) {
+        const now = t * H;
+        const at = 3 * now;
+        for (let j = 0, k = now; j < H; j++, k++) {
+          dn[j] = dh[k] * (1 - z[k]) * (1 - n[k] * n[k]);
+          const before = t > 0 ? h[k - H] : 0;
+          drive[at + H + j] = dh[k] * (before - n[k]) * z[k] * (1 - z[k]);
+          drive[at + 2 * H + j] = dn[j];
+          if (t > 0) dh[k - H] += dh[k] * z[k];
+        }
+        if (inside) through.set(dn);
+        else {
+          through.fill(0);
+          multiplyTransposed(through, 0, U, 2 * H, H, H, dn, 0);
+        }
+        for (let j = 0, k = now; j < H; j++, k++) {
+          drive[at + j] = through[j] * u[k] * r[k] * (1 - r[k]);
+          through[j] *= r[k];
+        }
+        if (t > 0) {
+          multiplyTransposed(dh, now - H, U, 0, 2 * H, H, drive, at);
+          if (inside) multiplyTransposed(dh, now - H, U, 2 * H, H, H, through, 0);
+          else for (let j = 0; j < H; j++) dh[now - H + j] += through[j];
+        }
+      }
+      return { drive, states: { hidden: dh } };
+    },
+  };
+}
+
+const CELLS = {
+  "rnn tanh": simple(Math.tanh, (h) => 1 - h * h),
+  "rnn relu": simple((a) => (a > 0 ? a : 0), (h) => (h > 0 ? 1 : 0)),
+  lstm,
+  "gru torch": gru(true),
+  "gru cho": gru(false),
+};
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Models
+
+function lastChange(top) {
+  for (let t = top.length - 1; t > 0; t--) if (top[t] !== top[t - 1]) return t;
+  return null;
+}
+
+function argmax(values, size) {
+  const top = new Int32Array(values.length / size);
+  for (let t = 0; t < top.length; t++) {
+    for (let k = 1; k < size; k++) if (values[t * size + k] > values[t * size + top[t]]) top[t] = k;
+  }
+  return top;
+}
+
+// One sequence as a model that runs here reads it: `confidence` [T*K] in every answer after every timestep, if it were
+// asked then (by the token `question`; null: by whatever stands there, as read), `top` [T] the likeliest, `changedAt` the last timestep whose likeliest answer is not the one before it (null: there is none),
+// `gates` and `states` by name [T*H], `keeps` the gates whose value is the share of the old state that is kept.
+class Reading {
+  constructor(net, tokens, question) {
+    this.T = tokens.length;
+    this.K = net.K;
+    this.hidden = net.layers.map((layer) => layer.hidden);
+    this.tokens = tokens;
+    this.net = net;
+    this.tapes = net.forward(tokens);
+    const h = question === null ? this.tapes.at(-1).h : net.asked(question, this.tapes, this.T);
+    this.confidence = net.read(h, this.T);
+    this.top = argmax(this.confidence, this.K);
+    this.changedAt = lastChange(this.top);
+    this.keeps = net.layers.flatMap((layer) => layer.kind.keeps.map((name) => layer.prefix + name));
+    this.gates = {};
+    this.states = {};
+    this.sizes = {}; // of every gate and state: its units
+    net.layers.forEach((layer, l) => {
+      for (const [name, key] of Object.entries(layer.kind.gates)) {
+        this.gates[layer.prefix + name] = this.tapes[l][key];
+        this.sizes[layer.prefix + name] = layer.hidden;
+      }
+      for (const [name, values] of Object.entries(this.tapes[l].states)) {
+        this.states[layer.prefix + name] = values;
+        this.sizes[layer.prefix + name] = layer.hidden;
+      }
+    });
+    this.gradients = new Map();
+  }
+
+  // Mean of each gate over its units, by name: [T].
+  get gateMeans() {
+    return (this.meansFound ??= this.each(this.gates, means));
+  }
+
+  // L2 norm of each state, by name: [T].
+  get norms() {
+    return (this.normsFound ??= this.each(this.states, norms));
+  }
+
+  // L2 norms of d(-log p[answer] at the last timestep) / d state_t, by name: [T]. "state" is all states together,
+  // "input" what enters the first layer.
+  gradient(answer) {
+    if (!this.gradients.has(answer)) this.gradients.set(answer, this.net.backward(this, answer));
+    return this.gradients.get(answer);
+  }
+
+  each(values, by) {
+    return Object.fromEntries(Object.entries(values).map(([name, all]) => [name, by(all, this.sizes[name])]));
+  }
+}
+
+// A stack of layers with a table of what its first layer makes of every token, and a readout.
+class Net {
+  constructor({ vocab, embed_size, embed, layers, readout }) {
+    this.layers = layers.map((layer, l) => ({
+      kind: CELLS[layer.equations],
+      prefix: layers.length > 1 ? `${l}/` : "",
+      hidden: layer.hidden,
+      input: layer.input,
+      rows: CELLS[layer.equations].rows * layer.hidden,
+      W: floats(layer.weight_input),
+      U: floats(layer.weight_hidden),
+      bias: floats(layer.bias),
+    }));
+    this.weight = floats(readout.weight);
+    this.bias = floats(readout.bias);
+    this.K = this.bias.length;
+    const [{ W, bias, rows, input }] = this.layers;
+    const vectors = embed === null ? null : floats(embed);
+    this.table = new Float64Array(vocab * rows);
+    for (let token = 0; token < vocab; token++) {
+      this.table.set(bias, token * rows);
+      if (vectors) multiply(this.table, token * rows, W, 0, rows, embed_size, vectors, token * embed_size);
+      else for (let r = 0; r < rows; r++) this.table[token * rows + r] += W[r * input + token];
+    }
+  }
+
+  // A tape of every layer.
+  forward(tokens) {
+    const tapes = this.tapes(tokens.length);
+    tokens.forEach((token, t) => this.step(token, tapes, t - 1, tapes, t));
+    return tapes;
+  }
+
+  // The last layer's h after each timestep if the token `question` were read next; at the last one, as it is.
+  asked(question, tapes, T) {
+    const there = this.tapes(T);
+    for (let t = 0; t < T - 1; t++) this.step(question, tapes, t, there, t);
+    const { h } = there.at(-1);
+    const last = h.length - this.layers.at(-1).hidden;
+    h.set(tapes.at(-1).h.subarray(last), last);
+    return h;
+  }
+
+  tapes(T) {
+    return this.layers.map((layer) => layer.kind.tape(T, layer.hidden));
+  }
+
+  // Timestep t of the tapes `to`: `token` is read in the state after timestep `before` of the tapes `from`.
+  step(token, from, before, to, t) {
+    this.layers.forEach((layer, l) => {
+      if (l === 0) layer.kind.step(layer, this.table, token * layer.rows, from[0], before, to[0], t);
+      else {
+        const drive = layer.bias.slice();
+        multiply(drive, 0, layer.W, 0, layer.rows, layer.input, to[l - 1].h, t * layer.input);
+        layer.kind.step(layer, drive, 0, from[l], before, to[l], t);
+      }
+    });
+  }
+
+  read(h, T) {
+    const H = this.layers.at(-1).hidden;
+    const logits = new Float64Array(T * this.K);
+    for (let t = 0; t < T; t++) {
+      logits.set(this.bias, t * this.K);
+      multiply(logits, t * this.K, this.weight, 0, this.K, H, h, t * H);
+    }
+    return softmax(logits, this.K);
+  }
+
+  backward({ T, K, confidence, tapes }, answer) {
+    const H = this.layers.at(-1).hidden;
+    const asked = Float64Array.from(confidence.subarray((T - 1) * K)); // p - 1[answer]: the gradient at the logits
+    asked[answer] -= 1;
+    let fromAbove = new Float64Array(T * H);
+    multiplyTransposed(fromAbove, (T - 1) * H, this.weight, 0, K, H, asked, 0);
+    const found = {};
+    for (let l = this.layers.length - 1; l >= 0; l--) {
+      const layer = this.layers[l];
+      const { drive, states } = layer.kind.backward(layer, T, tapes[l], fromAbove);
+      for (const [name, values] of Object.entries(states)) found[layer.prefix + name] = norms(values, layer.hidden);
+      fromAbove = new Float64Array(T * layer.input);
+      for (let t = 0; t < T; t++) {
+        multiplyTransposed(fromAbove, t * layer.input, layer.W, 0, layer.rows, layer.input, drive, t * layer.rows);
+      }
+    }
+    const names = this.layers.flatMap((layer, l) => Object.keys(tapes[l].states).map((name) => layer.prefix + name));
+    const state = Float64Array.from({ length: T }, (_, t) => Math.hypot(...names.map((name) => found[name][t])));
+    const states = Object.fromEntries(names.map((name) => [name, found[name]]));
+    return { state, ...states, input: norms(fromAbove, this.layers[0].input) };
+  }
+}
+
+// A reading that Python made, of a model that cannot run here: means of gates and norms of states, no units.
+class Precomputed {
+  constructor({ confidence, gates, norms: sizes, gradient, answer, keeps }, K) {
+    const all = (values) => Object.fromEntries(Object.entries(values).map(([name, text]) => [name, floats(text)]));
+    this.confidence = floats(confidence);
+    this.K = K;
+    this.T = this.confidence.length / K;
+    this.top = argmax(this.confidence, K);
+    this.changedAt = lastChange(this.top);
+    this.keeps = keeps;
+    this.hidden = [];
+    this.gates = {};
+    this.states = {};
+    this.gateMeans = all(gates);
+    this.norms = all(sizes);
+    this.answer = answer;
+    this.logs = gradient;
+  }
+
+  // Of the right answer alone; null for another.
+  gradient(answer) {
+    if (answer !== this.answer) return null;
+    return Object.fromEntries(
+      Object.entries(this.logs).map(([name, text]) => [name, floats(text).map((log) => 10 ** log)]),
+    );
+  }
+}
+
+class Model {
+  constructor(data, sentences, task) {
+    this.data = data;
+    this.sentences = sentences;
+    this.task = task;
+    for (const key of ["id", "label", "cell", "seq_len", "shortest", "seed", "group", "parameters", "score"]) {
+      this[key] = data[key];
+    }
+    this.half_life = data.half_life === "inf" ? Infinity : data.half_life;
+    this.lengths = data.lengths;
+  }
+
+  // Whether any sentence at all can be read; otherwise those of readable() alone.
+  get runs() {
+    return this.data.layers !== null;
+  }
+
+  read(tokens) {
+    if (this.runs) {
+      if (tokens.length === 0) return null;
+      return new Reading((this.net ??= new Net(this.data)), tokens, this.task.question(tokens));
+    }
+    const same = (at) => at.length === tokens.length && at.every((token, t) => token === tokens[t]);
+    const found = this.data.readings.find(({ sentence: [at, number] }) => same(this.sentences[at].tokens(number)));
+    return found ? new Precomputed(found, this.task.answers.length) : null;
+  }
+
+  // [index into the sentences, number] of those that can be read; null: all can.
+  readable() {
+    return this.runs ? null : this.data.readings.map(({ sentence }) => sentence);
+  }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Sentences and words
+
+// Sentences of one length.
+class Sentences {
+  constructor({ seq_len, tokens, right }, vocabulary) {
+    this.seq_len = seq_len;
+    this.count = right.length;
+    this.answers = right;
+    this.text = tokens;
+    this.wide = vocabulary > 256;
+  }
+
+  tokens(number) {
+    if (!this.all) {
+      const raw = bytes(this.text);
+      this.all = this.wide ? new Uint16Array(raw.buffer) : raw;
+    }
+    return Array.from(this.all.subarray(number * this.seq_len, (number + 1) * this.seq_len));
+  }
+
+  right(number) {
+    return this.answers[number];
+  }
+}
+
+// Levenshtein (1966): the fewest letters to insert, delete or replace.
+function editDistance(a, b) {
+  let above = Array.from({ length: b.length + 1 }, (_, j) => j);
+  for (let i = 0; i < a.length; i++) {
+    const row = [i + 1];
+    for (let j = 0; j < b.length; j++) {
+      row.push(Math.min(row[j] + 1, above[j + 1] + 1, above[j] + (a[i] === b[j] ? 0 : 1)));
+    }
+    above = row;
+  }
+  return above[b.length];
+}
+
+const PUNCTUATION = /^[,.;:!?"']+|[,.;:!?"']+$/g;
+
+class Task {
+  constructor(data) {
+    Object.assign(this, data); // name, title, vocabulary, answers, chance, min_seq_len, metric, solved_at, naming
+    this.place = new Map(this.vocabulary.map((word, token) => [word, token]));
+    this.lower = new Map(this.vocabulary.map((word, token) => [word.toLowerCase(), token]));
+    this.spelled = this.vocabulary.every((word) => word.length === 1); // letters need no spaces between them
+  }
+
+  words(tokens) {
+    return Array.from(tokens, (token) => this.vocabulary[token]);
+  }
+
+  // What a person typed. Unknown words are left out of the tokens, and named with the nearest known ones.
+  parse(text) {
+    const written = text.split(/\s+/).filter((word) => word !== "");
+    const tokens = [];
+    const unknown = [];
+    (this.spelled ? written.flatMap((word) => [...word]) : written).forEach((word, at) => {
+      const token = this.token(word);
+      if (token !== undefined) tokens.push(token);
+      else unknown.push({ word, at, nearest: this.nearest(word) });
+    });
+    return { tokens, words: this.words(tokens), unknown };
+  }
+
+  // As it stands first: "!" and "." are words of some tasks.
+  token(word) {
+    for (const form of [word, word.replace(PUNCTUATION, "")]) {
+      const token = this.place.get(form) ?? this.lower.get(form.toLowerCase());
+      if (token !== undefined) return token;
+    }
+    return undefined;
+  }
+
+  // Up to `most` known words, the nearest by edit distance first; none that shares less than half of its letters.
+  nearest(word, most = 3) {
+    const plain = word.replace(/^[^\p{L}\p{N}]+|[^\p{L}\p{N}]+$/gu, "").toLowerCase();
+    return this.vocabulary
+      .map((known, token) => ({ known, token, far: editDistance(plain, known.toLowerCase()) }))
+      .filter(({ known, far }) => far <= Math.max(known.length, plain.length) / 2)
+      .sort((a, b) => a.far - b.far || a.token - b.token)
+      .slice(0, most)
+      .map(({ known }) => known);
+  }
+
+  // The sentence's last token if it is one that asks, else null.
+  question(tokens) {
+    const last = tokens.at(-1);
+    return this.naming && last in this.naming.asks ? last : null;
+  }
+
+  // The answer that the sentence names and its last word asks for; null where there is none, or several.
+  right(tokens) {
+    const meant = this.meant(tokens);
+    return tokens.length >= this.min_seq_len && meant.length === 1 ? meant[0] : null;
+  }
+
+  meant(tokens) {
+    if (!this.naming || tokens.length === 0) return [];
+    const before = Array.from(tokens).slice(0, -1);
+    const said = (phrase) => before.some((_, at) => phrase.every((token, i) => before[at + i] === token));
+    return (this.naming.asks[tokens.at(-1)] ?? []).filter((answer) => said(this.naming.phrases[answer]));
+  }
+}
+
+// The page's data as what can be read: {task, sentences: one entry a length, models, groups: of models that differ in
+// their seed alone}. Weights and sentences are decoded when they are first used.
+export function decode(data) {
+  if (data.format !== FORMAT) throw new Error(`the data have format ${data.format}, this page reads format ${FORMAT}`);
+  const task = new Task(data.task);
+  const sentences = data.sentences.map((some) => new Sentences(some, task.vocabulary.length));
+  const models = data.models.map((model) => new Model(model, sentences, task));
+  const groups = [...new Set(models.map(({ group }) => group))].map((name) => ({
+    name,
+    models: models.filter(({ group }) => group === name),
+  }));
+  return { task, sentences, models, groups };
+}

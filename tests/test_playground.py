@@ -1,0 +1,579 @@
+"""The playground's engine, in a real browser, gives what the models give in Python; its data survive any name."""
+
+import json
+import shutil
+import subprocess
+from base64 import b64decode
+from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from functools import partial
+from math import inf, nan
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from numpy import ndarray
+from torch import Tensor, nn
+
+from browser import Visit, visiting
+from browser import chromium as chromium
+from seqmem.cells import GRU, LSTM, RNN, Cell, Stack, State
+from seqmem.evaluate import Evaluation
+from seqmem.model import SequenceModel
+from seqmem.playground import page
+from seqmem.playground.bundle import Playable, bundle
+from seqmem.randomness import ambient, generator
+from seqmem.reading import Reading, beliefs, read, sentence
+from seqmem.signals import Batch, Tokens
+from seqmem.tasks.adding import Adding
+from seqmem.tasks.base import Task
+from seqmem.tasks.copy import Copy
+from seqmem.tasks.pronoun import Pronoun
+from seqmem.tasks.subject import SUBJECTS, WORDS, Subject
+from seqmem.tasks.temporal_order import TemporalOrder
+from seqmem.trace import Trace
+
+SETUP = Path(__file__).parents[1] / "scripts" / "setup.sh"
+same = np.testing.assert_allclose
+TASK = Pronoun()
+
+
+class Leaky(Cell):
+    """A cell that the page has never heard of."""
+
+    keeps = ("leak",)
+
+    def __init__(self, input_size: int, hidden_size: int) -> None:
+        super().__init__()
+        self.input_size, self.output_size = input_size, hidden_size
+        self.inner = nn.Linear(input_size + hidden_size, hidden_size)
+
+    def initial_state(self, batch_size: int) -> State:
+        return {"slow": self.inner.weight.new_zeros(batch_size, self.output_size)}
+
+    def gates(self, x: Tensor, state: State) -> State:
+        return {"leak": state["slow"].sigmoid()}
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        leak = self.gates(x, state)["leak"]
+        new = leak * state["slow"] + (1 - leak) * self.inner(torch.cat([x, state["slow"]], -1)).tanh()
+        return new, {"slow": new}
+
+
+def small(
+    cell: Callable[[int], Cell], task: Task = TASK, *, gain: float = 2.0, embed_size: int = 4, layers: int = 1
+) -> SequenceModel:
+    """A model of random weights, large enough that it changes its mind from word to word."""
+    with ambient(1, "playground"):
+        model = SequenceModel.for_task(task, cell, embed_size=embed_size, layers=layers)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if "weight" in name and not name.startswith("embed"):
+                    parameter.mul_(gain if name.startswith("cell") else 5)
+    return model.eval()
+
+
+def models() -> dict[str, SequenceModel]:
+    """One of every kind of cell that the page runs, and of every way to put them together."""
+    with ambient(1, "stack"):
+        embed, width = TASK.inputs.embed(4)
+        mixed = SequenceModel(embed, Stack([RNN(width, 7), GRU(7, 5, form="cho", seq_len=9)]), nn.Linear(5, 8)).eval()
+    return {
+        "rnn tanh": small(partial(RNN, hidden_size=6)),
+        "rnn relu": small(partial(RNN, hidden_size=6, nonlinearity="relu"), gain=1.0),
+        "lstm": small(partial(LSTM, hidden_size=6, seq_len=20)),
+        "gru torch": small(partial(GRU, hidden_size=6, forget_bias=0.0)),
+        "gru cho": small(partial(GRU, hidden_size=6, forget_bias=0.0, form="cho")),
+        "stack of two": small(partial(LSTM, hidden_size=5, forget_bias=1.0), layers=2),
+        "two kinds": mixed,
+        "one-hot": small(partial(LSTM, hidden_size=6, forget_bias=1.0), embed_size=0),
+        "vanishing": small(partial(RNN, hidden_size=6), gain=0.1),
+    }
+
+
+LENGTHS = torch.randint(7, 61, (8,), generator=generator(0, "lengths")).tolist()
+SENTENCES = 9
+"""Of each of these lengths, for each of the models: 648 in all."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the browser answered to everything that the tests ask."""
+
+    visit: Visit
+    by_model: dict[str, list[dict[str, Any]]]
+    unknown_cell: dict[str, Any]
+    parsed: dict[str, list[dict[str, Any]]]
+    hostile: dict[str, Any]
+    decoded: dict[str, Any]
+
+
+class Hostile(Subject):
+    """Words that would end the data, or begin a program."""
+
+    name: ClassVar[str] = "hostile"
+    bad = ("</script><script>window.broken = true</script>", "<!--<script>", "\u2028", "naïve ☃", '"\\u003c', "]]>&lt;")
+
+    def words(self, inputs: Tensor) -> list[str]:
+        return [(*self.bad, *WORDS[len(self.bad) :])[i] for i in inputs.tolist()]
+
+
+class Wide(Subject):
+    """More words than a byte can count."""
+
+    name: ClassVar[str] = "wide"
+
+    @property
+    def inputs(self) -> Tokens:
+        return Tokens(300)
+
+    def words(self, inputs: Tensor) -> list[str]:
+        return [f"word{i}" for i in inputs.tolist()]
+
+    def sample(self, batch_size: int, seq_len: int, rng: torch.Generator) -> Batch:
+        drawn = super().sample(batch_size, seq_len, rng)
+        return replace(drawn, inputs=drawn.inputs * 23)
+
+
+TEXTS = {
+    "pronoun": [
+        "my brother told his aunt that the dog slept and he",
+        "My  brother, told HIS aunt: that (the dog slept!) and he?",
+        "my brother told his aunt that the dog slept and she",
+        "my brother told his aunt that the dog slept and they",
+        "my brother told our father that the dog slept and he",
+        "my brother told our father that the dog slept and she",
+        "my brother he",
+        "the old bridge was quiet whille our cat slept and he",
+        "my brother told his aunt that the xylophone",
+        "brother my told her uncle that the river slept and \"he\"",
+        "",
+        "  \n\t ",
+        "he",
+        "... ! my",
+    ],
+    "subject": [
+        "bob AND the walked to store WHO?", "Bob WHO", "who?", "Alice Bob WHO?", "walked to the store", "Bobb who?",
+    ],
+    "temporal_order": ["c f d B e e d c f c c A f d", "cfdBeedcfccAfd", "c f x B", "AaBb"],
+}  # fmt: skip
+TASKS: dict[str, Task] = {"pronoun": TASK, "subject": Subject(), "temporal_order": TemporalOrder()}
+
+
+def playable(model: SequenceModel, task: Task = TASK, **more: Any) -> Playable:
+    return Playable(model, task, **{"cell": "rnn", "seq_len": 20, **more})
+
+
+@pytest.fixture(scope="module")
+def asked() -> dict[str, list[Batch]]:
+    """By model, batches of sentences, one length each."""
+    found = {}
+    for name in models():
+        rng = generator(0, f"sentences {name}")
+        found[name] = [TASK.sample(SENTENCES, length, rng) for length in LENGTHS]
+    found["vanishing"][0] = TASK.sample(SENTENCES, 400, generator(0, "vanishing"))
+    return found
+
+
+ASK = """({bundles, asked, texts}) => {
+  const text = (values) => {
+    let found = "";
+    for (const byte of new Uint8Array(Float64Array.from(values).buffer)) found += String.fromCharCode(byte);
+    return btoa(found);
+  };
+  const all = (values) => Object.fromEntries(Object.entries(values).map(([name, some]) => [name, text(some)]));
+  const {decode} = globalThis.engine;
+  const runs = decode(bundles.runs);
+  const byModel = {};
+  for (const model of runs.models) {
+    byModel[model.label] = asked[model.label].map(({tokens, answer}, number) => {
+      const reading = model.read(tokens);
+      const found = {confidence: text(reading.confidence), top: [...reading.top], changedAt: reading.changedAt,
+                     T: reading.T, K: reading.K, keeps: reading.keeps, hidden: reading.hidden};
+      if (number < 27 && number % 9 === 0) {
+        Object.assign(found, {gates: all(reading.gates), states: all(reading.states), norms: all(reading.norms),
+                              gateMeans: all(reading.gateMeans)});
+      }
+      if (number < 27 && number % 9 < 2) found.gradient = all(reading.gradient(answer));
+      return found;
+    });
+  }
+  const [leaky] = decode(bundles.leaky).models;
+  const readable = leaky.readable();
+  const pool = decode(bundles.leaky).sentences;
+  const unknownCell = {runs: leaky.runs, other: leaky.read([1, 2, 3]), readings: readable.map(([at, number]) => {
+    const reading = leaky.read(pool[at].tokens(number));
+    return {seq_len: pool[at].seq_len, right: pool[at].right(number), confidence: text(reading.confidence),
+            gateMeans: all(reading.gateMeans), norms: all(reading.norms), keeps: reading.keeps,
+            gradient: all(reading.gradient(pool[at].right(number))),
+            otherAnswer: reading.gradient(pool[at].right(number) + 1), changedAt: reading.changedAt};
+  })};
+  const parsed = {};
+  for (const [name, some] of Object.entries(texts)) {
+    const {task} = decode(bundles[name]);
+    parsed[name] = some.map((written) => {
+      const found = task.parse(written);
+      return {...found, right: task.right(found.tokens)};
+    });
+  }
+  const here = decode(JSON.parse(document.getElementById("data").textContent));
+  const hostile = {vocabulary: here.task.vocabulary, broken: globalThis.broken === true,
+                   parsed: here.task.parse("<!--<script> naïve").unknown.map(({word}) => word)};
+  const decoded = {
+    groups: runs.groups.map(({name, models}) => [name, models.map(({seed}) => seed)]),
+    ids: runs.models.map(({id}) => id), halfLives: runs.models.map(({half_life}) => String(half_life)),
+    lengths: runs.models[0].lengths, shortest: runs.models.map(({shortest}) => shortest),
+    sentences: runs.sentences.map((some) => {
+      const last = some.count - 1;
+      return [some.seq_len, some.count, some.tokens(last), some.right(last)];
+    }),
+  };
+  decoded.wide = decode(bundles.wide).sentences.map((some) => some.tokens(1));
+  let refused = null;
+  try { decode({...bundles.runs, format: 2}); } catch (error) { refused = error.message; }
+  decoded.refused = refused;
+  return JSON.stringify({by_model: byModel, unknown_cell: unknownCell, parsed, hostile, decoded});
+}"""
+
+
+@pytest.fixture(scope="module")
+def found(asked: dict[str, list[Batch]], tmp_path_factory: pytest.TempPathFactory, chromium: Any) -> Iterator[Found]:
+    """One page, one question, one answer."""
+    folder = tmp_path_factory.mktemp("page")
+    (folder / "page.html").write_text(
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>t</title>'
+        '<link rel="icon" href="data:,"><link rel="stylesheet" href="style.css"></head><body>'
+        '<script type="application/json" id="data"></script><script type="module" src="app.js"></script></body></html>'
+    )
+    (folder / "style.css").write_text("body { color: green; }")
+    # Both have a `bytes` of their own, as engine.js has.
+    (folder / "app.js").write_text(
+        'import { decode as read } from "./engine.js";\nimport * as other from "./other.js";\n'
+        'import { bytes as borrowed } from "./other.js";\nconst bytes = 1;\n'
+        "globalThis.engine = { decode: read };\nglobalThis.sum = bytes + other.bytes + borrowed;\n"
+    )
+    (folder / "other.js").write_text("export const bytes = 20;\n")
+    (folder / "engine.js").write_text((page.SOURCES / "engine.js").read_text())
+    hostile = bundle([playable(small(partial(RNN, hidden_size=2), Hostile()), Hostile())])
+    (folder / "index.html").write_text(page.build(hostile, folder))
+
+    runs = []
+    for number, (name, model) in enumerate(models().items()):
+        more: dict[str, Any] = {"label": name, "group": "pair" if number < 2 else name, "seed": number}
+        if number == 0:
+            more |= {"half_life": inf, "lengths": [Evaluation(7, 0.5, nan, 100), Evaluation(20, nan, nan, 100)]}
+        runs.append(playable(model, half_life=more.pop("half_life", float(number)), **more))
+    runs.append(playable(runs[0].model, label="again", shortest=7, seed=0))
+    bundles = {name: bundle([playable(small(partial(RNN, hidden_size=2), task), task)]) for name, task in TASKS.items()}
+    bundles["wide"] = bundle([playable(small(partial(RNN, hidden_size=2), Wide()), Wide())])
+    bundles |= {"runs": bundle(runs), "leaky": bundle([playable(small(partial(Leaky, hidden_size=6)), seq_len=10)])}
+    questions = {
+        name: [
+            {"tokens": batch.inputs[:, number].tolist(), "answer": int(batch.targets[-1, number])}
+            for batch in batches
+            for number in range(SENTENCES)
+        ]
+        for name, batches in asked.items()
+    }
+    with visiting(chromium, folder / "index.html") as visit:
+        question = {"bundles": bundles, "asked": {**questions, "again": []}, "texts": TEXTS}
+        answer = json.loads(visit.page.evaluate(f"(text) => ({ASK})(JSON.parse(text))", json.dumps(question)))
+        yield Found(visit, **answer)
+
+
+def floats(text: str) -> ndarray:
+    return np.frombuffer(b64decode(text), "<f8")
+
+
+def answers(found: Found, name: str, batches: Sequence[Batch]) -> Iterator[tuple[Batch, list[dict[str, Any]]]]:
+    """Batch by batch, with what the browser said to each of its sentences."""
+    said = iter(found.by_model[name])
+    for batch in batches:
+        yield batch, [next(said) for _ in range(SENTENCES)]
+
+
+def test_the_same_answers_as_in_python(found: Found, asked: dict[str, list[Batch]]) -> None:
+    sentences = unclear = 0
+    for name, model in models().items():
+        changes = 0
+        for batch, said in answers(found, name, asked[name]):
+            predicted = beliefs(model, TASK, batch.inputs).softmax(-1).numpy()
+            exact = beliefs(deepcopy(model).double(), TASK, batch.inputs).softmax(-1).numpy()
+            with torch.no_grad():
+                same(predicted[-1], model(batch.inputs)[0][-1].softmax(-1).numpy(), atol=1e-5)
+            for number, one in enumerate(said):
+                wanted = predicted[:, number]
+                confidence = floats(one["confidence"]).reshape(one["T"], one["K"])
+                same(confidence, wanted, atol=1e-4, err_msg=name)
+                same(confidence, exact[:, number], atol=1e-11, err_msg=name)
+                second, first = np.sort(wanted, 1)[:, -2:].T
+                clear = first - second > 1e-5  # or float32 and float64 could answer differently, and both be right
+                unclear += int(not clear[-1])
+                top = np.array(one["top"])
+                assert (top == wanted.argmax(1))[clear].all(), name
+                moved = np.flatnonzero(np.diff(top)) + 1
+                assert one["changedAt"] == (moved[-1] if len(moved) else None), name
+                changes += len(moved)
+                sentences += 1
+        assert changes or name == "vanishing", f"{name} never changes its mind, so little was compared"
+    assert sentences >= 500
+    assert unclear < 5
+
+
+@torch.no_grad()
+def walked(model: SequenceModel, inputs: Tensor) -> tuple[dict[str, ndarray], dict[str, ndarray]]:
+    """Gates and states of one sequence, [T H], timestep by timestep."""
+    state, gates, states = model.cell.initial_state(1), [], []
+    for x in model.embed(inputs):
+        gates.append(model.cell.gates(x, state))
+        state = model.cell.step(x, state)[1]
+        states.append(state)
+    return series(gates), series(states)
+
+
+def series(steps: list[State]) -> dict[str, ndarray]:
+    return {name: torch.cat([step[name] for step in steps]).numpy() for name in steps[0]}
+
+
+def test_the_same_gates_and_states_as_in_python(found: Found, asked: dict[str, list[Batch]]) -> None:
+    for name, model in models().items():
+        for batch, (one, *_) in answers(found, name, asked[name][:3]):
+            gates, states = walked(model, batch.inputs[:, :1])
+            assert list(one["gates"]) == list(gates)
+            assert list(one["states"]) == list(states)
+            assert one["keeps"] == list(model.cell.keeps)
+            for kind, of_units in (("gates", gates), ("states", states)):
+                for key, values in of_units.items():
+                    same(
+                        floats(one[kind][key]).reshape(values.shape),
+                        values,
+                        rtol=1e-4,
+                        atol=1e-4,
+                        err_msg=f"{name} {key}",
+                    )
+            for key, values in gates.items():
+                same(floats(one["gateMeans"][key]), values.mean(1), atol=1e-4)
+            for key, values in states.items():
+                norms = np.linalg.norm(values, axis=1)
+                same(floats(one["norms"][key]), norms, rtol=1e-4, atol=1e-4)
+
+
+def test_the_same_gradients_as_the_trace(found: Found, asked: dict[str, list[Batch]]) -> None:
+    smallest = inf
+    for name, model in models().items():
+        for batch, said in answers(found, name, asked[name][:3]):
+            traced = Trace.measure(model, TASK, batch.sequences(0, 2)).series()
+            for number in range(2):
+                gradient = {key: floats(text) for key, text in said[number]["gradient"].items()}
+                assert next(iter(gradient)) == "state"
+                assert set(gradient) == set(traced)
+                for key, values in gradient.items():
+                    wanted = traced[key][:, number]
+                    # Below this float64 has fewer digits.
+                    full = wanted > 1e-290
+                    same(values[full], wanted[full], rtol=1e-6, err_msg=f"{name} {key}")
+                    assert (values[~full] <= 1e-289).all()
+                    smallest = min(smallest, wanted[full].min(initial=inf))
+    assert smallest < 1e-200, "nothing was compared where a square is zero"
+
+
+def test_a_cell_that_cannot_run_in_the_page_is_read_ahead(found: Found) -> None:
+    model, said = small(partial(Leaky, hidden_size=6)), found.unknown_cell
+    assert said["runs"] is False
+    assert said["other"] is None
+    lengths = [one["seq_len"] for one in said["readings"]]
+    assert len(lengths) >= 10
+    assert {7, 10, 40} <= set(lengths)
+    for one in said["readings"]:
+        wanted: Reading = read(model, TASK, sentence(TASK, one["seq_len"]))
+        assert wanted.right is not None
+        assert one["right"] == wanted.right[-1]
+        same(floats(one["confidence"]), wanted.outputs.ravel(), atol=1e-6)
+        same(floats(one["gateMeans"]["leak"]), wanted.gates["leak"].mean(1), atol=1e-6)
+        same(floats(one["norms"]["slow"]), np.linalg.norm(wanted.states["slow"], axis=1), rtol=1e-5)
+        assert one["keeps"] == ["leak"]
+        assert one["changedAt"] == wanted.changed_at
+        assert one["otherAnswer"] is None
+        assert set(one["gradient"]) == {"state", "slow", "input"}
+        for key, values in wanted.gradient.items():
+            same(floats(one["gradient"][key]), values, rtol=1e-4)
+
+
+def edits(a: str, b: str) -> int:
+    """Levenshtein's distance by its definition."""
+    if not a or not b:
+        return len(a) + len(b)
+    table = np.zeros((len(a) + 1, len(b) + 1), int)
+    table[:, 0], table[0] = range(len(a) + 1), range(len(b) + 1)
+    for i, j in np.ndindex(len(a), len(b)):
+        table[i + 1, j + 1] = min(table[i, j + 1] + 1, table[i + 1, j] + 1, table[i, j] + (a[i] != b[j]))
+    return int(table[-1, -1])
+
+
+def test_text_is_understood_as_in_python(found: Found) -> None:
+    for name, task in TASKS.items():
+        vocabulary = task.words(torch.arange(task.inputs.size))
+        for text, said in zip(TEXTS[name], found.parsed[name], strict=True):
+            assert said["words"] == [vocabulary[token] for token in said["tokens"]]
+            if said["unknown"] or not said["tokens"]:
+                with pytest.raises(
+                    ValueError, match=f"^task={name} has no word" if said["unknown"] else "empty"
+                ) as error:
+                    task.parse(text)
+                for unknown in said["unknown"]:
+                    assert f"'{unknown['word']}'" in str(error.value)
+                    assert text.split()[unknown["at"]] == unknown["word"] or name == "temporal_order"
+                    far = [edits(unknown["word"].strip(",.;:!?\"'()").lower(), known.lower()) for known in vocabulary]
+                    near = [far[vocabulary.index(known)] for known in unknown["nearest"]]
+                    assert near == sorted(far)[: len(near)], unknown
+                continue
+            tokens = task.parse(text)
+            assert said["tokens"] == tokens.tolist(), text
+            if task.naming() is not None:
+                known = task.unanswerable(tokens) is None
+                assert said["right"] == (int(task.solve(tokens[:, None])[-1, 0]) if known else None), text
+    (whille,) = found.parsed["pronoun"][7]["unknown"]
+    assert whille["nearest"][0] == "while"
+    assert whille["at"] == 5
+    rights = [said["right"] for said in found.parsed["pronoun"]]
+    assert {0, None} < set(rights)
+
+
+def test_no_word_ends_the_data_or_becomes_a_program(found: Found) -> None:
+    assert found.hostile["vocabulary"] == [*Hostile.bad, *WORDS[len(SUBJECTS) :]]
+    assert found.hostile["broken"] is False
+    assert found.hostile["parsed"] == ["naïve"]
+    assert found.visit.said == []
+    assert found.visit.asked == []
+    assert found.visit.page.evaluate("globalThis.sum") == 41, "modules must keep their names to themselves"
+    page_ = found.visit.page
+    # Its policy lets no other script run, and nothing be fetched.
+    assert page_.evaluate(
+        """() => { const other = document.createElement("script"); other.textContent = "window.broken = true";
+                   document.body.append(other); return window.broken === undefined; }"""
+    )
+    assert page_.evaluate("() => fetch('http://127.0.0.1:9/').then(() => 'fetched', () => 'refused')") == "refused"
+    assert any("Content Security Policy" in line for line in found.visit.said)
+    found.visit.said.clear()
+
+
+def test_what_is_said_about_the_models(found: Found) -> None:
+    decoded, names = found.decoded, list(models())
+    assert decoded["groups"] == [
+        ["pair", [0, 1]], *([name, [number + 2]] for number, name in enumerate(names[2:])), ["again", [0]]
+    ]  # fmt: skip
+    assert decoded["ids"][0] == "rnn-20-0"
+    assert decoded["ids"][-1] == "rnn-20-0-2"
+    assert decoded["halfLives"][:2] == ["Infinity", "1"]
+    assert decoded["shortest"] == [*[20] * len(names), 7]
+    assert decoded["lengths"] == [
+        {"seq_len": 7, "score": 0.5, "sequences": 100}, {"seq_len": 20, "score": None, "sequences": 100}
+    ]  # fmt: skip
+    lengths = [seq_len for seq_len, *_ in decoded["sentences"]]
+    assert lengths == [*range(7, 61), 65, 70, 75, 80]
+    for seq_len, number, tokens, right in decoded["sentences"]:
+        batch = sentence(TASK, seq_len, number=number - 1)
+        assert tokens == batch.inputs[:, 0].tolist()
+        assert right == int(batch.targets[-1, 0])
+    for tokens in decoded["wide"]:
+        assert tokens == sentence(Wide(), len(tokens), number=1).inputs[:, 0].tolist()
+    assert max(map(max, decoded["wide"])) > 255
+    assert decoded["refused"] == "the data have format 2, this page reads format 1"
+
+
+def made(task: Task, **more: Any) -> Playable:
+    return playable(small(partial(RNN, hidden_size=2), task), task, **more)
+
+
+def test_what_a_page_cannot_show() -> None:
+    other = Pronoun(people=4)
+    for models_, why in (
+        ([], "there are no models to show"),
+        ([made(TASK), made(other, label="mine")], r"^'mine' was trained on Pronoun\(people=4.*one task$"),
+        ([made(Adding())], "^task=adding: .* answered by one of several$"),
+        ([made(Copy())], "^task=copy: .* ask once, at the end$"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            bundle(models_)
+    with pytest.raises(ValueError, match="sentences_per_length=0: must be at least 1"):
+        bundle([made(TASK)], sentences_per_length=0)
+
+
+def test_sources_that_cannot_be_put_inside(tmp_path: Path) -> None:
+    def write(**texts: str) -> None:
+        for name, text in texts.items():
+            (tmp_path / name.replace("_", ".")).write_text(text)
+
+    write(a_js='import { b } from "./b.js";\nexport const a = b;\n', b_js='import { a } from "./a.js";\n')
+    with pytest.raises(ValueError, match=r"^a.js: imports itself: a.js -> b.js -> a.js$"):
+        page.script("a.js", tmp_path)
+    write(b_js="export default 1;\n")
+    with pytest.raises(ValueError, match=r"^b.js: 'export default 1;' cannot be put inside the page$"):
+        page.script("a.js", tmp_path)
+    write(b_js='import { c } from "./c.js";\n')
+    with pytest.raises(ValueError, match=r"^c.js: no such source of the page$"):
+        page.script("a.js", tmp_path)
+    write(b_js='export const b = "</SCRIPT>";\n')
+    with pytest.raises(ValueError, match="</script"):
+        page.script("a.js", tmp_path)
+    write(b_js="export const b = 1;\n", page_html="<head></head>", style_css="")
+    with pytest.raises(ValueError, match=r"^page.html: there is no <script"):
+        page.build({}, tmp_path)
+    write(page_html='<script type="module" src="a.js"></script>')
+    with pytest.raises(ValueError, match=r"^page.html: .*style.css.* must stand in it once, and stands 0 times$"):
+        page.build({}, tmp_path)
+
+
+def test_the_whole_page_is_small_and_stands_alone() -> None:
+    """As ``seqmem playground`` makes it: four groups of three seeds, 32 hidden units."""
+    cells = {"rnn": partial(RNN, hidden_size=32), "lstm": partial(LSTM, hidden_size=32, seq_len=50)}
+    some = [playable(small(cells[cell], embed_size=16), cell=cell) for cell in ("lstm", "rnn")]
+    shown = bundle([some[number % 2] for number in range(12)])
+    html = page.build(shown)
+    assert page.too_large(html, shown) is None
+    assert '<link rel="stylesheet"' not in html
+    assert " src=" not in html
+    said = page.too_large(html + 600_000 * "x", shown)
+    assert said is not None
+    assert said.startswith("the page has 1.")
+    assert "of 12 models" in said
+
+
+@pytest.mark.parametrize(
+    ("there", "user", "apt", "said"),
+    [
+        ((), "0", "exit 0", "installing Chromium"),
+        ((), "0", "echo E: no such package; exit 100", "apt-get could not install chromium: E: no such package"),
+        ((), "1000", "exit 0", ""),
+        (("google-chrome",), "0", "exit 0", ""),
+    ],
+)
+def test_scripts_install_a_browser_where_they_may(
+    tmp_path: Path, there: Sequence[str], user: str, apt: str, said: str
+) -> None:
+    """With commands of our own in the place of the machine's."""
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for name in ("mktemp", "grep", "tail", "rm", "dirname"):
+        found = shutil.which(name)
+        assert found is not None
+        (tools / name).symlink_to(found)
+    commands = {"id": f"echo {user}", "apt-get": f'echo "$*" >>{tmp_path / "log"}; {apt}', **dict.fromkeys(there, "")}
+    for name, does in commands.items():
+        (tools / name).write_text(f"#!/bin/sh\n{does}\n")
+        (tools / name).chmod(0o755)
+    shell = shutil.which("sh")
+    assert shell is not None
+    script = f'set -eu; . "{SETUP}"; begin_browser; end_browser; echo done'
+    ran = subprocess.run(
+        [shell, "-c", script, "scripts/test"], env={"PATH": str(tools)}, capture_output=True, text=True, timeout=60
+    )
+    assert ran.returncode == 0
+    assert ran.stdout == "done\n"
+    assert said in ran.stderr if said else ran.stderr == ""
+    log = tmp_path / "log"
+    asked = log.read_text() if log.exists() else ""
+    assert (asked.splitlines()[0].endswith("install --no-install-recommends chromium")) if said else asked == ""

@@ -1,0 +1,534 @@
+"""The playground's page, used as people use it, in a real browser: what it says is what Python's Reading says."""
+
+import re
+from collections.abc import Callable, Iterator
+from functools import partial
+from math import floor
+from pathlib import Path
+from typing import Any, cast
+from urllib.parse import urlencode
+
+import numpy as np
+import pytest
+import torch
+from playwright.sync_api import Browser, Locator, Page, expect
+from torch import Tensor, nn
+
+from browser import Visit, visiting
+from browser import chromium as chromium
+from seqmem.cells import LSTM, RNN, Cell, State
+from seqmem.evaluate import Evaluation
+from seqmem.model import SequenceModel
+from seqmem.playground.bundle import Playable, bundle
+from seqmem.playground.page import SOURCES, build
+from seqmem.randomness import ambient
+from seqmem.reading import Reading, read, sentence, typed
+from seqmem.tasks.pronoun import Pronoun
+from seqmem.tasks.subject import Subject
+
+TASK = Pronoun()
+
+
+class Drifting(Cell):
+    """A cell that the page has never heard of."""
+
+    def __init__(self, input_size: int, hidden_size: int) -> None:
+        super().__init__()
+        self.input_size, self.output_size = input_size, hidden_size
+        self.inner = nn.Linear(input_size + hidden_size, hidden_size)
+
+    def initial_state(self, batch_size: int) -> State:
+        return {"slow": self.inner.weight.new_zeros(batch_size, self.output_size)}
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        new = 0.5 * state["slow"] + self.inner(torch.cat([x, state["slow"]], -1)).tanh()
+        return new, {"slow": new}
+
+
+def small(cell: Callable[[int], Cell], seed: int) -> SequenceModel:
+    """Of random weights, large enough that it changes its mind from word to word."""
+    with ambient(seed, "page"):
+        model = SequenceModel.for_task(TASK, cell, embed_size=4, layers=1)
+        with torch.no_grad():
+            for name, parameter in model.cell.named_parameters():
+                if "weight" in name:
+                    parameter.mul_(2)
+            for parameter in model.readout.parameters():
+                parameter.mul_(5)
+    return model.eval()
+
+
+KINDS: dict[str, tuple[Callable[[int], Cell], int, int]] = {
+    "rnn": (partial(RNN, hidden_size=6), 20, 2),
+    "lstm": (partial(LSTM, hidden_size=6, seq_len=20), 20, 2),
+    "short": (partial(RNN, hidden_size=6), 8, 1),
+    "drifting": (partial(Drifting, hidden_size=6), 20, 1),
+}
+"""The cell, the length it is said to be trained at, and how many seeds."""
+
+MODELS = {
+    (cell, seed): small(make, seed + 10 * at)
+    for at, (cell, (make, _, seeds)) in enumerate(KINDS.items())
+    for seed in range(seeds)
+}
+
+
+def playable(cell: str, seed: int) -> Playable:
+    seq_len = KINDS[cell][1]
+    scores = [Evaluation(length, 1 / (1 + seed + length / seq_len), 1.0, 1000) for length in (20, 8, 40, 80)]
+    return Playable(MODELS[cell, seed], TASK, cell, seq_len, seed, score=scores[0].score, half_life=2.0, lengths=scores)
+
+
+def key(cell: str, seed: int) -> str:
+    return f"{cell}-{KINDS[cell][1]}-{seed}"
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("playground") / "index.html"
+    path.write_text(build(bundle([playable(cell, seed) for cell, seed in MODELS])), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def visit(chromium: Browser, file: Path) -> Iterator[Visit]:
+    with visiting(chromium, file) as visit:
+        yield visit
+
+
+@pytest.fixture
+def look(visit: Visit) -> Iterator[Callable[[str], Page]]:
+    """The page, sent to another view by its address. Whatever a test does to it, nothing may be complained of, and
+    nothing asked of a network."""
+
+    def opened(fragment: str) -> Page:
+        visit.page.evaluate(
+            "to => new Promise(done => { addEventListener('hashchange', () => setTimeout(done), {once: true});"
+            " location.hash = to === location.hash.slice(1) ? '' : to })",
+            fragment,
+        )
+        return visit.page
+
+    yield opened
+    assert (visit.said, visit.asked) == ([], [])
+
+
+def view(a: tuple[str, int], b: tuple[str, int], **more: object) -> str:
+    return urlencode({"a": key(*a), "b": key(*b), **more})
+
+
+def percent(share: float) -> str:
+    """As the page writes it."""
+    whole = floor(100 * share + 0.5)
+    if whole == 100 and share < 0.9995:
+        return f"{floor(1000 * share) / 10:.1f}\u00a0%"
+    return "<\u00a01\u00a0%" if whole == 0 else f"{whole}\u00a0%"
+
+
+def reading_of(which: tuple[str, int], text: str) -> tuple[Reading, str | None]:
+    batch, why = typed(TASK, text)
+    return read(MODELS[which], TASK, batch, known=why is None), why
+
+
+SHOWN = """letter => {
+  const spans = [...document.querySelectorAll(`#words-${letter} .w`)];
+  const places = (test) => spans.flatMap((span, t) => (test(span) ? [t] : []));
+  return {
+    words: spans.map((span) => span.textContent),
+    bars: [...document.querySelectorAll(`#bars-${letter} li`)].map((row) => [
+      row.querySelector(".name").textContent, row.querySelector(".num").textContent, row.className]),
+    turns: places((span) => span.classList.contains("turn")),
+    flags: places((span) => span.nextElementSibling?.className === "flag"),
+    flag: document.querySelector(`#words-${letter} .flag`)?.textContent,
+    verdict: document.querySelector(`#verdict-${letter}`).innerText,
+  };
+}"""
+
+
+def shown(page: Page, letter: str) -> dict[str, Any]:
+    """What a model's panel shows. Bars: an answer's name, how sure, and what it is marked as."""
+    return page.evaluate(SHOWN, letter)
+
+
+def words(page: Page, letter: str) -> list[str]:
+    return shown(page, letter)["words"]
+
+
+def check(page: Page, letter: str, reading: Reading, t: int) -> None:
+    """The page shows, for a model and up to word t, what Python's reading says."""
+    found = shown(page, letter)
+    assert found["words"] == list(reading.words)
+    assert reading.answers is not None
+    top, right = int(reading.top[t]), None if reading.right is None else int(reading.right[-1])
+    for k, (name, sure, marked) in enumerate(found["bars"]):
+        assert name == reading.answers[k]
+        # What lies on the border between two roundings may go either way.
+        assert sure in {percent(float(reading.outputs[t, k]) + off) for off in (-1e-5, 0, 1e-5)}
+        assert marked.split() == ["top"] * (k == top) + ["right"] * (k == right)
+    turns = [i for i in range(1, t + 1) if reading.top[i] != reading.top[i - 1]]
+    assert (found["turns"], found["flags"]) == (turns, turns[-1:])
+    settled = bool(turns) and turns[-1] == reading.changed_at and reading.top[turns[-1]] == right
+    assert found["flag"] == (None if not turns else "makes up its mind" if settled else "changes its mind")
+    verdict = found["verdict"]
+    if t < reading.answered_at:
+        asked = "So far" if reading.asked_with is None else "If asked now"
+        assert verdict.startswith(f"… {asked}: {reading.said(t)}, ")
+        assert f"After word {t + 1}, “{reading.words[t]}”" in verdict
+        return
+    said = {True: "✓ Right:", False: "✗ Wrong:", None: "? Says:"}[reading.is_right]
+    assert verdict.startswith(f"{said} {reading.said(t)}, ")
+    if reading.is_right is False:
+        assert f"Right is {reading.wanted(t)}, " in verdict
+    if reading.changed_at is not None and not (reading.is_right and reading.changed_at == t):
+        assert f"word {reading.changed_at + 1}, “{reading.words[reading.changed_at]}”" in verdict
+
+
+def text(page: Page) -> str:
+    return page.locator("#text").input_value()
+
+
+def test_every_word_of_two_models_by_the_arrow_keys(look: Callable[[str], Page]) -> None:
+    a, b = ("lstm", 0), ("rnn", 1)
+    page = look(view(a, b, n=20, s=2))
+    batch = sentence(TASK, 20, number=2)
+    both = {"a": read(MODELS[a], TASK, batch), "b": read(MODELS[b], TASK, batch)}
+    assert text(page) == " ".join(both["a"].words)
+    assert sum(len(np.flatnonzero(np.diff(reading.top))) for reading in both.values()) > 5
+    for t in range(19, -1, -1):
+        for letter, reading in both.items():
+            check(page, letter, reading, t)
+        assert page.locator("#at-says").inner_text() == f"{t + 1} of 20: {both['a'].words[t]}"
+        assert page.locator("#words-a .w.ahead").count() == 19 - t
+        page.keyboard.press("ArrowLeft")
+    assert page.locator("#back").is_disabled()
+    page.keyboard.press("ArrowRight")
+    check(page, "a", both["a"], 1)
+    page.locator("#words-b .w").nth(7).click()
+    check(page, "b", both["b"], 7)
+    page.locator("#at").focus()
+    page.keyboard.press("End")
+    check(page, "b", both["b"], 19)
+
+
+def test_the_table_holds_what_the_charts_draw(look: Callable[[str], Page]) -> None:
+    a, b = ("lstm", 1), ("rnn", 0)
+    page = look(view(a, b, n=15))
+    batch = sentence(TASK, 15)
+    both = {"A": read(MODELS[a], TASK, batch), "B": read(MODELS[b], TASK, batch)}
+    page.locator("#table summary").click()
+    table = page.locator("#table table")
+    names = table.locator("thead th").all_inner_texts()
+    rows = table.locator("tbody tr").evaluate_all("rows => rows.map(row => [...row.cells].map(c => c.textContent))")
+    column = {name: [row[at] for row in rows] for at, name in enumerate(names)}
+    assert column["word"] == list(both["A"].words)
+    for letter, reading in both.items():
+        assert column[f"{letter} says"] == [reading.said(t) for t in range(15)]
+        gradient = [float(value.replace("−", "-")) for value in column[f"{letter} log10 gradient"]]
+        np.testing.assert_allclose(gradient, np.log10(reading.gradient["state"]), atol=0.006)
+        for name, values in reading.gates.items():
+            np.testing.assert_allclose(list(map(float, column[f"{letter} {name} gate"])), values.mean(1), atol=0.0051)
+        for name, values in reading.states.items():
+            shown = list(map(float, column[f"{letter} {name} norm"]))
+            np.testing.assert_allclose(shown, np.linalg.norm(values, axis=1), atol=0.0051)
+    assert {"A forget gate", "A input gate", "A output gate", "A cell norm", "B hidden norm"} <= set(names)
+    assert "B forget gate" not in names
+
+
+def test_heat_maps_show_every_unit_or_how_many_are_open(look: Callable[[str], Page]) -> None:
+    page = look(view(("lstm", 0), ("rnn", 0), n=12))
+    reading = read(MODELS["lstm", 0], TASK, sentence(TASK, 12))
+    maps = page.locator("#tracks .plot.map canvas")
+    assert [maps.nth(i).get_attribute("width") for i in range(6)] == ["12"] * 6  # 3 gates, 2 states; the rnn's state
+    pixels = maps.nth(0).evaluate(
+        "c => [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data].filter((_, i) => i % 4 === 0)"
+    )
+    red = np.array(pixels).reshape(6, 12)  # in light colours: the more open, the less red
+    forget = reading.gates["forget"].T
+    kept = forget[np.argsort(-forget.mean(1), kind="stable")]
+    apart = np.abs(kept.ravel()[:, None] - kept.ravel()[None]) > 0.02
+    assert ((red.ravel()[:, None] < red.ravel()[None]) == (kept.ravel()[:, None] > kept.ravel()[None]))[apart].all()
+    page.get_by_role("radio", name="share open and closed").check()
+    assert page.locator("#tracks .plot.shares").count() == 3
+    tag = page.locator("#tracks .row", has_text="forget gate").first.inner_text()
+    last = reading.gates["forget"][-1]
+    assert f"keeps {percent(float(last.mean()))}" in tag
+    assert f"{percent_or_none(last > 0.9)} open" in tag
+    assert f"{percent_or_none(last < 0.1)} closed" in tag
+    expect(page).to_have_url(re.compile("gates=shares"))
+
+
+def percent_or_none(which: np.ndarray) -> str:
+    return percent(float(which.mean())) if which.any() else "0\u00a0%"
+
+
+def test_type_a_sentence_and_take_a_suggestion(look: Callable[[str], Page]) -> None:
+    a, b = ("rnn", 0), ("lstm", 1)
+    page = look(view(a, b, n=20))
+    before = words(page, "a")
+    page.locator("#text").fill("my brother told his ant that the dog slept and he")
+    problem = page.locator("#problem")
+    expect(problem).to_contain_text("do not know “ant”")
+    assert words(page, "a") == before  # what cannot be read leaves what was read
+    problem.get_by_role("button", name="Replace ant with aunt").click()
+    whole = "my brother told his aunt that the dog slept and he"
+    assert (text(page), problem.inner_text()) == (whole, "")
+    for letter, which in (("a", a), ("b", b)):
+        reading, why = reading_of(which, whole)
+        assert why is None
+        assert reading.wanted(10) == "my brother"
+        check(page, letter, reading, 10)
+    # Keys that are typed do not move the reading.
+    page.locator("#text").press("ArrowLeft")
+    assert page.locator("#at-says").inner_text().startswith("11 of 11")
+    page.locator("#text").fill("my brother told her uncle that the dog slept and he")
+    reading, why = reading_of(a, text(page))
+    assert why is not None
+    assert reading.is_right is None
+    check(page, "a", reading, 10)
+    expect(page.locator("#verdict-a")).to_contain_text("Nobody can know: 2 of the answers that “he” may mean are named")
+    page.locator("#text").fill("  ")
+    expect(problem).to_contain_text("empty")
+    page.locator("#text").fill("qqqqqqqq he")
+    expect(problem).to_contain_text("No word they know is like it")
+    page.locator("#another").click()
+    assert problem.inner_text() == ""
+    assert len(words(page, "a")) == 11
+
+
+def test_the_slider_and_other_sentences(look: Callable[[str], Page]) -> None:
+    page = look(view(("rnn", 0), ("lstm", 0), n=20))
+    slider = page.locator("#length")
+    slider.focus()
+    for key_name, length in (("ArrowLeft", 19), ("ArrowLeft", 18), ("Home", TASK.min_seq_len), ("End", 80)):
+        page.keyboard.press(key_name)
+        expect(page.locator("#length-says")).to_have_text(f"{length} words")
+        assert words(page, "b") == TASK.words(sentence(TASK, length).inputs[:, 0])
+    seen = []
+    for number in range(1, 4):
+        page.locator("#another").click()
+        reading = read(MODELS["lstm", 0], TASK, sentence(TASK, 80, number=number))
+        check(page, "b", reading, 79)
+        seen.append(text(page))
+    assert len(set(seen)) == 3
+    box = page.locator("#tracks")
+    assert box.evaluate("box => box.scrollWidth > box.clientWidth")  # 80 words are wide: the box scrolls, not the page
+    assert page.evaluate("document.documentElement.scrollWidth === innerWidth")
+
+
+def test_play_and_pause(look: Callable[[str], Page]) -> None:
+    page = look(view(("rnn", 0), ("lstm", 0), n=12))
+    page.locator("#speed").select_option("25")
+    page.locator("h1").click()
+    page.keyboard.press(" ")
+    expect(page.locator("#play")).to_have_text("Pause")
+    page.keyboard.press(" ")
+    expect(page.locator("#play")).to_have_text("Play")
+    paused = page.locator("#at-says").inner_text()
+    assert not paused.startswith("12 of 12")
+    page.wait_for_timeout(120)
+    assert page.locator("#at-says").inner_text() == paused
+    page.locator("#play").click()
+    expect(page.locator("#at-says")).to_contain_text("12 of 12")
+    expect(page.locator("#play")).to_have_text("Play")
+    reading = read(MODELS["rnn", 0], TASK, sentence(TASK, 12))
+    check(page, "a", reading, 11)
+    # What is read aloud: the two verdicts, once it stands still.
+    expect(page.locator("#live")).to_contain_text(f"{reading.said(11)}")
+    expect(page.locator("#live")).to_contain_text("Model B: ")
+
+
+def test_other_seeds_other_models_and_the_address(look: Callable[[str], Page], chromium: Browser, file: Path) -> None:
+    page = look(view(("short", 0), ("rnn", 0), n=9))
+    page.locator("#model-a").select_option(label="rnn, trained at 20 words")
+    page.locator("#seeds-a").get_by_label("1").check()
+    page.locator("#model-b").select_option(label="lstm, trained at 20 words")
+    page.get_by_role("radio", name="its own answer").check()
+    page.locator("#text").fill("my sister told your nephew that the dog slept and she")
+    page.locator("#words-a .w").nth(5).click()
+    for letter, which in (("a", ("rnn", 1)), ("b", ("lstm", 0))):
+        check(page, letter, reading_of(which, text(page))[0], 5)
+    caption = page.locator("#lengths figcaption").inner_text()
+    assert "A (solid) is the rnn, trained at 20 words, seed 1" in caption
+    expect(page).to_have_url(re.compile("a=rnn-20-1.*at=6"))
+    with visiting(chromium, file, fragment=page.url.partition("#")[2]) as again:
+        assert again.page.get_by_role("radio", name="its own answer").is_checked()
+        assert text(again.page) == text(page)
+        for letter in "ab":
+            assert shown(again.page, letter) == shown(page, letter)
+            inside = "all => all.map(w => [w.className, w.textContent, w.getAttribute('style'), w.title])"
+            spans = [one.locator(f"#words-{letter} .w").evaluate_all(inside) for one in (page, again.page)]
+            assert spans[0] == spans[1]
+            assert len(spans[0]) == 11
+        assert (again.said, again.asked) == ([], [])
+    # An address that is nonsense opens what there is.
+    look("a=nobody&b=%00&n=-3&s=1e9&at=x&text=xyzzy%20he&by=1")
+    assert len(words(page, "a")) == TASK.min_seq_len
+    assert "xyzzy" in page.locator("#problem").inner_text()
+
+
+def test_words_are_coloured_by_confidence(look: Callable[[str], Page]) -> None:
+    page = look(view(("rnn", 0), ("lstm", 0), n=30))
+    reading = read(MODELS["rnn", 0], TASK, sentence(TASK, 30))
+    assert reading.confidence is not None
+    found = page.locator("#words-a .w").evaluate_all(
+        "all => all.map(w => { const s = getComputedStyle(w); return [s.backgroundColor, s.color,"
+        " Number(w.style.getPropertyValue('--p'))] })"
+    )
+    np.testing.assert_allclose([p for _, _, p in found], reading.confidence, atol=1e-4)
+    assert reading.answers is not None
+    line = " ".join(reading.words)
+    marks = page.locator("#bars-a .mark").all_inner_texts()
+    assert [k for k, mark in enumerate(marks) if mark] == [k for k, name in enumerate(reading.answers) if name in line]
+    assert sorted(marks)[-2:] == sorted("✓○")
+    light = np.array([luminance(fill) for fill, _, _ in found])
+    order = np.argsort(reading.confidence)
+    assert (np.diff(light[order]) <= 0.004).all()  # the surer, the darker
+    assert min(contrast(fill, ink) for fill, ink, _ in found) >= 4.5
+
+
+def luminance(colour: str) -> float:
+    """WCAG 2's relative luminance of ``rgb(r, g, b)``."""
+    channels = np.array([float(value) for value in re.findall(r"[\d.]+", colour)[:3]]) / 255
+    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+    return float(linear @ [0.2126, 0.7152, 0.0722])
+
+
+def contrast(one: str, other: str) -> float:
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_a_cell_that_the_page_cannot_run_shows_what_was_read_ahead(look: Callable[[str], Page]) -> None:
+    page = look(view(("drifting", 0), ("rnn", 0), n=20))
+    check(page, "a", read(MODELS["drifting", 0], TASK, sentence(TASK, 20)), 19)
+    page.locator("#another").click()
+    says = page.locator("#verdict-a")
+    expect(says).to_contain_text("does not run in the page")
+    expect(page.locator("#bars-a")).to_be_hidden()
+    expect(page.locator("#words-a")).to_be_hidden()
+    check(page, "b", read(MODELS["rnn", 0], TASK, sentence(TASK, 20, number=1)), 19)
+    says.get_by_role("button", name="80").click()
+    check(page, "a", read(MODELS["drifting", 0], TASK, sentence(TASK, 80)), 79)
+
+
+def test_small_and_large_light_and_dark(look: Callable[[str], Page]) -> None:
+    page = look(view(("lstm", 0), ("rnn", 0), n=80))
+    colours = "[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.body).color]"
+    try:
+        for width, dark in ((360, True), (3840, False)):
+            page.set_viewport_size({"width": width, "height": 800})
+            page.emulate_media(color_scheme="dark" if dark else "light")
+            page.locator("#text").fill(f"{text(page)} {'incomprehensibilities' * 3}")
+            expect(page.locator("#problem")).to_contain_text("do not know")
+            page.wait_for_function("document.querySelector('#lengths svg').viewBox.baseVal.width < innerWidth")
+            assert page.evaluate("document.documentElement.scrollWidth") == width
+            paper, ink = cast("list[str]", page.evaluate(colours))
+            assert (luminance(paper) < luminance(ink)) == dark
+            assert contrast(paper, ink) > 7
+            for quiet in (".lede", ".facts", ".hint", ".tag small", "legend", "figcaption"):
+                colour = page.locator(quiet).first.evaluate("e => getComputedStyle(e).color")
+                assert contrast(paper, colour) >= 4.5, quiet
+            page.locator("#theme").click()
+            assert (luminance(page.evaluate(colours)[0]) < 0.5) != dark
+            page.evaluate("localStorage.clear(); delete document.documentElement.dataset.theme")
+    finally:
+        page.set_viewport_size({"width": 1280, "height": 800})
+        page.emulate_media(color_scheme="light")
+
+
+def test_proposals_set_the_page(look: Callable[[str], Page], chromium: Browser, file: Path) -> None:
+    with visiting(chromium, file) as fresh:
+        assert fresh.page.locator("#presets button").first.get_attribute("aria-pressed") == "true"
+        assert fresh.page.locator("#hint").inner_text() != ""
+        assert len(words(fresh.page, "a")) == 24
+        assert (fresh.said, fresh.asked) == ([], [])
+    page = look(view(("short", 0), ("rnn", 0), n=9))
+    buttons = page.locator("#presets button")
+    seen = set()
+    for at in range(buttons.count()):
+        button = buttons.nth(at)
+        button.click()
+        assert page.locator("#presets button[aria-pressed=true]").all_inner_texts() == [button.inner_text()]
+        assert page.locator("#hint").inner_text() != ""
+        assert "undefined" not in page.locator("main").inner_text()
+        names = [page.locator(f"#model-{letter}").input_value() for letter in "ab"]
+        seeds = [page.locator(f"#seeds-{letter} input:checked").input_value() for letter in "ab"]
+        seen.add((*names, *seeds, text(page)))
+    assert len(seen) == buttons.count() > 4
+    page.get_by_role("button", name="short trained at 8, read at 24").click()
+    check(page, "a", read(MODELS["short", 0], TASK, sentence(TASK, 24)), 23)
+    page.get_by_role("button", name="The same at 8").click()
+    check(page, "a", read(MODELS["short", 0], TASK, sentence(TASK, 8)), 7)
+    page.get_by_role("button", name="Change the last word").click()
+    changed = text(page)
+    _reading, why = reading_of(("rnn", 0), changed)
+    assert why is None
+    assert changed not in {" ".join(TASK.words(sentence(TASK, 20, number=n).inputs[:, 0])) for n in range(6)}
+    page.locator("#seeds-a input").first.focus()  # what is changed by hand is no proposal
+    page.locator("#another").click()
+    assert page.locator("#presets button[aria-pressed=true]").count() == 0
+
+
+def test_everything_has_a_name_and_can_be_reached(look: Callable[[str], Page]) -> None:
+    page = look(view(("lstm", 0), ("rnn", 0), n=12))
+    tree = page.context.new_cdp_session(page).send("Accessibility.getFullAXTree")["nodes"]
+    kinds: dict[str, list[str]] = {}
+    for node in tree:
+        if not node["ignored"]:
+            kinds.setdefault(node["role"]["value"], []).append(node.get("name", {}).get("value", ""))
+    for role in ("button", "slider", "combobox", "textbox", "radio", "region", "image", "DisclosureTriangle"):
+        assert kinds[role], role
+        assert all(kinds[role]), f"{role}: {kinds[role]}"
+    assert {"Model A", "Model B", "Speed"} <= set(kinds["combobox"])
+    assert {"Reading", "What to try", "Gates", "Seed of model A"} <= set(kinds["group"])
+    for chart in (
+        "forget gate of model A",
+        "Confidence in: right answer",
+        "How much of the gradient",
+        "Share of right",
+    ):
+        assert any(chart in name for name in kinds["image"]), chart
+    # Tab goes through everything that can be used, and out again: no trap.
+    usable = page.locator("button:not(:disabled), select, textarea, summary, [tabindex='0'], input, a[href]")
+    reached, where = set(), None
+    page.locator(".skip").focus()
+    for _ in range(80):
+        mark = "e => e === document.body ? null : [...document.querySelectorAll('*')].indexOf(e)"
+        where = page.evaluate(f"({mark})(document.activeElement)")
+        if where is None and reached:
+            break
+        reached.add(where)
+        page.keyboard.press("Tab")
+    groups = {name or f"#{at}" for at, name in enumerate(radios(usable))}
+    assert where is None
+    assert len(reached) == len(groups)
+
+
+def radios(usable: Locator) -> list[str]:
+    """The names of groups of radio buttons, of which Tab reaches one; empty for what it reaches by itself. What stands
+    in closed details is left out."""
+    return usable.evaluate_all("all => all.filter(e => e.checkVisibility()).map(e => e.type === 'radio' ? e.name : '')")
+
+
+def test_another_task(chromium: Browser, tmp_path: Path) -> None:
+    task = Subject()
+    with ambient(0, "subject"):
+        model = SequenceModel.for_task(task, partial(LSTM, hidden_size=3, seq_len=6), embed_size=0, layers=2).eval()
+    path = tmp_path / "subject.html"
+    path.write_text(build(bundle([Playable(model, task, "lstm", 6)])), encoding="utf-8")
+    with visiting(chromium, path) as visit:
+        page = visit.page
+        check(page, "a", read(model, task, sentence(task, 6)), 5)
+        page.locator("#text").fill("bob and the WHO?")
+        batch, why = typed(task, "bob and the WHO?")
+        assert why is None
+        check(page, "b", read(model, task, batch), 3)
+        assert page.locator("#task-story").inner_text().startswith("Who was the sentence about?")
+        assert page.locator("#tracks .tag", has_text="1/forget gate").count() == 2
+        assert (visit.said, visit.asked) == ([], [])
+
+
+def test_the_page_is_small() -> None:
+    own = [path for path in SOURCES.iterdir() if path.suffix in {".css", ".js"} and path.name != "engine.js"]
+    assert len(own) > 5
+    assert sum(path.stat().st_size for path in own) < 80_000

@@ -1,0 +1,396 @@
+"""``seqmem playground``: what it trains and reuses, what it refuses, the page it writes, serves and opens."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import sys
+import threading
+import urllib.error
+import urllib.request
+import webbrowser
+from base64 import b64decode
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from commandline import TINY, Said, runs_below
+from seqmem import train
+from seqmem.cli import playing
+from seqmem.cli.trained import trained
+from seqmem.evaluate import evaluate_lengths
+from seqmem.record import load_checkpoint
+from seqmem.runs import RunDirectory, RunError
+from seqmem.tasks import Pronoun
+
+Typed = Callable[..., Said]
+
+SMALL = (
+    "steps=2", "cell.hidden_size=4", "embed_size=3", "batch_size=4", "log_every=2", "evaluate.sequences=8",
+    "evaluate.lengths=[7,10,50]", "evaluate.every=2", "trace.every=2", "trace.sequences=2", "quiet=true",
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the command trains for itself takes a tenth of a second, and no test opens a browser."""
+    monkeypatch.setattr(playing, "SETTINGS", (*playing.SETTINGS, *SMALL))
+    monkeypatch.setattr(playing, "SEQUENCES", 8)
+    monkeypatch.setattr(webbrowser, "open", lambda *_: pytest.fail("a browser was opened"))
+
+
+def data(page: Path) -> dict[str, Any]:
+    """What the page says about itself."""
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page.read_text(), re.DOTALL)
+    assert found is not None
+    return json.loads(found[1])
+
+
+def floats(text: str) -> np.ndarray:
+    return np.frombuffer(b64decode(text), "<f4")
+
+
+def written(folder: Path) -> dict[Path, int]:
+    """When the results below a folder were written."""
+    return {run: (run / "result.json").stat().st_mtime_ns for run in runs_below(folder)}
+
+
+# Runs of its own
+
+
+def test_it_trains_what_is_missing_and_reuses_the_rest(typed: Typed, tmp_path: Path) -> None:
+    said = typed("playground", "--seeds", "1", "--workers", "1")
+    assert (said.code, said.err) == (0, "")
+    page = tmp_path / "outputs/playground/index.html"
+    first, content = written(tmp_path), page.read_bytes()
+    assert len(first) == 4
+    told = [line.partition(" len")[0] for line in said.out.splitlines() if line.startswith("[")]
+    assert told == ["[1/4] rnn pronoun", "[2/4] lstm pronoun", "[3/4] gru pronoun", "[4/4] rnn pronoun"]
+    assert "outputs/playground/index.html" in said.out
+
+    bundle = data(page)
+    assert [(model["cell"], model["shortest"], model["seq_len"]) for model in bundle["models"]] == [
+        ("rnn", 15, 50), ("lstm", 15, 50), ("gru", 15, 50), ("rnn", 7, 10),
+    ]  # fmt: skip
+    for model, run in zip(bundle["models"], _as_trained(first), strict=True):
+        saved = load_checkpoint(run / "checkpoint.pt")["model"]
+        assert (floats(model["readout"]["weight"]) == saved["readout.weight"].numpy().ravel()).all()
+        assert (floats(model["embed"]) == saved["embed.weight"].numpy().ravel()).all()
+        result = json.loads((run / "result.json").read_text())
+        assert model["score"] == result["score"]
+        measured = {row["seq_len"]: row["score"] for row in model["lengths"]}
+        assert (min(measured), max(measured)) == (7, 200)
+        assert {row["seq_len"]: row["score"] for row in result["by_length"]}.items() <= measured.items()
+
+    again = typed("playground", "--seeds", "1", "--workers", "1")
+    assert "4 models, trained before, in outputs/playground" in again.out
+    assert page.read_bytes() == content
+    assert written(tmp_path) == first
+
+    lost = next(run for run in first if run.parent.name == "gru")
+    shutil.rmtree(lost)
+    third = typed("playground", "--seeds", "1", "--workers", "1", "--out", "elsewhere/page.html")
+    assert "training one model in outputs/playground, 3 more are there" in third.out
+    assert {run: when for run, when in written(tmp_path).items() if run != lost}.items() <= first.items()
+    assert (tmp_path / "elsewhere/page.html").read_bytes() == content
+
+    # They are the experiment's, and ordinary runs.
+    now = written(tmp_path)
+    for words in (("cell=gru", "seed=0"), ("cell=rnn", "seq_len=10", "task.shortest=null")):
+        assert train("experiment=playground", *SMALL, *words).path.resolve() in now
+    assert written(tmp_path) == now
+
+
+def _as_trained(runs: dict[Path, int]) -> Iterator[Path]:
+    """In the order of the page."""
+    for cell, length in (("rnn", "50"), ("lstm", "50"), ("gru", "50"), ("rnn", "10")):
+        yield from sorted(run for run in runs if run.parent.name == cell and run.name.startswith(f"len{length}-"))
+
+
+def test_a_run_that_cannot_be_trained_is_said(typed: Typed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        playing, "SETTINGS", (*playing.SETTINGS, "optimizer.lr=1e30", "optimizer=sgd", "clip_norm=null")
+    )
+    monkeypatch.setattr(playing, "MODELS", (("cell=rnn", "cell.nonlinearity=relu"),))
+    said = typed("playground", "--seeds", "1", "--workers", "1")
+    assert said.code == 1
+    assert said.err.splitlines()[-1].startswith("seqmem playground: ")
+    assert "the same command goes on" in said.err.splitlines()[-1]
+    assert not (tmp_path / "outputs/playground/index.html").exists()
+
+
+# Runs that are given
+
+
+KINDS = {
+    "first": ("cell=rnn", "seed=0"),
+    "second": ("cell=rnn", "seed=1"),
+    "relu": ("cell=rnn", "seed=0", "cell.nonlinearity=relu"),
+    "measured": ("cell=rnn", "seed=0", "evaluate.every=3"),
+    "people": ("cell=rnn", "task=pronoun", "task.people=4"),
+    "copy": ("cell=rnn", "task=copy", "seq_len=21", "evaluate.lengths=[21]"),
+    "adding": ("cell=rnn", "task=adding"),
+    "text": ("cell=rnn", "task=text"),
+}
+
+
+@pytest.fixture(scope="module")
+def trained_once(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """By name, the directory of a tiny run; those of other tasks each in outputs of its own."""
+    folder, found = tmp_path_factory.mktemp("runs"), {}
+    for name, words in KINDS.items():
+        outputs = folder / (name if any(word.startswith("task=") for word in words) else "outputs")
+        found[name] = train(*TINY, *words, "quiet=true", outputs=outputs, device="cpu").path
+    return found
+
+
+@pytest.fixture
+def runs(trained_once: dict[str, Path], typed: Typed, tmp_path: Path) -> dict[str, str]:
+    """The same in this test's own directory, as one would type them there."""
+    folder = trained_once["first"].parents[3]
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    return {name: str(path.relative_to(folder)) for name, path in trained_once.items()}
+
+
+def test_runs_that_are_given(typed: Typed, tmp_path: Path, runs: dict[str, str]) -> None:
+    said = typed("playground", runs["first"], runs["second"].rpartition("-")[2], runs["relu"], "--out", "a.html")
+    assert (said.code, said.err) == (0, "")
+    models = data(tmp_path / "a.html")["models"]
+    tanh, relu = "rnn nonlinearity=tanh, trained at 8 words", "rnn nonlinearity=relu, trained at 8 words"
+    assert [(model["label"], model["seed"]) for model in models] == [(tanh, 0), (tanh, 1), (relu, 0)]
+    assert len({model["id"] for model in models}) == 3
+    assert f"{tanh}  2 seeds" in said.out
+    assert f"{relu}  seed 0" in said.out
+
+    one = trained(RunDirectory(tmp_path / runs["second"]))
+    assert [row["seq_len"] for row in models[1]["lengths"]] == [7, 8, 10, 12, 14, 20, 30, 32]
+    wanted = evaluate_lengths(one.model, one.task, [7, 8, 10, 12, 14, 20, 30, 32], seed=1, sequences=8)
+    assert [row["score"] for row in models[1]["lengths"]] == [found.score for found in wanted]
+
+    # A folder stands for what is finished in it; one training is shown once.
+    (tmp_path / runs["relu"] / "result.json").unlink()
+    said = typed("playground", "outputs", "--out", "a.html")
+    assert (said.code, said.err) == (0, "")
+    assert "outputs: 1 of 4 runs is not finished, and left out" in said.out
+    assert "the same as another but for how it was measured; left out" in said.out
+    label = "rnn, trained at 8 words"
+    assert [(model["label"], model["seed"]) for model in data(tmp_path / "a.html")["models"]] == [
+        (label, 0),
+        (label, 1),
+    ]
+
+
+def test_runs_that_cannot_be_shown(typed: Typed, tmp_path: Path, runs: dict[str, str]) -> None:
+    first = runs["first"]
+
+    def refused(*args: str, line: str, code: int) -> None:
+        typed("playground", *args, "--out", "a.html").refuses(line, code=code, verb="playground")
+        assert not (tmp_path / "a.html").exists()
+
+    refused("nothing", line="nothing: no run there", code=2)
+    refused("len8", line="runs are called like that", code=2)
+    refused(first, "people", line="task=pronoun people=4", code=2)
+    refused("adding", line="task=adding", code=2)
+    refused("text", line="task=text", code=2)
+    refused("copy", line="task=copy", code=2)
+    (tmp_path / runs["second"] / "result.json").unlink()
+    refused(first, runs["second"], line=f"{runs['second']} is not finished", code=1)
+    (tmp_path / runs["relu"] / "checkpoint.pt").unlink()
+    refused(first, runs["relu"], line=f"{runs['relu']} lacks its checkpoint.pt", code=1)
+    shutil.copy(tmp_path / first / "checkpoint.pt", tmp_path / runs["people"])
+    refused("people", line="does not fit the run's configuration", code=1)
+    copied = tmp_path / runs["copy"]
+    (copied / "result.json").unlink()
+    shutil.copytree(copied, copied.with_name("another"))
+    refused("copy", line="copy: none of its 2 runs is finished", code=1)
+
+
+# What else can be wrong with the command line
+
+
+@pytest.mark.parametrize(
+    ("args", "line", "code"),
+    [
+        (("--port", "8000"), "--port 8000: it is --serve that needs a port", 2),
+        (("--serve", "--port", "65536"), "--port 65536: must be from 1 to 65535", 2),
+        (("--serve", "--port", "-1"), "--port -1: must be from 1 to 65535", 2),
+        (("--seeds", "0"), "--seeds 0: must be at least 1", 2),
+        (("--workers", "none"), "--workers none: must be auto or a whole number from 1 on", 2),
+        (("run", "--seeds", "3"), "--seeds: nothing is trained where runs are given", 2),
+        (("--out", "folder"), "--out folder: it is a folder", 2),
+        (("--out", "file/page.html"), "cannot write to file: Not a directory", 1),
+        (("--out", "/proc/page.html"), "cannot write to /proc", 1),
+        (("--oops",), "unrecognized arguments: --oops", 2),
+    ],
+)
+def test_it_refuses_before_it_trains(args: tuple[str, ...], line: str, code: int, typed: Typed, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("mine")
+    typed("playground", *args).refuses(line, code=code, verb="playground")
+    assert not runs_below(tmp_path)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_where_its_runs_cannot_be_written_it_says_so_once(typed: Typed, tmp_path: Path) -> None:
+    (tmp_path / "outputs").write_text("mine")
+    said = typed("playground", "--seeds", "1", "--out", "page.html", "--workers", "1")
+    said.refuses("cannot write to outputs/playground: Not a directory", code=1, verb="playground")
+
+
+# The server
+
+
+@pytest.fixture
+def taken() -> Iterator[int]:
+    """A port that somebody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        yield other.getsockname()[1]
+
+
+def test_a_port_in_use(typed: Typed, tmp_path: Path, taken: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    typed("playground", "--serve", "--port", str(taken)).refuses(
+        f"port {taken} is in use: name another, or leave out --port", code=1, verb="playground"
+    )
+    assert not runs_below(tmp_path)
+    monkeypatch.setattr(playing, "PORTS", (taken,))
+    typed("playground", "--serve").refuses("--port 0 takes any that is free", code=1, verb="playground")
+    monkeypatch.setattr(playing, "PORTS", (taken, 0))
+    with playing._bound(None) as server:
+        assert server.server_port not in (0, taken)
+
+
+def test_a_port_that_is_taken_while_it_trains() -> None:
+    with playing._bound(0) as server, socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind(("127.0.0.1", server.server_port))
+        other.listen()
+        with pytest.raises(RunError, match=f"port {server.server_port} is in use"):
+            playing._serve(server, b"", open_it=False)
+
+
+def test_it_serves_the_page_and_nothing_else_until_ctrl_c(
+    typed: Typed, tmp_path: Path, runs: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    answers: dict[str, Any] = {}
+
+    def visit(server: Any) -> None:
+        address = f"http://127.0.0.1:{server.server_port}"
+        try:
+            for name, path, method in (
+                ("page", "/", "GET"), ("named", "/index.html?theme=dark", "GET"), ("head", "/", "HEAD"),
+                ("other", "/a.html", "GET"), ("above", "/../../etc/passwd", "GET"), ("post", "/", "POST"),
+            ):  # fmt: skip
+                request = urllib.request.Request(address + path, method=method)
+                try:
+                    with urllib.request.urlopen(request, timeout=10) as answer:
+                        answers[name] = answer.status, dict(answer.headers), answer.read()
+                except urllib.error.HTTPError as error:
+                    with error:
+                        answers[name] = error.code, dict(error.headers), error.read()
+            answers["address"] = server.server_address[0]
+        finally:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    serve = playing._Server.serve_forever
+
+    def serve_and_visit(server: Any, poll_interval: float = 0.02) -> None:
+        visitor = threading.Thread(target=visit, args=(server,))
+        visitor.start()
+        try:
+            serve(server, poll_interval)
+        finally:
+            visitor.join()
+
+    monkeypatch.setattr(playing._Server, "serve_forever", serve_and_visit)
+    before = signal.getsignal(signal.SIGINT)
+    said = typed("playground", runs["first"], "--serve", "--port", "0", "--out", "a.html")
+    assert (said.code, said.err) == (0, "")
+    assert signal.getsignal(signal.SIGINT) is before
+    assert re.search(r"http://127\.0\.0\.1:[1-9]\d*/\n", said.out)
+    assert said.out.endswith("Ctrl-C ends it.\n\nthe server has ended.\n")
+
+    page = (tmp_path / "a.html").read_bytes()
+    assert answers["address"] == "127.0.0.1"
+    assert answers["page"][0] == 200
+    assert answers["page"][2] == answers["named"][2] == page
+    assert answers["head"][::2] == (200, b"")
+    headers = answers["page"][1]
+    assert headers == answers["head"][1] | {"Date": headers["Date"]}
+    assert headers["Content-Type"] == "text/html; charset=utf-8"
+    assert int(headers["Content-Length"]) == len(page)
+    assert answers["other"][0] == answers["above"][0] == 404
+    assert answers["post"][0] == 501
+    for _, kept, _ in (answers[name] for name in ("page", "head", "other", "post")):
+        rules = dict(rule.split(" ", 1) for rule in kept["Content-Security-Policy"].split("; "))
+        assert rules["default-src"] == rules["base-uri"] == rules["frame-ancestors"] == "'none'"
+        assert not any("http" in allowed or "'self'" in allowed or "*" in allowed for allowed in rules.values())
+        assert kept["X-Content-Type-Options"] == "nosniff"
+
+
+# The browser
+
+
+class Terminal(Console):
+    """A console that takes itself for a terminal."""
+
+    def __init__(self) -> None:
+        super().__init__(force_terminal=True, color_system=None, width=100)
+
+
+@pytest.mark.parametrize(
+    ("screen", "browser", "opens", "line"),
+    [
+        (":0", True, True, ""),
+        (":0", False, True, "no browser could be opened: open the file by hand"),
+        (":0", None, False, "no browser to open: take the file to where there is one, or --serve it here"),
+        ("", True, False, "no browser to open: take the file to where there is one, or --serve it here"),
+    ],
+)
+def test_the_page_is_opened_where_there_is_a_browser(
+    screen: str,
+    browser: bool | None,
+    opens: bool,
+    line: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    opened: list[str] = []
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setenv("DISPLAY", screen)
+    monkeypatch.setattr(sys, "platform", "linux")
+
+    def get() -> None:
+        if browser is None:
+            raise webbrowser.Error("could not locate runnable browser")
+
+    monkeypatch.setattr(webbrowser, "get", get)
+    monkeypatch.setattr(webbrowser, "open", lambda address: opened.append(address) or browser)
+    playing._open("file:///a.html", wanted=True, console=Terminal())
+    assert opened == ["file:///a.html"] * opens
+    assert capsys.readouterr().out.strip() == line
+    playing._open("file:///a.html", wanted=False, console=Terminal())
+    assert opened == ["file:///a.html"] * opens
+    assert capsys.readouterr().out == ""
+
+
+# The parts
+
+
+def test_lengths_are_spread_from_the_shortest_to_four_times_the_longest() -> None:
+    lengths = playing._lengths(Pronoun(), [10, 50])
+    assert lengths == [7, 10, 12, 14, 20, 30, 40, 50, 70, 100, 120, 140, 200]  # as conf/experiment/playground.yaml has
+    conf = (Path(__file__).parents[1] / "conf/experiment/playground.yaml").read_text()
+    assert f"lengths: {lengths}" in conf
+    for longest in (7, 33, 1000):
+        found = playing._lengths(Pronoun(), [longest])
+        assert found == sorted(set(found))
+        assert {7, longest, 4 * longest} <= set(found)
+        assert max(np.diff(np.log(found))) < np.log(2)

@@ -1,0 +1,713 @@
+"""``seqmem read``: what is printed, drawn and said is what the models do; keys, terminals, and what cannot be read."""
+
+import io
+import json
+import os
+import pty
+import re
+import shutil
+import signal
+import sys
+import termios
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+from math import exp, inf, log
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from rich.text import Text
+
+import seqmem
+from commandline import TINY, Said
+from seqmem.cli import main
+from seqmem.cli.reader import views
+from seqmem.cli.reader.page import page
+from seqmem.cli.reader.player import SPEEDS, Player, lengths
+from seqmem.cli.reader.terminal import Ended, Terminal, keys, playable
+from seqmem.cli.reader.views import Scene, share_bar, short_names, short_number, signs, time_scale
+from seqmem.cli.reading import play
+from seqmem.reading import Reading, typed
+from seqmem.record import load_checkpoint
+from seqmem.tasks import Adding, Digits, Pronoun, Task
+
+Typed = Callable[..., Said]
+DOCS = Path(__file__).parents[1] / "docs" / "read.md"
+COPY = ("task=copy", "task.length=3", "task.symbols=4", "seq_len=9")
+ADDING = ("task=adding",)
+DIGITS = ("task=digits", "task.scan=row")
+TEXT = ("task=text",)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Models that have learned nothing, which is enough to be read with; never written into."""
+    folder = tmp_path_factory.mktemp("runs")
+    kinds = {
+        "lstm": ("cell=lstm",), "gru": ("cell=gru", "seq_len=10"), "rnn": ("cell=rnn",),
+        "stack": ("cell=lstm", "cell.layers=2"), "copy": (*COPY, "cell=gru"), "adding": (*ADDING, "cell=lstm"),
+        "digits": (*DIGITS, "cell=rnn"), "text": (*TEXT, "cell=gru"),
+    }  # fmt: skip
+    quick = ("steps=1", "trace.every=100", "checkpoint_every=100", "kernel=torch")
+    return {
+        name: seqmem.train(*TINY, *quick, *given, f"outputs={folder}", "quiet=true").path
+        for name, given in kinds.items()
+    }
+
+
+@pytest.fixture
+def typed_in(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Callable[..., Said]:
+    """``seqmem read ARGS`` where there is no terminal, so many characters wide."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*args: str | Path, columns: int = 80) -> Said:
+        monkeypatch.setenv("COLUMNS", str(columns))
+        monkeypatch.setattr(sys, "argv", ["seqmem", "read", *map(str, args)])
+        capsys.readouterr()
+        try:
+            code = main()
+        except SystemExit as left:
+            code = left.code if isinstance(left.code, int) else 0
+        captured = capsys.readouterr()
+        return Said(code, captured.out, captured.err)
+
+    return run
+
+
+def read_json(said: Said) -> dict[str, Any]:
+    assert (said.code, said.err) == (0, "")
+    assert said.out.count("\n") == 1
+    return json.loads(said.out)
+
+
+# Made-up readings
+
+
+def made_up(outputs: Any, *, right: int | None = 0, asked: Sequence[int] | None = None, **changes: Any) -> Reading:
+    """Of Pronoun's four answers, in words w0, w1, ...; the last one asks."""
+    table = np.array(outputs, dtype=np.float32)
+    steps, answers = len(table), tuple(map(Pronoun(people=4).answer, torch.arange(4)))
+    names = [answers[k] for k in table.argmax(1)]
+    where = np.zeros(steps, dtype=bool)
+    where[list(asked) if asked is not None else [steps - 1]] = True
+    return Reading(
+        words=tuple(f"w{t}" for t in range(steps)),
+        outputs=table,
+        answers=answers,
+        right=None if right is None else np.full(steps, right),
+        asked=where,
+        asked_with=None,
+        gates=changes.get("gates", {}),
+        keeps=changes.get("keeps", ()),
+        states=changes.get("states", {"hidden": np.ones((steps, 3), dtype=np.float32)}),
+        gradient=changes.get("gradient", {}),
+        texts=(None if right is None else (answers[right],) * steps, tuple(names)),
+    )
+
+
+def one_hot(*tops: int, confidence: float = 0.7) -> list[list[float]]:
+    rest = (1 - confidence) / 3
+    return [[confidence if k == top else rest for k in range(4)] for top in tops]
+
+
+def scene_of(*readings: Reading, unknown: str | None = None) -> Scene:
+    task: Task = Pronoun(people=4)
+    batch, _ = typed(task, "my brother told his aunt that he")
+    labels = tuple(f"model{i}" for i in range(len(readings)))
+    return Scene(task, "a sentence", batch, labels, ("50",) * len(readings), readings, unknown)
+
+
+SIGNS = signs(Console(file=io.TextIOWrapper(io.BytesIO(), "utf-8")))
+PLAIN = signs(Console(file=io.TextIOWrapper(io.BytesIO(), "ascii")))
+
+
+def lines_of(scene: Scene, at: int, view: str = "beliefs", width: int = 80, **how: Any) -> list[str]:
+    return [line.plain for line in page(scene, at, view, width, SIGNS, **how).whole()]
+
+
+# What is printed
+
+
+def test_the_numbers_are_those_of_the_equations(runs: dict[str, Path], typed_in: Typed) -> None:
+    """Against an LSTM in numpy, float64, from the run's weights: torch's layout, gates i f g o."""
+    said = read_json(typed_in(runs["lstm"], "--json", "--length", "12", "--sentence", "5"))
+    (model,) = said["models"]
+    weights = {
+        name: value.double().numpy() for name, value in load_checkpoint(runs["lstm"] / "checkpoint.pt")["model"].items()
+    }
+    vocabulary = Pronoun().words(torch.arange(Pronoun().inputs.size))
+    embed, readout = weights["embed.weight"], (weights["readout.weight"], weights["readout.bias"])
+    into, across, bias = (
+        sum(value for name, value in weights.items() if name.startswith(f"cell.fused.{part}")) for part in
+        ("weight_ih", "weight_hh", "bias")
+    )  # fmt: skip
+
+    def step(word: str, h: Any, c: Any) -> tuple[Any, Any, Any, Any, Any]:
+        a = into @ embed[vocabulary.index(word)] + across @ h + bias
+        i, f, g, o = np.split(a, 4)
+        i, f, o = (1 / (1 + np.exp(-gate)) for gate in (i, f, o))
+        c = f * c + i * np.tanh(g)
+        return o * np.tanh(c), c, i, f, o
+
+    h = c = np.zeros(4)
+    last = len(said["words"]) - 1
+    assert said["asked_with"] == said["words"][last]
+    for t, word in enumerate(said["words"]):
+        h, c, i, f, o = step(word, h, c)
+        asked = h if t == last else step(said["asked_with"], h, c)[0]  # by a copy, which is forgotten again
+        logits = readout[0] @ asked + readout[1]
+        shares = np.exp(logits) / np.exp(logits).sum()
+        np.testing.assert_allclose(model["outputs"][t], shares, atol=1e-6)
+        for name, wanted in (("forget", f), ("input", i), ("output", o)):
+            np.testing.assert_allclose(model["gates"][name][t], wanted, atol=1e-6)
+        np.testing.assert_allclose(model["states"]["cell"][t], c, atol=1e-6)
+        assert model["top"][t] == int(shares.argmax())
+        assert model["said"][t] == said["answers"][int(shares.argmax())]
+    named = [k for k, name in enumerate(said["answers"]) if name in " ".join(said["words"])]
+    assert said["right"][-1] in named
+    assert said["right"][-1] == Pronoun().solve(Pronoun().parse(" ".join(said["words"]))[:, None])[-1, 0]
+    assert model["keeps"] == ["forget"]
+
+
+@pytest.mark.parametrize("columns", [80, 200])
+def test_the_rows_say_what_the_numbers_say(columns: int, runs: dict[str, Path], typed_in: Typed) -> None:
+    both = (runs["rnn"], runs["gru"], "--length", "15")
+    said, printed = read_json(typed_in(*both, "--json")), typed_in(*both, columns=columns)
+    assert (printed.code, printed.err) == (0, "")
+    rows = [line for line in printed.out.splitlines() if re.match(r" *\d+ ", line)]
+    assert [row.split()[1] for row in rows] == said["words"]
+    for t, row in enumerate(rows):
+        found = re.findall(r"(✓|✗)?(\w+ \w+) +(\d+) %", row)
+        assert len(found) == 2
+        for (sign, name, share), model in zip(found, said["models"], strict=True):
+            top = model["top"][t]
+            assert name == said["answers"][top]
+            assert int(share) == round(100 * model["outputs"][t][top])
+            wrong = "✗" if said["asked"][t] else ""
+            assert sign == ("✓" if top == said["right"][t] else wrong)
+    assert f"if it were asked after that word: '{said['words'][-1]}'" in printed.out
+    assert "rnn, trained at 8" in printed.out
+    assert "gru, trained at 10" in printed.out
+    for model in said["models"]:
+        verdict = next(line for line in printed.out.splitlines() if line.startswith(f"{model['label']} "))
+        assert ("✓ right: " if model["is_right"] else "✗ wrong: says ") + model["said"][-1] in verdict
+
+
+def test_the_same_sentence_whoever_reads_it_and_another_number_another(runs: dict[str, Path], typed_in: Typed) -> None:
+    words = [read_json(typed_in(runs[cell], "--json", "--length", "20"))["words"] for cell in ("lstm", "rnn")]
+    assert words[0] == words[1]
+    assert words[0] != read_json(typed_in(runs["rnn"], "--json", "--length", "20", "--sentence", "1"))["words"]
+
+
+def test_the_length_is_the_longest_that_anyone_was_trained_at(runs: dict[str, Path], typed_in: Typed) -> None:
+    assert read_json(typed_in(runs["lstm"], runs["gru"], "--json"))["of"] == 10
+
+
+def test_until_a_word(runs: dict[str, Path], typed_in: Typed) -> None:
+    whole = read_json(typed_in(runs["rnn"], "--json"))
+    for until in ("4", whole["words"][3]):
+        part = read_json(typed_in(runs["rnn"], "--json", "--until", until))
+        assert part["words"] == whole["words"][: whole["words"].index(whole["words"][3]) + 1]
+        model = part["models"][0]
+        assert model["is_right"] is None
+        assert len(model["outputs"]) == len(part["words"]) == len(model["gradient"]["state"])
+    assert " so far " in typed_in(runs["rnn"], "--until", "4").out
+
+
+def test_a_sentence_of_ones_own(runs: dict[str, Path], typed_in: Typed) -> None:
+    text = "My brother told his aunt that the old cat slept and she"
+    said = read_json(typed_in(runs["lstm"], "--json", "--text", text))
+    assert said["words"] == text.lower().split()
+    assert said["answers"][said["right"][-1]] == "his aunt"
+    assert said["unknown"] is said["sentence"] is None
+    nobody = typed_in(runs["lstm"], "--text", text.removesuffix(" she"))
+    assert nobody.code == 0
+    assert "nobody can know: it does not end with a question: he or she" in nobody.out
+    assert "▾" not in nobody.out
+    assert "✓" not in nobody.out
+
+
+def test_documented_keys_are_the_ones_there_are(runs: dict[str, Path], typed_in: Typed) -> None:
+    said = read_json(typed_in(runs["lstm"], "--json"))
+    top, of_a_model = DOCS.read_text().split("| key of a model |")
+
+    def keys_of(table: str) -> set[str]:
+        cells = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+        return {name for cell in cells for name in re.findall(r"`([^`]+)`", cell)}
+
+    assert keys_of(top.split("## `--json`")[1]) == set(said)
+    assert keys_of(of_a_model) == set(said["models"][0])
+
+
+def test_symbols_to_repeat_numbers_pictures_and_characters(runs: dict[str, Path], typed_in: Typed) -> None:
+    said, copied = read_json(typed_in(runs["copy"], "--json")), typed_in(runs["copy"]).out
+    *_, last = (line for line in copied.splitlines() if re.match(r" *\d+ ", line))
+    assert f"wants {said['answers'][said['right'][-1]]}" in last
+    good = sum(a == b for a, b in zip(said["models"][0]["top"][-3:], said["right"][-3:], strict=True))
+    assert f"{good} of 3 right; says {' '.join(said['models'][0]['said'][-3:])}" in copied
+    assert "changes its mind" not in copied
+
+    said, added = read_json(typed_in(runs["adding"], "--json")), typed_in(runs["adding"]).out
+    assert said["answers"] is None
+    marked = [float(word[:-1]) for word in said["words"] if word.endswith("*")]
+    assert said["right"][-1][0] == pytest.approx(sum(marked), abs=0.011)  # words are rounded
+    assert f"says {said['models'][0]['outputs'][-1][0]:.2f}; wanted {said['right'][-1][0]:.2f}: " in added
+
+    digit = typed_in(runs["digits"]).out.splitlines()
+    assert sum(bool(re.search(r"[░▒▓█]{2}", line[60:])) for line in digit) >= 6
+    half = typed_in(runs["digits"], "--until", "4").out.splitlines()
+    assert sum("· · · · · · · · " in f"{line} " for line in half) == 4
+
+    said, text = read_json(typed_in(runs["text"], "--json")), typed_in(runs["text"]).out
+    outputs, right = said["models"][0]["outputs"], said["right"]
+    bits = [-log(row[k], 2) for row, k in zip(outputs, right, strict=True)]
+    assert [float(found) for found in re.findall(r"([\d.]+) bits(?! per)", text)] == pytest.approx(bits, abs=0.006)
+    assert f"{np.mean(bits):.2f} bits per character" in text
+
+
+def test_gates_and_gradient(runs: dict[str, Path], typed_in: Typed) -> None:
+    both = (runs["lstm"], runs["rnn"])
+    said = read_json(typed_in(runs["lstm"], "--json"))["models"][0]
+    shown = typed_in(*both, "--view", "gates", columns=160).out
+    rows = [line for line in shown.splitlines() if re.match(r" *\d+ ", line)]
+    for t, row in enumerate(rows):
+        forget = np.array(said["gates"]["forget"][t])
+        shut, wide = 100 * (forget < 0.1).mean(), 100 * (forget > 0.9).mean()
+        assert re.search(rf" {forget.mean():.2f} +{shut:.0f}\|{wide:.0f} ", row)
+        scale = -1 / np.log(np.median(forget))
+        assert f" {scale:.1f} " in row if scale < 100 else f" {scale:.0f} " in row
+        assert f" {np.linalg.norm(said['states']['cell'][t]):.1f} " in row
+    assert "no gates" in shown
+    stacked = typed_in(runs["stack"], "--view", "gates", columns=200).out
+    assert "0/forget" in stacked
+    assert "1/forget" in stacked
+
+    shown = typed_in(*both, "--view", "gradient", columns=100).out
+    state = np.array(said["gradient"]["state"])
+    rows = [line for line in shown.splitlines() if re.match(r" *\d+ ", line)]
+    for t, row in enumerate(rows):
+        percent = 100 * state[t] / state[-1]
+        assert f"{percent:.3g} %" in row
+    assert f"half-life {said['decay']['half_life']:.3g} words" in shown
+    assert f"{100 * state[0] / state[-1]:.3g} % of it arrives at the first word" in shown
+
+
+@pytest.mark.parametrize("kind", ["ascii", "dumb"])
+def test_poor_terminals(
+    kind: str, runs: dict[str, Path], typed_in: Typed, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    if kind == "ascii":
+        monkeypatch.setattr("rich.console.Console.encoding", "ascii")
+    if kind == "dumb":
+        monkeypatch.setenv("TERM", "dumb")
+    looks = [("lstm", view) for view in views.VIEWS] + [
+        (run, "beliefs") for run in ("copy", "adding", "digits", "text")
+    ]
+    for run, view in looks if kind == "ascii" else looks[:1]:
+        said = typed_in(runs[run], "--view", view)
+        assert not said.err, said.err
+        assert said.code == 0
+        assert "\x1b" not in said.out
+        assert kind != "ascii" or said.out.isascii()
+
+
+def test_a_right_answer_is_not_told_by_colour_alone() -> None:
+    """Taken away all colour, the right column and the right rows can still be found; also in ASCII."""
+    scene = scene_of(made_up(one_hot(1, 2, 2), right=2))
+    for have in (SIGNS, PLAIN):
+        lines = [line.plain for line in page(scene, 2, "beliefs", 60, have).whole()]
+        pointer = next(line for line in lines if line.strip() == have.below)
+        letters = lines[lines.index(pointer) + 1 :]
+        assert letters[0][pointer.index(have.below)] in ("c", Pronoun(people=4).answer(torch.tensor(2))[0])
+        rows = [line for line in lines if re.match(r" *\d ", line)]
+        assert [have.right in row for row in rows] == [False, True, True]
+        assert have.right not in have.blocks
+
+
+# Where it changes its mind, and what is said in the end
+
+
+def test_it_changes_its_mind_where_it_does_and_the_last_time_is_marked() -> None:
+    scene = scene_of(made_up(one_hot(1, 0, 0, 2, 2, 0, 0)), made_up(one_hot(0, 0, 0, 0, 0, 0, 0)))
+    times = {"w1": "once,", "w3": "2 times, last", "w5": "3 times, last"}
+    for at, marked in ((0, None), (1, "w1"), (2, "w1"), (3, "w3"), (6, "w5")):
+        lines = lines_of(scene, at)
+        turns = [place for place, line in enumerate(lines) if "changes its mind here" in line]
+        assert len(turns) == (marked is not None)
+        if marked is not None:
+            assert lines[turns[0] - 1].split()[1] == marked
+            verdict = "; ".join(lines[lines.index(next(line for line in lines if line.startswith("model0 "))) :])
+            assert f"changed its mind {times[marked]} at word {int(marked[1:]) + 1}, '{marked}'" in verdict
+    assert any(line.startswith("model1 ") and "never changed its mind" in line for line in lines_of(scene, 6))
+
+
+def test_no_change_of_mind_after_the_answer_counts() -> None:
+    """What is read after the last question (padding) changes nothing."""
+    scene = scene_of(made_up(one_hot(1, 0, 0, 3, 3), asked=[2]))
+    lines = lines_of(scene, 4)
+    turns = [place for place, line in enumerate(lines) if "changes its mind here" in line]
+    assert [lines[place - 1].split()[1] for place in turns] == ["w1"]
+    assert any("✓ right: my brother" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("tops", "confidence", "said"),
+    [
+        ((1, 0), 0.9, "✓ right: my brother, 90 %;"),
+        ((1, 0), 0.4, "✓ right: my brother, 40 % (a guess);"),
+        ((0, 3), 0.6, "✗ wrong: says his aunt, 60 %; it is my brother;"),
+    ],
+)
+def test_verdicts(tops: tuple[int, ...], confidence: float, said: str) -> None:
+    assert said in "; ".join(lines_of(scene_of(made_up(one_hot(*tops, confidence=confidence))), 1)[-2:])
+
+
+def test_a_verdict_where_nobody_knows() -> None:
+    *_, verdict, why = lines_of(scene_of(made_up(one_hot(1, 1), right=None), unknown="it names nobody"), 1)
+    assert "says her uncle, 70 %" in verdict
+    assert why == "nobody can know: it names nobody"
+
+
+# Closed forms
+
+
+def test_time_scales_bars_and_short_names() -> None:
+    for steps in (0.5, 3.0, 40.0):  # a unit that keeps f at every step is left with 1/e after -1 / ln f
+        assert time_scale(exp(-1 / steps)) == pytest.approx(steps)
+    assert (time_scale(1.0), time_scale(0.0)) == (inf, 0.0)
+    for share in np.linspace(0, 1, 41):
+        drawn = share_bar(float(share), 6, SIGNS)
+        eighths = 8 * drawn.count("█") + sum(1 + SIGNS.parts.index(c) for c in drawn if c in SIGNS.parts)
+        assert len(drawn) == 6
+        assert abs(eighths - 48 * share) <= 0.5 + 1e-9
+        assert share_bar(float(share), 6, PLAIN).count("#") == round(6 * share)
+    assert short_names(["my brother", "his aunt"]) == ["brother", "aunt"]
+    assert short_names(["the old cat", "the big cat"]) == ["old cat", "big cat"]
+    assert short_names([".", "a", "b"]) == [".", "a", "b"]
+    assert short_names([" ", "a"]) == [" ", "a"]
+    for value in (0.0, 9.96, 123.4, 99999.0, 1e7, 3e22, inf, float("nan")):
+        assert len(short_number(value, SIGNS)) <= 5
+
+
+def test_gradients_are_drawn_on_a_log_scale_from_the_answer_back() -> None:
+    """10^-2 a step: a quarter of the bar, each; below 10^-8 nothing is left of it."""
+    norms = 0.5 * 10.0 ** -(2.0 * np.arange(6)[::-1])
+    lines = lines_of(scene_of(made_up(one_hot(*[0] * 6), gradient={"state": norms})), 5, "gradient", 60)
+    rows = [line for line in lines if re.match(r" *\d ", line)]
+    drawn = [8 * row.count("█") + sum(1 + SIGNS.parts.index(c) for c in row if c in SIGNS.parts) for row in rows]
+    np.testing.assert_allclose(np.array(drawn) / drawn[-1], [0, 0, 0.25, 0.5, 0.75, 1], atol=0.01)
+    assert any("half-life 0.151 words" in line for line in lines[-3:])  # log10(2) / 2
+    assert any("below a thousandth 2 words back" in line for line in lines[-3:])
+
+
+def test_a_picture_is_what_is_stored() -> None:
+    from sklearn.datasets import load_digits
+
+    pictures, _ = load_digits(return_X_y=True)
+    for task in (Digits(), Digits(scan="row"), Digits(permute=True)):
+        batch = task.held_out().sample(1, task.min_seq_len + 2, torch.Generator().manual_seed(3))
+        whole = task.picture(batch.inputs[:, 0])
+        assert whole is not None
+        assert (pictures / 16 == whole.double().numpy().ravel()).all(1).any()
+        part = task.picture(batch.inputs[:5, 0])
+        assert part is not None
+        seen = ~part.isnan()
+        assert int(seen.sum()) == 5 * task.inputs.size
+        assert torch.equal(part[seen], whole[seen])
+    assert Adding().picture(torch.zeros(3, 2)) is None
+
+
+# The screen
+
+
+def test_no_line_is_too_long_and_the_word_that_is_read_is_on_the_screen() -> None:
+    rng = np.random.default_rng(0)
+    readings = [
+        made_up(
+            rng.dirichlet(np.ones(4), size=30),
+            gates={name: rng.random((30, 3)) for name in ("forget", "input", "output")},
+            keeps=("forget",),
+            gradient={"state": 10.0 ** rng.uniform(-12, 3, 30)},
+        )
+        for _ in range(6)
+    ]
+    for width in (12, 47, 80, 200):
+        for count in (1, 4):
+            for view in views.VIEWS:
+                player = playing(scene_of(*readings[:count]), view=view)
+                for height in (1, 5, 24) if width == 80 else (16,):
+                    for at in (0, 22):
+                        player.at = at
+                        frame = player.frame(width, height)
+                        assert len(frame) == height
+                        assert max(line.cell_len for line in frame) <= width
+                        if height >= 5:
+                            assert any(line.plain.startswith(f"▸{at + 1:>2} ") for line in frame), (width, height, at)
+
+
+def playing(scene: Scene, **how: Any) -> Player:
+    made: dict[str, Any] = {"length": 50, "number": 0, "among": [7, 10, 50, 70], "scene_of": lambda *_: scene, **how}
+    return Player(scene=scene, have=SIGNS, **made)
+
+
+def test_time_brings_the_next_word() -> None:
+    player = playing(scene_of(made_up(one_hot(*[0] * 10))), speed=4.0)
+    seen = []
+    for tick in range(40):
+        player.tick(100 + tick / 16)  # sixteen ticks a second, four words a second
+        seen.append(player.at)
+    assert seen == [min(tick // 4, 9) for tick in range(40)]
+    assert not player.playing
+    assert player.wait(200.0) is None
+    player.press(" ")
+    assert (player.at, player.playing) == (0, True)
+    player.tick(300.0)
+    assert player.wait(300.1) == pytest.approx(0.15)
+    player.tick(900.0)  # stopped meanwhile: it goes on where it was
+    assert player.at == 1
+
+
+def test_keys_do_what_the_last_line_says() -> None:
+    asked: list[tuple[int, int, bool]] = []
+    readings = made_up(one_hot(*[0] * 10)), made_up(one_hot(*[1] * 10), gradient={"state": np.ones(10)})
+
+    def scene(length: int, number: int, gradient: bool) -> Scene:
+        asked.append((length, number, gradient))
+        return scene_of(readings[1] if gradient else readings[0])
+
+    player = playing(scene_of(readings[0]), scene_of=scene)
+    for key, at in (("right", 1), ("l", 2), ("h", 1), ("left", 0), ("left", 0), ("end", 9), ("right", 9), ("g", 0)):
+        player.press(key)
+        assert (player.at, player.playing) == (at, False), key
+    player.press(" ")
+    assert player.playing
+    for key, wanted in (
+        ("up", (70, 0)),
+        ("up", (70, 0)),
+        ("j", (50, 0)),
+        ("n", (50, 1)),
+        ("n", (50, 2)),
+        ("p", (50, 1)),
+    ):
+        player.press(key)
+        assert (player.length, player.number) == wanted, key
+    assert asked == [(70, 0, False), (50, 0, False), (50, 1, False), (50, 2, False), (50, 1, False)]
+    for key, view in (
+        ("2", "gates"),
+        ("tab", "gradient"),
+        ("tab", "beliefs"),
+        ("backtab", "gradient"),
+        ("1", "beliefs"),
+    ):
+        player.press(key)
+        assert player.view == view
+    assert asked[5:] == [(50, 1, True)]  # measured when it is looked at, and once
+    for key, speed in (("+", 6.0), ("-", 4.0), *(("-", s) for s in SPEEDS[3::-1]), ("-", SPEEDS[0])):
+        player.press(key)
+        assert player.speed == speed
+    player.press("z")
+    assert not player.left
+    player.press("q")
+    assert player.left
+
+
+def test_it_stops_at_the_word_that_was_asked_for_and_can_go_on() -> None:
+    player = playing(scene_of(made_up(one_hot(*[0] * 10))), until=lambda _: 4)
+    for tick in range(100):
+        player.tick(tick / 4)
+    assert (player.at, player.playing) == (4, False)
+    player.press(" ")
+    for tick in range(100):
+        player.tick(1000 + tick / 4)
+    assert player.at == 9
+
+
+def test_a_sentence_of_ones_own_has_no_other_but_has_gradients() -> None:
+    plain, measured = made_up(one_hot(0, 0)), made_up(one_hot(0, 0), gradient={"state": np.ones(2)})
+    player = playing(scene_of(plain), length=None, with_gradient=lambda: scene_of(measured))
+    for key in ("up", "down", "n", "p"):
+        player.press(key)
+        assert "your own" in player.frame(80, 24)[-1].plain
+    player.press("3")
+    assert player.scene.readings == (measured,)
+
+
+def test_lengths_to_go_through() -> None:
+    found = lengths(7, 200, [50, 33])
+    assert found == sorted(set(found))
+    assert (found[0], found[-1]) == (7, 200)
+    assert {33, 50} <= set(found)
+    assert all(more / less <= 1.7 for less, more in pairwise(found))
+    assert lengths(5, 5, [5]) == [5]
+
+
+# The terminal
+
+
+def test_keys_are_told_apart_however_they_arrive() -> None:
+    said = b"q \x1b[A\x1bOBl\x1b[Z\t\x1b[1;5C\x1b[H\x1bx\xc3"
+    wanted = ["q", " ", "up", "down", "l", "backtab", "tab", "home", "x", "\xc3"]
+    assert keys(said) == (wanted, b"")
+    for cut in range(len(said)):  # in two pieces, cut anywhere
+        first, rest = keys(said[:cut])
+        second, nothing = keys(rest + said[cut:])
+        assert first + second == wanted
+        assert nothing == b""
+    assert keys(b"\x1b") == ([], b"\x1b")
+
+
+class Screen:
+    """The other end of a pseudo-terminal."""
+
+    def __init__(self) -> None:
+        self.far, self.near = pty.openpty()
+        self.file = open(self.near, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+        self.console = Console(file=self.file, force_terminal=True, color_system="truecolor", legacy_windows=False)
+        self.before = termios.tcgetattr(self.near)
+        self.seen = bytearray()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        while True:
+            try:
+                data = os.read(self.far, 65536)
+            except OSError:
+                return
+            self.seen += data
+
+    def press(self, text: bytes) -> None:
+        os.write(self.far, text)
+
+    def wait_for(self, text: str) -> None:
+        end = time.monotonic() + 5
+        while text.encode() not in self.seen:
+            assert time.monotonic() < end, bytes(self.seen)
+            time.sleep(0.005)
+
+    def as_it_was(self) -> bool:
+        """Its own screen, its cursor, its keys: nothing is left of the other screen."""
+        self.wait_for("\x1b[?1049l")
+        shown, hidden = self.seen.rfind(b"\x1b[?25h"), self.seen.rfind(b"\x1b[?25l")
+        return shown > hidden and termios.tcgetattr(self.near) == self.before
+
+
+@pytest.fixture
+def screen() -> Iterator[Screen]:
+    made = Screen()
+    yield made
+    made.file.close()
+    os.close(made.near)
+    os.close(made.far)
+
+
+def test_it_is_played_until_q_and_the_terminal_is_as_it_was(screen: Screen) -> None:
+    termios.tcsetwinsize(screen.near, (30, 90))
+    player = playing(scene_of(made_up(one_hot(1, 0, 0, 0, 2))), speed=50.0)
+    with Terminal(screen.console, screen.near) as terminal:
+        assert terminal.size == (90, 30)
+        worker = threading.Thread(target=play, args=(player, terminal))
+        worker.start()
+        screen.wait_for("wrong: says ")
+        screen.press(b"2")
+        screen.wait_for("no gates")
+        termios.tcsetwinsize(screen.near, (12, 40))
+        screen.press(b"\x1b[D1")
+        screen.press(b"q")
+        worker.join(5)
+        assert not worker.is_alive()
+        assert b"\x1b[?1049h" in screen.seen
+        assert not termios.tcgetattr(screen.near)[3] & termios.ICANON
+    assert screen.as_it_was()
+    assert (player.at, player.view, player.left) == (3, "beliefs", True)
+
+
+@pytest.mark.parametrize("what", ["error", "SIGTERM", "SIGHUP", "Ctrl-C"])
+def test_the_terminal_is_as_it_was_however_it_ends(what: str, screen: Screen) -> None:
+    handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGTSTP)]
+    kinds = {"error": ZeroDivisionError, "SIGTERM": Ended, "SIGHUP": Ended, "Ctrl-C": KeyboardInterrupt}
+    with pytest.raises(kinds[what]) as raised, Terminal(screen.console, screen.near) as terminal:  # noqa: PT012
+        terminal.draw([Text("something")])
+        if what == "error":
+            raise ZeroDivisionError
+        os.kill(os.getpid(), {"Ctrl-C": signal.SIGINT}.get(what) or getattr(signal, what))
+        time.sleep(1)
+    assert screen.as_it_was()
+    assert handlers == [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGTSTP)]
+    if isinstance(raised.value, Ended):
+        assert raised.value.exit_code == 128 + getattr(signal, what)
+
+
+def test_nothing_moves_where_nobody_could_stop_it(
+    screen: Screen, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class Keyboard:
+        def __init__(self, number: int) -> None:
+            self.fileno = lambda: number
+
+    monkeypatch.setattr(sys, "stdin", Keyboard(screen.near))
+    monkeypatch.delenv("TERM", raising=False)
+    assert playable(screen.console)
+    monkeypatch.setenv("TERM", "dumb")
+    assert not playable(Console(file=screen.file, force_terminal=True))
+    monkeypatch.setenv("TERM", "xterm")
+    with (tmp_path / "file").open("w") as file:
+        assert not playable(Console(file=file, force_terminal=True))  # FORCE_COLOR does that
+        monkeypatch.setattr(sys, "stdin", Keyboard(file.fileno()))
+        assert not playable(screen.console)
+
+
+# What cannot be read
+
+
+def test_bad_input_is_one_line(runs: dict[str, Path], typed_in: Typed, tmp_path: Path) -> None:
+    run = runs["rnn"]
+    for args, line, code in (
+        ((run, "--length", "3"), "seq_len=3 is too short for task=pronoun: at least 7", 2),
+        ((runs["text"], "--length", "99999999"), "is too long for task=text: at most", 2),
+        ((run, "--length", "many"), "argument --length: invalid int value: 'many'; see seqmem read --help", 2),
+        ((run, "--until", "99"), "--until 99: the sentence has 8 words", 2),
+        ((run, "--until", "0"), "--until 0: the sentence has 8 words", 2),
+        ((run, "--until", "xylophone"), "--until xylophone: the sentence has no such word", 2),
+        ((run, "--text", ""), "--text: the text is empty", 2),
+        ((run, "--text", "my brothr said"), "--text: task=pronoun has no word 'brothr' (near: brother", 2),
+        ((run, "--text", "he", "--length", "9"), "--text is a sentence of your own: it has no --length", 2),
+        ((runs["digits"], "--text", "1"), "--text: the inputs of task=digits cannot be typed", 2),
+        ((run, "--sentence", "-1"), "--sentence -1: must be 0 or more", 2),
+        ((run, "--speed", "0"), "--speed 0: must be more than 0", 2),
+        ((run, "--view", "hopes"), "argument --view: invalid choice: 'hopes'", 2),
+        ((run, runs["copy"]), "task=copy, not pronoun", 2),
+        ((tmp_path / "nowhere",), "nowhere: no run there", 2),
+    ):
+        typed_in(*args).refuses(line, code=code, verb="read")
+
+
+def test_runs_that_cannot_be_read(runs: dict[str, Path], typed_in: Typed, tmp_path: Path) -> None:
+    def copied(name: str) -> Path:
+        return Path(shutil.copytree(runs["rnn"], tmp_path / name / "run"))
+
+    (copied("unfinished") / "result.json").unlink()
+    typed_in(tmp_path / "unfinished").refuses("is not finished (running at step 1)", code=1, verb="read")
+    (copied("weightless") / "checkpoint.pt").unlink()
+    typed_in(tmp_path / "weightless").refuses("lacks its checkpoint.pt", code=1, verb="read")
+    (copied("damaged") / "checkpoint.pt").write_bytes(b"PK\x03\x04 half a file")
+    typed_in(tmp_path / "damaged").refuses("checkpoint.pt", code=1, verb="read")
+    (copied("foreign") / "checkpoint.pt").write_bytes((runs["lstm"] / "checkpoint.pt").read_bytes())
+    typed_in(tmp_path / "foreign").refuses("does not fit the run's configuration", code=1, verb="read")
+    for name in "abcdefg":
+        copied(f"many/{name}")
+    typed_in(tmp_path / "many").refuses("7 runs are too many side by side, at most 6", code=2, verb="read")
+    for name in "abcde":
+        (tmp_path / "many" / name / "run" / "result.json").unlink()
+    said = typed_in(tmp_path / "many", "--json")
+    assert said.code == 0
+    assert len(json.loads(said.out)["models"]) == 2
+    assert "5 of 7 runs are not finished: left out" in said.err
