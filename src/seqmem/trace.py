@@ -59,23 +59,29 @@ class Tracer:
         if by not in ("auto", "step"):
             raise ValueError(f"by={by!r}: must be 'auto' or 'step'")
         self._model, self._task, self._loss, self._by = model, task, loss, by
-        # Nothing is kept for models of others: what else they remember, or write into, nobody knows.
-        self._keeps = all(type(part).__module__.startswith(_OUR_MODULES) for part in model.modules())
+        self.knows = all(type(part).__module__.startswith(_OUR_MODULES) for part in model.modules())
+        """All of the model is ours: it draws nothing, and its weights are all that it remembers or writes into."""
         self._twin: SequenceModel | None = None
-        self._copied: list[tuple[Tensor, Tensor]] = []
+        self._inside: Tensor | None = None
+        self._now = _tensors(model)
         self._trainable: list[Tensor] = []
         self._batch: Batch | None = None
         self._parts: list[_Part] = []
 
-    def measure(self, batch: Batch) -> "Trace":
-        norms = self.norms(batch)
+    def weights(self) -> Float[Tensor, " N"]:
+        """A copy of all weights, to be measured later, of a model that it ``knows``."""
+        return torch.cat([tensor.detach().flatten() for tensor in self._now])
+
+    def measure(self, batch: Batch, weights: Float[Tensor, " N"] | None = None) -> "Trace":
+        """``weights``: those of the model at another time."""
+        norms = self.norms(batch, weights)
         answered_at = np.concatenate([part.answered_at for part in self._parts])
         return Trace({name: values.numpy() for name, values in norms.items()}, answered_at)
 
-    def norms(self, batch: Batch) -> dict[str, Float[Tensor, "T B"]]:
+    def norms(self, batch: Batch, weights: Float[Tensor, " N"] | None = None) -> dict[str, Float[Tensor, "T B"]]:
         """As ``gradient_trace``. Of the batch that was traced last, what was made of it is used again."""
-        model = self._double()
-        if batch is not self._batch or not self._keeps:
+        model = self._double(weights)
+        if batch is not self._batch or not self.knows:
             self._batch, self._parts = batch, list(_parts(batch, self._loss))
         found = [self._part(model, part) for part in self._parts]
         return {name: torch.cat([part[name] for part in found], 1) for name in found[0]}
@@ -87,19 +93,17 @@ class Tracer:
                 found = _by_taps(model, self._task, part)
         return _by_steps(model, self._task, part.batch) if found is None else found
 
-    def _double(self) -> SequenceModel:
-        """The model as it is now, in float64 on the CPU."""
+    def _double(self, weights: Float[Tensor, " N"] | None) -> SequenceModel:
+        """The model in float64 on the CPU, as it is now or with other weights."""
         twin = self._twin
-        if twin is None or not self._keeps:
+        if twin is None or not self.knows:
             twin = self._twin = deepcopy(self._model).to("cpu").double().eval()
-            self._copied = list(zip(_tensors(twin), _tensors(self._model), strict=True))
-            if self._keeps:
+            if self.knows:
                 twin.requires_grad_(False)  # of ours no state comes from the weights alone
+                self._inside = _laid_end_to_end(_tensors(twin))
             self._trainable = [parameter for parameter in twin.parameters() if parameter.requires_grad]
-        else:
-            with torch.no_grad():
-                for copy, now in self._copied:
-                    copy.copy_(now)
+        if self._inside is not None:
+            self._inside.copy_(self.weights() if weights is None else weights)
         return twin
 
 
@@ -108,6 +112,14 @@ _OUR_MODULES = (f"{__package__}.", "torch.nn.modules.")
 
 def _tensors(model: SequenceModel) -> list[Tensor]:
     return [*model.parameters(), *model.buffers()]
+
+
+def _laid_end_to_end(tensors: Sequence[Tensor]) -> Float[Tensor, " N"]:
+    """One piece of memory that holds all of them from now on, so that one copy fills them."""
+    whole = torch.cat([tensor.flatten() for tensor in tensors])
+    for tensor, part in zip(tensors, whole.split([tensor.numel() for tensor in tensors]), strict=True):
+        tensor.data = part.view(tensor.shape)
+    return whole
 
 
 @dataclass(frozen=True)
@@ -237,6 +249,15 @@ class Trace:
     def series(self) -> dict[str, Float[ndarray, "T B"]]:
         """All traces, ``state`` (all carried states together) first."""
         return {"state": self.state, **self.norms}
+
+    def decays(self) -> dict[str, "Decay"]:
+        """How each series fades, its mean over sequences."""
+        found: dict[int, Decay] = {}  # of one state alone ``state`` is the same numbers
+        series = self.series()
+        for norms in series.values():
+            if id(norms) not in found:
+                found[id(norms)] = decay(self.mean_back(norms))
+        return {name: found[id(norms)] for name, norms in series.items()}
 
     def back(self, norms: Float[ndarray, "T B"]) -> Float[ndarray, "K B"]:
         """The same norms by timesteps back from each sequence's own answer; NaN before its first timestep."""

@@ -22,13 +22,17 @@ from .randomness import ambient, generator
 from .reading import beliefs
 from .signals import Batch
 from .tasks.base import Task
-from .trace import Decay, Trace, Tracer, decay, decay_from
+from .trace import Decay, Trace, Tracer, decay_from
 
 PRECISIONS = ("float32", "bf16", "tf32")
 
 _DRAWN_AT_ONCE = 8
 _DRAWN_BYTES = 1 << 22
 """Batches to draw in a row, and how much memory they may take together where it is more than one."""
+
+_TRACED_AT_ONCE = 10
+_TRACED_BYTES = 1 << 24
+"""The same for traces: how many models wait to be measured, and the memory of their weights."""
 
 
 @dataclass(frozen=True)
@@ -288,24 +292,37 @@ def train(
         for observer in observers:
             observer.logged(now.step, "eval", {"loss": seen.loss, "score": seen.score})
 
-    def trace() -> dict[str, Decay]:
+    def trace(step: int, weights: Float[Tensor, " N"] | None = None) -> dict[str, Decay]:
         """Measure the gradient at every timestep, on the same held-out sequences each time."""
         if not plan.trace_every:
             return {}
         (batch,) = traced
-        with measuring(), flush_denormal(on=False):  # float64 norms go down to where denormals begin
-            measured = tracer.measure(batch)
-        decays = {name: decay(measured.mean_back(norms)) for name, norms in measured.series().items()}
+        drawing = nullcontext() if tracer.knows else measuring()
+        with drawing, flush_denormal(on=False):  # float64 norms go down to where denormals begin
+            measured = tracer.measure(batch, weights)
+        decays = measured.decays()
         for observer in observers:
-            observer.traced(now.step, measured, decays)
+            observer.traced(step, measured, decays)
         return decays
+
+    def trace_kept() -> None:
+        """Traces in a row take less time than between updates, as batches do."""
+        for step, weights in kept:
+            trace(step, weights)
+        kept.clear()
+
+    kept: list[tuple[int, Tensor]] = []
+    size = sum(tensor.nbytes for tensor in model.state_dict().values())
+    # Where they are seldom nobody is to wait for them.
+    often = tracer.knows and plan.trace_every < plan.log_every
+    traced_at_once = min(_TRACED_AT_ONCE, _TRACED_BYTES // size) if often else 1
 
     with flush_denormal(on=True):  # vanishing gradients live among denormals, which cost ten times as much
         if now.step == 0:
             look()
             with measuring():
                 _show_answers(model, task, plan, now.step, observers)
-            now.start_decays = {name: found.numbers() for name, found in trace().items()}
+            now.start_decays = {name: found.numbers() for name, found in trace(now.step).items()}
         model.train()
         draw()
         while upcoming:
@@ -327,17 +344,26 @@ def train(
             stopping = stop_requested()
             saving = last or stopping or now.step % plan.checkpoint_every == 0
             logging = last or now.step % plan.log_every == 0
+            looking = last or now.step % plan.evaluate_every == 0
+            showing = not last and now.step == plan.steps // 2
+            if logging or looking or showing or saving:  # what happened first is said first
+                trace_kept()
             if (logging or saving) and plan.on_nan == "stop":
                 _refuse_nan(now)
             if logging:
                 log_pending()
-            if last or now.step % plan.evaluate_every == 0:
+            if looking:
                 look()
-            if not last and now.step == plan.steps // 2:
+            if showing:
                 with measuring():
                     _show_answers(model, task, plan, now.step, observers)
             if not last and plan.trace_every and now.step % plan.trace_every == 0:
-                trace()
+                if traced_at_once > 1:
+                    kept.append((now.step, tracer.weights()))
+                else:
+                    trace(now.step)
+                if saving or len(kept) == traced_at_once:
+                    trace_kept()
             if saving and not last:
                 save()
             if stopping and not last:
@@ -345,7 +371,7 @@ def train(
 
         # The last checkpoint comes before the closing measurements: whoever is killed in them repeats just them.
         save()
-        end_decays = trace()
+        end_decays = trace(now.step)
         with measuring():
             _show_answers(model, task, plan, now.step, observers)
         lengths = plan.evaluate_lengths or length_grid(task, plan.seq_len)
