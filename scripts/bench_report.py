@@ -299,6 +299,13 @@ def training_part(stored: dict[str, Any]) -> tuple[str, list[str]]:
         scores = [f"{100 * row['accuracy'][side]:.1f} %" for side in ("seqmem", "plain")]
         promised = [f"{ratio:.2f}", f"{row['cpu']:.2f}", f"≥ {row['limit']:g}", "yes" if kept else "**no**"]
         rows.append([row["cell"], str(row["seq_len"]), *speeds, *promised, *scores])
+    most = stored["traced limit"]
+    missed += [
+        f"a trace at every step, {cell}: {ratio:.2f} times as long as a run without traces (limit {most:g})"
+        for cell, ratio in stored["traced"].items()
+        if ratio > most
+    ]
+    traced = ", ".join(f"{cell} {ratio:.2f}" for cell, ratio in stored["traced"].items())
     head = [
         "cell",
         "words",
@@ -335,6 +342,9 @@ task that has only the evaluations. In turns, medians of {stored["rounds"]}, {st
 
 The plain script treats denormals as zero, as seqmem does. One that does not takes, with the rnn, {denormals} steps a
 second.
+
+A run that measures the gradient at every step (`trace.every=1`) takes so many times as long as one that never does, at
+50 words: {traced} (limit {most:g}).
 
 Where the time of the default run at 50 words goes, from its first look to its last file:
 

@@ -23,13 +23,15 @@ LIMITS = {50: {"rnn": 2.0, "lstm": 1.35, "gru": 2.0}, 200: {"rnn": 2.5, "lstm": 
 """seq_len -> cell -> how many times as many steps a second seqmem promises."""
 STEPS = {50: 1000, 200: 400}
 """seq_len -> steps of a run: 1,000 are the default."""
+TRACED = 2.0
+"""How many times as long a run may take that traces at every step as one that never does, at 50 words."""
 BATCH, HIDDEN = 64, 64
 
 Speed = tuple[float, float, float]
 """Steps a second, accuracy, steps a second of CPU time."""
 
 
-def ours(cell: str, seq_len: int, threads: int) -> Speed:
+def ours(cell: str, seq_len: int, threads: int, **settings: Any) -> Speed:
     import seqmem
     from seqmem import training
     from seqmem.record import Recorder
@@ -51,7 +53,7 @@ def ours(cell: str, seq_len: int, threads: int) -> Speed:
         with tempfile.TemporaryDirectory() as folder:
             run = seqmem.train(
                 cell=cell, task="pronoun", seq_len=seq_len, steps=STEPS[seq_len], threads=threads, outputs=folder,
-                quiet=True, evaluate={"lengths": [seq_len]},
+                quiet=True, evaluate={"lengths": [seq_len]}, **settings,
             )  # fmt: skip
             result = run.result()
     finally:
@@ -174,6 +176,18 @@ def main() -> int:
                 f"{100 * accuracy['seqmem']:.1f} and {100 * accuracy['plain']:.1f} %{kept}",
                 flush=True,
             )
+    traced = {}
+    print("\ntraced at every step against never, 50 words")
+    for cell in cells if options.seq_len in (None, 50) else ():
+        turns = [
+            [ours(cell, 50, options.threads, trace={"every": every})[0] for every in (0, 1)]
+            for _ in range(options.rounds)
+        ]
+        traced[cell] = statistics.median(never / always for never, always in turns)
+        held.append(traced[cell] <= TRACED)
+        spread = ", ".join(f"{never / always:.2f}" for never, always in turns)
+        kept = "ok  " if held[-1] else "OVER"
+        print(f"  {kept}  {cell:<4} {traced[cell]:.2f} times as long (limit {TRACED:g}): {spread}", flush=True)
     profiles = {}
     print("\nwhere the default run's time goes, 50 words")
     for cell in cells:
@@ -186,7 +200,7 @@ def main() -> int:
     if options.only is None and options.seq_len is None:
         RESULTS.mkdir(parents=True, exist_ok=True)
         stored = {"machine": about, "threads": options.threads, "rounds": options.rounds, "steps": STEPS}
-        stored |= {"rows": rows, "profiles": profiles}
+        stored |= {"rows": rows, "profiles": profiles, "traced": traced, "traced limit": TRACED}
         name = "training.json" if options.threads == 1 else f"training-{options.threads}.json"
         (RESULTS / name).write_text(json.dumps(stored, indent=1) + "\n")
         print("scripts/bench report writes docs/performance.md from these figures")
