@@ -1,10 +1,12 @@
 """``seqmem read``: what is printed, drawn and said is what the models do; keys, terminals, and what cannot be read."""
 
+import argparse
 import io
 import json
 import os
 import pty
 import re
+import shlex
 import shutil
 import signal
 import sys
@@ -12,6 +14,7 @@ import termios
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from math import exp, inf, log
 from pathlib import Path
@@ -26,37 +29,43 @@ from rich.text import Text
 import seqmem
 from commandline import TINY, Said
 from seqmem.cli import main
+from seqmem.cli.config import from_mapping
 from seqmem.cli.reader import views
 from seqmem.cli.reader.page import page
 from seqmem.cli.reader.player import SPEEDS, Player, lengths
 from seqmem.cli.reader.terminal import Ended, Terminal, keys, playable
 from seqmem.cli.reader.views import Scene, share_bar, short_names, short_number, signs, time_scale
-from seqmem.cli.reading import play
+from seqmem.cli.reading import Readers, _farewell, play
+from seqmem.cli.train import execute
+from seqmem.cli.trained import trained
 from seqmem.reading import Reading, typed
 from seqmem.record import load_checkpoint
+from seqmem.runs import RunDirectory
 from seqmem.tasks import Adding, Digits, Pronoun, Task
 
 Typed = Callable[..., Said]
 DOCS = Path(__file__).parents[1] / "docs" / "read.md"
-COPY = ("task=copy", "task.length=3", "task.symbols=4", "seq_len=9")
-ADDING = ("task=adding",)
-DIGITS = ("task=digits", "task.scan=row")
-TEXT = ("task=text",)
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Models that have learned nothing, which is enough to be read with; never written into."""
-    folder = tmp_path_factory.mktemp("runs")
-    kinds = {
-        "lstm": ("cell=lstm",), "gru": ("cell=gru", "seq_len=10"), "rnn": ("cell=rnn",),
-        "stack": ("cell=lstm", "cell.layers=2"), "copy": (*COPY, "cell=gru"), "adding": (*ADDING, "cell=lstm"),
-        "digits": (*DIGITS, "cell=rnn"), "text": (*TEXT, "cell=gru"),
+    """Models that have learned nothing, which is enough to be read with; never written into.
+
+    The first is trained as people would; what Hydra takes to compose the others is saved.
+    """
+    quick = ("steps=1", "trace.every=100", "checkpoint_every=100", "kernel=torch", "quiet=true")
+    first = seqmem.train(*TINY, *quick, "cell=lstm", f"outputs={tmp_path_factory.mktemp('runs')}")
+    settings = first.config()
+    rnn, gru = ({"cell": {"name": name, "hidden_size": 4}} for name in ("rnn", "gru"))
+    kinds: dict[str, dict[str, Any]] = {
+        "gru": {**gru, "seq_len": 10}, "rnn": rnn, "stack": {"cell": {**settings["cell"], "layers": 2}},
+        "copy": {**gru, "task": {"name": "copy", "length": 3, "symbols": 4}, "seq_len": 9},
+        "adding": {"task": {"name": "adding"}}, "digits": {**rnn, "task": {"name": "digits", "scan": "row"}},
+        "text": {**gru, "task": {"name": "text"}},
     }  # fmt: skip
-    quick = ("steps=1", "trace.every=100", "checkpoint_every=100", "kernel=torch")
-    return {
-        name: seqmem.train(*TINY, *quick, *given, f"outputs={folder}", "quiet=true").path
-        for name, given in kinds.items()
+    return {"lstm": first.path} | {
+        name: execute(from_mapping({**settings, **changes}), overrides=[], console=Console(quiet=True)).path
+        for name, changes in kinds.items()
     }
 
 
@@ -192,7 +201,7 @@ def test_the_rows_say_what_the_numbers_say(columns: int, runs: dict[str, Path], 
             assert int(share) == round(100 * model["outputs"][t][top])
             wrong = "✗" if said["asked"][t] else ""
             assert sign == ("✓" if top == said["right"][t] else wrong)
-    assert f"if it were asked after that word: '{said['words'][-1]}'" in printed.out
+    assert f"after each word: what each model would answer if '{said['words'][-1]}' came next" in printed.out
     assert "rnn, trained at 8" in printed.out
     assert "gru, trained at 10" in printed.out
     for model in said["models"]:
@@ -212,7 +221,7 @@ def test_the_length_is_the_longest_that_anyone_was_trained_at(runs: dict[str, Pa
 
 def test_until_a_word(runs: dict[str, Path], typed_in: Typed) -> None:
     whole = read_json(typed_in(runs["rnn"], "--json"))
-    for until in ("4", whole["words"][3]):
+    for until in ("4", whole["words"][3], whole["words"][3].upper()):
         part = read_json(typed_in(runs["rnn"], "--json", "--until", until))
         assert part["words"] == whole["words"][: whole["words"].index(whole["words"][3]) + 1]
         model = part["models"][0]
@@ -332,6 +341,40 @@ def test_a_right_answer_is_not_told_by_colour_alone() -> None:
         assert have.right not in have.blocks
 
 
+def test_a_stack_on_a_narrow_terminal_shows_what_keeps_in_every_layer() -> None:
+    shares = np.full((2, 3), 0.5, dtype=np.float32)
+    names = [f"{layer}/{gate}" for layer in range(2) for gate in ("forget", "input", "output")]
+    reading = made_up(one_hot(0, 0), gates=dict.fromkeys(names, shares), keeps=("0/forget", "1/forget"))
+    for width, wanted in ((33, ["0/for", "0/inp", "1/for"]), (26, ["0/for", "1/for"]), (16, ["0/for"])):
+        head = next(line for line in lines_of(scene_of(reading), 1, "gates", width) if " 0/" in line)
+        assert [title[:5] for title in head.split()] == wanted
+    for width in range(30, 120, 7):  # the titles stand over their numbers, whatever the width
+        lines = lines_of(scene_of(reading, reading), 1, "gates", width)
+        place = next(place for place, line in enumerate(lines) if " 0/" in line)
+        for start in (found.start() for found in re.finditer(r"0/for", lines[place])):
+            assert lines[place + 1][start] in SIGNS.blocks, (width, lines)
+    *_, means = lines_of(scene_of(reading), 1, "gates", 200)
+    assert "1/output 0.50 (0|0 %)" in means
+
+
+def test_what_a_timestep_is_called(runs: dict[str, Path], typed_in: Typed) -> None:
+    for kind, name in (
+        ("rnn", "8 words, sentence 0"), ("copy", "9 timesteps, sequence 0"), ("text", "8 characters, sequence 0")
+    ):  # fmt: skip
+        assert f"{name} · beliefs" in typed_in(runs[kind]).out
+    assert "1 word, your own sentence" in typed_in(runs["rnn"], "--text", "he").out
+
+
+def test_the_length_that_a_model_was_trained_at_is_said_once() -> None:
+    scene = scene_of(made_up(one_hot(0, 0)))
+    for label, own, said in (
+        ("lstm", "50", "lstm, trained at 50"), ("lstm at 50 seed 1", "50", "lstm at 50 seed 1"),
+        ("lstm at 50", "7-50", "lstm at 50, trained at 7-50"),
+    ):  # fmt: skip
+        heads = [line.strip() for line in lines_of(replace(scene, labels=(label,), trained=(own,)), 1)]
+        assert said in heads
+
+
 # Where it changes its mind, and what is said in the end
 
 
@@ -408,6 +451,16 @@ def test_gradients_are_drawn_on_a_log_scale_from_the_answer_back() -> None:
     assert any("below a thousandth 2 words back" in line for line in lines[-3:])
 
 
+def test_a_gradient_that_sinks_and_rises_again_is_not_said_not_to_decay() -> None:
+    for norms, said in (
+        ([0.9, 1.2, 1.0, 1.1, 0.9, 1.0], "does not decay; 90 %"),
+        ([0.2, 0.4, 0.05, 0.05, 0.05, 1.0], "half-life"),
+        ([0.3, 0.3, 0.2, 0.1, 0.02, 1.0], "no even decay; 30 %"),
+    ):
+        lines = lines_of(scene_of(made_up(one_hot(*[0] * 6), gradient={"state": np.array(norms)})), 5, "gradient")
+        assert said in lines[-1], lines[-1]
+
+
 def test_a_picture_is_what_is_stored() -> None:
     from sklearn.datasets import load_digits
 
@@ -449,6 +502,8 @@ def test_no_line_is_too_long_and_the_word_that_is_read_is_on_the_screen() -> Non
                         frame = player.frame(width, height)
                         assert len(frame) == height
                         assert max(line.cell_len for line in frame) <= width
+                        if count == 4 and width == 47:
+                            assert "2 more if wider" in frame[0].plain
                         if height >= 5:
                             assert any(line.plain.startswith(f"▸{at + 1:>2} ") for line in frame), (width, height, at)
 
@@ -498,6 +553,7 @@ def test_keys_do_what_the_last_line_says() -> None:
         ("p", (50, 1)),
     ):
         player.press(key)
+        player.settle()
         assert (player.length, player.number) == wanted, key
     assert asked == [(70, 0, False), (50, 0, False), (50, 1, False), (50, 2, False), (50, 1, False)]
     for key, view in (
@@ -513,6 +569,11 @@ def test_keys_do_what_the_last_line_says() -> None:
     for key, speed in (("+", 6.0), ("-", 4.0), *(("-", s) for s in SPEEDS[3::-1]), ("-", SPEEDS[0])):
         player.press(key)
         assert player.speed == speed
+    for key in "nnnn":
+        player.press(key)
+    assert len(asked) == 6
+    player.frame(80, 24)
+    assert asked[6:] == [(50, 5, False)]  # who holds a key down waits for the last sentence only
     player.press("z")
     assert not player.left
     player.press("q")
@@ -630,6 +691,19 @@ def test_it_is_played_until_q_and_the_terminal_is_as_it_was(screen: Screen) -> N
     assert (player.at, player.view, player.left) == (3, "beliefs", True)
 
 
+def test_a_row_as_wide_as_the_terminal_is_drawn_whole(screen: Screen) -> None:
+    """A terminal's cursor stays on the last column until the next character: to wipe from there on wipes that one."""
+    termios.tcsetwinsize(screen.near, (4, 20))
+    with Terminal(screen.console, screen.near) as terminal:
+        terminal.draw([Text("a" * 20), Text("b" * 19), Text(""), Text("d" * 20)])
+        screen.wait_for("d")
+        rows = bytes(screen.seen).rpartition(b"\x1b[H")[2].replace(b"\r\r\n", b"\r\n").split(b"\r\n")
+        assert rows == [b"a" * 20, b"b" * 19 + b"\x1b[K", b"\x1b[K", b"d" * 20]
+        termios.tcsetwinsize(screen.near, (6, 20))
+        terminal.draw([Text("e" * 20)])  # fewer rows than there are: what stood below goes
+        screen.wait_for("e" * 20 + "\r\r\n\x1b[J")
+
+
 @pytest.mark.parametrize("what", ["error", "SIGTERM", "SIGHUP", "Ctrl-C"])
 def test_the_terminal_is_as_it_was_however_it_ends(what: str, screen: Screen) -> None:
     handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGTSTP)]
@@ -665,6 +739,23 @@ def test_nothing_moves_where_nobody_could_stop_it(
         assert not playable(screen.console)
 
 
+def test_what_stays_is_a_command_for_the_same_picture(runs: dict[str, Path], typed_in: Typed, screen: Screen) -> None:
+    termios.tcsetwinsize(screen.near, (20, 50))
+    text = "hello  world"
+    model = trained(RunDirectory(runs["text"]))
+    batch, unknown = typed(model.task, text)
+    scene = Readers([model]).scene(batch, "hello", unknown, gradient=False)
+    player = playing(scene, length=None, at=6)
+    _farewell(player, argparse.Namespace(runs=[str(runs["text"])], text=text), screen.console)
+    screen.wait_for("--whole")
+    said = bytes(screen.seen).decode().splitlines()
+    command = next(line for line in said if "seqmem read" in line)
+    again = typed_in(*shlex.split(re.sub(r"\x1b\[[\d;]*m", "", command))[2:], columns=50)
+    assert again.code == 0
+    lines = lines_of(scene, 6, width=50)[1:]
+    assert again.out.splitlines()[1:] == [line.rstrip() for line in lines]
+
+
 # What cannot be read
 
 
@@ -674,15 +765,21 @@ def test_bad_input_is_one_line(runs: dict[str, Path], typed_in: Typed, tmp_path:
         ((run, "--length", "3"), "seq_len=3 is too short for task=pronoun: at least 7", 2),
         ((runs["text"], "--length", "99999999"), "is too long for task=text: at most", 2),
         ((run, "--length", "many"), "argument --length: invalid int value: 'many'; see seqmem read --help", 2),
-        ((run, "--until", "99"), "--until 99: the sentence has 8 words", 2),
-        ((run, "--until", "0"), "--until 0: the sentence has 8 words", 2),
-        ((run, "--until", "xylophone"), "--until xylophone: the sentence has no such word", 2),
+        ((run, "--until", "99"), "--until 99: there are 8 words, counted from 1", 2),
+        ((run, "--until", "0"), "--until 0: there are 8 words, counted from 1", 2),
+        ((run, "--until", ""), "--until '': no word is written so", 2),
+        ((runs["copy"], "--until", "x"), "--until 'x': no timestep is written so", 2),
+        ((runs["adding"], "--text", "0.5* nan*"), "--text: a number in it is not finite", 2),
+        ((run, "--until", "xylophone"), "--until 'xylophone': no word is written so", 2),
         ((run, "--text", ""), "--text: the text is empty", 2),
         ((run, "--text", "my brothr said"), "--text: task=pronoun has no word 'brothr' (near: brother", 2),
         ((run, "--text", "he", "--length", "9"), "--text is a sentence of your own: it has no --length", 2),
         ((runs["digits"], "--text", "1"), "--text: the inputs of task=digits cannot be typed", 2),
         ((run, "--sentence", "-1"), "--sentence -1: must be 0 or more", 2),
-        ((run, "--speed", "0"), "--speed 0: must be more than 0", 2),
+        *(
+            ((run, "--speed", wrong), f"--speed {wrong}: must be more than 0, and at most", 2)
+            for wrong in ("0", "inf", "nan")
+        ),
         ((run, "--view", "hopes"), "argument --view: invalid choice: 'hopes'", 2),
         ((run, runs["copy"]), "task=copy, not pronoun", 2),
         ((tmp_path / "nowhere",), "nowhere: no run there", 2),
@@ -705,9 +802,22 @@ def test_runs_that_cannot_be_read(runs: dict[str, Path], typed_in: Typed, tmp_pa
     for name in "abcdefg":
         copied(f"many/{name}")
     typed_in(tmp_path / "many").refuses("7 runs are too many side by side, at most 6", code=2, verb="read")
+    for kind, name in (("copy", "aa"), ("lstm", "x"), ("gru", "y")):
+        shutil.copytree(runs[kind], tmp_path / "mixed" / name / "run")
+    for name in "pqrs":
+        shutil.copytree(runs["rnn"], tmp_path / "mixed" / name / "run")
+    said = typed_in(tmp_path / "mixed" / "p", tmp_path / "mixed")
+    some = said.err.split("e.g. seqmem read ")[1].split()
+    assert [Path(run).parent.name for run in some] == ["p", "x", "y"]  # one of each cell, none of another task
+    assert typed_in(*some).code == 0
+    (tmp_path / "mixed" / "aa" / "run" / "result.json").unlink()
+    typed_in(tmp_path / "mixed", runs["stack"]).refuses("7 runs are too many", code=2, verb="read")
+    config = tmp_path / "mixed" / "x" / "run" / "config.json"
+    config.write_text(config.read_text().replace('"pronoun"', '"gone"'))
+    typed_in(config.parent).refuses("mixed/x/run: no task is called 'gone'", code=2, verb="read")
     for name in "abcde":
         (tmp_path / "many" / name / "run" / "result.json").unlink()
     said = typed_in(tmp_path / "many", "--json")
     assert said.code == 0
     assert len(json.loads(said.out)["models"]) == 2
-    assert "5 of 7 runs are not finished: left out" in said.err
+    assert "not finished, so left out: 5 of 7 runs" in said.err

@@ -271,7 +271,7 @@ def test_texts_that_cannot_be_read(task: Task, text: str, said: str) -> None:
         (Pronoun(), "my brother told his aunt that the old house slept", "it does not end with a question: he or she"),
         (Pronoun(), "the house slept and the old dog slept he", "it names nobody who could be meant"),
         (Pronoun(), "My brother told our father that, he", "it may mean my brother or our father"),
-        (Pronoun(), "my brother he", "it has 3 timesteps, task=pronoun needs 7"),
+        (Pronoun(), "my brother he", "it is 3 long, task=pronoun needs 7 timesteps"),
         (Copy(length=2), "ab..ab!", "the cue ! does not stand 2 timesteps before the end"),
         (Copy(length=2), "a...!..", "its first 2 timesteps are not all symbols"),
         (TemporalOrder(), "cdAcdcdcdc", "it has 1 letters A or B, task=temporal_order asks for 2"),

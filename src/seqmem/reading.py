@@ -71,7 +71,7 @@ class Reading:
             raise ValueError("numbers are predicted, not one of several answers")
         return self.outputs.argmax(1)
 
-    @property
+    @cached_property
     def answered_at(self) -> int:
         """The last timestep that is asked."""
         return int(np.flatnonzero(self.asked)[-1])
@@ -123,9 +123,11 @@ def typed(task: Task, text: str) -> tuple[Batch, str | None]:
     """A sequence of somebody's own, and why there is no right answer to it (None: there is one).
 
     Raises:
-        ValueError: the text is empty, or has a word that the task has not.
+        ValueError: the text is empty, or has a word that the task has not, or a number that is not finite.
     """
     inputs = task.parse(text)
+    if not inputs.isfinite().all():
+        raise ValueError("a number in it is not finite")
     why = task.unanswerable(inputs)
     if why is None:
         return task.question(inputs), None

@@ -19,13 +19,14 @@ from .errors import USAGE, explain
 from .reader.page import page
 from .reader.player import Player, lengths
 from .reader.terminal import Terminal, playable
-from .reader.views import VIEWS, Scene, changed_at, signs
+from .reader.views import VIEWS, Scene, changed_at, signs, unit
 from .show import find, here, typed
 from .strip import say
 
 if TYPE_CHECKING:
     from ..reading import Reading
     from ..signals import Batch
+    from ..tasks import Task
     from .trained import Trained
 
 MOST = 6
@@ -33,6 +34,9 @@ MOST = 6
 
 TIMES = 4
 """How far beyond the longest trained length the arrows go."""
+
+FASTEST = 1000
+"""Words a second: more than a terminal draws."""
 
 _NOT_THE_TASK = ("usual_seq_len", "lengths", "shortest")
 """Settings of a task that say at which lengths to train, and not what."""
@@ -104,6 +108,7 @@ def _models(given: Sequence[str]) -> "list[Trained]":
     from .trained import trained
 
     runs: dict[Path, RunDirectory] = {}
+    notes: list[str] = []
     for name in given or ["outputs"]:
         try:
             found = find(name)
@@ -113,10 +118,10 @@ def _models(given: Sequence[str]) -> "list[Trained]":
         if not finished:
             raise RunError(f"{name}: none of its {len(found)} runs is finished; seqmem train goes on with them")
         if left_out := len(found) - len(finished):
-            print(f"seqmem read: {name}: {left_out} of {len(found)} runs are not finished: left out", file=sys.stderr)
+            notes.append(f"{name}: not finished, so left out: {left_out} of {len(found)} runs")
         runs |= {run.path.resolve(): run for run in finished}
     if len(runs) > MOST:
-        some = typed("seqmem", "read", *(here(run.path) for run in list(runs.values())[:2]))
+        some = typed("seqmem", "read", *(here(run.path) for run in _some(list(runs.values()))))
         raise settings.ConfigError(
             f"{len(runs)} runs are too many side by side, at most {MOST}: name some, e.g. {some}"
         )
@@ -127,7 +132,25 @@ def _models(given: Sequence[str]) -> "list[Trained]":
             raise settings.ConfigError(
                 f"{here(other)} was trained for another task than {here(first)}: {_apart(tasks[other], tasks[first])}"
             )
-    return [trained(run) for run in runs.values()]
+    models = []
+    for run in runs.values():
+        try:
+            models.append(trained(run))
+        except settings.ConfigError as error:
+            raise settings.ConfigError(f"{here(run.path)}: {error}") from error
+    for note in notes:
+        print(f"seqmem read: {note}", file=sys.stderr)
+    return models
+
+
+def _some(runs: Sequence[RunDirectory]) -> list[RunDirectory]:
+    """A few to begin with: of one task and, where there are several cells, one of each."""
+    first = _task(runs[0])
+    alike = [run for run in runs if _task(run) == first]
+    cells: dict[str, RunDirectory] = {}
+    for run in alike:
+        cells.setdefault(json.dumps(run.config().get("cell"), sort_keys=True), run)
+    return list(cells.values())[:3] if len(cells) > 1 else alike[:2]
 
 
 def _task(run: RunDirectory) -> dict[str, Any]:
@@ -209,14 +232,16 @@ def _lengths(model: "Trained") -> str:
 # What is read
 
 
-def _name(length: int, number: int) -> str:
-    return f"{length} words, sentence {number}"
+def _name(batch: "Batch", task: "Task", number: int | None) -> str:
+    steps, one = len(batch.inputs), unit(task)
+    kind = "sentence" if one == "word" else "sequence"
+    return f"{steps} {one}{'s' * (steps != 1)}, " + (f"your own {kind}" if number is None else f"{kind} {number}")
 
 
 def _sentence(readers: Readers, options: argparse.Namespace) -> "tuple[int | None, Batch, str | None, str]":
     """(length, or None of a sentence of the user's own; the batch; why nobody knows the answer; how it is called)"""
-    if not options.speed > 0:
-        raise settings.ConfigError(f"--speed {options.speed:g}: must be more than 0")
+    if not 0 < options.speed <= FASTEST:
+        raise settings.ConfigError(f"--speed {options.speed:g}: must be more than 0, and at most {FASTEST}")
     if options.text is not None:
         from ..reading import typed as batch_of
 
@@ -227,11 +252,12 @@ def _sentence(readers: Readers, options: argparse.Namespace) -> "tuple[int | Non
             batch, unknown = batch_of(readers.models[0].task, options.text)
         except ValueError as error:
             raise settings.ConfigError(f"--text: {error}") from None
-        return None, batch, unknown, f"{len(batch.inputs)} words, your own sentence"
+        return None, batch, unknown, _name(batch, readers.models[0].task, None)
     if options.sentence is not None and options.sentence < 0:
         raise settings.ConfigError(f"--sentence {options.sentence}: must be 0 or more")
     length, number = options.length if options.length is not None else readers.longest, options.sentence or 0
-    return length, readers.sentence(length, number), None, _name(length, number)
+    batch = readers.sentence(length, number)
+    return length, batch, None, _name(batch, readers.models[0].task, number)
 
 
 def _until(given: str | None, readers: Readers, batch: "Batch") -> int | None:
@@ -242,17 +268,18 @@ def _until(given: str | None, readers: Readers, batch: "Batch") -> int | None:
     """
     if given is None:
         return None
-    words = readers.models[0].task.words(batch.inputs[:, 0])
-    if given in words:
-        return words.index(given)
-    try:
-        place = int(given)
-    except ValueError:
-        near = settings.nearest(given, list(dict.fromkeys(words)))
-        raise settings.ConfigError(f"--until {given}: the sentence has no such word.{near}") from None
-    if not 1 <= place <= len(words):
-        raise settings.ConfigError(f"--until {given}: the sentence has {len(words)} words")
-    return place - 1
+    task = readers.models[0].task
+    words, one = task.words(batch.inputs[:, 0]), unit(task)
+    place = int(given) if given.isascii() and given.removeprefix("-").isdigit() else None
+    if place is not None and 1 <= place <= len(words):
+        return place - 1
+    for alike in (str, str.lower):
+        if alike(given) in (found := [alike(word) for word in words]):
+            return found.index(alike(given))
+    if place is not None:
+        raise settings.ConfigError(f"--until {given}: there are {len(words)} {one}s, counted from 1")
+    near = settings.nearest(given, list(dict.fromkeys(words)))
+    raise settings.ConfigError(f"--until '{given}': no {one} is written so.{near}")
 
 
 # On a terminal
@@ -266,7 +293,8 @@ def _play(readers: Readers, scene: Scene, options: argparse.Namespace, length: i
         longest = min(longest, task.max_seq_len)
 
     def scene_of(length: int, number: int, gradient: bool) -> Scene:
-        return readers.scene(readers.sentence(length, number), _name(length, number), gradient=gradient)
+        batch = readers.sentence(length, number)
+        return readers.scene(batch, _name(batch, task, number), gradient=gradient)
 
     def until(scene: Scene) -> int | None:
         try:
@@ -291,7 +319,7 @@ def _play(readers: Readers, scene: Scene, options: argparse.Namespace, length: i
             play(player, terminal)
     except EOFError:  # nobody is there any more
         return
-    _farewell(player, readers, console)
+    _farewell(player, options, console)
 
 
 def play(player: Player, terminal: Terminal) -> None:
@@ -303,17 +331,20 @@ def play(player: Player, terminal: Terminal) -> None:
             player.press(key)
 
 
-def _farewell(player: Player, readers: Readers, console: Console) -> None:
+def _farewell(player: Player, options: argparse.Namespace, console: Console) -> None:
     """What remains on the screen: the verdicts, and how to see the same again."""
+    player.settle()
     found = page(player.scene, player.at, player.view, console.width, player.have)
-    command: list[str | Path] = ["seqmem", "read", *(here(model.run.path) for model in readers.models)]
+    command: list[str | Path] = ["seqmem", "read", *options.runs]
     if player.length is not None:
         command += ["--length", str(player.length), "--sentence", str(player.number)]
     else:
-        command += ["--text", " ".join(player.scene.words)]
+        command += ["--text", options.text]  # of letters the blanks count
     command += ["--view", player.view] if player.view != VIEWS[0] else []
     command += ["--until", str(player.at + 1)] if player.at < len(player.scene) - 1 else []
-    say(console, found.title, *found.foot, Text(typed(*command, "--whole"), "dim"))
+    say(console, found.title, *found.foot)
+    # The terminal breaks it where it must, so that it can be copied as one line.
+    console.print(Text(typed(*command, "--whole"), "dim"), soft_wrap=True)
 
 
 # For tools

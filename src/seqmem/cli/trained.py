@@ -1,6 +1,7 @@
 """A finished run's model, as it was after training."""
 
 from dataclasses import dataclass
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 from ..runs import CHECKPOINT, RunDirectory, RunError
@@ -45,6 +46,6 @@ def trained(run: RunDirectory, device: str = "cpu") -> Trained:
     try:
         experiment.model.load_state_dict(load_checkpoint(run.file(CHECKPOINT))["model"])
     except (RuntimeError, KeyError) as error:
-        said = " ".join(str(error).split())
+        said = shorten(str(error), 200, placeholder=" ...")
         raise RunError(f"{run.file(CHECKPOINT)} does not fit the run's configuration: {said}") from error
     return Trained(run, config, experiment.model.eval(), experiment.task, experiment.backend, run.result() or {})

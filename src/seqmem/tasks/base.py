@@ -170,7 +170,7 @@ class Task(ABC):
         """
         naming = self.naming()
         if len(inputs) < self.min_seq_len:
-            return f"it has {len(inputs)} timesteps, task={self.name} needs {self.min_seq_len}"
+            return f"it is {len(inputs)} long, task={self.name} needs {self.min_seq_len} timesteps"
         if naming is None:
             return None
         tokens = inputs.tolist()

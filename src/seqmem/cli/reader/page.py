@@ -88,16 +88,19 @@ def page(scene: Scene, at: int, view: str, width: int, have: Signs, *, height: i
     number = len(str(len(scene)))
     left = 1 + number + 1 + word
 
-    title = Text.assemble(
-        (scene.task.name, "bold"), "  ", (f"{scene.name} {have.have.dot} {view}", "dim"), no_wrap=True
-    )
+    title = Text(scene.task.name, "bold", no_wrap=True, end="")
+    parts = [Text(f"  {scene.name} {have.have.dot} {view}", "dim")]
     if shown < count:
-        title.append(f"  {count - shown} more where it is wider", "yellow")
+        parts.append(Text(f"  {count - shown} more if wider", "yellow"))
+        if title.cell_len + sum(part.cell_len for part in parts) > width:
+            parts.reverse()  # of all this it is the last to be cut off
+    title = Text.assemble(title, *parts, no_wrap=True)
     heads = []
     labels = Text(" " * left, no_wrap=True)
     for index in range(shown):
         name = Text.assemble((scene.labels[index], "bold"))
-        name.append(f", trained at {scene.trained[index]}", "dim")
+        if f" at {scene.trained[index]}" not in scene.labels[index]:
+            name.append(f", trained at {scene.trained[index]}", "dim")
         if name.cell_len > each:
             name = Text(fitted(scene.labels[index], each, have.have), "bold")
         labels.append(_GAP).append_text(name).append(" " * (each - name.cell_len))

@@ -56,6 +56,8 @@ class Player:
     _note: str = field(default="", init=False)
     _shape: tuple[int, str] = field(default=(0, ""), init=False)
     _foot: int = field(default=0, init=False)
+    _due: bool = field(default=False, init=False)
+    """``scene`` is not yet that of ``length`` and ``number``: who holds a key down waits for the last one only."""
 
     def __post_init__(self) -> None:
         if self.view == "gradient":
@@ -69,6 +71,7 @@ class Player:
 
     def tick(self, now: float) -> bool:
         """Whether time has brought the next word. ``now``: seconds, on any clock."""
+        self.settle()
         if not self.playing:
             self._since = None
             return False
@@ -97,7 +100,12 @@ class Player:
         self._note = ""
         if key in ("q", "Q"):
             self.left = True
-        elif key == " ":
+            return
+        if key in ("up", "k", "down", "j", "n", "p"):
+            self._another(key)
+            return
+        self.settle()
+        if key == " ":
             if not self.playing and self.at >= len(self.scene) - 1:
                 self.at = 0
             self.playing = not self.playing
@@ -106,8 +114,6 @@ class Player:
             last = len(self.scene) - 1
             step = {"right": 1, "l": 1, "left": -1, "h": -1, "home": -last, "g": -last, "end": last, "G": last}[key]
             self.playing, self.at = False, min(max(self.at + step, 0), last)
-        elif key in ("up", "k", "down", "j", "n", "p"):
-            self._another(key)
         elif key in ("1", "2", "3", "tab", "backtab"):
             place = VIEWS.index(self.view)
             step = {"tab": place + 1, "backtab": place - 1}
@@ -135,8 +141,13 @@ class Player:
                 self._note = f"{'no longer' if more else 'no shorter'} than {length}"
                 return
             length = self.among[place]
-        self.scene = self.scene_of(length, number, self.view == "gradient")
-        self.length, self.number, self.at, self.playing, self._since = length, number, 0, True, None
+        self.length, self.number, self.at, self.playing, self._since, self._due = length, number, 0, True, None, True
+
+    def settle(self) -> None:
+        """Read what the keys asked for, where that was not done yet."""
+        if self._due and self.length is not None:
+            self._due = False
+            self.scene = self.scene_of(self.length, self.number, self.view == "gradient")
 
     def _look(self, view: str) -> None:
         self.view = view
@@ -148,6 +159,7 @@ class Player:
 
     def frame(self, width: int, height: int) -> list[Text]:
         """The screen, in exactly ``height`` lines of at most ``width`` characters."""
+        self.settle()
         found = page(self.scene, self.at, self.view, width, self.have, height=height)
         if self._shape != (width, self.view):
             self._shape, self._foot = (width, self.view), 0
@@ -163,7 +175,7 @@ class Player:
         across, along = self.have.keys
         over = self.at >= len(self.scene) - 1
         words = "again" if over else "pause" if self.playing else "go on"
-        parts = [("space", words), (across, "step"), (along, "length"), ("n p", "sentence"), ("1 2 3", "view")]
+        parts = [("space", words), (across, "step"), (along, "length"), ("n p", "another"), ("1 2 3", "view")]
         parts += [("+ -", "speed"), ("q", "leave")]
         line = Text(no_wrap=True)
         for place in (None, 5, 4, 3, 2, 1, 0):  # in the order in which a narrow terminal does without

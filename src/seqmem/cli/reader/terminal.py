@@ -139,15 +139,18 @@ class Terminal:
 
     def draw(self, lines: Sequence[Text]) -> None:
         """The whole screen, in one write; none where it is there already."""
-        with self._console.capture() as captured:
-            for place, line in enumerate(lines):
+        width, height = self.size
+        rows = []
+        for line in lines:
+            with self._console.capture() as captured:
                 self._console.print(line, end="", soft_wrap=True, highlight=False, markup=False, emoji=False)
-                self._console.print("\n" if place < len(lines) - 1 else "", end="", soft_wrap=True)
-        drawn = captured.get().replace("\n", "\x1b[K\r\n")
-        if self._drawn == (drawn, self.size):
+            # At the end of a full row the cursor stands on its last character, which would be wiped away.
+            rows.append(captured.get() + ("\x1b[K" if line.cell_len < width else ""))
+        drawn = "\r\n".join(rows) + ("\r\n\x1b[J" if len(rows) < height else "")
+        if self._drawn == (drawn, width, height):
             return
-        self._drawn = drawn, self.size
-        self._write(f"\x1b[H{drawn}\x1b[K\x1b[J")
+        self._drawn = drawn, width, height
+        self._write(f"\x1b[H{drawn}")
 
     def keys(self, seconds: float | None) -> list[str]:
         """The keys that were pressed, after waiting for some no longer than that (None: a moment).

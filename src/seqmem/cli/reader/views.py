@@ -7,7 +7,7 @@ Axes: T time, K answers (or output features), H hidden units.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from math import inf, isfinite, isnan, log
+from math import inf, isfinite, isnan, log, log10
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -75,6 +75,13 @@ def signs(console: Console) -> Signs:
     return Signs(have, "✓", "✗", "▸", "▾", "╰", have.blocks, "▏▎▍▌▋▊▉", "█", " ░▒▓█", "·", "∞", "␣", ("←→", "↑↓"))
 
 
+def unit(task: "Task") -> str:
+    """What people would call one timestep."""
+    if task.naming() is not None:
+        return "word"
+    return "character" if "character" in task.targets.metric.name else "timestep"
+
+
 @dataclass(frozen=True, eq=False)
 class Scene:
     """A sentence, and how each model reads it.
@@ -97,6 +104,10 @@ class Scene:
 
     def __len__(self) -> int:
         return len(self.words)
+
+    @property
+    def unit(self) -> str:
+        return unit(self.task)
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -331,14 +342,17 @@ def explained(scene: Scene, view: str, width: int) -> list[Text]:
     """What the numbers of a view are."""
     parts: list[str] = []
     if view == "beliefs" and (asking := scene.readings[0].asked_with) is not None:
-        parts.append(f"what each would answer if it were asked after that word: '{asking}'")
+        parts.append(f"after each word: what each model would answer if '{asking}' came next")
+    elif view == "beliefs" and np.count_nonzero(scene.readings[0].asked) == 1:
+        parts.append(f"what each model says at each {scene.unit}; only the last one counts")
     if view == "gates" and any(reading.gates for reading in scene.readings):
-        parts.append(f"{SHUT}|{OPEN}".replace("0.", ".") + ": % of the units below and above")
+        parts.append("gates: 0 shut, 1 open, mean over units")
+        parts.append(f"{SHUT}|{OPEN}: % of units below and above".replace("0.", "."))
         if any(reading.keeps for reading in scene.readings):
-            parts += ["keeps: words until 1/e is left, of the median unit", "10%: of the slowest tenth"]
-        parts.append("|state|: its norm")
+            parts += [f"keeps: {scene.unit}s until 1/e is left, of the median unit", "10%: of the slowest tenth"]
+        parts.append("|cell|, |hidden|: norm of that state")
     if view == "gradient":
-        parts.append("the gradient that the answer sends back to each word, of that at the answer")
+        parts.append(f"how much of the answer's gradient reaches each {scene.unit} (bars: log scale)")
     return packed([Text(part, "dim") for part in parts], width)
 
 
@@ -364,33 +378,34 @@ def _belief_verdict(scene: Scene, index: int, at: int, have: Signs) -> list[Text
     reading, metric = scene.readings[index], scene.task.targets.metric
     end = reading.answered_at
     if np.count_nonzero(reading.asked) > 1:
-        return _several_verdict(reading, at, metric.name, have)
+        return _several_verdict(reading, at, metric.name, scene.unit, have)
     t = min(at, end)
     said = f"{reading.said(t)}, {100 * reading.outputs[t, reading.top[t]]:.0f} %"
+    guess = " (a guess)" if reading.outputs[t].max() < GUESS else ""
     if at < end:
         parts = [Text(f"so far {said}")]
     elif reading.is_right is None:
         parts = [Text(f"says {said}")]
     elif reading.is_right:
-        guess = " (a guess)" if reading.outputs[t].max() < GUESS else ""
         parts = [Text(f"{have.right} right: {said}{guess}", RIGHT)]
     else:
-        parts = [Text(f"{have.wrong} wrong: says {said}", TOP), Text(f"it is {reading.wanted(end)}")]
+        parts = [Text(f"{have.wrong} wrong: says {said}{guess}", TOP), Text(f"it is {reading.wanted(end)}")]
     turn = changed_at(reading, at)
     if turn is None:
         parts.append(Text("never changed its mind", "dim"))
     else:
         count = int(np.count_nonzero(np.diff(reading.top[: t + 1])))
         often = "once," if count == 1 else f"{count} times, last"
-        parts.append(Text(f"changed its mind {often} at word {turn + 1}, '{reading.words[turn]}'", "dim"))
+        word = f", '{reading.words[turn]}'" if reading.words[turn].strip() else ""
+        parts.append(Text(f"changed its mind {often} at {scene.unit} {turn + 1}{word}", "dim"))
     return parts
 
 
-def _several_verdict(reading: "Reading", at: int, metric: str, have: Signs) -> list[Text]:
+def _several_verdict(reading: "Reading", at: int, metric: str, unit: str, have: Signs) -> list[Text]:
     everywhere = [int(t) for t in np.flatnonzero(reading.asked)]
     asked = [t for t in everywhere if t <= at]
     if not asked:
-        return [Text(f"not asked yet: {len(everywhere)} answers from word {everywhere[0] + 1} on", "dim")]
+        return [Text(f"not asked yet: {len(everywhere)} answers from {unit} {everywhere[0] + 1} on", "dim")]
     said = " ".join(visible(reading.said(t), have) for t in asked[-_SAID:])
     if reading.right is None:
         return [Text(f"says {said}")]
@@ -498,8 +513,8 @@ def gates(scene: Scene, index: int, at: int, width: int, have: Signs) -> Column:
         pieces.append(_Piece(rank, title, wide, lambda t, v=values: short_number(float(v[t]), have).rjust(5)))
     while sum(piece.width + 1 for piece in pieces) - 1 > width and (rank := max(piece.rank for piece in pieces)):
         pieces = [piece for piece in pieces if piece.rank < rank]
-    while sum(piece.width + 1 for piece in pieces) - 1 > width and len(pieces) > 1:
-        pieces.pop()
+    if sum(piece.width + 1 for piece in pieces) - 1 > width:  # of a stack: what keeps first, in every layer
+        pieces = _first(pieces, width, reading.keeps)
     left = width - sum(piece.width + 1 for piece in pieces) + 1
     means = {name: values.mean(1) for name, values in reading.gates.items()}
     bars = min(left // max(len(means), 1), 12)
@@ -509,6 +524,7 @@ def gates(scene: Scene, index: int, at: int, width: int, have: Signs) -> Column:
         for piece in pieces:
             wide = piece.width + (bars if piece.title in means and bars >= 4 else 0)
             line.append(fitted(piece.title, wide, have.have).ljust(wide) + " ", "dim")
+        line.rstrip()
         return line
 
     def cell(t: int) -> Text:
@@ -524,20 +540,29 @@ def gates(scene: Scene, index: int, at: int, width: int, have: Signs) -> Column:
         line.rstrip()
         return line
 
-    return Column([head()], cell, nothing, _gate_verdict(reading, at, have))
+    return Column([head()], cell, nothing, _gate_verdict(reading, at, scene.unit, have))
 
 
-def _gate_verdict(reading: "Reading", at: int, have: Signs) -> list[Text]:
-    """Over all words that were read."""
+def _first(pieces: Sequence[_Piece], width: int, keeps: Sequence[str]) -> list[_Piece]:
+    """As many gates as there is room for, those that keep before the others, and at least one."""
+    chosen: list[_Piece] = []
+    for piece in sorted(pieces, key=lambda piece: piece.title not in keeps):
+        if not chosen or sum(each.width + 1 for each in chosen) + piece.width <= width:
+            chosen.append(piece)
+    return [piece for piece in pieces if piece in chosen]
+
+
+def _gate_verdict(reading: "Reading", at: int, unit: str, have: Signs) -> list[Text]:
+    """Over all timesteps that were read."""
     parts = []
     for name in reading.keeps:
         read = reading.gates[name][: at + 1]
         median, slow = (short_number(time_scale(float(np.quantile(read, q))), have) for q in (0.5, 0.9))
-        parts.append(Text(f"{name} keeps for {median} words, a tenth of it for {slow} or more", "bold"))
+        parts.append(Text(f"{name} keeps for {median} {unit}s, a tenth of it for {slow} or more", "bold"))
     for name, values in reading.gates.items():
         read = values[: at + 1]
         low, high = 100 * float((read < SHUT).mean()), 100 * float((read > OPEN).mean())
-        parts.append(Text(f"{name} {read.mean():.2f}, {low:.0f} % of it below {SHUT}, {high:.0f} % above {OPEN}"))
+        parts.append(Text(f"{name} {read.mean():.2f} ({low:.0f}|{high:.0f} %)"))
     return parts
 
 
@@ -586,14 +611,16 @@ def gradient(scene: Scene, index: int, _: int, width: int, have: Signs) -> Colum
     head = Text.assemble((title.ljust(max(room - 1, len(title) + 1)) + "1", "dim"), no_wrap=True)
     found = decay(norms[end::-1])
     half = half_life_text(found.half_life)
+    if found.half_life == inf and found.log10_first_over_last < log10(0.5):
+        half = "no even decay"  # the line through it does not fall, but what arrives is less
     if found.half_life != inf:
-        half = f"half-life {half}{' words' if isfinite(found.half_life) else ''}"
+        half = f"half-life {half}{f' {scene.unit}s' if isfinite(found.half_life) else ''}"
     # Of a gradient that does not fall evenly a straight line says little.
     uneven = f" (unevenly: r2 {found.r2:.2f})" if found.r2 < 0.8 and found.half_life < end else ""
     parts = [Text(f"{half}{uneven}", "bold")]
-    parts.append(Text(f"{share_text(found.log10_first_over_last)} of it arrives at the first word"))
+    parts.append(Text(f"{share_text(found.log10_first_over_last)} of it arrives at the first {scene.unit}"))
     if isfinite(found.horizon):
-        parts.append(Text(f"below a thousandth {found.horizon:.0f} words back", "dim"))
+        parts.append(Text(f"below a thousandth {found.horizon:.0f} {scene.unit}s back", "dim"))
     return Column([head], cell, nothing, parts)
 
 
