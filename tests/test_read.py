@@ -634,8 +634,8 @@ class Screen:
         self.console = Console(file=self.file, force_terminal=True, color_system="truecolor", legacy_windows=False)
         self.before = termios.tcgetattr(self.near)
         self.seen = bytearray()
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
 
     def _read(self) -> None:
         while True:
@@ -666,7 +666,8 @@ def screen() -> Iterator[Screen]:
     made = Screen()
     yield made
     made.file.close()
-    os.close(made.near)
+    os.close(made.near)  # which ends the reader; before it has ended its number must not be another terminal's
+    made.reader.join(5)
     os.close(made.far)
 
 
