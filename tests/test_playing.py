@@ -13,6 +13,7 @@ import urllib.request
 import webbrowser
 from base64 import b64decode
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from seqmem import train
 from seqmem.cli import playing
 from seqmem.cli.trained import trained
 from seqmem.evaluate import evaluate_lengths
+from seqmem.playground import bundle as bundles
 from seqmem.record import load_checkpoint
 from seqmem.runs import RunDirectory, RunError
 from seqmem.tasks import Pronoun
@@ -42,6 +44,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the command trains for itself takes a tenth of a second, and no test opens a browser."""
     monkeypatch.setattr(playing, "SETTINGS", (*playing.SETTINGS, *SMALL))
     monkeypatch.setattr(playing, "SEQUENCES", 8)
+    monkeypatch.setattr(bundles, "bundle", partial(bundles.bundle, sentences_per_length=2))
     monkeypatch.setattr(webbrowser, "open", lambda *_: pytest.fail("a browser was opened"))
 
 
@@ -64,7 +67,9 @@ def written(folder: Path) -> dict[Path, int]:
 # Runs of its own
 
 
-def test_it_trains_what_is_missing_and_reuses_the_rest(typed: Typed, tmp_path: Path) -> None:
+def test_it_trains_what_is_missing_and_reuses_the_rest(
+    typed: Typed, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     said = typed("playground", "--seeds", "1", "--workers", "1")
     assert (said.code, said.err) == (0, "")
     page = tmp_path / "outputs/playground/index.html"
@@ -88,9 +93,9 @@ def test_it_trains_what_is_missing_and_reuses_the_rest(typed: Typed, tmp_path: P
         assert (min(measured), max(measured)) == (7, 200)
         assert {row["seq_len"]: row["score"] for row in result["by_length"]}.items() <= measured.items()
 
-    again = typed("playground", "--seeds", "1", "--workers", "1")
-    assert "4 models, trained before, in outputs/playground" in again.out
-    assert page.read_bytes() == content
+    found = playing._own(Console(), 1, 1)
+    assert capsys.readouterr().out == "4 models, trained before, in outputs/playground\n"
+    assert [run.path.resolve() for run in found] == list(_as_trained(first))
     assert written(tmp_path) == first
 
     lost = next(run for run in first if run.parent.name == "gru")
@@ -128,11 +133,13 @@ def test_a_run_that_cannot_be_trained_is_said(typed: Typed, tmp_path: Path, monk
 # Runs that are given
 
 
+ONCE = ("steps=1", "evaluate.every=1", "trace.every=1", "log_every=1", "checkpoint_every=1")
+
 KINDS = {
     "first": ("cell=rnn", "seed=0"),
     "second": ("cell=rnn", "seed=1"),
     "relu": ("cell=rnn", "seed=0", "cell.nonlinearity=relu"),
-    "measured": ("cell=rnn", "seed=0", "evaluate.every=3"),
+    "measured": ("cell=rnn", "seed=0", "trace.sequences=3"),
     "people": ("cell=rnn", "task=pronoun", "task.people=4"),
     "copy": ("cell=rnn", "task=copy", "seq_len=21", "evaluate.lengths=[21]"),
     "adding": ("cell=rnn", "task=adding"),
@@ -146,7 +153,7 @@ def trained_once(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder, found = tmp_path_factory.mktemp("runs"), {}
     for name, words in KINDS.items():
         outputs = folder / (name if any(word.startswith("task=") for word in words) else "outputs")
-        found[name] = train(*TINY, *words, "quiet=true", outputs=outputs, device="cpu").path
+        found[name] = train(*TINY, *ONCE, *words, "quiet=true", outputs=outputs, device="cpu").path
     return found
 
 
@@ -224,6 +231,7 @@ def test_runs_that_cannot_be_shown(typed: Typed, tmp_path: Path, runs: dict[str,
         (("--workers", "none"), "--workers none: must be auto or a whole number from 1 on", 2),
         (("run", "--seeds", "3"), "--seeds: nothing is trained where runs are given", 2),
         (("--out", "folder"), "--out folder: it is a folder", 2),
+        (("--out", "file"), "--out file: must end in .html", 2),
         (("--out", "file/page.html"), "cannot write to file: Not a directory", 1),
         (("--out", "/proc/page.html"), "cannot write to /proc", 1),
         (("--oops",), "unrecognized arguments: --oops", 2),
@@ -237,7 +245,10 @@ def test_it_refuses_before_it_trains(args: tuple[str, ...], line: str, code: int
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_where_its_runs_cannot_be_written_it_says_so_once(typed: Typed, tmp_path: Path) -> None:
+def test_where_its_runs_cannot_be_written_it_says_so_once(
+    typed: Typed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(playing, "MODELS", playing.MODELS[:1])
     (tmp_path / "outputs").write_text("mine")
     said = typed("playground", "--seeds", "1", "--out", "page.html", "--workers", "1")
     said.refuses("cannot write to outputs/playground: Not a directory", code=1, verb="playground")

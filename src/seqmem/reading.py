@@ -8,6 +8,7 @@ Axes: T time, B batch, K answers (or output features), H units (of one gate or s
 """
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -139,7 +140,10 @@ def typed(task: Task, text: str) -> tuple[Batch, str | None]:
 
 @torch.no_grad()
 def read(model: SequenceModel, task: Task, batch: Batch, *, gradient: bool = True, known: bool = True) -> Reading:
-    """Read one sequence step by step, as the cell's ``step`` defines it; the model is left as it was.
+    """Read one sequence step by step, as the cell's ``step`` defines it.
+
+    Like a trace, on a float64 copy on the CPU: the model is untouched, and an rnn that is chaotic beyond what it was
+    trained on, whose float32 answers are a matter of rounding, is read the same everywhere.
 
     Args:
         batch: of one sequence.
@@ -151,12 +155,10 @@ def read(model: SequenceModel, task: Task, batch: Batch, *, gradient: bool = Tru
     """
     if batch.asked.shape[1] != 1:
         raise ValueError(f"one sequence is read at a time, not {batch.asked.shape[1]}")
-    first = next(model.parameters())
-    was_training = model.training
-    model.eval()
-    inputs = batch.to(first.device, first.dtype).inputs
+    model = deepcopy(model).to("cpu").double().eval()
+    inputs = batch.to("cpu", torch.float64).inputs
     found, states = _beliefs(model, task, inputs)
-    predicted = found[:, 0].cpu()
+    predicted = found[:, 0]
     before = [model.cell.initial_state(1), *states]
     gates = [model.cell.gates(x, state) for x, state in zip(model.embed(inputs).unbind(0), before, strict=False)]
     symbols = isinstance(task.targets, Tokens)
@@ -168,7 +170,6 @@ def read(model: SequenceModel, task: Task, batch: Batch, *, gradient: bool = Tru
     if gradient:
         with torch.enable_grad():
             norms = {name: values[:, 0] for name, values in Trace.measure(model, task, batch).series().items()}
-    model.train(was_training)
     words = tuple(task.words(batch.inputs[:, 0]))
     return Reading(
         words=words,
@@ -210,4 +211,4 @@ def _beliefs(
 
 def _series(states: list[State]) -> dict[str, Float[ndarray, "T _"]]:
     """Whatever shape a state has, its values in a row."""
-    return {name: torch.cat([state[name].flatten(1) for state in states]).cpu().numpy() for name in states[0]}
+    return {name: torch.cat([state[name].flatten(1) for state in states]).numpy() for name in states[0]}

@@ -141,6 +141,9 @@ def _refuse(given: argparse.Namespace) -> None:
         raise ConfigError(f"--port {given.port}: it is --serve that needs a port; without it the page is a file")
     if not 0 <= (given.port or 0) <= 65535:
         raise ConfigError(f"--port {given.port}: must be from 1 to 65535, or 0 for any that is free")
+    out: Path | None = given.out
+    if out is not None and not out.is_dir() and out.suffix.lower() not in (".html", ".htm"):
+        raise ConfigError(f"--out {out}: must end in .html, or browsers do not show it; e.g. {out}.html")
     for name in ("seeds", "workers"):
         if given.runs and getattr(given, name) is not None:
             raise ConfigError(f"--{name}: nothing is trained where runs are given")

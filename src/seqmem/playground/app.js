@@ -1,10 +1,10 @@
 // What is shown now, and what happens when somebody does something. The address holds it all, so a view can be linked.
 
 import { decode } from "./engine.js";
-import { element, isDark, percent } from "./dom.js";
+import { count, element, isDark, percent } from "./dom.js";
 import { panel, wordTable } from "./views.js";
 import { lengths, scales, tracks } from "./charts.js";
-import { presets, shortName } from "./story.js";
+import { legend, presets, shortName } from "./story.js";
 
 const $ = (id) => document.getElementById(id);
 const LETTERS = ["a", "b"];
@@ -15,8 +15,8 @@ const { task, sentences, models } = world;
 const proposals = presets(world);
 
 // index: into the sentences; number: which of that length; text: what somebody typed, or null; at: the current word.
-const view = { a: null, b: null, index: 0, number: 0, text: null, at: 0, by: "right", gatesAs: "units" };
-let shown = null; // {words, tokens, right, named, asking, by, task, models}
+const view = { a: null, b: null, index: 0, number: 0, text: null, at: 0, gatesAs: "units" };
+let shown = null; // {words, tokens, right, named, asking, task, models}
 let readings = {};
 let timer = null;
 let waiting = null;
@@ -116,10 +116,12 @@ function named(tokens) {
   return (task.naming?.phrases ?? []).flatMap((phrase, answer) => (said(phrase) ? [answer] : []));
 }
 
+const STILL = "What is shown below is still the sentence before.";
+
 function complain({ tokens, unknown }) {
   const problem = $("problem");
   if (tokens.length === 0 && unknown.length === 0) {
-    problem.replaceChildren(element("p", {}, "The sentence is empty: write at least one word."));
+    problem.replaceChildren(element("p", {}, `The sentence is empty: write at least one word. ${shown ? STILL : ""}`));
     return;
   }
   const distinct = unknown.filter(({ word }, i) => unknown.findIndex((other) => other.word === word) === i);
@@ -147,7 +149,8 @@ function complain({ tokens, unknown }) {
           : ["No word they know is like it."]),
       ),
     ),
-    ...(distinct.length > 4 ? [element("p", {}, `And ${distinct.length - 4} more words.`)] : []),
+    ...(distinct.length > 4 ? [element("p", {}, `And ${count(distinct.length - 4, "more word")}.`)] : []),
+    ...(shown && distinct.length > 0 ? [element("p", {}, STILL)] : []),
   );
 }
 
@@ -168,7 +171,6 @@ function replace(word, known) {
 // Drawing
 
 function draw() {
-  shown.by = view.by;
   for (const letter of LETTERS) {
     panels[letter].choose(view[letter]);
     const ahead = view[letter].readable();
@@ -177,17 +179,11 @@ function draw() {
   }
   const T = shown.words.length;
   $("length").value = view.text === null ? view.index : nearest(T);
-  $("length").setAttribute("aria-valuetext", `${T} words`);
-  $("length-says").textContent = `${T} words`;
+  $("length").setAttribute("aria-valuetext", count(T, "word"));
+  $("length-says").textContent = count(T, "word");
   $("another").disabled = view.text === null && sentences[view.index].count < 2;
   $("at").max = T - 1;
-  const own = shown.right === null && view.by === "right";
-  const { asking } = shown;
-  $("asked").textContent =
-    asking === null
-      ? "After every word you see what a model answers there."
-      : `After every word you see what a model would answer if the sentence ended there with “${asking}”.`;
-  $("by-note").textContent = own ? "Nobody knows the right one here: its own is shown." : "";
+  $("asked").textContent = legend(shown);
   over.draw(shown, readings, view.gatesAs);
   scales($("scales"), LETTERS, view.gatesAs);
   drawScores();
@@ -297,7 +293,6 @@ function write() {
     if (view.number > 0) parts.set("s", view.number);
   } else parts.set("text", shown.words.join(" "));
   if (view.at < shown.words.length - 1) parts.set("at", view.at + 1);
-  if (view.by !== "right") parts.set("by", view.by);
   if (view.gatesAs !== "units") parts.set("gates", view.gatesAs);
   const hash = `#${parts}`;
   if (hash !== written) history.replaceState(null, "", hash);
@@ -317,7 +312,6 @@ function restore() {
       const number = Number(parts.get("s")) || 0;
       view.number = Number.isInteger(number) && number > 0 ? number % sentences[view.index].count : 0;
       view.text = parts.get("text");
-      view.by = parts.get("by") === "top" ? "top" : "right";
       view.gatesAs = parts.get("gates") === "shares" ? "shares" : "units";
     },
     { at: parts.get("at") ? Number(parts.get("at")) - 1 || 0 : null },
@@ -326,10 +320,7 @@ function restore() {
 }
 
 function showChoices() {
-  for (const name of ["by", "gates-as"]) {
-    const value = name === "by" ? view.by : view.gatesAs;
-    for (const radio of document.getElementsByName(name)) radio.checked = radio.value === value;
-  }
+  for (const radio of document.getElementsByName("gates-as")) radio.checked = radio.value === view.gatesAs;
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -430,8 +421,6 @@ function listen() {
   $("play").addEventListener("click", () => (timer === null ? play() : pause()));
   for (const radio of document.getElementsByName("gates-as"))
     radio.addEventListener("change", () => keep(() => (view.gatesAs = radio.value)));
-  for (const radio of document.getElementsByName("by"))
-    radio.addEventListener("change", () => keep(() => (view.by = radio.value)));
   $("table").addEventListener("toggle", drawTable);
   $("theme").addEventListener("click", () =>
     theme(stored(isDark() ? "light" : "dark") ?? (isDark() ? "light" : "dark")),
@@ -463,6 +452,8 @@ function keyboard(event) {
 
 function about() {
   if (Object.keys(task.naming?.asks ?? {}).length !== 2) {
+    $("lede").textContent =
+      "Two networks read the same sentence, one word at a time. After every word you see what each would answer if it were asked now.";
     $("task-story").textContent =
       `${task.title} Whoever remembers nothing is right on ${percent(task.chance)} of these sentences. What stands between the beginning and the end tells nothing about the answer; it only passes the time, and a slider makes it as long as you like.`;
   }

@@ -1,6 +1,6 @@
 // Charts over the words, one column a word, and the scores over the lengths.
 
-import { css, element, escaped, level, percent, ramp, resolved } from "./dom.js";
+import { count, css, element, escaped, level, percent, ramp, resolved, whenSeen } from "./dom.js";
 import { certainty, range } from "./story.js";
 import { lastGradient, markOf } from "./views.js";
 
@@ -15,7 +15,16 @@ export function tracks(box, picked, resized) {
   let col = 0;
   let aside = 0; // how wide the names of the tracks are, left of the words
   let drawn = null;
+  let wanted = null; // what is to be drawn anew, with the next word that is chosen
+  let current = 0;
+  let scrolled = 0;
   const room = roomOf(box, resized);
+  const drawing = whenSeen(box, () => {
+    make(...wanted);
+    wanted = null;
+    follows();
+  });
+  box.addEventListener("scroll", () => (scrolled = box.scrollLeft), { passive: true });
   box.addEventListener("click", ({ clientX }) => {
     if (!inner) return;
     const t = Math.floor((clientX - inner.getBoundingClientRect().left - aside) / col);
@@ -23,7 +32,11 @@ export function tracks(box, picked, resized) {
   });
 
   // `shown`: {words, right, task, models: {a, b}}; `readings`: {a, b}, null where there is none.
-  function draw(shown, readings, gatesAs) {
+  function draw(...what) {
+    wanted = what;
+  }
+
+  function make(shown, readings, gatesAs) {
     drawn = shown;
     follow = [];
     const T = shown.words.length;
@@ -46,10 +59,17 @@ export function tracks(box, picked, resized) {
       ...rows,
     );
     box.replaceChildren(inner);
+    scrolled = Math.min(scrolled, Math.max(0, aside + at.width - room()));
   }
 
   function moveTo(t) {
-    if (!inner) return;
+    current = t;
+    if (wanted) drawing();
+    else follows();
+  }
+
+  function follows() {
+    const t = current;
     const [veil, cursor] = inner.children;
     cursor.style.left = `${aside + t * col}px`;
     cursor.style.width = `${col}px`;
@@ -58,9 +78,12 @@ export function tracks(box, picked, resized) {
     follow.forEach((update) => update(t));
     // Its own box scrolls, never the page.
     if (aside + drawn.words.length * col <= room()) return;
-    const from = t * col - box.scrollLeft;
+    const from = t * col - scrolled;
     const wide = room() - aside;
-    if (from < 0 || from + col > wide) box.scrollLeft = Math.max(0, t * col - wide / 2);
+    if (from >= 0 && from + col <= wide) return;
+    const most = aside + drawn.words.length * col - room();
+    scrolled = Math.max(0, Math.min(most, t * col - wide / 2));
+    box.scrollLeft = scrolled;
   }
 
   return { draw, at: moveTo };
@@ -185,7 +208,7 @@ function surety(at) {
   const { shown, readings, letters } = at;
   const of = (letter) => shown.words.map((_, t) => certainty(readings[letter], t, shown).p);
   const series = Object.fromEntries(letters.map((letter) => [letter, of(letter)]));
-  const title = shown.by === "right" && shown.right !== null ? "Right answer" : "Its own answer";
+  const title = shown.right === null ? "Its own answer" : "Right answer";
   const blind = 1 / shown.task.answers.length;
   const marks = [
     [1, "100 %"],
@@ -444,7 +467,9 @@ const ROUND = [2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 150, 200, 300, 500, 700,
 // `models`: all of them; `chosen`: {a, b}; `picked(length)` is called for a place on the chart.
 export function lengths(figure, { models, task }, picked, resized) {
   let place = null;
+  let wanted = null;
   const room = roomOf(figure, resized);
+  const drawing = whenSeen(figure, () => make(...wanted));
   figure.addEventListener("click", ({ target, clientX }) => {
     const drawing = target.closest("svg");
     if (!drawing || !place) return;
@@ -452,7 +477,12 @@ export function lengths(figure, { models, task }, picked, resized) {
     picked(Math.round(place(((clientX - box.left) / box.width) * drawing.viewBox.baseVal.width)));
   });
 
-  function draw(chosen, length) {
+  function draw(...what) {
+    wanted = what;
+    drawing();
+  }
+
+  function make(chosen, length) {
     const width = Math.max(280, room());
     const rem = parseFloat(getComputedStyle(document.documentElement).fontSize);
     const height = Math.round(Math.min(24 * rem, 0.62 * width + 4 * rem));
@@ -494,7 +524,9 @@ export function lengths(figure, { models, task }, picked, resized) {
       inside += `<text x="${px}" y="${y(0) - 0.5 * rem - (i > 0 && Math.abs(x(chosen.a.seq_len) - x(chosen.b.seq_len)) < 11 * rem ? 1.2 * rem : 0)}" text-anchor="${anchor}">${says}</text>`;
     });
     inside += `<line class="chance" x1="${left}" x2="${width - right}" y1="${y(task.chance)}" y2="${y(task.chance)}"/>`;
-    inside += `<text class="name" x="${width - right}" y="${y(task.chance) + 1.4 * rem}" text-anchor="end">guessing, ${percent(task.chance)}</text>`;
+    if (width > 34 * rem) {
+      inside += `<text class="name" x="${width - right}" y="${y(task.chance) + 1.4 * rem}" text-anchor="end">guessing, ${percent(task.chance)}</text>`;
+    }
     const path = (model) =>
       known(model)
         .map(({ seq_len, score }) => `${x(seq_len).toFixed(1)},${y(score).toFixed(1)}`)
@@ -512,7 +544,7 @@ export function lengths(figure, { models, task }, picked, resized) {
     inside += names(letters, chosen, x, y, rem);
     const turn = x(length) > width * 0.75 ? "end" : "start";
     inside += `<line class="here" x1="${x(length)}" x2="${x(length)}" y1="${y(1) - 0.9 * rem}" y2="${y(0)}"/>`;
-    inside += `<text class="here-says" x="${x(length) + (turn === "end" ? -6 : 6)}" y="${y(1) - 0.5 * rem}" text-anchor="${turn}">${length} words</text>`;
+    inside += `<text class="here-says" x="${x(length) + (turn === "end" ? -6 : 6)}" y="${y(1) - 0.5 * rem}" text-anchor="${turn}">${count(length, "word")}</text>`;
     const says = letters.map(
       (letter) =>
         `Model ${letter.toUpperCase()}, ${chosen[letter].label}, seed ${chosen[letter].seed}: ${known(chosen[letter])
@@ -525,7 +557,7 @@ export function lengths(figure, { models, task }, picked, resized) {
       "aria-label",
       `Share of right answers by length. ${says.join(" ")} Guessing: ${percent(task.chance)}.`,
     );
-    const caption = element("figcaption", {}, captionText(chosen));
+    const caption = element("figcaption", {}, captionText(chosen, task));
     const open = figure.querySelector("details")?.open ?? false;
     const table = element(
       "details",
@@ -570,10 +602,10 @@ function names(letters, chosen, x, y, rem) {
     .join("");
 }
 
-function captionText(chosen) {
+function captionText(chosen, { chance }) {
   const say = (letter) =>
     `${letter.toUpperCase()} (${letter === "a" ? "solid" : "dashed"}) is the ${chosen[letter].label}, seed ${chosen[letter].seed}`;
-  return `${say("a")}; ${say("b")}. Coloured thin lines are their other seeds, grey ones the other models.`;
+  return `${say("a")}; ${say("b")}. Coloured thin lines are their other seeds, grey ones the other models; the dotted line is guessing, ${percent(chance)}.`;
 }
 
 function scoreTable(models) {

@@ -31,9 +31,40 @@ export function percent(share) {
   return `${whole}\u00a0%`;
 }
 
+export function count(number, word) {
+  return `${number.toLocaleString("en")} ${word}${number === 1 ? "" : "s"}`;
+}
+
 export function isDark() {
   const chosen = document.documentElement.dataset.theme;
   return chosen ? chosen === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+}
+
+// A function that has `work` draw what is in `box`: at once while the box is on the screen, else when it comes there, before the page is
+// printed, or when nothing more has been asked for some `rest` milliseconds. So what is not seen keeps nobody waiting.
+export function whenSeen(box, work, rest = 200) {
+  let seen = true;
+  let due = null;
+  function now() {
+    clearTimeout(due);
+    due = null;
+    box.removeAttribute("aria-busy");
+    work();
+  }
+  new IntersectionObserver(
+    (entries) => {
+      seen = entries.at(-1).isIntersecting;
+      if (seen && due !== null) now();
+    },
+    { rootMargin: "100px" },
+  ).observe(box);
+  addEventListener("beforeprint", () => due !== null && now());
+  return () => {
+    if (seen) return now();
+    clearTimeout(due);
+    due = setTimeout(now, rest);
+    box.setAttribute("aria-busy", "true");
+  };
 }
 
 // One hue for each model, in which lightness alone says how much: nobody has to tell two hues apart.
@@ -82,11 +113,16 @@ export function inkOn(colour) {
   return 0.2126 * r + 0.7152 * g + 0.0722 * b > 0.179 ? "#000" : "#fff";
 }
 
+const colours = new Map();
+
 // What a style sheet's colour is now, for canvases.
-export function resolved(variable, within = document.body) {
-  const probe = element("i", { style: `color: var(${variable}); display: none` });
-  within.append(probe);
-  const found = getComputedStyle(probe).color;
-  probe.remove();
-  return found;
+export function resolved(variable) {
+  const key = `${variable} ${isDark() ? "dark" : "light"}`;
+  if (!colours.has(key)) {
+    const probe = element("i", { style: `color: var(${variable}); forced-color-adjust: none; display: none` });
+    document.body.append(probe);
+    colours.set(key, getComputedStyle(probe).color);
+    probe.remove();
+  }
+  return colours.get(key);
 }

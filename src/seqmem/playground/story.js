@@ -31,11 +31,17 @@ function sure(reading, t, answer) {
   return percent(reading.confidence[t * reading.K + answer]);
 }
 
-// How sure a model is after word t, {p, of}: of the right answer, or of its own; of its own too where nobody knows the
-// right one.
-export function certainty(reading, t, { by, right, task }) {
-  const answer = by === "right" && right !== null ? right : reading.top[t];
+// How sure a model is of the right answer after word t, {p, of}; of its own where nobody knows the right one.
+export function certainty(reading, t, { right, task }) {
+  const answer = right ?? reading.top[t];
   return { p: reading.confidence[t * reading.K + answer], of: task.answers[answer] };
+}
+
+// What the colours of the words mean.
+export function legend({ right, asking }) {
+  const of = right === null ? "its own answer, as nobody knows the right one" : "the right answer";
+  const when = asking === null ? "" : `, if the sentence ended there with “${asking}”`;
+  return `The stronger a word's colour and the longer the line under it, the surer the model is of ${of}${when}.`;
 }
 
 // Whether a model is never less than half sure of an answer from one word to another.
@@ -95,7 +101,7 @@ export function verdict(reading, t, { task, words, tokens, right, asking }) {
   const how =
     last === null
       ? "It says so from the first word on."
-      : `It changes its mind ${times === 1 ? "once" : `${times} times`}, at last at ${at(words, last)}.`;
+      : `It changes its mind ${["", "once", "twice"][times] ?? `${times} times`}, at last at ${at(words, last)}.`;
   return {
     state: "wrong",
     mark: "✗",
@@ -147,7 +153,7 @@ export function presets({ groups, models, sentences, task }) {
     const far = Math.min(3 * seq_len, end);
     add(
       `${cell} trained at ${seq_len}, read at ${far}`,
-      `The ${cell} was trained on sentences of ${range(short.first)} words, the ${best.first.cell} on ${range(best.first)}. After every word both are asked. Point at the word where the ${cell} loses the answer, and ask for other sentences: now and then it is right by luck.`,
+      `The ${cell} was trained on sentences of ${range(short.first)} words, the ${best.first.cell} on ${range(best.first)}. Press play: at which word does the ${cell} lose the answer? Take another sentence: now and then it is right by luck.`,
       short.first,
       best.first,
       far,
@@ -166,7 +172,7 @@ export function presets({ groups, models, sentences, task }) {
       : `${worst.first.cell} and ${best.first.cell} at ${longest} words`,
     best === worst
       ? `At ${longest} words it is ${often(worst.some, longest) || "at work"}.`
-      : `${range(worst.first) === range(best.first) ? `Both trained on sentences of ${range(best.first)} words. ` : ""}At ${longest} the ${worst.first.cell} is ${often(worst.some, longest) || "the worse one"} (guessing: ${chance}), the ${best.first.cell} ${often(best.some, longest) || "the better one"}. After every word both are asked: press play, and watch who still knows.`,
+      : `${range(worst.first) === range(best.first) ? `Both trained on sentences of ${range(best.first)} words. ` : ""}At ${longest} the ${worst.first.cell} is ${often(worst.some, longest) || "the worse one"} (guessing: ${chance}), the ${best.first.cell} ${often(best.some, longest) || "the better one"}. Press play, and watch who still knows.`,
     worst.first,
     other,
     longest,
@@ -190,15 +196,16 @@ export function presets({ groups, models, sentences, task }) {
       2 * longest,
     );
   }
-  const several = worst.some.length > 1 ? worst : known.find(({ some }) => some.length > 1);
+  const several = [short, worst, ...known].find((group) => group && group.some.length > 1);
   if (several) {
     const { cell, seq_len } = several.first;
+    const length = several === short ? Math.min(3 * seq_len, end) : seq_len;
     add(
-      `Another seed of the ${cell}`,
-      `The same cell, the same training, another start: ${often(several.some, seq_len) || "see what differs"}. Luck with one sentence or one seed says nothing yet.`,
+      `Two seeds of the ${cell}`,
+      `The same cell, the same training, another start. At ${length} words it is ${often(several.some, length) || "not the same"}: luck with one sentence or one seed says nothing yet.`,
       several.some[0],
       several.some[1],
-      seq_len,
+      length,
     );
   }
   if (task.naming && Object.keys(task.naming.asks).length > 1) {

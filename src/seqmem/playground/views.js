@@ -48,12 +48,11 @@ export function panel(letter, { groups, task }, { chosen, picked, wanted }) {
   const root = element(
     `section.panel.${letter}`,
     { "aria-label": `Model ${name}` },
-    element("h3", {}, element("span.letter", { "aria-hidden": "true" }, name), select),
-    seeds,
-    facts,
+    element("div.which", {}, element("h3", {}, element("span.letter", { "aria-hidden": "true" }, name), select), seeds),
     says,
     sentence,
     bars,
+    facts,
   );
   const flag = element("span.flag");
   let model = null;
@@ -98,7 +97,7 @@ export function panel(letter, { groups, task }, { chosen, picked, wanted }) {
     facts.textContent = [[trained, here].filter(Boolean).join(", "), size].filter(Boolean).join("; ");
   }
 
-  // `next`: {words, tokens, right, named, by: right or top}, read as `found`; null: this model cannot read it here.
+  // `next`: {words, tokens, right, named, asking, task}, read as `found`; null: this model cannot read it here.
   function show(next, found) {
     shown = { ...next, task };
     reading = found;
