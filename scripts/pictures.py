@@ -1,4 +1,4 @@
-"""The README's pictures: BROWSER RUNS SWEEP REPORT DOCS (of the sweep). Called by scripts/pictures."""
+"""The README's pictures: BROWSER RUNS PLAYGROUND REPORT DOCS. Called by scripts/pictures, which says what they are."""
 
 import io
 import os
@@ -55,9 +55,9 @@ def recording(width: int) -> Console:
 
 
 READ = ("rnn/len10-seed0", "lstm/len50-seed0")
-"""Of the sweep: an rnn at a length that rnns learn, where at 50 words they learn nothing, and an lstm at 50."""
+"""Of the playground: an rnn at lengths that rnns learn, where at 50 words they learn nothing, and an lstm."""
 
-LENGTH, SENTENCE = 30, 1
+LENGTH, SENTENCE = 30, 2
 """Beyond what the rnn was trained at, and no longer than a picture should be."""
 
 
@@ -67,7 +67,7 @@ def only_run(folder: Path, part: str) -> RunDirectory:
 
 
 def main() -> None:
-    browser, runs, span, report, docs = sys.argv[1], *(Path(path).resolve() for path in sys.argv[2:])
+    browser, runs, playground, report, docs = sys.argv[1], *(Path(path).resolve() for path in sys.argv[2:])
     docs.mkdir(exist_ok=True)
     found = find_runs(runs)
     lstm = next(run for run in found if run.config()["cell"]["name"] == "lstm")
@@ -86,11 +86,11 @@ def main() -> None:
     terminal(browser, console, "seqmem show outputs", docs / "show.png")
 
     console = recording(88)
-    readers = Readers([trained(only_run(span, part)) for part in READ])
+    readers = Readers([trained(only_run(playground, part)) for part in READ])
     scene = readers.scene(readers.sentence(LENGTH, SENTENCE), f"{LENGTH} words, sentence {SENTENCE}", gradient=False)
     for line in page(scene, len(scene) - 1, "beliefs", console.width, signs(console)).whole():
         console.print(line, soft_wrap=True, highlight=False)
-    command = f"seqmem read {' '.join(READ)} --length {LENGTH} --sentence {SENTENCE}"
+    command = f"seqmem read {' '.join(f'pronoun/{part}' for part in READ)} --length {LENGTH} --sentence {SENTENCE}"
     terminal(browser, console, command, docs / "read.png")
 
     command = [sys.executable, "-m", "seqmem", "watch", str(runs), "--port", "0"]
