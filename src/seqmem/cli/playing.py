@@ -66,9 +66,6 @@ NICE = (1, 1.2, 1.4, 2, 3, 4, 5, 7)
 HOST, PORTS = "127.0.0.1", range(8000, 8020)
 """Where the page is served, if no port is asked for: the first that is free."""
 
-LARGE = 1 << 20
-"""Bytes of a page beyond which its size is worth a word."""
-
 
 def main(args: Sequence[str]) -> int:
     given = _parser().parse_intermixed_args(list(args))
@@ -123,11 +120,11 @@ def _play(given: argparse.Namespace) -> int:
     with ExitStack() as stack:
         server = stack.enter_context(_bound(given.port)) if given.serve else None
         runs = _chosen(given.runs) if given.runs else _own(console, given.seeds or SEEDS, _workers(given.workers))
-        content = _made(console, runs, out)
+        content, warning = _made(console, runs, out)
         size = f"{len(content) / 1e3:.0f} kB" if len(content) < 1e6 else f"{len(content) / 1e6:.1f} MB"
         say(console, Text(), Text.assemble(("page  ", "dim"), (str(here(out)), "bold"), (f"  {size}", "dim")))
-        if len(content) > LARGE:
-            say(console, Text("that is a large page: fewer runs, or smaller ones, make a smaller one", "yellow"))
+        if warning is not None:
+            say(console, Text(warning, "yellow"))
         wanted = not given.no_open and console.is_terminal
         if server is not None:
             _serve(server, content, open_it=wanted)
@@ -343,8 +340,8 @@ def _labels(found: "Sequence[Trained]") -> list[_Labels]:
     return labels
 
 
-def _made(console: Console, runs: Sequence[RunDirectory], out: Path) -> bytes:
-    """Write the page, and say what its models can do.
+def _made(console: Console, runs: Sequence[RunDirectory], out: Path) -> tuple[bytes, str | None]:
+    """Write the page, and say what its models can do: the page, and what to do about its size if it is too large.
 
     Raises:
         ConfigError: the page cannot show their task.
@@ -357,7 +354,7 @@ def _made(console: Console, runs: Sequence[RunDirectory], out: Path) -> bytes:
     import torch
 
     from ..playground.bundle import Playable, bundle, common_task
-    from ..playground.page import build
+    from ..playground.page import build, too_large
 
     torch.set_num_threads(max(one.backend.torch_threads for one in found))
     labels = _labels(found)
@@ -374,15 +371,16 @@ def _made(console: Console, runs: Sequence[RunDirectory], out: Path) -> bytes:
                     continue
                 playables[key] = _playable(one, label, lengths)
             status("making the page")
-            content = build(bundle(list(playables.values()))).encode()
+            made = bundle(list(playables.values()))
+            html = build(made)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     try:
-        write_atomically(out, content)
+        write_atomically(out, html.encode())
     except OSError as error:
         raise RunError(f"cannot write to {out}: {error.strerror or error}") from error
     say(console, *_table(list(playables.values()), task, console.width))
-    return content
+    return html.encode(), too_large(html, made)
 
 
 @contextmanager
