@@ -856,8 +856,9 @@ def test_the_summary_says_what_to_type_next(tmp_path: Path, monkeypatch: pytest.
     console, written = terminal(80)
     print_summary(console, run)
     lines = [line.rstrip() for line in plain(written.getvalue())]
-    assert lines[-3] == "next        seqmem watch                 every curve in TensorBoard"
-    assert lines[-2] == "            seqmem show outputs/pronoun  all runs of pronoun side by side"
+    assert lines[-4] == "next        seqmem watch                 every curve in TensorBoard"
+    assert lines[-3] == "            seqmem show outputs/pronoun  all runs of pronoun side by side"
+    assert lines[-2] == "            seqmem read outputs/pronoun/lstm/len50-seed0-1a2b3c4d"
     assert lines[-1] == "            seqmem eval outputs/pronoun/lstm/len50-seed0-1a2b3c4d seq_len=400"
     assert "accuracy    99.8 %  chance 25.0 %  solved at step 250" in lines
     elsewhere = make_run(tmp_path / "my runs")

@@ -267,6 +267,7 @@ def print_summary(console: Console, run: RunDirectory) -> None:
     commands = [
         (typed("seqmem", "watch", *([] if root == OUTPUTS else [root])), "every curve in TensorBoard"),
         (typed("seqmem", "show", folder), f"all runs of {found.task} side by side"),
+        (typed("seqmem", "read", path), "a sentence, word by word"),
         (typed("seqmem", "eval", path, f"seq_len={8 * found.seq_len}"), "other lengths"),
     ]
     room = console.width - LABEL - 1
