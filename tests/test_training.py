@@ -122,6 +122,44 @@ def test_what_is_reported_and_when():
     assert all(v["gradient_norm_clipped"] <= 1.0 + 1e-6 and v["learning_rate"] == 3e-3 for v in trains)
 
 
+class InOrder(Memory):
+    """Also the order in which things are said."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: list[tuple[int, str]] = []
+
+    def logged(self, step: int, kind: Literal["train", "eval"], values: Mapping[str, float]) -> None:
+        super().logged(step, kind, values)
+        self.said.append((step, kind))
+
+    def traced(self, step: int, trace: Trace, decays: Mapping[str, Decay]) -> None:
+        super().traced(step, trace, decays)
+        self.said.append((step, "trace"))
+
+    def save(self, checkpoint: dict[str, Any]) -> None:
+        super().save(checkpoint)
+        self.said.append((checkpoint["progress"]["step"], "save"))
+
+
+@pytest.mark.parametrize("at_once", [3, 10])
+def test_traces_that_wait_are_those_of_their_own_step(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measured later, several in a row, they are bitwise what is measured at once; nothing is said before its turn."""
+    monkeypatch.setattr(training, "_TRACED_AT_ONCE", at_once)
+    plan = replace(PLAN, steps=20, log_every=7, evaluate_every=10, trace_every=1, checkpoint_every=9)
+    waiting, at_their_step = InOrder(), InOrder()
+    train(*fresh(Pronoun()), plan, [waiting], checkpoints=waiting)
+    train(*fresh(Pronoun()), replace(plan, log_every=1), [at_their_step], checkpoints=at_their_step)
+    assert [step for step, _ in waiting.traces] == list(range(21))
+    for (_, one), (_, other) in zip(waiting.traces, at_their_step.traces, strict=True):
+        assert one.norms.keys() == other.norms.keys()
+        assert all(np.array_equal(one.norms[name], other.norms[name]) for name in one.norms)
+    assert not np.array_equal(waiting.traces[3][1].state, waiting.traces[4][1].state)
+    assert [step for step, _ in waiting.said] == sorted(step for step, _ in waiting.said)
+    kept = [(step, kind) for step, kind in at_their_step.said if kind != "train" or step in (7, 14, 20)]
+    assert waiting.said == kept
+
+
 def test_the_logged_loss_is_the_mean_since_the_last_line():
     often, seldom = Memory(), Memory()
     train(*fresh(Pronoun()), Plan(seq_len=12, steps=10, batch_size=16, log_every=1), [often])

@@ -315,7 +315,7 @@ def train(
     size = sum(tensor.nbytes for tensor in model.state_dict().values())
     # Where they are seldom nobody is to wait for them.
     often = tracer.knows and plan.trace_every < plan.log_every
-    traced_at_once = min(_TRACED_AT_ONCE, _TRACED_BYTES // size) if often else 1
+    traced_at_once = max(1, min(_TRACED_AT_ONCE, _TRACED_BYTES // size)) if often else 1
 
     with flush_denormal(on=True):  # vanishing gradients live among denormals, which cost ten times as much
         if now.step == 0:
@@ -358,12 +358,12 @@ def train(
                 with measuring():
                     _show_answers(model, task, plan, now.step, observers)
             if not last and plan.trace_every and now.step % plan.trace_every == 0:
-                if traced_at_once > 1:
-                    kept.append((now.step, tracer.weights()))
-                else:
+                if traced_at_once == 1:
                     trace(now.step)
-                if saving or len(kept) == traced_at_once:
-                    trace_kept()
+                else:
+                    kept.append((now.step, tracer.weights()))
+                    if saving or len(kept) == traced_at_once:
+                        trace_kept()
             if saving and not last:
                 save()
             if stopping and not last:
