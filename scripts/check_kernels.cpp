@@ -103,7 +103,7 @@ template <> struct Kernel<float> {
   static constexpr double TOLERANCE = 1e-4;
   static void sizes(const SeqmemCall* c, int64_t* a, int64_t* b, int64_t* d) { NAME(sizes, f32)(c, a, b, d); }
   static void pack(const SeqmemCall* c, const float* w, const float* u, const float* bias, float* out) {
-    NAME(pack, f32)(c, w, u, bias, out, 1);
+    NAME(pack, f32)(c, w, u, bias, w, out, 1);
   }
   static int64_t forward(const SeqmemCall* c) { return NAME(forward, f32)(c); }
   static int64_t backward(const SeqmemCall* c) { return NAME(backward, f32)(c); }
@@ -113,7 +113,7 @@ template <> struct Kernel<double> {
   static constexpr double TOLERANCE = 1e-12;
   static void sizes(const SeqmemCall* c, int64_t* a, int64_t* b, int64_t* d) { NAME(sizes, f64)(c, a, b, d); }
   static void pack(const SeqmemCall* c, const double* w, const double* u, const double* bias, double* out) {
-    NAME(pack, f64)(c, w, u, bias, out, 1);
+    NAME(pack, f64)(c, w, u, bias, w, out, 1);
   }
   static int64_t forward(const SeqmemCall* c) { return NAME(forward, f64)(c); }
   static int64_t backward(const SeqmemCall* c) { return NAME(backward, f64)(c); }
@@ -136,7 +136,7 @@ void kernels(SeqmemCall call, double* const* given, const double* weigh_outputs,
   for (int part = 0; part < PARTS; part++)
     for (long i = 0; i < sizes[part]; i++) all[part]->data[i] = (T)given[part][i];
   Array<T> packed(packed_size), saved(saved_size), sums(sums_size), again(call.T * state), grad_outputs(call.T * state);
-  Array<T> tap_hidden(call.T * state), tap_cell(call.cell == LSTM ? call.T * state : 0);
+  Array<T> norm_input(call.T * call.B), norm_hidden(call.T * call.B), norm_cell(call.T * call.B);
   for (long i = 0; i < call.T * state; i++) grad_outputs.data[i] = (T)weigh_outputs[i];
   K::pack(&call, W.data, U.data, bias.data, packed.data);
   call.xs = xs.data, call.start_hidden = h0.data, call.packed = packed.data;
@@ -150,13 +150,23 @@ void kernels(SeqmemCall call, double* const* given, const double* weigh_outputs,
   memset(gradients[1], 0, state * sizeof(T));
   for (long i = 0; i < sizes[2]; i++) gradients[2][i] = (T)weigh_cell[i];
   call.grad_outputs = grad_outputs.data, call.grad_hidden = gradients[1], call.grad_xs = gradients[0];
-  call.grad_sums = sums.data, call.tap_hidden = tap_hidden.data;
-  if (call.cell == LSTM) call.grad_cell = gradients[2], call.tap_cell = tap_cell.data;
+  call.grad_sums = sums.data, call.norm_hidden = norm_hidden.data;
+  call.norm_input = norm_input.data;
+  if (call.cell == LSTM) call.grad_cell = gradients[2], call.norm_cell = norm_cell.data;
   if (K::backward(&call)) failures++;
   K::reduce(&call, gradients[3], gradients[4], gradients[5]);
-  for (long i = 0; i < state; i++) {  // no later timestep: the last state's gradient is its output's
-    T found = tap_hidden.data[(call.T - 1) * state + i], expected = grad_outputs.data[(call.T - 1) * state + i];
-    expect(found == expected, "dL/dh_T", call, found, expected);
+  const long last = (call.T - 1) * call.B;
+  for (long b = 0; b < call.B; b++) {  // no later timestep: the last state's gradient is its output's
+    double squares = 0;
+    for (long j = 0; j < call.H; j++) squares += pow(grad_outputs.data[(last + b) * call.H + j], 2);
+    double found = norm_hidden.data[last + b], expected = sqrt(squares);
+    expect(fabs(found - expected) <= K::TOLERANCE * expected, "norm of dL/dh_T", call, found, expected);
+  }
+  for (long i = 0; i < call.T * call.B; i++) {
+    double squares = 0;
+    for (long j = 0; j < call.D; j++) squares += pow(gradients[0][i * call.D + j], 2);
+    double found = norm_input.data[i], expected = sqrt(squares);
+    expect(fabs(found - expected) <= K::TOLERANCE * expected, "norm of dL/dx_t", call, found, expected);
   }
 }
 

@@ -3,6 +3,9 @@
 # SEQMEM_VENV=DIR puts it elsewhere, PYTHON=/path/to/python3.12 picks the Python (3.11 to 3.13).
 root=$(CDPATH= cd -- "$(dirname -- "$0")/.." && pwd)
 venv=${SEQMEM_VENV:-$root/.venv}
+# Without compiled modules every start would compile torch anew, for seconds: what is in here is compiled once, as Python
+# does unless it is told otherwise.
+unset PYTHONDONTWRITEBYTECODE
 
 setup() {
   kernels=$(cat "$root"/src/seqmem/kernels/*.cpp "$root/src/seqmem/kernels/build.py" | cksum | tr ' ' -)

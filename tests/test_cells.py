@@ -127,19 +127,48 @@ def test_a_class_on_top_of_ours_is_computed_as_it_says(xs: Tensor):
     vectors, tokens = xs[0], torch.zeros(T, B, dtype=torch.int64)
     torch.testing.assert_close(twice.forward_tokens(tokens, vectors), twice(vectors[tokens]))
     start = half.initial_state(B)
-    assert half.forward_tapped(xs, start, start) is None
-    assert twice.forward_tapped(xs, start, start) is None
+    assert half.tapped(xs, start) is None
+    assert twice.tapped(xs, start) is None
 
 
-def test_taps_are_in_every_state_or_nowhere(cell: Cell, xs: Tensor):
+def test_taps_give_the_norms_of_the_gradients_by_every_input_and_state(cell: Cell, xs: Tensor):
+    """However often, while weights change in place; and the gradient that goes on below."""
     start = cell.initial_state(B)
-    taps = {name: xs.new_zeros(T, *value.shape).requires_grad_() for name, value in start.items()}
-    found = cell.forward_tapped(xs, start, taps)
-    assert (found is None) == (not isinstance(load(), Library))
-    if found is not None:
-        torch.testing.assert_close(found, cell(xs, start), rtol=0, atol=0)
-        gradients = torch.autograd.grad(found[0][-1].sum(), list(taps.values()))
-        assert all(gradient.abs().sum() > 0 for gradient in gradients)
+    tapped = cell.tapped(xs, start)
+    assert (tapped is None) == (not isinstance(load(), Library))
+    if tapped is None:
+        return
+    rng = torch.Generator().manual_seed(5)
+    for _ in range(2):
+        tapped.forward()
+        torch.testing.assert_close((tapped.outputs, tapped.final), cell(xs, start), rtol=1e-14, atol=1e-15)
+        weight, last = (torch.randn(size, dtype=xs.dtype, generator=rng) for size in (tapped.outputs.shape, (B, H)))
+        below = torch.empty_like(xs)
+        ends = dict.fromkeys(list(start)[-1:], last)  # of one state alone
+        of_input, of_states = tapped.backward(weight, ends, to_inputs=below)
+        again, _ = tapped.backward(weight, ends)
+        torch.testing.assert_close(again, of_input, rtol=0, atol=0)
+
+        inputs = list(xs.clone().requires_grad_().unbind(0))
+        series: dict[str, list[Tensor]] = {name: [] for name in start}
+        outputs = []
+        for output, state in steps(cell, inputs, start):
+            outputs.append(output)
+            for name, value in state.items():
+                series[name].append(value)
+        total = (torch.stack(outputs) * weight).sum() + sum(
+            (series[name][-1] * end).sum() for name, end in ends.items()
+        )
+        by_input = torch.stack(torch.autograd.grad(total, inputs, retain_graph=True))
+        torch.testing.assert_close(below, by_input, rtol=1e-11, atol=1e-13)
+        torch.testing.assert_close(of_input, by_input.norm(dim=-1), rtol=1e-11, atol=1e-13)
+        assert of_states.keys() == series.keys()
+        for name, values in series.items():
+            expected = torch.stack(torch.autograd.grad(total, values, retain_graph=True)).norm(dim=-1)
+            torch.testing.assert_close(of_states[name], expected, rtol=1e-11, atol=1e-13)
+        with torch.no_grad():
+            for parameter in cell.parameters():
+                parameter.mul_(1.1)
 
 
 def test_forward_is_its_steps_in_float32(cell: Cell, xs: Tensor):

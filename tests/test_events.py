@@ -15,6 +15,7 @@ from tensorboard.backend.event_processing.plugin_event_accumulator import EventA
 from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
 from tensorboard.plugins.hparams import metadata
 from tensorboard.plugins.hparams.api_pb2 import STATUS_FAILURE, DataType  # pyright: ignore[reportAttributeAccessIssue]
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 from commandline import TINY, Said, only_run
 from seqmem.events import EventFile, GrowingFile, whole_records
@@ -54,6 +55,18 @@ def test_scalars_are_read_back(path: Path) -> None:
     found = accumulated(path)
     assert [(e.step, e.value) for e in found.Scalars("train/loss")] == [(10, 1.5), (20, 0.25)]
     assert [(e.step, e.value) for e in found.Scalars("train/learning_rate")] == [(20, pytest.approx(0.003))]
+
+
+def test_records_are_framed_as_tensorboards_own_writer_frames_them(path: Path) -> None:
+    events = EventFile(path)
+    for step in range(50):
+        events.scalars(step, {"gradient/half_life": 0.37 * step, "a": step})
+    events.close()
+    own = BytesIO()
+    writer = RecordWriter(own)
+    for raw in RawEventFileLoader(str(path)).Load():
+        writer.write(raw)
+    assert own.getvalue() == path.read_bytes()
 
 
 def test_the_first_point_of_a_tag_carries_its_description_and_kind(path: Path) -> None:

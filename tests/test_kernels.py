@@ -11,6 +11,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from math import inf, nan
 from types import FrameType
 
 import pytest
@@ -21,7 +22,7 @@ from compilers import needs_kernels
 from seqmem.cells import GRU, LSTM, RNN, Cell, FusedCell, State, steps, use_kernel
 from seqmem.kernels import functions
 from seqmem.kernels.build import BuildError, find_compiler
-from seqmem.kernels.functions import KINDS, linear_recurrence, recurrence
+from seqmem.kernels.functions import KINDS, Tapped, linear_recurrence, recurrence
 from seqmem.kernels.loading import Library, load
 from seqmem.kernels.memory import Memory
 from seqmem.randomness import ambient
@@ -132,46 +133,79 @@ def test_flushing_denormals_holds_on_every_thread(monkeypatch: pytest.MonkeyPatc
     cell, xs, state = make("rnn tanh", (60, 64, 4, 16), torch.float32)
     with torch.no_grad():
         cell.weight_hidden.mul_(0.05)  # the gradient is below 1e-38 after some 30 timesteps
-    taps = [torch.zeros(60, 64, 16).requires_grad_()]
+    tapped = Tapped("rnn tanh", xs, state, cell.weight_input, cell.weight_hidden, cell.bias, threads=4)
     gradients = {}
     for flush in (False, True):
         torch.set_flush_denormal(flush)
         try:
-            weights = (cell.weight_input, cell.weight_hidden, cell.bias)
-            outputs, _ = recurrence("rnn tanh", xs, [state["hidden"]], *weights, taps=taps, threads=4)
-            (found,) = torch.autograd.grad(outputs[-1].sum(), taps)
+            tapped.forward()
+            _, norms = tapped.backward(None, {"hidden": torch.ones(64, 16)})
         finally:
             torch.set_flush_denormal(False)
-        tiny = (found != 0) & (found.abs() < torch.finfo(torch.float32).tiny)
-        gradients[flush] = tiny.any(dim=(0, 2))
+        tiny = (norms["hidden"] != 0) & (norms["hidden"] < torch.finfo(torch.float32).tiny)
+        gradients[flush] = tiny.any(dim=0)
     assert gradients[False].all()  # of all sequences, on whatever thread
     assert not gradients[True].any()
 
 
 @needs_kernels
 @pytest.mark.parametrize("kind", KINDS)
-def test_taps_are_the_gradients_by_every_state(isa: str, kind: str) -> None:
-    cell, xs, state = make(kind, (12, 5, 3, 20), torch.float64)
-    use_kernel(cell, "native")
-    rng = torch.Generator().manual_seed(5)
-    weight = torch.randn(12, 5, 20, dtype=torch.float64, generator=rng)
-    taps = {name: torch.zeros(12, 5, 20, dtype=torch.float64).requires_grad_() for name in state}
-    tapped = cell.forward_tapped(xs, state, taps)
-    assert tapped is not None
-    outputs, final = tapped
-    total = (outputs * weight).sum() + sum(value.square().sum() for value in final.values())
-    found = torch.autograd.grad(total, list(taps.values()))
+def test_taps_are_the_norms_of_the_gradients_by_every_input_and_state(isa: str, kind: str) -> None:
+    """Of real numbers and of tokens, whole and computed again in pieces, at any number of features and units."""
+    for features, hidden in ((3, 20), (11, 7), (40, 33)):
+        cell, _, state = make(kind, (12, 19, features, hidden), torch.float64)
+        weights = cell.weight_input, cell.weight_hidden, cell.bias
+        rng = torch.Generator().manual_seed(5)
+        vectors = torch.randn(9, features, dtype=torch.float64, generator=rng)
+        tokens = torch.randint(9, (12, 19), generator=rng)
+        weight = torch.randn(12, 19, hidden, dtype=torch.float64, generator=rng)
+        last = {name: torch.randn(19, hidden, dtype=torch.float64, generator=rng) for name in state}
 
-    by_step, outs = {name: [] for name in state}, []
-    xs.requires_grad_()
-    for output, state in steps(cell, xs.unbind(0), state):  # noqa: B020
-        outs.append(output)
-        for name, value in state.items():
-            by_step[name].append(value)
-    total = (torch.stack(outs) * weight).sum() + sum(value.square().sum() for value in state.values())
-    for gradient, series in zip(found, by_step.values(), strict=True):
-        expected = torch.stack(torch.autograd.grad(total, series, retain_graph=True))
-        torch.testing.assert_close(gradient, expected, rtol=1e-11, atol=1e-12)
+        inputs = list(vectors[tokens].requires_grad_().unbind(0))
+        series: dict[str, list[Tensor]] = {"input": inputs} | {name: [] for name in state}
+        outs = []
+        for output, new in steps(cell, inputs, state):
+            outs.append(output)
+            for name, value in new.items():
+                series[name].append(value)
+        total = (torch.stack(outs) * weight).sum() + sum((series[name][-1] * end).sum() for name, end in last.items())
+        expected = {
+            name: torch.stack(torch.autograd.grad(total, values, retain_graph=True)).norm(dim=-1)
+            for name, values in series.items()
+        }
+        found = []
+        for read, of in ((vectors[tokens], None), (tokens, vectors)):
+            for every in (None, 5):
+                tapped = Tapped(cell._kind, read, state, *weights, vectors=of, checkpoint_every_t=every, threads=2)
+                tapped.forward()
+                of_input, of_states = tapped.backward(weight, last)
+                found.append({"input": of_input, **of_states})
+                torch.testing.assert_close(found[-1], expected, rtol=1e-11, atol=1e-12)
+        assert same(list(found[0].values()), list(found[1].values()))
+        assert same(list(found[2].values()), list(found[3].values()))
+
+
+@needs_kernels
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_norms_are_right_where_squares_would_underflow_or_overflow(isa: str, dtype: torch.dtype) -> None:
+    """Without inputs and with the identity for weights, an rnn of relus hands back what it is given."""
+    cell, xs, state = make("rnn relu", (3, 1, 1, 21), dtype)
+    with torch.no_grad():
+        cell.weight_hidden.copy_(torch.eye(21))
+        cell.weight_input.zero_()
+        cell.bias.zero_()
+    start = {"hidden": torch.ones_like(state["hidden"])}
+    tapped = Tapped("rnn relu", xs, start, cell.weight_input, cell.weight_hidden, cell.bias)
+    tapped.forward()
+    given = torch.zeros(1, 21, dtype=dtype)
+    given[0, ::20] = torch.tensor([3.0, 4.0], dtype=dtype)  # the last lane of the last vector too
+    info = torch.finfo(dtype)
+    for scale in (1.0, info.tiny, info.tiny * 2**-10, info.tiny**0.5, info.max / 16, info.max**0.5):
+        _, norms = tapped.backward(None, {"hidden": given * scale})
+        torch.testing.assert_close(norms["hidden"], torch.full((3, 1), 5 * scale, dtype=dtype), rtol=1e-3, atol=0)
+    for wrong, expected in ((0.0, 0.0), (inf, inf), (nan, nan)):
+        _, norms = tapped.backward(None, {"hidden": torch.full_like(given, wrong)})
+        torch.testing.assert_close(norms["hidden"][-1], torch.tensor([expected], dtype=dtype), equal_nan=True)
 
 
 @needs_kernels
@@ -238,6 +272,16 @@ def test_sizes_that_do_not_belong_together_are_refused_before_any_memory_is_read
     of_tokens(r"vectors is torch.float64, weight_hidden torch.float32", tokens, vectors.double())
     of_tokens("tokens are torch.int32: must be", tokens.int(), vectors)
     of_tokens(r"inputs have the shape \(4, 3, 1\): must be \[T B\]", tokens[..., None], vectors)
+
+    def tapped(words: str, inputs: Tensor, vectors: Tensor | None, start: State = state) -> None:
+        with pytest.raises(ValueError, match=words):
+            unchecked(Tapped.__init__)(Tapped.__new__(Tapped), "lstm", inputs, start, *weights, vectors=vectors)
+
+    tapped(r"xs has the shape \(4, 3, 1\): must be \(4, 3, 2\)", xs[..., :1], None)
+    tapped(r"vectors has the shape \(7, 1\): must be \(7, 2\)", tokens, vectors[:, :1])
+    tapped(r"inputs have the shape \(4, 3\)", tokens, None)
+    tapped("start has 1 states: lstm has 2", xs, None, {"hidden": start[0]})
+    tapped("tokens are torch.float32: must be", xs[..., 0], vectors)
     refused(r"a, b and start have the shapes", xs, xs[:3], xs[0], of=linear_recurrence)
 
 
@@ -538,7 +582,7 @@ def test_without_kernels_everything_goes_on(kind: str, monkeypatch: pytest.Monke
     monkeypatch.setattr(functions, "load", lambda: Unavailable("no compiler was found"))
     use_kernel(cell, "auto")
     torch.testing.assert_close(everything(cell, xs, state), expected, rtol=1e-10, atol=1e-12)
-    assert cell.forward_tapped(xs, state, {}) is None
+    assert cell.tapped(xs, state) is None
     a = torch.rand(6, 3, dtype=torch.float64)
     assert linear_recurrence(a, a, a[0]).shape == (6, 3)
 

@@ -223,6 +223,7 @@ def test_the_table_holds_what_the_charts_draw(look: Callable[[str], Page]) -> No
     both = {"A": read(MODELS[a], TASK, batch), "B": read(MODELS[b], TASK, batch)}
     page.locator("#table summary").click()
     table = page.locator("#table table")
+    table.locator("thead th").first.wait_for()  # it is filled once it has been opened, not as it is clicked
     names = table.locator("thead th").all_inner_texts()
     rows = table.locator("tbody tr").evaluate_all("rows => rows.map(row => [...row.cells].map(c => c.textContent))")
     column = {name: [row[at] for row in rows] for at, name in enumerate(names)}

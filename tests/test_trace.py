@@ -15,7 +15,7 @@ from seqmem.model import SequenceModel, loss_per_sequence, trainable
 from seqmem.randomness import ambient, generator
 from seqmem.signals import Batch, Reals
 from seqmem.tasks import TASKS, Adding, Copy, Pronoun, Task
-from seqmem.trace import Trace, Tracer, decay, decay_from, gradient_trace
+from seqmem.trace import Trace, Tracer, decay, decay_from, decays_of, gradient_trace
 
 
 class Linear(Cell):
@@ -478,6 +478,25 @@ def test_steps_that_no_sequence_has_are_left_out():
     found = decay(np.array([1.0, 0.5, 0.25, np.nan]))
     assert found.points == 3
     assert found.log10_first_over_last == pytest.approx(log10(0.25))
+
+
+def test_decays_of_many_traces_are_the_bits_of_each_alone():
+    rng = np.random.default_rng(0)
+
+    def drawn(timesteps: int) -> Trace:
+        base = np.exp(rng.normal(0, 1, (timesteps, 5)) + rng.normal(0, 0.5) * np.arange(timesteps)[:, None])
+        names = ("input", "hidden", "cell")[: rng.integers(2, 4)]
+        return Trace({name: base * rng.random((timesteps, 5)) for name in names}, at)
+
+    for timesteps in (1, 2, 3, 8, 9, 50, 131):
+        at = rng.integers(0, timesteps, 5)
+        traces = [drawn(timesteps) for _ in range(7)]
+        traces[2].norms["input"][:] = 0
+        traces[3].norms["hidden"][: timesteps // 2] = 0
+        traces[4].norms["input"][-1] = np.inf
+        together = decays_of(traces)
+        assert [str(found) for found in together] == [str(trace.decays()) for trace in traces]  # nan is nan
+    assert decays_of([]) == []
 
 
 def test_a_decay_survives_being_written_down():

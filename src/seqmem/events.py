@@ -17,6 +17,7 @@ from io import BytesIO
 from pathlib import Path
 from time import time
 
+import google_crc32c
 import numpy as np
 from google.protobuf.message import DecodeError
 from jaxtyping import UInt8
@@ -32,10 +33,8 @@ from tensorboard.compat.proto.summary_pb2 import (
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
 from tensorboard.compat.proto.types_pb2 import DT_STRING
-from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 from tensorboard.plugins.hparams import api_pb2, plugin_data_pb2
 from tensorboard.plugins.hparams import metadata as hparams_metadata
-from tensorboard.summary.writer.record_writer import RecordWriter
 
 # Readers of version 2 keep every point of a rewritten tag; of version 1, the last writing. TensorBoard's fast reader
 # does so whatever the version, but it does not exist for every platform.
@@ -107,9 +106,8 @@ class EventFile:
         self._describe = describe
         self._described = _tags(path, keep) if keep else set()
         self._file = GrowingFile(path, keep)
-        self._records = RecordWriter(self._file)
         if not keep:
-            self._records.write(Event(wall_time=time(), file_version=_VERSION).SerializeToString())
+            self._add(Event(wall_time=time(), file_version=_VERSION))
 
     def scalar(self, tag: str, value: float, step: int) -> None:
         self.scalars(step, {tag: value})
@@ -218,7 +216,10 @@ class EventFile:
         self._write(0, [Summary.Value(tag=tag, metadata=metadata, tensor=hparams_metadata.NULL_TENSOR)])
 
     def _write(self, step: int, values: list[Summary.Value]) -> None:
-        self._records.write(Event(wall_time=time(), step=step, summary=Summary(value=values)).SerializeToString())
+        self._add(Event(wall_time=time(), step=step, summary=Summary(value=values)))
+
+    def _add(self, event: Event) -> None:
+        self._file.write(_record(event.SerializeToString()))
 
 
 def _hparam_type(value: Hparam) -> int:
@@ -240,7 +241,7 @@ def whole_records(path: Path) -> int | None:
         return None
     found = list(_records(content))
     # After a power cut the last one may have its length and lack its content.
-    if found and masked_crc32c(found[-1][1]) != struct.unpack_from("<I", content, found[-1][0] - 4)[0]:
+    if found and _checksum(found[-1][1]) != content[found[-1][0] - 4 : found[-1][0]]:
         found.pop()
     if content and not found:
         raise ValueError(f"{path} is not a file of TensorBoard events")
@@ -250,13 +251,26 @@ def whole_records(path: Path) -> int | None:
 _AROUND = 16  # bytes of a record besides its content: the length, a checksum of it, a checksum of the content
 
 
+def _record(content: bytes) -> bytes:
+    """As TensorFlow frames it. TensorBoard's own writer takes the checksums byte by byte in Python: a fifth of the time
+    of a short run."""
+    size = struct.pack("<Q", len(content))
+    return b"".join((size, _checksum(size), content, _checksum(content)))
+
+
+def _checksum(content: bytes) -> bytes:
+    """CRC-32C (Castagnoli), rotated and shifted as record files have it."""
+    crc = google_crc32c.value(content)
+    return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
+
+
 def _records(content: bytes) -> Iterator[tuple[int, bytes]]:
     """(where it ends, what is in it) for every whole record."""
     at = 0
     while at + _AROUND <= len(content):
         (size,) = struct.unpack_from("<Q", content, at)
         end = at + _AROUND + size
-        if end > len(content) or masked_crc32c(content[at : at + 8]) != struct.unpack_from("<I", content, at + 8)[0]:
+        if end > len(content) or _checksum(content[at : at + 8]) != content[at + 8 : at + 12]:
             return
         yield end, content[at + 12 : end - 4]
         at = end

@@ -8,6 +8,7 @@ Axes: N traces, R of them in the picture, T timesteps.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
@@ -77,7 +78,7 @@ def heatmap(
     picture.paste(Image.fromarray(colours(log10_norms)[row][:, column]), (left, top))
 
     draw = ImageDraw.Draw(picture)
-    font = ImageFont.load_default(size=11)
+    font = _font()
     draw.rectangle((left - 1, top - 1, right, bottom), outline=_INK)
     draw.text((left, top - 6), title, _INK, font, anchor="ls")
 
@@ -95,6 +96,11 @@ def heatmap(
 
     _draw_scale(picture, draw, font, with_unknown=not np.isfinite(log10_norms).all())
     return np.asarray(picture)
+
+
+@lru_cache(maxsize=1)
+def _font() -> _Font:
+    return ImageFont.load_default(size=11)  # which unpacks it every time
 
 
 def _draw_scale(

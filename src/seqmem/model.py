@@ -47,7 +47,7 @@ class SequenceModel(nn.Module):
         self, inputs: Shaped[Tensor, "T B ..."], state: State | None = None, *, at: slice | None = None
     ) -> tuple[Float[Tensor, "A B K"], State]:
         """(predictions, final state). ``at``: the timesteps to predict at, where not all are asked for."""
-        vectors, every = _vectors(self.embed), self.checkpoint_every_t
+        vectors, every = token_vectors(self.embed), self.checkpoint_every_t
         if every is not None and torch.is_grad_enabled() and not _saves_memory_itself(self.cell, self.readout):
             outputs, final = recomputed(self.cell, self.embed(inputs), state, every)
         elif vectors is not None:
@@ -70,7 +70,7 @@ def answered(cell: Cell, outputs: Float[Tensor, "T B H"], final: State, at: slic
     return final[last][None] if last else outputs[at]
 
 
-def _vectors(embed: nn.Module) -> Tensor | None:
+def token_vectors(embed: nn.Module) -> Tensor | None:
     """What the tokens stand for, [V D], where that is all that ``embed`` does."""
     if type(embed) is nn.Embedding and (embed.padding_idx, embed.max_norm, embed.sparse) == (None, None, False):
         return embed.weight

@@ -4,11 +4,10 @@ Axes: T time, B batch, K timesteps back from the answer.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property, reduce
-from math import inf, log, log10
+from math import inf, log
 
 import numpy as np
 import torch
@@ -16,8 +15,8 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 from torch import Tensor
 
-from .cells.base import steps
-from .model import SequenceModel, answered, loss_per_sequence
+from .cells.base import Tapped, steps
+from .model import SequenceModel, answered, loss_per_sequence, token_vectors
 from .signals import Batch
 from .tasks.base import Task
 
@@ -44,8 +43,8 @@ def gradient_trace(
     Args:
         loss: ``last`` propagates the last answered timestep's loss alone. ``all`` takes the whole loss; where every
             timestep is answered, fresh gradient then enters at each, and no decay can be seen.
-        by: ``step`` is the definition. ``auto`` lets cells that can (``Cell.forward_tapped``) hand out the same
-            gradients, equal to 1e-10, from their own float64 backward pass, which takes a fraction of the time.
+        by: ``step`` is the definition. ``auto`` lets cells that can (``Cell.tapped``) hand out the same norms,
+            equal to 1e-10, from their own float64 backward pass, which takes a fraction of the time.
     """
     return Tracer(model, task, loss=loss, by=by).norms(batch)
 
@@ -64,9 +63,9 @@ class Tracer:
         self._twin: SequenceModel | None = None
         self._inside: Tensor | None = None
         self._now = _tensors(model)
-        self._trainable: list[Tensor] = []
         self._batch: Batch | None = None
         self._parts: list[_Part] = []
+        self._taps: _Taps | None = None
 
     def weights(self) -> Float[Tensor, " N"]:
         """A copy of all weights, to be measured later, of a model that it ``knows``."""
@@ -82,16 +81,17 @@ class Tracer:
         """As ``gradient_trace``. Of the batch that was traced last, what was made of it is used again."""
         model = self._double(weights)
         if batch is not self._batch or not self.knows:
-            self._batch, self._parts = batch, list(_parts(batch, self._loss))
+            self._batch, self._parts, self._taps = batch, list(_parts(batch, self._loss)), None
         found = [self._part(model, part) for part in self._parts]
         return {name: torch.cat([part[name] for part in found], 1) for name in found[0]}
 
     def _part(self, model: SequenceModel, part: "_Part") -> dict[str, Float[Tensor, "T B"]]:
-        found = None
-        if self._by == "auto":
-            with _frozen(self._trainable):  # or the backward pass would compute the weights' gradients too
-                found = _by_taps(model, self._task, part)
-        return _by_steps(model, self._task, part.batch) if found is None else found
+        taps = self._taps
+        if taps is None and self._by == "auto":
+            taps = _Taps.of(model, part)
+            if self.knows and len(self._parts) == 1:  # of many parts only one at a time is to take memory
+                self._taps = taps
+        return _by_steps(model, self._task, part.batch) if taps is None else taps.norms(self._task)
 
     def _double(self, weights: Float[Tensor, " N"] | None) -> SequenceModel:
         """The model in float64 on the CPU, as it is now or with other weights."""
@@ -101,7 +101,6 @@ class Tracer:
             if self.knows:
                 twin.requires_grad_(False)  # of ours no state comes from the weights alone
                 self._inside = _laid_end_to_end(_tensors(twin))
-            self._trainable = [parameter for parameter in twin.parameters() if parameter.requires_grad]
         if self._inside is not None:
             self._inside.copy_(self.weights() if weights is None else weights)
         return twin
@@ -151,35 +150,39 @@ def _parts(batch: Batch, loss: str) -> Iterator[_Part]:
         yield _Part(part, counted, answers, total, part.answered_at.numpy())
 
 
-def _by_taps(model: SequenceModel, task: Task, part: _Part) -> dict[str, Float[Tensor, "T B"]] | None:
-    """None: the cell has no taps."""
-    timesteps, sequences = part.batch.asked.shape
-    start = model.cell.initial_state(sequences)
-    with torch.enable_grad():
-        xs = model.embed(part.batch.inputs).detach().requires_grad_()
-        # Zeros of any size in the memory of one.
-        taps = {name: xs.new_zeros(()).expand(timesteps, *s.shape).requires_grad_() for name, s in start.items()}
-        found = model.cell.forward_tapped(xs, start, taps)
-        if found is None:
-            return None
-        outputs = answered(model.cell, *found, part.counted)
-        total = loss_per_sequence(task, model.readout(outputs), part.answers, part.total).sum()
-        gradients = torch.autograd.grad(total, [xs, *taps.values()], materialize_grads=True)
-    return {
-        name: _norm(gradient.flatten(0, 1)).unflatten(0, (timesteps, sequences))
-        for name, gradient in zip((INPUT, *taps), gradients, strict=True)
-    }
+class _Taps:
+    """A part of a batch before a cell that hands out norms by itself (``Cell.tapped``), as often as the model's weights
+    change in place."""
 
+    def __init__(self, model: SequenceModel, part: _Part, tapped: Tapped, read: Tensor | None) -> None:
+        self._model, self._part, self._tapped, self._read = model, part, tapped, read
 
-@contextmanager
-def _frozen(parameters: Sequence[Tensor]) -> Iterator[None]:
-    for parameter in parameters:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in parameters:
-            parameter.requires_grad_()
+    @classmethod
+    def of(cls, model: SequenceModel, part: _Part) -> "_Taps | None":
+        """None: the cell has none."""
+        inputs, vectors = part.batch.inputs, token_vectors(model.embed)
+        if vectors is not None and len(vectors) > inputs.numel():
+            vectors = None  # most of them are never read
+        with torch.no_grad():
+            start = model.cell.initial_state(inputs.shape[1])
+            read = None if vectors is not None else model.embed(inputs).clone()
+            tapped = model.cell.tapped(inputs if read is None else read, start, vectors=vectors)
+        return None if tapped is None else cls(model, part, tapped, read)
+
+    def norms(self, task: Task) -> dict[str, Float[Tensor, "T B"]]:
+        model, part, tapped = self._model, self._part, self._tapped
+        with torch.no_grad():
+            if self._read is not None:
+                self._read.copy_(model.embed(part.batch.inputs))
+            tapped.forward()
+        with torch.enable_grad():
+            outputs = tapped.outputs.detach().requires_grad_()
+            final = {name: value.detach().requires_grad_() for name, value in tapped.final.items()}
+            predicted = model.readout(answered(model.cell, outputs, final, part.counted))
+            total = loss_per_sequence(task, predicted, part.answers, part.total).sum()
+            by_outputs, *by_final = torch.autograd.grad(total, [outputs, *final.values()], allow_unused=True)
+        of_input, of_states = tapped.backward(by_outputs, dict(zip(final, by_final, strict=True)))
+        return {INPUT: of_input, **of_states}
 
 
 def _by_steps(model: SequenceModel, task: Task, batch: Batch) -> dict[str, Float[Tensor, "T B"]]:
@@ -252,12 +255,7 @@ class Trace:
 
     def decays(self) -> dict[str, "Decay"]:
         """How each series fades, its mean over sequences."""
-        found: dict[int, Decay] = {}  # of one state alone ``state`` is the same numbers
-        series = self.series()
-        for norms in series.values():
-            if id(norms) not in found:
-                found[id(norms)] = decay(self.mean_back(norms))
-        return {name: found[id(norms)] for name, norms in series.items()}
+        return decays_of([self])[0]
 
     def back(self, norms: Float[ndarray, "T B"]) -> Float[ndarray, "K B"]:
         """The same norms by timesteps back from each sequence's own answer; NaN before its first timestep."""
@@ -311,24 +309,53 @@ def decay(back: Float[ndarray, " K"]) -> Decay:
     A cell that answers before it updates its state has no gradient at the state of the answer itself; what is below
     the floor there is passed over, and the first norm above it is the one that the others are held against.
     """
-    back = np.asarray(back, dtype=np.float64)  # and Python's numbers come out: numpy's are no part of a checkpoint
+    return _decays(np.asarray(back, dtype=np.float64)[None])[0]
+
+
+def decays_of(traces: Sequence[Trace]) -> list[dict[str, Decay]]:
+    """``Trace.decays`` of each of them, which are answered at the same timesteps: the same bits, in less time."""
+    rows: list[Float[ndarray, " K"]] = []
+    places: list[dict[str, int]] = []
+    for trace in traces:
+        found: dict[int, int] = {}  # of one state alone ``state`` is the same numbers
+        series = trace.series()
+        for norms in series.values():
+            if id(norms) not in found:
+                found[id(norms)] = len(rows)
+                rows.append(trace.mean_back(norms))
+        places.append({name: found[id(norms)] for name, norms in series.items()})
+    read = _decays(np.stack(rows)) if rows else []
+    return [{name: read[place] for name, place in of_trace.items()} for of_trace in places]
+
+
+def _decays(back: Float[ndarray, "R K"]) -> list[Decay]:
+    """``decay`` of each row. Whatever is summed is summed within its row, in an order that no other row changes."""
+    k = np.arange(back.shape[1])
     usable = (back > FLOOR) & (back < inf)  # NaN is neither
-    lost = int(np.count_nonzero(back <= FLOOR))
-    steps_back = np.flatnonzero(usable)
-    if not len(steps_back):
-        return Decay(float("nan"), float("nan"), float("nan"), 0, float("nan"), lost)
-    logs = np.log(back[steps_back])
-    half_life, r2 = float("nan"), float("nan")
-    if len(logs) >= 3:
-        across, up = steps_back - steps_back.mean(), logs - logs.mean()  # least squares in closed form
-        slope, spread = float(across @ up) / float(across @ across), float(up @ up)
-        rest = up - slope * across
+    lost = np.count_nonzero(back <= FLOOR, axis=1)
+    points = np.count_nonzero(usable, axis=1)
+    start = usable.argmax(1)
+    at_start = np.take_along_axis(back, start[:, None], 1)
+    with np.errstate(all="ignore"):  # what comes of rows with too few points is not read
+        logs = np.log(np.where(usable, back, 1.0))
+        counted = np.maximum(points, 1)[:, None]
+        # Least squares in closed form.
+        across = np.where(usable, k - np.where(usable, k, 0).sum(1, keepdims=True) / counted, 0.0)
+        up = np.where(usable, logs - logs.sum(1, keepdims=True) / counted, 0.0)
+        slope = (across * up).sum(1) / (across * across).sum(1)
+        spread = (up * up).sum(1)
+        rest = up - slope[:, None] * across
         # A flat line is fitted exactly, though it explains nothing: 1, not 0/0. Slopes under 1e-12 are rounding.
-        r2 = 1.0 - float(rest @ rest) / spread if spread > 1e-20 else 1.0
-        half_life = log(2) / -slope if slope < -1e-12 else inf
-    start = int(steps_back[0])
-    below = np.flatnonzero(back[start:] < back[start] / 1000)  # which NaN is not
-    horizon = float(start + below[0]) if len(below) else inf
-    first = float(back[np.flatnonzero(~np.isnan(back))[-1]])
-    ratio = log10(first) - log10(back[start]) if FLOOR < first < inf else (inf if first > FLOOR else -inf)
-    return Decay(half_life, horizon, ratio, len(logs), r2, lost)
+        r2 = np.where(spread > 1e-20, 1.0 - (rest * rest).sum(1) / spread, 1.0)
+        half_life = np.where(slope < -1e-12, log(2) / -slope, inf)
+        below = (back < at_start / 1000) & (k >= start[:, None])  # which NaN is not
+        horizon = np.where(below.any(1), below.argmax(1), inf)
+        first = np.take_along_axis(back, back.shape[1] - 1 - (~np.isnan(back[:, ::-1])).argmax(1)[:, None], 1)
+        ratio = np.log10(first) - np.log10(at_start)
+        ratio = np.where((first > FLOOR) & (first < inf), ratio, np.where(first > FLOOR, inf, -inf))[:, 0]
+    nan = float("nan")
+    half_life, r2 = np.where(points >= 3, half_life, nan), np.where(points >= 3, r2, nan)
+    horizon, ratio = np.where(points > 0, horizon, nan), np.where(points > 0, ratio, nan)
+    # Python's numbers: numpy's are no part of a checkpoint.
+    columns = (half_life, horizon, ratio, points, r2, lost)
+    return [Decay(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]

@@ -22,7 +22,7 @@ from .randomness import ambient, generator
 from .reading import beliefs
 from .signals import Batch
 from .tasks.base import Task
-from .trace import Decay, Trace, Tracer, decay_from
+from .trace import Decay, Trace, Tracer, decay_from, decays_of
 
 PRECISIONS = ("float32", "bf16", "tf32")
 
@@ -32,7 +32,7 @@ _DRAWN_BYTES = 1 << 22
 
 _TRACED_AT_ONCE = 10
 _TRACED_BYTES = 1 << 24
-"""The same for traces: how many models wait to be measured, and the memory of their weights."""
+"""The same for traces: how many models wait to be measured, and the memory of their weights and of what is found."""
 
 
 @dataclass(frozen=True)
@@ -292,37 +292,38 @@ def train(
         for observer in observers:
             observer.logged(now.step, "eval", {"loss": seen.loss, "score": seen.score})
 
-    def trace(step: int, weights: Float[Tensor, " N"] | None = None) -> dict[str, Decay]:
-        """Measure the gradient at every timestep, on the same held-out sequences each time."""
-        if not plan.trace_every:
+    def trace(waiting: Sequence[tuple[int, Float[Tensor, " N"] | None]]) -> dict[str, Decay]:
+        """Measure the gradient at every timestep, on the same held-out sequences each time, of models that wait for it:
+        (training step, its weights; None: as they are now). In a row they take less time than between updates, as
+        batches do. Returns the last one's decays."""
+        if not plan.trace_every or not waiting:
             return {}
         (batch,) = traced
         drawing = nullcontext() if tracer.knows else measuring()
         with drawing, flush_denormal(on=False):  # float64 norms go down to where denormals begin
-            measured = tracer.measure(batch, weights)
-        decays = measured.decays()
-        for observer in observers:
-            observer.traced(step, measured, decays)
-        return decays
+            measured = [tracer.measure(batch, weights) for _, weights in waiting]
+        found = decays_of(measured)
+        for (step, _), one, of_one in zip(waiting, measured, found, strict=True):
+            for observer in observers:
+                observer.traced(step, one, of_one)
+        return found[-1]
 
     def trace_kept() -> None:
-        """Traces in a row take less time than between updates, as batches do."""
-        for step, weights in kept:
-            trace(step, weights)
+        trace(kept)
         kept.clear()
 
-    kept: list[tuple[int, Tensor]] = []
-    size = sum(tensor.nbytes for tensor in model.state_dict().values())
+    kept: list[tuple[int, Float[Tensor, " N"] | None]] = []
+    sizes = sum(tensor.nbytes for tensor in model.state_dict().values()), 32 * plan.trace_sequences * plan.seq_len
     # Where they are seldom nobody is to wait for them.
     often = tracer.knows and plan.trace_every < plan.log_every
-    traced_at_once = max(1, min(_TRACED_AT_ONCE, _TRACED_BYTES // size)) if often else 1
+    traced_at_once = max(1, min(_TRACED_AT_ONCE, _TRACED_BYTES // max(sizes))) if often else 1
 
     with flush_denormal(on=True):  # vanishing gradients live among denormals, which cost ten times as much
         if now.step == 0:
             look()
             with measuring():
                 _show_answers(model, task, plan, now.step, observers)
-            now.start_decays = {name: found.numbers() for name, found in trace(now.step).items()}
+            now.start_decays = {name: found.numbers() for name, found in trace([(now.step, None)]).items()}
         model.train()
         draw()
         while upcoming:
@@ -359,7 +360,7 @@ def train(
                     _show_answers(model, task, plan, now.step, observers)
             if not last and plan.trace_every and now.step % plan.trace_every == 0:
                 if traced_at_once == 1:
-                    trace(now.step)
+                    trace([(now.step, None)])
                 else:
                     kept.append((now.step, tracer.weights()))
                     if saving or len(kept) == traced_at_once:
@@ -371,7 +372,7 @@ def train(
 
         # The last checkpoint comes before the closing measurements: whoever is killed in them repeats just them.
         save()
-        end_decays = trace(now.step)
+        end_decays = trace([(now.step, None)])
         with measuring():
             _show_answers(model, task, plan, now.step, observers)
         lengths = plan.evaluate_lengths or length_grid(task, plan.seq_len)

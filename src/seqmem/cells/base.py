@@ -4,9 +4,9 @@ Axes: T time, B batch, D input features, H hidden (output) features. Time comes 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -64,15 +64,45 @@ class Cell(nn.Module, ABC):
         """``forward`` over ``vectors[tokens]``. Override only to go faster."""
         return self(F.embedding(tokens, vectors), state)
 
-    def forward_tapped(
-        self, xs: Float[Tensor, "T B D"], state: State, taps: State
-    ) -> tuple[Float[Tensor, "T B H"], State] | None:
-        """``forward``, with a tap into every state at every timestep; None where the cell has no fast way to do it.
-
-        ``taps``: state name -> [T B ...], zeros as it were added to the states: their gradient becomes dL/d state_t,
-        the total derivative of the loss by the state after timestep t.
-        """
+    def tapped(
+        self,
+        inputs: Float[Tensor, "T B D"] | Int[Tensor, "T B"],
+        state: State,
+        *,
+        vectors: Float[Tensor, "V D"] | None = None,
+    ) -> "Tapped | None":
+        """``forward``, or with ``vectors`` ``forward_tokens``, and back to every state at every timestep; None where
+        the cell has no fast way to do it."""
         return None
+
+
+@runtime_checkable
+class Tapped(Protocol):
+    """A cell over inputs and from a state that stay, to be run again and again while its weights change in place.
+
+    ``forward`` fills ``outputs`` [T B H] and ``final``, the last state: the same tensors every time.
+    """
+
+    outputs: Tensor
+    final: State
+
+    def forward(self) -> None: ...
+
+    def backward(
+        self,
+        outputs: Float[Tensor, "T B H"] | None,
+        final: Mapping[str, Tensor | None],
+        *,
+        to_inputs: Float[Tensor, "T B D"] | None = None,
+    ) -> tuple[Float[Tensor, "T B"], dict[str, Float[Tensor, "T B"]]]:
+        """Of the last ``forward``: the L2 norms, for each sequence by itself, of dL/dx_t, and of dL/d state_t by the
+        state's name: the total derivative of the loss by the state after timestep t.
+
+        Args:
+            outputs, final: the gradients of the loss by what ``forward`` filled; None or left out: zero.
+            to_inputs: is filled with dL/dx_t itself.
+        """
+        ...
 
 
 def steps(cell: Cell, xs: Iterable[Float[Tensor, "B D"]], state: State) -> Iterator[tuple[Tensor, State]]:
@@ -136,25 +166,60 @@ class Stack(Cell):
             news.append(new)
         return xs, _join(news)
 
-    def forward_tapped(
-        self, xs: Float[Tensor, "T B D"], state: State, taps: State
-    ) -> tuple[Float[Tensor, "T B H"], State] | None:
-        count, news = len(self.cells), []
-        for cell, old, own in zip(self.cells, _split(state, count), _split(taps, count), strict=True):
-            found = cell.forward_tapped(xs, old, own)
-            if found is None:
+    def tapped(
+        self,
+        inputs: Float[Tensor, "T B D"] | Int[Tensor, "T B"],
+        state: State,
+        *,
+        vectors: Float[Tensor, "V D"] | None = None,
+    ) -> Tapped | None:
+        layers: list[Tapped] = []
+        for cell, old in zip(self.cells, _split(state, len(self.cells)), strict=True):
+            layer = cell.tapped(inputs, old, vectors=vectors)
+            if layer is None:
                 return None
-            xs, new = found
-            news.append(new)
-        return xs, _join(news)
+            layers.append(layer)
+            inputs, vectors = layer.outputs, None  # what enters the cell above is what this one will have written there
+        return _TappedStack(layers)
+
+
+class _TappedStack:
+    def __init__(self, layers: Sequence[Tapped]) -> None:
+        self._layers = layers
+        self._between = [torch.empty_like(layer.outputs) for layer in layers[:-1]]
+        self.outputs = layers[-1].outputs
+        self.final = _join([layer.final for layer in layers])
+
+    def forward(self) -> None:
+        for layer in self._layers:
+            layer.forward()
+
+    def backward(
+        self,
+        outputs: Float[Tensor, "T B H"] | None,
+        final: Mapping[str, Tensor | None],
+        *,
+        to_inputs: Float[Tensor, "T B D"] | None = None,
+    ) -> tuple[Float[Tensor, "T B"], dict[str, Float[Tensor, "T B"]]]:
+        of_input, found = self.outputs, []
+        for layer, ends, below in zip(
+            reversed(self._layers),
+            reversed(_split(final, len(self._layers))),
+            [*reversed(self._between), to_inputs],
+            strict=True,
+        ):
+            of_input, norms = layer.backward(outputs, ends, to_inputs=below)
+            found.append(norms)
+            outputs = below
+        return of_input, _join(found[::-1])
 
 
 def _join(states: list[State]) -> State:
     return {f"{i}/{name}": value for i, state in enumerate(states) for name, value in state.items()}
 
 
-def _split(state: State, layers: int) -> list[State]:
-    parts: list[State] = [{} for _ in range(layers)]
+def _split(state: Mapping[str, Any], layers: int) -> list[dict[str, Any]]:
+    parts: list[dict[str, Any]] = [{} for _ in range(layers)]
     for key, value in state.items():
         layer, name = key.split("/", 1)
         parts[int(layer)][name] = value

@@ -4,15 +4,15 @@ Axes: T time, B batch, H hidden, D input features, G gates stacked on top of eac
 """
 
 from collections.abc import Callable, Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ..kernels.functions import recurrence, recurrence_of_tokens, supports
+from ..kernels import functions
 from ..kernels.memory import Memory
-from .base import Cell, State
+from .base import Cell, State, Tapped
 
 KERNELS = ("auto", "native", "torch", "step")
 """What may compute a whole sequence: our native kernels, torch's fused layer (cuDNN on CUDA), or ``step`` in a loop.
@@ -112,33 +112,27 @@ class FusedCell(Cell):
         several = len(vectors) <= _READINGS * len(tokens)
         if not (several and self._forward_is_ours and self.choice(vectors, start) == "native"):
             return super().forward_tokens(tokens, vectors, state)
-        outputs, *final = recurrence_of_tokens(
-            self._kind,
-            tokens,
-            vectors,
-            start,
-            self.weight_input,
-            self.weight_hidden,
-            self.bias,
-            threads=self.threads,
-            checkpoint_every_t=self.checkpoint_every_t,
-            memory=self._memory,
-        )
+        outputs, *final = self._native(tokens, start, vectors)
         return outputs, dict(zip(self._states, final, strict=True))
 
-    def forward_tapped(
-        self, xs: Float[Tensor, "T B D"], state: State, taps: State
-    ) -> tuple[Float[Tensor, "T B H"], State] | None:
-        start = [state[name] for name in self._states]
-        if not self._forward_is_ours or self.choice(xs, start) != "native":
+    def tapped(
+        self,
+        inputs: Float[Tensor, "T B D"] | Int[Tensor, "T B"],
+        state: State,
+        *,
+        vectors: Float[Tensor, "V D"] | None = None,
+    ) -> Tapped | None:
+        start = {name: state[name] for name in self._states}
+        real = inputs if vectors is None else vectors
+        if not self._forward_is_ours or self.choice(real, [*start.values()]) != "native":
             return None
-        outputs, *final = self._native(xs, start, [taps[name] for name in self._states])
-        return outputs, dict(zip(self._states, final, strict=True))
+        weights = self.weight_input, self.weight_hidden, self.bias
+        return functions.Tapped(self._kind, inputs, start, *weights, vectors=vectors, **self._how())
 
     def choice(self, xs: Tensor, start: Sequence[Tensor] = ()) -> str:
         """What computes a sequence like ``xs`` from a state like ``start``: ``native``, ``torch`` or ``step``."""
         native = self.kernel in ("auto", "native") and self._as_defined
-        if native and supports(xs, *start, self.weight_input, self.weight_hidden, self.bias):
+        if native and functions.supports(xs, *start, self.weight_input, self.weight_hidden, self.bias):
             return "native"
         if self.kernel == "native":
             raise ValueError(
@@ -146,19 +140,14 @@ class FusedCell(Cell):
             )
         return "torch" if self.in_torch and self._as_defined and self.kernel != "step" else "step"
 
-    def _native(self, xs: Tensor, start: list[Tensor], taps: list[Tensor] | tuple[()] = ()) -> tuple[Tensor, ...]:
-        return recurrence(
-            self._kind,
-            xs,
-            start,
-            self.weight_input,
-            self.weight_hidden,
-            self.bias,
-            taps=taps,
-            threads=self.threads,
-            checkpoint_every_t=self.checkpoint_every_t,
-            memory=self._memory,
-        )
+    def _native(self, inputs: Tensor, start: list[Tensor], vectors: Tensor | None = None) -> tuple[Tensor, ...]:
+        weights = self.weight_input, self.weight_hidden, self.bias
+        if vectors is None:
+            return functions.recurrence(self._kind, inputs, start, *weights, **self._how())
+        return functions.recurrence_of_tokens(self._kind, inputs, vectors, start, *weights, **self._how())
+
+    def _how(self) -> dict[str, Any]:
+        return {"threads": self.threads, "checkpoint_every_t": self.checkpoint_every_t, "memory": self._memory}
 
 
 def use_kernel(module: nn.Module, kernel: str, threads: int = 1, checkpoint_every_t: int | None = None) -> None:

@@ -6,10 +6,10 @@ is for CPU tensors in float32 or float64; the bits do not depend on the number o
 
 import ctypes
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import accumulate
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -33,12 +33,12 @@ class _Call(ctypes.Structure):
     """``SeqmemCall`` in recurrence.cpp, field by field."""
 
     _fields_ = [
-        *((name, ctypes.c_int64) for name in ("cell", "T", "B", "D", "H", "threads", "lookup")),
+        *((name, ctypes.c_int64) for name in ("cell", "T", "B", "D", "H", "threads", "lookup", "features")),
         *(
             (name, ctypes.c_void_p)
             for name in (
                 "xs", "start_hidden", "start_cell", "packed", "outputs", "final_cell", "saved", "grad_outputs",
-                "grad_hidden", "grad_cell", "grad_xs", "grad_sums", "tap_hidden", "tap_cell",
+                "grad_hidden", "grad_cell", "grad_xs", "grad_sums", "norm_input", "norm_hidden", "norm_cell",
             )
         ),
     ]  # fmt: skip
@@ -67,7 +67,6 @@ def recurrence(
     weight_hidden: Float[Tensor, "GH H"],
     bias: Float[Tensor, " GH"],
     *,
-    taps: Sequence[Float[Tensor, "T B H"] | None] = (),
     threads: int = 1,
     checkpoint_every_t: int | None = None,
     memory: Memory | None = None,
@@ -78,8 +77,6 @@ def recurrence(
         kind: one of ``KINDS``.
         start: the initial hidden state, and for lstm the initial cell state.
         weight_input, weight_hidden, bias: rows in torch's order (lstm i f g o, gru r z n).
-        taps: for each state a tensor whose values do not matter: its gradient becomes dL/d state_t, the total
-            derivative of the loss by the state after timestep t, as if the tap (a zero) had been added to it there.
         checkpoint_every_t: keep states only every so many timesteps and compute what lies between once more in the
             backward pass (Chen et al. 2016, arXiv 1604.06174): less memory, the same bits.
         memory: where to keep what the backward pass needs, and to find it again at the next call.
@@ -98,10 +95,9 @@ def recurrence(
         ("bias", bias.shape, bias.dtype),
         *(("start", state.shape, state.dtype) for state in start),
     )
-    h, c = (*start, None)[:2]
-    tap_hidden, tap_cell = (*taps, None, None)[:2]
     how = (KINDS.index(kind), threads, checkpoint_every_t, memory or Memory())
-    found = _Recurrence.apply(how, xs, None, h, c, weight_input, weight_hidden, bias, tap_hidden, tap_cell)
+    h, c = (*start, None)[:2]
+    found = _Recurrence.apply(how, xs, None, h, c, weight_input, weight_hidden, bias)
     return found if c is not None else found[:2]
 
 
@@ -136,9 +132,9 @@ def recurrence_of_tokens(
         ("vectors", vectors.shape, vectors.dtype),
         *(("start", state.shape, state.dtype) for state in start),
     )
-    h, c = (*start, None)[:2]
     how = (KINDS.index(kind), threads, checkpoint_every_t, memory or Memory())
-    found = _Recurrence.apply(how, tokens, vectors, h, c, weight_input, weight_hidden, bias, None, None)
+    h, c = (*start, None)[:2]
+    found = _Recurrence.apply(how, tokens, vectors, h, c, weight_input, weight_hidden, bias)
     return found if c is not None else found[:2]
 
 
@@ -191,8 +187,10 @@ class _Job:
         limits: tuple[float, float],  # _OPERATIONS_PER_CALL, _OPERATIONS_PER_THREAD
         *,
         lookup: bool,
+        norm_features: int,  # of tokens: the features of one, where the norms of their gradients are wanted; else 0
     ) -> None:
         steps, batch, features, hidden = sizes
+        self.norm_features = norm_features
         operations = 2.0 * batch * gates * (hidden + (0 if lookup else features))  # of a timestep, one way
         self.cut = min(max(16, int(limits[0] / max(1.0, operations))), every or steps, steps)
         self.kind, self.sizes, self.gates, self.dtype, self.lookup = kind, sizes, gates, dtype, lookup
@@ -217,7 +215,8 @@ class _Job:
 
     def call(self, name: str, steps: int, **pointers: int | None) -> _Call:
         _, batch, features, hidden = self.sizes
-        return _Call(self.kind, steps, batch, features, hidden, self.threads[name], self.lookup, **pointers)
+        numbers = self.kind, steps, batch, features, hidden, self.threads[name], self.lookup, self.norm_features
+        return _Call(*numbers, **pointers)
 
     def run(self, name: str, call: _Call) -> None:
         failure = self.functions[name](ctypes.byref(call))
@@ -237,11 +236,112 @@ def _from(array: Tensor | None, index: int = 0) -> int | None:
     return array.data_ptr() + (index * array.stride(0) * array.element_size() if index else 0)
 
 
+class _Arrays(NamedTuple):
+    """Of one pass, as SeqmemCall has them."""
+
+    xs: Tensor
+    h: Tensor
+    c: Tensor | None
+    packed: Tensor
+    outputs: Tensor
+    cells: Tensor | None  # after each piece
+    saved: Tensor | None
+
+
+def _prepared(
+    how: "_How",
+    xs: Tensor,
+    vocabulary: int | None,
+    h: Tensor,
+    c: Tensor | None,
+    w: Tensor,
+    u: Tensor,
+    *,
+    keep: bool,
+    norm_features: int = 0,
+) -> tuple[_Job, _Arrays]:
+    """``vocabulary``: None where ``xs`` are no tokens. ``keep``: what a backward pass needs."""
+    kind, threads, every, memory = how
+    (steps, batch), (gates, hidden) = xs.shape[:2], u.shape
+    sizes = (steps, batch, w.shape[1] if vocabulary is None else vocabulary, hidden)
+    library = load()
+    assert isinstance(library, Library)  # supports() said so
+    limits, lookup = (_OPERATIONS_PER_CALL, _OPERATIONS_PER_THREAD), vocabulary is not None
+    job = _job(library, kind, sizes, gates, threads, every, u.dtype, limits, lookup=lookup, norm_features=norm_features)
+    return job, _Arrays(
+        xs.contiguous(),
+        h.contiguous(),
+        c.contiguous() if c is not None else None,
+        memory.take(job.packed, job.dtype),
+        h.new_empty(steps, batch, hidden),
+        c.new_empty(len(job.pieces), batch, hidden) if c is not None else None,
+        memory.take(job.saved, job.dtype) if keep and every is None else None,
+    )
+
+
+_How = tuple[int, int, int | None, Memory]
+"""Kind, threads, checkpoint_every_t, memory."""
+
+
+def _run_forward(
+    job: _Job, arrays: _Arrays, table: Tensor | None, w: Tensor, u: Tensor, bias: Tensor, *, keep: bool
+) -> None:
+    w, u = w.contiguous(), u.contiguous()
+    weights = (w, u, bias.contiguous()) if table is None else (table, u, None)
+    pointers = [ctypes.c_void_p(_from(array)) for array in (*weights, w, arrays.packed)]
+    job.functions["pack"](ctypes.byref(job.call("forward", job.sizes[0])), *pointers, ctypes.c_int64(keep))
+    for i in range(len(job.pieces)):
+        _forward(job, i, arrays, arrays.saved, job.saved_from[i])
+
+
+def _run_backward(
+    job: _Job,
+    memory: Memory,
+    arrays: _Arrays,
+    grad_outputs: Tensor | None,
+    carry_h: Tensor,
+    carry_c: Tensor | None,
+    *,
+    grad_xs: Tensor | None,
+    sums: Tensor | None = None,
+    norms: tuple[Tensor | None, Tensor | None, Tensor | None] = (None, None, None),
+) -> None:
+    """``carry_h``, ``carry_c``: in, the gradient by the last states; out, by the first ones."""
+    xs, h, _, packed, outputs, _, saved = arrays
+    norm_input, norm_hidden, norm_cell = norms
+    again = scratch = None
+    if saved is None:
+        again = memory.take(job.most_saved, job.dtype)
+        scratch = torch.empty_like(outputs[: job.cut])  # of the outputs, which are known, for nobody
+    for i in reversed(range(len(job.pieces))):
+        begin, end = job.pieces[i]
+        if saved is None:
+            _forward(job, i, arrays, again, 0, into=scratch)
+        call = job.call(
+            "backward",
+            end - begin,
+            xs=_from(xs, begin),
+            start_hidden=_from(outputs, begin - 1) if begin else _from(h),
+            packed=_from(packed),
+            outputs=_from(outputs, begin),
+            saved=_from(again) if saved is None else _from(saved, job.saved_from[i]),
+            grad_outputs=_from(grad_outputs, begin),
+            grad_hidden=_from(carry_h),
+            grad_cell=_from(carry_c),
+            grad_xs=_from(grad_xs, begin),
+            grad_sums=_from(sums),
+            norm_input=_from(norm_input, begin),
+            norm_hidden=_from(norm_hidden, begin),
+            norm_cell=_from(norm_cell, begin),
+        )
+        job.run("backward", call)
+
+
 class _Recurrence(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        how: tuple[int, int, int | None, Memory],
+        how: _How,
         xs: Tensor,
         vectors: Tensor | None,
         h: Tensor,
@@ -249,35 +349,19 @@ class _Recurrence(torch.autograd.Function):
         w: Tensor,
         u: Tensor,
         bias: Tensor,
-        *_: Tensor | None,  # taps have gradients alone
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """With ``vectors``, ``xs`` are tokens [T B]."""
-        kind, threads, every, memory = how
-        xs, h, c = xs.contiguous(), h.contiguous(), c.contiguous() if c is not None else None
-        table = torch.addmm(bias, vectors, w.t()) if vectors is not None else None
-        (steps, batch), (gates, hidden) = xs.shape[:2], u.shape
-        features = w.shape[1] if table is None else len(table)
-        library = load()
-        assert isinstance(library, Library)  # supports() said so
-        limits = (_OPERATIONS_PER_CALL, _OPERATIONS_PER_THREAD)
-        sizes = (steps, batch, features, hidden)
-        job = _job(library, kind, sizes, gates, threads, every, u.dtype, limits, lookup=table is not None)
         training = any(ctx.needs_input_grad)
-        packed = memory.take(job.packed, u.dtype)
-        weights = (
-            (w.contiguous(), u.contiguous(), bias.contiguous()) if table is None else (table, u.contiguous(), None)
-        )
-        arrays = [ctypes.c_void_p(_from(array)) for array in (*weights, packed)]
-        job.functions["pack"](ctypes.byref(job.call("forward", steps)), *arrays, ctypes.c_int64(training))
-        outputs = h.new_empty(steps, batch, hidden)
-        cells = c.new_empty(len(job.pieces), batch, hidden) if c is not None else None  # after each piece
-        saved = memory.take(job.saved, job.dtype) if training and every is None else None
-        for i in range(len(job.pieces)):
-            _forward(job, i, xs, h, c, packed, outputs, cells, saved, job.saved_from[i])
-        ctx.memory, ctx.job = memory, job
+        table, vocabulary = None, None
+        if vectors is not None:
+            table, vocabulary = torch.addmm(bias, vectors, w.t()), vectors.shape[0]
+        job, arrays = _prepared(how, xs, vocabulary, h, c, w, u, keep=training)
+        _run_forward(job, arrays, table, w, u, bias, keep=training)
+        ctx.memory, ctx.job = how[-1], job
         ctx.set_materialize_grads(False)
         if training:
-            ctx.save_for_backward(xs, h, c, packed, outputs, cells, saved, vectors, w if table is not None else None)
+            ctx.save_for_backward(*arrays, vectors, w if table is not None else None)
+        outputs, cells = arrays.outputs, arrays.cells
         # Copies, so that nothing ties the small final state to the long outputs.
         return outputs, outputs[-1].clone(), cells[-1].clone() if cells is not None else None
 
@@ -287,8 +371,10 @@ class _Recurrence(torch.autograd.Function):
             raise RuntimeError("the native kernels have no second derivatives: kernel=step has them")
         job: _Job = ctx.job
         steps, _, features, hidden = job.sizes
-        xs, h, c, packed, outputs, cells, saved, vectors, w = ctx.saved_tensors
-        _, need_xs, need_vectors, need_h, need_c, need_w, need_u, need_bias, *need_taps = ctx.needs_input_grad
+        *saved, vectors, w = ctx.saved_tensors
+        arrays = _Arrays(*saved)
+        h, c = arrays.h, arrays.c
+        _, need_xs, need_vectors, need_h, need_c, need_w, need_u, need_bias = ctx.needs_input_grad
         grad_outputs, grad_h, grad_c = grads
         if grad_outputs is not None:
             grad_outputs = grad_outputs.contiguous()
@@ -296,69 +382,33 @@ class _Recurrence(torch.autograd.Function):
         carry_c = None
         if c is not None:
             carry_c = grad_c.clone(memory_format=torch.contiguous_format) if grad_c is not None else torch.zeros_like(c)
-        grad_xs = torch.empty_like(xs) if need_xs else None
+        grad_xs = torch.empty_like(arrays.xs) if need_xs else None
         summing = need_vectors or need_w or need_u or need_bias
         sums = ctx.memory.take(job.sums, job.dtype).zero_() if summing else None
-        tap_hidden, tap_cell = (torch.empty_like(outputs) if needed else None for needed in need_taps)
-
-        again = scratch = None
-        if saved is None:
-            again = ctx.memory.take(job.most_saved, job.dtype)
-            scratch = torch.empty_like(outputs[: job.cut])  # of the outputs, which are known, for nobody
-        for i in reversed(range(len(job.pieces))):
-            begin, end = job.pieces[i]
-            if saved is None:
-                _forward(job, i, xs, h, c, packed, outputs, cells, again, 0, into=scratch)
-            call = job.call(
-                "backward",
-                end - begin,
-                xs=_from(xs, begin),
-                start_hidden=_from(outputs, begin - 1) if begin else _from(h),
-                packed=_from(packed),
-                outputs=_from(outputs, begin),
-                saved=_from(again) if saved is None else _from(saved, job.saved_from[i]),
-                grad_outputs=_from(grad_outputs, begin),
-                grad_hidden=_from(carry_h),
-                grad_cell=_from(carry_c),
-                grad_xs=_from(grad_xs, begin),
-                grad_sums=_from(sums),
-                tap_hidden=_from(tap_hidden, begin),
-                tap_cell=_from(tap_cell, begin),
-            )
-            job.run("backward", call)
+        _run_backward(job, ctx.memory, arrays, grad_outputs, carry_h, carry_c, grad_xs=grad_xs, sums=sums)
         of_vectors = of_w = of_u = of_bias = None
         if sums is not None:
             gates = job.gates
             of_w = h.new_empty((features, gates) if job.lookup else (gates, features))
             of_u = h.new_empty(gates, hidden)
             of_bias = None if job.lookup else h.new_empty(gates)
-            arrays = (ctypes.c_void_p(_from(found)) for found in (of_w, of_u, of_bias))
-            job.functions["reduce"](ctypes.byref(job.call("backward", steps, grad_sums=_from(sums))), *arrays)
+            pointers = (ctypes.c_void_p(_from(found)) for found in (of_w, of_u, of_bias))
+            job.functions["reduce"](ctypes.byref(job.call("backward", steps, grad_sums=_from(sums))), *pointers)
             if vectors is not None:
                 of_table, of_w = of_w, None
                 of_vectors = of_table @ w if need_vectors else None
                 of_w = of_table.t() @ vectors if need_w else None
                 of_bias = of_table.sum(0) if need_bias else None
         return (
-            None, grad_xs, of_vectors, carry_h if need_h else None, carry_c if need_c else None,
-            of_w, of_u, of_bias, tap_hidden, tap_cell,
+            None, grad_xs, of_vectors, carry_h if need_h else None, carry_c if need_c else None, of_w, of_u, of_bias,
         )  # fmt: skip
 
 
 def _forward(
-    job: _Job,
-    index: int,
-    xs: Tensor,
-    h: Tensor,
-    c: Tensor | None,
-    packed: Tensor,
-    outputs: Tensor,
-    cells: Tensor | None,
-    saved: Tensor | None,
-    saved_from: int,
-    into: Tensor | None = None,
+    job: _Job, index: int, arrays: _Arrays, saved: Tensor | None, saved_from: int, into: Tensor | None = None
 ) -> None:
     """The timesteps of piece ``index``, which also says where its start and its end are kept."""
+    xs, h, c, packed, outputs, cells, _ = arrays
     begin, end = job.pieces[index]
     call = job.call(
         "forward",
@@ -372,6 +422,98 @@ def _forward(
         saved=_from(saved, saved_from),
     )
     job.run("forward", call)
+
+
+class Tapped:
+    """``recurrence``, or with ``vectors`` ``recurrence_of_tokens``, of inputs and a start that stay, as often as the
+    weights change in place; and back, not to the weights but to the norms of the gradients by every input and state.
+
+    All that it takes for this is made once, and kept. Weights that are not contiguous are read as they are now.
+
+    Args:
+        inputs: tokens [T B] with ``vectors``, else [T B D].
+        start: the initial hidden state, and for lstm the initial cell state, under any names.
+
+    Raises:
+        ValueError: sizes that do not belong together.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        inputs: Tensor,
+        start: Mapping[str, Float[Tensor, "B H"]],
+        weight_input: Float[Tensor, "GH D"],
+        weight_hidden: Float[Tensor, "GH H"],
+        bias: Float[Tensor, " GH"],
+        *,
+        vectors: Float[Tensor, "V D"] | None = None,
+        threads: int = 1,
+        checkpoint_every_t: int | None = None,
+        memory: Memory | None = None,
+    ) -> None:
+        named = {"xs" if vectors is None else "tokens": inputs, "weight_hidden": weight_hidden}
+        named |= {"weight_input": weight_input, "bias": bias} | ({} if vectors is None else {"vectors": vectors})
+        states = [value.detach() for value in start.values()]
+        arrays = [*named.items(), *(("start", state) for state in states)]
+        _check_inputs(inputs, "T B D" if vectors is None else "T B")
+        _check(kind, len(start), *((name, array.shape, array.dtype) for name, array in arrays))
+        self._names = tuple(start)
+        self._weights = [array.detach().contiguous() for array in (weight_input, weight_hidden, bias)]
+        self._vectors = None if vectors is None else vectors.detach()
+        w, u, _ = self._weights
+        self._memory = memory or Memory()
+        how = (KINDS.index(kind), threads, checkpoint_every_t, self._memory)
+        vocabulary, features = (None, 0) if vectors is None else vectors.shape
+        self._table = w.new_empty(vocabulary or 0, len(w))
+        h, c = states[0], (states[1] if len(states) > 1 else None)
+        self._job, self._arrays = _prepared(
+            how, inputs.detach(), vocabulary, h, c, w, u, keep=True, norm_features=features
+        )
+        self._carries = [torch.empty_like(state) for state in states]
+        self.outputs = self._arrays.outputs
+        ends = (self.outputs, self._arrays.cells)
+        self.final = {name: end[-1] for name, end in zip(self._names, ends, strict=False) if end is not None}
+
+    def forward(self) -> None:
+        """Fill ``outputs`` [T B H] and ``final``, the last states [B H]."""
+        w, u, bias = self._weights
+        table = None
+        if self._vectors is not None:
+            table = torch.addmm(bias, self._vectors, w.t(), out=self._table)
+        _run_forward(self._job, self._arrays, table, w, u, bias, keep=True)
+
+    def backward(
+        self,
+        outputs: Float[Tensor, "T B H"] | None,
+        final: Mapping[str, Float[Tensor, "B H"] | None],
+        *,
+        to_inputs: Float[Tensor, "T B D"] | None = None,
+    ) -> tuple[Float[Tensor, "T B"], dict[str, Float[Tensor, "T B"]]]:
+        """Of the last ``forward``: the L2 norms, for each sequence by itself, of dL/dx_t, and of dL/d state_t by the
+        state's name: the total derivative of the loss by the state after timestep t. They are as exact where squares
+        would underflow.
+
+        Args:
+            outputs, final: the gradients of the loss by what ``forward`` filled; None or left out: zero.
+            to_inputs: is filled with dL/dx_t itself.
+        """
+        for name, carry in zip(self._names, self._carries, strict=True):
+            given = final.get(name)
+            carry.zero_() if given is None else carry.copy_(given)
+        of_input, of_hidden, *of_cell = self._carries[0].new_empty(1 + len(self._names), *self._job.sizes[:2]).unbind(0)
+        carry_h, *carry_c = self._carries
+        _run_backward(
+            self._job,
+            self._memory,
+            self._arrays,
+            None if outputs is None else outputs.contiguous(),
+            carry_h,
+            carry_c[0] if carry_c else None,
+            grad_xs=to_inputs,
+            norms=(of_input, of_hidden, of_cell[0] if of_cell else None),
+        )
+        return of_input, dict(zip(self._names, [of_hidden, *of_cell], strict=True))
 
 
 def linear_recurrence(

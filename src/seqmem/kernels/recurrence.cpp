@@ -18,8 +18,9 @@
 // Sums over time and batch in the weights' gradients are one chain from the last timestep to the first, so a sequence
 // may be cut anywhere (to let Ctrl-C through, or to recompute segments) without changing a bit.
 //
-// Names: T timesteps, B sequences, D input features, H units, L lanes of a vector, P unit vectors (H / L, rounded up),
-// M sequences of a chunk, S numbers of saved or gradient row per sequence. Time comes first in all arrays.
+// Names: T timesteps, B sequences, D input features (or tokens, of F features each), H units, L lanes of a vector, P unit
+// vectors (H / L, rounded up), M sequences of a chunk, S numbers of saved or gradient row per sequence. Time comes first
+// in all arrays.
 
 #include <pthread.h>
 #include <signal.h>
@@ -64,6 +65,7 @@ struct SeqmemCall {
   int64_t T, B, D, H;
   int64_t threads;
   int64_t lookup;            // 1: inputs are tokens, D is the size of their vocabulary
+  int64_t features;          // of the vectors that tokens stand for, where norm_input is wanted; else 0
   const void* xs;            // [T B D]; of tokens [T B], int64
   const void* start_hidden;  // [B H]
   const void* start_cell;    // [B H]; lstm only
@@ -76,8 +78,9 @@ struct SeqmemCall {
   void* grad_cell;           // [B H], likewise; lstm only
   void* grad_xs;             // [T B D]; null: not wanted
   void* grad_sums;           // see sums_size; null: weights' gradients are not wanted
-  void* tap_hidden;          // [T B H]: dL/dh_t; null: not wanted
-  void* tap_cell;            // [T B H]: dL/dc_t; null: not wanted
+  void* norm_input;          // [T B]: the norm of dL/dx_t; null: not wanted
+  void* norm_hidden;         // [T B]: of dL/dh_t; null: not wanted
+  void* norm_cell;           // [T B]: of dL/dc_t; null: not wanted
 };
 
 namespace {
@@ -234,9 +237,10 @@ struct Columns {
 //   saved row, per unit vector: lstm i f g o; gru q r z n with q = U_n h; cho r z n (and r * h in an array of its own);
 //   the rnn's outputs are all it needs. Gradient rows have the same layout.
 template <class T> struct Shape {
-  long kind, T_, B, D, H, P, Hp, slots, S, gates;
+  long kind, T_, B, D, F, H, P, Hp, slots, S, gates;
   bool lookup;
   Shape(const SeqmemCall& call) : kind(call.cell), T_(call.T), B(call.B), D(call.D), H(call.H), lookup(call.lookup) {
+    F = lookup ? call.features : D;
     P = (H + LANES - 1) / LANES;
     Hp = P * LANES;
     slots = kind == LSTM || kind == GRU ? 4 : kind == GRU_CHO ? 3 : 1;
@@ -254,13 +258,13 @@ template <class T> struct Shape {
     return {0, 1, S, S};
   }
   Columns from_candidate() const { return {2 * LANES, P, LANES, 3 * LANES}; }  // cho: r * h enters n alone
-  // Packed weights: bias, forward W (or the table, [D] rows like the bias) and U, backward U and W. Counted in numbers.
+  // Packed weights: bias, forward W (or the table, [D] rows like the bias) and U, backward U and W. In numbers.
   long bias() const { return 0; }
   long input() const { return gates * Hp; }
   long hidden() const { return input() + D * gates * Hp; }
   long hidden_back() const { return hidden() + H * gates * Hp; }
   long input_back() const { return hidden_back() + gates * Hp * Hp; }
-  long packed() const { return input_back() + (lookup ? 0 : gates * Hp * ((D + LANES - 1) / LANES * LANES)); }
+  long packed() const { return input_back() + gates * Hp * ((F + LANES - 1) / LANES * LANES); }
   // Saved for the backward pass.
   long cells() const { return kind == RNN_TANH || kind == RNN_RELU ? 0 : T_ * B * S; }
   long saved() const { return cells() + (kind == LSTM ? (T_ + 1) * B * Hp : kind == GRU_CHO ? T_ * B * Hp : 0); }
@@ -307,7 +311,7 @@ template <class T> void pack_forward(const Shape<T>& s, const T* w, long K, bool
     }
 }
 
-// For the backward pass: [vectors of N in groups of four][the columns of a gradient row][group]; N is H or D.
+// For the backward pass: [vectors of N in groups of four][the columns of a gradient row][group]; N is H or F.
 template <class T> T* pack_backward(const Shape<T>& s, const T* w, long N, const Columns& columns, T* out) {
   long vectors = (N + LANES - 1) / LANES;
   for (long v = 0; v < vectors; v += 4) {
@@ -539,7 +543,8 @@ template <class T> struct Backward {
   const T *c = 0, *new_c = 0, *saved = 0;       // [M Hp], [M Hp], [M S]
   const T* grad_out = 0;                        // [M H] or null
   T* row = 0;                                   // gradient of the pre-activations at this timestep: [M S]
-  T *tap_hidden = 0, *tap_cell = 0, *grad_x = 0;  // [M H], [M H], [M D], or null
+  T* grad_x = 0;                                // [M F] or null
+  T *at_hidden = 0, *at_cell = 0;               // dL/dh_t and dL/dc_t of the sequence at hand: [H], or null
   explicit Backward(const SeqmemCall& call, long chunk) : s(call) {
     hidden = (const T*)call.packed + s.hidden_back(), input = (const T*)call.packed + s.input_back();
     b0 = s.first(chunk), M = s.first(chunk + 1) - b0;
@@ -552,14 +557,14 @@ template <class T> INLINE void unroll_gates(const Backward<T>& b, long m, long p
   long units = s.H - p * LANES, at = m * s.Hp + p * LANES, there = m * s.H + p * LANES;
   V d = load<T>(b.dh + at);
   if (b.grad_out) d += load_some<T>(b.grad_out + there, units);
-  if (b.tap_hidden) store_some<T>(b.tap_hidden + there, d, units);
+  if (b.at_hidden) store_some<T>(b.at_hidden + p * LANES, d, units);
   T* row = b.row + m * s.S + p * s.slots * LANES;
   const T* saved = s.cells() ? b.saved + m * s.S + p * s.slots * LANES : nullptr;
   if (s.kind == LSTM) {
     V i = load<T>(saved), f = load<T>(saved + LANES), g = load<T>(saved + 2 * LANES), o = load<T>(saved + 3 * LANES);
     V tanh_c = tanh_<T>(load<T>(b.new_c + at));
     V dc = load<T>(b.dc + at) + d * (o * (T(1) - tanh_c * tanh_c));
-    if (b.tap_cell) store_some<T>(b.tap_cell + there, dc, units);
+    if (b.at_cell) store_some<T>(b.at_cell + p * LANES, dc, units);
     store<T>(row, dc * (g * (i * (T(1) - i))));
     store<T>(row + LANES, dc * (load<T>(b.c + at) * (f * (T(1) - f))));
     store<T>(row + 2 * LANES, dc * (i * (T(1) - g * g)));
@@ -587,6 +592,28 @@ template <class T> INLINE void unroll_gates(const Backward<T>& b, long m, long p
   }
   V h = load_some<T>(b.new_h + there, units);
   store<T>(row, s.kind == RNN_TANH ? d * (T(1) - h * h) : (h > T(0) ? d : V{}));
+}
+
+// L2, over all of T's range: where squares leave it, all is scaled by the largest number first.
+template <class T> T norm(const T* values, long n) {
+  constexpr T low = sizeof(T) == 8 ? T(1e-280) : T(1e-28), high = sizeof(T) == 8 ? T(1e300) : T(1e36);
+  V sums{};
+  for (long i = 0; i < n; i += LANES) {
+    V v = load_some<T>(values + i, n - i);
+    sums += v * v;
+  }
+  T total = 0;
+  for (long l = 0; l < LANES; l++) total += sums[l];
+  if (__builtin_expect(total > low && total < high, 1)) return T(__builtin_sqrt(total));
+  T largest = 0;
+  for (long i = 0; i < n; i++) {
+    T size = values[i] < 0 ? -values[i] : values[i];
+    largest = size > largest ? size : largest;
+  }
+  if (!(largest > 0 && largest * T(0) == 0)) return T(__builtin_sqrt(total));  // nothing, or infinite, or NaN
+  total = 0;
+  for (long i = 0; i < n; i++) total += (values[i] / largest) * (values[i] / largest);
+  return T(__builtin_sqrt(total)) * largest;
 }
 
 // Gradient rows times packed weights, for one group of vectors of the result.
@@ -623,10 +650,10 @@ template <class T, int MR, int NV> INLINE void to_inputs(const Backward<T>& b, l
   V sums[MR][NV] = {};
   product<T, MR, NV>(sums, b.row + row * s.S, s.S, columns, b.input + v * LANES * columns.runs * columns.length);
   UNROLL for (int m = 0; m < MR; m++) UNROLL for (int j = 0; j < NV; j++)
-    store_some<T>(b.grad_x + (row + m) * s.D + (v + j) * LANES, sums[m][j], s.D - (v + j) * LANES);
+    store_some<T>(b.grad_x + (row + m) * s.F + (v + j) * LANES, sums[m][j], s.F - (v + j) * LANES);
 }
 template <class T, int MR> NOINLINE void inputs(const Backward<T>& b, long row, long v, const Columns& columns) {
-  long vectors = (b.s.D + LANES - 1) / LANES - v;
+  long vectors = (b.s.F + LANES - 1) / LANES - v;
   switch (vectors < 4 ? vectors : 4) {
     case 1: return to_inputs<T, MR, 1>(b, row, v, columns);
     case 2: return to_inputs<T, MR, 2>(b, row, v, columns);
@@ -743,10 +770,13 @@ template <class T> int backward_chunk(const SeqmemCall& call, long chunk) {
   // Timesteps of a block. Sums that fill the cache themselves are better visited half as often.
   long size = BLOCK_ROWS * (s.large() ? 2 : 1) / M;
   size = size > 32 ? 32 : size;
-  T* memory = scratch<T>(M * (3 * s.Hp + size * (s.S + 4 * LANES)));
+  T* memory = scratch<T>(M * (3 * s.Hp + size * (s.S + 4 * LANES) + s.F) + 2 * s.H);
   if (!memory) return NO_MEMORY;
   b.dh = memory, b.dc = memory + M * s.Hp, b.dgated = b.dc + M * s.Hp;
-  T *rows = b.dgated + M * s.Hp, *strip = rows + M * size * s.S;
+  T *rows = b.dgated + M * s.Hp, *strip = rows + M * size * s.S, *inputs_at = strip + M * size * 4 * LANES;
+  T *norm_input = (T*)call.norm_input, *norm_hidden = (T*)call.norm_hidden, *norm_cell = (T*)call.norm_cell;
+  if (norm_hidden) b.at_hidden = inputs_at + M * s.F;
+  if (norm_cell) b.at_cell = inputs_at + M * s.F + s.H;
   const T* saved = (const T*)call.saved;
   // c, or r * h
   const T* states = s.cells() ? saved + s.cells() + b0 * (s.kind == LSTM ? s.T_ + 1 : s.T_) * s.Hp : nullptr;
@@ -760,7 +790,7 @@ template <class T> int backward_chunk(const SeqmemCall& call, long chunk) {
   T* sums = call.grad_sums ? (T*)call.grad_sums + chunk * s.sums() : nullptr;
   const T *xs = s.lookup ? nullptr : (const T*)call.xs, *outputs = (const T*)call.outputs, *start = (const T*)call.start_hidden + b0 * s.H;
   const bool gru_like = s.kind == GRU || s.kind == GRU_CHO;
-  const long inputs_wide = (s.D + LANES - 1) / LANES;
+  const long inputs_wide = (s.F + LANES - 1) / LANES;
 
   for (long end = s.T_; end > 0;) {
     long begin = end > size ? end - size : 0;
@@ -770,12 +800,13 @@ template <class T> int backward_chunk(const SeqmemCall& call, long chunk) {
       if (s.cells()) b.saved = saved + (b0 * s.T_ + t * M) * s.S;
       if (s.kind == LSTM) b.c = states + t * M * s.Hp, b.new_c = states + (t + 1) * M * s.Hp;
       b.grad_out = call.grad_outputs ? (const T*)call.grad_outputs + (t * s.B + b0) * s.H : nullptr;
-      b.tap_hidden = call.tap_hidden ? (T*)call.tap_hidden + (t * s.B + b0) * s.H : nullptr;
-      b.tap_cell = call.tap_cell ? (T*)call.tap_cell + (t * s.B + b0) * s.H : nullptr;
       b.row = rows + (t - begin) * M * s.S;
-      b.grad_x = call.grad_xs ? (T*)call.grad_xs + (t * s.B + b0) * s.D : nullptr;
-      for (long m = 0; m < M; m++)
+      b.grad_x = call.grad_xs ? (T*)call.grad_xs + (t * s.B + b0) * s.F : norm_input ? inputs_at : nullptr;
+      for (long m = 0; m < M; m++) {
         for (long p = 0; p < s.P; p++) unroll_gates<T>(b, m, p);
+        if (norm_hidden) norm_hidden[t * s.B + b0 + m] = norm<T>(b.at_hidden, s.H);
+        if (norm_cell) norm_cell[t * s.B + b0 + m] = norm<T>(b.at_cell, s.H);
+      }
       if (s.kind == GRU_CHO) {
         const T* candidate = b.hidden + 2 * s.Hp * s.Hp;
         for (long p = 0; p < s.P; p += 4)
@@ -793,6 +824,8 @@ template <class T> int backward_chunk(const SeqmemCall& call, long chunk) {
         FOR_TILES(M, row, rows) TILES(units, rows, b, row, p, s.from_hidden(), b.hidden, b.dh, gru_like)
       if (b.grad_x)
         for (long v = 0; v < inputs_wide; v += 4) FOR_TILES(M, row, rows) TILES(inputs, rows, b, row, v, s.from_input())
+      if (norm_input)
+        for (long m = 0; m < M; m++) norm_input[t * s.B + b0 + m] = norm<T>(b.grad_x + m * s.F, s.F);
     }
     if (sums) {
       Left<T> x{nullptr, nullptr, s.D, s.B * s.D}, h{nullptr, nullptr, s.H, s.B * s.H};
@@ -875,7 +908,9 @@ int run(const SeqmemCall* call, int (*work)(const SeqmemCall&, long), long chunk
 
 // ---- the functions --------------------------------------------------------------------------------------------------
 
-template <class T> void pack(const SeqmemCall& call, const T* w, const T* u, const T* bias, T* out, bool back) {
+// Of tokens ``w`` is the table. ``w_back``: W, which nothing looks at where F is 0.
+template <class T>
+void pack(const SeqmemCall& call, const T* w, const T* u, const T* bias, const T* w_back, T* out, bool back) {
   Shape<T> s(call);
   if (s.lookup) {
     for (long token = 0; token < s.D; token++)
@@ -888,7 +923,7 @@ template <class T> void pack(const SeqmemCall& call, const T* w, const T* u, con
   if (!back) return;
   T* end = pack_backward(s, u, s.H, s.from_hidden(), out + s.hidden_back());
   if (s.kind == GRU_CHO) pack_backward(s, u, s.H, s.from_candidate(), end);
-  if (!s.lookup) pack_backward(s, w, s.D, s.from_input(), out + s.input_back());
+  if (s.F) pack_backward(s, w_back, s.F, s.from_input(), out + s.input_back());
 }
 
 // From the chunks' sums, [D + H + 1][columns], to gradients as torch has them: W [G*H D], U [G*H H], bias [G*H]. Of a
@@ -963,8 +998,9 @@ template <class T> void nonlinearity(long which, long n, const T* x, T* y) {
     Shape<T> s(*call);                                                                                               \
     *packed = s.packed(), *saved = s.saved(), *sums = s.sums() * s.chunks();                                         \
   }                                                                                                                  \
-  API void NAME(pack, type)(const SeqmemCall* call, const T* w, const T* u, const T* bias, T* out, int64_t back) {   \
-    pack<T>(*call, w, u, bias, out, back);                                                                           \
+  API void NAME(pack, type)(const SeqmemCall* call, const T* w, const T* u, const T* bias, const T* w_back, T* out,  \
+                            int64_t back) {                                                                          \
+    pack<T>(*call, w, u, bias, w_back, out, back);                                                                   \
   }                                                                                                                  \
   API int64_t NAME(forward, type)(const SeqmemCall* call) {                                                          \
     return run(call, forward_chunk<T>, Shape<T>(*call).chunks());                                                    \
