@@ -283,10 +283,12 @@ def test_a_trace_of_a_long_batch_is_made_in_slices(by: str, monkeypatch: pytest.
     batch = task.sample(7, 20, generator(0, "trace"))
     whole = gradient_trace(model, task, batch, by=by)
     monkeypatch.setattr(trace_module, "_AT_ONCE", 45)  # two sequences of 20 timesteps
-    sliced = gradient_trace(model, task, batch, by=by)
-    for key, norms in whole.items():
-        assert norms.shape == (20, 7)
-        torch.testing.assert_close(sliced[key], norms, rtol=1e-12, atol=0)
+    tracer = Tracer(model, task, by=by)
+    for _ in range(2):
+        sliced = tracer.norms(batch)
+        for key, norms in whole.items():
+            assert norms.shape == (20, 7)
+            torch.testing.assert_close(sliced[key], norms, rtol=1e-12, atol=0)
 
 
 class Scaled(Linear):
@@ -314,6 +316,23 @@ def test_one_tracer_follows_a_model_as_it_is_trained(name: str):
             for parameter in trainable(model):
                 parameter.add_(torch.randn(parameter.shape, generator=generator(0, "drift", i)), alpha=0.1)
         assert not np.array_equal(gradient_trace(model, task, batch)["input"].numpy(), found.norms["input"])
+
+
+def test_a_tracer_follows_an_embedding_that_learns_and_every_cell_of_a_stack():
+    task = Adding()
+    with ambient(0, "stack"):
+        cells = Stack([LSTM(6, 8, seq_len=20), RNN(8, 5), GRU(5, 7, seq_len=20)])
+        model = SequenceModel(nn.Linear(task.inputs.size, 6), cells, nn.Linear(7, task.targets.size))
+    batch = task.sample(4, 20, generator(0, "trace"))
+    tracer = Tracer(model, task)
+    for i in range(3):
+        found, wanted = tracer.norms(batch), gradient_trace(model, task, batch, by="step")
+        assert list(found) == list(wanted)
+        for name, norms in wanted.items():
+            torch.testing.assert_close(found[name], norms, rtol=1e-10, atol=0)
+        with torch.no_grad():
+            for parameter in trainable(model):
+                parameter.add_(torch.randn(parameter.shape, generator=generator(0, "drift", i)), alpha=0.1)
 
 
 def test_a_tracer_keeps_nothing_of_a_cell_that_it_does_not_know():

@@ -26,6 +26,10 @@ INPUT = "input"
 _AT_ONCE = 40_000
 """Timesteps, over all sequences, that are traced together: what they take, some 5 KB each at 64 units, stays small."""
 
+_KEPT = 10_000
+"""Timesteps, over all sequences, up to which what a trace is made in is kept for the next one. It takes a tenth of a
+millisecond to have it anew: of longer ones, whose memory others may want, nobody would notice."""
+
 FLOOR = 1e-300
 """Norms at or below this are not told from zero: float64 holds nothing under 1e-308 at full precision."""
 
@@ -89,7 +93,7 @@ class Tracer:
         taps = self._taps
         if taps is None and self._by == "auto":
             taps = _Taps.of(model, part)
-            if self.knows and len(self._parts) == 1:  # of many parts only one at a time is to take memory
+            if self.knows and len(self._parts) == 1 and part.batch.asked.numel() <= _KEPT:
                 self._taps = taps
         return _by_steps(model, self._task, part.batch) if taps is None else taps.norms(self._task)
 
@@ -165,7 +169,9 @@ class _Taps:
             vectors = None  # most of them are never read
         with torch.no_grad():
             start = model.cell.initial_state(inputs.shape[1])
-            read = None if vectors is not None else model.embed(inputs).clone()
+            read = None
+            if vectors is None:  # in memory of its own, which is filled anew where the embedding learns
+                read = model.embed(inputs).clone(memory_format=torch.contiguous_format)
             tapped = model.cell.tapped(inputs if read is None else read, start, vectors=vectors)
         return None if tapped is None else cls(model, part, tapped, read)
 

@@ -428,7 +428,7 @@ class Tapped:
     """``recurrence``, or with ``vectors`` ``recurrence_of_tokens``, of inputs and a start that stay, as often as the
     weights change in place; and back, not to the weights but to the norms of the gradients by every input and state.
 
-    All that it takes for this is made once, and kept. Weights that are not contiguous are read as they are now.
+    All that it takes for this is made once, and kept. Of what is not contiguous it keeps a copy, as it is now.
 
     Args:
         inputs: tokens [T B] with ``vectors``, else [T B D].
