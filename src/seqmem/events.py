@@ -252,8 +252,8 @@ _AROUND = 16  # bytes of a record besides its content: the length, a checksum of
 
 
 def _record(content: bytes) -> bytes:
-    """As TensorFlow frames it. TensorBoard's own writer takes the checksums byte by byte in Python: a fifth of the time
-    of a short run."""
+    """As TensorFlow frames it. TensorBoard's own writer takes the checksums byte by byte in Python, which takes longer
+    than making the record."""
     size = struct.pack("<Q", len(content))
     return b"".join((size, _checksum(size), content, _checksum(content)))
 
