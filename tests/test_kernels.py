@@ -282,6 +282,20 @@ def test_sizes_that_do_not_belong_together_are_refused_before_any_memory_is_read
     tapped(r"inputs have the shape \(4, 3\)", tokens, None)
     tapped("start has 1 states: lstm has 2", xs, None, {"hidden": start[0]})
     tapped("tokens are torch.float32: must be", xs[..., 0], vectors)
+    real, of_table = (
+        Tapped("lstm", inputs, state, *weights, vectors=of) for inputs, of in ((xs, None), (tokens, vectors))
+    )
+    wrong, back = torch.empty(4, 3, 1), unchecked(Tapped.backward)
+    for words, outputs, to_inputs in (
+        (r"outputs is torch.float32 of the shape \(4, 3, 1\): must be torch.float32 of \(4, 3, 5\)", wrong, None),
+        ("outputs is torch.float64", real.outputs.double(), None),
+        (r"to_inputs is torch.float32 of the shape \(4, 3, 1\): must be", None, wrong),
+        ("to_inputs must be contiguous", None, torch.empty(3, 4, 2).transpose(0, 1)),
+    ):
+        with pytest.raises(ValueError, match=words):
+            back(real, outputs, {}, to_inputs=to_inputs)
+    with pytest.raises(ValueError, match="to_inputs is"):
+        back(of_table, None, {}, to_inputs=torch.empty(4, 3, 2))
     refused(r"a, b and start have the shapes", xs, xs[:3], xs[0], of=linear_recurrence)
 
 

@@ -70,7 +70,7 @@ def _canonical(value: Any) -> Any:
 
 def plain_json(value: Any) -> Any:
     """``value`` with what JSON cannot say as strings that ``float`` understands: "inf", "-inf" and "nan"."""
-    if isinstance(value, float):  # first what most of it is: to look for a Mapping takes ten times as long
+    if isinstance(value, float):  # first what most of it is: to ask for a Mapping takes longest
         return value if isfinite(value) else str(value)
     if isinstance(value, dict | Mapping):
         return {key: plain_json(inner) for key, inner in value.items()}

@@ -95,8 +95,8 @@ def recurrence(
         ("bias", bias.shape, bias.dtype),
         *(("start", state.shape, state.dtype) for state in start),
     )
-    how = (KINDS.index(kind), threads, checkpoint_every_t, memory or Memory())
     h, c = (*start, None)[:2]
+    how = (KINDS.index(kind), threads, checkpoint_every_t, memory or Memory())
     found = _Recurrence.apply(how, xs, None, h, c, weight_input, weight_hidden, bias)
     return found if c is not None else found[:2]
 
@@ -132,8 +132,8 @@ def recurrence_of_tokens(
         ("vectors", vectors.shape, vectors.dtype),
         *(("start", state.shape, state.dtype) for state in start),
     )
-    how = (KINDS.index(kind), threads, checkpoint_every_t, memory or Memory())
     h, c = (*start, None)[:2]
+    how = (KINDS.index(kind), threads, checkpoint_every_t, memory or Memory())
     found = _Recurrence.apply(how, tokens, vectors, h, c, weight_input, weight_hidden, bias)
     return found if c is not None else found[:2]
 
@@ -236,6 +236,10 @@ def _from(array: Tensor | None, index: int = 0) -> int | None:
     return array.data_ptr() + (index * array.stride(0) * array.element_size() if index else 0)
 
 
+_How = tuple[int, int, int | None, Memory]
+"""Kind, threads, checkpoint_every_t, memory."""
+
+
 class _Arrays(NamedTuple):
     """Of one pass, as SeqmemCall has them."""
 
@@ -249,7 +253,7 @@ class _Arrays(NamedTuple):
 
 
 def _prepared(
-    how: "_How",
+    how: _How,
     xs: Tensor,
     vocabulary: int | None,
     h: Tensor,
@@ -277,10 +281,6 @@ def _prepared(
         c.new_empty(len(job.pieces), batch, hidden) if c is not None else None,
         memory.take(job.saved, job.dtype) if keep and every is None else None,
     )
-
-
-_How = tuple[int, int, int | None, Memory]
-"""Kind, threads, checkpoint_every_t, memory."""
 
 
 def _run_forward(
@@ -497,7 +497,16 @@ class Tapped:
         Args:
             outputs, final: the gradients of the loss by what ``forward`` filled; None or left out: zero.
             to_inputs: is filled with dL/dx_t itself.
+
+        Raises:
+            ValueError: one of them has another size or type than what it is the gradient of; tokens have no gradient.
         """
+        for name, found, like in (("outputs", outputs, self.outputs), ("to_inputs", to_inputs, self._arrays.xs)):
+            if found is not None and (found.shape, found.dtype) != (like.shape, like.dtype):
+                shapes = f"{found.dtype} of the shape {tuple(found.shape)}", f"{like.dtype} of {tuple(like.shape)}"
+                raise ValueError(f"{name} is {shapes[0]}: must be {shapes[1]}, as what it is the gradient of")
+        if to_inputs is not None and not (to_inputs.is_contiguous() and self._vectors is None):
+            raise ValueError("to_inputs must be contiguous, and is for inputs of real numbers alone")
         for name, carry in zip(self._names, self._carries, strict=True):
             given = final.get(name)
             carry.zero_() if given is None else carry.copy_(given)
