@@ -184,6 +184,8 @@ class Stack(Cell):
 
 
 class _TappedStack:
+    """Each layer reads what the one below has written, and hands its inputs' gradient down to it."""
+
     def __init__(self, layers: Sequence[Tapped]) -> None:
         self._layers = layers
         self._between = [torch.empty_like(layer.outputs) for layer in layers[:-1]]

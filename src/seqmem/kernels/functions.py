@@ -496,10 +496,10 @@ class Tapped:
 
         Args:
             outputs, final: the gradients of the loss by what ``forward`` filled; None or left out: zero.
-            to_inputs: is filled with dL/dx_t itself.
+            to_inputs: contiguous, is filled with dL/dx_t itself; tokens have none.
 
         Raises:
-            ValueError: one of them has another size or type than what it is the gradient of; tokens have no gradient.
+            ValueError: ``outputs`` or ``to_inputs`` has another size or type than what it is the gradient of.
         """
         for name, found, like in (("outputs", outputs, self.outputs), ("to_inputs", to_inputs, self._arrays.xs)):
             if found is not None and (found.shape, found.dtype) != (like.shape, like.dtype):
