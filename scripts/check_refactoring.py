@@ -1,0 +1,827 @@
+"""Proves that a refactoring changes no number: scripts/check_refactoring says how to run it.
+
+The source trees of an earlier commit and of this checkout run the same command lines, each in processes of its own of
+the same virtual environment. Only public things are used: the command line, the files of a run, the event file.
+
+    base/     the runs of the earlier commit             compared with those in new/
+    new/      the runs of this checkout
+    read/     a copy of base/, read by this checkout     show, report, read, eval, export: the same as base/'s own
+    across/   a run that the earlier commit began, that was killed, and that this checkout finished
+"""
+
+import argparse
+import json
+import math
+import os
+import re
+import runpy
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass, field
+from io import BytesIO, StringIO
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+
+BASE = "9f1d209"
+"""The last commit before the issue "Open the house", which moves nearly every module."""
+
+SHOWN = 4  # differences of one configuration that are printed
+
+SMALL = (
+    "seq_len=12", "cell.hidden_size=5", "batch_size=6", "embed_size=4", "steps=24", "log_every=3",
+    "evaluate.every=6", "evaluate.sequences=16", "evaluate.lengths=[12,20]", "trace.every=6", "trace.sequences=3",
+    "checkpoint_every=8", "device=cpu", "threads=1",
+)  # fmt: skip
+"""Settings of every configuration, before its own."""
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """One command line of ``seqmem train``, whose runs go to ``outputs/NAME``.
+
+    Args:
+        code: the exit code it must have, with either source tree.
+        quick: it belongs to the quick form.
+        alone: it takes a process of its own, started as a user would.
+    """
+
+    name: str
+    settings: tuple[str, ...]
+    code: int = 0
+    quick: bool = False
+    alone: bool = False
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        return ("train", *SMALL, *self.settings, f"outputs=outputs/{self.name}")
+
+
+def _configuration(name: str, settings: str, **options: Any) -> Configuration:
+    return Configuration(name, tuple(settings.split()), **options)
+
+
+CONFIGURATIONS = (
+    _configuration("lstm", "cell=lstm", quick=True),
+    _configuration("rnn", "cell=rnn"),
+    _configuration("gru", "cell=gru", quick=True, alone=True),
+    _configuration("stack", "cell=lstm cell.layers=2", quick=True),
+    _configuration("stack-of-gru", "cell=gru cell.layers=3 seed=3"),
+    _configuration("usual-lstm", "cell=usual/lstm cell.params=900"),
+    _configuration("kernel-torch", "cell=lstm kernel=torch"),
+    _configuration("kernel-step", "cell=gru kernel=step"),
+    _configuration("stack-kernel-step", "cell=rnn cell.layers=2 kernel=step"),
+    _configuration("trace-every-step", "cell=lstm trace.every=1", quick=True),
+    _configuration("trace-every-step-of-stack", "cell=gru cell.layers=2 trace.every=1 trace.loss=all"),
+    _configuration("trace-never", "cell=lstm trace.every=0"),
+    _configuration("tbptt", "cell=lstm tbptt=5", quick=True),
+    _configuration("tbptt-of-stack", "cell=rnn cell.layers=2 tbptt=5 kernel=step"),
+    _configuration("recompute-native", "cell=lstm train.checkpoint_every_t=4 kernel=native", quick=True),
+    _configuration("recompute-torch", "cell=gru train.checkpoint_every_t=4 kernel=torch"),
+    _configuration("recompute-step", "cell=lstm train.checkpoint_every_t=4 kernel=step"),
+    _configuration("recompute-stack-tbptt", "cell=gru cell.layers=2 train.checkpoint_every_t=4 tbptt=6"),
+    _configuration("bf16", "cell=lstm precision=bf16", quick=True),
+    _configuration("bf16-step", "cell=rnn precision=bf16 kernel=step"),
+    _configuration("float64", "cell=gru dtype=float64"),
+    _configuration("one-hot", "cell=rnn embed_size=0 clip_norm=null"),
+    _configuration("sgd", "cell=rnn optimizer=sgd optimizer.lr=0.1"),
+    _configuration("rmsprop", "cell=gru optimizer=rmsprop"),
+    _configuration("adamw", "cell=lstm optimizer=adamw optimizer.weight_decay=0.1"),
+    _configuration("lengths-uniform", "cell=lstm task.lengths=uniform task.shortest=8"),
+    _configuration("adding", "cell=lstm task=adding", quick=True),
+    _configuration("adding-hs97", "cell=lstm task=adding task.variant=hs97"),
+    _configuration("adding-tcn", "cell=rnn task=adding task.variant=tcn"),
+    _configuration("copy", "cell=lstm task=copy task.length=3", quick=True),
+    _configuration("copy-trace-all", "cell=gru task=copy task.length=2 trace.loss=all"),
+    _configuration("digits", "cell=lstm task=digits seq_len=64 evaluate.lengths=[64,70]"),
+    _configuration("digits-rows", "cell=gru task=digits task.scan=row seq_len=8 evaluate.lengths=[8,9]"),
+    _configuration("pronoun-one-mention", "cell=lstm task=pronoun task.mentions=1 task.people=4"),
+    _configuration("subject", "cell=lstm task=subject seq_len=7 evaluate.lengths=null"),
+    _configuration("temporal_order", "cell=lstm task=temporal_order"),
+    _configuration("temporal_order-three", "cell=rnn task=temporal_order task.symbols=3"),
+    _configuration("text", "cell=lstm task=text task.chunks=3", quick=True),
+    _configuration("text-tbptt", "cell=gru task=text tbptt=5 trace.loss=all"),
+    _configuration("custom-cell", "cell=custom cell.target=own.Gated", quick=True),
+    _configuration("custom-cell-without-gates", "cell=custom cell.target=own.Leaky cell.args.alpha=0.7"),
+    _configuration("custom-cell-stack", "cell=custom cell.target=own.Gated cell.layers=2 train.checkpoint_every_t=4"),
+    _configuration("custom-task", "cell=gru task=custom task.target=own.Bounded task.args.longest=25"),
+    _configuration(
+        "diverged",
+        "cell=rnn task=adding optimizer=sgd optimizer.lr=1e30 clip_norm=null trace.every=0",
+        code=1,
+        quick=True,
+    ),
+    _configuration(
+        "diverged-continue",
+        "cell=rnn task=adding optimizer=sgd optimizer.lr=1e30 clip_norm=null on_nan=continue trace.every=0 steps=9",
+    ),
+    _configuration("error-cell", "cell=lsmt", code=2, quick=True),
+    _configuration("error-length", "task=adding seq_len=2", code=2),
+    _configuration("error-setting", "optimizer.momentum_=1", code=2),
+    _configuration("error-target", "cell=custom cell.target=own.Missing", code=2),
+    _configuration("sweep", "-m cell=rnn,lstm seed=0,1", quick=True, alone=True),
+)
+
+KILLED = _configuration("killed", "cell=lstm cell.layers=2 trace.every=2 checkpoint_every=4", quick=True)
+"""One tree runs it from end to end; the other is killed in the middle of it, and goes on."""
+
+KILL_AT = 3  # the checkpoint whose rename into place the killed run does not live to see
+
+OWN_MODULE = '''\
+"""Classes of a user's own."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from seqmem.cells import Cell
+from seqmem.tasks import Subject
+
+
+class Leaky(Cell):
+    """h = alpha h + W x"""
+
+    def __init__(self, input_size: int, hidden_size: int, alpha: float = 0.5):
+        super().__init__()
+        self.input_size, self.output_size, self.alpha = input_size, hidden_size, alpha
+        self.inner = nn.Linear(input_size, hidden_size)
+
+    def initial_state(self, batch_size):
+        return {"h": self.inner.weight.new_zeros(batch_size, self.output_size)}
+
+    def step(self, x, state):
+        h = self.alpha * state["h"] + self.inner(x).tanh()
+        return h, {"h": h}
+
+
+class Gated(Cell):
+    """Two states of different sizes, and a gate that keeps one of them."""
+
+    keeps = ("leak",)
+
+    def __init__(self, input_size: int, hidden_size: int):
+        super().__init__()
+        self.input_size, self.output_size = input_size, hidden_size
+        self.inner = nn.Linear(input_size + hidden_size, hidden_size)
+        self.leak = nn.Linear(input_size, hidden_size)
+        self.clock = nn.Linear(2, hidden_size)
+
+    def initial_state(self, batch_size):
+        new = self.inner.weight.new_zeros
+        return {"slow": new(batch_size, self.output_size), "clock": new(batch_size, 2)}
+
+    def gates(self, x, state):
+        return {"leak": self.leak(x).sigmoid()}
+
+    def step(self, x, state):
+        leak = self.gates(x, state)["leak"]
+        clock = state["clock"] * 0.9 + 0.1
+        new = leak * state["slow"] + (1 - leak) * self.inner(torch.cat([x, state["slow"]], -1)).tanh()
+        return new + self.clock(clock), {"slow": new, "clock": clock}
+
+
+@dataclass(frozen=True)
+class Bounded(Subject):
+    """A task that is built upon one of seqmem's, with an option."""
+
+    name: ClassVar[str] = "bounded"
+    longest: int = 30
+
+    @property
+    def max_seq_len(self):
+        return self.longest
+'''
+
+# What runs inside every process of either tree
+
+
+HOOK = '''\
+"""Python imports this at every start. It takes the other source tree from the path, writes down which files of either
+tree are opened, and kills the process before a given checkpoint is renamed into place."""
+
+import os, signal, sys
+
+FOREIGN, LOG = os.environ["PROOF_FOREIGN"], os.environ["PROOF_LOG"]
+TREES = tuple(os.environ["PROOF_TREES"].split(os.pathsep))
+sys.path[:] = [path for path in sys.path if path != os.path.join(FOREIGN, "src")]
+seen, checkpoints = set(), 0
+
+
+def watch(event, arguments):
+    global checkpoints
+    if event in ("open", "ctypes.dlopen"):
+        path = str(arguments[0])
+        if path.startswith(TREES) and path not in seen:
+            seen.add(path)
+            descriptor = os.open(LOG, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+            os.write(descriptor, (event + " " + path + "\\n").encode())
+            os.close(descriptor)
+    elif event == "os.rename" and str(arguments[1]).endswith("checkpoint.pt"):
+        checkpoints += 1
+        if str(checkpoints) == os.environ.get("PROOF_KILL_AT"):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+sys.addaudithook(watch)
+'''
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command line ended with and printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+def drive(plan: Path) -> None:
+    """Run command lines one after another in this process: importing torch takes seconds, and is done once.
+
+    ``plan`` holds the command lines by name, and is replaced by their answers.
+    """
+    sys.path.pop(0)  # the folder of this script
+    answers = {}
+    for name, arguments in json.loads(plan.read_text()).items():
+        out, err, code = StringIO(), StringIO(), 0
+        sys.argv = ["seqmem", *arguments]
+        with redirect_stdout(out), redirect_stderr(err):
+            try:
+                runpy.run_module("seqmem", run_name="__main__")
+            except SystemExit as ended:
+                code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+        answers[name] = {"code": code, "out": out.getvalue(), "err": err.getvalue()}
+    plan.write_text(json.dumps(answers))
+
+
+# Source trees
+
+
+class Unusable(Exception):
+    """The comparison cannot be made; the message says why."""
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A source tree, and how its seqmem is run. ``scratch``: a folder for what the processes write down."""
+
+    name: str
+    root: Path
+    other: Path
+    scratch: Path
+
+    @property
+    def _log(self) -> Path:
+        return self.scratch / f"{self.name}.opened"
+
+    def _environment(self, kill_at: int | None) -> dict[str, str]:
+        hook = self.scratch / "hook"
+        hook.mkdir(exist_ok=True)
+        if not (hook / "sitecustomize.py").exists():
+            (hook / "sitecustomize.py").write_text(HOOK)
+        inherited = {name: value for name, value in os.environ.items() if name not in ("HYDRA_FULL_ERROR", "NO_COLOR")}
+        roots = os.pathsep.join(
+            f"{root / part}{os.sep}" for root in (self.root, self.other) for part in ("src", "conf")
+        )
+        return {
+            **inherited,
+            "PYTHONPATH": os.pathsep.join([str(hook), str(self.root / "src")]),
+            "PROOF_FOREIGN": str(self.other),
+            "PROOF_LOG": str(self._log),
+            "PROOF_TREES": roots,
+            "COLUMNS": "100",
+            "CUDA_VISIBLE_DEVICES": "",
+            **({} if kill_at is None else {"PROOF_KILL_AT": str(kill_at)}),
+        }
+
+    def run(self, *arguments: str, cwd: Path, kill_at: int | None = None) -> Answer:
+        """``seqmem ARGUMENTS`` in a process of its own."""
+        return self._python("-m", "seqmem", *arguments, cwd=cwd, kill_at=kill_at)
+
+    def run_all(self, commands: Mapping[str, Sequence[str]], cwd: Path) -> dict[str, Answer]:
+        """Several command lines in one process: name -> answer."""
+        with tempfile.NamedTemporaryFile("w", suffix=".json", dir=self.scratch, delete=False) as file:
+            json.dump({name: list(arguments) for name, arguments in commands.items()}, file)
+        ended = self._python(str(Path(__file__).resolve()), "--drive", file.name, cwd=cwd)
+        if ended.code:
+            raise Unusable(f"the process that runs {self.name} ended with {ended.code}: {ended.err.strip()[-2000:]}")
+        return {name: Answer(**answer) for name, answer in json.loads(Path(file.name).read_text()).items()}
+
+    def _python(self, *arguments: str, cwd: Path, kill_at: int | None = None) -> Answer:
+        done = subprocess.run(
+            [sys.executable, *arguments],
+            cwd=cwd, env=self._environment(kill_at), stdin=subprocess.DEVNULL, capture_output=True, text=True,
+            timeout=900, check=False,
+        )  # fmt: skip
+        return Answer(done.returncode, done.stdout, done.stderr)
+
+    def build_kernels(self) -> str:
+        """Have native kernels beside these sources; returns what `seqmem list` says of them."""
+        kernels, built = (root / "src/seqmem/kernels" for root in (self.root, self.other))
+        if not list(kernels.glob("native.*")):
+            for library in built.glob("native.*"):
+                shutil.copy(library, kernels)
+        if "no native kernels" in (line := self._kernels()):
+            self._python("-m", "seqmem.kernels.build", cwd=self.scratch)  # it says itself why not
+            line = self._kernels()
+        return line
+
+    def _kernels(self) -> str:
+        answer = self.run("list", cwd=self.scratch)
+        line = re.search(r"^kernels +(.*)$", answer.out, re.MULTILINE)
+        if line is None:
+            raise Unusable(f"`seqmem list` of {self.name} does not say which kernels there are: {answer.err}")
+        return line[1]
+
+    def check_opened(self, *, native: bool) -> None:
+        """Check that the processes used the sources, settings and kernels of this tree, and no file of the other.
+
+        Raises:
+            Unusable: they did not.
+        """
+        opened = [line.partition(" ")[::2] for line in self._log.read_text().splitlines()]
+        foreign = sorted({path for _, path in opened if Path(path).is_relative_to(self.other)})
+        if foreign:
+            raise Unusable(f"{self.name} used files of the other source tree: {', '.join(foreign[:5])}")
+        parts = {"src/seqmem/__init__": "open", "conf/train.yaml": "open"}
+        if native:
+            parts["native"] = "ctypes.dlopen"
+        for part, event in parts.items():
+            if not any(kind == event and part in path.replace("__pycache__/", "") for kind, path in opened):
+                raise Unusable(f"{self.name} never opened its own {part}")
+
+
+@contextmanager
+def checked_out(commit: str, folder: Path) -> Iterator[Path]:
+    """The files of a commit, below ``folder``; ``git archive`` leaves no trace in the repository, whatever happens."""
+    packed = subprocess.run(["git", "archive", commit], cwd=ROOT, capture_output=True, check=False)
+    if packed.returncode != 0:
+        raise Unusable(f"git has no commit {commit} here: a checkout with its history is needed")
+    with tempfile.TemporaryDirectory(prefix="source-", dir=folder) as source:
+        with tarfile.open(fileobj=BytesIO(packed.stdout)) as archive:
+            archive.extractall(source, filter="data")
+        yield Path(source).resolve()
+
+
+# What both trees do
+
+
+class Work:
+    """The folder that runs go to, and what the command lines of either tree answered: folder -> name -> answer."""
+
+    def __init__(self, folder: Path, *, quick: bool) -> None:
+        self.folder, self.quick = folder, quick
+        self.configurations = [one for one in CONFIGURATIONS if one.quick or not quick]
+        self.answers: dict[str, dict[str, Answer]] = {}
+
+    def outputs(self, name: str, configuration: str = "") -> Path:
+        return self.folder / name / "outputs" / configuration
+
+    def fresh(self, name: str, copy_of: str | None = None) -> Path:
+        """A new folder to run command lines in, with the runs of another one."""
+        path = self.folder / name
+        shutil.rmtree(path, ignore_errors=True)
+        path.mkdir(parents=True)
+        (path / "own.py").write_text(OWN_MODULE)
+        if copy_of is not None:
+            shutil.copytree(self.outputs(copy_of), self.outputs(name))
+        return path
+
+    def train(self, tree: Tree, name: str, *, killed: bool) -> None:
+        """Every configuration into the folder ``name``. ``killed``: ``KILLED`` is killed once, and goes on."""
+        cwd = self.fresh(name)
+        answers = {one.name: tree.run(*one.arguments, cwd=cwd) for one in self.configurations if one.alone}
+        if killed:
+            self.kill(tree, cwd)
+        together = {one.name: one.arguments for one in (*self.configurations, KILLED) if not one.alone}
+        self.answers[name] = {**answers, **tree.run_all(together, cwd)}
+
+    def kill(self, tree: Tree, cwd: Path) -> None:
+        """Begin ``KILLED``, and kill it."""
+        answer = tree.run(*KILLED.arguments, cwd=cwd, kill_at=KILL_AT)
+        runs = [path.parent for path in (cwd / "outputs" / KILLED.name).rglob("config.json")]
+        half_done = [run for run in runs if (run / "checkpoint.pt").exists() and not (run / "result.json").exists()]
+        if answer.code != -signal.SIGKILL or len(half_done) != 1:
+            raise Unusable(f"{tree.name}: no run killed in its middle; it ended with {answer.code}: {answer.err}")
+
+    def read(self, tree: Tree, name: str, copy_of: str) -> None:
+        """Let ``tree`` read a copy of the runs in another folder, with every verb that reads."""
+        cwd = self.fresh(name, copy_of)
+        self.answers[name] = tree.run_all(self.verbs(self.one_run(name)), cwd)
+
+    def one_run(self, name: str) -> str:
+        """The run that verbs for a single run read: the path of the configuration lstm, from the working directory."""
+        (found,) = self.outputs(name, "lstm").rglob("config.json")
+        return str(found.parent.relative_to(self.folder / name))
+
+    def verbs(self, run: str) -> dict[str, list[str]]:
+        commands = {
+            "show --all": "show --all",
+            "show RUN": f"show {run}",
+            "show a diverged run": "show outputs/diverged",
+            "sweep status --json": "sweep status outputs --json",
+            "report": "report outputs/sweep --out report",
+            "eval": f"eval {run} seq_len=8,16 sequences=16",
+            "export": f"export {run} --state-dict weights.npz",
+        }
+        if not self.quick:
+            commands |= {
+                "show the evaluated run": f"show {run}",
+                "sweep status": "sweep status outputs",
+                "report of everything": "report outputs --out report-of-everything",
+                "report --json": "report outputs/sweep --out report-again --json",
+                "read --json": "read outputs/sweep --length 10 --json",
+                "read": "read outputs/sweep --length 10 --whole",
+                "read gates": f"read {run} --view gates --whole",
+                "read gradient": "read outputs/stack outputs/sweep --view gradient --whole",
+                "read a custom cell": "read outputs/custom-cell --view gates --whole",
+                "reproduce": f"reproduce {run} --json",
+                "playground": "playground outputs/sweep --out page/index.html --no-open",
+            }
+        return {name: line.split() for name, line in commands.items()}
+
+    # Comparing
+
+    def trained(self, configuration: Configuration, name: str) -> dict[str, Any]:
+        """What the runs of a configuration left in the folder ``name``, and how its command line ended."""
+        from comparison import plain_text, read_runs
+
+        answer = self.answers[name][configuration.name]
+        return {
+            "exit code": answer.code,
+            "stderr": plain_text(answer.err),
+            "runs": read_runs(self.outputs(name, configuration.name)),
+        }
+
+    def read_with(self, verb: str, name: str, *, same_runs: bool) -> dict[str, Any]:
+        """What a verb printed and wrote in the folder ``name``.
+
+        Args:
+            same_runs: it will be compared with what was read of the same files, so that even times must be the same.
+        """
+        from comparison import plain_text, read_arrays, read_digests, read_report, read_run
+
+        answer, folder = self.answers[name][verb], self.folder / name
+        text: Callable[[str], str] = str if same_runs and verb != "reproduce" else plain_text
+        facts: dict[str, Any] = {"exit code": answer.code, "stdout": text(answer.out), "stderr": text(answer.err)}
+        if verb in ("report", "report of everything"):
+            written = folder / verb.replace(" ", "-")
+            facts["tables"] = read_report(written)
+            facts["files"] = read_digests(written) if same_runs else sorted(read_digests(written))
+        elif verb == "eval":
+            facts["run"] = read_run(folder / self.one_run(name))
+        elif verb == "export":
+            facts["weights"] = read_arrays(folder / "weights.npz")
+        elif verb == "playground" and same_runs:
+            facts["files"] = read_digests(folder / "page")
+        return facts
+
+
+@dataclass
+class Verdict:
+    """Prints a line for each comparison, and counts."""
+
+    right: int = 0
+    wrong: list[str] = field(default_factory=list)
+
+    def compare(self, title: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+        from comparison import compare
+
+        differences = list(compare(old, new))
+        self.say(title, [str(difference) for difference in differences])
+
+    def say(self, title: str, faults: Sequence[str]) -> None:
+        if not faults:
+            self.right += 1
+            print(f"ok       {title}", flush=True)
+            return
+        self.wrong.append(title)
+        print(f"DIFFERS  {title}: {len(faults)} {'difference' if len(faults) == 1 else 'differences'}")
+        for fault in islice(faults, SHOWN):
+            print(f"           {fault}")
+        sys.stdout.flush()
+
+
+def check(base: str, *, quick: bool, keep: Path | None) -> int:
+    began = time.monotonic()
+    verdict = Verdict()
+    with _folder(keep) as folder, checked_out(base, folder) as source:
+        work = Work(folder, quick=quick)
+        old, new = Tree("base", source, ROOT, folder), Tree("new", ROOT, source, folder)
+        kernels = [tree.build_kernels() for tree in (old, new)]
+        print(f"{base} against the working tree; kernels: {', '.join(dict.fromkeys(kernels))}", flush=True)
+        if kernels[0] != kernels[1]:
+            raise Unusable("the two trees compute with different kernels")
+        with ThreadPoolExecutor(2) as pool:
+            for done in [pool.submit(_work_of_base, work, old), pool.submit(_work_of_new, work, new)]:
+                done.result()
+            reading = pool.submit(work.read, new, "base-read-by-new", "base")
+            resumed = new.run(*KILLED.arguments, cwd=work.fresh("across", "base-killed"))
+            reading.result()
+        work.answers["across"] = {KILLED.name: resumed}
+        for tree, line in zip((old, new), kernels, strict=True):
+            tree.check_opened(native="no native" not in line)
+        _compare_all(work, verdict)
+        tests = list(self_test(folder / "self-test", work.outputs("base", "lstm"), folder / "base-read/report"))
+        faults = [f"{kind}: {fault}" for kind, faults in tests for fault in faults]
+        verdict.say(f"self-test: {len(tests)} changes of single values are noticed", faults)
+    total = verdict.right + len(verdict.wrong)
+    print(f"\n{verdict.right} of {total} the same, in {time.monotonic() - began:.0f} s")
+    print(f"DIFFERENT: {', '.join(verdict.wrong)}" if verdict.wrong else "passed: no number has changed")
+    return 1 if verdict.wrong else 0
+
+
+def _work_of_base(work: Work, tree: Tree) -> None:
+    work.train(tree, "base", killed=False)
+    work.read(tree, "base-read", "base")
+    work.kill(tree, work.fresh("base-killed"))
+
+
+def _work_of_new(work: Work, tree: Tree) -> None:
+    work.train(tree, "new", killed=True)
+    work.read(tree, "new-read", "new")
+
+
+def _compare_all(work: Work, verdict: Verdict) -> None:
+    tasks = set()
+    for one in work.configurations:
+        old = work.trained(one, "base")
+        tasks |= {run["config"]["task"]["name"] for run in old["runs"].values()}
+        if old["exit code"] != one.code or (one.code < 2) != bool(old["runs"]):
+            raise Unusable(f"{one.name}: the base commit ended with {old['exit code']}: {old['stderr']}")
+        verdict.compare(one.name, old, work.trained(one, "new"))
+    uninterrupted = _without_environment(work.trained(KILLED, "base"))
+    for title, name in (("killed and resumed", "new"), ("killed under the base commit, resumed", "across")):
+        verdict.compare(title, uninterrupted, _without_environment(work.trained(KILLED, name)))
+    for verb in work.verbs(""):
+        old = work.read_with(verb, "base-read", same_runs=True)
+        if old["exit code"]:
+            raise Unusable(f"{verb}: the base commit ended with {old['exit code']}: {old['stderr']}")
+        verdict.compare(
+            f"{verb}, runs of the base commit", old, work.read_with(verb, "base-read-by-new", same_runs=True)
+        )
+        old = work.read_with(verb, "base-read", same_runs=False)
+        verdict.compare(f"{verb}, each its own runs", old, work.read_with(verb, "new-read", same_runs=False))
+
+
+def _without_environment(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """A resumed run knows the environment that it was begun in; one that was never interrupted does not."""
+    runs = {path: {key: x for key, x in run.items() if key != "environment"} for path, run in facts["runs"].items()}
+    return {**facts, "runs": runs}
+
+
+@contextmanager
+def _folder(keep: Path | None) -> Iterator[Path]:
+    if keep is not None:
+        keep.mkdir(parents=True, exist_ok=True)
+        yield keep.resolve()
+        return
+    with tempfile.TemporaryDirectory(prefix="seqmem-refactoring-") as folder:
+        yield Path(folder).resolve()
+
+
+# Is the comparison able to fail?
+
+
+def self_test(folder: Path, outputs: Path, report: Path) -> Iterator[tuple[str, list[str]]]:
+    """Change one value in a copy of runs and of their report, and see whether the comparison notices.
+
+    Yields:
+        The kind of value, and what is wrong: nothing, if exactly one difference was listed, in the right place.
+    """
+    from comparison import compare, current_config, current_result, current_row, read_report, read_runs
+
+    original = {"runs": read_runs(outputs), "report": read_report(report)}
+
+    def changed(change: Callable[[Path, Path], None]) -> list[str]:
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(outputs, folder / "outputs")
+        shutil.copytree(report, folder / "report")
+        (config,) = (folder / "outputs").rglob("config.json")
+        change(config.parent, folder / "report")
+        copy = {"runs": read_runs(folder / "outputs"), "report": read_report(folder / "report")}
+        return [difference.where for difference in compare(original, copy)]
+
+    places = changed(_leave)
+    yield "a copy", [f"differs in {place}" for place in places]
+    for kind, expected, change in CHANGES:
+        places = changed(change)
+        noticed = bool(places) and all(re.search(expected, place) for place in places)
+        yield kind, [] if noticed else [f"differences in {places or 'nothing'}, not in {expected}"]
+    decay = {"start": {"state": {"half_life": 2.5}}, "end": {}}
+    for function, rest in ((current_result, {"score": 0.5}), (current_row, {"kind": "trace", "step": 3})):
+        before, now = {**rest, "gradient": decay}, {**rest, "probes": {"gradient": decay}}
+        other = {**rest, "probes": {"gradient": {**decay, "end": {"state": {"half_life": 2.5}}}}}
+        faults = [
+            f"{function.__name__} {fault}"
+            for fault, wrong in (
+                ("does not map the earlier layout to the current one", list(compare(function(before), now))),
+                ("changes the current layout", list(compare(function(now), now))),
+                ("hides a difference", not list(compare(function(before), function(other)))),
+            )
+            if wrong
+        ]
+        yield f"layouts, {function.__name__}", faults
+    config = {"cell": {"name": "lstm"}}
+    yield (
+        "layouts, current_config",
+        [
+            "current_config changes what is there"
+            for _ in compare(config, {key: current_config(config)[key] for key in config})
+        ],
+    )
+
+
+def _leave(_: Path, __: Path) -> None:
+    """Change nothing."""
+
+
+def _edit_json(name: str, *keys: Any, value: Any) -> Callable[[Path, Path], None]:
+    def edit(run: Path, _: Path) -> None:
+        whole = json.loads((run / name).read_text())
+        *groups, last = keys
+        place = whole
+        for group in groups:
+            place = place[group]
+        place[last] = value(place[last])
+        (run / name).write_text(json.dumps(whole))
+
+    return edit
+
+
+def _edit_decay(run: Path, report: Path) -> None:
+    """Whichever layout the run has."""
+    probes = "probes" in json.loads((run / "result.json").read_text())
+    keys = (*(["probes"] if probes else []), "gradient", "end", "state", "half_life")
+    _edit_json("result.json", *keys, value=_next)(run, report)
+
+
+def _edit_row(run: Path, _: Path) -> None:
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    place = next(i for i, line in enumerate(lines) if '"kind": "train"' in line)
+    row = json.loads(lines[place])
+    lines[place] = json.dumps({**row, "loss": _next(row["loss"])})
+    (run / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+
+
+def _drop_row(run: Path, _: Path) -> None:
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    (run / "metrics.jsonl").write_text("\n".join(lines[:-1]) + "\n")
+
+
+def _edit_gradients(run: Path, _: Path) -> None:
+    import numpy as np
+    from comparison import read_arrays
+
+    arrays = read_arrays(run / "gradients.npz")
+    values = arrays["norm/state" if "norm/state" in arrays else "norm/hidden"]
+    values[1, 2, 0] = np.nextafter(values[1, 2, 0], np.inf)
+    np.savez(run / "gradients.npz", **arrays)
+
+
+def _edit_weights(run: Path, _: Path) -> None:
+    import torch
+    from comparison import _find
+
+    saved = torch.load(run / "checkpoint.pt", weights_only=True)
+    weights = next(iter(_find(saved, "model").values())).view(-1)
+    weights[0] = torch.nextafter(weights[0], weights[0] + 1)
+    torch.save(saved, run / "checkpoint.pt")
+
+
+def _edit_events(change: Callable[[Any], bool]) -> Callable[[Path, Path], None]:
+    """Rewrite the event file with the first value that ``change`` changes."""
+
+    def edit(run: Path, _: Path) -> None:
+        from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        (path,) = run.glob("events.out.tfevents.*")
+        events = [Event.FromString(record) for record in RawEventFileLoader(str(path)).Load()]
+        any(change(value) for event in events for value in event.summary.value)
+        with path.open("wb") as file:
+            writer = RecordWriter(file)
+            for event in events:
+                writer.write(event.SerializeToString())
+            writer.flush()
+
+    return edit
+
+
+def _edit_scalar(value: Any) -> bool:
+    import numpy as np
+
+    if value.tag != "train/loss":
+        return False
+    value.simple_value = float(np.nextafter(np.float32(value.simple_value), np.float32(np.inf)))
+    return True
+
+
+def _edit_tag(value: Any) -> bool:
+    if value.tag != "result/score":
+        return False
+    value.tag = "result/scores"
+    return True
+
+
+def _edit_image(value: Any) -> bool:
+    if not value.HasField("image"):
+        return False
+    value.image.encoded_image_string = value.image.encoded_image_string[:-1] + b"?"
+    return True
+
+
+def _edit_text(value: Any) -> bool:
+    if value.tag != "answers" or not value.tensor.string_val:
+        return False
+    value.tensor.string_val[0] = value.tensor.string_val[0] + b"?"
+    return True
+
+
+def _rename(run: Path, _: Path) -> None:
+    run.rename(run.with_name(run.name[:-1] + ("0" if run.name[-1] != "0" else "1")))
+
+
+def _edit_table(name: str) -> Callable[[Path, Path], None]:
+    def edit(_: Path, report: Path) -> None:
+        text = (report / name).read_text()
+        (report / name).write_text(text.replace("false", "true", 1).replace("pronoun", "pronouns", 1))
+
+    return edit
+
+
+def _next(number: float) -> float:
+    return math.nextafter(number, math.inf)
+
+
+CHANGES: Sequence[tuple[str, str, Callable[[Path, Path], None]]] = (
+    ("a loss in metrics.jsonl", r"/metrics/\d+/loss$", _edit_row),
+    ("a line of metrics.jsonl", r"/metrics \(length\)$", _drop_row),
+    ("a gradient's last bit", r"/gradients/norm/\w+\[1, 2, 0\]$", _edit_gradients),
+    ("a weight's last bit", r"/checkpoint/model/", _edit_weights),
+    ("a score in result.json", r"/result/score$", _edit_json("result.json", "score", value=_next)),
+    ("a whole number that becomes a float", r"/result/steps$", _edit_json("result.json", "steps", value=float)),
+    ("a decay in result.json", r"/result/probes/gradient/end/state/half_life$", _edit_decay),
+    ("a setting", r"/config/optimizer/lr$", _edit_json("config.json", "optimizer", "lr", value=_next)),
+    ("a status", r"/status/step$", _edit_json("status.json", "step", value=lambda step: step + 1)),
+    ("a scalar in the event file", r"/events[^/]*/train/loss/points/0/1$", _edit_events(_edit_scalar)),
+    ("a tag in the event file", r"/events[^/]*/result/scores?$", _edit_events(_edit_tag)),
+    ("an image in the event file", r"/events[^/]*/.*/points/\d+/1$", _edit_events(_edit_image)),
+    ("a text in the event file", r"/events[^/]*/answers/points/0/1/0$", _edit_events(_edit_text)),
+    ("a directory's name", r"^runs/", _rename),
+    ("a table of runs", r"^report/runs.csv/0/(task|solved)$", _edit_table("runs.csv")),
+    ("a table of groups", r"^report/groups.csv/0/(task|solved)$", _edit_table("groups.csv")),
+    ("a table of tested lengths", r"^report/tested.csv/0/(task|solved)$", _edit_table("tested.csv")),
+)
+"""What is changed, a pattern for where the comparison must find it, and how: in a run's directory, in a report."""
+
+
+def check_self_test() -> int:
+    verdict = Verdict()
+    with _folder(None) as folder:
+        tree = Tree("new", ROOT, folder / "none", folder)
+        work = Work(folder, quick=True)
+        cwd = work.fresh("new")
+        (lstm,) = (one for one in CONFIGURATIONS if one.name == "lstm")
+        tree.run_all({"train": lstm.arguments, "report": ("report", "outputs/lstm", "--out", "report")}, cwd)
+        for kind, faults in self_test(folder / "self-test", work.outputs("new", "lstm"), cwd / "report"):
+            verdict.say(kind, faults)
+    print("NOT noticed: " + ", ".join(verdict.wrong) if verdict.wrong else "passed: every change is noticed")
+    return 1 if verdict.wrong else 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="scripts/check_refactoring")
+    parser.add_argument("--quick", action="store_true", help="a few of the configurations")
+    parser.add_argument("--base", default=BASE, metavar="COMMIT", help=f"what to compare with (default: {BASE})")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="leave all runs there")
+    parser.add_argument("--self-test", action="store_true", help="only: does the comparison notice changes?")
+    parser.add_argument("--drive", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.drive is not None:
+        drive(options.drive)
+        return 0
+    try:
+        if options.self_test:
+            return check_self_test()
+        return check(options.base, quick=options.quick, keep=options.keep)
+    except Unusable as error:
+        print(f"scripts/check_refactoring: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
