@@ -23,7 +23,7 @@ def leave(*_):
     print("seconds", time.time() - float(os.environ["BENCH_START"]), flush=True)
     os._exit(0)
 register_optimizer_step_post_hook(leave)
-from seqmem.cli import main
+from seqmem.cli.main import main
 main()
 """
 
@@ -45,10 +45,9 @@ def start_up(repeats: int = 5) -> float:
 def trace_seconds(repeats: int = 5) -> dict[str, float]:
     """Seconds of one trace of 64 units over 1,000 timesteps, 32 sequences, by cell, median."""
     from seqmem.cells import CELLS
-    from seqmem.model import SequenceModel
+    from seqmem.models.recurrent import SequenceModel
     from seqmem.randomness import ambient, generator
     from seqmem.tasks import Pronoun
-    from seqmem.trace import Trace
 
     task, found = Pronoun(), {}
     batch = task.sample(32, 1000, generator(0, "bench"))
@@ -59,7 +58,7 @@ def trace_seconds(repeats: int = 5) -> dict[str, float]:
         seconds = []
         for _ in range(repeats):
             start = time.perf_counter()
-            Trace.measure(model, task, batch)
+            Tracer(model, task).measure(batch)
             seconds.append(time.perf_counter() - start)
         found[name] = statistics.median(seconds)
     return found
@@ -87,9 +86,9 @@ def timed(where: Any, name: str, spent: dict[str, float], label: str) -> Iterato
 def default_run(cell: str) -> tuple[dict[str, float], float, int, dict[str, Any]]:
     """(seconds by what they went to, seconds in all, bytes of the event file, result) of the default command."""
     import seqmem
-    from seqmem import training
-    from seqmem.record import Recorder
-    from seqmem.trace import Tracer
+    from seqmem.probes.gradient import Tracer
+    from seqmem.record.recorder import Recorder
+    from seqmem.training import loop as training
 
     spent: dict[str, float] = defaultdict(float)
     with tempfile.TemporaryDirectory() as folder:
@@ -116,7 +115,7 @@ def default_run(cell: str) -> tuple[dict[str, float], float, int, dict[str, Any]
 def flushing_denormals(cell: str, repeats: int = 3) -> tuple[float, bool]:
     """(how many times as fast an update is with denormals flushed, at 200 words; whether every number is the same)."""
     import seqmem
-    from seqmem import training
+    from seqmem.training import loop as training
 
     @contextmanager
     def as_it_was(*, on: bool) -> Iterator[None]:  # noqa: ARG001  the signature it stands in for

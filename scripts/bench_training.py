@@ -33,8 +33,8 @@ Speed = tuple[float, float, float]
 
 def ours(cell: str, seq_len: int, threads: int, **settings: Any) -> Speed:
     import seqmem
-    from seqmem import training
-    from seqmem.record import Recorder
+    from seqmem.record.recorder import Recorder
+    from seqmem.training import loop as training
 
     times: list[tuple[float, float]] = []
     first_batch, save = training._training_batches, Recorder.save  # noqa: SLF001  where the loop begins and ends
@@ -106,9 +106,9 @@ def profile(cell: str, threads: int) -> tuple[dict[str, float], float]:
     from bench import timed
 
     import seqmem
-    from seqmem import training
-    from seqmem.record import Recorder
-    from seqmem.trace import Tracer
+    from seqmem.probes.gradient import Tracer
+    from seqmem.record.recorder import Recorder
+    from seqmem.training import loop as training
 
     spent: dict[str, float] = defaultdict(float)
     with (

@@ -14,11 +14,12 @@ import torch
 
 from seqmem.cells import LSTM, Cell
 from seqmem.cells.fused import use_kernel
-from seqmem.model import SequenceModel, trainable
+from seqmem.models.base import trainable
+from seqmem.models.recurrent import SequenceModel
 from seqmem.optimizers import OPTIMIZERS
 from seqmem.randomness import ambient
 from seqmem.tasks import Pronoun
-from seqmem.training import CannotCompile, Plan, train
+from seqmem.training.loop import CannotCompile, Plan, train
 
 SEQ_LEN, STEPS = 12, 50
 

@@ -13,11 +13,11 @@ import torch
 
 import seqmem
 from seqmem.cells.base import steps
-from seqmem.cli.build import build
-from seqmem.cli.config import from_mapping
-from seqmem.cli.exporting import export_onnx, export_state_dict
-from seqmem.record import load_checkpoint
-from seqmem.runs import RunDirectory, RunError
+from seqmem.cli.config.build import build
+from seqmem.cli.config.schema import from_mapping
+from seqmem.cli.verbs.export import export_onnx, export_state_dict
+from seqmem.record.recorder import load_checkpoint
+from seqmem.runs.directory import RunDirectory, RunError
 
 TINY = ("steps=40", "batch_size=8", "trace.every=0", "evaluate.sequences=16", "device=cpu", "quiet=true")
 RUNS = {

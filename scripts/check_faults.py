@@ -33,7 +33,7 @@ TINY = (
 
 KILLED_AT_30 = """\
 import os, signal, sys
-from seqmem.record import Recorder
+from seqmem.record.recorder import Recorder
 really = Recorder.save
 def save(self, checkpoint):
     really(self, checkpoint)
@@ -41,7 +41,7 @@ def save(self, checkpoint):
         os.kill(os.getpid(), signal.SIGKILL)
 if os.environ.get("KILLED"):
     Recorder.save = save
-from seqmem.cli import main
+from seqmem.cli.main import main
 sys.exit(main())
 """
 

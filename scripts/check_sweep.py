@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from seqmem.cli.config import usable_cores
+from seqmem.cli.config.schema import usable_cores
 
 ENOUGH = 0.9
 """Of as many times as fast as there are cores: 1.8 on two."""

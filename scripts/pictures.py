@@ -10,13 +10,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from seqmem.cli import show
-from seqmem.cli.display import print_summary
-from seqmem.cli.reader.page import page
-from seqmem.cli.reader.views import signs
-from seqmem.cli.reading import Readers
-from seqmem.cli.trained import trained
-from seqmem.runs import RunDirectory, find_runs
+from seqmem.cli.config.trained import trained
+from seqmem.cli.terminal.live import print_summary
+from seqmem.cli.terminal.reader.page import page
+from seqmem.cli.terminal.reader.views import signs
+from seqmem.cli.verbs import show
+from seqmem.cli.verbs.read import Readers
+from seqmem.runs.directory import RunDirectory, find_runs
 
 
 def photograph(browser: str, address: str, picture: Path, width: int, height: int) -> None:

@@ -24,10 +24,10 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
 from browser import ARGUMENTS, Visit, executable, visiting  # noqa: E402  # pyright: ignore[reportMissingImports]
-from seqmem.cli.trained import trained  # noqa: E402
+from seqmem.cli.config.trained import trained  # noqa: E402
 from seqmem.evaluate import held_out  # noqa: E402
 from seqmem.reading import beliefs  # noqa: E402
-from seqmem.runs import find_runs  # noqa: E402
+from seqmem.runs.directory import find_runs  # noqa: E402
 from seqmem.tasks import Pronoun  # noqa: E402
 
 SENTENCES = 1000

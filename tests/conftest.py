@@ -25,7 +25,7 @@ def typed(
     no_cuda: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Iterator[Callable[..., Said]]:
     """A command line typed in ``tmp_path``, answered by this process: for what a process of its own would only slow."""
-    from seqmem.cli import main
+    from seqmem.cli.main import main
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])

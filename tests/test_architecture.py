@@ -9,34 +9,34 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "seqmem"
 FILES = sorted(SOURCE.rglob("*.py"))
 
-CORE = {"signals", "randomness", "cells", "tasks", "recompute", "model", "trace", "evaluate", "optimizers"}
+CORE = {
+    *("signals", "randomness", "cells", "tasks", "models", "decay", "probes", "evaluate", "optimizers"),
+}
 LAW: dict[str, set[str]] = {
     "signals": set(),
     "randomness": set(),
     "optimizers": set(),
+    "span": set(),
+    "decay": set(),
     "kernels": {"kernels"},
     "cells": {"cells", "kernels"},
     "tasks": {"tasks", "signals"},
-    "recompute": {"cells"},
-    "model": {"signals", "randomness", "cells", "recompute", "tasks.base"},
-    "trace": {"signals", "randomness", "cells", "tasks.base", "model"},
-    "evaluate": {"signals", "randomness", "cells", "tasks.base", "model"},
-    "training": {"signals", "randomness", "cells", "tasks.base", "model", "trace", "evaluate", "reading"},
-    "runs": set(),
-    "events": set(),
-    "heatmap": set(),
-    "record": {
-        *("runs", "events", "heatmap", "sentences"),
-        *("training", "trace", "evaluate", "model", "tasks.base", "signals"),
+    "models": {"models", "signals", "randomness", "cells", "tasks.base"},
+    "probes": {"probes", "signals", "randomness", "cells", "tasks.base", "models", "decay"},
+    "evaluate": {"signals", "randomness", "cells", "tasks.base", "models"},
+    "reading": {"signals", "randomness", "cells", "tasks.base", "models", "probes", "decay"},
+    "training": {
+        *("training", "signals", "randomness", "cells", "tasks.base", "models", "probes", "decay"),
+        *("evaluate", "reading"),
     },
-    "report": {"report", "runs"},
-    "span": set(),
-    "reading": {"signals", "randomness", "cells", "tasks.base", "model", "trace"},
+    "runs": {"runs", "decay"},
+    "record": {
+        *("record", "runs", "training", "decay", "probes", "evaluate", "models", "tasks.base", "signals"),
+    },
+    "report": {"report", "runs", "decay"},
     "playground": {"playground", "reading", *CORE},
-    "sentences": set(),
     "cli": {
-        *("cli", "report", "span", "reading", "playground"),
-        *("runs", "events", "heatmap", "sentences", "record", "training", "kernels"),
+        *("cli", "report", "span", "reading", "playground", "runs", "record", "training", "kernels"),
         *CORE,
     },
 }
@@ -82,7 +82,7 @@ def test_the_law_names_every_room() -> None:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
 def test_who_may_import_whom(path: Path) -> None:
     if room(path) == "__main__":
-        assert list(imports(path)) == ["sys", "seqmem.cli.main"]
+        assert list(imports(path)) == ["sys", "seqmem.cli.main.main"]
         return
     if room(path) == "__init__":  # at run time only what a name that is used needs
         outside = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.Import | ast.ImportFrom)]
@@ -104,13 +104,14 @@ def test_cells_do_not_know_each_other() -> None:
     for path in (SOURCE / "cells").glob("*.py"):
         if path.name != "__init__.py":
             ours = {name.split(".")[2] for name in imports(path) if name.startswith("seqmem.cells.")}
-            assert ours <= {"base", "fused"}, path
+            if path.name != "recompute.py":
+                assert ours <= {"base", "fused"}, path
 
 
 def test_devices_are_chosen_in_one_place() -> None:
-    """``cli/build.py`` decides; ``randomness`` must know, because CUDA has generators of its own."""
+    """``cli/config/build.py`` decides; ``randomness`` must know, because CUDA has generators of its own."""
     for path in FILES:
-        if path.relative_to(SOURCE) in (Path("cli/build.py"), Path("randomness.py")):
+        if path.relative_to(SOURCE) in (Path("cli/config/build.py"), Path("randomness.py")):
             continue
         tree = ast.parse(path.read_text())
         keys = {key for node in ast.walk(tree) if isinstance(node, ast.Dict) for key in node.keys}
@@ -146,7 +147,7 @@ def test_nobody_uses_a_global_generator() -> None:
 
 def test_no_step_waits_for_its_numbers() -> None:
     """In the training loop, what brings a number to the host stands behind a condition on the step."""
-    tree = ast.parse((SOURCE / "training.py").read_text())
+    tree = ast.parse((SOURCE / "training" / "loop.py").read_text())
     functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
     (loop,) = (node for node in ast.walk(functions["train"]) if ast.unparse(node).startswith("while upcoming:"))
     assert isinstance(loop, ast.While)

@@ -16,7 +16,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from commandline import OWN_CELLS, TINY, Said, environment, in_a_process, only_run, rows
-from seqmem.cli import VERBS
+from seqmem.cli.main import VERBS
 
 STATES = ("hidden", "cell", "input")
 

@@ -15,8 +15,8 @@ from hydra import compose
 from commandline import TINY, Said, assert_same_numbers, in_a_process, only_run, rows
 from compilers import needs_kernels
 from seqmem.cells import CELLS
-from seqmem.cli.config import NO_PART_OF_IDENTITY, RunConfig, from_mapping, own_hydra
-from seqmem.cli.train import run_path
+from seqmem.cli.config.schema import NO_PART_OF_IDENTITY, RunConfig, from_mapping, own_hydra
+from seqmem.cli.launch.one_run import run_path
 from seqmem.optimizers import OPTIMIZERS
 from seqmem.tasks import TASKS
 

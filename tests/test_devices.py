@@ -26,12 +26,13 @@ from torch.utils.backend_registration import _setup_privateuseone_for_python_bac
 
 from seqmem.cells import CELLS, GRU, LSTM, RNN, Stack
 from seqmem.cells.ghost import state_gradients
-from seqmem.model import SequenceModel, loss_per_sequence, score_per_sequence, trainable
+from seqmem.models.base import loss_per_sequence, score_per_sequence, trainable
+from seqmem.models.recurrent import SequenceModel
 from seqmem.optimizers import OPTIMIZERS
 from seqmem.randomness import generator
 from seqmem.signals import Batch
 from seqmem.tasks import TASKS
-from seqmem.training import update
+from seqmem.training.loop import update
 from test_training import Noisy
 
 _setup_privateuseone_for_python_backend("elsewhere")

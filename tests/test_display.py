@@ -18,9 +18,9 @@ from rich.console import Console
 
 from commandline import TINY, Said, in_a_process, only_run, started, trained_to, until
 from seqmem.cells import RNN
-from seqmem.cli import config, listing, show
-from seqmem.cli.display import Display, print_summary
-from seqmem.cli.strip import (
+from seqmem.cli.config import schema as config
+from seqmem.cli.terminal.live import Display, print_summary
+from seqmem.cli.terminal.strip import (
     ASCII,
     FLOOR,
     UNICODE,
@@ -36,16 +36,19 @@ from seqmem.cli.strip import (
     strip_line,
     together,
 )
+from seqmem.cli.verbs import list as listing
+from seqmem.cli.verbs import show
+from seqmem.decay import FLOOR as TRACE_FLOOR
+from seqmem.decay import Trace, decay
 from seqmem.evaluate import Evaluation
-from seqmem.model import SequenceModel
+from seqmem.models.recurrent import SequenceModel
+from seqmem.probes.gradient import Tracer
 from seqmem.randomness import generator
-from seqmem.runs import RunDirectory, RunError, plain_json, write_json
+from seqmem.runs.directory import RunDirectory, RunError, plain_json, write_json
 from seqmem.signals import ACCURACY, BITS, SQUARED_ERROR
 from seqmem.tasks import TASKS, Pronoun
 from seqmem.tasks.text import corpus_sha256
-from seqmem.trace import FLOOR as TRACE_FLOOR
-from seqmem.trace import Trace, decay
-from seqmem.training import Interrupted, Observer, Result
+from seqmem.training.loop import Interrupted, Observer, Result
 
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 COLOUR = re.compile(r"\x1b\[(?:[0-9;]*;)?(?:3[0-8]|4[0-8]|9[0-7])[0-9;]*m")
@@ -541,7 +544,7 @@ def test_traces_that_nobody_sees_cost_nothing(monkeypatch: pytest.MonkeyPatch) -
         made.append(norms)
         return profile(norms, answered_at)
 
-    monkeypatch.setattr("seqmem.cli.display.profile", spied)
+    monkeypatch.setattr("seqmem.cli.terminal.live.profile", spied)
     at, norms = np.full(2, 9), [rate ** np.arange(10)[::-1, None] * np.ones((1, 2)) for rate in (0.9, 0.8, 0.7)]
     for console in (Console(file=Writes()), terminal(80)[0]):
         made.clear()
@@ -616,7 +619,7 @@ def test_it_observes_what_a_training_says() -> None:
     task, file = Pronoun(), Writes()
     model = SequenceModel.for_task(task, lambda size: RNN(size, 4), embed_size=4)
     batch = task.sample(3, 10, generator(0, "trace"))
-    trace = Trace.measure(model, task, batch)
+    trace = Tracer(model, task).measure(batch)
     shows = display(Console(file=file), steps=4, prefix="[1] ")
     observer: Observer = shows  # what pyright checks
     with shows:
@@ -1063,7 +1066,7 @@ def test_show_needs_no_torch(tmp_path: Path) -> None:
     make_run(tmp_path / "outputs")
     make_run(tmp_path / "outputs", cell="rnn")
     heavy = "print([name for name in ('torch', 'hydra', 'jaxtyping') if name in sys.modules])"
-    code = f"import sys; from seqmem.cli import show; code = show.main(sys.argv[1:]); {heavy}; sys.exit(code)"
+    code = f"import sys; from seqmem.cli.verbs import show; code = show.main(sys.argv[1:]); {heavy}; sys.exit(code)"
     done = subprocess.run([sys.executable, "-c", code, "outputs"], capture_output=True, encoding="utf-8", check=True)
     assert done.stdout.startswith("pronoun")
     assert done.stdout.splitlines()[-1] == "[]"

@@ -295,7 +295,7 @@ def test_a_directory_that_cannot_be_written(tmp_path: Path, typed: Callable[...,
 
 LIMITED = """\
 import contextlib, io, json, resource, sys
-from seqmem.cli import main
+from seqmem.cli.main import main
 command, said = json.loads(sys.argv[1]), []
 for limit in (100, 9_000, 20_000, -1):
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, -1))

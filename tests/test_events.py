@@ -18,9 +18,9 @@ from tensorboard.plugins.hparams.api_pb2 import STATUS_FAILURE, DataType  # pyri
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from commandline import TINY, Said, only_run
-from seqmem.events import EventFile, GrowingFile, whole_records
-from seqmem.heatmap import HEIGHT, PLOT, UNKNOWN, WIDTH, colours, heatmap, visible
-from seqmem.runs import EVENTS
+from seqmem.record.events import EventFile, GrowingFile, whole_records
+from seqmem.record.pictures.heatmap import HEIGHT, PLOT, UNKNOWN, WIDTH, colours, heatmap, visible
+from seqmem.runs.directory import EVENTS
 
 
 @pytest.fixture

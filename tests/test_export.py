@@ -13,10 +13,10 @@ import torch
 from torch import nn
 
 from commandline import TINY, Said, only_run
-from seqmem.cli.build import build
-from seqmem.cli.config import from_mapping
-from seqmem.record import load_checkpoint
-from seqmem.runs import RunDirectory
+from seqmem.cli.config.build import build
+from seqmem.cli.config.schema import from_mapping
+from seqmem.record.recorder import load_checkpoint
+from seqmem.runs.directory import RunDirectory
 
 Typed = Callable[..., Said]
 DOCS = Path(__file__).parents[1] / "docs" / "export.md"
@@ -112,7 +112,7 @@ def test_what_cannot_be_exported(typed: Typed) -> None:
 
 
 def test_onnx_says_what_it_needs(typed: Typed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from seqmem.cli import exporting
+    from seqmem.cli.verbs import export as exporting
 
     config = {"task": "pronoun", "cell": "rnn"}
     run = tmp_path / "run"

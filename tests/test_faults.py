@@ -11,8 +11,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import seqmem
 from commandline import TINY, Said, assert_same_numbers
-from seqmem.events import whole_records
-from seqmem.runs import RunDirectory, RunError
+from seqmem.record.events import whole_records
+from seqmem.runs.directory import RunDirectory, RunError
 
 Typed = Callable[..., Said]
 LSTM = (*TINY, "cell=lstm", "device=cpu", "quiet=true")
@@ -129,7 +129,7 @@ def test_watch_needs_no_file_to_be_whole(run: Path) -> None:
     """What it counts are directories with a config.json, whatever is in it."""
     for name in ("config.json", "status.json", "result.json"):
         (run / name).write_bytes(b"\xff\x00")
-    assert [found.path for found in seqmem.runs.find_runs(run.parents[2])] == [run]
+    assert [found.path for found in seqmem.runs.directory.find_runs(run.parents[2])] == [run]
 
 
 @pytest.mark.parametrize("content", [b"", b'{"a": 1', b"\xff\xfe", b"[]", b"null", b"3"])

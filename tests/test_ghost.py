@@ -9,10 +9,11 @@ from torch import Tensor
 from seqmem.cells import GRU, LSTM, RNN, State, steps
 from seqmem.cells.fused import FusedCell
 from seqmem.cells.ghost import _scan, _scan_back, state_gradients
-from seqmem.model import SequenceModel, loss_per_sequence
+from seqmem.models.base import loss_per_sequence
+from seqmem.models.recurrent import SequenceModel
+from seqmem.probes.gradient import gradient_trace
 from seqmem.randomness import ambient, generator
 from seqmem.tasks import Copy, Pronoun
-from seqmem.trace import gradient_trace
 
 T, B, D, H = 23, 3, 5, 4
 Loss = Callable[[Tensor, State], Tensor]

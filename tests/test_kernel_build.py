@@ -18,10 +18,10 @@ from hydra import compose
 
 from commandline import OWN_CELLS, TINY, environment, in_a_process, only_run
 from compilers import COMPILERS, needs_compiler
-from seqmem.cli import listing
-from seqmem.cli.build import Backend
-from seqmem.cli.build import build as configured
-from seqmem.cli.config import ConfigError, from_mapping, own_hydra, register
+from seqmem.cli.config.build import Backend
+from seqmem.cli.config.build import build as configured
+from seqmem.cli.config.schema import ConfigError, from_mapping, own_hydra, register
+from seqmem.cli.verbs import list as listing
 from seqmem.kernels import build as builder
 from seqmem.kernels import loading
 from seqmem.kernels.build import BuildError, build, compile_objects, link, source_hash, variants
@@ -313,14 +313,14 @@ def backend(*overrides: str, alone: bool = True) -> Backend:
 def built(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine of eight cores with native kernels. Nothing here computes with them."""
     found = Library(Path("native.so"), "avx2", ("avx2", "baseline"), ctypes.CDLL(None))
-    monkeypatch.setattr("seqmem.cli.build.load", lambda: found)
-    monkeypatch.setattr("seqmem.cli.build.usable_cores", lambda: 8)
+    monkeypatch.setattr("seqmem.cli.config.build.load", lambda: found)
+    monkeypatch.setattr("seqmem.cli.config.build.usable_cores", lambda: 8)
 
 
 @pytest.fixture
 def unbuilt(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("seqmem.cli.build.load", lambda: Unavailable("for a reason"))
-    monkeypatch.setattr("seqmem.cli.build.usable_cores", lambda: 8)
+    monkeypatch.setattr("seqmem.cli.config.build.load", lambda: Unavailable("for a reason"))
+    monkeypatch.setattr("seqmem.cli.config.build.usable_cores", lambda: 8)
 
 
 @pytest.mark.usefixtures("built")
@@ -357,7 +357,7 @@ def test_native_where_it_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(ConfigError, match=r"^kernel=native: cell=custom has no native kernel; or use kernel=auto$"):
         backend(*mine, "kernel=native")
     # A device that computes nothing stands for the one that this machine may not have.
-    monkeypatch.setattr("seqmem.cli.build.find_device", lambda _: torch.device("meta"))
+    monkeypatch.setattr("seqmem.cli.config.build.find_device", lambda _: torch.device("meta"))
     assert backend("threads=auto") == Backend("torch", "device=meta: native kernels are for the CPU", 1)
     with pytest.raises(ConfigError, match=r"^kernel=native: device=meta: native kernels are for the CPU; or use"):
         backend("kernel=native")

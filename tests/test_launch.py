@@ -17,12 +17,12 @@ import pytest
 from rich.console import Console
 
 from commandline import OWN_CELLS, TINY, Said, assert_same_numbers, runs_below
-from seqmem.cli import sweeps
 from seqmem.cli.launch import local
 from seqmem.cli.launch.jobs import Job, Outcome
 from seqmem.cli.launch.overview import Overview, Progress, cost
-from seqmem.record import Recorder
-from seqmem.runs import RunDirectory
+from seqmem.cli.verbs import sweep as sweeps
+from seqmem.record.recorder import Recorder
+from seqmem.runs.directory import RunDirectory
 
 FATAL = """
 import os, signal

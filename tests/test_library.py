@@ -22,7 +22,7 @@ import seqmem
 from commandline import OWN_CELLS, TINY, Said, assert_same_numbers, environment, only_run, runs_below
 from seqmem.cells import LSTM
 from seqmem.randomness import generator
-from seqmem.runs import RunDirectory, RunError
+from seqmem.runs.directory import RunDirectory, RunError
 from seqmem.tasks import Adding
 
 
@@ -88,7 +88,7 @@ def test_it_is_the_command_lines_run(tmp_path: Path, typed: Callable[..., Said])
 )  # fmt: skip
 def test_any_word_can_be_a_setting(tmp_path: Path, text: str) -> None:
     """Hydra's grammar would read some of these as something else; a keyword is taken as it is."""
-    from seqmem.cli.config import from_mapping, own_hydra
+    from seqmem.cli.config.schema import from_mapping, own_hydra
     from seqmem.cli.notebook import _overrides
 
     with own_hydra():

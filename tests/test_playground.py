@@ -22,9 +22,10 @@ from browser import Visit, visiting
 from browser import chromium as chromium
 from seqmem.cells import GRU, LSTM, RNN, Cell, Stack, State
 from seqmem.evaluate import Evaluation
-from seqmem.model import SequenceModel
+from seqmem.models.recurrent import SequenceModel
 from seqmem.playground import page
 from seqmem.playground.bundle import Playable, bundle
+from seqmem.probes.gradient import Tracer
 from seqmem.randomness import ambient, generator
 from seqmem.reading import Reading, beliefs, read, sentence
 from seqmem.signals import Batch, Tokens
@@ -34,7 +35,6 @@ from seqmem.tasks.copy import Copy
 from seqmem.tasks.pronoun import Pronoun
 from seqmem.tasks.subject import SUBJECTS, WORDS, Subject
 from seqmem.tasks.temporal_order import TemporalOrder
-from seqmem.trace import Trace
 
 SETUP = Path(__file__).parents[1] / "scripts" / "setup.sh"
 same = np.testing.assert_allclose
@@ -365,7 +365,7 @@ def test_the_same_gradients_as_the_trace(found: Found, asked: dict[str, list[Bat
     smallest = inf
     for name, model in models().items():
         for batch, said in answers(found, name, asked[name][:3]):
-            traced = Trace.measure(model, TASK, batch.sequences(0, 2)).series()
+            traced = Tracer(model, TASK).measure(batch.sequences(0, 2)).series()
             for number in range(2):
                 gradient = {key: floats(text) for key, text in said[number]["gradient"].items()}
                 assert next(iter(gradient)) == "state"

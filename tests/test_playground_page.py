@@ -18,7 +18,7 @@ from browser import Visit, visiting
 from browser import chromium as chromium
 from seqmem.cells import LSTM, RNN, Cell, State
 from seqmem.evaluate import Evaluation
-from seqmem.model import SequenceModel
+from seqmem.models.recurrent import SequenceModel
 from seqmem.playground.bundle import Playable, bundle
 from seqmem.playground.page import SOURCES, build
 from seqmem.randomness import ambient

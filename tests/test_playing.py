@@ -23,12 +23,12 @@ from rich.console import Console
 
 from commandline import TINY, Said, runs_below
 from seqmem import train
-from seqmem.cli import playing
-from seqmem.cli.trained import trained
+from seqmem.cli.config.trained import trained
+from seqmem.cli.verbs import playground as playing
 from seqmem.evaluate import evaluate_lengths
 from seqmem.playground import bundle as bundles
-from seqmem.record import load_checkpoint
-from seqmem.runs import RunDirectory, RunError
+from seqmem.record.recorder import load_checkpoint
+from seqmem.runs.directory import RunDirectory, RunError
 from seqmem.tasks import Pronoun
 
 Typed = Callable[..., Said]

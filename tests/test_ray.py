@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 
 from commandline import TINY, Said, assert_same_numbers, runs_below
-from seqmem.cli.config import ConfigError
+from seqmem.cli.config.schema import ConfigError
 from seqmem.cli.launch import ray as launch
 from seqmem.cli.launch.jobs import Job, Outcome, work
-from seqmem.cli.train import StopSignals
+from seqmem.cli.launch.one_run import StopSignals
 
 ADDING = (
     "task=adding", "cell=rnn", "cell.nonlinearity=relu", "optimizer=sgd", "clip_norm=null", "optimizer.lr=0.01", *TINY,

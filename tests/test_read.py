@@ -28,19 +28,19 @@ from rich.text import Text
 
 import seqmem
 from commandline import TINY, Said
-from seqmem.cli import main
-from seqmem.cli.config import from_mapping
-from seqmem.cli.reader import views
-from seqmem.cli.reader.page import page
-from seqmem.cli.reader.player import SPEEDS, Player, lengths
-from seqmem.cli.reader.terminal import Ended, Terminal, keys, playable
-from seqmem.cli.reader.views import Scene, share_bar, short_names, short_number, signs, time_scale
-from seqmem.cli.reading import Readers, _farewell, play
-from seqmem.cli.train import execute
-from seqmem.cli.trained import trained
+from seqmem.cli.config.schema import from_mapping
+from seqmem.cli.config.trained import trained
+from seqmem.cli.launch.one_run import execute
+from seqmem.cli.main import main
+from seqmem.cli.terminal.reader import views
+from seqmem.cli.terminal.reader.page import page
+from seqmem.cli.terminal.reader.player import SPEEDS, Player, lengths
+from seqmem.cli.terminal.reader.terminal import Ended, Terminal, keys, playable
+from seqmem.cli.terminal.reader.views import Scene, share_bar, short_names, short_number, signs, time_scale
+from seqmem.cli.verbs.read import Readers, _farewell, play
 from seqmem.reading import Reading, typed
-from seqmem.record import load_checkpoint
-from seqmem.runs import RunDirectory
+from seqmem.record.recorder import load_checkpoint
+from seqmem.runs.directory import RunDirectory
 from seqmem.tasks import Adding, Digits, Pronoun, Task
 
 Typed = Callable[..., Said]

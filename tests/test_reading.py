@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from seqmem.cells import GRU, LSTM, RNN, Cell, Stack, State
-from seqmem.model import SequenceModel
+from seqmem.models.recurrent import SequenceModel
+from seqmem.probes.gradient import gradient_trace
 from seqmem.randomness import generator
 from seqmem.reading import beliefs, read, sentence, typed
 from seqmem.signals import Tokens
 from seqmem.tasks import TASKS, Adding, Copy, Digits, Pronoun, Subject, Task, TemporalOrder, Text
-from seqmem.trace import gradient_trace
 
 torch.set_num_threads(1)
 

@@ -23,12 +23,16 @@ from tensorboard.plugins.hparams import metadata
 from tensorboard.plugins.hparams.api_pb2 import Status  # pyright: ignore[reportAttributeAccessIssue]
 from torch import Tensor
 
-from seqmem import record, training
 from seqmem.cells import CELLS, Cell
-from seqmem.model import SequenceModel, parameter_count
+from seqmem.decay import Decay, Trace
+from seqmem.models.base import parameter_count
+from seqmem.models.recurrent import SequenceModel
+from seqmem.probes.gradient import Tracer
 from seqmem.randomness import ambient, generator
 from seqmem.reading import beliefs
-from seqmem.record import (
+from seqmem.record import recorder as record
+from seqmem.record.pictures.sentences import Sentence, colours, palette, picture
+from seqmem.record.recorder import (
     CURVES,
     FLOOR,
     RESULTS,
@@ -39,12 +43,11 @@ from seqmem.record import (
     load_checkpoint,
     sentences,
 )
-from seqmem.runs import CHECKPOINT, EVENTS, GRADIENTS, METRICS, TRACES, RunDirectory, RunError
-from seqmem.sentences import Sentence, colours, palette, picture
+from seqmem.runs.directory import CHECKPOINT, EVENTS, GRADIENTS, METRICS, TRACES, RunDirectory, RunError
 from seqmem.signals import Batch
 from seqmem.tasks import TASKS, Adding, Copy, Task
-from seqmem.trace import Decay, Trace
-from seqmem.training import Diverged, Plan, Result, train
+from seqmem.training import loop as training
+from seqmem.training.loop import Diverged, Plan, Result, train
 
 PLAN = Plan(
     seq_len=12,
@@ -455,7 +458,7 @@ def test_gradients_are_the_traces_in_full(whole: Setup) -> None:
     assert set(stored.norms) == {"hidden", "cell", "input"}
     assert {norms.shape for norms in stored.norms.values()} == {(5, 12, 3)}
     batch = whole.task.sample(3, 12, generator(0, "trace"))
-    again = Trace.measure(whole.model, whole.task, batch)
+    again = Tracer(whole.model, whole.task).measure(batch)
     for name, norms in again.norms.items():
         np.testing.assert_array_equal(stored.norms[name][-1], norms)
 

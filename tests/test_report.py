@@ -12,11 +12,13 @@ import polars as pl
 import pytest
 import scipy.stats
 
-from seqmem.cli import config, main, reporting
+from seqmem.cli.config import schema as config
+from seqmem.cli.main import main
+from seqmem.cli.verbs import report as reporting
 from seqmem.report import collect as collecting
 from seqmem.report import statistics, tables
 from seqmem.report.collect import Collection, Group, Run, collect
-from seqmem.runs import RunDirectory, RunError, plain_json, write_json
+from seqmem.runs.directory import RunDirectory, RunError, plain_json, write_json
 
 CONFIG: dict[str, Any] = {
     "cell": {"name": "lstm", "hidden_size": 8, "layers": 1, "params": None, "forget_bias": "chrono", "init": "torch"},

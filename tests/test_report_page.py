@@ -11,8 +11,9 @@ from xml.etree import ElementTree as ET
 import numpy as np
 import pytest
 
-from seqmem.report import figures, page, series
+from seqmem.report import page, series
 from seqmem.report.collect import Collection, LeftOut, Run, Unfinished
+from seqmem.report.figures import draw as figures
 
 VOID = {"meta", "link", "br", "hr", "img", "input", "wbr"}
 

@@ -11,8 +11,8 @@ import pytest
 
 import seqmem
 from commandline import OWN_CELLS, TINY, Said, assert_same_numbers, only_run
-from seqmem.cli.reproducing import compare
-from seqmem.runs import RunDirectory
+from seqmem.cli.verbs.reproduce import compare
+from seqmem.runs.directory import RunDirectory
 
 Typed = Callable[..., Said]
 

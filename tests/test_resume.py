@@ -73,9 +73,9 @@ def test_two_at_once(tmp_path: Path, typed: Callable[..., Said]) -> None:
 
 DRIVER = """\
 import io, json, os, signal, sys
-from seqmem.cli.config import from_mapping, own_hydra
-from seqmem.cli.train import execute
-import seqmem.cli.build, seqmem.cli.display, seqmem.record  # before the forks: each would import them anew
+from seqmem.cli.config.schema import from_mapping, own_hydra
+from seqmem.cli.launch.one_run import execute
+import seqmem.cli.config.build, seqmem.cli.terminal.live, seqmem.record.recorder  # before the forks: each would import them anew
 from hydra import compose
 from rich import get_console
 

@@ -13,8 +13,8 @@ from numpy import ndarray
 from PIL import Image, ImageFont
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from seqmem.events import EventFile
-from seqmem.sentences import (
+from seqmem.record.events import EventFile
+from seqmem.record.pictures.sentences import (
     HEIGHT,
     SHADES,
     WIDTH,

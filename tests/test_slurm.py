@@ -20,9 +20,9 @@ from submitit.core.job_environment import JobEnvironment
 from submitit.core.utils import DelayedSubmission, JobPaths
 
 from commandline import TINY, Said, assert_same_numbers
-from seqmem.cli.config import ConfigError, RunConfig, from_mapping, own_hydra
+from seqmem.cli.config.schema import ConfigError, RunConfig, from_mapping, own_hydra
 from seqmem.cli.launch import jobs, slurm
-from seqmem.runs import RunError, write_json
+from seqmem.runs.directory import RunError, write_json
 
 CELL = '''\
 import os

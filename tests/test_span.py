@@ -12,7 +12,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from commandline import TINY, Said, end, runs_below, started, until
-from seqmem.runs import RunDirectory, write_json
+from seqmem.runs.directory import RunDirectory, write_json
 from seqmem.span import Span, search, still_needed
 
 Typed = Callable[..., Said]
@@ -244,8 +244,8 @@ def test_what_cannot_be_searched(typed: Typed, args: tuple[str, ...], line: str)
 
 def test_the_usual_lstm_is_that_with_a_forget_bias_of_1() -> None:
     """So that one sweep can have it beside an rnn, and its runs are those that the command line's are."""
-    from seqmem.cli.spanning import _composed, _with
-    from seqmem.cli.train import run_path
+    from seqmem.cli.launch.one_run import run_path
+    from seqmem.cli.verbs.span import _composed, _with
 
     one, other = ["cell=usual/lstm"], ["cell=lstm", "cell.forget_bias=1"]
     same = ["experiment=subject_study"]
@@ -255,7 +255,7 @@ def test_the_usual_lstm_is_that_with_a_forget_bias_of_1() -> None:
 
 
 def test_what_an_optuna_search_found_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from seqmem.cli.tuning import BestCallback
+    from seqmem.cli.launch.tuning import BestCallback
 
     folder = tmp_path / "sweeps" / "one"
     config = OmegaConf.create({"hydra": {"sweep": {"dir": str(folder)}, "sweeper": {"n_trials": 16}}})

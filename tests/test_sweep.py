@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from commandline import OWN_CELLS, TINY, Said, assert_same_numbers, end, only_run, rows, runs_below, started, until
-from seqmem.record import Recorder
+from seqmem.record.recorder import Recorder
 
 SMALL = [setting for setting in TINY if not setting.startswith(("seq_len=", "steps=", "evaluate.lengths="))]
 EIGHT = ("train", "-m", "cell=rnn,lstm", "seq_len=8,12", "seed=0,1", "steps=20", *SMALL, "hydra.launcher.workers=2")

@@ -9,13 +9,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from seqmem import trace as trace_module
 from seqmem.cells import GRU, LSTM, RNN, Cell, Stack, State
-from seqmem.model import SequenceModel, loss_per_sequence, trainable
+from seqmem.decay import Trace, decay, decay_from, decays_of
+from seqmem.models.base import loss_per_sequence, trainable
+from seqmem.models.recurrent import SequenceModel
+from seqmem.probes import gradient as trace_module
+from seqmem.probes.gradient import Tracer, gradient_trace
 from seqmem.randomness import ambient, generator
 from seqmem.signals import Batch, Reals
 from seqmem.tasks import TASKS, Adding, Copy, Pronoun, Task
-from seqmem.trace import Trace, Tracer, decay, decay_from, decays_of, gradient_trace
 
 
 class Linear(Cell):
@@ -248,7 +250,7 @@ class Mealy(Linear):
 def test_a_cell_that_answers_first_is_measured_from_where_its_gradient_begins():
     task = Sums()
     model = model_of(task, lambda _: Mealy(0.5 * torch.eye(4, dtype=torch.float64)))
-    trace = Trace.measure(model, task, task.sample(3, 20, generator(0, "t")))
+    trace = Tracer(model, task).measure(task.sample(3, 20, generator(0, "t")))
     found = decay(trace.mean_back(trace.state))
     assert found.half_life == pytest.approx(1.0)
     assert found.horizon == 11  # 0.5 to the power of 10 is the first below 1/1000, counted from one step back
@@ -423,7 +425,7 @@ def test_padding_is_never_seen():
     task = Adding(variant="hs97")
     model = model_of(task, lambda d: LSTM(d, 8, seq_len=20))
     batch = task.sample(16, 20, generator(0, "t"))
-    trace = Trace.measure(model, task, batch)
+    trace = Tracer(model, task).measure(batch)
     ends = batch.answered_at
     assert ends.unique().numel() > 1
     for row, end in enumerate(ends.tolist()):
@@ -436,7 +438,9 @@ def test_padding_is_never_seen():
 
 def test_all_states_together_are_the_norm_of_the_whole_state():
     task = Pronoun()
-    trace = Trace.measure(model_of(task, lambda d: LSTM(d, 8, seq_len=20)), task, task.sample(4, 20, generator(0, "t")))
+    trace = Tracer(model_of(task, lambda d: LSTM(d, 8, seq_len=20)), task).measure(
+        task.sample(4, 20, generator(0, "t"))
+    )
     together = np.hypot(trace.norms["hidden"], trace.norms["cell"])
     np.testing.assert_allclose(trace.state, together)
     assert list(trace.series()) == ["state", "input", "hidden", "cell"]

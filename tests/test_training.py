@@ -17,25 +17,19 @@ from hydra import compose
 from torch import Tensor
 
 from commandline import TINY, Said, runs_below
-from seqmem import training
 from seqmem.cells import CELLS, GRU, LSTM, RNN, Cell, Stack, State
-from seqmem.cli.config import LATER, Precision, TrainConfig, from_mapping, identity, own_hydra
+from seqmem.cells.recompute import recomputed
+from seqmem.cli.config.schema import LATER, Precision, TrainConfig, from_mapping, identity, own_hydra
+from seqmem.decay import Decay, Trace
 from seqmem.evaluate import evaluate, length_grid
-from seqmem.model import (
-    SequenceModel,
-    hidden_size_for,
-    loss_per_sequence,
-    parameter_count,
-    score_per_sequence,
-    trainable,
-)
+from seqmem.models.base import hidden_size_for, loss_per_sequence, parameter_count, score_per_sequence, trainable
+from seqmem.models.recurrent import SequenceModel
 from seqmem.optimizers import OPTIMIZERS, _uncompiled, adam
 from seqmem.randomness import _seeded, ambient, generator
-from seqmem.recompute import recomputed
 from seqmem.signals import Batch
 from seqmem.tasks import TASKS, Adding, Copy, Pronoun, Subject, Task, Text
-from seqmem.trace import Decay, Trace
-from seqmem.training import (
+from seqmem.training import loop as training
+from seqmem.training.loop import (
     CannotCompile,
     Diverged,
     Interrupted,
@@ -857,10 +851,11 @@ MEMORY = """\
 import resource, sys, torch
 from seqmem.cells import GRU
 from seqmem.cells.fused import use_kernel
-from seqmem.model import SequenceModel, trainable
+from seqmem.models.base import trainable
+from seqmem.models.recurrent import SequenceModel
 from seqmem.optimizers import OPTIMIZERS
 from seqmem.tasks import TASKS
-from seqmem.training import update
+from seqmem.training.loop import update
 torch.set_num_threads(1)
 task = TASKS["text"](chunks=1)
 batch = task.sample(64, 500, torch.Generator().manual_seed(0))

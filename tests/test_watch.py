@@ -15,10 +15,10 @@ from urllib.request import urlopen
 
 import pytest
 
-from seqmem.cli.watch import PINNED, main, page
-from seqmem.events import EventFile
-from seqmem.record import describe
-from seqmem.runs import CONFIG, EVENTS
+from seqmem.cli.verbs.watch import PINNED, main, page
+from seqmem.record.events import EventFile
+from seqmem.record.recorder import describe
+from seqmem.runs.directory import CONFIG, EVENTS
 from seqmem.tasks import Pronoun
 
 RUN = "pronoun/lstm/len3-seed0-0123abcd"
@@ -44,7 +44,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-COMMAND = [sys.executable, "-c", "import sys; from seqmem.cli.watch import main; sys.exit(main(sys.argv[1:]))"]
+COMMAND = [sys.executable, "-c", "import sys; from seqmem.cli.verbs.watch import main; sys.exit(main(sys.argv[1:]))"]
 
 
 @contextmanager

@@ -30,7 +30,7 @@ class _Launcher(Launcher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from importlib import import_module
 
-        from seqmem.cli import sweep
+        from seqmem.cli.launch import sweep
 
         jobs = sweep.jobs(job_overrides, initial_job_idx, self._loader, self._config)
         outcomes = import_module(f"seqmem.cli.launch.{self.where}").run_jobs(jobs, **self._options)

@@ -4,7 +4,7 @@
     run = seqmem.train(cell="lstm", task="pronoun", seq_len=50)
     run.result()["score"]
 
-The parts work without the runner: ``seqmem.cells``, ``seqmem.tasks``, ``seqmem.trace.gradient_trace``.
+The parts work without the runner: ``seqmem.cells``, ``seqmem.tasks``, ``seqmem.probes.gradient.gradient_trace``.
 Importing does nothing until a name is used: torch takes seconds.
 """
 
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     from . import cells as cells
     from . import tasks as tasks
     from .cli.notebook import train as train
-    from .model import SequenceModel as SequenceModel
-    from .runs import RunDirectory as RunDirectory
-    from .trace import gradient_trace as gradient_trace
+    from .models.recurrent import SequenceModel as SequenceModel
+    from .probes.gradient import gradient_trace as gradient_trace
+    from .runs.directory import RunDirectory as RunDirectory
 
 _HOMES = {
     "train": "cli.notebook",
-    "SequenceModel": "model",
-    "RunDirectory": "runs",
-    "gradient_trace": "trace",
+    "SequenceModel": "models.recurrent",
+    "RunDirectory": "runs.directory",
+    "gradient_trace": "probes.gradient",
 }
 __all__ = ["RunDirectory", "SequenceModel", "cells", "gradient_trace", "tasks", "train"]
 

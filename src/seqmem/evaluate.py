@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
-from .model import SequenceModel, loss_per_sequence, score_per_sequence
+from .models.base import loss_per_sequence, score_per_sequence
+from .models.recurrent import SequenceModel
 from .randomness import generator
 from .signals import Batch
 from .tasks.base import Task

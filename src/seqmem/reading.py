@@ -19,11 +19,11 @@ from numpy import ndarray
 from torch import Tensor
 
 from .cells.base import State, steps
-from .model import SequenceModel
+from .models.recurrent import SequenceModel
+from .probes.gradient import Tracer
 from .randomness import generator
 from .signals import Batch, Tokens
 from .tasks.base import Task
-from .trace import Trace
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,7 +169,7 @@ def read(model: SequenceModel, task: Task, batch: Batch, *, gradient: bool = Tru
     norms: dict[str, ndarray] = {}
     if gradient:
         with torch.enable_grad():
-            norms = {name: values[:, 0] for name, values in Trace.measure(model, task, batch).series().items()}
+            norms = {name: values[:, 0] for name, values in Tracer(model, task).measure(batch).series().items()}
     words = tuple(task.words(batch.inputs[:, 0]))
     return Reading(
         words=words,

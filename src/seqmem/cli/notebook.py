@@ -7,10 +7,10 @@ from typing import Any
 
 from hydra import compose
 
-from ..runs import RunDirectory
-from .config import from_mapping, own_hydra, with_own_arguments
-from .errors import USAGE, explain
-from .train import execute
+from ..runs.directory import RunDirectory
+from .config.errors import USAGE, explain
+from .config.schema import from_mapping, own_hydra, with_own_arguments
+from .launch.one_run import execute
 
 
 def train(*overrides: str, **settings: Any) -> RunDirectory:
@@ -27,7 +27,7 @@ def train(*overrides: str, **settings: Any) -> RunDirectory:
 
     Raises:
         ValueError: a setting cannot be; one line that says which, and what instead.
-        seqmem.runs.RunError: the run could not be done; one line that says why.
+        seqmem.runs.directory.RunError: the run could not be done; one line that says why.
     """
     from rich import get_console
 

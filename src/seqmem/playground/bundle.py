@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from ..cells import Cell, FusedCell, Stack
 from ..evaluate import Evaluation
-from ..model import SequenceModel, parameter_count
+from ..models.base import parameter_count
+from ..models.recurrent import SequenceModel
 from ..reading import read, sentence
 from ..signals import ACCURACY, OneHot, Tokens
 from ..tasks.base import Task

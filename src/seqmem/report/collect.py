@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from ..runs import CONFIG, RESULT, RunDirectory, RunError, identity_hash, read_json
+from ..decay import FLOOR
+from ..runs.directory import CONFIG, RESULT, RunDirectory, RunError, identity_hash, read_json
 
 MACHINE = ("device", "kernel", "threads", "deterministic", "checkpoint_every", "outputs", "force", "quiet")
 """Settings that can change no number: the command line's ``NO_PART_OF_IDENTITY``."""
@@ -27,9 +28,6 @@ MEASURING = ("log_every", "evaluate", "trace")
 
 LATER: dict[str, Any] = {"tbptt": None, "precision": "float32", "compile": False, "train.checkpoint_every_t": None}
 """Settings that came after the first runs, at the values that those were made with."""
-
-FLOOR = 1e-300
-"""As in ``seqmem.trace``, which would bring torch with it: below this, float64 cannot tell a norm from zero."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,10 +17,11 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
-from ..runs import RunError, write_atomically
-from . import figures, series
+from ..runs.directory import RunError, write_atomically
+from . import series
 from .collect import MACHINE, Collection, Group, natural, settings
-from .figures import Drawn, clean
+from .figures import draw as figures
+from .figures.draw import Drawn, clean
 from .statistics import (
     FEWEST,
     Comparison,

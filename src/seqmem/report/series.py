@@ -9,7 +9,7 @@ from math import inf, isfinite, isnan
 
 import numpy as np
 
-from ..runs import RunError
+from ..runs.directory import RunError
 from .collect import Collection, Group, Run
 from .collect import Profiles as Traces
 from .statistics import reaches, rule, score_interval, solved_count, steps_to_solve

@@ -12,7 +12,7 @@ from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..runs import written_atomically
+from ..runs.directory import written_atomically
 from .collect import Collection, Run
 from .statistics import (
     decay_interval,

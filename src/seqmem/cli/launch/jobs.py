@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from filelock import Timeout
 
-from ...runs import RunDirectory, RunError
+from ...runs.directory import RunDirectory, RunError
 
 if TYPE_CHECKING:
-    from ..train import StopSignals
+    from .one_run import StopSignals
 
 State = Literal["finished", "failed", "stopped", "lost"]
 
@@ -75,8 +75,8 @@ class Outcome:
 
 def job(number: int, total: int, overrides: Sequence[str], config: Any) -> Job:
     """Of a ``RunConfig`` in the current directory."""
-    from ..config import everything
-    from ..train import run_path, title
+    from ..config.schema import everything
+    from .one_run import run_path, title
 
     return Job(
         number, total, title(config), tuple(overrides), everything(config), str(Path.cwd()), str(run_path(config))
@@ -113,19 +113,19 @@ def work(
     """
     from rich.console import Console
 
-    from .. import train
-    from ..config import from_mapping
-    from ..errors import USAGE
-    from ..sweep import one_line, say_failed
+    from ..config.errors import USAGE
+    from ..config.schema import from_mapping
+    from .one_run import Stopped, StopSignals, execute
+    from .sweep import one_line, say_failed
 
     os.chdir(job.folder)
     if job.folder not in sys.path:  # a cell of the user's own
         sys.path.insert(0, job.folder)
-    skipped, stop = False, stop or train.StopSignals()
+    skipped, stop = False, stop or StopSignals()
     try:
         config = from_mapping(job.settings)
         skipped = job.run.finished and not config.force
-        done = train.execute(
+        done = execute(
             config,
             overrides=job.overrides,
             console=Console(soft_wrap=True),
@@ -135,7 +135,7 @@ def work(
             display=report,
         )
         result = done.result()
-    except train.Stopped as stopped:
+    except Stopped as stopped:
         return Outcome(job.number, "stopped", error=str(stopped), exit_code=stopped.exit_code)
     except Exception as error:
         if report is None and not silent:

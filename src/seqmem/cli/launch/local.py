@@ -19,13 +19,14 @@ from functools import partial
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from ..config import ConfigError, usable_cores
-from ..train import UNREAD, Stopped, StopSignals
+from ..config.schema import ConfigError, usable_cores
 from .jobs import Job, Outcome, lost, skip, work
+from .one_run import UNREAD, Stopped, StopSignals
 from .overview import Reporter, View, cost, view
 
 _WARM = (
-    "seqmem.cli.train", "seqmem.cli.build", "seqmem.cli.display", "seqmem.record", "seqmem.training",
+    "seqmem.cli.verbs.train", "seqmem.cli.config.build", "seqmem.cli.terminal.live",
+    "seqmem.record.recorder", "seqmem.training.loop", "seqmem.cli.launch.one_run",
     "seqmem.cli.launch.local",
 )  # fmt: skip
 """What a job needs, imported once for all of them."""

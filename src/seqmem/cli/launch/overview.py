@@ -19,8 +19,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from ..display import clock_text, moving, speed_text
-from ..strip import fitted, marks
+from ..terminal.live import clock_text, moving, speed_text
+from ..terminal.strip import fitted, marks
 from .jobs import Job, Outcome
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class Progress:
 
 
 class Reporter:
-    """An observer of ``seqmem.training.train`` in the place of ``display.Display``: it draws nothing, and sends."""
+    """An observer of a training run in the place of ``live.Display``: it draws nothing, and sends."""
 
     unread = False
 

@@ -17,8 +17,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ...runs import RunError
-from ..config import ConfigError, usable_cores
+from ...runs.directory import RunError
+from ..config.schema import ConfigError, usable_cores
 from .jobs import Job, Outcome, lost, skip, work
 
 _POLL = 0.3
@@ -138,7 +138,7 @@ class _Sweep:
     stopping: bool = False
 
     def run(self, jobs: Sequence[Job]) -> dict[int, Outcome]:
-        from ..train import StopSignals
+        from .one_run import StopSignals
 
         stop = StopSignals()
         with stop.caught():
@@ -415,7 +415,7 @@ def _appears(path: Path) -> bool:
 
 def _one_line(error: BaseException) -> str:
     """Of what Ray raised, or of what it carried here."""
-    from ..sweep import one_line
+    from .sweep import one_line
 
     carried = getattr(error, "cause", None)
     if isinstance(carried, BaseException):

@@ -24,10 +24,10 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from ...runs import RunError
-from ..config import ConfigError, nearest
-from ..train import Stopped, StopSignals
+from ...runs.directory import RunError
+from ..config.schema import ConfigError, nearest
 from .jobs import Job, Outcome, lost, skip, work
+from .one_run import Stopped, StopSignals
 
 if TYPE_CHECKING:
     from submitit.core.utils import DelayedSubmission

@@ -1,0 +1,404 @@
+"""From settings to objects: the model, the task, the optimizer and the plan of a run.
+
+The options of a cell, a task or an optimizer are the parameters of its class; unknown ones and wrong types are
+refused here, wrong values by the class itself.
+"""
+
+import inspect
+import re
+import types
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Union, get_args, get_origin
+
+import torch
+from torch import nn, optim
+
+from ...cells import CELLS, Cell
+from ...cells.fused import FusedCell, use_kernel
+from ...kernels.loading import Library, Unavailable, load
+from ...models.base import hidden_size_for, parameter_count, trainable
+from ...models.recurrent import SequenceModel
+from ...optimizers import OPTIMIZERS
+from ...randomness import ambient
+from ...tasks import TASKS, Task
+from ...training.loop import Plan, check_precision
+from .schema import ConfigError, RunConfig, look_beside_the_user, nearest, usable_cores
+
+_CELL_COMMON = ("name", "hidden_size", "layers", "params")
+_TASK_COMMON = ("name", "usual_seq_len", "lengths", "shortest")
+
+_PLAN_NAMES = {
+    "evaluate_": "evaluate.", "trace_": "trace.", "lengths": "task.lengths", "shortest": "task.shortest",
+    "checkpoint_every_t": "train.checkpoint_every_t",
+}  # fmt: skip
+"""How the fields of Plan are called on the command line, where that differs."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """All that ``train`` needs, and the facts about it that are worth writing down."""
+
+    model: SequenceModel
+    task: Task
+    optimizer: optim.Optimizer
+    plan: Plan
+    hidden_size: int
+    parameters: int
+    backend: "Backend"
+
+
+@dataclass(frozen=True)
+class Backend:
+    """What computes the recurrence of a run.
+
+    Args:
+        name: ``native``, ``torch`` or ``step``.
+        detail: the instruction set of the native kernels, or why they are not used.
+        threads: of the native kernels where they are used, else of torch.
+    """
+
+    name: str
+    detail: str
+    threads: int
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.detail})" if self.detail else self.name
+
+    @property
+    def brief(self) -> str:
+        """``native kernel, 2 threads``"""
+        return f"{self.name} kernel" + (f", {self.threads} threads" if self.threads > 1 else "")
+
+    @property
+    def torch_threads(self) -> int:
+        """Beside native kernels one: they give the same bits on any number of threads, torch does not."""
+        return 1 if self.name == "native" else self.threads
+
+
+def build(config: RunConfig, *, alone: bool = True) -> Experiment:
+    """The weights are a function of the seed (and the sizes) alone, drawn on the CPU in float32.
+
+    Args:
+        alone: no other run is to be expected on this machine, so that ``threads=auto`` may take every core.
+
+    Raises:
+        ConfigError: a setting cannot be what it is.
+    """
+    task, plan = build_task(config), build_plan(config)
+    _checked("", lambda: plan.check(task))
+    device = find_device(config.device)
+    make = _cell_maker(config, task)
+    hidden_size = _hidden_size(config, make)
+    with ambient(config.seed, "weights"):
+        model = _checked("cell.", lambda: make(hidden_size))
+    if config.cell.get("name") == "custom":
+        with ambient(config.seed, "trial"):
+            _try(model.cell, f"cell.target={config.cell['target']}")
+    model.to(device, getattr(torch, config.dtype))
+    backend = _checked("", lambda: _choose_kernel(config, model, device, alone=alone))
+    kind = _choice("optimizer", config.optimizer.get("name"), OPTIMIZERS)
+    options = arguments(kind, _without(config.optimizer, ("name",)), "optimizer", skip=1)
+    optimizer = _checked("optimizer.", lambda: kind(trainable(model), **options))
+    return Experiment(model, task, optimizer, plan, hidden_size, parameter_count(model), backend)
+
+
+def build_task(config: RunConfig) -> Task:
+    kind, options, where = _chosen("task", config.task, TASKS, Task, _TASK_COMMON)
+    checked = arguments(kind, options, where)
+    return _checked("task.", lambda: _made(kind, config.task, "task", **checked))
+
+
+def build_plan(config: RunConfig) -> Plan:
+    shortest, lengths = config.task.get("shortest"), config.evaluate.lengths
+    return Plan(
+        seq_len=config.seq_len,
+        steps=config.steps,
+        seed=config.seed,
+        batch_size=config.batch_size,
+        lengths=config.task.get("lengths", "fixed"),
+        shortest=None if shortest is None else _as(int, shortest, "task.shortest"),
+        clip_norm=config.clip_norm,
+        log_every=config.log_every,
+        evaluate_every=config.evaluate.every,
+        evaluate_sequences=config.evaluate.sequences,
+        evaluate_lengths=None if lengths is None else tuple(lengths),
+        trace_every=config.trace.every,
+        trace_sequences=config.trace.sequences,
+        trace_loss=config.trace.loss.value,
+        checkpoint_every=config.checkpoint_every,
+        on_nan=config.on_nan.value,
+        tbptt=config.tbptt,
+        checkpoint_every_t=config.train.checkpoint_every_t,
+        precision=config.precision.value,
+        compile=config.compile,
+    )
+
+
+def check(config: RunConfig) -> None:
+    """Raise ConfigError for whatever ``build`` or training would refuse, without training anything."""
+    check_trainable(build(config))
+
+
+def check_trainable(experiment: Experiment) -> None:
+    """Raise ConfigError where what was built can be evaluated on its device, but not trained as the plan says."""
+    first = next(experiment.model.parameters())
+    _checked("", lambda: check_precision(experiment.plan.precision, first.device, first.dtype))
+
+
+def find_device(wanted: str) -> torch.device:
+    """``auto`` is CUDA where there is one.
+
+    Raises:
+        ConfigError: this machine has no such device.
+    """
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", wanted):
+        raise ConfigError(f"device={wanted}: must be auto, cpu, cuda or cuda:N")
+    device = torch.device(wanted)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device={wanted}: torch sees no CUDA device here; use device=cpu or device=auto")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"device={wanted}: there are only {torch.cuda.device_count()} CUDA devices here")
+    return device
+
+
+def _choose_kernel(config: RunConfig, model: SequenceModel, device: torch.device, *, alone: bool) -> Backend:
+    """Tell the model's cells what to compute with.
+
+    Raises:
+        ConfigError: ``kernel=native`` where that cannot be, or no number of threads.
+        ValueError: the environment asks for an instruction set that there is not.
+    """
+    asked, kernel = _threads(config), config.kernel.value
+    fused, found = [part for part in model.modules() if isinstance(part, FusedCell)], load()
+    why = ""
+    if not fused:
+        why = f"cell={config.cell.get('name')} has no native kernel"
+    elif device.type != "cpu":
+        why = f"device={device}: native kernels are for the CPU"
+    elif config.precision.value == "bf16":
+        why = "precision=bf16: native kernels compute in float32 and float64"
+    elif config.compile:
+        why = "compile=true: torch's compiler cannot see into native kernels"
+    elif isinstance(found, Unavailable):
+        why = f"no native kernels: {found.reason}"
+    if kernel == "native" and why:
+        raise ConfigError(f"kernel=native: {why}; or use kernel=auto")
+    if kernel in ("auto", "native") and not why and isinstance(found, Library):
+        backend = Backend("native", found.isa, asked or (usable_cores() if alone else 1))
+    else:
+        by_step = kernel == "step" or (fused and not any(part.in_torch for part in fused))
+        backend = Backend("step" if by_step else "torch", why if kernel == "auto" else "", asked or 1)
+    use_kernel(model, kernel, backend.threads)
+    return backend
+
+
+def _threads(config: RunConfig) -> int | None:
+    """None: ``auto``."""
+    given = config.threads
+    if given == "auto":
+        return None
+    if not isinstance(given, int) or isinstance(given, bool):
+        said = "null" if given is None else str(given).lower() if isinstance(given, bool) else given
+        raise ConfigError(f"threads={said}: must be auto or a whole number")
+    if given < 1:
+        raise ConfigError(f"threads={given}: must be at least 1, or auto")
+    return given
+
+
+def _cell_maker(config: RunConfig, task: Task) -> Callable[[int], SequenceModel]:
+    """A function from a hidden size to a fresh model."""
+    settings = config.cell
+    kind, options, where = _chosen("cell", settings, CELLS, Cell, _CELL_COMMON)
+    checked = arguments(kind, options, where, skip=2)
+    if "seq_len" in inspect.signature(kind).parameters:
+        checked.setdefault("seq_len", config.seq_len)  # a cell that wants to know how long it must remember
+    layers = _as(int, settings.get("layers", 1), "cell.layers")
+    if layers < 1:
+        raise ConfigError(f"cell.layers={layers}: must be at least 1")
+    if config.embed_size < 0:
+        raise ConfigError(f"embed_size={config.embed_size}: must be at least 1, or 0 for one-hot")
+
+    def make(hidden_size: int) -> SequenceModel:
+        def cell(input_size: int) -> Cell:
+            return _made(kind, settings, "cell", input_size, hidden_size, **checked)
+
+        return SequenceModel.for_task(task, cell, embed_size=config.embed_size, layers=layers)
+
+    return make
+
+
+def _hidden_size(config: RunConfig, make: Callable[[int], nn.Module]) -> int:
+    params = config.cell.get("params")
+    if params is None:
+        size = _as(int, config.cell.get("hidden_size", 64), "cell.hidden_size")
+        if size < 1:
+            raise ConfigError(f"cell.hidden_size={size}: must be at least 1")
+        return size
+    wanted = _as(int, params, "cell.params")
+    if wanted < 1:
+        raise ConfigError(f"cell.params={wanted}: must be at least 1")
+    return _checked("cell.", lambda: hidden_size_for(wanted, make))
+
+
+def _chosen(
+    group: str, settings: Mapping[str, Any], known: Mapping[str, Any], base: type, common: tuple[str, ...]
+) -> tuple[Any, dict[str, Any], str]:
+    """(the class that was chosen, its options, what they are called on the command line)"""
+    if settings.get("name") != "custom":
+        return _choice(group, settings.get("name"), known), _without(settings, common), group
+    for name in _without(settings, (*common, "target", "args")):
+        raise ConfigError(f"there is no setting '{group}.{name}': the class's own are {group}.args.{name}")
+    return _load(settings["target"], base, group), dict(settings.get("args") or {}), f"{group}.args"
+
+
+def _made(kind: Callable[..., Any], settings: Mapping[str, Any], group: str, /, *given: Any, **options: Any) -> Any:
+    """``kind(*given, **options)``. A class of the user's own may fail in any way; that too is a setting to correct."""
+    if settings.get("name") != "custom":
+        return kind(*given, **options)
+    where = f"{group}.target={settings['target']}"
+    try:
+        made = kind(*given, **options)
+    except Exception as error:
+        raise ConfigError(f"{where}: cannot be made: {_said(error)}") from error
+    if group == "cell" and not (isinstance(getattr(made, "output_size", None), int) and hasattr(made, "input_size")):
+        raise ConfigError(f"{where}: must set input_size and output_size, whole numbers, in __init__")
+    return made
+
+
+def _try(cell: Cell, where: str) -> None:
+    """One timestep of a cell of the user's own, before anything is trained or, in a sweep, started."""
+    batch_size = 3
+    x = torch.zeros(batch_size, cell.input_size)
+    try:
+        before = cell.initial_state(batch_size)
+        with torch.no_grad():
+            output, after = cell.step(x, dict(before))
+        shapes = {name: tuple(value.shape) for name, value in before.items()}
+        names, size = set(after), tuple(output.shape)
+    except Exception as error:
+        raise ConfigError(f"{where}: its first step fails: {_said(error)}") from error
+    if not shapes:
+        raise ConfigError(f"{where}: initial_state is empty: a cell that carries nothing has no memory to measure")
+    if any(shape[:1] != (batch_size,) for shape in shapes.values()):
+        raise ConfigError(f"{where}: initial_state({batch_size}) has shapes {shapes}: the batch must come first")
+    if names != set(shapes):
+        raise ConfigError(f"{where}: step makes a state of {sorted(names)} out of {sorted(shapes)}: names must stay")
+    if "input" in names or ("state" in names and len(names) > 1):
+        raise ConfigError(f"{where}: no state can be called 'input', nor 'state' beside others: traces are")
+    if size != (batch_size, cell.output_size):
+        raise ConfigError(f"{where}: step's output has shape {size}, not {(batch_size, cell.output_size)}")
+
+
+def _said(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def _choice(group: str, name: Any, known: Mapping[str, Any]) -> Any:
+    if name not in known:
+        raise ConfigError(f"no {group} is called '{name}'.{nearest(str(name), list(known))} One of: {', '.join(known)}")
+    return known[name]
+
+
+def _without(settings: Mapping[str, Any], common: tuple[str, ...]) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if key not in common}
+
+
+def _checked(prefix: str, make: Callable[[], Any]) -> Any:
+    """``make()``, with what its classes say about wrong values turned into an error of the setting's full name."""
+    try:
+        return make()
+    except ConfigError:
+        raise
+    except ValueError as error:
+        said = str(error)
+        for name, setting in _PLAN_NAMES.items():
+            if not prefix and said.startswith(name):
+                said = setting + said.removeprefix(name)
+        named = "=" in said.partition(" ")[0]
+        raise ConfigError(prefix + said if named or not prefix else f"{prefix.rstrip('.')}: {said}") from error
+
+
+def _load(target: str, base: type, group: str) -> Any:
+    """A class of the user's own, looked for beside them first."""
+    module_name, _, name = target.rpartition(".")
+    if not module_name:
+        raise ConfigError(f"{group}.target={target}: must be module.Class, e.g. my{group}s.{target or 'Mine'}")
+    look_beside_the_user()
+    try:
+        module = __import__(module_name, fromlist=[name])
+    except (Exception, SystemExit) as error:
+        raise ConfigError(f"{group}.target={target}: cannot import {module_name}: {_said(error)}") from error
+    kind = getattr(module, name, None)
+    if kind is None:
+        classes = [key for key, value in vars(module).items() if isinstance(value, type) and issubclass(value, base)]
+        raise ConfigError(f"{group}.target={target}: {module_name} has no {name}.{nearest(name, classes)}")
+    if not (isinstance(kind, type) and issubclass(kind, base)):
+        raise ConfigError(f"{group}.target={target}: must be a subclass of {base.__module__}.{base.__name__}")
+    return kind
+
+
+def arguments(kind: Callable[..., Any], given: Mapping[str, Any], where: str, *, skip: int = 0) -> dict[str, Any]:
+    """``given`` as keyword arguments of ``kind``, by its signature; the first ``skip`` parameters are not settings.
+
+    Raises:
+        ConfigError: an unknown name, a missing one, or a value of the wrong type.
+    """
+    parameters = dict(list(inspect.signature(kind).parameters.items())[skip:])
+    settings = {name: found for name, found in parameters.items() if name != "seq_len"}
+    anything = any(found.kind is inspect.Parameter.VAR_KEYWORD for found in settings.values())
+    checked = {}
+    for name, value in given.items():
+        if name not in settings and not anything:
+            others = f" {where} has {', '.join(settings)}" if settings else ""
+            raise ConfigError(
+                f"there is no setting '{where}.{name}'.{nearest(name, list(settings), f'{where}.') or others}"
+            )
+        hint = settings[name].annotation if name in settings else Any
+        checked[name] = _as(hint, value, f"{where}.{name}")
+    for name, found in settings.items():
+        required = found.default is inspect.Parameter.empty and found.kind is not inspect.Parameter.VAR_KEYWORD
+        if required and name not in checked:
+            raise ConfigError(f"{where}.{name} is not set: give it a value, {where}.{name}=...")
+    return checked
+
+
+def _as(hint: Any, value: Any, where: str) -> Any:
+    """``value`` as the type ``hint``: numbers and Literals are checked, anything unusual is passed as it is."""
+    fits, wanted = _fit(hint, value)
+    if fits is _NO:
+        shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
+        raise ConfigError(f"{where}={shown}: must be {wanted}")
+    return fits
+
+
+_NO = object()
+
+
+def _fit(hint: Any, value: Any) -> tuple[Any, str]:
+    """(the value converted, or _NO; what it must be)"""
+    origin = get_origin(hint)
+    if hint is bool:
+        return (value if isinstance(value, bool) else _NO), "true or false"
+    if hint is int:
+        whole = isinstance(value, int | float) and not isinstance(value, bool) and float(value).is_integer()
+        return (int(value) if whole else _NO), "a whole number"
+    if hint is float:
+        return (float(value) if isinstance(value, int | float) and not isinstance(value, bool) else _NO), "a number"
+    if hint is str:
+        return (value if isinstance(value, str) else _NO), "a word"
+    if hint is type(None):
+        return (None if value is None else _NO), "null"
+    if origin is Literal:
+        return (value if value in get_args(hint) else _NO), " or ".join(str(option) for option in get_args(hint))
+    if origin in (Union, types.UnionType):
+        tried = [_fit(option, value) for option in get_args(hint)]
+        return next((fits for fits, _ in tried if fits is not _NO), _NO), " or ".join(wanted for _, wanted in tried)
+    if origin is tuple and Ellipsis not in get_args(hint):
+        items = value if isinstance(value, list | tuple) else ()
+        parts = [_fit(option, item) for option, item in zip(get_args(hint), items, strict=False)]
+        right = len(items) == len(get_args(hint)) and all(fits is not _NO for fits, _ in parts)
+        return (tuple(fits for fits, _ in parts) if right else _NO), f"a list of {len(get_args(hint))} values"
+    return value, "something else"

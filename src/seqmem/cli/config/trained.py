@@ -1,0 +1,51 @@
+"""A finished run's model, as it was after training."""
+
+from dataclasses import dataclass
+from textwrap import shorten
+from typing import TYPE_CHECKING, Any
+
+from ...runs.directory import CHECKPOINT, RunDirectory, RunError
+from ..verbs.reproduce import refuse_unfinished
+from . import schema as settings
+
+if TYPE_CHECKING:
+    from ...models.recurrent import SequenceModel
+    from ...tasks import Task
+    from .build import Backend
+
+
+@dataclass(frozen=True)
+class Trained:
+    """``result``: what the run says about itself, as in ``result.json``."""
+
+    run: RunDirectory
+    config: settings.RunConfig
+    model: "SequenceModel"
+    task: "Task"
+    backend: "Backend"
+    result: dict[str, Any]
+
+
+def trained(run: RunDirectory, device: str = "cpu") -> Trained:
+    """The model on ``device``, in eval mode, run by whatever kernels there are.
+
+    Raises:
+        RunError: no such run, not finished, or its checkpoint is missing, unreadable or of another model.
+        ConfigError: there is no such device.
+    """
+    config = settings.from_mapping(run.config())
+    refuse_unfinished(run)
+    if not run.file(CHECKPOINT).exists():
+        raise RunError(f"{run.path} lacks its {CHECKPOINT}: train it again with force=true")
+
+    from ...record.recorder import load_checkpoint
+    from .build import build
+
+    config.device, config.kernel = device, settings.Kernel.auto  # what it was trained with may not be had here
+    experiment = build(config)
+    try:
+        experiment.model.load_state_dict(load_checkpoint(run.file(CHECKPOINT))["model"])
+    except (RuntimeError, KeyError) as error:
+        said = shorten(str(error), 200, placeholder=" ...")
+        raise RunError(f"{run.file(CHECKPOINT)} does not fit the run's configuration: {said}") from error
+    return Trained(run, config, experiment.model.eval(), experiment.task, experiment.backend, run.result() or {})

@@ -1,0 +1,281 @@
+"""What a person sees of a run while it trains, and when it is done.
+
+On a terminal, one live picture: progress, loss and score against chance, the gradient over timesteps. Anywhere else,
+and for the jobs of a sweep, plain lines.
+"""
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from ...runs.directory import RunDirectory
+from ..verbs.show import LABEL, OUTPUTS, WIDEST, half_life_text, here, horizon_text, page, read, typed
+from .strip import bar, columns, fitted, legend, marks, profile, say, strip_line
+
+if TYPE_CHECKING:  # torch takes seconds, and help and completion pass through here
+    import seqmem.probes.gradient
+    import seqmem.signals
+    import seqmem.training.loop
+
+_LINES = 10
+"""Plain lines of a run that is fast; a slow one gets one every ``_PATIENCE`` seconds besides."""
+
+_PATIENCE = 30.0
+
+
+class Display:
+    """An observer of ``seqmem.training.loop.train``, to be used in a ``with``.
+
+    Args:
+        first_step: where a resumed run goes on.
+        prefix: in front of every line of a job in a sweep. With one there is never a live picture.
+    """
+
+    def __init__(
+        self,
+        console: Console,
+        *,
+        title: str,
+        metric: "seqmem.signals.Metric",
+        chance: float,
+        baseline_loss: float,
+        steps: int,
+        first_step: int = 0,
+        prefix: str = "",
+        quiet: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._console = console
+        self._title, self._prefix, self._quiet = title, prefix, quiet
+        self._metric, self._chance, self._baseline_loss = metric, chance, baseline_loss
+        self._step, self._first, self._steps = first_step, first_step, steps
+        self._clock = clock
+        self._marks = marks(console)
+        self._seen: deque[tuple[float, int]] = deque(maxlen=30)  # (when, step): speed is that of the last few reports
+        self._loss: float | None = None
+        self._score: float | None = None
+        self._traces: dict[str, seqmem.decay.Trace] = {}
+        self._decay: seqmem.decay.Decay | None = None
+        self._printed_at, self._printed_tenth, self._line_due = clock(), -1, False
+        live = not quiet and not prefix and moving(console)
+        self._live = Live(get_renderable=self._picture, console=console, refresh_per_second=4) if live else None
+        self.unread = False
+        """Whether nobody reads any more, as in ``seqmem train | head -1``."""
+
+    def __enter__(self) -> "Display":  # noqa: PYI034  the tests' type checker knows no Self in single methods
+        if self._live is not None:
+            self._live.start()
+        elif not self._prefix:
+            going_on = f", going on at step {self._first}" if self._first else ""
+            self._print(f"{self._title}: {self._steps} steps{going_on}")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._flush()
+        if self._live is not None:
+            self._live.stop()
+
+    # What the training says
+
+    def logged(self, step: int, kind: Literal["train", "eval"], values: Mapping[str, float]) -> None:
+        self._flush()
+        self._step = step
+        self._seen.append((self._clock(), step))
+        if kind == "train" or self._loss is None:
+            self._loss = values["loss"]
+        if kind == "eval":
+            self._score = values["score"]
+        self._line_due = self._live is None and self._due(kind)
+
+    def traced(self, step: int, trace: "seqmem.decay.Trace", decays: "Mapping[str, seqmem.decay.Decay]") -> None:
+        # Drawn only when there is something to draw on: a run may be traced a thousand times a second.
+        untrained = {note: old for note, old in self._traces.items() if note == "untrained"}
+        self._traces = {"untrained": trace} if step == 0 else {**untrained, f"step {step}": trace}
+        self._decay = decays["state"]
+        self._flush()
+
+    def answered(self, step: int, batch: object, predicted: object) -> None:
+        """Answers to single questions are for the dashboard."""
+
+    def finished(self, step: int, result: "seqmem.training.loop.Result") -> None:
+        self._flush()
+        self._step, self._score, self._loss = step, result.score, result.loss
+        if self._live is not None:
+            self._live.transient = True  # the summary says the same, and better
+        elif self._prefix:
+            solved = f"solved at step {result.steps_to_solve}" if result.steps_to_solve is not None else ""
+            self._print(_joined("finished", self._scores(), solved, self._half_life()))
+
+    # Plain lines
+
+    def _flush(self) -> None:
+        """Print the line that is due. It waits for the trace of its step, which comes after the evaluation."""
+        if self._line_due:
+            self._line_due = False
+            self._print(self._line())
+
+    def _due(self, kind: str) -> bool:
+        """Whether it is time for a line: every tenth of the run, and where that takes long, now and then between."""
+        tenth = self._step * _LINES // self._steps
+        waited = self._clock() - self._printed_at
+        if not (kind == "eval" and (tenth > self._printed_tenth or waited > _PATIENCE)) and waited < 2 * _PATIENCE:
+            return False
+        self._printed_at, self._printed_tenth = self._clock(), tenth
+        return True
+
+    def _line(self) -> str:
+        chance = _loss_text(self._baseline_loss)
+        loss = f"loss {_loss_text(self._loss)} (chance {chance})" if self._loss is not None else ""
+        speed = speed_text(rate) if (rate := self._rate()) else ""
+        step = f"step {self._step:>{len(str(self._steps))}}/{self._steps}"
+        return _joined(step, loss, self._scores(), speed, self._half_life())
+
+    def _scores(self) -> str:
+        if self._score is None:
+            return ""
+        text = self._metric.text
+        return f"{self._metric.name} {text(self._score)} (chance {text(self._chance)})"
+
+    def _half_life(self) -> str:
+        return f"half-life {self._decay.half_life:.3g}" if self._decay is not None else ""
+
+    def _print(self, line: str) -> None:
+        """In one write, so that jobs which share a terminal or a file don't tear each other's lines."""
+        if self._quiet or self.unread:
+            return
+        text = f"{self._prefix}{line}"
+        try:
+            self._console.print(text, soft_wrap=True, highlight=False, markup=False, emoji=False, style=None)
+        except (BrokenPipeError, SystemExit):  # which rich makes of it; the run has to be ended in order
+            self.unread = True
+
+    def _rate(self) -> float | None:
+        """Steps a second, lately."""
+        if len(self._seen) < 2:
+            return None
+        (start, first), (end, last) = self._seen[0], self._seen[-1]
+        return (last - first) / (end - start) if end > start and last > first else None
+
+    # The live picture
+
+    def _picture(self) -> RenderableType:
+        have, width = self._marks, min(self._console.width, WIDEST)
+        parts: list[RenderableType] = [Text(fitted(self._title, width, have), "bold"), self._progress(width)]
+        parts += self._numbers(width)
+        parts += self._strips(width)
+        return Group(*parts)
+
+    def _progress(self, width: int) -> RenderableType:
+        rate = self._rate()
+        speed = f"  {speed_text(rate)}" if rate else ""
+        left = f"  {clock_text((self._steps - self._step) / rate)} left" if rate else ""
+        if self._step >= self._steps:
+            speed, left = "", "  measuring"
+        text = Text(f"step {self._step}/{self._steps}{speed}{left}", "cyan", no_wrap=True)
+        line = Table.grid(padding=(0, 2, 0, 0))
+        room = max(8, width - 2 - max(text.cell_len, 38))  # 38: so that the bar keeps its length as numbers grow
+        line.add_row(ProgressBar(self._steps, self._step, width=room, complete_style="cyan", style="dim"), text)
+        return line
+
+    def _numbers(self, width: int) -> list[Text]:
+        """Loss and score as bars, with a mark where chance is."""
+        rows = []
+        room = max(8, min(40, width - 48))
+        metric = self._metric
+        if self._loss is not None:
+            share, goal = _below(self._loss, self._baseline_loss)
+            drawn = bar(share, goal, self._marks, room, "cyan")
+            rows.append([Text("loss"), Text(_loss_text(self._loss)), drawn, _loss_text(self._baseline_loss)])
+        if self._score is not None:
+            fraction = metric.name == "accuracy"
+            share, goal = (self._score, self._chance) if fraction else _below(self._score, self._chance)
+            drawn = bar(share, goal, self._marks, room, "green" if metric.better(self._score, self._chance) else "cyan")
+            label = metric.name if len(metric.name) <= LABEL else "score"
+            rows.append([Text(label), Text(metric.text(self._score), "bold"), drawn, metric.text(self._chance)])
+        for row in rows:
+            row[0].stylize("dim")
+            row[0].pad_right(LABEL - row[0].cell_len - 1)
+            row[3] = Text(f"chance {row[3]}", "dim")
+        return columns(rows, right={1}) if rows else []
+
+    def _strips(self, width: int) -> list[Text]:
+        traces = {note: profile(trace.state, trace.answered_at) for note, trace in self._traces.items()}
+        lines = []
+        longest = max(map(len, traces), default=0)
+        for note, values in traces.items():
+            drawn = strip_line(self._marks, values, width - LABEL - 1, note.ljust(longest))
+            lines.append(Text.assemble(("" if lines else "gradient", "dim"), no_wrap=True))
+            lines[-1].pad_right(LABEL + 1 - lines[-1].cell_len)
+            lines[-1].append_text(drawn)
+        if self._decay is not None:
+            lines.append(Text.assemble(" " * (LABEL + 1), legend(self._marks, *traces.values()), no_wrap=True))
+            line = Text.assemble(("half-life".ljust(LABEL + 1), "dim"), no_wrap=True)
+            line.append(half_life_text(self._decay.half_life), "bold").append("   horizon  ", "dim")
+            lines.append(line.append(horizon_text(self._decay.horizon), "bold"))
+        return lines
+
+
+def _below(value: float, chance: float) -> tuple[float, float | None]:
+    """Share of a bar and where chance is on it, for what should become small."""
+    return (value / chance * 0.8, 0.8) if chance > 0 else (0.0, None)
+
+
+def moving(console: Console) -> bool:
+    # FORCE_COLOR makes rich take a pipe for a terminal: colours are wanted there, a moving picture is not.
+    return console.is_interactive and ("FORCE_COLOR" not in os.environ or console.file.isatty())
+
+
+def _joined(*parts: str) -> str:
+    return "  ".join(part for part in parts if part)
+
+
+def _loss_text(loss: float) -> str:
+    return f"{loss:.3f}" if abs(loss) < 1000 else f"{loss:.4g}"
+
+
+def speed_text(rate: float) -> str:
+    return f"{rate:.3g} steps/s" if rate < 1000 else f"{rate:.0f} steps/s"
+
+
+def clock_text(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
+
+
+def print_summary(console: Console, run: RunDirectory) -> None:
+    """What a run found, and what to type next.
+
+    Raises:
+        RunError: a file of the run cannot be read.
+    """
+    found = read(run)
+    say(console, Text(), *page(found, console))
+    path = here(run.path)
+    folder = path.parent.parent  # outputs/TASK/CELL/NAME: the runs of this task
+    root = folder.parent
+    commands = [
+        (typed("seqmem", "watch", *([] if root == OUTPUTS else [root])), "every curve in TensorBoard"),
+        (typed("seqmem", "show", folder), f"all runs of {found.task} side by side"),
+        (typed("seqmem", "read", path), "a sentence, word by word"),
+        (typed("seqmem", "eval", path, f"seq_len={8 * found.seq_len}"), "other lengths"),
+    ]
+    room = console.width - LABEL - 1
+    widest = max((len(command) for command, why in commands if len(command) + 2 + len(why) <= room), default=0)
+    for i, (command, why) in enumerate(commands):
+        line = Text.assemble(("" if i else "next", "dim"))
+        line.pad_right(LABEL + 1 - line.cell_len)
+        line.append(command, "bold")
+        if len(command) <= widest and widest + 2 + len(why) <= room:
+            line.append(" " * (widest - len(command) + 2) + why, "dim")
+        say(console, line)

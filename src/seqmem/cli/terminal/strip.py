@@ -1,0 +1,228 @@
+"""The heat strip: how much of the gradient reaches every timestep, as one line of blocks. And bars in the same style.
+
+    first ▁▁▁▁▁▁▁▂▂▃▃▄▅▆▇█ answer        10⁻⁸ ▁▂▃▄▅▆▇█ 1
+
+Left is the first timestep, right the answer; 1 is the gradient at the answer. The scale is the same for every run, so
+strips compare. Colour says nothing that the blocks don't.
+
+Axes: T time, B batch, K timesteps, the first one first and the answer last.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
+
+import numpy as np
+from rich.cells import cell_len
+from rich.console import Console, RenderableType
+from rich.text import Text
+
+from ...decay import FLOOR
+
+LOW, HIGH = -8.0, 0.0
+"""log10 of the gradient, relative to that at the answer, where the lowest block begins and the highest one ends."""
+
+
+EXPLODED = 1.0
+"""From ten times the gradient at the answer on, a timestep is marked: a full block would look like a memory."""
+
+# From indigo to yellow with rising lightness, like matplotlib's plasma but never as dark as a terminal's background.
+_RAMP = ("#5a46b8", "#7d3fb5", "#a3389f", "#c73f83", "#e35765", "#f17c4b", "#f8a53a", "#f6d743")
+_EXPLODED_STYLE = "bold #ff2d2d"
+
+
+@dataclass(frozen=True)
+class Marks:
+    """The characters that a console can show."""
+
+    blocks: str
+    zero: str
+    unknown: str
+    exploded: str
+    low: str
+    full: str
+    parts: str
+    """What a bar that ends within a cell ends with, by how much of the cell is filled; may be empty."""
+    goal: str
+    line: str
+    arrow: str
+    ellipsis: str
+    dot: str
+    pointer: str
+
+
+UNICODE = Marks(
+    blocks="▁▂▃▄▅▆▇█",
+    zero="·",
+    unknown="?",
+    exploded="▲",
+    low="10⁻⁸",
+    full="━",
+    parts="╸",
+    goal="│",
+    line="─",
+    arrow="→",
+    ellipsis="…",
+    dot="·",
+    pointer="◂",
+)
+ASCII = Marks(
+    blocks=".:-=+*#@",
+    zero="0",
+    unknown="?",
+    exploded="^",
+    low="10^-8",
+    full="#",
+    parts="",
+    goal="|",
+    line="-",
+    arrow="->",
+    ellipsis="~",
+    dot="-",
+    pointer="<",
+)
+
+
+def marks(console: Console) -> Marks:
+    """Blocks where the console's encoding has them; the fonts of old Windows consoles do not."""
+    if console.legacy_windows:
+        return ASCII
+    try:
+        "".join(vars(UNICODE).values()).encode(console.encoding)
+    except (UnicodeEncodeError, LookupError):
+        return ASCII
+    return UNICODE
+
+
+def say(console: Console, *lines: RenderableType) -> None:
+    """Print each line in one write. A terminal wraps what is too long; a file or a pipe gets every line whole."""
+    for line in lines:
+        console.print(line, soft_wrap=not console.is_terminal, highlight=False, markup=False, emoji=False)
+
+
+def profile(norms: np.ndarray, answered_at: np.ndarray) -> np.ndarray:
+    """log10 of the mean over sequences, relative to the answer: [K], from norms [T B] and answers [B].
+
+    Sequences are laid on top of each other at their own answers. ``-inf`` is what float64 cannot tell from zero,
+    NaN what is no number.
+    """
+    length = int(answered_at.max()) + 1
+    back = answered_at[None, :] - np.arange(length)[::-1, None]
+    present = back >= 0
+    aligned = np.where(present, np.take_along_axis(norms, np.maximum(back, 0), axis=0), 0.0)
+    with np.errstate(over="ignore"):  # an explosion that overflows is infinite, and drawn as an explosion
+        means = aligned.sum(1) / np.maximum(present.sum(1), 1)
+    logs = np.full(length, -np.inf)
+    np.log10(means, out=logs, where=~(means <= FLOOR))
+    above = np.flatnonzero(~np.isneginf(logs))
+    if not len(above):
+        return logs
+    answer = logs[above[-1]]  # of a cell that answers before it updates its state, the last timestep that has any
+    return logs - answer if np.isfinite(answer) else np.full(length, np.nan)
+
+
+def together(norms: dict[str, np.ndarray]) -> np.ndarray:
+    """The norm of everything a cell carries, from the norms of its states (all but ``input``)."""
+    carried = [values for name, values in norms.items() if name != "input"]
+    return np.hypot.reduce(carried)  # unlike a sum of squares, it doesn't underflow before its parts do
+
+
+def heat_strip(values: np.ndarray, have: Marks, width: int, longest: int | None = None) -> Text:
+    """``values`` (a ``profile``) in at most ``width`` characters, each the mean over its timesteps.
+
+    Args:
+        longest: how many timesteps the whole width stands for. A shorter sequence takes its share at the right, so
+            that in strips under each other a column is the same number of timesteps from the answer.
+    """
+    longest = max(longest or 0, len(values))
+    whole = min(width, longest)
+    # Cut by distance from the answer, so that the cuts of a shorter sequence are those of the longest.
+    edges = np.arange(whole + 1) * longest // whole
+    parts = [values[::-1][near:far] for near, far in pairwise(edges) if near < len(values)]
+    text = Text(" " * (whole - len(parts)), no_wrap=True, end="")
+    for part in reversed(parts):
+        text.append(*_block(part, have))
+    return text
+
+
+def _block(values: np.ndarray, have: Marks) -> tuple[str, str]:
+    """(character, style) of the mean of ``values``; zeros are left out of it unless there is nothing else."""
+    if np.isnan(values).any():
+        return have.unknown, _EXPLODED_STYLE
+    there = values[~np.isneginf(values)]
+    if not len(there):
+        return have.zero, "dim"
+    height = float(there.mean())
+    if height >= EXPLODED:
+        return have.exploded, _EXPLODED_STYLE
+    share = min(max((height - LOW) / (HIGH - LOW), 0.0), 1.0)
+    return have.blocks[min(int(share * len(have.blocks)), len(have.blocks) - 1)], _colour(round(share * 28))
+
+
+@cache
+def _colour(shade: int) -> str:
+    """One of 29 colours of the ramp: few enough for rich to keep what each means to the terminal."""
+    place = shade / 28 * (len(_RAMP) - 1)
+    low = min(int(place), len(_RAMP) - 2)
+    pairs = zip(*(bytes.fromhex(_RAMP[i][1:]) for i in (low, low + 1)), strict=True)
+    return "#" + "".join(f"{round(a + (b - a) * (place - low)):02x}" for a, b in pairs)
+
+
+def strip_line(have: Marks, values: np.ndarray, width: int, note: str = "") -> Text:
+    """``first ▁▂▄█ answer  note`` in at most ``width`` characters."""
+    room = max(8, width - len("first  answer") - (len(note) + 2 if note else 0))
+    line = Text.assemble(("first ", "dim"), heat_strip(values, have, room), (" answer", "dim"), no_wrap=True)
+    return line.append(f"  {note}", "dim") if note else line
+
+
+def legend(have: Marks, *shown: np.ndarray) -> Text:
+    """What the blocks mean; zeros and explosions are explained where ``shown`` has any."""
+    text = Text(end="", no_wrap=True)
+    text.append(have.low + " ", "dim")
+    for level, block in enumerate(have.blocks):
+        text.append(block, _colour(round(level * 4)))
+    text.append(" 1", "dim")
+    if any(np.isneginf(values).any() for values in shown):
+        text.append(f"  {have.zero} zero", "dim")
+    if any((values[np.isfinite(values)] >= EXPLODED).any() for values in shown):
+        text.append(f"  {have.exploded}", _EXPLODED_STYLE).append(" over 10", "dim")
+    if any(np.isnan(values).any() for values in shown):
+        text.append(f"  {have.unknown}", _EXPLODED_STYLE).append(" not a number", "dim")
+    return text
+
+
+def bar(share: float, goal: float | None, have: Marks, width: int, style: str) -> Text:
+    """``share`` (0 to 1) of ``width`` filled, with a mark at ``goal``; exactly ``width`` characters."""
+    fineness = len(have.parts) + 1
+    whole, part = divmod(round(min(max(share, 0.0), 1.0) * width * fineness) if np.isfinite(share) else 0, fineness)
+    drawn = have.full * whole + (have.parts[part - 1] if part else "")
+    text = Text(drawn.ljust(width), style, no_wrap=True, end="")
+    if goal is not None:
+        at = min(int(goal * width), width - 1)
+        text = Text.assemble(text[:at], (have.goal, "bold"), text[at + 1 :], end="", no_wrap=True)
+    return text
+
+
+def columns(rows: list[list[Text]], *, right: frozenset[int] | set[int] = frozenset(), gap: int = 2) -> list[Text]:
+    """Rows of cells as lines, each column as wide as its widest cell; nothing is padded at the end of a line."""
+    widths = [max(cell.cell_len for cell in column) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        line = Text(no_wrap=True)
+        for place, (cell, width) in enumerate(zip(row, widths, strict=True)):
+            room = " " * (width - cell.cell_len)
+            line.append_text(Text.assemble(room, cell) if place in right else Text.assemble(cell, room))
+            line.append(" " * gap)
+        line.rstrip()
+        lines.append(line)
+    return lines
+
+
+def fitted(text: str, width: int, have: Marks) -> str:
+    """``text``, cut to ``width`` cells."""
+    if cell_len(text) <= width:
+        return text
+    kept = text
+    while kept and cell_len(kept) > max(width - 1, 0):
+        kept = kept[:-1]
+    return kept + have.ellipsis

@@ -1,0 +1,133 @@
+"""``seqmem eval``: a finished run's scores at any lengths."""
+
+import json
+import sys
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from ...runs.directory import EVALUATIONS, EVENTS, RunDirectory, RunError, plain_json, write_atomically
+from ..config import schema as settings
+from ..config.arguments import Parser
+from ..config.errors import USAGE, explain
+from .reproduce import one_run
+
+if TYPE_CHECKING:
+    from ...evaluate import Evaluation
+    from ...signals import Metric
+    from ...tasks import Task
+
+NUMBERS = ("seq_len", "sequences")
+
+
+def main(args: Sequence[str]) -> int:
+    parser = Parser(
+        prog="seqmem eval",
+        description="Score a finished run on held-out sequences of any lengths: in a table and in its TensorBoard log.",
+        epilog="example: seqmem eval outputs/pronoun/lstm/len50-seed0-1a2b3c4d seq_len=10,20,50,100,200",
+    )
+    parser.add_argument("run", metavar="RUN", help="a run's directory, or a part of its name that no other has")
+    parser.add_argument(
+        "settings",
+        nargs="*",
+        default=[],
+        metavar="key=value",
+        help="seq_len=10,20,50: lengths (default: from the shortest valid one to four times the run's own); "
+        "sequences=1000: how many of each; device=auto|cpu|cuda",
+    )
+    options = parser.parse_args(args)
+    given = {}
+    for text in options.settings:
+        key, equals, value = text.partition("=")
+        if not equals or key not in (*NUMBERS, "device"):
+            return _usage(f"'{text}' is not a setting: seq_len=, sequences= and device= are")
+        given[key] = value
+    try:
+        lengths = [int(part) for part in given["seq_len"].split(",")] if "seq_len" in given else None
+        sequences = int(given.get("sequences", 1000))
+    except ValueError:
+        return _usage("seq_len and sequences are whole numbers, e.g. seq_len=10,20,50")
+    if sequences < 1:
+        return _usage(f"sequences={sequences}: must be at least 1")
+    try:
+        evaluate_run(one_run(options.run, "seqmem eval"), lengths, sequences, given.get("device", "auto"))
+    except USAGE as error:
+        return _usage(explain(error))
+    return 0
+
+
+def _usage(said: str) -> int:
+    print(f"seqmem eval: {said}", file=sys.stderr)
+    return 2
+
+
+def evaluate_run(run: RunDirectory, lengths: list[int] | None, sequences: int, device: str) -> None:
+    """Evaluate, print the table, and add the numbers to the run.
+
+    Raises:
+        RunError: no such run, not finished, or unreadable.
+        ConfigError: a length is too short, or there is no such device.
+    """
+    import torch
+
+    from ...evaluate import evaluate_lengths, length_grid
+    from ...randomness import ambient
+    from ...record.events import EventFile, whole_records
+    from ...record.recorder import describe
+    from ..config.trained import trained
+
+    found_run = trained(run, device)
+    config, task, model = found_run.config, found_run.task, found_run.model
+    torch.set_num_threads(found_run.backend.torch_threads)
+    wanted = sorted(set(lengths)) if lengths else length_grid(task, config.seq_len)
+    for length in wanted:
+        try:
+            task.check(1, length)
+        except ValueError as error:
+            raise settings.ConfigError(str(error)) from None
+        if task.max_seq_len is not None and length > task.max_seq_len:
+            raise settings.ConfigError(f"seq_len={length} is too long for task={task.name}: at most {task.max_seq_len}")
+    with ambient(config.seed, "measure", config.steps, device=next(model.parameters()).device):
+        found = evaluate_lengths(model, task, wanted, seed=config.seed, sequences=sequences)
+    _print(run, task, config.seq_len, found)
+    with run.locked():
+        written, list_of = run.file(EVENTS), run.file(EVALUATIONS)
+        former = [plain_json(row) for row in run.evaluations()]
+        lines = [
+            json.dumps(row, allow_nan=False) + "\n" for row in [*former, *(plain_json(vars(one)) for one in found)]
+        ]
+        write_atomically(list_of, "".join(lines).encode())
+        try:
+            # A power cut may have cost the file its last record, which is no reason to add nothing to it.
+            events = EventFile(written, keep=whole_records(written), describe=partial(describe, task=task))
+        except (OSError, ValueError) as error:
+            raise RunError(f"the scores are in {list_of}, but {written} cannot be added to: {error}") from error
+        try:
+            scores = [one.score for one in found]
+            events.curve("eval/score_by_length (seqmem eval)", scores, [one.seq_len for one in found])
+        finally:
+            events.close()
+
+
+def _print(run: RunDirectory, task: "Task", trained: int, found: "list[Evaluation]") -> None:
+    metric: Metric = task.targets.metric
+    console = Console(highlight=False)
+    table = Table(box=box.SIMPLE_HEAD, title=str(run.path), title_justify="left", title_style="dim")
+    for name in ("length", metric.name, "chance", "loss", "without memory", "sequences"):
+        table.add_column(name, justify="right")
+    for one in found:
+        mark = " (trained)" if one.seq_len == trained else ""
+        cells = (
+            f"{one.seq_len}{mark}",
+            metric.text(one.score),
+            metric.text(task.chance),
+            f"{one.loss:.4g}",
+            f"{task.baseline_loss(one.seq_len):.4g}",
+            str(one.sequences),
+        )
+        table.add_row(*cells, style="bold" if mark else "")
+    console.print(table)

@@ -1,0 +1,292 @@
+"""``seqmem export``: what a finished run has learned, for use without seqmem. docs/export.md describes the files.
+
+Axes: B batch, K outputs.
+"""
+
+import importlib
+import importlib.util
+import json
+import logging
+import struct
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...runs.directory import CHECKPOINT, RunDirectory, RunError, write_atomically, written_atomically
+from ..config import schema as settings
+from ..config.arguments import Parser
+from ..config.errors import USAGE, explain
+from .reproduce import one_run, refuse_unfinished
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ...models.recurrent import SequenceModel
+
+ONNX = ("onnx", "onnxscript", "onnxruntime")
+"""What the extra of that name brings."""
+
+TOLERANCE = 1e-5
+"""How far the outputs of an exported step may be from the model's over a whole sequence, over the largest of them (or
+over 1); float32 rounds by 1e-7."""
+
+
+def main(args: Sequence[str]) -> int:
+    parser = Parser(
+        prog="seqmem export",
+        description="Write what a finished run has learned into a file that needs no seqmem: its weights as a state "
+        "dict (.pt for torch, .npz for numpy, .safetensors), or one timestep of the model as ONNX.",
+        epilog="example: seqmem export outputs/pronoun/lstm/len50-seed0-1a2b3c4d --state-dict lstm.pt. The layout of "
+        "the files, and how torch.nn.LSTM loads them, is in docs/export.md.",
+    )
+    parser.add_argument("run", metavar="RUN", help="a run's directory, or a part of its name that no other has")
+    parser.add_argument("--state-dict", metavar="FILE", help=f"the weights: {', '.join(WRITERS)}")
+    parser.add_argument(
+        "--onnx", metavar="FILE", help="one timestep, (input, states) to (output, next states): .onnx; needs "
+        "pip install 'seqmem[onnx]'",
+    )  # fmt: skip
+    options = parser.parse_args(args)
+    if options.state_dict is None and options.onnx is None:
+        parser.error("what is to be exported? --state-dict FILE, --onnx FILE, or both")
+    weights, step = (Path(given) if given is not None else None for given in (options.state_dict, options.onnx))
+    if weights is not None and weights.suffix not in WRITERS:
+        parser.error(f"--state-dict {weights}: must end with {' or '.join(WRITERS)}")
+    if step is not None and step.suffix != ".onnx":
+        parser.error(f"--onnx {step}: must end with .onnx")
+    try:
+        run = one_run(options.run, "seqmem export")
+        refuse_unfinished(run)
+        if step is not None:
+            _refuse_without_onnx()
+        if weights is not None:
+            print(f"{weights}: {export_state_dict(run, weights)}")
+        if step is not None:
+            print(f"{step}: {export_onnx(run, step)}")
+    except USAGE as error:
+        print(f"seqmem export: {explain(error)}", file=sys.stderr)
+        return 2
+    return 0
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"cannot write to {path}: {error.strerror or error}") from error
+
+
+def _weights(run: RunDirectory) -> "dict[str, Tensor]":
+    from ...record.recorder import load_checkpoint
+
+    path = run.file(CHECKPOINT)
+    found = load_checkpoint(path).get("model")
+    if not isinstance(found, dict) or not found:
+        raise RunError(f"{path} holds no weights")
+    return {str(name): value.contiguous() for name, value in found.items()}
+
+
+def facts(run: RunDirectory) -> dict[str, str]:
+    """What a file says about where it is from: the metadata of .safetensors and .onnx, text throughout."""
+    result, config = run.result() or {}, run.config()
+    names = ("task", "cell", "seq_len", "seed", "hidden_size", "layers", "score", "metric")
+    versions = {f"version_{name}": str(value) for name, value in (result.get("versions") or {}).items()}
+    said = {name: str(result[name]) for name in names if name in result}
+    return {"producer": "seqmem", **said, **versions, "config": json.dumps(config, sort_keys=True)}
+
+
+# The state dict
+
+
+def export_state_dict(run: RunDirectory, path: Path) -> str:
+    """Write the weights; a line about what was written.
+
+    Raises:
+        RunError: the run's checkpoint cannot be read, or ``path`` cannot be written.
+    """
+    weights = _weights(run)
+    with _writing(path):
+        WRITERS[path.suffix](path, weights, facts(run))
+    count = sum(value.numel() for value in weights.values())
+    return f"{count:,} numbers in {len(weights)} tensors: {', '.join(weights)}"
+
+
+def _write_pt(path: Path, weights: "Mapping[str, Tensor]", _: Mapping[str, str]) -> None:
+    import torch
+
+    with written_atomically(path) as file:
+        torch.save(dict(weights), file)
+
+
+def _write_npz(path: Path, weights: "Mapping[str, Tensor]", _: Mapping[str, str]) -> None:
+    import numpy as np
+
+    arrays: dict[str, Any] = {name: value.numpy() for name, value in weights.items()}
+    with written_atomically(path) as file:
+        np.savez(file, **arrays)
+
+
+def _write_safetensors(path: Path, weights: "Mapping[str, Tensor]", facts: Mapping[str, str]) -> None:
+    """A length of 8 bytes, a header of JSON padded with spaces to a multiple of 8, and the numbers one after another:
+    https://github.com/huggingface/safetensors#format"""
+    kinds = {"float32": "F32", "float64": "F64", "int64": "I64", "bool": "BOOL"}
+    header: dict[str, Any] = {"__metadata__": dict(facts)}
+    content = bytearray()
+    for name, value in weights.items():
+        array = value.numpy()
+        start, content = len(content), content + array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
+        kind = kinds.get(str(array.dtype))
+        if kind is None:
+            raise RunError(f"{name} is of {array.dtype}, which is not written as .safetensors here: use .pt or .npz")
+        header[name] = {"dtype": kind, "shape": list(array.shape), "data_offsets": [start, len(content)]}
+    said = json.dumps(header).encode()
+    said += b" " * (-len(said) % 8)
+    write_atomically(path, struct.pack("<Q", len(said)) + said + bytes(content))
+
+
+WRITERS: dict[str, "Callable[[Path, Mapping[str, Tensor], Mapping[str, str]], None]"] = {
+    ".pt": _write_pt,
+    ".npz": _write_npz,
+    ".safetensors": _write_safetensors,
+}
+"""By how the file's name ends."""
+
+
+# ONNX
+
+
+def _refuse_without_onnx() -> None:
+    missing = [name for name in ONNX if importlib.util.find_spec(name) is None]
+    if missing:
+        raise RunError(f"--onnx needs {', '.join(missing)}: pip install 'seqmem[onnx]'; --state-dict needs nothing")
+
+
+def export_onnx(run: RunDirectory, path: Path) -> str:
+    """Write one timestep of the model, embedding and readout included, after a whole sequence of it was run by
+    onnxruntime and compared; a line about what was written.
+
+    Raises:
+        RunError: the model cannot be exported, or what is exported computes something else.
+        ConfigError: the run's configuration cannot be built here.
+    """
+    import torch
+
+    from ..config.build import build
+
+    config = settings.from_mapping(run.config())
+    config.device, config.kernel, config.threads = "cpu", settings.Kernel.step, 1
+    experiment = build(config)
+    model, checkpoint = experiment.model.eval(), run.file(CHECKPOINT)
+    try:
+        model.load_state_dict(_weights(run))
+    except RuntimeError as error:
+        raise RunError(f"{checkpoint} does not fit the run's configuration: {' '.join(str(error).split())}") from error
+    model.requires_grad_(False)
+    start = {name: value.detach().clone() for name, value in model.cell.initial_state(1).items()}
+    length, rng = config.seq_len, torch.Generator().manual_seed(0)
+    inputs = experiment.task.held_out().sample(3, length, rng).to("cpu", getattr(torch, config.dtype)).inputs
+    content = _onnx(model, inputs, list(start), facts(run) | {"initial_state": _initial(start)})
+    apart = _apart(content, model, inputs)
+    if not apart <= TOLERANCE:
+        raise RunError(
+            f"{path} was not written: over {length} timesteps its outputs are {apart:.2g} away from the model's: "
+            "--state-dict exports the weights alone"
+        )
+    with _writing(path):
+        write_atomically(path, content)
+    return (
+        f"one timestep, (input, {', '.join(start)}) to (output, {', '.join(f'next {name}' for name in start)}); over "
+        f"{length} timesteps onnxruntime is at most {apart:.1g} away from the model"
+    )
+
+
+def _initial(start: "Mapping[str, Tensor]") -> str:
+    """``zeros``, or JSON: name -> values of one sequence."""
+    if not any(bool(value.any()) for value in start.values()):
+        return "zeros"
+    return json.dumps({name: value[0].tolist() for name, value in start.items()})
+
+
+def _onnx(model: "SequenceModel", inputs: "Tensor", names: list[str], facts: Mapping[str, str]) -> bytes:
+    import torch
+    from torch import nn
+
+    class Step(nn.Module):
+        """(input [B ...], states [B ...]) -> (output [B K], new states)"""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, x: torch.Tensor, *states: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            embedded = self.model.embed(x[None])[0]
+            output, new = self.model.cell.step(embedded, dict(zip(names, states, strict=True)))
+            return (self.model.readout(output), *(new[name] for name in names))
+
+    batch = torch.export.Dim("batch")
+    state = model.cell.initial_state(inputs.shape[1])
+    given = (inputs[0], *(state[name].clone() for name in names))  # of its own each: torch would see one input twice
+    try:
+        with _quiet():
+            made = torch.onnx.export(
+                Step().eval(),
+                given,
+                dynamo=True,
+                verbose=False,
+                input_names=["input", *names],
+                output_names=["output", *(f"next {name}" for name in names)],
+                dynamic_shapes={"x": {0: batch}, "states": tuple({0: batch} for _ in names)},
+            )
+    except Exception as error:  # whatever torch makes of a cell of the user's own
+        first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+        raise RunError(
+            f"torch cannot export this cell's step as ONNX ({type(error).__name__}: {first[:160]}): --state-dict "
+            "exports the weights alone"
+        ) from error
+    assert made is not None  # None is what it gives when it writes a file itself
+    proto = made.model_proto
+    for name, value in facts.items():
+        proto.metadata_props.add(key=name, value=value)
+    importlib.import_module("onnx").checker.check_model(proto)
+    return proto.SerializeToString()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """torch tells its developers much: about libraries that are not there, and names that it did not need."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _apart(content: bytes, model: "SequenceModel", inputs: "Tensor") -> float:
+    """The largest difference between onnxruntime's outputs and the model's over whole sequences, as ``TOLERANCE``
+    has it."""
+    import numpy as np
+    import torch
+
+    run: Any = importlib.import_module("onnxruntime")
+    options = run.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    session = run.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    start = model.cell.initial_state(inputs.shape[1])
+    state: dict[str, np.ndarray] = {name: value.numpy() for name, value in start.items()}
+    outputs = []
+    for x in inputs.numpy():
+        output, *new = session.run(None, {"input": x, **state})
+        outputs.append(output)
+        state = dict(zip(state, new, strict=True))
+    with torch.no_grad():
+        wanted, _ = model(inputs)
+    largest = max(1.0, float(wanted.abs().max()))
+    return float(np.abs(np.stack(outputs) - wanted.numpy()).max()) / largest

@@ -1,0 +1,184 @@
+"""``seqmem list``: every name that a command line can have, one line each."""
+
+import argparse
+import inspect
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.text import Text
+
+from ...kernels import loading
+from ..config.arguments import Parser
+from ..config.schema import usable_cores
+from ..terminal.strip import columns, say
+from .show import score_text
+
+if TYPE_CHECKING:  # torch takes seconds, and --help needs none of it
+    import seqmem.cells
+    import seqmem.tasks
+
+_NO_OPTIONS = ("defaults", "name", "usual_seq_len", "lengths", "shortest", "hidden_size", "layers", "params")
+"""Settings of a cell or a task that are not parameters of its class."""
+
+_UNITS = {"accuracy": "", "mean squared error": "MSE", "bits per character": "bits/char"}
+"""Metrics where there is little room; a percentage says itself what it is."""
+
+
+def main(args: list[str]) -> int:
+    options = _parser().parse_args(args)
+    from ..config.schema import conf_dir
+
+    folders = [conf_dir()]
+    if options.config_dir is not None:
+        if not options.config_dir.is_dir():
+            print(f"seqmem list: --config-dir {options.config_dir}: no such directory", file=sys.stderr)
+            return 2
+        folders.append(options.config_dir)
+    console, problems = Console(), []
+    for group, (titles, describe) in _GROUPS.items():
+        rows = []
+        for choice in _choices(folders, group):
+            try:
+                rows.append([choice.name, *describe(choice)])
+            except Exception as error:  # a user's own file may hold anything; the others are still listed
+                problems.append(f"{choice.path}: {' '.join(str(error).split()) or type(error).__name__}")
+        if rows:
+            say(console, *_section([f"{group}s", *titles], rows, console), Text())
+    say(console, Text.assemble(("compute  ", "bold"), compute()))
+    try:
+        say(console, Text.assemble(("kernels  ", "bold"), loading.describe()))
+    except ValueError as error:  # of what the environment asks for
+        problems.append(str(error))
+    for problem in problems:
+        print(f"seqmem list: {problem}", file=sys.stderr)
+    return 1 if problems else 0
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="seqmem list",
+        description="""List the cells, tasks, optimizers and experiments there are, and what this
+machine computes with.""",
+        epilog="""Each is a YAML file with settings and their defaults, chosen by its name:
+
+  seqmem train cell=gru task=copy optimizer=sgd
+
+chance: the score of the best answer by somebody without a memory.
+shortest: the smallest valid seq_len, in timesteps.""",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("-cd", "--config-dir", type=Path, metavar="DIR", help="a config directory of your own, too")
+    return parser
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A YAML file that a command line can name: ``group=name``."""
+
+    name: str
+    path: Path
+    own: bool
+
+    def settings(self) -> dict[str, Any]:
+        from omegaconf import OmegaConf
+
+        found = OmegaConf.to_container(OmegaConf.load(self.path))
+        if not isinstance(found, dict):
+            raise TypeError("it has no settings")
+        return {str(key): value for key, value in found.items()}
+
+    def comment(self) -> str:
+        """The first line of its comment; Hydra's directives are none."""
+        for line in self.path.read_text(encoding="utf-8").splitlines():
+            if line.strip() and not line.startswith("#"):
+                break
+            text = line.lstrip("# ").strip()
+            if text and not text.startswith("@package"):
+                return text
+        return ""
+
+
+def _choices(folders: list[Path], group: str) -> list[Choice]:
+    """A user's own file hides one of ours of the same name, as Hydra has it."""
+    found = {}
+    for folder in folders:
+        for path in sorted((folder / group).rglob("*.yaml")):
+            name = path.relative_to(folder / group).with_suffix("").as_posix()
+            found[name] = Choice(name, path, own=folder is not folders[0])
+    return sorted(found.values(), key=lambda choice: (choice.name == "custom", choice.name))
+
+
+def _cell(choice: Choice) -> list[str]:
+    """[names of its states, source]"""
+    from ...cells import CELLS
+
+    settings = choice.settings()
+    if settings.get("name") not in CELLS:
+        return ["", choice.comment()]
+    kind = CELLS[settings["name"]]
+    options = {key: value for key, value in settings.items() if key not in _NO_OPTIONS}
+    if "seq_len" in inspect.signature(kind).parameters:
+        options["seq_len"] = 10  # any will do: the names of states don't depend on it
+    cell = kind(1, 1, **options)
+    return [", ".join(cell.initial_state(1)), _source(kind, choice)]
+
+
+def _task(choice: Choice) -> list[str]:
+    """[score by chance, shortest valid length, source]"""
+    from ...tasks import TASKS
+
+    settings = choice.settings()
+    if settings.get("name") not in TASKS:
+        return ["", "", choice.comment()]
+    kind = TASKS[settings["name"]]
+    task = kind(**{key: value for key, value in settings.items() if key not in _NO_OPTIONS})
+    metric = task.targets.metric.name
+    chance = f"{score_text(metric, task.chance)} {_UNITS.get(metric, metric)}".rstrip()
+    return [chance, str(task.min_seq_len), _source(kind, choice)]
+
+
+def _source(kind: "type[seqmem.cells.Cell | seqmem.tasks.Task]", choice: Choice) -> str:
+    source = getattr(kind, "source", "")
+    return f"{source} ({choice.comment().rstrip('.')})" if choice.own and choice.comment() else source
+
+
+def _described(choice: Choice) -> list[str]:
+    return [choice.comment()]
+
+
+_GROUPS = {
+    "cell": (["states", "source"], _cell),
+    "task": (["chance", "shortest", "source"], _task),
+    "optimizer": ([""], _described),
+    "experiment": ([""], _described),
+}
+"""Group of conf/ -> titles of its columns, and what fills them."""
+
+
+def _section(titles: list[str], rows: list[list[str]], console: Console) -> Iterator[Text]:
+    head = [Text(title, "dim" if i else "bold") for i, title in enumerate(titles)]
+    cells = [[Text(f"  {row[0]}", "cyan"), *(Text(text) for text in row[1:-1])] for row in rows]
+    left = columns([[*cells, Text(".")] for cells in [head[:-1], *cells]])
+    start = left[0].cell_len - 1
+    for line, last in zip(left, [head[-1], *(Text(row[-1]) for row in rows)], strict=True):
+        line.right_crop(1)
+        # On a terminal the last column is wrapped under itself; a pipe gets one line each, whole.
+        parts = last.wrap(console, max(20, console.width - start)) if console.is_terminal else [last]
+        for i, part in enumerate(parts or [last]):
+            drawn = Text.assemble(" " * start if i else line, part)
+            drawn.rstrip()
+            yield drawn
+
+
+def compute() -> str:
+    """What there is to compute with, e.g. ``torch 2.13.0, 2 cores, no CUDA``."""
+    import torch
+
+    cores = usable_cores()
+    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    cuda = f"CUDA {torch.version.cuda}: {', '.join(devices)}" if devices else "no CUDA"
+    return f"torch {torch.__version__.partition('+')[0]}, {cores} core{'s' if cores != 1 else ''}, {cuda}"

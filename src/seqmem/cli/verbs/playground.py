@@ -1,0 +1,614 @@
+"""``seqmem playground``: a page in which the browser runs the models. Without runs it trains a few of its own first."""
+
+import argparse
+import errno
+import os
+import signal
+import sys
+import threading
+import webbrowser
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from math import isnan, nan
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra import compose
+from rich.console import Console
+from rich.text import Text
+
+from ...report.collect import own_name, training_settings
+from ...report.statistics import score_text
+from ...runs.directory import RunDirectory, RunError, write_atomically
+from ..config.arguments import Parser
+from ..config.errors import USAGE, explain
+from ..config.schema import ConfigError, RunConfig, from_mapping, own_hydra
+from ..launch.one_run import Stopped
+from ..terminal.live import moving
+from ..terminal.strip import say
+from .reproduce import refuse_unfinished
+from .show import find, here
+
+if TYPE_CHECKING:
+    from ...evaluate import Evaluation
+    from ...playground.bundle import Playable
+    from ...signals import Metric
+    from ...tasks import Task
+    from ..config.trained import Trained
+    from ..launch.jobs import Job, Outcome
+
+OUTPUTS = Path("outputs/playground")
+"""Where the command's own runs are, and the page."""
+
+PAGE = OUTPUTS / "index.html"
+
+SETTINGS: tuple[str, ...] = ("experiment=playground",)
+MODELS: tuple[tuple[str, ...], ...] = (
+    ("cell=rnn",),
+    ("cell=lstm",),
+    ("cell=gru",),
+    ("cell=rnn", "seq_len=10", "task.shortest=null"),
+)
+"""What the command trains for itself: ``SETTINGS`` and one of these, in ``SEEDS`` seeds."""
+
+SEEDS = 5
+
+SEQUENCES = 1000
+"""Held-out sequences of every length that a score is of."""
+
+NICE = (1, 1.2, 1.4, 2, 3, 4, 5, 7)
+"""Lengths that scores are measured at, times powers of ten."""
+
+HOST, PORTS = "127.0.0.1", range(8000, 8020)
+"""Where the page is served, if no port is asked for: the first that is free."""
+
+
+def main(args: Sequence[str]) -> int:
+    given = _parser().parse_intermixed_args(list(args))
+    try:
+        return _play(given)
+    except USAGE as error:
+        print(f"seqmem playground: {explain(error)}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="seqmem playground",
+        description="""Make one HTML page in which the browser runs trained models: type a sentence,
+choose a length, and watch word by word who remembers. It needs no server and no
+network, and can be sent to anyone.""",
+        epilog=f"""Without RUN it trains rnn, lstm and gru on sentences of up to 50 words, and an rnn
+on up to 10, {SEEDS} seeds each: ordinary runs in {OUTPUTS}, a minute or two the
+first time. What is finished is not trained again, and what was stopped goes on.
+
+RUN is a run's directory, a folder of runs, or a part of a path below outputs/
+that no other run's path has. All must be of one task, whose answer is one of
+several words and is asked for at the end.
+
+examples:
+  seqmem playground
+  seqmem playground outputs/pronoun/lstm outputs/pronoun/rnn --out memory.html
+  seqmem playground --serve --port 8000""",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("runs", metavar="RUN", nargs="*", help="finished runs to show (default: runs of its own)")
+    parser.add_argument("--out", type=Path, metavar="FILE", help=f"where the page is written (default: {PAGE})")
+    parser.add_argument("--serve", action="store_true", help=f"serve the page on {HOST} until Ctrl-C")
+    parser.add_argument(
+        "--port",
+        type=int,
+        metavar="N",
+        help=f"with --serve: the port; 0: any (default: the first free from {PORTS[0]})",
+    )
+    parser.add_argument("--no-open", action="store_true", help="open no browser (one is opened from a terminal alone)")
+    parser.add_argument("--seeds", type=int, metavar="N", help=f"of its own runs: seeds 0 to N-1 (default: {SEEDS})")
+    parser.add_argument("--workers", metavar="N", help="of its own runs: runs at once (default: one for every core)")
+    return parser
+
+
+def _play(given: argparse.Namespace) -> int:
+    """Everything that can be refused is refused before anything is trained."""
+    _refuse(given)
+    out: Path = given.out if given.out is not None else PAGE
+    _writable(out)
+    console = Console(highlight=False)
+    with ExitStack() as stack:
+        server = stack.enter_context(_bound(given.port)) if given.serve else None
+        runs = _chosen(given.runs) if given.runs else _own(console, given.seeds or SEEDS, _workers(given.workers))
+        content, warning = _made(console, runs, out)
+        size = f"{len(content) / 1e3:.0f} kB" if len(content) < 1e6 else f"{len(content) / 1e6:.1f} MB"
+        say(console, Text(), Text.assemble(("page  ", "dim"), (str(here(out)), "bold"), (f"  {size}", "dim")))
+        if warning is not None:
+            say(console, Text(warning, "yellow"))
+        wanted = not given.no_open and console.is_terminal
+        if server is not None:
+            _serve(server, content, open_it=wanted)
+        else:
+            _open(out.resolve().as_uri(), wanted=wanted, console=console)
+    return 0
+
+
+def _refuse(given: argparse.Namespace) -> None:
+    if given.port is not None and not given.serve:
+        raise ConfigError(f"--port {given.port}: it is --serve that needs a port; without it the page is a file")
+    if not 0 <= (given.port or 0) <= 65535:
+        raise ConfigError(f"--port {given.port}: must be from 1 to 65535, or 0 for any that is free")
+    out: Path | None = given.out
+    if out is not None and not out.is_dir() and out.suffix.lower() not in (".html", ".htm"):
+        raise ConfigError(f"--out {out}: must end in .html, or browsers do not show it; e.g. {out}.html")
+    for name in ("seeds", "workers"):
+        if given.runs and getattr(given, name) is not None:
+            raise ConfigError(f"--{name}: nothing is trained where runs are given")
+    if given.seeds is not None and given.seeds < 1:
+        raise ConfigError(f"--seeds {given.seeds}: must be at least 1")
+    _workers(given.workers)
+
+
+def _workers(said: str | None) -> int | str:
+    if said in (None, "auto"):
+        return "auto"
+    if not said.isdecimal() or int(said) < 1:
+        raise ConfigError(f"--workers {said}: must be auto or a whole number from 1 on")
+    return int(said)
+
+
+def _writable(out: Path) -> None:
+    """Find out now what would otherwise be found out after a minute of training."""
+    if out.is_dir():
+        raise ConfigError(f"--out {out}: it is a folder; give a file, e.g. {out / 'index.html'}")
+    beside = out.with_name(out.name + ".partial")  # where it will be written first
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        beside.open("ab").close()
+        beside.unlink()
+    except OSError as error:
+        reason = os.strerror(errno.ENOTDIR) if isinstance(error, FileExistsError) else error.strerror
+        raise RunError(f"cannot write to {out.parent}: {reason or error}") from error
+
+
+# Runs of its own
+
+
+def _own(console: Console, seeds: int, workers: int | str) -> list[RunDirectory]:
+    """Train what is not trained yet.
+
+    Raises:
+        RunError: one cannot be trained, or cannot be written.
+        Stopped: a signal came; what was running has saved itself.
+    """
+    from ..launch import local
+    from ..launch.jobs import job
+
+    live = moving(console)
+    configs = _configs(seeds, quiet=not live)
+    jobs = [job(number, len(configs), words, config) for number, (words, config) in enumerate(configs)]
+    missing = [one for one in jobs if not one.run.finished]
+    folder = here(Path(configs[0][1].outputs))
+    if not missing:
+        say(console, Text(f"{len(jobs)} models, trained before, in {folder}", "dim"))
+        return [one.run for one in jobs]
+    before = f", {len(jobs) - len(missing)} more are there" if len(missing) < len(jobs) else ""
+    count = f"{len(missing)} models" if len(missing) > 1 else "one model"
+    say(console, Text(f"training {count} in {folder}{before}; this is done once"))
+    _writable(Path(configs[0][1].outputs) / "any")
+    if workers == "auto" or int(workers) > 1:
+        local.warm()
+    with _told(missing, live=live):
+        outcomes = local.run_jobs(missing, workers=workers)
+    for one, outcome in zip(missing, outcomes, strict=True):
+        if outcome.state != "finished":
+            _failed(one, outcome)
+    return [one.run for one in jobs]
+
+
+def _configs(seeds: int, *, quiet: bool) -> list[tuple[list[str], RunConfig]]:
+    """(what would be said on the command line, the configuration) of every run."""
+    found = []
+    with own_hydra():
+        for model in MODELS:
+            composed = compose("train", overrides=[*SETTINGS, *model])
+            for seed in range(seeds):
+                composed.seed = seed
+                config = from_mapping({key: value for key, value in composed.items() if key != "hydra"})
+                config.quiet = quiet
+                found.append(([*SETTINGS, *model, f"seed={seed}"], config))
+    return found
+
+
+def _failed(one: "Job", outcome: "Outcome") -> None:
+    if outcome.state == "stopped":
+        raise Stopped("stopped: the same command goes on from there", outcome.exit_code or 130)
+    raise RunError(f"{outcome.error or 'a model could not be trained'} ({one.path}); the same command goes on")
+
+
+@contextmanager
+def _told(jobs: "Sequence[Job]", *, live: bool) -> Iterator[None]:
+    """Where there is no terminal that could show a picture of it, a line for every run that ends."""
+    if live:
+        yield
+        return
+    over, waiting = threading.Event(), {one.path: one for one in jobs}
+
+    def tell() -> None:
+        for path, one in list(waiting.items()):
+            if one.run.finished:
+                del waiting[path]
+                result = one.run.result() or {}
+                score = score_text(result.get("metric", ""), float(result.get("score", nan)))
+                print(f"[{len(jobs) - len(waiting)}/{len(jobs)}] {one.title}: {score}", flush=True)
+
+    def watch() -> None:
+        while not over.wait(0.2):
+            tell()
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
+    tell()
+
+
+# Runs that are given
+
+
+def _chosen(given: Sequence[str]) -> list[RunDirectory]:
+    """The runs that are meant; of a folder, those that are finished.
+
+    Raises:
+        ConfigError: none is called so, or they are of several tasks.
+        RunError: one that is named itself is not finished, or a folder has none that is.
+    """
+    found: dict[Path, RunDirectory] = {}
+    for name in given:
+        try:
+            runs = find(name)
+        except FileNotFoundError as error:
+            raise ConfigError(str(error)) from None
+        if len(runs) == 1:
+            refuse_unfinished(runs[0])
+        finished = [run for run in runs if run.finished]
+        if not finished:
+            raise RunError(f"{name}: none of its {len(runs)} runs is finished: train one to the end first")
+        if len(finished) < len(runs):
+            left_out = len(runs) - len(finished)
+            print(
+                f"{name}: {left_out} of {len(runs)} runs {'is' if left_out == 1 else 'are'} not finished, and left out"
+            )
+        found |= {run.path.resolve(): run for run in finished}
+    runs = list(found.values())
+    first, *others = [(run, _task_settings(run.config())) for run in runs]
+    for run, task in others:
+        if task != first[1]:
+            raise ConfigError(
+                f"{run.path} was trained on {_task_said(task)}, {first[0].path} on {_task_said(first[1])}: "
+                "a page shows models of one task"
+            )
+    return runs
+
+
+def _task_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What is asked, without how long the sequences were that it was learned from."""
+    left_out = ("usual_seq_len", "lengths", "shortest")
+    return {key: value for key, value in config["task"].items() if key not in left_out}
+
+
+def _task_said(task: Mapping[str, Any]) -> str:
+    settings = " ".join(f"{key}={value}" for key, value in task.items() if key not in ("name", "target"))
+    return f"task={own_name(task)} {settings}".rstrip()
+
+
+# The page
+
+
+@dataclass(frozen=True)
+class _Labels:
+    """``lstm, trained at 15 to 50 words``; with the settings by which runs of that cell and length differ, if any."""
+
+    text: str
+    shortest: int | None
+
+
+def _labels(found: "Sequence[Trained]") -> list[_Labels]:
+    alike: dict[tuple[str, int | None, int], list[dict[str, Any]]] = defaultdict(list)
+    keys, flats = [], []
+    for one in found:
+        config = one.config
+        shortest = None
+        if config.task.get("lengths") == "uniform":
+            shortest = config.task.get("shortest") or one.task.min_seq_len
+        key = (own_name(config.cell), shortest, config.seq_len)
+        flat = {name: value for name, value in training_settings(one.run.config()).items() if name != "seed"}
+        keys.append(key)
+        flats.append(flat)
+        alike[key].append(flat)
+    labels = []
+    for (cell, shortest, seq_len), flat in zip(keys, flats, strict=True):
+        same = alike[cell, shortest, seq_len]
+        names = dict.fromkeys(name for one in same for name in one)
+        differ = [name for name in names if len({repr(one.get(name)) for one in same}) > 1]
+        variant = " ".join(f"{name.rpartition('.')[2]}={flat[name]}" for name in differ if name in flat)
+        lengths = f"{shortest} to {seq_len}" if shortest is not None and shortest < seq_len else f"{seq_len}"
+        labels.append(_Labels(f"{' '.join(filter(None, (cell, variant)))}, trained at {lengths} words", shortest))
+    return labels
+
+
+def _made(console: Console, runs: Sequence[RunDirectory], out: Path) -> tuple[bytes, str | None]:
+    """Write the page, and say what its models can do: the page, and what to do about its size if it is too large.
+
+    Raises:
+        ConfigError: the page cannot show their task.
+        RunError: a run cannot be read, or the page not written.
+    """
+    from ..config.trained import trained
+
+    found = [trained(run) for run in runs]
+
+    import torch
+
+    from ...playground.bundle import Playable, bundle, common_task
+    from ...playground.page import build, too_large
+
+    torch.set_num_threads(max(one.backend.torch_threads for one in found))
+    labels = _labels(found)
+    playables: dict[tuple[str, int], Playable] = {}
+    try:
+        task = common_task([Playable(one.model, one.task, "", one.config.seq_len) for one in found])
+        lengths = _lengths(task, [one.config.seq_len for one in found])
+        with _status(console) as status:
+            for number, (one, label) in enumerate(zip(found, labels, strict=True), start=1):
+                status(f"measuring {number} of {len(found)} models at {len(lengths)} lengths")
+                key = label.text, one.config.seed
+                if key in playables:
+                    print(f"{one.run.path}: the same as another but for how it was measured; left out")
+                    continue
+                playables[key] = _playable(one, label, lengths)
+            status("making the page")
+            made = bundle(list(playables.values()))
+            html = build(made)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    try:
+        write_atomically(out, html.encode())
+    except OSError as error:
+        raise RunError(f"cannot write to {out}: {error.strerror or error}") from error
+    say(console, *_table(list(playables.values()), task, console.width))
+    return html.encode(), too_large(html, made)
+
+
+@contextmanager
+def _status(console: Console) -> Iterator[Any]:
+    """A line that says what is being done and then goes away, where there is a terminal that can."""
+    if not moving(console):
+        yield lambda _: None
+        return
+    with console.status("") as line:
+        yield lambda text: line.update(Text(text, no_wrap=True, overflow="ellipsis"))
+
+
+def _lengths(task: "Task", trained_at: Sequence[int]) -> list[int]:
+    """From the shortest there is to four times the longest that was trained at, about evenly on a logarithmic scale."""
+    shortest, longest = task.min_seq_len, 4 * max(trained_at)
+    most = task.max_seq_len if task.max_seq_len is not None else longest
+    nice = {round(factor * 10**power) for power in range(6) for factor in NICE}
+    wanted = {shortest, *trained_at, longest, *(length for length in nice if shortest <= length <= longest)}
+    return sorted(length for length in wanted if shortest <= length <= most)
+
+
+def _playable(one: "Trained", label: _Labels, lengths: Sequence[int]) -> "Playable":
+    from ...playground.bundle import Playable
+
+    gradient = one.result.get("gradient", {}).get("end", {}).get("state", {})
+    half_life = gradient.get("half_life")
+    return Playable(
+        one.model,
+        one.task,
+        own_name(one.config.cell),
+        one.config.seq_len,
+        one.config.seed,
+        label.shortest,
+        label.text,
+        label.text,
+        one.result.get("score"),
+        None if half_life is None else float(half_life),
+        _scores(one, lengths),
+    )
+
+
+def _scores(one: "Trained", lengths: Sequence[int]) -> "list[Evaluation]":
+    """What the run measured itself is not measured again: its sentences are the same."""
+    from ...evaluate import Evaluation, evaluate_lengths
+    from ...randomness import ambient
+    from ..config.trained import trained
+
+    rows = [*one.result.get("by_length", ()), *one.run.evaluations()]
+    known = {
+        row["seq_len"]: Evaluation(row["seq_len"], row["score"], row["loss"], row["sequences"])
+        for row in rows
+        if row["sequences"] == SEQUENCES
+    }
+    missing = [length for length in lengths if length not in known]
+    if missing:
+        # By a model of its own: the memory that kernels keep for the next time, hundreds of MB, goes away with it.
+        model = trained(one.run).model
+        with ambient(one.config.seed, "measure", one.config.steps, device=next(model.parameters()).device):
+            found = evaluate_lengths(model, one.task, missing, seed=one.config.seed, sequences=SEQUENCES)
+        known |= {each.seq_len: each for each in found}
+    return [known[length] for length in lengths]
+
+
+def _table(models: "Sequence[Playable]", task: "Task", width: int) -> list[Text]:
+    """Scores of every group, the lowest and the highest seed, at lengths that were trained at and at the longest."""
+    metric: Metric = task.targets.metric
+    trained_at = sorted({model.seq_len for model in models})
+    longest = max(found.seq_len for found in models[0].lengths)
+    lengths = list(dict.fromkeys([*trained_at[:1], *trained_at[1:][-3:], longest]))
+    groups: dict[str, list[Playable]] = defaultdict(list)
+    for model in models:
+        groups[model.group].append(model)
+    chance = _range([task.chance], metric)
+    rows = [(f"{metric.name} in %, chance {chance}", ["", *(f"{length} words" for length in lengths)])]
+    for name, members in groups.items():
+        seeds = f"{len(members)} seeds" if len(members) > 1 else f"seed {members[0].seed}"
+        rows.append((name, [seeds, *(_range([_at(one, length) for one in members], metric) for length in lengths)]))
+    sizes = [max(map(len, column)) for column in zip(*(cells for _, cells in rows), strict=True)]
+    label = max(len(name) for name, _ in rows)
+    if beside := label + sum(2 + size for size in sizes) <= width:
+        sizes[0] += label + 2
+    lines = [Text()]
+    for name, (seeds, *cells) in rows:
+        style = "dim" if len(lines) == 1 else ""
+        if not beside:
+            lines.append(Text(name, style))
+        first = f"{name.ljust(label)}  {seeds}" if beside else seeds
+        aligned = [cell.rjust(size) for cell, size in zip(cells, sizes[1:], strict=True)]
+        lines.append(Text("  ".join([first.ljust(sizes[0]), *aligned]).rstrip(), style))
+    return lines
+
+
+def _at(model: "Playable", length: int) -> float:
+    return next((found.score for found in model.lengths if found.seq_len == length), nan)
+
+
+def _range(scores: Sequence[float], metric: "Metric") -> str:
+    """In per cent: ``24.1-26.6``."""
+    known = sorted(score for score in scores if not isnan(score))
+    ends = dict.fromkeys(metric.text(score).removesuffix(" %") for score in (*known[:1], *known[-1:]))
+    return "-".join(ends) or "?"
+
+
+# To look at it
+
+
+def _open(address: str, *, wanted: bool, console: Console) -> None:
+    """In a browser, if one is wanted and there is one."""
+    if not wanted:
+        return
+    if not _browser_there():
+        line = "no browser to open: take the file to where there is one, or --serve it here"
+        say(console, Text(line, "yellow"))
+        return
+    if not webbrowser.open(address):
+        say(console, Text("no browser could be opened: open the file by hand", "yellow"))
+
+
+def _browser_there() -> bool:
+    """One that draws pages: without a display ``webbrowser`` would find those that read them out in the terminal."""
+    graphical = sys.platform in ("darwin", "win32") or any(
+        map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER"))
+    )
+    if not graphical:
+        return False
+    try:
+        webbrowser.get()
+    except webbrowser.Error:
+        return False
+    return True
+
+
+class _Server(ThreadingHTTPServer):
+    """Of one page, on this machine alone."""
+
+    content = b""
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A browser that went away in the middle of the page is none."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server  # pyright: ignore[reportIncompatibleVariableOverride]
+    server_version, sys_version = "seqmem", ""
+
+    def do_GET(self) -> None:
+        self._answer(body=True)
+
+    def do_HEAD(self) -> None:
+        self._answer(body=False)
+
+    def _answer(self, *, body: bool) -> None:
+        known = self.path.partition("?")[0] in ("/", "/index.html")
+        content = self.server.content if known else b"there is one page here: /\n"
+        self.send_response(HTTPStatus.OK if known else HTTPStatus.NOT_FOUND)
+        self.send_header("Content-Type", f"text/{'html' if known else 'plain'}; charset=utf-8")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if body:
+            self.wfile.write(content)
+
+    def end_headers(self) -> None:
+        for name, value in HEADERS.items():
+            self.send_header(name, value)
+        super().end_headers()
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+        """The terminal is for the address."""
+
+
+HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; "
+        "form-action 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+"""Of every answer. The page asks for nothing, and may not; its own policy, inside it, names its script by its hash."""
+
+
+@contextmanager
+def _bound(port: int | None) -> Iterator[_Server]:
+    """A server that has its port, and does not listen yet.
+
+    Raises:
+        RunError: the port is in use, or may not be used.
+    """
+    server = None
+    for candidate in PORTS if port is None else (port,):
+        try:
+            server = _Server((HOST, candidate), _Handler, bind_and_activate=False)
+            server.server_bind()
+            break
+        except OSError as error:
+            if server is not None:
+                server.server_close()
+            server = None
+            if port is not None or error.errno != errno.EADDRINUSE:
+                raise RunError(_no_port(candidate, error)) from error
+    if server is None:
+        raise RunError(f"the ports {PORTS[0]} to {PORTS[-1]} are in use: --port 0 takes any that is free")
+    with server:
+        yield server
+
+
+def _no_port(port: int, error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"port {port} is in use: name another, or leave out --port for the next free one"
+    return f"cannot listen on port {port}: {error.strerror or error}"
+
+
+def _serve(server: _Server, content: bytes, *, open_it: bool) -> None:
+    server.content = content
+    try:
+        server.server_activate()
+    except OSError as error:
+        raise RunError(_no_port(server.server_port, error)) from error
+    address = f"http://{HOST}:{server.server_port}/"
+    # What a script starts in the background ignores Ctrl-C, unless it says otherwise.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        print(f"\nserved at\n\n    {address}\n\nCtrl-C ends it.", flush=True)
+        if open_it and _browser_there():
+            webbrowser.open(address)
+        server.serve_forever()
+    except KeyboardInterrupt:
+        print("\nthe server has ended.", flush=True)
+    finally:
+        signal.signal(signal.SIGINT, before)

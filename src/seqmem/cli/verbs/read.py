@@ -1,0 +1,401 @@
+"""``seqmem read``: models read a sentence, word by word. docs/read.md describes what is seen, and the JSON."""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.text import Text
+
+from ...runs.directory import RunDirectory, RunError, plain_json
+from ..config import schema as settings
+from ..config.arguments import Parser
+from ..config.errors import USAGE, explain
+from ..terminal.reader.page import page
+from ..terminal.reader.player import Player, lengths
+from ..terminal.reader.terminal import Terminal, playable
+from ..terminal.reader.views import VIEWS, Scene, changed_at, signs, unit
+from ..terminal.strip import say
+from .show import find, here, typed
+
+if TYPE_CHECKING:
+    from ...reading import Reading
+    from ...signals import Batch
+    from ...tasks import Task
+    from ..config.trained import Trained
+
+MOST = 6
+"""Models that are read side by side."""
+
+TIMES = 4
+"""How far beyond the longest trained length the arrows go."""
+
+FASTEST = 1000
+"""Words a second: more than a terminal draws."""
+
+_NOT_THE_TASK = ("usual_seq_len", "lengths", "shortest")
+"""Settings of a task that say at which lengths to train, and not what."""
+
+
+def main(args: Sequence[str]) -> int:
+    options = _parser().parse_args(args)
+    console = Console(highlight=False)
+    try:
+        readers = Readers(_models(options.runs))
+        length, batch, unknown, name = _sentence(readers, options)
+        until = _until(options.until, readers, batch)
+        playing = not (options.json or options.whole) and playable(console)
+        measured = options.json or options.view == "gradient"
+        scene = readers.scene(batch, name, unknown, gradient=measured)
+    except USAGE as error:
+        print(f"seqmem read: {explain(error)}", file=sys.stderr)
+        return 2
+    at = len(scene) - 1 if until is None else until
+    if options.json:
+        print(json.dumps(plain_json(_said(readers, scene, options, at)), allow_nan=False))
+    elif playing:
+        _play(readers, scene, options, length, console)
+    else:
+        say(console, *page(scene, at, options.view, console.width, signs(console)).whole())
+    return 0
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="seqmem read",
+        description="""Finished runs of one task read a sentence that none of them has seen, side by side, a row
+for each word: how sure each is of every answer, where it changes its mind, and
+whether it is right in the end. On a terminal the sentence goes by at reading speed;
+anywhere else it is printed whole.""",
+        epilog="""RUN is a run's directory, a folder of runs, or a part of a path below outputs/:
+
+  seqmem read outputs/pronoun                     everything there, side by side
+  seqmem read pronoun/rnn pronoun/lstm --length 100
+  seqmem read 1a2b3c4d --text "my brother told his aunt that the dog slept and she"
+  seqmem read 1a2b3c4d --view gates | less        docs/read.md says what the numbers are
+
+keys: space pauses; left and right (h, l) step; up and down (k, j) another length;
+n and p another sentence; 1, 2, 3 or TAB another view; + and - speed; q leaves.""",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("runs", metavar="RUN", nargs="*", help="whom to watch (default: everything in outputs/)")
+    parser.add_argument("--length", type=int, metavar="T", help="words (default: the longest that any was trained at)")
+    parser.add_argument("--sentence", type=int, metavar="N", help="which one, from 0 on (default: 0)")
+    parser.add_argument("--text", metavar="WORDS", help="a sentence of your own, in the task's words")
+    parser.add_argument("--until", metavar="N", help="stop after word N, or after the first word that is written so")
+    parser.add_argument("--view", choices=VIEWS, default="beliefs", help="what to look at (default: beliefs)")
+    parser.add_argument("--speed", type=float, default=4.0, metavar="WORDS", help="words a second (default: 4)")
+    parser.add_argument("--whole", action="store_true", help="print it whole on a terminal too")
+    parser.add_argument("--json", action="store_true", help="every number as one JSON object, and nothing else")
+    return parser
+
+
+# Who reads
+
+
+def _models(given: Sequence[str]) -> "list[Trained]":
+    """The models of the runs that are meant.
+
+    Raises:
+        ConfigError: none, too many, or of several tasks.
+        RunError: a run that is named is not finished or cannot be read.
+    """
+    from ..config.trained import trained
+
+    runs: dict[Path, RunDirectory] = {}
+    notes: list[str] = []
+    for name in given or ["outputs"]:
+        try:
+            found = find(name)
+        except FileNotFoundError as error:
+            raise settings.ConfigError(str(error)) from None
+        finished = [run for run in found if run.finished] if len(found) > 1 else found
+        if not finished:
+            raise RunError(f"{name}: none of its {len(found)} runs is finished; seqmem train goes on with them")
+        if left_out := len(found) - len(finished):
+            notes.append(f"{name}: not finished, so left out: {left_out} of {len(found)} runs")
+        runs |= {run.path.resolve(): run for run in finished}
+    if len(runs) > MOST:
+        some = typed("seqmem", "read", *(here(run.path) for run in _some(list(runs.values()))))
+        raise settings.ConfigError(
+            f"{len(runs)} runs are too many side by side, at most {MOST}: name some, e.g. {some}"
+        )
+    tasks = {run.path: _task(run) for run in runs.values()}
+    first, *others = tasks
+    for other in others:
+        if tasks[other] != tasks[first]:
+            raise settings.ConfigError(
+                f"{here(other)} was trained for another task than {here(first)}: {_apart(tasks[other], tasks[first])}"
+            )
+    models = []
+    for run in runs.values():
+        try:
+            models.append(trained(run))
+        except settings.ConfigError as error:
+            raise settings.ConfigError(f"{here(run.path)}: {error}") from error
+    for note in notes:
+        print(f"seqmem read: {note}", file=sys.stderr)
+    return models
+
+
+def _some(runs: Sequence[RunDirectory]) -> list[RunDirectory]:
+    """A few to begin with: of one task and, where there are several cells, one of each."""
+    first = _task(runs[0])
+    alike = [run for run in runs if _task(run) == first]
+    cells: dict[str, RunDirectory] = {}
+    for run in alike:
+        cells.setdefault(json.dumps(run.config().get("cell"), sort_keys=True), run)
+    return list(cells.values())[:3] if len(cells) > 1 else alike[:2]
+
+
+def _task(run: RunDirectory) -> dict[str, Any]:
+    task = run.config().get("task")
+    if not isinstance(task, dict):
+        raise RunError(f"{run.path} cannot be read: its config has no task")
+    return {key: value for key, value in task.items() if key not in _NOT_THE_TASK}
+
+
+def _apart(one: dict[str, Any], other: dict[str, Any]) -> str:
+    """The first setting in which two tasks differ: their names, if these do."""
+    key = next(key for key in ("name", *one, *other) if one.get(key) != other.get(key))
+    prefix = "task" if key == "name" else f"task.{key}"
+    return f"{prefix}={one.get(key)}, not {other.get(key)}; they must be the same to read the same sentence"
+
+
+@dataclass(frozen=True, eq=False)
+class Readers:
+    """Models of one task."""
+
+    models: "Sequence[Trained]"
+
+    @property
+    def longest(self) -> int:
+        return max(model.config.seq_len for model in self.models)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The cell, and as much more as tells them apart."""
+        cells = [_cell(model) for model in self.models]
+        lengths = [f"{cell} at {model.config.seq_len}" for cell, model in zip(cells, self.models, strict=True)]
+        seeds = [f"{label} seed {model.config.seed}" for label, model in zip(lengths, self.models, strict=True)]
+        only_seeds = [f"{cell} seed {model.config.seed}" for cell, model in zip(cells, self.models, strict=True)]
+        hashes = [
+            f"{cell} {model.run.path.resolve().name[-8:]}" for cell, model in zip(cells, self.models, strict=True)
+        ]
+        for labels in (cells, only_seeds, lengths, seeds, hashes):
+            if len(set(labels)) == len(labels):
+                return tuple(labels)
+        return tuple(f"{label} ({place + 1})" for place, label in enumerate(hashes))
+
+    def sentence(self, length: int, number: int) -> "Batch":
+        """Raises ConfigError where the task has no sentences of that length."""
+        from ...reading import sentence
+
+        try:
+            return sentence(self.models[0].task, length, number=number)
+        except ValueError as error:
+            raise settings.ConfigError(str(error)) from None
+
+    def scene(self, batch: "Batch", name: str, unknown: str | None = None, *, gradient: bool) -> Scene:
+        from ...reading import read
+
+        return Scene(
+            task=self.models[0].task,
+            name=name,
+            batch=batch,
+            labels=self.labels,
+            trained=tuple(_lengths(model) for model in self.models),
+            readings=tuple(
+                read(model.model, model.task, batch, gradient=gradient, known=unknown is None) for model in self.models
+            ),
+            unknown=unknown,
+        )
+
+
+def _cell(model: "Trained") -> str:
+    cell = model.config.cell
+    return str(cell["target"]).rpartition(".")[2] if cell.get("name") == "custom" else str(cell["name"])
+
+
+def _lengths(model: "Trained") -> str:
+    config = model.config
+    if config.task.get("lengths") != "uniform":
+        return str(config.seq_len)
+    return f"{config.task.get('shortest') or model.task.min_seq_len}-{config.seq_len}"
+
+
+# What is read
+
+
+def _name(batch: "Batch", task: "Task", number: int | None) -> str:
+    steps, one = len(batch.inputs), unit(task)
+    kind = "sentence" if one == "word" else "sequence"
+    return f"{steps} {one}{'s' * (steps != 1)}, " + (f"your own {kind}" if number is None else f"{kind} {number}")
+
+
+def _sentence(readers: Readers, options: argparse.Namespace) -> "tuple[int | None, Batch, str | None, str]":
+    """(length, or None of a sentence of the user's own; the batch; why nobody knows the answer; how it is called)"""
+    if not 0 < options.speed <= FASTEST:
+        raise settings.ConfigError(f"--speed {options.speed:g}: must be more than 0, and at most {FASTEST}")
+    if options.text is not None:
+        from ...reading import typed as batch_of
+
+        for option, given in (("--length", options.length), ("--sentence", options.sentence)):
+            if given is not None:
+                raise settings.ConfigError(f"--text is a sentence of your own: it has no {option}")
+        try:
+            batch, unknown = batch_of(readers.models[0].task, options.text)
+        except ValueError as error:
+            raise settings.ConfigError(f"--text: {error}") from None
+        return None, batch, unknown, _name(batch, readers.models[0].task, None)
+    if options.sentence is not None and options.sentence < 0:
+        raise settings.ConfigError(f"--sentence {options.sentence}: must be 0 or more")
+    length, number = options.length if options.length is not None else readers.longest, options.sentence or 0
+    batch = readers.sentence(length, number)
+    return length, batch, None, _name(batch, readers.models[0].task, number)
+
+
+def _until(given: str | None, readers: Readers, batch: "Batch") -> int | None:
+    """The timestep after which to stop.
+
+    Raises:
+        ConfigError: the sentence has no such word.
+    """
+    if given is None:
+        return None
+    task = readers.models[0].task
+    words, one = task.words(batch.inputs[:, 0]), unit(task)
+    place = int(given) if given.isascii() and given.removeprefix("-").isdigit() else None
+    if place is not None and 1 <= place <= len(words):
+        return place - 1
+    for alike in (str, str.lower):
+        if alike(given) in (found := [alike(word) for word in words]):
+            return found.index(alike(given))
+    if place is not None:
+        raise settings.ConfigError(f"--until {given}: there are {len(words)} {one}s, counted from 1")
+    near = settings.nearest(given, list(dict.fromkeys(words)))
+    raise settings.ConfigError(f"--until '{given}': no {one} is written so.{near}")
+
+
+# On a terminal
+
+
+def _play(readers: Readers, scene: Scene, options: argparse.Namespace, length: int | None, console: Console) -> None:
+    task = readers.models[0].task
+    own = [model.config.seq_len for model in readers.models]
+    longest = max(TIMES * max(own), length or 0)
+    if task.max_seq_len is not None:
+        longest = min(longest, task.max_seq_len)
+
+    def scene_of(length: int, number: int, gradient: bool) -> Scene:
+        batch = readers.sentence(length, number)
+        return readers.scene(batch, _name(batch, task, number), gradient=gradient)
+
+    def until(scene: Scene) -> int | None:
+        try:
+            return _until(options.until, readers, scene.batch)
+        except settings.ConfigError:  # another sentence, without that word
+            return None
+
+    player = Player(
+        scene_of=scene_of,
+        scene=scene,
+        have=signs(console),
+        length=length,
+        number=options.sentence or 0,
+        among=lengths(task.min_seq_len, longest, [*own, *([length] if length else [])]),
+        view=options.view,
+        speed=options.speed,
+        until=until,
+        with_gradient=lambda: readers.scene(scene.batch, scene.name, scene.unknown, gradient=True),
+    )
+    try:
+        with Terminal(console, sys.stdin.fileno()) as terminal:
+            play(player, terminal)
+    except EOFError:  # nobody is there any more
+        return
+    _farewell(player, options, console)
+
+
+def play(player: Player, terminal: Terminal) -> None:
+    """Until q."""
+    while not player.left:
+        player.tick(time.monotonic())
+        terminal.draw(player.frame(*terminal.size))
+        for key in terminal.keys(player.wait(time.monotonic())):
+            player.press(key)
+
+
+def _farewell(player: Player, options: argparse.Namespace, console: Console) -> None:
+    """What remains on the screen: the verdicts, and how to see the same again."""
+    player.settle()
+    found = page(player.scene, player.at, player.view, console.width, player.have)
+    command: list[str | Path] = ["seqmem", "read", *options.runs]
+    if player.length is not None:
+        command += ["--length", str(player.length), "--sentence", str(player.number)]
+    else:
+        command += ["--text", options.text]  # of letters the blanks count
+    command += ["--view", player.view] if player.view != VIEWS[0] else []
+    command += ["--until", str(player.at + 1)] if player.at < len(player.scene) - 1 else []
+    say(console, found.title, *found.foot)
+    # The terminal breaks it where it must, so that it can be copied as one line.
+    console.print(Text(typed(*command, "--whole"), "dim"), soft_wrap=True)
+
+
+# For tools
+
+
+def _said(readers: Readers, scene: Scene, options: argparse.Namespace, at: int) -> dict[str, Any]:
+    """As in docs/read.md."""
+    first, upto, task = scene.readings[0], slice(at + 1), readers.models[0].task
+    right = None if first.right is None else first.right[upto].tolist()
+    return {
+        "format": 1,
+        "task": task.name,
+        "metric": task.targets.metric.name,
+        "chance": task.chance,
+        "sentence": None if options.text is not None else options.sentence or 0,
+        "words": list(scene.words[upto]),
+        "of": len(scene),
+        "asked": first.asked[upto].tolist(),
+        "asked_with": first.asked_with,
+        "answers": None if first.answers is None else list(first.answers),
+        "right": right,
+        "unknown": scene.unknown,
+        "models": [
+            _model(model, label, reading, at)
+            for model, label, reading in zip(readers.models, scene.labels, scene.readings, strict=True)
+        ],
+    }
+
+
+def _model(model: "Trained", label: str, reading: "Reading", at: int) -> dict[str, Any]:
+    from ...decay import decay
+
+    upto, over = slice(at + 1), at >= reading.answered_at
+    numbers = reading.answers is None
+    gradient = {name: values[upto].tolist() for name, values in reading.gradient.items()}
+    fading = decay(reading.gradient["state"][reading.answered_at :: -1]).numbers() if reading.gradient else None
+    return {
+        "run": str(here(model.run.path)),
+        "label": label,
+        "cell": _cell(model),
+        "seq_len": model.config.seq_len,
+        "seed": model.config.seed,
+        "outputs": reading.outputs[upto].tolist(),
+        "top": None if numbers else reading.top[upto].tolist(),
+        "said": [reading.said(t) for t in range(min(at + 1, len(reading)))],
+        "answered_at": reading.answered_at,
+        "changed_at": changed_at(reading, at),
+        "is_right": reading.is_right if over else None,
+        "gates": {name: values[upto].tolist() for name, values in reading.gates.items()},
+        "keeps": list(reading.keeps),
+        "states": {name: values[upto].tolist() for name, values in reading.states.items()},
+        "gradient": gradient,
+        "decay": fading,
+    }

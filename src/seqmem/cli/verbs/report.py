@@ -1,0 +1,342 @@
+"""``seqmem report``: what a set of runs says together, as a summary here, a page to send, and tables."""
+
+import argparse
+import json
+import sys
+import textwrap
+from collections.abc import Sequence
+from math import isinf, isnan
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from ...report import statistics as said
+from ...report.collect import Collection, Group, collect
+from ...runs.directory import CONFIG, RunError, plain_json
+from ..config.arguments import Parser
+from ..terminal.strip import say
+from .show import OUTPUTS, WIDEST, here
+
+PAIRS = 10
+"""Comparisons that the terminal shows; the page has them all. Likewise for what was left out."""
+
+
+def main(args: Sequence[str]) -> int:
+    options = _parser().parse_args(args)
+    folders = [Path(given) for given in options.folders or [OUTPUTS]]
+    for folder in folders:
+        if not folder.is_dir():
+            return _usage(f"{folder} is not a folder: give folders with runs, as outputs")
+    if options.threshold is not None and not 0 < options.threshold <= 1:
+        return _usage(f"--threshold {options.threshold:g}: must be an accuracy above 0, at most 1, e.g. 0.99")
+    if options.out is None and (folders[0] / CONFIG).exists():
+        return _usage(f"{folders[0]} is a single run: say where the report goes with --out FOLDER")
+    out = Path(options.out) if options.out is not None else folders[0] / "report"
+    if (out / CONFIG).exists() or (out.exists() and not out.is_dir()):
+        return _usage(f"--out {out}: {'a run is there' if out.is_dir() else 'it is a file'}; give a folder of its own")
+    collection = collect(folders)
+    if options.task is not None:
+        known = collection.tasks
+        collection = collection.only(options.task)
+        if not collection.runs:
+            return _usage(
+                f"--task {options.task}: no finished run of it; there are {', '.join(known) or 'none at all'}"
+            )
+    page = _written(collection, out, options.threshold)
+    if options.json:
+        summary = plain_json(_summary(collection, options.threshold, page))
+        print(json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False))
+        return 0
+    console = Console(highlight=False)
+    say(console, *_parts(collection, options.threshold, page, min(console.width, WIDEST)))
+    return 0
+
+
+def _written(collection: Collection, out: Path, threshold: float | None) -> Path:
+    from ...report import page, tables  # matplotlib, jinja2 and polars
+
+    try:
+        tables.write(collection, out, threshold=threshold)
+        return page.write(collection, out, threshold=threshold)
+    except OSError as error:
+        raise RunError(f"cannot write to {out}: {error.strerror or error}") from error
+
+
+def _usage(line: str) -> int:
+    print(f"seqmem report: {line}", file=sys.stderr)
+    return 2
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="seqmem report",
+        description="""Put any set of runs together: the memory span of each cell, scores over seeds
+with intervals, comparisons where there are seeds enough, and what was run. Prints
+a summary, and writes a page with figures, and tables as CSV and Parquet.""",
+        epilog="""  memory span   the longest trained length that at least half of the seeds solve,
+                and every shorter trained length too; >= if no longer one was
+                tried, < if not even the shortest is solved
+  interval      of the median over seeds, 95 %, by bootstrap; with fewer than
+                6 seeds it is their range, which is less sure
+  difference    the median of the pairs of one seed each, and an exact sign test
+
+Runs that are not finished, damaged, of another version, or there twice are named
+and left out. A report never touches a run; one in the same place is replaced.
+
+examples:
+  seqmem report outputs
+  seqmem report outputs/pronoun elsewhere/pronoun --out report --threshold 0.95""",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folders", metavar="DIR", nargs="*", help="folders of runs (default: outputs)")
+    parser.add_argument("--out", metavar="FOLDER", help="where it is written (default: report inside the first DIR)")
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        metavar="A",
+        help="accuracy that counts as solved (default: the task's own rule, else 0.99)",
+    )
+    parser.add_argument("--task", metavar="T", help="this task alone")
+    parser.add_argument("--json", action="store_true", help="the summary as JSON")
+    return parser
+
+
+# The summary in the terminal
+
+_LEGEND = (
+    "interval: of the median over seeds, 95 % (of fewer than 6 seeds, their range); after: updates until solved, the "
+    "median; half-life: of the gradient, before and after training; reaches: the longest length it was tested at "
+    "that is still solved"
+)
+
+
+def _parts(collection: Collection, threshold: float | None, page: Path, width: int) -> list[Text]:
+    parts: list[Text] = [Text(_counted(collection), "bold")]
+    if collection.runs:
+        parts += [Text(), *_spans(collection, threshold, width)]
+    for task in collection.tasks:
+        parts += _scores(collection.only(task), threshold, width)
+    if collection.runs:
+        parts += [Text(part, "dim") for part in textwrap.wrap(_LEGEND, width)]
+    parts += _two_groups(collection, threshold)
+    parts += _pairs(collection, threshold, width)
+    parts += _not_used(collection)
+    return [*parts, Text(), Text.assemble(("report  ", "dim"), (str(here(page)), "bold"))]
+
+
+def _counted(collection: Collection) -> str:
+    counts = {"finished": collection.runs, "unfinished": collection.unfinished, "left out": collection.left_out}
+    return "runs: " + ", ".join(f"{len(found)} {what}" for what, found in counts.items() if found or what == "finished")
+
+
+LABEL = 20
+"""Characters of a label that stand beside its numbers; a longer one stands above them."""
+
+
+def _aligned(heads: Sequence[str], rows: Sequence[tuple[str, list[Text]]], width: int) -> list[Text]:
+    """A table: words at the left, numbers at the right, and the last column where there is room for it, folded.
+
+    ``rows``: label (empty: the one before goes on) and cells.
+    """
+    beside = max([len(label) for label, _ in rows if len(label) <= LABEL] + [len(heads[0])])
+    widths = [max(cell.cell_len for cell in column) for column in zip(*(cells for _, cells in rows), strict=True)]
+    widths = [max(size, len(head)) for size, head in zip(widths, heads[1:], strict=True)]
+    lines = []
+    for label, cells in [(heads[0], [Text(head, "dim") for head in heads[1:]]), *rows]:
+        line = Text(no_wrap=True)
+        if len(label) > beside:
+            lines += [Text(part) for part in textwrap.wrap(label, width, subsequent_indent="    ")]
+            label = ""
+        line.append(label.ljust(beside), "dim" if cells and cells[0].style == "dim" else "")
+        for cell, size in zip(cells, widths, strict=True):
+            line.append("  " + " " * (size - cell.cell_len)).append_text(cell)
+        line.rstrip()
+        lines.append(line)
+    return lines
+
+
+def _spans(collection: Collection, threshold: float | None, width: int) -> list[Text]:
+    lines: list[Text] = [Text("memory span, in timesteps", "dim")]
+    labels = [len(group.label) for group in collection.groups if len(group.label) <= LABEL]
+    beside = max(labels, default=0)
+    for task in collection.tasks:
+        lines.append(Text(task, "bold"))
+        for group in collection.only(task).groups:
+            span = said.memory_span(group, threshold)
+            label = group.label
+            if len(label) > beside:
+                lines += [Text(part) for part in textwrap.wrap(f"  {label}", width, subsequent_indent="      ")]
+                label = ""
+            line = Text(f"  {label.ljust(beside)}  ").append(str(span).rjust(7), "bold")
+            counts = "  ".join(f"{length}: {count}" for length, count in span.counts.items())
+            if not span.known:
+                counts = "the task has no rule of success"
+            elif span.beyond:
+                counts += f"  ({', '.join(map(str, span.beyond))} as well, beyond one that is not)"
+            told = textwrap.wrap(counts, max(20, width - line.cell_len - 3))
+            for place, part in enumerate(told):
+                start = line if not place else Text(" " * line.cell_len)
+                lines.append(start.copy().append(f"   {part}", "dim"))
+    rule = "the longest trained length that at least half of the seeds solve, as every shorter one; then seeds that did"
+    return lines + [Text(part, "dim") for part in textwrap.wrap(rule, width)]
+
+
+def _scores(collection: Collection, threshold: float | None, width: int) -> list[Text]:
+    one = collection.runs[0]
+    chance = f", chance {said.score_text(one.metric, one.chance)}" if one.chance is not None else ""
+    rule = said.rule_text(one, threshold)
+    head = Text.assemble((one.task, "bold"), (f"  {one.metric}{chance}{', solved ' + rule if rule else ''}", "dim"))
+    rows = [
+        (group.label if not place else "", _row(group, length, threshold))
+        for group in collection.groups
+        for place, length in enumerate(group.lengths)
+    ]
+    heads = ("", "length", "median", "interval", "solved", "after", "half-life", "reaches")
+    return [Text(), head, *_aligned(heads, rows, width)]
+
+
+def _row(group: Group, length: int, threshold: float | None) -> list[Text]:
+    runs, one = group.at(length), group.first
+    found, count = said.score_interval(runs), said.solved_count(runs, threshold)
+    steps = said.steps_to_solve(runs)
+    known = said.rule(one, threshold) is not None
+    style = ("green" if count.half else "red" if not count.k else "yellow") if known else ""
+    halves = [said.decay_interval(runs, when).median for when in ("start", "end")]
+    return [
+        Text(str(length)),
+        Text(said.score_text(one.metric, found.median), style),
+        Text(interval_text(one.metric, found), "dim"),
+        Text(str(count) if known else f"- of {count.n}", style),
+        Text(str(steps) if one.solved_at is not None else "-"),
+        Text(" to ".join(map(_timesteps, halves))),
+        Text(str(said.span_tested(group, length, threshold))),
+    ]
+
+
+def interval_text(metric: str, found: said.Interval) -> str:
+    """``98.9-100.0``; nothing for a single seed."""
+    if found.n < 2:
+        return "one seed" if found.n else "-"
+    ends = [said.score_text(metric, value).removesuffix(" %") for value in (found.low, found.high)]
+    return "-".join(dict.fromkeys(ends)) if metric == "accuracy" else " to ".join(dict.fromkeys(ends))
+
+
+def _timesteps(value: float) -> str:
+    if isnan(value):
+        return "?"
+    return "inf" if isinf(value) else f"{value:.3g}" if value < 1000 else f"{value:.0f}"
+
+
+def _two_groups(collection: Collection, threshold: float | None) -> list[Text]:
+    lines = []
+    for told in said.two_groups(collection, threshold):
+        trained = f"{told.group.task} {told.group.label}, trained at {told.seq_len}"
+        tested = f", tested at {told.at}" if told.at != told.seq_len else ""
+        lines.append(Text(f"{trained}{tested}: {told.found}"))
+    return [Text(), Text("two groups of seeds, which no median describes", "dim"), *lines] if lines else []
+
+
+def _pairs(collection: Collection, threshold: float | None, width: int) -> list[Text]:
+    found = said.comparisons(collection, threshold)
+    earned = sorted((pair for pair in found if pair.earned), key=lambda pair: pair.adjusted)
+    lines: list[Text] = []
+    if earned:
+        rows = []
+        for pair in earned[:PAIRS]:
+            p = "< 0.001" if pair.adjusted < 0.001 else f"{pair.adjusted:.2g}"
+            cells = [str(pair.seq_len), pair.difference_text, f"{pair.wins}-{pair.ties}-{pair.losses}"]
+            style = "bold" if pair.shown else "dim"
+            rows.append((f"{pair.a.label} - {pair.b.label}", [*map(Text, cells), Text(p, style)]))
+        heads = ("differences, by seed", "length", "median of pairs", "won-tied-lost", "p")
+        lines += [Text(), *_aligned(heads, rows, width)]
+        if len(earned) > PAIRS:
+            lines.append(Text(f"and {len(earned) - PAIRS} more on the page", "dim"))
+        lines.append(Text("p: exact sign test, with Holm's correction for all pairs of a task", "dim"))
+    if few := [pair for pair in found if not pair.earned]:
+        which = f"{len(few)} {'more ' if earned else ''}pair{'s' if len(few) > 1 else ''} of cells cannot be compared: "
+        most = max(pair.n for pair in few)
+        line = f"{which}{most} common seed{'s' if most > 1 else ''} cannot show a difference at the 5 % level; it takes"
+        lines += [Text(), *(Text(part, "yellow") for part in textwrap.wrap(f"{line} {said.FEWEST}", width))]
+    return lines
+
+
+def _not_used(collection: Collection) -> list[Text]:
+    lines = []
+    failed = [one for one in collection.unfinished if one.error]
+    for title, rows in (
+        (f"{len(failed)} failed", [(one.path, one.error) for one in failed]),
+        (f"{len(collection.left_out)} left out", [(one.path, one.reason) for one in collection.left_out]),
+    ):
+        if rows:
+            lines += [Text(), Text(title, "yellow")]
+            lines += [Text(f"{here(path)}: {why}") for path, why in rows[:PAIRS]]
+        if len(rows) > PAIRS:
+            lines.append(Text(f"and {len(rows) - PAIRS} more, on the page", "dim"))
+    return lines
+
+
+# The same for programs
+
+
+def _summary(collection: Collection, threshold: float | None, page: Path) -> dict[str, Any]:
+    return {
+        "page": str(page),
+        "folders": list(map(str, collection.folders)),
+        "runs": len(collection.runs),
+        "groups": [_group(group, threshold) for group in collection.groups],
+        "comparisons": [
+            {
+                "task": pair.a.task,
+                "a": pair.a.label,
+                "b": pair.b.label,
+                "seq_len": pair.seq_len,
+                "seeds": list(pair.differences),
+                "difference": _interval(pair.difference),
+                "wins": pair.wins,
+                "ties": pair.ties,
+                "losses": pair.losses,
+                "p": pair.p,
+                "p_adjusted": pair.adjusted,
+                "verdict": pair.verdict,
+            }
+            for pair in said.comparisons(collection, threshold)
+        ],
+        "unfinished": [{**vars(one), "path": str(one.path)} for one in collection.unfinished],
+        "left_out": [{"path": str(one.path), "reason": one.reason} for one in collection.left_out],
+    }
+
+
+def _group(group: Group, threshold: float | None) -> dict[str, Any]:
+    span = said.memory_span(group, threshold)
+    lengths = []
+    for length in group.lengths:
+        runs, steps = group.at(length), said.steps_to_solve(group.at(length))
+        two = said.bimodality(runs, threshold)
+        lengths.append(
+            {
+                "seq_len": length,
+                "seeds": [run.seed for run in runs],
+                "score": _interval(said.score_interval(runs)),
+                "solved": said.solved_count(runs, threshold).k if span.known else None,
+                "steps_to_solve": _interval(steps.steps),
+                "half_life": {when: _interval(said.decay_interval(runs, when)) for when in ("start", "end")},
+                "two_groups": None if two is None else str(two),
+                "reaches": str(said.span_tested(group, length, threshold)),
+            }
+        )
+    return {
+        "task": group.task,
+        "label": group.label,
+        "metric": group.first.metric,
+        "chance": group.first.chance,
+        "solved_at": said.rule(group.first, threshold),
+        "memory_span": span.length,
+        "memory_span_text": str(span),
+        "lengths": lengths,
+    }
+
+
+def _interval(found: said.Interval) -> dict[str, float]:
+    return {"median": found.median, "low": found.low, "high": found.high, "level": found.level, "n": found.n}

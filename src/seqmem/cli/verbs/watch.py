@@ -1,0 +1,114 @@
+"""``seqmem watch``: TensorBoard on the runs, with the gradient first."""
+
+import io
+import json
+import logging
+import signal
+import sys
+import threading
+import webbrowser
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
+from pathlib import Path
+from urllib.parse import quote, urlencode
+
+from ...runs.directory import find_runs
+from ..config.arguments import Parser
+
+PINNED = (
+    "gradient/by_distance_from_answer (latest)",
+    "gradient/by_timestep (latest)",
+    "eval/score",
+    "eval/score_by_length",
+)
+"""Cards that stand on top of the page, in this order."""
+
+_SAMPLES = {"scalars": 5000, "images": 100, "text": 100}  # TensorBoard's own limits would thin curves and drop answers
+
+
+def main(args: list[str]) -> int:
+    options = _parser().parse_args(args)
+    folder: Path = options.dir
+    if not folder.is_dir():
+        return _refuse(f"there is no directory {folder}", 2)
+    runs = find_runs(folder)
+    if not runs:
+        return _refuse(f"no runs in {folder}: start with `seqmem train`, or name another directory", 2)
+    if not 0 <= (options.port or 0) <= 65535:
+        return _refuse(f"--port {options.port}: must be from 1 to 65535, or 0 for any that is free", 2)
+
+    from tensorboard import program  # half a second that no error above should wait for
+
+    board = program.TensorBoard()
+    muttered = io.StringIO()
+    try:
+        with _quiet(muttered):
+            board.configure(
+                logdir=str(folder),
+                host=options.host,
+                port=options.port,
+                samples_per_plugin=_SAMPLES,
+                window_title="seqmem",
+            )
+            address = page(board.launch())
+    except program.TensorBoardPortInUseError:
+        return _refuse(f"port {options.port} is in use: name another, or leave out --port for the next free one", 1)
+    except program.TensorBoardServerException as error:
+        return _refuse(error.msg, 1)
+    except OSError as error:
+        return _refuse(f"cannot listen on {options.host}: {error.strerror or error}", 1)
+    except SystemExit:  # the web server under TensorBoard says why and leaves
+        reason = muttered.getvalue().strip().splitlines()
+        return _refuse(f"cannot listen on {options.host}: {reason[-1] if reason else 'no reason given'}", 1)
+    count = f"{len(runs)} run{'s' if len(runs) != 1 else ''}"
+    # What a script starts in the background ignores Ctrl-C, unless it says otherwise.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        print(f"TensorBoard shows {count} in {folder} at\n\n    {address}\n\nCtrl-C ends it.", flush=True)
+        if options.open:
+            webbrowser.open(address)
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        print("\nTensorBoard has ended.", flush=True)
+    return 0
+
+
+def page(address: str) -> str:
+    """The time series page of the TensorBoard at ``address``, with ``PINNED`` on top and nothing smoothed."""
+    pins = [{"plugin": "scalars", "tag": tag} for tag in PINNED]
+    asked = {"pinnedCards": json.dumps(pins, separators=(",", ":")), "smoothing": "0"}
+    return f"{address}?{urlencode(asked, quote_via=quote, safe='/,:')}#timeseries"
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="seqmem watch",
+        description="Open TensorBoard on the runs in a directory, with the gradient at every timestep on top of the "
+        "page. It follows runs that are still training.",
+    )
+    parser.add_argument(
+        "dir", nargs="?", type=Path, default=Path("outputs"), metavar="DIR",
+        help="the runs at or below this directory (default: outputs)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--port", type=int, metavar="N", help="the port to listen on (default: the first free from 6006)"
+    )
+    parser.add_argument(
+        "--host", default="localhost", metavar="H",
+        help="the address to listen on (default: localhost; 0.0.0.0 lets other machines in, without a password)",
+    )  # fmt: skip
+    parser.add_argument("--open", action="store_true", help="open the page in a browser")
+    return parser
+
+
+def _refuse(line: str, code: int) -> int:
+    print(f"seqmem watch: {line}", file=sys.stderr)
+    return code
+
+
+@contextmanager
+def _quiet(muttered: io.StringIO) -> Iterator[None]:
+    """TensorBoard explains its fast reader at each start, and warns of every curve that is drawn anew."""
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)
+    with redirect_stderr(muttered):
+        yield

@@ -1,0 +1,148 @@
+"""How a gradient fades over the timesteps: a trace, its profile by distance from the answer, and how fast it decays.
+
+numpy alone: what must start fast reads traces without torch.
+Axes: T time, B batch, K timesteps back from the answer, R rows.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, reduce
+from math import inf, log
+
+import numpy as np
+from jaxtyping import Float, Int
+from numpy import ndarray
+
+INPUT = "input"
+"""Name of the trace of what enters the first layer; every other trace is of a state that the cell carries."""
+
+FLOOR = 1e-300
+"""Norms at or below this are not told from zero: float64 holds nothing under 1e-308 at full precision."""
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """One ``gradient_trace``, and where its sequences were answered.
+
+    ``norms``: name -> [T B], float64. ``answered_at``: [B], the timestep whose loss was propagated.
+    """
+
+    norms: Mapping[str, Float[ndarray, "T B"]]
+    answered_at: Int[ndarray, " B"]
+
+    @cached_property
+    def state(self) -> Float[ndarray, "T B"]:
+        """The gradient at everything the cell carries past t: the root of the sum of the squared norms."""
+        # Squares would underflow at the root of the floor.
+        return reduce(np.hypot, [values for name, values in self.norms.items() if name != INPUT])
+
+    def series(self) -> dict[str, Float[ndarray, "T B"]]:
+        """All traces, ``state`` (all carried states together) first."""
+        return {"state": self.state, **self.norms}
+
+    def decays(self) -> dict[str, "Decay"]:
+        """How each series fades, its mean over sequences."""
+        return decays_of([self])[0]
+
+    def back(self, norms: Float[ndarray, "T B"]) -> Float[ndarray, "K B"]:
+        """The same norms by timesteps back from each sequence's own answer; NaN before its first timestep."""
+        first, last = int(self.answered_at.min()), int(self.answered_at.max())
+        if first == last:
+            return norms[last::-1]
+        at = self.answered_at[None, :] - np.arange(last + 1)[:, None]
+        return np.where(at >= 0, np.take_along_axis(norms, np.maximum(at, 0), axis=0), np.nan)
+
+    def mean_back(self, norms: Float[ndarray, "T B"]) -> Float[ndarray, " K"]:
+        """Mean over sequences by timesteps back from the answer; NaN where no sequence is that long."""
+        back = self.back(norms)
+        absent = np.isnan(back)
+        if not absent.any():
+            return back.mean(1)
+        counts = back.shape[1] - absent.sum(1)
+        return np.where(counts > 0, np.where(absent, 0, back).sum(1) / np.maximum(counts, 1), np.nan)
+
+
+@dataclass(frozen=True)
+class Decay:
+    """How a gradient fades on its way back: a straight line ``log norm = a + s k`` over k timesteps back.
+
+    ``half_life``: ln 2 / -s in timesteps; ``inf`` when it does not decay. ``horizon``: the fewest timesteps back at
+    which the norm is below 1/1000 of its value at the answer; ``inf`` when that does not happen within the sequence.
+    ``log10_first_over_last``: log10 of the norm at the first timestep over the norm at the answer; ``-inf`` when the
+    first is below what float64 can hold. ``points`` and ``r2``: how many timesteps the line was fitted to, and how
+    well it fits (1: exactly geometric; NaN with fewer than 3 points). ``underflowed``: timesteps below the floor.
+    """
+
+    half_life: float
+    horizon: float
+    log10_first_over_last: float
+    points: int
+    r2: float
+    underflowed: int
+
+    def numbers(self) -> dict[str, float]:
+        return dict(vars(self))
+
+
+def decay_from(numbers: Mapping[str, float]) -> Decay:
+    """The inverse of ``Decay.numbers``."""
+    counts = {name: int(numbers[name]) for name in ("points", "underflowed")}
+    return Decay(**{name: float(value) for name, value in numbers.items() if name not in counts}, **counts)
+
+
+def decay(back: Float[ndarray, " K"]) -> Decay:
+    """Read the decay off norms by timesteps back from the answer (``back[0]`` is at the answer).
+
+    A cell that answers before it updates its state has no gradient at the state of the answer itself; what is below
+    the floor there is passed over, and the first norm above it is the one that the others are held against.
+    """
+    return _decays(np.asarray(back, dtype=np.float64)[None])[0]
+
+
+def decays_of(traces: Sequence[Trace]) -> list[dict[str, Decay]]:
+    """``Trace.decays`` of each of them, which are answered at the same timesteps: the same bits, in less time."""
+    rows: list[Float[ndarray, " K"]] = []
+    places: list[dict[str, int]] = []
+    for trace in traces:
+        found: dict[int, int] = {}  # of one state alone ``state`` is the same numbers
+        series = trace.series()
+        for norms in series.values():
+            if id(norms) not in found:
+                found[id(norms)] = len(rows)
+                rows.append(trace.mean_back(norms))
+        places.append({name: found[id(norms)] for name, norms in series.items()})
+    read = _decays(np.stack(rows)) if rows else []
+    return [{name: read[place] for name, place in of_trace.items()} for of_trace in places]
+
+
+def _decays(back: Float[ndarray, "R K"]) -> list[Decay]:
+    """``decay`` of each row. Whatever is summed is summed within its row, in an order that no other row changes."""
+    k = np.arange(back.shape[1])
+    usable = (back > FLOOR) & (back < inf)  # NaN is neither
+    lost = np.count_nonzero(back <= FLOOR, axis=1)
+    points = np.count_nonzero(usable, axis=1)
+    start = usable.argmax(1)
+    at_start = np.take_along_axis(back, start[:, None], 1)
+    with np.errstate(all="ignore"):  # what comes of rows with too few points is not read
+        logs = np.log(np.where(usable, back, 1.0))
+        counted = np.maximum(points, 1)[:, None]
+        # Least squares in closed form.
+        across = np.where(usable, k - np.where(usable, k, 0).sum(1, keepdims=True) / counted, 0.0)
+        up = np.where(usable, logs - logs.sum(1, keepdims=True) / counted, 0.0)
+        slope = (across * up).sum(1) / (across * across).sum(1)
+        spread = (up * up).sum(1)
+        rest = up - slope[:, None] * across
+        # A flat line is fitted exactly, though it explains nothing: 1, not 0/0. Slopes under 1e-12 are rounding.
+        r2 = np.where(spread > 1e-20, 1.0 - (rest * rest).sum(1) / spread, 1.0)
+        half_life = np.where(slope < -1e-12, log(2) / -slope, inf)
+        below = (back < at_start / 1000) & (k >= start[:, None])  # which NaN is not
+        horizon = np.where(below.any(1), below.argmax(1), inf)
+        first = np.take_along_axis(back, back.shape[1] - 1 - (~np.isnan(back[:, ::-1])).argmax(1)[:, None], 1)
+        ratio = np.log10(first) - np.log10(at_start)
+        ratio = np.where((first > FLOOR) & (first < inf), ratio, np.where(first > FLOOR, inf, -inf))[:, 0]
+    nan = float("nan")
+    half_life, r2 = np.where(points >= 3, half_life, nan), np.where(points >= 3, r2, nan)
+    horizon, ratio = np.where(points > 0, horizon, nan), np.where(points > 0, ratio, nan)
+    # Python's numbers: numpy's are no part of a checkpoint.
+    columns = (half_life, horizon, ratio, points, r2, lost)
+    return [Decay(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
