@@ -75,7 +75,8 @@ DRIVER = """\
 import io, json, os, signal, sys
 from seqmem.cli.config.schema import from_mapping, own_hydra
 from seqmem.cli.launch.one_run import execute
-import seqmem.cli.config.build, seqmem.cli.terminal.live, seqmem.record.recorder  # before the forks: each would import them anew
+# Imported before the forks, so that no child has to.
+import seqmem.cli.config.build, seqmem.cli.terminal.live, seqmem.record.recorder
 from hydra import compose
 from rich import get_console
 

@@ -1,6 +1,7 @@
 """How a gradient fades over the timesteps: a trace, its profile by distance from the answer, and how fast it decays.
 
-numpy alone: what must start fast reads traces without torch.
+numpy alone, without jaxtyping: `seqmem show` imports this, and the two would take longer than all it does. Shapes stand
+in the docstrings.
 Axes: T time, B batch, K timesteps back from the answer, R rows.
 """
 
@@ -10,7 +11,6 @@ from functools import cached_property, reduce
 from math import inf, log
 
 import numpy as np
-from jaxtyping import Float, Int
 from numpy import ndarray
 
 INPUT = "input"
@@ -27,16 +27,16 @@ class Trace:
     ``norms``: name -> [T B], float64. ``answered_at``: [B], the timestep whose loss was propagated.
     """
 
-    norms: Mapping[str, Float[ndarray, "T B"]]
-    answered_at: Int[ndarray, " B"]
+    norms: Mapping[str, ndarray]
+    answered_at: ndarray
 
     @cached_property
-    def state(self) -> Float[ndarray, "T B"]:
+    def state(self) -> ndarray:
         """The gradient at everything the cell carries past t: the root of the sum of the squared norms."""
         # Squares would underflow at the root of the floor.
         return reduce(np.hypot, [values for name, values in self.norms.items() if name != INPUT])
 
-    def series(self) -> dict[str, Float[ndarray, "T B"]]:
+    def series(self) -> dict[str, ndarray]:
         """All traces, ``state`` (all carried states together) first."""
         return {"state": self.state, **self.norms}
 
@@ -44,7 +44,7 @@ class Trace:
         """How each series fades, its mean over sequences."""
         return decays_of([self])[0]
 
-    def back(self, norms: Float[ndarray, "T B"]) -> Float[ndarray, "K B"]:
+    def back(self, norms: ndarray) -> ndarray:
         """The same norms by timesteps back from each sequence's own answer; NaN before its first timestep."""
         first, last = int(self.answered_at.min()), int(self.answered_at.max())
         if first == last:
@@ -52,7 +52,7 @@ class Trace:
         at = self.answered_at[None, :] - np.arange(last + 1)[:, None]
         return np.where(at >= 0, np.take_along_axis(norms, np.maximum(at, 0), axis=0), np.nan)
 
-    def mean_back(self, norms: Float[ndarray, "T B"]) -> Float[ndarray, " K"]:
+    def mean_back(self, norms: ndarray) -> ndarray:
         """Mean over sequences by timesteps back from the answer; NaN where no sequence is that long."""
         back = self.back(norms)
         absent = np.isnan(back)
@@ -90,7 +90,7 @@ def decay_from(numbers: Mapping[str, float]) -> Decay:
     return Decay(**{name: float(value) for name, value in numbers.items() if name not in counts}, **counts)
 
 
-def decay(back: Float[ndarray, " K"]) -> Decay:
+def decay(back: ndarray) -> Decay:
     """Read the decay off norms by timesteps back from the answer (``back[0]`` is at the answer).
 
     A cell that answers before it updates its state has no gradient at the state of the answer itself; what is below
@@ -101,7 +101,7 @@ def decay(back: Float[ndarray, " K"]) -> Decay:
 
 def decays_of(traces: Sequence[Trace]) -> list[dict[str, Decay]]:
     """``Trace.decays`` of each of them, which are answered at the same timesteps: the same bits, in less time."""
-    rows: list[Float[ndarray, " K"]] = []
+    rows: list[ndarray] = []
     places: list[dict[str, int]] = []
     for trace in traces:
         found: dict[int, int] = {}  # of one state alone ``state`` is the same numbers
@@ -115,7 +115,7 @@ def decays_of(traces: Sequence[Trace]) -> list[dict[str, Decay]]:
     return [{name: read[place] for name, place in of_trace.items()} for of_trace in places]
 
 
-def _decays(back: Float[ndarray, "R K"]) -> list[Decay]:
+def _decays(back: ndarray) -> list[Decay]:
     """``decay`` of each row. Whatever is summed is summed within its row, in an order that no other row changes."""
     k = np.arange(back.shape[1])
     usable = (back > FLOOR) & (back < inf)  # NaN is neither
