@@ -3,16 +3,20 @@
 The source trees of an earlier commit and of this checkout run the same command lines, each in processes of its own of
 the same virtual environment. Only public things are used: the command line, the files of a run, the event file.
 
-    base/     the runs of the earlier commit             compared with those in new/
-    new/      the runs of this checkout
-    read/     a copy of base/, read by this checkout     show, report, read, eval, export: the same as base/'s own
-    across/   a run that the earlier commit began, that was killed, and that this checkout finished
+    base/                   the runs of the earlier commit
+    new/                    the runs of this checkout: the same
+    base-read/              a copy of base/, read by the earlier commit: show, report, read, eval, export, train again
+    base-read-by-new/       the same files, read by this checkout: the same to the last byte
+    new-read/               a copy of new/, read by this checkout: the same, but for times
+    base-killed/ across/    a run that the earlier commit began, that was killed, and that this checkout finished
+    base-stopped/ across-stopped/    the same for a run that was asked to stop
 """
 
 import argparse
 import json
 import math
 import os
+import platform
 import re
 import runpy
 import shutil
@@ -25,7 +29,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from hashlib import blake2b
+from importlib.metadata import distributions
 from io import BytesIO, StringIO
 from itertools import islice
 from pathlib import Path
@@ -73,8 +79,8 @@ def _configuration(name: str, settings: str, **options: Any) -> Configuration:
 
 CONFIGURATIONS = (
     _configuration("lstm", "cell=lstm", quick=True),
-    _configuration("rnn", "cell=rnn"),
-    _configuration("gru", "cell=gru", quick=True, alone=True),
+    _configuration("rnn", "cell=rnn", alone=True),
+    _configuration("gru", "cell=gru", quick=True),
     _configuration("stack", "cell=lstm cell.layers=2", quick=True),
     _configuration("stack-of-gru", "cell=gru cell.layers=3 seed=3"),
     _configuration("usual-lstm", "cell=usual/lstm cell.params=900"),
@@ -111,6 +117,7 @@ CONFIGURATIONS = (
     _configuration("temporal_order-three", "cell=rnn task=temporal_order task.symbols=3"),
     _configuration("text", "cell=lstm task=text task.chunks=3", quick=True),
     _configuration("text-tbptt", "cell=gru task=text tbptt=5 trace.loss=all"),
+    _configuration("experiment", "experiment=subject_demo cell.hidden_size=5 steps=24 evaluate.lengths=[4,9]"),
     _configuration("custom-cell", "cell=custom cell.target=own.Gated", quick=True),
     _configuration("custom-cell-without-gates", "cell=custom cell.target=own.Leaky cell.args.alpha=0.7"),
     _configuration("custom-cell-stack", "cell=custom cell.target=own.Gated cell.layers=2 train.checkpoint_every_t=4"),
@@ -132,10 +139,13 @@ CONFIGURATIONS = (
     _configuration("sweep", "-m cell=rnn,lstm seed=0,1", quick=True, alone=True),
 )
 
+LSTM, SWEEP = (one for one in CONFIGURATIONS if one.name in ("lstm", "sweep"))
+
 KILLED = _configuration("killed", "cell=lstm cell.layers=2 trace.every=2 checkpoint_every=4", quick=True)
 """One tree runs it from end to end; the other is killed in the middle of it, and goes on."""
 
-KILL_AT = 3  # the checkpoint whose rename into place the killed run does not live to see
+SIGNAL_AT = 3
+"""The checkpoint just before whose renaming into place the run is sent a signal."""
 
 OWN_MODULE = '''\
 """Classes of a user's own."""
@@ -209,9 +219,9 @@ class Bounded(Subject):
 
 HOOK = '''\
 """Python imports this at every start. It takes the other source tree from the path, writes down which files of either
-tree are opened, and kills the process before a given checkpoint is renamed into place."""
+tree are opened, and sends the process a signal just before a given checkpoint is renamed into place."""
 
-import os, signal, sys
+import os, sys
 
 FOREIGN, LOG = os.environ["PROOF_FOREIGN"], os.environ["PROOF_LOG"]
 TREES = tuple(os.environ["PROOF_TREES"].split(os.pathsep))
@@ -230,8 +240,8 @@ def watch(event, arguments):
             os.close(descriptor)
     elif event == "os.rename" and str(arguments[1]).endswith("checkpoint.pt"):
         checkpoints += 1
-        if str(checkpoints) == os.environ.get("PROOF_KILL_AT"):
-            os.kill(os.getpid(), signal.SIGKILL)
+        if str(checkpoints) == os.environ.get("PROOF_SIGNAL_AT"):
+            os.kill(os.getpid(), int(os.environ["PROOF_SIGNAL"]))
 
 
 sys.addaudithook(watch)
@@ -286,7 +296,7 @@ class Tree:
     def _log(self) -> Path:
         return self.scratch / f"{self.name}.opened"
 
-    def _environment(self, kill_at: int | None) -> dict[str, str]:
+    def _environment(self, stop: signal.Signals | None) -> dict[str, str]:
         hook = self.scratch / "hook"
         hook.mkdir(exist_ok=True)
         if not (hook / "sitecustomize.py").exists():
@@ -303,12 +313,12 @@ class Tree:
             "PROOF_TREES": roots,
             "COLUMNS": "100",
             "CUDA_VISIBLE_DEVICES": "",
-            **({} if kill_at is None else {"PROOF_KILL_AT": str(kill_at)}),
+            **({} if stop is None else {"PROOF_SIGNAL_AT": str(SIGNAL_AT), "PROOF_SIGNAL": str(int(stop))}),
         }
 
-    def run(self, *arguments: str, cwd: Path, kill_at: int | None = None) -> Answer:
-        """``seqmem ARGUMENTS`` in a process of its own."""
-        return self._python("-m", "seqmem", *arguments, cwd=cwd, kill_at=kill_at)
+    def run(self, *arguments: str, cwd: Path, stop: signal.Signals | None = None) -> Answer:
+        """``seqmem ARGUMENTS`` in a process of its own, which is sent the signal ``stop`` half-way."""
+        return self._python("-m", "seqmem", *arguments, cwd=cwd, stop=stop)
 
     def run_all(self, commands: Mapping[str, Sequence[str]], cwd: Path) -> dict[str, Answer]:
         """Several command lines in one process: name -> answer."""
@@ -319,10 +329,10 @@ class Tree:
             raise Unusable(f"the process that runs {self.name} ended with {ended.code}: {ended.err.strip()[-2000:]}")
         return {name: Answer(**answer) for name, answer in json.loads(Path(file.name).read_text()).items()}
 
-    def _python(self, *arguments: str, cwd: Path, kill_at: int | None = None) -> Answer:
+    def _python(self, *arguments: str, cwd: Path, stop: signal.Signals | None = None) -> Answer:
         done = subprocess.run(
             [sys.executable, *arguments],
-            cwd=cwd, env=self._environment(kill_at), stdin=subprocess.DEVNULL, capture_output=True, text=True,
+            cwd=cwd, env=self._environment(stop), stdin=subprocess.DEVNULL, capture_output=True, text=True,
             timeout=900, check=False,
         )  # fmt: skip
         return Answer(done.returncode, done.stdout, done.stderr)
@@ -378,6 +388,12 @@ def checked_out(commit: str, folder: Path) -> Iterator[Path]:
 # What both trees do
 
 
+STOPPED_VERBS: Mapping[str, Sequence[str]] = {
+    "show a stopped run": ("show", "outputs"),
+    "sweep status of a stopped run": ("sweep", "status", "outputs", "--json"),
+}
+
+
 class Work:
     """The folder that runs go to, and what the command lines of either tree answered: folder -> name -> answer."""
 
@@ -404,27 +420,55 @@ class Work:
         cwd = self.fresh(name)
         answers = {one.name: tree.run(*one.arguments, cwd=cwd) for one in self.configurations if one.alone}
         if killed:
-            self.kill(tree, cwd)
+            self.stop(tree, cwd, signal.SIGKILL)
         together = {one.name: one.arguments for one in (*self.configurations, KILLED) if not one.alone}
         self.answers[name] = {**answers, **tree.run_all(together, cwd)}
 
-    def kill(self, tree: Tree, cwd: Path) -> None:
-        """Begin ``KILLED``, and kill it."""
-        answer = tree.run(*KILLED.arguments, cwd=cwd, kill_at=KILL_AT)
+    def stop(self, tree: Tree, cwd: Path, stop: signal.Signals) -> Answer:
+        """Begin ``KILLED``, and end it half-way."""
+        answer = tree.run(*KILLED.arguments, cwd=cwd, stop=stop)
         runs = [path.parent for path in (cwd / "outputs" / KILLED.name).rglob("config.json")]
         half_done = [run for run in runs if (run / "checkpoint.pt").exists() and not (run / "result.json").exists()]
-        if answer.code != -signal.SIGKILL or len(half_done) != 1:
-            raise Unusable(f"{tree.name}: no run killed in its middle; it ended with {answer.code}: {answer.err}")
+        if answer.code == 0 or len(half_done) != 1:
+            raise Unusable(f"{tree.name}: no run ended half-way; it ended with {answer.code}: {answer.err}")
+        return answer
+
+    def stop_and_show(self, tree: Tree, name: str) -> None:
+        """Ask ``KILLED`` to stop, and look at what is left."""
+        cwd = self.fresh(name)
+        stopped = self.stop(tree, cwd, signal.SIGTERM)
+        self.answers[name] = {"SIGTERM": stopped, **tree.run_all(STOPPED_VERBS, cwd)}
 
     def read(self, tree: Tree, name: str, copy_of: str) -> None:
         """Let ``tree`` read a copy of the runs in another folder, with every verb that reads."""
         cwd = self.fresh(name, copy_of)
         self.answers[name] = tree.run_all(self.verbs(self.one_run(name)), cwd)
 
+    def give(self, cache: Path) -> None:
+        """Put what the base commit did into a cache; another process may be doing the same."""
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix="partial-", dir=cache.parent))
+        for name in OF_BASE:
+            shutil.copytree(self.folder / name, partial / name)
+        answers = {folder: {name: asdict(x) for name, x in self.answers.get(folder, {}).items()} for folder in OF_BASE}
+        (partial / "answers.json").write_text(json.dumps(answers))
+        try:
+            partial.rename(cache)
+        except OSError:  # it is there by now
+            shutil.rmtree(partial)
+
+    def take(self, cache: Path) -> None:
+        """Copy what the base commit did from a cache."""
+        for name in OF_BASE:
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+            shutil.copytree(cache / name, self.folder / name)
+        for folder, answers in json.loads((cache / "answers.json").read_text()).items():
+            self.answers[folder] = {name: Answer(**answer) for name, answer in answers.items()}
+
     def one_run(self, name: str) -> str:
         """The run that verbs for a single run read: the path of the configuration lstm, from the working directory."""
-        (found,) = self.outputs(name, "lstm").rglob("config.json")
-        return str(found.parent.relative_to(self.folder / name))
+        (config,) = self.outputs(name, "lstm").rglob("config.json")
+        return str(config.parent.relative_to(self.folder / name))
 
     def verbs(self, run: str) -> dict[str, list[str]]:
         commands = {
@@ -435,10 +479,13 @@ class Work:
             "report": "report outputs/sweep --out report",
             "eval": f"eval {run} seq_len=8,16 sequences=16",
             "export": f"export {run} --state-dict weights.npz",
+            "train again": " ".join(LSTM.arguments),
+            "list": "list",
         }
         if not self.quick:
             commands |= {
                 "show the evaluated run": f"show {run}",
+                "sweep again": " ".join(SWEEP.arguments),
                 "sweep status": "sweep status outputs",
                 "report of everything": "report outputs --out report-of-everything",
                 "report --json": "report outputs/sweep --out report-again --json",
@@ -461,6 +508,7 @@ class Work:
         answer = self.answers[name][configuration.name]
         return {
             "exit code": answer.code,
+            "stdout": sorted(plain_text(answer.out).splitlines()),  # jobs of a sweep print when they get to it
             "stderr": plain_text(answer.err),
             "runs": read_runs(self.outputs(name, configuration.name)),
         }
@@ -514,27 +562,43 @@ class Verdict:
         sys.stdout.flush()
 
 
-def check(base: str, *, quick: bool, keep: Path | None) -> int:
+OF_BASE = ("base", "base-read", "base-killed", "base-stopped")
+"""The folders that the base commit alone fills."""
+
+
+def check(base: str, *, quick: bool, keep: Path | None, cache: Path | None) -> int:
     began = time.monotonic()
     verdict = Verdict()
-    with _folder(keep) as folder, checked_out(base, folder) as source:
-        work = Work(folder, quick=quick)
-        old, new = Tree("base", source, ROOT, folder), Tree("new", ROOT, source, folder)
-        kernels = [tree.build_kernels() for tree in (old, new)]
-        print(f"{base} against the working tree; kernels: {', '.join(dict.fromkeys(kernels))}", flush=True)
-        if kernels[0] != kernels[1]:
-            raise Unusable("the two trees compute with different kernels")
+    with (
+        tempfile.TemporaryDirectory(prefix="seqmem-refactoring-") as temporary,
+        checked_out(base, Path(temporary)) as source,
+    ):
+        scratch = Path(temporary).resolve()
+        work = Work(scratch if keep is None else keep.resolve(), quick=quick)
+        old, new = Tree("base", source, ROOT, scratch), Tree("new", ROOT, source, scratch)
+        kernels = new.build_kernels()
+        cached = None if cache is None else cache.resolve() / _key(base, kernels, quick=quick)
+        if reused := cached is not None and cached.is_dir():
+            work.take(cached)
+        elif old.build_kernels() != kernels:
+            raise Unusable(f"the two trees compute with different kernels: {old.build_kernels()} and {kernels}")
+        print(f"{base} against the working tree; kernels: {kernels}", flush=True)
         with ThreadPoolExecutor(2) as pool:
-            for done in [pool.submit(_work_of_base, work, old), pool.submit(_work_of_new, work, new)]:
-                done.result()
-            reading = pool.submit(work.read, new, "base-read-by-new", "base")
-            resumed = new.run(*KILLED.arguments, cwd=work.fresh("across", "base-killed"))
-            reading.result()
-        work.answers["across"] = {KILLED.name: resumed}
-        for tree, line in zip((old, new), kernels, strict=True):
-            tree.check_opened(native="no native" not in line)
+            jobs = [pool.submit(_work_of_new, work, new)]
+            if not reused:
+                jobs.append(pool.submit(_work_of_base, work, old))
+            for job in jobs:
+                job.result()
+            if cached is not None and not reused:
+                work.give(cached)
+            for job in [pool.submit(work.read, new, "base-read-by-new", "base"), pool.submit(_resume, work, new)]:
+                job.result()
+        for tree in (new,) if reused else (old, new):
+            tree.check_opened(native="no native" not in kernels)
         _compare_all(work, verdict)
-        tests = list(self_test(folder / "self-test", work.outputs("base", "lstm"), folder / "base-read/report"))
+        tests = list(
+            self_test(work.folder / "self-test", work.outputs("base", "lstm"), work.folder / "base-read/report")
+        )
         faults = [f"{kind}: {fault}" for kind, faults in tests for fault in faults]
         verdict.say(f"self-test: {len(tests)} changes of single values are noticed", faults)
     total = verdict.right + len(verdict.wrong)
@@ -543,28 +607,59 @@ def check(base: str, *, quick: bool, keep: Path | None) -> int:
     return 1 if verdict.wrong else 0
 
 
+def _key(base: str, kernels: str, *, quick: bool) -> str:
+    """The name of what the base commit computes: another commit, set of runs, processor or torch is another one."""
+    git = subprocess.run(["git", "rev-parse", f"{base}^{{commit}}"], cwd=ROOT, capture_output=True, check=False)
+    packages = sorted(f"{one.name} {one.version}" for one in distributions())
+    facts = (git.stdout, kernels, platform.processor(), platform.machine(), packages, Path(__file__).read_bytes())
+    return f"{base}-{'quick' if quick else 'full'}-{blake2b(repr(facts).encode(), digest_size=6).hexdigest()}"
+
+
 def _work_of_base(work: Work, tree: Tree) -> None:
     work.train(tree, "base", killed=False)
     work.read(tree, "base-read", "base")
-    work.kill(tree, work.fresh("base-killed"))
+    work.stop(tree, work.fresh("base-killed"), signal.SIGKILL)
+    work.stop_and_show(tree, "base-stopped")
 
 
 def _work_of_new(work: Work, tree: Tree) -> None:
     work.train(tree, "new", killed=True)
     work.read(tree, "new-read", "new")
+    work.stop_and_show(tree, "new-stopped")
+
+
+def _resume(work: Work, tree: Tree) -> None:
+    """Finish what the base commit began."""
+    for name, begun in (("across", "base-killed"), ("across-stopped", "base-stopped")):
+        work.answers[name] = {KILLED.name: tree.run(*KILLED.arguments, cwd=work.fresh(name, begun))}
 
 
 def _compare_all(work: Work, verdict: Verdict) -> None:
-    tasks = set()
+    cells, tasks = set(), set()
     for one in work.configurations:
         old = work.trained(one, "base")
+        cells |= {run["config"]["cell"]["name"] for run in old["runs"].values()}
         tasks |= {run["config"]["task"]["name"] for run in old["runs"].values()}
         if old["exit code"] != one.code or (one.code < 2) != bool(old["runs"]):
             raise Unusable(f"{one.name}: the base commit ended with {old['exit code']}: {old['stderr']}")
         verdict.compare(one.name, old, work.trained(one, "new"))
-    uninterrupted = _without_environment(work.trained(KILLED, "base"))
-    for title, name in (("killed and resumed", "new"), ("killed under the base commit, resumed", "across")):
-        verdict.compare(title, uninterrupted, _without_environment(work.trained(KILLED, name)))
+    if not work.quick:
+        listed = work.answers["base-read"]["list"].out
+        lacking = [
+            *(f"cell={name}" for name in _listed(listed, "cells") if name not in cells),
+            *(f"task={name}" for name in _listed(listed, "tasks") if name not in tasks),
+        ]
+        verdict.say("every cell and task has a configuration", lacking)
+    uninterrupted = _results(work.trained(KILLED, "base"))
+    for title, name in (
+        ("killed and resumed", "new"),
+        ("killed under the base commit, resumed", "across"),
+        ("stopped under the base commit, resumed", "across-stopped"),
+    ):
+        verdict.compare(title, uninterrupted, _results(work.trained(KILLED, name)))
+    for verb in work.answers["base-stopped"]:
+        both = [work.read_with(verb, name, same_runs=False) for name in ("base-stopped", "new-stopped")]
+        verdict.compare(verb, *both)
     for verb in work.verbs(""):
         old = work.read_with(verb, "base-read", same_runs=True)
         if old["exit code"]:
@@ -576,20 +671,16 @@ def _compare_all(work: Work, verdict: Verdict) -> None:
         verdict.compare(f"{verb}, each its own runs", old, work.read_with(verb, "new-read", same_runs=False))
 
 
-def _without_environment(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """A resumed run knows the environment that it was begun in; one that was never interrupted does not."""
+def _listed(text: str, kind: str) -> list[str]:
+    """The names below a title of `seqmem list`."""
+    section = text[text.index(f"{kind} ") :].partition("\n\n")[0]
+    return [line.split()[0].rpartition("/")[2] for line in section.splitlines()[1:]]
+
+
+def _results(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What a resumed run shares with one that was never interrupted: not its lines, nor the earlier environment."""
     runs = {path: {key: x for key, x in run.items() if key != "environment"} for path, run in facts["runs"].items()}
-    return {**facts, "runs": runs}
-
-
-@contextmanager
-def _folder(keep: Path | None) -> Iterator[Path]:
-    if keep is not None:
-        keep.mkdir(parents=True, exist_ok=True)
-        yield keep.resolve()
-        return
-    with tempfile.TemporaryDirectory(prefix="seqmem-refactoring-") as folder:
-        yield Path(folder).resolve()
+    return {"exit code": facts["exit code"], "runs": runs}
 
 
 # Is the comparison able to fail?
@@ -791,12 +882,12 @@ CHANGES: Sequence[tuple[str, str, Callable[[Path, Path], None]]] = (
 
 def check_self_test() -> int:
     verdict = Verdict()
-    with _folder(None) as folder:
+    with tempfile.TemporaryDirectory(prefix="seqmem-refactoring-") as temporary:
+        folder = Path(temporary).resolve()
         tree = Tree("new", ROOT, folder / "none", folder)
         work = Work(folder, quick=True)
         cwd = work.fresh("new")
-        (lstm,) = (one for one in CONFIGURATIONS if one.name == "lstm")
-        tree.run_all({"train": lstm.arguments, "report": ("report", "outputs/lstm", "--out", "report")}, cwd)
+        tree.run_all({"train": LSTM.arguments, "report": ("report", "outputs/lstm", "--out", "report")}, cwd)
         for kind, faults in self_test(folder / "self-test", work.outputs("new", "lstm"), cwd / "report"):
             verdict.say(kind, faults)
     print("NOT noticed: " + ", ".join(verdict.wrong) if verdict.wrong else "passed: every change is noticed")
@@ -808,6 +899,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="a few of the configurations")
     parser.add_argument("--base", default=BASE, metavar="COMMIT", help=f"what to compare with (default: {BASE})")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="leave all runs there")
+    parser.add_argument("--cache", type=Path, metavar="DIR", help="keep what COMMIT computes there, for another time")
     parser.add_argument("--self-test", action="store_true", help="only: does the comparison notice changes?")
     parser.add_argument("--drive", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -817,7 +909,7 @@ def main() -> int:
     try:
         if options.self_test:
             return check_self_test()
-        return check(options.base, quick=options.quick, keep=options.keep)
+        return check(options.base, quick=options.quick, keep=options.keep, cache=options.cache)
     except Unusable as error:
         print(f"scripts/check_refactoring: {error}", file=sys.stderr)
         return 2
