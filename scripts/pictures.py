@@ -11,10 +11,10 @@ from pathlib import Path
 from rich.console import Console
 
 from seqmem.cli.config.trained import trained
+from seqmem.cli.terminal import pages
 from seqmem.cli.terminal.live import print_summary
 from seqmem.cli.terminal.reader.page import page
 from seqmem.cli.terminal.reader.views import signs
-from seqmem.cli.verbs import show
 from seqmem.cli.verbs.read import Readers
 from seqmem.runs.directory import RunDirectory, find_runs
 
@@ -81,7 +81,7 @@ def main() -> None:
     terminal(browser, console, "seqmem train cell=lstm task=pronoun seq_len=50", docs / "train.png")
 
     console = recording(88)
-    for line in show.comparison([show.read(run) for run in found], console):
+    for line in pages.comparison([pages.read(run) for run in found], console):
         console.print(line, soft_wrap=True, highlight=False)
     terminal(browser, console, "seqmem show outputs", docs / "show.png")
 

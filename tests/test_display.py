@@ -19,6 +19,7 @@ from rich.console import Console
 from commandline import TINY, Said, in_a_process, only_run, started, trained_to, until
 from seqmem.cells import RNN
 from seqmem.cli.config import schema as config
+from seqmem.cli.terminal import pages, words
 from seqmem.cli.terminal.live import Display, print_summary
 from seqmem.cli.terminal.strip import (
     ASCII,
@@ -774,14 +775,14 @@ def test_squared_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_numbers_in_words() -> None:
-    assert [show.half_life_text(x) for x in (inf, nan, 0.51234, 123.4, 8793.2, 2e9)] == [
+    assert [words.half_life_text(x) for x in (inf, nan, 0.51234, 123.4, 8793.2, 2e9)] == [
         "does not decay", "unknown", "0.512", "123", "8,793", "2e+09",
     ]  # fmt: skip
-    assert [show.horizon_text(x) for x in (inf, nan, 45.0)] == ["beyond the sequence", "unknown", "45"]
-    assert [show.share_text(x) for x in (-inf, nan, -23.44, -2.0, 0.0, 3.0)] == [
+    assert [words.horizon_text(x) for x in (inf, nan, 45.0)] == ["beyond the sequence", "unknown", "45"]
+    assert [words.share_text(x) for x in (-inf, nan, -23.44, -2.0, 0.0, 3.0)] == [
         "nothing", "unknown", "10^-23.4", "1 %", "100 %", "10^3.0",
     ]  # fmt: skip
-    assert [show.duration(x) for x in (3.14159, 59.2, 200.0, 3600.0, 7265.0, 59.9)] == [
+    assert [words.duration(x) for x in (3.14159, 59.2, 200.0, 3600.0, 7265.0, 59.9)] == [
         "3.1 s", "59 s", "3 min 20 s", "1 h 0 min", "2 h 1 min", "60 s",
     ]  # fmt: skip
 
@@ -789,7 +790,7 @@ def test_numbers_in_words() -> None:
 def test_scores_are_written_as_metrics_write_them() -> None:
     for metric in (ACCURACY, BITS, SQUARED_ERROR):
         for score in (0.0, 0.12345, 0.99999, 4.6951, 1e-7, nan):
-            assert show.score_text(metric.name, score) == metric.text(score)
+            assert words.score_text(metric.name, score) == metric.text(score)
 
 
 @pytest.mark.parametrize("width", [80, 200])
@@ -801,10 +802,10 @@ def test_pages_and_tables_fit_a_terminal(width: int, tmp_path: Path) -> None:
         for cell, seq_len, state, rate in kinds
     ]
     console, written = terminal(width)
-    readings = [show.read(run) for run in runs]
+    readings = [pages.read(run) for run in runs]
     for reading in readings:
-        say(console, *show.page(reading, console))
-    say(console, *show.comparison(readings, console))
+        say(console, *pages.page(reading, console))
+    say(console, *pages.comparison(readings, console))
     print_summary(console, runs[0])
     lines = plain(written.getvalue())
     assert max(map(len, lines)) <= width
@@ -814,20 +815,20 @@ def test_pages_and_tables_fit_a_terminal(width: int, tmp_path: Path) -> None:
 
 def test_a_run_s_page_is_readable_on_a_very_narrow_terminal(tmp_path: Path) -> None:
     console, written = terminal(40)
-    say(console, *show.page(show.read(make_run(tmp_path)), console))
+    say(console, *pages.page(pages.read(make_run(tmp_path)), console))
     assert max(map(len, plain(written.getvalue()))) <= 40
 
 
 def test_without_colour_the_blocks_remain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
-    reading = show.read(make_run(tmp_path))
+    reading = pages.read(make_run(tmp_path))
     console, written = terminal(80)
-    say(console, *show.page(reading, console), *show.comparison([reading, reading], console))
+    say(console, *pages.page(reading, console), *pages.comparison([reading, reading], console))
     assert not COLOUR.search(written.getvalue())
     assert re.search("▁▂+▃+▄+▅+▆+▇+█", written.getvalue())
     monkeypatch.delenv("NO_COLOR")
     console, written = terminal(80)
-    say(console, *show.page(reading, console))
+    say(console, *pages.page(reading, console))
     assert COLOUR.search(written.getvalue())  # so the pattern above does find colours
 
 
@@ -837,10 +838,10 @@ def test_everything_can_be_written_in_any_encoding(encoding: str, tmp_path: Path
     runs = [make_run(tmp_path, cell="rnn", norms=norms), make_run(tmp_path), make_run(tmp_path, seed=2, state="failed")]
     file = encoded(encoding)
     console = Console(file=file)
-    readings = [show.read(run) for run in runs]
-    say(console, *show.comparison(readings, console))
+    readings = [pages.read(run) for run in runs]
+    say(console, *pages.comparison(readings, console))
     for reading in readings:
-        say(console, *show.page(reading, console))
+        say(console, *pages.page(reading, console))
     print_summary(console, runs[1])
     clock = Clock()
     shows = display(Console(file=file, force_terminal=True, width=80), clock=clock)
@@ -1050,7 +1051,7 @@ def test_a_damaged_run_is_named_and_the_others_are_shown(
     bad, good = make_run(tmp_path / "outputs", cell="rnn"), make_run(tmp_path / "outputs", cell="lstm")
     harm(bad)
     with pytest.raises(RunError, match="rnn"):
-        show.read(bad)
+        pages.read(bad)
     code, out, err = shown(capsys, bad.path)
     assert (code, out) == (1, "")
     assert err.startswith("seqmem show: ")

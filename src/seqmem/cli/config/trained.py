@@ -5,8 +5,8 @@ from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 from ...runs.directory import CHECKPOINT, RunDirectory, RunError
-from ..verbs.reproduce import refuse_unfinished
 from . import schema as settings
+from .choose import refuse_unfinished
 
 if TYPE_CHECKING:
     from ...models.recurrent import SequenceModel

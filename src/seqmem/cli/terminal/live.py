@@ -18,8 +18,10 @@ from rich.table import Table
 from rich.text import Text
 
 from ...runs.directory import RunDirectory
-from ..verbs.show import LABEL, OUTPUTS, WIDEST, half_life_text, here, horizon_text, page, read, typed
+from ..config.choose import OUTPUTS
+from .pages import LABEL, WIDEST, page, read
 from .strip import bar, columns, fitted, legend, marks, profile, say, strip_line
+from .words import half_life_text, here, horizon_text, typed
 
 if TYPE_CHECKING:  # torch takes seconds, and help and completion pass through here
     import seqmem.probes.gradient

@@ -13,8 +13,8 @@ from rich.table import Table
 from ...runs.directory import EVALUATIONS, EVENTS, RunDirectory, RunError, plain_json, write_atomically
 from ..config import schema as settings
 from ..config.arguments import Parser
+from ..config.choose import one_run
 from ..config.errors import USAGE, explain
-from .reproduce import one_run
 
 if TYPE_CHECKING:
     from ...evaluate import Evaluation

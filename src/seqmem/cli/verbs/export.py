@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 from ...runs.directory import CHECKPOINT, RunDirectory, RunError, write_atomically, written_atomically
 from ..config import schema as settings
 from ..config.arguments import Parser
+from ..config.choose import one_run, refuse_unfinished
 from ..config.errors import USAGE, explain
-from .reproduce import one_run, refuse_unfinished
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -15,7 +15,7 @@ from ...kernels import loading
 from ..config.arguments import Parser
 from ..config.schema import usable_cores
 from ..terminal.strip import columns, say
-from .show import score_text
+from ..terminal.words import score_text
 
 if TYPE_CHECKING:  # torch takes seconds, and --help needs none of it
     import seqmem.cells

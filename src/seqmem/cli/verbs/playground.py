@@ -25,13 +25,13 @@ from ...report.collect import own_name, training_settings
 from ...report.statistics import score_text
 from ...runs.directory import RunDirectory, RunError, write_atomically
 from ..config.arguments import Parser
+from ..config.choose import find, refuse_unfinished
 from ..config.errors import USAGE, explain
 from ..config.schema import ConfigError, RunConfig, from_mapping, own_hydra
 from ..launch.one_run import Stopped
 from ..terminal.live import moving
 from ..terminal.strip import say
-from .reproduce import refuse_unfinished
-from .show import find, here
+from ..terminal.words import here
 
 if TYPE_CHECKING:
     from ...evaluate import Evaluation

@@ -15,13 +15,14 @@ from rich.text import Text
 from ...runs.directory import RunDirectory, RunError, plain_json
 from ..config import schema as settings
 from ..config.arguments import Parser
+from ..config.choose import find
 from ..config.errors import USAGE, explain
 from ..terminal.reader.page import page
 from ..terminal.reader.player import Player, lengths
 from ..terminal.reader.terminal import Terminal, playable
 from ..terminal.reader.views import VIEWS, Scene, changed_at, signs, unit
 from ..terminal.strip import say
-from .show import find, here, typed
+from ..terminal.words import here, typed
 
 if TYPE_CHECKING:
     from ...reading import Reading

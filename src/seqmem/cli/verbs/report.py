@@ -16,8 +16,10 @@ from ...report import statistics as said
 from ...report.collect import Collection, Group, collect
 from ...runs.directory import CONFIG, RunError, plain_json
 from ..config.arguments import Parser
+from ..config.choose import OUTPUTS
+from ..terminal.pages import WIDEST
 from ..terminal.strip import say
-from .show import OUTPUTS, WIDEST, here
+from ..terminal.words import here
 
 PAIRS = 10
 """Comparisons that the terminal shows; the page has them all. Likewise for what was left out."""

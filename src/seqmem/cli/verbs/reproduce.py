@@ -18,6 +18,7 @@ from rich.text import Text
 from ...runs.directory import CHECKPOINT, GRADIENTS, METRICS, RESULT, RunDirectory, RunError, plain_json, read_json
 from ..config import schema as settings
 from ..config.arguments import Parser
+from ..config.choose import one_run, refuse_unfinished
 from ..config.errors import USAGE, explain
 
 HERE = ("device", "kernel", "threads")
@@ -68,33 +69,6 @@ def main(args: Sequence[str]) -> int:
     else:
         show(found, Console(highlight=False))
     return 0 if found.same else 1
-
-
-def one_run(given: str, command: str) -> RunDirectory:
-    """The one run that is meant.
-
-    Raises:
-        RunError: none is called so, or several are.
-    """
-    if Path(given).exists():
-        return RunDirectory(given)
-    from .show import find
-
-    try:
-        found = find(given)
-    except FileNotFoundError as error:
-        raise RunError(str(error)) from None
-    if len(found) > 1:
-        raise RunError(f"{given}: {len(found)} runs are called like that, {command} takes one: {found[0].path}, ...")
-    return found[0]
-
-
-def refuse_unfinished(run: RunDirectory) -> None:
-    """Raise RunError where a run has not been trained to its end."""
-    if not run.finished:
-        status = run.status()
-        state = f"{status.state} at step {status.step}" if status else "not started"
-        raise RunError(f"{run.path} is not finished ({state}): train it to the end first")
 
 
 # What differs

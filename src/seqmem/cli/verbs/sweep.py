@@ -20,7 +20,7 @@ from ...runs.directory import CONFIG, METRICS, RESULT, STATUS, RunDirectory, Run
 from ..config.arguments import Parser
 from ..config.schema import NO_PART_OF_IDENTITY
 from ..terminal.strip import columns, fitted, marks, say
-from .show import score_text
+from ..terminal.words import score_text
 
 State = Literal["finished", "running", "interrupted", "failed", "killed"]
 

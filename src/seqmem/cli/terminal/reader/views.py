@@ -15,8 +15,8 @@ from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.text import Text
 
-from ...verbs.show import half_life_text, share_text
 from ..strip import ASCII, EXPLODED, HIGH, LOW, UNICODE, Marks, bar, fitted, marks, profile
+from ..words import half_life_text, share_text
 
 if TYPE_CHECKING:
     from ....reading import Reading
