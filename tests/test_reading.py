@@ -242,7 +242,7 @@ def test_naming_is_the_perfect_player(task: Task) -> None:
     naming = task.naming()
     assert naming is not None
     batch = task.sample(200, 25, generator(0, "naming"))
-    found = [naming.meant(tokens) for tokens in batch.inputs.T.tolist()]
+    found = [naming.candidates(tokens) for tokens in batch.inputs.T.tolist()]
     assert found == [[answer] for answer in batch.targets[-1].tolist()]
 
 

@@ -18,7 +18,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from seqmem.evaluate import Kept, held_out
+from seqmem.evaluate import CachedBatches, held_out
 from seqmem.randomness import generator
 from seqmem.signals import Batch, Tokens
 from seqmem.tasks import TASKS, Adding, Copy, Digits, Pronoun, Subject, Task, TemporalOrder, Text
@@ -308,22 +308,22 @@ def test_held_out_batches_are_the_same_each_time(task: Task) -> None:
     assert alone == (250_000 // longer(task), 5)
     for most, times in ((1 << 30, 1), (1 << 10, 3)):
         drawn.clear()
-        kept = Kept(draw_two, most)
+        cached = CachedBatches(draw_two, most)
         for _ in range(3):
-            one, two = kept
+            one, two = cached
             assert same(one, first)
             assert same(two, last)
         assert len(drawn) == times
 
 
 def test_a_held_out_batch_that_was_written_into_is_drawn_again() -> None:
-    kept = Kept(lambda: [draw(Adding(), 8, 20)])
-    (before,) = kept
-    assert next(iter(kept)) is before
+    cached = CachedBatches(lambda: [draw(Adding(), 8, 20)])
+    (before,) = cached
+    assert next(iter(cached)) is before
     before.inputs[3].mul_(2)  # as a cell in evaluation may, where the numbers enter as they are
-    (after,) = kept
+    (after,) = cached
     assert same(after, draw(Adding(), 8, 20))
-    assert next(iter(kept)) is after
+    assert next(iter(cached)) is after
 
 
 @every_task

@@ -1,4 +1,7 @@
-"""Scores of a model at any lengths."""
+"""Score a model on held-out data, at any sequence length.
+
+Axes: T time, B batch, K outputs. Time comes first.
+"""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -23,91 +26,95 @@ class Evaluation:
 
 
 def held_out(task: Task, seq_len: int, *, seed: int, sequences: int, stream: str = "eval") -> Iterator[Batch]:
-    """``sequences`` held-out sequences, which are a function of (seed, stream, seq_len), in batches on the CPU."""
+    """Yield ``sequences`` held-out sequences in batches on the CPU: a function of (seed, stream, seq_len)."""
     rng = generator(seed, stream, seq_len)
-    # At most about a quarter of a million timesteps at once, so that long sequences stay small in memory.
-    at_once = max(1, min(sequences, 250_000 // seq_len))
-    for start in range(0, sequences, at_once):
-        yield task.held_out().sample(min(at_once, sequences - start), seq_len, rng)
+    # A batch holds at most 250,000 timesteps, which bounds the memory that long sequences take.
+    batch_size = max(1, min(sequences, 250_000 // seq_len))
+    for start in range(0, sequences, batch_size):
+        yield task.held_out().sample(min(batch_size, sequences - start), seq_len, rng)
 
 
-class Kept:
-    """The batches that ``draw`` makes, the same ones each time they are gone through.
+class CachedBatches:
+    """An iterable of the batches that ``draw`` returns, drawn once and cached up to ``max_bytes``.
 
-    Up to ``most`` bytes of them are drawn once. More are drawn every time anew, as are those that a model wrote into.
+    Larger sets are drawn again at each iteration. So is a cached set once a model has written into one of its tensors.
     """
 
-    def __init__(self, draw: Callable[[], Iterable[Batch]], most: int = 1 << 23) -> None:
-        self._draw, self._most = draw, most
-        self._kept: list[tuple[Batch, list[int]]] | None = None
+    def __init__(self, draw: Callable[[], Iterable[Batch]], max_bytes: int = 1 << 23) -> None:
+        self._draw, self._max_bytes = draw, max_bytes
+        self._cache: list[tuple[Batch, list[int]]] | None = None
 
     def __iter__(self) -> Iterator[Batch]:
-        if self._kept is not None and all(_versions(batch) == versions for batch, versions in self._kept):
-            yield from [batch for batch, _ in self._kept]
+        if self._cache is not None and all(_versions(batch) == versions for batch, versions in self._cache):
+            yield from [batch for batch, _ in self._cache]
             return
-        self._kept, kept, size = None, [], 0
+        self._cache, batches, size = None, [], 0
         for batch in self._draw():
             size += sum(tensor.untyped_storage().nbytes() for tensor in vars(batch).values())
-            if size <= self._most:
-                kept.append((batch, _versions(batch)))
+            if size <= self._max_bytes:
+                batches.append((batch, _versions(batch)))
             else:
-                kept.clear()
+                batches.clear()
             yield batch
-        if size <= self._most:
-            self._kept = kept
+        if size <= self._max_bytes:
+            self._cache = batches
 
 
 def _versions(batch: Batch) -> list[int]:
-    """Of each tensor, how often it has been written into."""
-    return [tensor._version for tensor in vars(batch).values()]  # noqa: SLF001  the only way to see a change in place
+    """torch's write counter of each tensor: it changes with every in-place operation."""
+    return [tensor._version for tensor in vars(batch).values()]  # noqa: SLF001  torch has no public counter
 
 
 def evaluate(
     model: SequenceModel, task: Task, seq_len: int, *, seed: int, sequences: int = 1000, stream: str = "eval"
 ) -> Evaluation:
-    """Score on held-out data, in float32 or float64 as the model is, wherever the model is.
+    """Score on held-out data, on the model's device and in its dtype.
 
-    The sequences are a function of (seed, stream, seq_len): every model of one seed answers the same questions.
+    The sequences are a function of (seed, stream, seq_len), so all models of one seed are scored on the same ones.
     """
     return score(model, task, seq_len, held_out(task, seq_len, seed=seed, sequences=sequences, stream=stream))
 
 
-# Not inference mode, which saves three in a hundred of this: a tensor that a cell makes in its first forward pass and
-# keeps (a mask, a position) could then not be trained with.
+# inference_mode would save 3 %, but a tensor that a cell creates and caches in it (a mask, positions) cannot take part
+# in training afterwards.
 @torch.no_grad()
 def score(model: SequenceModel, task: Task, seq_len: int, batches: Iterable[Batch]) -> Evaluation:
-    """As ``evaluate``, on ``batches`` of sequences of ``seq_len`` timesteps."""
+    """Score on ``batches`` of sequences of ``seq_len`` timesteps, in eval mode; the model's mode is restored."""
     first = next(model.parameters())
     was_training = model.training
     model.eval()
     losses, scores = [], []
-    for drawn in batches:
-        batch = drawn.to(first.device, first.dtype)
-        counted = batch.counted  # where nobody asks, nothing need be read out
+    for on_cpu in batches:
+        batch = on_cpu.to(first.device, first.dtype)
+        counted = batch.counted  # the readout is computed only where a timestep counts
         predicted, _ = model(batch.inputs, at=counted)
         part = batch.part(counted.start, counted.stop)
         losses.append(loss_per_sequence(task, predicted, part))
         scores.append(score_per_sequence(task, predicted, part))
     model.train(was_training)
     sequences = sum(map(len, scores))
-    found, loss = torch.stack([torch.cat(scores).double().mean(), torch.cat(losses).double().mean()]).tolist()
-    return Evaluation(seq_len, found, loss, sequences)
+    # One copy to the host for both means: each is a sync point of the GPU.
+    mean_score, mean_loss = torch.stack([torch.cat(values).double().mean() for values in (scores, losses)]).tolist()
+    return Evaluation(seq_len, mean_score, mean_loss, sequences)
 
 
 def length_grid(task: Task, seq_len: int) -> list[int]:
-    """From the shortest valid length to four times ``seq_len`` (or as far as the task goes), roughly doubling,
-    ``seq_len`` among them."""
+    """Evaluation lengths from the shortest valid one to 4 * ``seq_len`` or the task's maximum, roughly doubling.
+
+    ``seq_len`` is among them.
+    """
     shortest = min(task.min_seq_len, seq_len)
     grid = {shortest, seq_len, 2 * seq_len, 4 * seq_len}
     length = seq_len // 2
     while length > 1.4 * shortest:
         grid.add(length)
         length //= 2
-    most = task.max_seq_len
-    return sorted(length for length in grid if most is None or length <= most)
+    longest = task.max_seq_len
+    return sorted(length for length in grid if longest is None or length <= longest)
 
 
 def evaluate_lengths(
     model: SequenceModel, task: Task, lengths: Iterable[int], *, seed: int, sequences: int = 1000
 ) -> list[Evaluation]:
+    """``evaluate`` at each of ``lengths``."""
     return [evaluate(model, task, length, seed=seed, sequences=sequences) for length in lengths]

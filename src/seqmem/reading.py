@@ -22,7 +22,7 @@ from .cells.base import State, steps
 from .models.recurrent import SequenceModel
 from .probes.gradient import Tracer
 from .randomness import generator
-from .signals import Batch, Tokens
+from .signals import Batch
 from .tasks.base import Task
 
 
@@ -161,8 +161,8 @@ def read(model: SequenceModel, task: Task, batch: Batch, *, gradient: bool = Tru
     predicted = found[:, 0]
     before = [model.cell.initial_state(1), *states]
     gates = [model.cell.gates(x, state) for x, state in zip(model.embed(inputs).unbind(0), before, strict=False)]
-    symbols = isinstance(task.targets, Tokens)
-    said = predicted.argmax(-1) if symbols else predicted
+    symbols = task.targets.discrete
+    said = task.targets.decode(predicted)
     if not known:
         batch = Batch(batch.inputs, said[:, None].to(batch.targets.dtype), batch.weights, batch.asked)
     right = batch.targets[:, 0]
@@ -177,7 +177,7 @@ def read(model: SequenceModel, task: Task, batch: Batch, *, gradient: bool = Tru
         answers=tuple(map(task.answer, torch.arange(task.targets.size))) if symbols else None,
         right=right.numpy() if known else None,
         asked=batch.asked[:, 0].numpy(),
-        asked_with=words[-1] if task.asks_with_its_last(batch.inputs) else None,
+        asked_with=words[-1] if task.last_is_query(batch.inputs) else None,
         gates=_series(gates),
         keeps=model.cell.keeps,
         states=_series(states),
@@ -189,7 +189,7 @@ def read(model: SequenceModel, task: Task, batch: Batch, *, gradient: bool = Tru
 @torch.no_grad()
 def beliefs(model: SequenceModel, task: Task, inputs: Shaped[Tensor, "T B ..."]) -> Float[Tensor, "T B K"]:
     """What the model, as it is, would answer after each timestep if it were asked then: predictions, before softmax."""
-    return _beliefs(model, task, inputs)[0] if task.asks_with_its_last(inputs) else model(inputs)[0]
+    return _beliefs(model, task, inputs)[0] if task.last_is_query(inputs) else model(inputs)[0]
 
 
 def _beliefs(
@@ -201,7 +201,7 @@ def _beliefs(
     for output, state in steps(model.cell, xs.unbind(0), model.cell.initial_state(xs.shape[1])):
         outputs.append(output)
         states.append(state)
-    if len(states) > 1 and task.asks_with_its_last(inputs):
+    if len(states) > 1 and task.last_is_query(inputs):
         # Every state but the last is a row of one large batch; the last timestep was the question already.
         asked = {name: torch.cat([state[name] for state in states[:-1]]) for name in states[0]}
         answers, _ = model.cell.step(xs[-1].repeat(len(states) - 1, 1), asked)

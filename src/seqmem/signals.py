@@ -1,4 +1,4 @@
-"""What goes into a model and what is asked of it: tokens or real vectors, and a batch of them.
+"""Inputs and targets of a model: tokens or real vectors, and batches of them.
 
 Axes: T time, B batch, K classes or output features, D input features. Time comes first.
 """
@@ -14,27 +14,27 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
 
-def _right(predicted: Float[Tensor, "T B K"], wanted: Shaped[Tensor, "T B"]) -> Float[Tensor, "T B"]:
-    return (predicted.argmax(-1) == wanted).to(predicted.dtype)
+def _correct(predicted: Float[Tensor, "T B K"], targets: Shaped[Tensor, "T B"]) -> Float[Tensor, "T B"]:
+    return (predicted.argmax(-1) == targets).to(predicted.dtype)
 
 
-def _nats(predicted: Float[Tensor, "T B K"], wanted: Shaped[Tensor, "T B"]) -> Float[Tensor, "T B"]:
-    return F.cross_entropy(predicted.flatten(0, 1), wanted.flatten(), reduction="none").view(wanted.shape)
+def _nats(predicted: Float[Tensor, "T B K"], targets: Shaped[Tensor, "T B"]) -> Float[Tensor, "T B"]:
+    return F.cross_entropy(predicted.flatten(0, 1), targets.flatten(), reduction="none").view(targets.shape)
 
 
-def _bits(predicted: Float[Tensor, "T B K"], wanted: Shaped[Tensor, "T B"]) -> Float[Tensor, "T B"]:
-    return _nats(predicted, wanted) / log(2)
+def _bits(predicted: Float[Tensor, "T B K"], targets: Shaped[Tensor, "T B"]) -> Float[Tensor, "T B"]:
+    return _nats(predicted, targets) / log(2)
 
 
-def _squared_error(predicted: Float[Tensor, "T B K"], wanted: Float[Tensor, "T B K"]) -> Float[Tensor, "T B"]:
-    return (predicted - wanted).square().mean(-1)
+def _squared_error(predicted: Float[Tensor, "T B K"], targets: Float[Tensor, "T B K"]) -> Float[Tensor, "T B"]:
+    return (predicted - targets).square().mean(-1)
 
 
 @dataclass(frozen=True)
 class Metric:
-    """What a score is: how one answer is scored, and how to read the number.
+    """How one answer is scored, and which scores are better.
 
-    ``per_step(predicted [T B K], wanted [T B ...]) -> [T B]``; a score is its mean over the timesteps asked.
+    ``per_step(predicted [T B K], targets [T B ...]) -> [T B]``; a score is its mean over the asked timesteps.
     """
 
     name: str
@@ -52,18 +52,23 @@ class Metric:
         return f"{100 * score:.1f} %" if self.name == "accuracy" else f"{score:.4g}"
 
 
-ACCURACY = Metric("accuracy", higher_is_better=True, per_step=_right)
+ACCURACY = Metric("accuracy", higher_is_better=True, per_step=_correct)
 BITS = Metric("bits per character", higher_is_better=False, per_step=_bits)
 SQUARED_ERROR = Metric("mean squared error", higher_is_better=False, per_step=_squared_error)
 
 
 @runtime_checkable
 class Signal(Protocol):
-    """A kind of sequence: how it enters a model, and how a prediction of it is judged."""
+    """The type of a sequence: how it is embedded, and how predictions of it are decoded and scored."""
 
     @property
     def size(self) -> int:
-        """Symbols for tokens, features for reals: the width of a readout that predicts it."""
+        """K, the width of a readout that predicts it: the number of symbols, or of real features."""
+        ...
+
+    @property
+    def discrete(self) -> bool:
+        """True for symbols, predicted by one logit per symbol; False for real numbers."""
         ...
 
     @property
@@ -73,13 +78,20 @@ class Signal(Protocol):
         """A module from ``[T B ...]`` to ``[T B D]``, and D."""
         ...
 
-    def loss(self, predicted: Float[Tensor, "T B K"], wanted: Shaped[Tensor, "T B ..."]) -> Float[Tensor, "T B"]:
-        """Each timestep's from its own prediction and target alone: training leaves out timesteps without a weight."""
+    def decode(self, predicted: Float[Tensor, "*N K"]) -> Shaped[Tensor, "..."]:
+        """Predictions in a target's form: the most likely symbol, or the predicted numbers themselves."""
+        ...
+
+    def loss(self, predicted: Float[Tensor, "T B K"], targets: Shaped[Tensor, "T B ..."]) -> Float[Tensor, "T B"]:
+        """The loss of each timestep.
+
+        It may depend on that timestep's prediction and target only: training skips timesteps without a weight.
+        """
         ...
 
 
 class OneHot(nn.Module):
-    """Tokens as unit vectors, for tasks repeated as they were published."""
+    """Tokens as unit vectors, for replicating published experiments."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -97,13 +109,20 @@ class Tokens:
     size: int
     metric: Metric = ACCURACY
 
+    @property
+    def discrete(self) -> bool:
+        return True
+
     def embed(self, width: int) -> tuple[nn.Module, int]:
         """A learned vector of ``width`` features per symbol; ``width=0`` is one-hot."""
         return (nn.Embedding(self.size, width), width) if width else (OneHot(self.size), self.size)
 
-    def loss(self, predicted: Float[Tensor, "T B K"], wanted: Shaped[Tensor, "T B"]) -> Float[Tensor, "T B"]:
+    def decode(self, predicted: Float[Tensor, "*N K"]) -> Int[Tensor, " *N"]:
+        return predicted.argmax(-1)
+
+    def loss(self, predicted: Float[Tensor, "T B K"], targets: Shaped[Tensor, "T B"]) -> Float[Tensor, "T B"]:
         """Cross-entropy in nats."""
-        return _nats(predicted, wanted)
+        return _nats(predicted, targets)
 
 
 @dataclass(frozen=True)
@@ -113,21 +132,28 @@ class Reals:
     size: int
     metric: Metric = SQUARED_ERROR
 
+    @property
+    def discrete(self) -> bool:
+        return False
+
     def embed(self, width: int) -> tuple[nn.Module, int]:
-        """Real numbers enter the cell as they are, whatever ``width`` says."""
+        """The identity: real numbers enter the cell directly, and ``width`` is ignored."""
         return nn.Identity(), self.size
 
-    def loss(self, predicted: Float[Tensor, "T B K"], wanted: Float[Tensor, "T B K"]) -> Float[Tensor, "T B"]:
+    def decode(self, predicted: Float[Tensor, "*N K"]) -> Float[Tensor, "*N K"]:
+        return predicted
+
+    def loss(self, predicted: Float[Tensor, "T B K"], targets: Float[Tensor, "T B K"]) -> Float[Tensor, "T B"]:
         """Squared error, averaged over features."""
-        return _squared_error(predicted, wanted)
+        return _squared_error(predicted, targets)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Sequences and what is asked of them.
+    """Sequences, their targets, and the timesteps that count.
 
-    ``weights`` says how much each timestep counts in the loss, ``asked`` which timesteps are scored. They differ
-    where a task trains on every step but measures memory at some (copy). Every sequence is asked at least once.
+    ``weights`` is each timestep's weight in the loss; ``asked`` marks the timesteps that are scored. They differ where
+    a task trains on every timestep but measures memory at some (copy). Every sequence has an asked timestep.
     """
 
     inputs: Shaped[Tensor, "T B ..."]
@@ -137,65 +163,67 @@ class Batch:
 
     @classmethod
     def asked_at_end(cls, inputs: Shaped[Tensor, "T B ..."], answer: Shaped[Tensor, "B ..."]) -> "Batch":
-        """One question a sequence, at its last timestep."""
+        """A batch with one question per sequence, at the last timestep."""
         return cls.all_asked_at_end(inputs[None], answer[None])[0]
 
     @classmethod
     def all_asked_at_end(cls, inputs: Shaped[Tensor, "N T B ..."], answers: Shaped[Tensor, "N B ..."]) -> "list[Batch]":
-        """The same for N batches of one size. When they are asked is written down once for all."""
+        """``asked_at_end`` for N batches of one size, which share one ``asked`` and one ``weights`` tensor."""
         asked = torch.zeros(inputs.shape[1:3], dtype=torch.bool)
         asked[-1] = True
         weights = asked.float()
-        spread = answers[:, None].expand(-1, len(asked), *answers.shape[1:])
-        return [cls(*both, weights, asked) for both in zip(inputs, spread, strict=True)]
+        targets = answers[:, None].expand(-1, len(asked), *answers.shape[1:])
+        return [cls(*pair, weights, asked) for pair in zip(inputs, targets, strict=True)]
 
     @property
     def answered_at(self) -> Int[Tensor, " B"]:
-        """The last timestep at which each sequence is asked."""
+        """The last asked timestep of each sequence."""
         steps = torch.arange(len(self.asked), device=self.asked.device)[:, None]
         return (self.asked * steps).amax(0)
 
     def last_answer_only(self) -> "Batch":
-        """The same sequences with a loss at the last asked timestep alone."""
+        """The same sequences with the whole loss at the last asked timestep."""
         last = F.one_hot(self.answered_at, len(self.asked)).T
         return replace(self, weights=last.to(self.weights.dtype))
 
     @property
     def weighted(self) -> slice:
-        """From the first timestep that counts in the loss to the last; all of them where none does.
+        """The range from the first to the last timestep with a weight in the loss; all timesteps if none has one.
 
-        Every timestep outside can be left out of the loss. Ask a batch on the CPU: on a GPU this waits for it.
+        Training skips the readout outside it. On a GPU this is a sync point, so call it on a CPU batch.
         """
         return _span(self.weights.ne(0))
 
     @property
     def counted(self) -> slice:
-        """The same for what counts in the loss or in the score."""
+        """``weighted``, for timesteps that count in the loss or in the score. A sync point on a GPU, too."""
         return _span(self.weights.ne(0) | self.asked)
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "Batch":
-        """The batch on ``device``, itself where it is there already; real numbers become ``dtype``, token ids stay
-        integers. From the CPU to a GPU it goes by page-locked memory, so that nobody waits for the copy."""
-        goal = torch.device(device).type
-        if goal == "cpu" and all(
+        """The batch on ``device``, with real numbers in ``dtype``; itself if nothing changes. Token ids stay integers.
+
+        Copies to a GPU go through page-locked (pinned) memory, so they are asynchronous.
+        """
+        destination = torch.device(device).type
+        if destination == "cpu" and all(
             tensor.is_cpu and (dtype in (None, tensor.dtype) or not tensor.is_floating_point())
             for tensor in (self.inputs, self.targets, self.weights, self.asked)
         ):
             return self
 
         def move(tensor: Tensor) -> Tensor:
-            kind = dtype if tensor.is_floating_point() else None
-            if tensor.device.type == "cpu" and goal not in ("cpu", "meta"):
-                # contiguous: of a tensor that is expanded over time torch cannot make a page-locked copy.
-                return tensor.to(kind or tensor.dtype).contiguous().pin_memory().to(device, non_blocking=True)
-            # Never without waiting to the CPU: it would read the copy before a GPU has written it.
-            return tensor.to(device, kind, non_blocking=goal != "cpu")
+            new_dtype = dtype if tensor.is_floating_point() else None
+            if tensor.device.type == "cpu" and destination not in ("cpu", "meta"):
+                # contiguous: torch cannot pin a tensor that is expanded over time.
+                return tensor.to(new_dtype or tensor.dtype).contiguous().pin_memory().to(device, non_blocking=True)
+            # Copies to the CPU must block: the CPU would read memory that the GPU has not written yet.
+            return tensor.to(device, new_dtype, non_blocking=destination != "cpu")
 
         return Batch(move(self.inputs), move(self.targets), move(self.weights), move(self.asked))
 
     @property
     def nbytes(self) -> int:
-        """Of memory; more than it takes where an answer is expanded over time."""
+        """Size of the tensors in bytes. Targets expanded over time count in full, though they share memory."""
         return sum(tensor.nbytes for tensor in (self.inputs, self.targets, self.weights, self.asked))
 
     def part(self, start: int, stop: int) -> "Batch":
@@ -214,6 +242,6 @@ class Batch:
 
 
 def _span(counting: Bool[Tensor, "T B"]) -> slice:
-    """From the first timestep at which anything is true to the last; all of them where nothing is."""
+    """The range from the first to the last timestep with a true value; all timesteps if there is none."""
     steps = counting.any(1).nonzero()[:, 0].tolist()
     return slice(steps[0], steps[-1] + 1) if steps else slice(0, len(counting))

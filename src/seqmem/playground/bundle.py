@@ -22,7 +22,7 @@ from ..evaluate import Evaluation
 from ..models.base import parameter_count
 from ..models.recurrent import SequenceModel
 from ..reading import read, sentence
-from ..signals import ACCURACY, OneHot, Tokens
+from ..signals import ACCURACY, OneHot
 from ..tasks.base import Task
 
 FORMAT = 1
@@ -138,7 +138,7 @@ def common_task(models: Sequence[Playable]) -> Task:
             raise ValueError(
                 f"'{other.name}' was trained on {other.task}, '{first.name}' on {task}: a page shows models of one task"
             )
-    if not (isinstance(task.inputs, Tokens) and isinstance(task.targets, Tokens) and task.targets.metric is ACCURACY):
+    if not (task.inputs.discrete and task.targets.discrete and task.targets.metric is ACCURACY):
         raise ValueError(f"task={task.name}: the page shows tasks of words that are answered by one of several")
     if task.inputs.size > 1 << 16:
         raise ValueError(f"task={task.name}: {task.inputs.size} words are too many for the page: at most 65536")

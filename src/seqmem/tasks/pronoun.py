@@ -22,7 +22,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..signals import Batch, Tokens
-from .base import Naming, Task
+from .base import Task
+from .shown import Naming
 
 HE = "my brother|her uncle|our father|your nephew|my grandfather|her husband|our son|your grandson".split("|")
 SHE = "my sister|his aunt|our mother|your niece|my grandmother|his wife|our daughter|your granddaughter".split("|")

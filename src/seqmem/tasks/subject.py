@@ -19,7 +19,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ..signals import Batch, Tokens
-from .base import Naming, Task
+from .base import Task
+from .shown import Naming
 
 SUBJECTS = "Alice Bob Carol David Emma Frank".split()
 FILLERS = "walked to the store and bought".split()

@@ -15,6 +15,7 @@ real sequences. ``chance`` is the entropy of a single character, in bits, what r
 Next-character prediction after Sutskever, Martens & Hinton 2011, Generating text with recurrent neural networks.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from hashlib import sha256
@@ -117,6 +118,10 @@ class Text(Task):
 
     def baseline_loss(self, seq_len: int) -> float:
         return _entropy()
+
+    def facts(self) -> Mapping[str, str]:
+        """Python's versions carry different texts."""
+        return {"corpus_sha256": corpus_sha256()}
 
     @property
     def _part(self) -> str:

@@ -17,7 +17,7 @@ from torch import Tensor, _foreach_mul_, _foreach_norm, nn  # pyright: ignore[re
 from ..cells.base import State
 from ..cells.fused import FusedCell
 from ..decay import Decay, Trace, decay_from, decays_of
-from ..evaluate import Evaluation, Kept, evaluate, held_out, length_grid, score
+from ..evaluate import CachedBatches, Evaluation, evaluate, held_out, length_grid, score
 from ..models.base import loss_per_sequence, trainable
 from ..models.recurrent import SequenceModel
 from ..probes.gradient import Tracer
@@ -278,9 +278,11 @@ def train(
         for batch in held_out(task, plan.seq_len, seed=plan.seed, sequences=quick, stream="validate"):
             yield batch.to(device, dtype)
 
-    validation = Kept(held_out_at_home)
+    validation = CachedBatches(held_out_at_home)
     tracer = Tracer(model, task, loss=plan.trace_loss)
-    traced = Kept(lambda: [task.held_out().sample(plan.trace_sequences, plan.seq_len, generator(plan.seed, "trace"))])
+    traced = CachedBatches(
+        lambda: [task.held_out().sample(plan.trace_sequences, plan.seq_len, generator(plan.seed, "trace"))]
+    )
 
     def look() -> None:
         """Evaluate at the training length."""

@@ -251,8 +251,6 @@ def _describe(
     run: RunDirectory, config: RunConfig, overrides: Sequence[str], experiment: "Experiment"
 ) -> dict[str, Any] | None:
     """What was run, with what; written anew at each start. Of a run that goes on: what it was begun with."""
-    from ...tasks.text import Text, corpus_sha256
-
     run.file("error.txt").unlink(missing_ok=True)
     write_json(run.file(runs.CONFIG), settings.everything(config))
     write_json(run.file("overrides.json"), list(overrides))
@@ -264,7 +262,7 @@ def _describe(
         "chance": task.chance,
         "baseline_loss": task.baseline_loss(config.seq_len),
         "solved_at": task.solved_at,
-        **({"corpus_sha256": corpus_sha256()} if isinstance(task, Text) else {}),
+        **task.facts(),
     }  # so that an unfinished run's numbers can be read
     # Of a run that goes on: with what it was begun, should that be something else.
     former = read_json(run.file("environment.json")) if run.file(runs.CHECKPOINT).exists() else None

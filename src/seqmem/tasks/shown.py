@@ -1,0 +1,70 @@
+"""Tasks for people: typed text as tokens, and answers that are named in a sequence.
+
+Axes: T time. Tensors here belong to one sequence.
+"""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Naming:
+    """How answers are named and queried, for a task whose last token asks for one of the answers named before it.
+
+    Args:
+        phrases: for each answer, the consecutive tokens that name it.
+        asks: query token -> the answers it may refer to.
+    """
+
+    phrases: Sequence[Sequence[int]]
+    asks: Mapping[int, Sequence[int]]
+
+    def candidates(self, tokens: Sequence[int]) -> list[int]:
+        """The answers that the sequence names and its last token may refer to: exactly one in a valid sequence."""
+        *before, last = tokens
+        return [answer for answer in self.asks.get(last, ()) if _occurs(self.phrases[answer], before)]
+
+
+def _occurs(phrase: Sequence[int], tokens: Sequence[int]) -> bool:
+    size = len(phrase)
+    return any(list(phrase) == list(tokens[start : start + size]) for start in range(len(tokens) - size + 1))
+
+
+def split_words(text: str, vocabulary: Sequence[str]) -> list[str]:
+    """``text`` split at white space, or into single letters if every word of ``vocabulary`` is one letter."""
+    if max(map(len, vocabulary)) == 1:
+        return [letter for letter in text if not letter.isspace()]
+    return text.split()
+
+
+def tokens_of(words: Sequence[str], vocabulary: Sequence[str], *, task: str) -> Int[Tensor, " T"]:
+    """Look up each word's place in ``vocabulary``, ignoring case and surrounding punctuation where necessary.
+
+    Args:
+        task: its name, for the error messages.
+
+    Raises:
+        ValueError: ``words`` is empty, or contains words outside ``vocabulary``; the message suggests close matches.
+    """
+    exact = {word: token for token, word in enumerate(vocabulary)}
+    lower = {word.lower(): token for word, token in exact.items()}
+    tokens, unknown = [], {}
+    for typed in words:
+        for word in (typed, typed.strip(",.;:!?\"'")):  # unstripped first: ! and . are words of some tasks
+            token = exact.get(word, lower.get(word.lower()))
+            if token is not None:
+                tokens.append(token)
+                break
+        else:
+            unknown[typed] = difflib.get_close_matches(typed.lower(), list(lower), 3, 0.5)
+    if unknown:
+        described = [f"'{word}'" + (f" (near: {', '.join(near)})" if near else "") for word, near in unknown.items()]
+        raise ValueError(f"task={task} has no word {', '.join(described)}")
+    if not tokens:
+        raise ValueError("the text is empty")
+    return torch.tensor(tokens)
