@@ -33,7 +33,7 @@ from seqmem.randomness import generator
 from seqmem.signals import Batch
 from seqmem.tasks import TASKS
 from seqmem.training.loop import update
-from test_training import Noisy
+from small_models import Noisy
 
 _setup_privateuseone_for_python_backend("elsewhere")
 DEVICE = torch.device("elsewhere:0")

@@ -1,0 +1,166 @@
+"""Precision and compilation of an update."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose
+from torch import Tensor
+
+from commandline import TINY, Said, runs_below
+from seqmem.cells import GRU, RNN, State
+from seqmem.cli.config.schema import LATER, Precision, TrainConfig, from_mapping, identity, own_hydra
+from seqmem.models.base import trainable
+from seqmem.models.recurrent import SequenceModel
+from seqmem.optimizers import adam
+from seqmem.randomness import ambient, generator
+from seqmem.tasks import Pronoun, Text
+from seqmem.training import loop as training
+from seqmem.training.loop import (
+    CannotCompile,
+    Plan,
+    Result,
+    check_precision,
+    train,
+    update,
+)
+from small_models import MAKERS, Noisy, fresh, weights
+
+
+def test_bf16_trains_in_half_precision_and_keeps_the_weights_in_float32():
+    """Measured at the step, on the CPU's autocast: bf16 enters the readout, float32 comes out of the optimizer."""
+    seen: list[torch.dtype] = []
+
+    class Watching(torch.nn.Linear):
+        def forward(self, outputs: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+            predicted = super().forward(outputs)
+            seen.append(predicted.dtype)
+            return predicted
+
+    ends: dict[str, list[Tensor]] = {}
+    results: dict[str, Result] = {}
+    for precision in ("float32", "bf16"):
+        with ambient(0, "weights"):
+            model = SequenceModel.for_task(Text(chunks=2), lambda d: Noisy(d, 12), embed_size=8)
+            model.readout = Watching(12, Text().targets.size)
+        seen.clear()
+        plan = Plan(12, steps=20, batch_size=16, evaluate_sequences=50, trace_every=20, precision=precision, tbptt=5)
+        results[precision] = train(model, Text(chunks=2), adam(trainable(model)), plan)
+        ends[precision] = weights(model)
+        assert seen.count(torch.bfloat16) == (60 if precision == "bf16" else 0)  # three segments an update
+        assert torch.float32 in seen  # evaluation
+        assert all(values.dtype == torch.float32 and values.isfinite().all() for values in ends[precision])
+    assert not all(torch.equal(a, b) for a, b in zip(ends["float32"], ends["bf16"], strict=True))
+    assert results["bf16"].loss == pytest.approx(results["float32"].loss, rel=0.02)
+
+
+@pytest.mark.parametrize("cell", MAKERS)
+def test_every_cell_trains_in_bf16_whole_in_segments_and_computed_again(cell: str):
+    task = Text(chunks=2)
+    found = []
+    usual = Plan(11, steps=3, batch_size=5, evaluate_sequences=5, trace_every=0, precision="bf16")
+    for plan in (usual, replace(usual, tbptt=5), replace(usual, checkpoint_every_t=4)):
+        with ambient(0, "weights"):
+            model = SequenceModel.for_task(task, MAKERS[cell], embed_size=5)
+        found.append(train(model, task, adam(trainable(model)), plan).loss)
+    assert found == pytest.approx([found[0]] * 3, rel=0.02)
+
+
+def test_tf32_is_on_during_an_update_alone_and_for_cuda_alone():
+    def switches() -> tuple[bool, bool]:
+        return bool(torch.backends.cuda.matmul.allow_tf32), torch.backends.cudnn.allow_tf32
+
+    seen: list[tuple[bool, bool]] = []
+
+    class Watching(RNN):
+        def forward(self, xs: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+            seen.append(switches())
+            return super().forward(xs, state)
+
+    before = switches()
+    with ambient(0, "weights"):
+        model = SequenceModel.for_task(Pronoun(), lambda d: Watching(d, 6), embed_size=5)
+    parameters = trainable(model)
+    batch = Pronoun().sample(4, 9, generator(0, "t"))
+    for precision in ("float32", "tf32"):
+        update(model, Pronoun(), torch.optim.SGD(parameters), parameters, batch, None, None, precision=precision)
+    assert seen == [before, (True, True)]
+    assert switches() == before
+
+
+def test_precisions_that_cannot_be_are_refused():
+    cpu, meta = torch.device("cpu"), torch.device("meta")
+    for precision in ("bf16", "tf32"):
+        with pytest.raises(ValueError, match=f"precision={precision}: goes with dtype=float32; with dtype=float64 use"):
+            check_precision(precision, cpu, torch.float64)
+    with pytest.raises(ValueError, match=r"precision=bf16: torch has no autocast on device=meta"):
+        check_precision("bf16", meta, torch.float32)
+    check_precision("bf16", cpu, torch.float32)
+    check_precision("float32", meta, torch.float64)
+
+
+def test_on_the_command_line_they_are_part_of_a_run_and_refused_in_its_words(
+    tmp_path: Path, typed: Callable[..., Said]
+):
+    command = ("train", *TINY, "quiet=true")
+    settings = ("", "tbptt=3", "precision=bf16", "train.checkpoint_every_t=3")
+    for setting in settings:
+        assert typed(*command, *([setting] if setting else [])) == Said(0, "", "")
+    runs = runs_below(tmp_path)
+    assert len(runs) == len(settings)
+    written = json.loads((runs[0] / "config.json").read_text())
+    assert {"tbptt", "precision", "compile", "train"} <= set(written)
+    for setting, said in {
+        "tbptt=0": "tbptt=0: must be at least 1 timestep, or null for the whole sequence",
+        "train.checkpoint_every_t=0": "train.checkpoint_every_t=0: must be at least 1 timestep, or null for",
+        "precision=half": "precision=half: 'half' is not one of float32, bf16, tf32",
+        "precision=tf32": "precision=tf32: only CUDA devices have it; on the CPU use precision=float32 or bf16",
+        "precision=bf16 dtype=float64": "precision=bf16: goes with dtype=float32; with dtype=float64 use precision=",
+        "compile=true kernel=native": "kernel=native: compile=true: torch's compiler cannot see into native kernels",
+        "precision=bf16 kernel=native": "kernel=native: precision=bf16: native kernels compute in float32 and float64",
+    }.items():
+        refused = typed(*command, "seed=1", *setting.split())
+        assert (refused.code, refused.out) == (2, "")
+        assert said in refused.err
+        assert refused.err.count("\n") == 1
+    with own_hydra():
+        usual = from_mapping(compose("train"))
+    assert not set(LATER) & set(identity(usual))
+    for name, value in LATER.items():
+        other = replace(usual)
+        setattr(other, name, TrainConfig(7) if name == "train" else {None: 7, False: True}.get(value, Precision.bf16))
+        assert identity(other) != identity(usual)
+
+
+def test_compile_is_torchs_and_its_errors_are_one_line(monkeypatch: pytest.MonkeyPatch):
+    """What it computes is checked by scripts/check_compile.py: it takes half a minute to compile."""
+    from torch._dynamo.exc import TorchDynamoException
+
+    calls: list[str] = []
+
+    def stand_in(model: SequenceModel, **options: Any) -> Any:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            calls.append("update")
+            if len(calls) > 3:
+                raise TorchDynamoException("\n no C++ compiler\nand much more")
+            return model(*args, **kwargs)
+
+        return run
+
+    monkeypatch.setattr(training.torch, "compile", stand_in)
+    model, task, optimizer = fresh(Pronoun())
+    plan = Plan(12, steps=3, batch_size=4, evaluate_sequences=5, trace_every=0, compile=True)
+    train(model, task, optimizer, plan)
+    assert calls == ["update"] * 3  # evaluation is not compiled
+    assert isinstance(model.cell, GRU)
+    assert model.cell.kernel == "torch"  # not auto: the compiler cannot see into native kernels
+    model.cell.kernel = "native"
+    with pytest.raises(ValueError, match=r"^kernel=native: torch's compiler cannot see into it"):
+        train(model, task, optimizer, plan)
+    said = r"^compile=true: torch cannot compile this model: no C\+\+ compiler; use compile=false$"
+    with pytest.raises(CannotCompile, match=said):
+        train(*fresh(Pronoun()), plan)
