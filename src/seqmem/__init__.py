@@ -5,7 +5,7 @@
     run.result()["score"]
 
 The parts work without the runner: ``seqmem.cells``, ``seqmem.tasks``, ``seqmem.probes.gradient.gradient_trace``.
-Importing does nothing until a name is used: torch takes seconds.
+Submodules are imported lazily, when a name is first used: importing torch takes seconds.
 """
 
 from importlib import import_module
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .probes.gradient import gradient_trace as gradient_trace
     from .runs.directory import RunDirectory as RunDirectory
 
-_HOMES = {
+_MODULES = {
     "train": "cli.notebook",
     "SequenceModel": "models.recurrent",
     "RunDirectory": "runs.directory",
@@ -31,10 +31,10 @@ __all__ = ["RunDirectory", "SequenceModel", "cells", "gradient_trace", "tasks", 
 def __getattr__(name: str) -> Any:
     if name in ("cells", "tasks"):
         return import_module(f".{name}", __name__)
-    if name in _HOMES:
-        return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    if name in _MODULES:
+        return getattr(import_module(f".{_MODULES[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES, "cells", "tasks"])
+    return sorted([*globals(), *_MODULES, "cells", "tasks"])

@@ -1,6 +1,6 @@
-"""Optimizers by name. ``OPTIMIZERS`` maps the name in ``conf/optimizer/NAME.yaml`` to a function of the parameters.
+"""Optimizers by name. ``OPTIMIZERS`` maps the NAME of ``conf/optimizer/NAME.yaml`` to a function of the parameters.
 
-Each uses torch's fused implementation where there is one: one pass over all parameters instead of a Python loop.
+Each uses torch's fused implementation if there is one: one pass over all parameters instead of a Python loop.
 """
 
 import inspect
@@ -16,13 +16,13 @@ Kind = TypeVar("Kind", bound=optim.Optimizer)
 
 
 def _uncompiled(kind: type[Kind]) -> type[Kind]:
-    """``kind`` without the decorators that keep torch.compile out of it.
+    """A subclass of ``kind`` without the decorators that exclude its methods from torch.compile.
 
-    They import torch's compiler when an optimizer is made, and at each step: four seconds before the first step of a
-    run that compiles nothing. What they decorate is left as it is, and updates without gradients as before.
+    The decorators import torch's compiler when an optimizer is created: four seconds before the first step of a run
+    that compiles nothing. The methods themselves are unchanged, and still run under ``no_grad``.
     """
 
-    def bare(name: str) -> Callable[..., Any]:
+    def undecorated(name: str) -> Callable[..., Any]:
         inner = inspect.unwrap(getattr(kind, name))
 
         @wraps(inner)
@@ -30,23 +30,23 @@ def _uncompiled(kind: type[Kind]) -> type[Kind]:
             with torch.no_grad():
                 return inner(*args, **kwargs)
 
-        del method.__wrapped__  # or torch's own hooks would unwrap it again
+        del method.__wrapped__  # torch's hooks would unwrap it again
         return method
 
     names = ("add_param_group", "zero_grad", "step", "state_dict", "load_state_dict")
-    return cast(type[Kind], type(kind.__name__, (kind,), {name: bare(name) for name in names}))
+    return cast(type[Kind], type(kind.__name__, (kind,), {name: undecorated(name) for name in names}))
 
 
-def _at_once(kind: type[optim.Adam], kernel: Callable[..., None]) -> type[optim.Adam]:
-    """``kind`` with one call of torch's kernel for all parameters of a group.
+def _single_call(kind: type[optim.Adam], kernel: Callable[..., None]) -> type[optim.Adam]:
+    """A subclass of ``kind`` whose step calls torch's fused kernel once for all parameters of a group.
 
-    torch's own step sorts them by type and device first, at every step, which takes several times as long as a small
-    model's update. Bit for bit the same.
+    torch's own step first groups the parameters by dtype and device, at every step, which takes several times as long
+    as a small model's update. The updates are bitwise the same.
     """
 
     def step(self: optim.Adam, closure: Callable[[], Any] | None = None) -> Any:
-        alike = all(len({(p.device, p.dtype) for p in group["params"]}) == 1 for group in self.param_groups)
-        if closure is not None or not alike:
+        uniform = all(len({(p.device, p.dtype) for p in group["params"]}) == 1 for group in self.param_groups)
+        if closure is not None or not uniform:
             return kind.step(self, closure)
         for group in self.param_groups:
             parameters, gradients, means, squares, largest, steps = lists = [[] for _ in range(6)]
@@ -65,8 +65,8 @@ def _at_once(kind: type[optim.Adam], kernel: Callable[..., None]) -> type[optim.
     return cast(type[optim.Adam], type(kind.__name__, (kind,), {"step": step}))
 
 
-_Adam = _at_once(_uncompiled(optim.Adam), _fused_adam_)
-_AdamW = _at_once(_uncompiled(optim.AdamW), _fused_adamw_)
+_Adam = _single_call(_uncompiled(optim.Adam), _fused_adam_)
+_AdamW = _single_call(_uncompiled(optim.AdamW), _fused_adamw_)
 _RMSprop = _uncompiled(optim.RMSprop)
 _SGD = _uncompiled(optim.SGD)
 
@@ -109,7 +109,7 @@ def sgd(
     nesterov: bool = False,
     weight_decay: float = 0.0,
 ) -> optim.Optimizer:
-    """Stochastic gradient descent, with momentum (Sutskever et al. 2013) if wanted."""
+    """Stochastic gradient descent, optionally with momentum (Sutskever et al. 2013)."""
     return _SGD(
         parameters,
         lr=_positive(lr),
@@ -129,7 +129,7 @@ def rmsprop(
     momentum: float = 0.0,
     weight_decay: float = 0.0,
 ) -> optim.Optimizer:
-    """Tieleman & Hinton 2012. ``alpha`` is 0.9, as papers on memory tasks have it, not torch's 0.99."""
+    """Tieleman & Hinton 2012. ``alpha`` is 0.9, as in papers on memory tasks; torch's default is 0.99."""
     return _RMSprop(parameters, lr=_positive(lr), alpha=alpha, eps=eps, weight_decay=weight_decay, momentum=momentum)
 
 

@@ -1,13 +1,13 @@
-"""The memory span of a cell: the longest sequence it can learn, found with few questions.
+"""The memory span of a cell: the longest sequence it can learn, found with few trainings.
 
 After the digit-span test (Jacobs 1887, Experiments on "prehension"): read longer and longer lists to a person until
-they fail. Here a question is "is the task solved at this length, by at least half of the seeds?", and costs trainings,
-so lengths are doubled until the answer is no, and the border is then bisected. Lengths are in timesteps. Nothing is
-trained here and nothing is read or written: the questions go to a function.
+they fail. Here the question at each length is "do at least half of the seeds solve the task?", and each answer costs
+trainings. So the length doubles until the answer is no, and the border is then bisected. Lengths are in timesteps. This
+module trains nothing and reads or writes no files: it calls a function for each answer.
 
-Bisection takes for granted that what is solved at one length is solved at every shorter one. Where it is not, the
-search still ends at a length that was solved and a longer one, next to it within the resolution, that was not; but
-there may be solved lengths beyond, and unsolved ones below, that it never asked about.
+Bisection assumes that a cell that solves one length solves every shorter one. If that is false, the search still ends
+with a solved length and a longer unsolved one within the resolution; but there may be solved lengths above and unsolved
+ones below that were never tried.
 """
 
 from collections.abc import Callable
@@ -21,15 +21,14 @@ Ended = Literal["found", "longest", "shortest", "budget"]
 
 @dataclass(frozen=True)
 class Span:
-    """What a search has found.
+    """The result of a search.
 
     Args:
-        solved: the longest length that was solved; None: none was.
-        failed: the shortest length beyond ``solved`` that was not; None: none was.
-        ended: ``found``: between the two there is nothing left to ask at the resolution wanted; ``longest``: the
-            longest length allowed is solved; ``shortest``: the shortest one is not; ``budget``: the next question was
-            too dear.
-        asked: the lengths asked, in order, and whether each was solved.
+        solved: the longest solved length; None if there is none.
+        failed: the shortest unsolved length above ``solved``; None if there is none.
+        ended: why the search stopped. ``found``: the two are within the resolution; ``longest``: the longest allowed
+            length is solved; ``shortest``: the shortest one is not; ``budget``: the next length exceeded the budget.
+        asked: (length, solved) for each length tried, in order.
     """
 
     solved: int | None
@@ -41,16 +40,16 @@ class Span:
 def search(
     ask: Callable[[int], bool | None], *, start: int, shortest: int, longest: int, resolution: float = RESOLUTION
 ) -> Span:
-    """Double the length from ``start`` until it is not solved, halve it if ``start`` is not; bisect what is between.
+    """Double the length from ``start`` until it is unsolved, or halve it until it is solved; then bisect.
 
-    No length is asked twice, so there are at most about log2(longest / start), or log2(start / shortest), and then
-    log2(1 / resolution) questions.
+    No length is tried twice: about log2(longest / start) or log2(start / shortest) lengths at most, then
+    log2(1 / resolution) more.
 
     Args:
-        ask: whether a length is solved; None: the budget does not allow the question, and the search ends.
-        start: the first length to ask.
-        shortest, longest: no length outside them is asked.
-        resolution: bisection ends when solved and failed lengths are this share of the solved one apart, or neighbours.
+        ask: returns True if a length is solved; None if the budget does not allow it, which ends the search.
+        start: the first length to try.
+        shortest, longest: bounds of the search.
+        resolution: bisection ends when ``failed - solved <= resolution * solved``, or when they are neighbours.
 
     Raises:
         ValueError: not 1 <= shortest <= start <= longest, or a negative resolution.
@@ -91,13 +90,13 @@ def search(
 
 
 def still_needed(seeds: int, solved: int, failed: int) -> int:
-    """How many more seeds must be run before the question "solved by at least half?" can be decided; 0: it is.
+    """The least number of further seeds that can decide "do at least half of the seeds solve it?"; 0 if decided.
 
-    So many can be run at once without one of them being for nothing.
+    That many can run in parallel without a wasted run.
 
     Args:
-        seeds: of the whole question.
-        solved, failed: of those that were run.
+        seeds: number of seeds in total.
+        solved, failed: numbers of finished seeds.
     """
     to_solve = (seeds + 1) // 2 - solved
     to_fail = seeds - (seeds + 1) // 2 + 1 - failed

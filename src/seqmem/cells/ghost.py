@@ -1,26 +1,26 @@
-"""The gradient at every state of a sequence, read off torch's fused layers, which hide their states.
+"""The gradient at every state of a sequence, from torch's fused layers, which hide their states.
 
-A fused layer shows its outputs, and cuDNN's nothing else; a gradient asked for at the output sequence misses what
-passes through the recurrence. But the states can be given inputs of their own, ghosts, which are zero and whose
-gradients the layer does report. In an rnn and an lstm, h_{t-1} enters by U h_{t-1} alone:
+A fused layer returns its outputs only, and the gradient at its output sequence misses what passes through the
+recurrence. Therefore each state gets an additional input, a ghost, which is zero and whose gradient the layer does
+compute. In an rnn and an lstm, h_{t-1} enters timestep t through U h_{t-1} only:
 
     W x_t + U h_{t-1}  =  [W, U] [x_t, 0] + U h_{t-1}        and        dL/d(ghost_t) = U' dL/d(W x_t + U h_{t-1})
 
-is exactly what flows from timestep t into h_{t-1}. With the gradient of the loss at the output itself that is dL/dh:
+is exactly the gradient that flows from timestep t into h_{t-1}. With the direct gradient, through the output at t:
 
     dL/dh_t = (dL/dh_t)_direct + dL/d(ghost_{t+1})
 
-A gru (torch's form) has three ghosts a unit, one for each gate, with the identity as their weights: their gradients
-d_r, d_z, d_n are those of what the gates see, and
+A gru (torch's form) has three ghosts per unit, one per gate, with identity weights. Their gradients d_r, d_z, d_n are
+the gradients at the gates' pre-activations, and
 
     dL/dh_{t-1} = direct + U_r' d_r + U_z' d_z + U_n' (r * d_n) + z_t * dL/dh_t
 
-An lstm's c_t enters h_t by o * tanh(c_t) and c_{t+1} by f:
+An lstm's c_t enters h_t through o * tanh(c_t) and c_{t+1} through f:
 
     dL/dc_t = dL/dh_t * o_t * (1 - tanh(c_t)^2) + f_{t+1} * dL/dc_{t+1}
 
-All gates are computed at once from the outputs, which are the hidden states. What is left are recurrences of the kind
-y_t = a_t * y_{t-1} + b_t, without products of matrices: ``_scan``. All of this is exact, no approximation.
+All gates follow in parallel from the outputs, which are the hidden states. What remains are elementwise recurrences
+y_t = a_t * y_{t-1} + b_t, computed by ``_scan``. The result is exact.
 
 Axes: T time, B batch, D input features, H hidden features, G gates.
 """
@@ -46,12 +46,12 @@ def state_gradients(
 ) -> tuple[Float[Tensor, "T B D"], dict[str, Float[Tensor, "T B H"]]]:
     """(dL/dx_t, state name -> dL/ds_t) for every timestep t, of L = ``loss_of(outputs, final state)``.
 
-    These are total derivatives, as ``gradient_trace`` takes them: all that s_t does to L, through the output and
-    through everything later. ``cell`` and its gradients are left alone; ``xs`` and ``initial`` are taken as numbers.
-    It computes on the device and in the dtype of ``xs``, in one forward and one backward pass of the fused layer.
+    These are total derivatives, as in ``gradient_trace``: the effect of s_t on L through the output and through all
+    later timesteps. The cell, its gradients, ``xs`` and ``initial`` are not modified, and no graph reaches them. It
+    runs one forward and one backward pass of the fused layer, on the device and in the dtype of ``xs``.
 
     Raises:
-        ValueError: the cell is a gru as published (form="cho"), which torch has no fused layer for.
+        ValueError: the cell is a gru as published (form="cho"), for which torch has no fused layer.
     """
     kind = cell.fused.mode
     if getattr(cell, "form", "torch") != "torch":
@@ -70,11 +70,11 @@ def state_gradients(
         ends = last if kind == "LSTM" else (last,)
         final: State = dict(zip(("hidden", "cell"), [end[0] for end in ends], strict=False))
         loss = loss_of(outputs, final)
-        # Of the output sequence and of the final state these are the direct parts: the recurrence is not behind them.
-        entered, direct, *direct_last = torch.autograd.grad(
+        # The gradients at the output sequence and at the final state lack the recurrence: only the direct parts.
+        to_inputs, direct, *direct_last = torch.autograd.grad(
             loss, [inputs, outputs, *ends], allow_unused=True, materialize_grads=True
         )
-    to_x, from_ghosts = entered.split([xs.shape[-1], ghosts.shape[1]], -1)
+    to_x, from_ghosts = to_inputs.split([xs.shape[-1], ghosts.shape[1]], -1)
     hidden = direct.clone()
     hidden[-1] += direct_last[0][0]
     if kind.startswith("RNN"):
@@ -82,8 +82,8 @@ def state_gradients(
         return to_x, {"hidden": hidden}
 
     hs = outputs.detach()
-    before = torch.cat([initial["hidden"][None], hs[:-1]])
-    by_x, by_h = F.linear(xs.detach(), w, bias), F.linear(before, u, bias_hidden)
+    previous = torch.cat([initial["hidden"][None], hs[:-1]])
+    by_x, by_h = F.linear(xs.detach(), w, bias), F.linear(previous, u, bias_hidden)
     if kind == "GRU":
         r, z, _ = (by_x + by_h).chunk(3, -1)
         r, z = r.sigmoid(), z.sigmoid()
@@ -101,17 +101,17 @@ def state_gradients(
 
 
 def _with_weights(layer: nn.RNNBase, weights: dict[str, Tensor]) -> nn.RNNBase:
-    """A layer of the same kind; what is given says how many inputs it has, its dtype and where it is."""
+    """A layer of the same kind with these weights, which determine its input size, dtype and device."""
     twin = deepcopy(layer)
     twin.input_size = weights["weight_ih_l0"].shape[1]
     for name, value in weights.items():
         setattr(twin, name, nn.Parameter(value, requires_grad=False))
-    twin.flatten_parameters()  # cuDNN wants all weights in one piece
-    return twin.train()  # cuDNN has a backward pass in training mode alone
+    twin.flatten_parameters()  # cuDNN needs all weights in one contiguous buffer
+    return twin.train()  # cuDNN has a backward pass in training mode only
 
 
 def _scan_back(keep: Float[Tensor, "T B H"], add: Float[Tensor, "T B H"]) -> Float[Tensor, "T B H"]:
-    """y_t = add_t + keep_{t+1} * y_{t+1}, from the last timestep, where y = add."""
+    """y_t = add_t + keep_{t+1} * y_{t+1}, backwards from y_{T-1} = add_{T-1}."""
     keep_after = torch.cat([keep[1:], torch.ones_like(keep[:1])])
     return _scan(keep_after.flip(0), add.flip(0), torch.zeros_like(add[0])).flip(0)
 
@@ -119,19 +119,19 @@ def _scan_back(keep: Float[Tensor, "T B H"], add: Float[Tensor, "T B H"]) -> Flo
 def _scan(keep: Float[Tensor, "T B H"], add: Float[Tensor, "T B H"], start: Float[Tensor, "B H"]) -> Tensor:
     """y_t = keep_t * y_{t-1} + add_t, with y_{-1} = ``start``.
 
-    In about sqrt(T) pieces of sqrt(T) timesteps: within all pieces at once, then from piece to piece. So it takes
-    3 sqrt(T) operations one after another, not T: each of them is a kernel to launch on a GPU.
+    The sequence is cut into about sqrt(T) blocks of sqrt(T) timesteps, which are scanned in parallel, then connected in
+    order: 3 sqrt(T) sequential operations instead of T, each of them a kernel launch on a GPU.
     """
     seq_len = len(keep)
     length = isqrt(seq_len - 1) + 1
-    pieces = -(-seq_len // length)
-    missing = pieces * length - seq_len  # timesteps behind the end that nobody reads
-    keep, add = (F.pad(values, (0, 0, 0, 0, 0, missing)).unflatten(0, (pieces, length)) for values in (keep, add))
-    ys, kept = add.clone(), keep.clone()  # y without what comes from earlier pieces; what is kept of that
+    blocks = -(-seq_len // length)
+    padding = blocks * length - seq_len
+    keep, add = (F.pad(values, (0, 0, 0, 0, 0, padding)).unflatten(0, (blocks, length)) for values in (keep, add))
+    ys, products = add.clone(), keep.clone()  # y if the block started from zero; the block's cumulative product of keep
     for t in range(1, length):
         ys[:, t].addcmul_(keep[:, t], ys[:, t - 1])
-        kept[:, t].mul_(kept[:, t - 1])
-    for piece in range(pieces):
-        ys[piece].addcmul_(kept[piece], start)
-        start = ys[piece, -1]
+        products[:, t].mul_(products[:, t - 1])
+    for block in range(blocks):
+        ys[block].addcmul_(products[block], start)
+        start = ys[block, -1]
     return ys.flatten(0, 1)[:seq_len]

@@ -1,11 +1,11 @@
-"""Gated recurrent unit (Cho et al. 2014, arXiv 1406.1078), in the two forms that are in use:
+"""Gated recurrent unit (Cho et al. 2014, arXiv 1406.1078), in its two common forms:
 
     r, z = sigmoid(W x_t + U h_{t-1} + b)            reset and update gate
-    n    = tanh(W x_t + b + r * (U h_{t-1}))         form "torch": torch's and cuDNN's, and the default
+    n    = tanh(W x_t + b + r * (U h_{t-1}))         form "torch": as in torch and cuDNN, the default
     n    = tanh(W x_t + b + U (r * h_{t-1}))         form "cho":   as published
     h_t  = (1 - z) * n + z * h_{t-1}
 
-The rows of W, U and b stand in torch's order: r, z, n. torch's second bias, inside r * (U h + b'), is zero here.
+The rows of W, U and b are in torch's order: r, z, n. torch's second bias b', in r * (U h + b'), is zero here.
 """
 
 from typing import ClassVar
@@ -22,8 +22,8 @@ from .fused import FusedCell, chrono_or_number
 class GRU(FusedCell):
     """State: ``hidden`` [B H].
 
-    ``forget_bias`` is the starting bias of the update gate z, which keeps: a number, or ``chrono`` (Tallec & Ollivier
-    2018, arXiv 1804.11188), log U(1, seq_len - 1).
+    ``forget_bias`` initialises the bias of the update gate z, the share of the old state: a number, or ``chrono``
+    (Tallec & Ollivier 2018, arXiv 1804.11188), log U(1, seq_len - 1).
     """
 
     source: ClassVar[str] = "Cho et al. 2014"
@@ -45,31 +45,31 @@ class GRU(FusedCell):
         # torch has no fused layer for the published form
         super().__init__(layer, f"gru {form}", ("hidden",), init, step=GRU.step, in_torch=form == "torch")
         self.form = form
-        start = chrono_or_number(forget_bias, seq_len, hidden_size)
+        initial = chrono_or_number(forget_bias, seq_len, hidden_size)
         with torch.no_grad():
             _, bias_update, _ = self.bias.chunk(3)
-            bias_update.copy_(torch.as_tensor(start))
+            bias_update.copy_(torch.as_tensor(initial))
 
     def step(self, x: Float[Tensor, "B D"], state: State) -> tuple[Float[Tensor, "B H"], State]:
-        _, z, new = self._parts(x, state)
-        hidden = (1 - z) * new + z * state["hidden"]
+        _, z, n = self._activations(x, state)
+        hidden = (1 - z) * n + z * state["hidden"]
         return hidden, {"hidden": hidden}
 
     def gates(self, x: Float[Tensor, "B D"], state: State) -> State:
-        r, z, _ = self._parts(x, state)
+        r, z, _ = self._activations(x, state)
         return {"update": z, "reset": r}
 
-    def _parts(self, x: Float[Tensor, "B D"], state: State) -> tuple[Tensor, Tensor, Tensor]:
+    def _activations(self, x: Float[Tensor, "B D"], state: State) -> tuple[Tensor, Tensor, Tensor]:
         """r, z and n, [B H] each."""
-        old = state["hidden"]
+        h = state["hidden"]
         x_r, x_z, x_n = F.linear(x, self.weight_input, self.bias).chunk(3, dim=-1)
         if self.form == "torch":
-            h_r, h_z, h_n = F.linear(old, self.weight_hidden).chunk(3, dim=-1)
+            h_r, h_z, h_n = F.linear(h, self.weight_hidden).chunk(3, dim=-1)
             r = (x_r + h_r).sigmoid()
-            new = (x_n + r * h_n).tanh()
+            n = (x_n + r * h_n).tanh()
         else:
             u_rz, u_n = self.weight_hidden.split([2 * self.output_size, self.output_size])
-            h_r, h_z = F.linear(old, u_rz).chunk(2, dim=-1)
+            h_r, h_z = F.linear(h, u_rz).chunk(2, dim=-1)
             r = (x_r + h_r).sigmoid()
-            new = (x_n + F.linear(r * old, u_n)).tanh()
-        return r, (x_z + h_z).sigmoid(), new
+            n = (x_n + F.linear(r * h, u_n)).tanh()
+        return r, (x_z + h_z).sigmoid(), n

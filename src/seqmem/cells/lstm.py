@@ -2,11 +2,11 @@
 Gers, Schmidhuber & Cummins (2000, Neural Computation 12:2451):
 
     i, f, o = sigmoid(W x_t + U h_{t-1} + b)         input, forget and output gate
-    g       = tanh(W x_t + U h_{t-1} + b)            what could be written
+    g       = tanh(W x_t + U h_{t-1} + b)            candidate
     c_t     = f * c_{t-1} + i * g                    the additive path
     h_t     = o * tanh(c_t)
 
-The rows of W, U and b stand in torch's order: i, f, g, o.
+The rows of W, U and b are in torch's order: i, f, g, o.
 """
 
 from typing import ClassVar
@@ -23,9 +23,9 @@ from .fused import FusedCell, chrono_or_number
 class LSTM(FusedCell):
     """State: ``hidden`` [B H] and ``cell`` [B H].
 
-    ``forget_bias`` is the one bias of the forget gate at the start: a number b (the gate starts near sigmoid(b)), or
-    ``chrono`` (Tallec & Ollivier 2018, arXiv 1804.11188): b_f = log U(1, seq_len - 1), b_i = -b_f, so that the cell
-    starts with memories up to ``seq_len`` timesteps. With b = 1 it forgets as 0.731^k: 1e-7 after 50 timesteps.
+    ``forget_bias`` initialises the bias of the forget gate: a number b (the gate starts near sigmoid(b)), or ``chrono``
+    (Tallec & Ollivier 2018, arXiv 1804.11188): b_f = log U(1, seq_len - 1), b_i = -b_f, for memories of up to
+    ``seq_len`` timesteps at initialisation. With b = 1 the cell forgets as 0.731^k: 1e-7 after 50 timesteps.
     """
 
     source: ClassVar[str] = "Hochreiter & Schmidhuber 1997; Gers et al. 2000"
@@ -41,26 +41,24 @@ class LSTM(FusedCell):
         init: str = "torch",
     ) -> None:
         super().__init__(nn.LSTM(input_size, hidden_size), "lstm", ("hidden", "cell"), init, step=LSTM.step)
-        start = chrono_or_number(forget_bias, seq_len, hidden_size)
+        initial = torch.as_tensor(chrono_or_number(forget_bias, seq_len, hidden_size))
         with torch.no_grad():
             bias_input, bias_forget, _, _ = self.bias.chunk(4)
-            if isinstance(start, Tensor):
-                bias_forget.copy_(start)
-                bias_input.copy_(-start)
-            else:
-                bias_forget.fill_(start)
+            bias_forget.copy_(initial)
+            if forget_bias == "chrono":
+                bias_input.copy_(-initial)
 
     def step(self, x: Float[Tensor, "B D"], state: State) -> tuple[Float[Tensor, "B H"], State]:
-        i, f, g, o = self._before(x, state)
+        i, f, g, o = self._pre_activations(x, state)
         cell = f.sigmoid() * state["cell"] + i.sigmoid() * g.tanh()
         hidden = o.sigmoid() * cell.tanh()
         return hidden, {"hidden": hidden, "cell": cell}
 
     def gates(self, x: Float[Tensor, "B D"], state: State) -> State:
-        i, f, _, o = self._before(x, state)
+        i, f, _, o = self._pre_activations(x, state)
         return {"forget": f.sigmoid(), "input": i.sigmoid(), "output": o.sigmoid()}
 
-    def _before(self, x: Float[Tensor, "B D"], state: State) -> tuple[Tensor, ...]:
-        """i, f, g and o before their sigmoid or tanh, [B H] each."""
-        both = F.linear(x, self.weight_input, self.bias) + F.linear(state["hidden"], self.weight_hidden)
-        return both.chunk(4, dim=-1)
+    def _pre_activations(self, x: Float[Tensor, "B D"], state: State) -> tuple[Tensor, ...]:
+        """i, f, g and o before their nonlinearities, [B H] each."""
+        stacked = F.linear(x, self.weight_input, self.bias) + F.linear(state["hidden"], self.weight_hidden)
+        return stacked.chunk(4, dim=-1)

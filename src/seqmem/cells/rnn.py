@@ -28,6 +28,6 @@ class RNN(FusedCell):
         self.nonlinearity = nonlinearity
 
     def step(self, x: Float[Tensor, "B D"], state: State) -> tuple[Float[Tensor, "B H"], State]:
-        before = F.linear(x, self.weight_input, self.bias) + F.linear(state["hidden"], self.weight_hidden)
-        hidden = before.tanh() if self.nonlinearity == "tanh" else before.relu()
+        pre_activation = F.linear(x, self.weight_input, self.bias) + F.linear(state["hidden"], self.weight_hidden)
+        hidden = pre_activation.tanh() if self.nonlinearity == "tanh" else pre_activation.relu()
         return hidden, {"hidden": hidden}

@@ -1,4 +1,4 @@
-"""Memory tasks. ``TASKS`` maps the name in ``conf/task/NAME.yaml`` to its class."""
+"""Memory tasks. ``TASKS`` maps the NAME of ``conf/task/NAME.yaml`` to its class."""
 
 from .adding import Adding as Adding
 from .base import Task as Task

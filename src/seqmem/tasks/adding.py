@@ -4,15 +4,15 @@
               ~~~~~                ~~~~~
     every timestep shows a number and a marker; at the last timestep the sum of the two marked numbers is asked
 
-``variant=le2015``: numbers from U[0, 1], one of each half marked. ``variant=tcn``: the same, but any two timesteps
-marked, so the time to remember is distributed differently. Whoever remembers nothing answers 1, a mean squared error
-of 1/6 = 0.1667 (the 0.1767 found in print is a slip); to remember only one of the two numbers gives 1/12.
+``variant=le2015``: numbers from U[0, 1], one marked in each half. ``variant=tcn``: the same, but any two timesteps are
+marked, so the distribution of the time to remember differs. Without memory the best answer is 1, with a mean squared
+error of 1/6 = 0.1667 (the 0.1767 in print is a slip); remembering one of the two numbers gives 1/12.
 
 ``variant=hs97``, the original: numbers from U[-1, 1]; lengths from U{T ... 1.1 T} with T = ``seq_len``; one of the
-first ten pairs is marked 1, then one of those still unmarked among the first T/2; the first and the last marker
-are -1; asked is 0.5 + (X1 + X2) / 4. Should the first pair be drawn it keeps its -1 and X1 is zero. The paper doesn't
-say what if the second draw meets the first pair; here it doesn't. As X1 is zero in one sequence of ten, 0.5 scores
-(0.9 + 1) / 48 = 0.0396, a little less than the 1/24 of two numbers that are always there.
+first ten pairs is marked 1, then one of the unmarked pairs among the first T/2; the first and the last marker are -1;
+the target is 0.5 + (X1 + X2) / 4. If the first draw is the first pair, it keeps its -1 and X1 is zero. The paper does
+not say what happens if the second draw is the first pair; here it is excluded. As X1 is zero in one sequence of ten,
+answering 0.5 scores (0.9 + 1) / 48 = 0.0396, slightly less than the 1/24 of two numbers that are always there.
 
 Hochreiter & Schmidhuber 1997, Long short-term memory, experiment 4; Le, Jaitly & Hinton 2015, A simple way to
 initialize recurrent networks of rectified linear units, with the markers as in the code of Arjovsky, Shah & Bengio
@@ -34,8 +34,8 @@ from .base import Task
 class Adding(Task):
     """``variant``: le2015, tcn or hs97.
 
-    Feature 0 is the number, feature 1 the marker. A batch of hs97 has ``seq_len + seq_len // 10`` timesteps: zeros
-    follow the end of a shorter sequence, and each is asked at its own last timestep.
+    Feature 0 is the number, feature 1 the marker. A batch of hs97 has ``seq_len + seq_len // 10`` timesteps: shorter
+    sequences are padded with zeros, and each is asked at its own last timestep.
     """
 
     variant: str = "le2015"
@@ -61,13 +61,16 @@ class Adding(Task):
 
     @property
     def solved_at(self) -> float:
-        """3 % of the variance. The sums of hs97 spread half as wide, so a quarter of the squared error is as good:
-        0.00125, whose root 0.035 is within the paper's tolerance of 0.04."""
+        """3 % of the variance.
+
+        The answers of hs97 have half the spread, so a quarter of the squared error is as good: 0.00125, whose root
+        0.035 is within the paper's tolerance of 0.04.
+        """
         return 0.005 / 4 if self.variant == "hs97" else 0.005
 
     @property
     def min_seq_len(self) -> int:
-        """Each half has a choice; for hs97, ten pairs come before the last."""
+        """Each half has at least two timesteps to choose from; hs97 needs ten pairs before the last."""
         return 11 if self.variant == "hs97" else 4
 
     def baseline_loss(self, seq_len: int) -> float:
@@ -96,10 +99,10 @@ class Adding(Task):
         end = torch.randint(seq_len, longest + 1, (batch_size,), generator=rng) - 1
         numbers = 2 * torch.rand(longest, batch_size, generator=rng) - 1
         first = torch.randint(10, (batch_size,), generator=rng)
-        # The second is one of 1 ... T/2 - 1 without the first: draw from a range one shorter and step over it.
-        taken = (first >= 1) & (first < seq_len // 2)
-        second = 1 + (torch.rand(batch_size, generator=rng) * (seq_len // 2 - 1 - taken.long())).long()
-        second += taken & (second >= first)
+        # The second pair is one of 1 ... T/2 - 1 except the first: draw from a range one shorter and skip over it.
+        excluded = (first >= 1) & (first < seq_len // 2)
+        second = 1 + (torch.rand(batch_size, generator=rng) * (seq_len // 2 - 1 - excluded.long())).long()
+        second += excluded & (second >= first)
 
         markers = torch.zeros(longest, batch_size)
         markers[first, rows] = markers[second, rows] = 1
@@ -140,7 +143,7 @@ class Adding(Task):
         return None if marked == 2 else f"{marked} of its numbers are marked with *, task={self.name} adds two"
 
     def words(self, inputs: Float[Tensor, "T 2"]) -> list[str]:
-        """``0.42``, marked ``0.42*``; in hs97 the ends are ``0.42|`` and what follows the sequence is ``-``."""
+        """``0.42``, marked ``0.42*``; in hs97 the first and the last pair are ``0.42|`` and padding is ``-``."""
         marks = {0.0: "", 1.0: "*", -1.0: "|"}
         padded = self.variant == "hs97"
         return [

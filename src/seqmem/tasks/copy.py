@@ -4,9 +4,9 @@
     says    . . . . . . . . . . . c a h      blank until the cue, then the symbols in order
 
 With T steps from the last symbol to the cue a sequence has T + 2 * ``length`` timesteps, T + 20 as published. The loss
-is the mean over all of them; who remembers nothing says blank, then guesses: ``length`` ln ``symbols`` / ``seq_len``
-nats, 10 ln 8 / (T + 20) as published. Scored is only what is recalled, chance 1 / symbols: of all timesteps someone
-without a memory already has nearly all right.
+is the mean over all of them. A model without memory predicts blanks, then guesses: ``length`` ln ``symbols`` /
+``seq_len`` nats, 10 ln 8 / (T + 20) as published. Only the recalled symbols are scored, with chance 1 / symbols: over
+all timesteps even a model without memory would be nearly always right.
 
 Arjovsky, Shah & Bengio 2016, Unitary evolution recurrent neural networks, with the token ids of their code.
 """
@@ -27,10 +27,10 @@ BLANK = 0
 
 @dataclass(frozen=True)
 class Copy(Task):
-    """``symbols``: different ones, 2 to 26; ``length``: how many are copied, at least 1.
+    """``symbols``: size of the alphabet, 2 to 26; ``length``: how many symbols are copied, at least 1.
 
-    Token 0 is the blank and 1 ... ``symbols`` the symbols, in the inputs as in the targets; ``symbols + 1`` is the cue,
-    which is only read.
+    Token 0 is the blank and 1 ... ``symbols`` are the symbols, in inputs and targets alike; ``symbols + 1`` is the cue,
+    which occurs in inputs only.
     """
 
     symbols: int = 8

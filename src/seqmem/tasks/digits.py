@@ -11,11 +11,11 @@
 
 1,797 pictures of 8 x 8 in 17 levels of gray, written by hand by 13 people (Alpaydin & Kaynak 1998, Optical recognition
 of handwritten digits, test part), as shipped in scikit-learn. **This is not sequential MNIST**, whose sequences are
-784 steps long and whose 70,000 pictures would have to be downloaded: scores of the two do not compare. To read a
-picture as a sequence, and to permute it, is from Le, Jaitly & Hinton 2015.
+784 steps long and whose 70,000 pictures would have to be downloaded: their scores do not compare. Reading a picture as
+a sequence, and permuting it, is from Le, Jaitly & Hinton 2015.
 
 36 pictures of each digit are held out, 360 in all; training draws from the other 1,437. The same people wrote both
-parts. Digits are drawn uniformly, then a picture of that digit: chance is 1/10.
+parts. A digit is drawn uniformly, then a picture of that digit: chance is 1/10.
 """
 
 from dataclasses import dataclass, fields
@@ -31,15 +31,15 @@ from .base import Task
 
 SIDE, PIXELS, CLASSES = 8, 64, 10
 HELD_OUT = 36  # of each digit
-# The same split and the same permutation in every run, whatever its seed: they are part of the task.
+# The split and the permutation are part of the task: the same in every run, independent of its seed.
 SPLIT_SEED, PERMUTATION_SEED = 1998, 2015
 GRAY = " .:-=+*#%@"
 
 
 class _Pictures(NamedTuple):
-    """Sorted by digit: those of digit d are ``start[d]`` up to ``start[d] + size[d]``."""
+    """Pictures sorted by digit: those of digit d have the indices ``start[d]`` up to ``start[d] + size[d]``."""
 
-    pixels: Float[Tensor, "N 64"]  # in [0, 1], as written: row by row
+    pixels: Float[Tensor, "N 64"]  # in [0, 1], row by row
     digit: Int[Tensor, " N"]
     start: Int[Tensor, " 10"]
     size: Int[Tensor, " 10"]
@@ -47,25 +47,25 @@ class _Pictures(NamedTuple):
 
 @lru_cache
 def _pictures() -> tuple[_Pictures, _Pictures]:
-    """For training, and held out."""
-    from sklearn.datasets import load_digits  # slow to import, and only this task needs it
+    """The training part and the held-out part."""
+    from sklearn.datasets import load_digits  # imported here: slow, and only this task needs it
 
     pixels, digit = map(torch.from_numpy, load_digits(return_X_y=True))
     rng = torch.Generator().manual_seed(SPLIT_SEED)
-    places = [(digit == d).nonzero()[:, 0] for d in range(CLASSES)]
-    shuffled = [of[torch.randperm(len(of), generator=rng)] for of in places]
+    by_digit = [(digit == d).nonzero()[:, 0] for d in range(CLASSES)]
+    shuffled = [indices[torch.randperm(len(indices), generator=rng)] for indices in by_digit]
 
-    def part(chosen: list[Tensor]) -> _Pictures:
-        size = torch.tensor([len(of) for of in chosen])
-        at = torch.cat(chosen)
-        return _Pictures((pixels[at] / 16).float(), digit[at].long(), size.cumsum(0) - size, size)
+    def part(by_digit: list[Tensor]) -> _Pictures:
+        size = torch.tensor([len(indices) for indices in by_digit])
+        index = torch.cat(by_digit)
+        return _Pictures((pixels[index] / 16).float(), digit[index].long(), size.cumsum(0) - size, size)
 
-    return part([of[HELD_OUT:] for of in shuffled]), part([of[:HELD_OUT] for of in shuffled])
+    return part([indices[HELD_OUT:] for indices in shuffled]), part([indices[:HELD_OUT] for indices in shuffled])
 
 
 @dataclass(frozen=True)
 class Digits(Task):
-    """``scan``: pixel or row, what one timestep shows; ``permute``: the pixels in one fixed random order."""
+    """``scan``: what one timestep shows, pixel or row; ``permute``: read the pixels in one fixed random order."""
 
     scan: str = "pixel"
     permute: bool = False
@@ -91,7 +91,7 @@ class Digits(Task):
 
     @property
     def solved_at(self) -> float:
-        """Some pictures can hardly be read by people."""
+        """Below 0.99, because some pictures are hardly legible."""
         return 0.95
 
     @property
@@ -115,30 +115,30 @@ class Digits(Task):
         self.check(batch_size, seq_len)
         part = self._part
         digit = torch.randint(CLASSES, (batch_size,), generator=rng)
-        which = part.start[digit] + (torch.rand(batch_size, generator=rng) * part.size[digit]).long()
+        index = part.start[digit] + (torch.rand(batch_size, generator=rng) * part.size[digit]).long()
         inputs = torch.zeros(seq_len, batch_size, self.inputs.size)
-        shown = part.pixels[which][:, self._order]
-        inputs[: self.min_seq_len] = shown.view(batch_size, self.min_seq_len, self.inputs.size).transpose(0, 1)
+        pixels = part.pixels[index][:, self._order]
+        inputs[: self.min_seq_len] = pixels.view(batch_size, self.min_seq_len, self.inputs.size).transpose(0, 1)
         return Batch.asked_at_end(inputs, digit)
 
     def solve(self, inputs: Float[Tensor, "T B D"]) -> Int[Tensor, "T B"]:
-        """The digit of the known picture, held out or not, that is nearest: of a known one, itself."""
-        seen = inputs[: self.min_seq_len].transpose(0, 1).flatten(1).double()
-        known = torch.cat([part.pixels for part in _pictures()])[:, self._order].to(seen)
-        digits = torch.cat([part.digit for part in _pictures()]).to(seen.device)
-        # |seen - known|^2 up to |seen|^2; exact, as pixels are sixteenths.
-        nearest = (known.square().sum(1) - 2 * seen @ known.T).argmin(1)
+        """The digit of the nearest picture in the data set, training or held out."""
+        query = inputs[: self.min_seq_len].transpose(0, 1).flatten(1).double()
+        pictures = torch.cat([part.pixels for part in _pictures()])[:, self._order].to(query)
+        digits = torch.cat([part.digit for part in _pictures()]).to(query.device)
+        # |query - picture|^2 without the constant |query|^2; exact, as pixels are multiples of 1/16.
+        nearest = (pictures.square().sum(1) - 2 * query @ pictures.T).argmin(1)
         return digits[nearest].expand(inputs.shape[:2])
 
     def words(self, inputs: Float[Tensor, "T D"]) -> list[str]:
-        """Gray levels, from blank to ``@``; a row of eight with scan=row."""
+        """Gray levels, from blank to ``@``; eight per timestep with scan=row."""
         levels = (inputs * (len(GRAY) - 1)).round().long()
         return ["".join(GRAY[i] for i in row) for row in levels.tolist()]
 
     def picture(self, inputs: Float[Tensor, "T D"]) -> Float[Tensor, "8 8"]:
-        seen = inputs[: self.min_seq_len].flatten()
+        pixels = inputs[: self.min_seq_len].flatten()
         picture = torch.full((PIXELS,), torch.nan)
-        picture[self._order[: len(seen)]] = seen.float()
+        picture[self._order[: len(pixels)]] = pixels.float()
         return picture.view(SIDE, SIDE)
 
     def answer(self, target: Int[Tensor, ""]) -> str:

@@ -5,8 +5,8 @@
     one person opens the sentence, one of the other gender is named within its first third, in either order;
     clauses of filler words follow; the last word asks
 
-Whoever sees only the last word knows he or she and must guess among the people of that gender: chance is 2 / people.
-With ``mentions=1`` one person is named and the last word is a neutral *who*: chance is 1 / people.
+The last word alone tells he or she and leaves a guess among the people of that gender: chance is 2 / people. With
+``mentions=1`` one person is named and the last word is a neutral *who*: chance is 1 / people.
 
 Made for seqmem, after the six-subject recall of rnilav's perceptrons-to-transformers (see ``subject``).
 """
@@ -44,7 +44,7 @@ _OPEN = {
     "LAST": "last this one every".split(),
     "WEEK": "week summer morning night evening winter".split(),
 }
-# Clauses end with the conjunction that joins them to what follows; any number of them reads as English.
+# Each clause ends with the conjunction that joins it to the next one, so any number of clauses reads as English.
 _CLAUSES = (
     "the NOUN DID THEN",
     "the NOUN IS ADJ THEN",
@@ -55,7 +55,7 @@ _CLAUSES = (
     "the NOUN NEAR the NOUN2 DID THEN",
     "the NOUN NEAR THE NOUN2 IS ADJ THEN",
 )
-# Adverbial phrases of every length, to fill exactly the room that whole clauses leave.
+# Adverbial phrases of every length, to fill the remaining length exactly.
 _PHRASES = (
     "TIME",
     "LAST WEEK",
@@ -70,32 +70,35 @@ _SHORTEST, *_, _LONGEST = sorted(len(clause.split()) for clause in _CLAUSES)
 
 
 def _phrases(count: int) -> str:
-    """Adverbial phrases of ``count`` words in all: longest phrases first."""
-    whole, rest = divmod(count, len(_PHRASES))
-    return " ".join([_PHRASES[-1]] * whole + ([_PHRASES[rest - 1]] if rest else []))
+    """Adverbial phrases with ``count`` words in total, longest phrases first."""
+    longest, rest = divmod(count, len(_PHRASES))
+    return " ".join([_PHRASES[-1]] * longest + ([_PHRASES[rest - 1]] if rest else []))
 
 
 def _people(count: int) -> Sequence[str]:
-    """First all of *he*, then all of *she*."""
+    """``count`` people: first those called *he*, then those called *she*."""
     return HE[: count // 2] + SHE[: count // 2]
 
 
 class _Grammar(NamedTuple):
-    """Templates, one after the other on a tape of slots, so that a whole batch is written without a Python loop over
-    sentences: a sentence is a row of templates, whose slots are read from the tape."""
+    """All templates, concatenated on one tape of slots.
+
+    A sentence is a sequence of templates, whose slots are read from the tape. This way a whole batch is generated
+    without a Python loop over sentences.
+    """
 
     words: list[str]
-    options: Int[Tensor, " options"]  # the words of all slots, as numbers
-    options_at: Int[Tensor, " tape"]  # where those of the tape's slot begin,
+    options: Int[Tensor, " options"]  # the tokens of every slot's words, slot after slot
+    options_at: Int[Tensor, " tape"]  # where in ``options`` the words of the tape's slot begin,
     sizes: Float[Tensor, " tape"]  # and how many there are
-    begins: Int[Tensor, " templates"]  # where a template begins on the tape,
+    begins: Int[Tensor, " templates"]  # where on the tape a template begins,
     lengths: Int[Tensor, " templates"]  # and how many slots it has
-    first: dict[str, int]  # the number of the first template of a kind; the others follow it
+    first: dict[str, int]  # kind -> index of its first template; the others of that kind follow
 
 
 @lru_cache
 def _grammar(people: int, mentions: int, filler_words: int, repeats: int) -> _Grammar:
-    """``repeats``: how often the longest phrase stands in a row, at the tape's end."""
+    """``repeats``: how many copies of the longest phrase end the tape."""
     slots = {name: options[:filler_words] for name, options in _OPEN.items()}
     for template in (*_CLAUSES, *_PHRASES, "that who he she"):
         for name in template.split():
@@ -104,7 +107,7 @@ def _grammar(people: int, mentions: int, filler_words: int, repeats: int) -> _Gr
         for word in person.split():
             slots.setdefault(word, [word])
     words = sorted({word for options in slots.values() for word in options})
-    place = {word: i for i, word in enumerate(words)}
+    token = {word: i for i, word in enumerate(words)}
     names = list(slots)
     number = {name: i for i, name in enumerate(names)}
     slot_sizes = torch.tensor([len(slots[name]) for name in names])
@@ -123,11 +126,11 @@ def _grammar(people: int, mentions: int, filler_words: int, repeats: int) -> _Gr
     templates = [template.split() for kind in kinds.values() for template in kind]
     lengths = torch.tensor(list(map(len, templates)))
     tape = torch.tensor([number[name] for template in templates for name in template])
-    # One more than there are kinds: the last would begin after them.
+    # ``firsts`` has one more element than ``kinds``: the end of the last.
     firsts = accumulate(map(len, kinds.values()), initial=0)
     return _Grammar(
         words,
-        torch.tensor([place[word] for name in names for word in slots[name]]),
+        torch.tensor([token[word] for name in names for word in slots[name]]),
         slot_at[tape],
         slot_sizes[tape].float(),
         lengths.cumsum(0) - lengths,
@@ -137,24 +140,27 @@ def _grammar(people: int, mentions: int, filler_words: int, repeats: int) -> _Gr
 
 
 @lru_cache
-def _below(half: int, latest: int) -> Float[Tensor, "5 1"]:
-    """Up to where the draws that make a sentence go: he or she first, who of each, which is asked for, and the gap."""
+def _draw_ranges(half: int, latest: int) -> Float[Tensor, "5 1"]:
+    """Number of outcomes of a sentence's draws: he or she first, which he, which she, who is asked for, the gap."""
     return torch.tensor([2.0, half, half, 2.0, latest - 2])[:, None]
 
 
 def _clauses(
     grammar: _Grammar, room: Int[Tensor, "N B"], rngs: Sequence[torch.Generator]
 ) -> tuple[Int[Tensor, "N*B clauses"], Int[Tensor, " N*B"]]:
-    """As many clauses as there is room for in each sentence of each generator's batch, then nothing; and how many words
-    they leave over."""
+    """Clauses for all sentences of all N batches, and the number of words they leave unfilled in each.
+
+    Args:
+        room: words to fill in each sentence.
+    """
     clause = grammar.first["clause"]
     lengths = grammar.lengths[clause : clause + len(_CLAUSES)]
-    batch_size, most = room.shape[1], [max(1, int(longest) // _SHORTEST + 1) for longest in room.amax(1).tolist()]
-    # A batch is a function of its own generator: each draws as many as its longest room may hold, and no clause that is
-    # added to those fits.
-    drawn = torch.zeros(len(rngs), batch_size, max(most), dtype=torch.int64)
-    for batch, rng, clauses in zip(drawn, rngs, most, strict=True):
-        batch[:, :clauses] = torch.randint(len(_CLAUSES), (batch_size, clauses), generator=rng)
+    batch_size, counts = room.shape[1], [max(1, int(largest) // _SHORTEST + 1) for largest in room.amax(1).tolist()]
+    # A batch is a function of its own generator, so each draws one clause more than fit into its own largest room. What
+    # pads it up to the other batches never fits, so it changes nothing.
+    drawn = torch.zeros(len(rngs), batch_size, max(counts), dtype=torch.int64)
+    for batch, rng, count in zip(drawn, rngs, counts, strict=True):
+        batch[:, :count] = torch.randint(len(_CLAUSES), (batch_size, count), generator=rng)
     drawn, room = drawn.flatten(0, 1), room.flatten()
     ends = lengths[drawn].cumsum(1)
     fits = ends <= room[:, None]
@@ -163,8 +169,8 @@ def _clauses(
 
 @dataclass(frozen=True)
 class Pronoun(Task):
-    """``people``: 4 to 16, half of them *he*. ``mentions``: 2, or 1 for *who*. ``filler_words``: the largest number of
-    different words in one place of the grammar, 1 to 12."""
+    """``people``: 4 to 16, half of them *he*. ``mentions``: 2, or 1 for *who*. ``filler_words``: the number of words
+    to choose from in each slot of the grammar, 1 to 12."""
 
     people: int = 8
     mentions: int = 2
@@ -191,8 +197,8 @@ class Pronoun(Task):
 
     @cached_property
     def _names(self) -> Int[Tensor, "people 2"]:
-        place = {word: i for i, word in enumerate(self._grammar.words)}
-        return torch.tensor([[place[word] for word in person.split()] for person in self._people])
+        token = {word: i for i, word in enumerate(self._grammar.words)}
+        return torch.tensor([[token[word] for word in person.split()] for person in self._people])
 
     @property
     def inputs(self) -> Tokens:
@@ -211,33 +217,33 @@ class Pronoun(Task):
         return 7 if self.mentions == 2 else 5
 
     def sample(self, batch_size: int, seq_len: int, rng: torch.Generator) -> Batch:
-        return self._written(batch_size, seq_len, [rng])[0]
+        return self._generate(batch_size, seq_len, [rng])[0]
 
     def samples(self, batch_size: int, seq_len: int, rngs: Sequence[torch.Generator]) -> list[Batch]:
-        return self._written(batch_size, seq_len, rngs)
+        return self._generate(batch_size, seq_len, rngs)
 
-    def _written(self, batch_size: int, seq_len: int, rngs: Sequence[torch.Generator]) -> list[Batch]:
-        """All batches at once: a few thousand words take less time to write than the calls that do it."""
+    def _generate(self, batch_size: int, seq_len: int, rngs: Sequence[torch.Generator]) -> list[Batch]:
+        """All batches in one pass: for a few thousand words, torch's overhead per call exceeds the work."""
         self.check(batch_size, seq_len)
         half, latest = self.people // 2, max(3, seq_len // 3)  # the second person's two words begin at 3 ... latest
-        # Powers of two, so that few grammars are made where every batch has a length of its own.
+        # Rounded up to a power of two, so that few grammars are built and cached when batch lengths vary.
         repeats = 1 << (latest // len(_PHRASES)).bit_length()
         grammar = _grammar(self.people, self.mentions, self.filler_words, repeats)
         first_of = grammar.first
         draws = 3 + self.mentions
         drawn = torch.cat([torch.rand(draws, batch_size, generator=rng) for rng in rngs], 1)
-        # From 0 up to those, one a sentence of all batches.
-        he_first, first, second, asks_first, *more = (drawn * _below(half, latest)[:draws]).long().unbind()
+        # Uniform integers from 0 up to each range, one per sentence of all batches.
+        he_first, first, second, asks_first, *more = (drawn * _draw_ranges(half, latest)[:draws]).long().unbind()
         first, second = first + half * (1 - he_first), second + half * he_first
 
-        # A sentence's templates: those before the clauses, the clauses, and the last word.
-        opening, run = [first + first_of["person"]], None
+        # A sentence's templates: the opening, the clauses, and the last word.
+        opening, phrases_length = [first + first_of["person"]], None
         if self.mentions == 2:
-            (before,) = more  # how many words of phrases there are between the first person and TOLD
-            rest = before % len(_PHRASES)
+            (gap,) = more  # number of phrase words between the first person and TOLD
+            rest = gap % len(_PHRASES)
             opening += [torch.full_like(rest, first_of["longest phrases"]), rest + first_of["told"]]
             opening += [second + first_of["person"]]
-            run, room = before - rest, seq_len - 7 - before
+            phrases_length, room = gap - rest, seq_len - 7 - gap
             answer = torch.where(asks_first.bool(), first, second)
             last = first_of["last"] + (answer >= half)
         else:
@@ -247,17 +253,17 @@ class Pronoun(Task):
         opening += [left + first_of["said"]]
         templates = torch.cat([torch.stack(opening, 1), clauses, last[:, None]], 1)
         lengths = grammar.lengths[templates]
-        if run is not None:
-            lengths[:, 1] = run  # of the longest phrases, as many as the sentence has
+        if phrases_length is not None:
+            lengths[:, 1] = phrases_length  # only so many slots of the template "longest phrases"
 
-        # Every timestep's place on the tape: where its template begins, and how far into the template it is.
+        # Each timestep's slot on the tape: its template's beginning plus its offset within the template.
         shift = grammar.begins[templates] - (lengths.cumsum(1) - lengths)
         timesteps = len(first) * seq_len
-        at = torch.repeat_interleave(shift.flatten(), lengths.flatten(), output_size=timesteps)
-        at.view(-1, seq_len).add_(torch.arange(seq_len))
+        slot = torch.repeat_interleave(shift.flatten(), lengths.flatten(), output_size=timesteps)
+        slot.view(-1, seq_len).add_(torch.arange(seq_len))
         drawn = torch.cat([torch.rand(batch_size * seq_len, generator=rng) for rng in rngs])
-        choice = (drawn * grammar.sizes.index_select(0, at)).long()
-        choice += grammar.options_at.index_select(0, at)
+        choice = (drawn * grammar.sizes.index_select(0, slot)).long()
+        choice += grammar.options_at.index_select(0, slot)
         words = grammar.options.index_select(0, choice).view(len(rngs), batch_size, seq_len)
         return Batch.all_asked_at_end(words.transpose(1, 2).contiguous(), answer.view(len(rngs), batch_size))
 
@@ -271,10 +277,10 @@ class Pronoun(Task):
         return present.int().argmax(-1).expand(inputs.shape)
 
     def naming(self) -> Naming:
-        words, half, everybody = self._grammar.words, self.people // 2, range(self.people)
+        words, half, people = self._grammar.words, self.people // 2, range(self.people)
         if self.mentions == 1:
-            return Naming(self._names.tolist(), {words.index("who"): everybody})
-        return Naming(self._names.tolist(), {words.index("he"): everybody[:half], words.index("she"): everybody[half:]})
+            return Naming(self._names.tolist(), {words.index("who"): people})
+        return Naming(self._names.tolist(), {words.index("he"): people[:half], words.index("she"): people[half:]})
 
     def words(self, inputs: Int[Tensor, " T"]) -> list[str]:
         return [self._grammar.words[i] for i in inputs.tolist()]

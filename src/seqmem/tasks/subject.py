@@ -2,7 +2,7 @@
 
     Bob and the walked to store WHO? -> Bob
     ~~~                         ~~~~
-    one of six subjects opens, any number of six filler words follow, a trigger asks
+    one of six subjects opens, any number of the six filler words follow, a trigger asks for the subject
 
 Subject and fillers are drawn uniformly and the trigger is always the same: chance is 1/6, ln 6 = 1.7918 nats.
 With n fillers a sentence has n + 2 timesteps. The published demo trains on 2 to 5 fillers (``lengths=uniform
@@ -62,9 +62,9 @@ class Subject(Task):
         return inputs[0].expand(inputs.shape)
 
     def naming(self) -> Naming:
-        """Strictly who came first, which ``solve`` says; with one subject in a sentence they are the same."""
-        everybody = range(len(SUBJECTS))
-        return Naming([[subject] for subject in everybody], {WORDS.index("WHO?"): everybody})
+        """Any one subject in the sentence. ``solve`` takes the first token; in a valid sentence they agree."""
+        subjects = range(len(SUBJECTS))
+        return Naming([[subject] for subject in subjects], {WORDS.index("WHO?"): subjects})
 
     def words(self, inputs: Int[Tensor, " T"]) -> list[str]:
         return [WORDS[i] for i in inputs.tolist()]

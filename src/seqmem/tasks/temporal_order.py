@@ -4,13 +4,13 @@
           ~               ~
     two (or three) letters A or B among random c, d, e, f; the last timestep asks for all of them in order
 
-Positions count from 0 and are uniform: of L timesteps the first is in [.1 L, .2 L) and the second in [.5 L, .6 L); with
-three symbols, in [.1 L, .2 L), [.3 L, .4 L) and [.6 L, .7 L). The last timestep is a random filler: chance is
-1/4 (or 1/8); to remember only the second of two gives 1/2.
+Positions count from 0 and are drawn uniformly: in L timesteps the first is in [.1 L, .2 L), the second in [.5 L, .6 L);
+three symbols are in [.1 L, .2 L), [.3 L, .4 L) and [.6 L, .7 L). The last timestep is a random filler: chance is
+1/4 (or 1/8); remembering only the second of two symbols gives 1/2.
 
 Hochreiter & Schmidhuber 1997, experiments 6a and 6b; Martens & Sutskever 2011; as in the code of Pascanu, Mikolov &
-Bengio 2013, On the difficulty of training recurrent neural networks (the text beside that code gives another first
-range).
+Bengio 2013, On the difficulty of training recurrent neural networks (whose text gives another first range than its
+code).
 """
 
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ STARTS = {2: (1, 5), 3: (1, 3, 6)}  # tenths of the length
 
 @dataclass(frozen=True)
 class TemporalOrder(Task):
-    """``symbols``: 2 or 3. Tokens 0 and 1 are A and B, 2 to 5 fillers; the k-th symbol adds B * 2^k to the class."""
+    """``symbols``: 2 or 3. Tokens: 0 A, 1 B, 2 to 5 fillers. If the k-th symbol is B, it adds 2^k to the class."""
 
     symbols: int = 2
 
@@ -54,7 +54,7 @@ class TemporalOrder(Task):
 
     @property
     def min_seq_len(self) -> int:
-        """A tenth is at least one timestep."""
+        """A tenth of the length must be at least one timestep."""
         return 10
 
     def sample(self, batch_size: int, seq_len: int, rng: torch.Generator) -> Batch:
@@ -69,17 +69,15 @@ class TemporalOrder(Task):
         return Batch.asked_at_end(letters, answer)
 
     def solve(self, inputs: Int[Tensor, "T B"]) -> Int[Tensor, "T B"]:
-        here = inputs < 2
-        bit = (here.cumsum(0) - 1).clamp(min=0)
-        return (here * inputs << bit).sum(0).expand(inputs.shape)
+        is_symbol = inputs < 2
+        k = (is_symbol.cumsum(0) - 1).clamp(min=0)
+        return (is_symbol * inputs << k).sum(0).expand(inputs.shape)
 
     def unanswerable(self, inputs: Int[Tensor, " T"]) -> str | None:
-        named = int((inputs < 2).sum())
-        return (
-            None
-            if named == self.symbols
-            else f"it has {named} letters A or B, task={self.name} asks for {self.symbols}"
-        )
+        count = int((inputs < 2).sum())
+        if count == self.symbols:
+            return None
+        return f"it has {count} letters A or B, task={self.name} asks for {self.symbols}"
 
     def words(self, inputs: Int[Tensor, " T"]) -> list[str]:
         return [LETTERS[i] for i in inputs.tolist()]

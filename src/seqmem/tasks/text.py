@@ -3,14 +3,14 @@
     The "while" statement is used for repeated execution as lon -> g
     every timestep reads a character of English prose and is asked for the following one
 
-The text is Python's own documentation of its language, ``pydoc_data.topics``, which every Python carries: some 400,000
-characters, and **not the same in different versions of Python** (compare ``corpus_sha256()``). The topics are joined
-in the order of their names; typographic quotes and dashes become ASCII and any other character a question mark; and as
-topics quote each other at length, of paragraphs that occur more than once only the first is kept. Training reads the
-first 90 %; the last 10 % is held out, and shares no passage of 100 characters with the rest.
+The text is Python's documentation of its own language, ``pydoc_data.topics``, part of every Python: some 400,000
+characters, which **differ between versions of Python** (compare ``corpus_sha256()``). The topics are joined in the
+order of their names. Typographic quotes and dashes become ASCII, any other character a question mark. Topics quote each
+other at length, so repeated paragraphs are dropped. Training reads the first 90 %; the last 10 % is held out, and
+shares no passage of 100 characters with the rest.
 
-Text is no pure test of memory: a few characters back say most of what can be known. It shows what a memory is worth on
-real sequences. ``chance`` is the entropy of a single character, in bits, what remains for someone who sees no input.
+Text is no pure test of memory: the last few characters predict most of the next one. It shows what memory is worth on
+real sequences. ``chance`` is the entropy of a single character in bits, the best score without any input.
 
 Next-character prediction after Sutskever, Martens & Hinton 2011, Generating text with recurrent neural networks.
 """
@@ -37,48 +37,50 @@ _ASCII = str.maketrans({"‘": "'", "’": "'", "“": '"', "”": '"', "–": "
 @lru_cache
 def corpus() -> str:
     """The whole text, in characters of ``ALPHABET``."""
-    from pydoc_data.topics import topics  # half a megabyte that only this task needs
+    from pydoc_data.topics import topics  # imported here: half a megabyte, and only this task needs it
 
     raw = "\n\n".join(topics[name] for name in sorted(topics)).translate(_ASCII)
     text = "".join(c if c in ALPHABET else "?" for c in raw)
-    # Paragraphs quoted in another topic differ in indentation and line breaks at most.
-    once: dict[str, str] = {}
+    # Compare paragraphs without white space: quotations differ at most in indentation and line breaks.
+    unique: dict[str, str] = {}
     for paragraph in text.split("\n\n"):
-        once.setdefault(" ".join(paragraph.split()), paragraph.strip("\n"))
-    once.pop("", None)
-    return "\n\n".join(once.values())
+        unique.setdefault(" ".join(paragraph.split()), paragraph.strip("\n"))
+    unique.pop("", None)
+    return "\n\n".join(unique.values())
 
 
 def corpus_sha256() -> str:
-    """Which text it is: scores compare only where this is the same."""
+    """The hash of this Python's text: scores compare only where it agrees."""
     return sha256(corpus().encode()).hexdigest()
 
 
 @lru_cache
 def _parts() -> tuple[str, str]:
-    """For training, and held out."""
+    """The training part and the held-out part."""
     cut = len(corpus()) * 9 // 10
     return corpus()[:cut], corpus()[cut:]
 
 
 @lru_cache
 def _encoded(text: str) -> Int[Tensor, " N"]:
-    place = {c: i for i, c in enumerate(ALPHABET)}
-    return torch.tensor([place[c] for c in text])
+    token = {character: i for i, character in enumerate(ALPHABET)}
+    return torch.tensor([token[character] for character in text])
 
 
 @lru_cache
 def _entropy() -> float:
-    """Of the training part's single characters, in nats."""
-    share = torch.bincount(_encoded(_parts()[0]), minlength=len(ALPHABET)).double()
-    share /= share.sum()
-    return -float(torch.special.xlogy(share, share).sum())
+    """Entropy of the training part's character frequencies, in nats."""
+    frequency = torch.bincount(_encoded(_parts()[0]), minlength=len(ALPHABET)).double()
+    frequency /= frequency.sum()
+    return -float(torch.special.xlogy(frequency, frequency).sum())
 
 
 @dataclass(frozen=True)
 class Text(Task):
-    """``chunks``: how many stretches of ``seq_len`` make a passage that training reads in order, with the state carried
-    from each to the next."""
+    """``chunks``: how many batches of ``seq_len`` timesteps form one passage.
+
+    Training reads a passage in order, with the state carried from chunk to chunk.
+    """
 
     chunks: int = 10  # pyright: ignore[reportIncompatibleMethodOverride]  (a frozen field reads as a property does)
 
@@ -99,8 +101,10 @@ class Text(Task):
 
     @property
     def chance(self) -> float:
-        """Bits per character of the training part's character frequencies, on that part. Of the held-out part they
-        predict a little worse or better, by the luck of what it is about."""
+        """Bits per character of the training part's character frequencies, on the training part itself.
+
+        On the held-out part they predict slightly better or worse, depending on its topics.
+        """
         return _entropy() / log(2)
 
     @property
@@ -134,7 +138,7 @@ class Text(Task):
         """``seq_len`` consecutive characters from random places, each asked for the one that follows it.
 
         Raises:
-            ValueError: as everywhere, and where the text has no passage that long.
+            ValueError: as in every task, or the text is shorter than such a passage.
         """
         self.check(batch_size, seq_len)
         text = _encoded(self._part)
@@ -149,24 +153,24 @@ class Text(Task):
         return Batch(passage[:-1], passage[1:], asked.float(), asked)
 
     def solve(self, inputs: Int[Tensor, "T B"]) -> Int[Tensor, "T B"]:
-        """What follows is there to read, except after the last character: that is looked up in the text.
+        """The next input; after the last one, the character that follows the passage in the text.
 
-        Of a passage that occurs more than once the first place is taken, which may go on differently; of 300
-        characters less than one in a thousand does occur twice. After a passage that doesn't occur comes a space.
+        A passage that occurs more than once may continue differently than at its first occurrence, which is used here;
+        fewer than one in a thousand passages of 300 characters does. After a passage that does not occur: a space.
         """
         text = self._part
         last = []
         for column in inputs.T.tolist():
             passage = "".join(ALPHABET[i] for i in column)
-            at = text.find(passage, 0, len(text) - 1)  # something follows
-            last.append(ALPHABET.index(text[at + len(passage)] if at >= 0 else " "))
+            start = text.find(passage, 0, len(text) - 1)  # -1: a character must follow
+            last.append(ALPHABET.index(text[start + len(passage)] if start >= 0 else " "))
         return torch.cat([inputs[1:], torch.tensor([last]).to(inputs)])
 
     def parse(self, text: str) -> Int[Tensor, " T"]:
         return self._tokens(["\\n" if c == "\n" else c for c in text])
 
     def question(self, inputs: Int[Tensor, " T"]) -> Batch:
-        """What follows each character but the last."""
+        """Each character but the last is asked for the one that follows it."""
         asked = torch.ones(len(inputs), 1, dtype=torch.bool)
         asked[-1] = False
         return Batch(inputs[:, None], self.solve(inputs[:, None]), asked.float(), asked)
@@ -175,13 +179,15 @@ class Text(Task):
         return "a character needs one that follows it" if len(inputs) < 2 else None
 
     def words(self, inputs: Int[Tensor, " T"]) -> list[str]:
-        return [self._shown(i) for i in inputs.tolist()]
+        return [_visible(i) for i in inputs.tolist()]
 
     def answer(self, target: Int[Tensor, ""]) -> str:
-        return self._shown(int(target))
+        return _visible(int(target))
 
-    def _shown(self, token: int) -> str:
-        return ALPHABET[token].replace("\n", "\\n")
+
+def _visible(token: int) -> str:
+    """A character, with a line break as backslash n."""
+    return ALPHABET[token].replace("\n", "\\n")
 
 
 @dataclass(frozen=True)
