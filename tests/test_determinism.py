@@ -15,10 +15,12 @@ from hydra import compose
 from commandline import TINY, Said, assert_same_numbers, in_a_process, only_run, rows
 from compilers import needs_kernels
 from seqmem.cells import CELLS
-from seqmem.cli.config.schema import NO_PART_OF_IDENTITY, RunConfig, from_mapping, own_hydra
+from seqmem.cli.config.schema import RunConfig, from_mapping, own_hydra
 from seqmem.cli.launch.one_run import run_path
 from seqmem.optimizers import OPTIMIZERS
 from seqmem.tasks import TASKS
+
+NO_IDENTITY = {"device", "kernel", "threads", "deterministic", "checkpoint_every", "outputs", "force", "quiet"}
 
 COMMAND = ("train", *TINY, "cell.hidden_size=33", "batch_size=17", "cell.layers=2", "quiet=true")
 
@@ -122,12 +124,9 @@ def test_different_configurations_never_share_a_directory(configurations: dict[s
 
 
 def test_what_changes_no_number_changes_no_directory(configurations: dict[str, RunConfig]) -> None:
-    assert set(NO_PART_OF_IDENTITY) == {
-        "device", "kernel", "threads", "deterministic", "checkpoint_every", "outputs", "force", "quiet",
-    }  # fmt: skip
     for config in configurations.values():
         name = run_path(config).relative_to(config.outputs)
-        for setting in NO_PART_OF_IDENTITY:
+        for setting in NO_IDENTITY:
             other = deepcopy(config)
             setattr(other, setting, _another(getattr(config, setting)))
             assert run_path(other).relative_to(other.outputs) == name, setting
@@ -164,7 +163,7 @@ def test_names_are_safe_in_paths() -> None:
 
 def _everything(config: RunConfig) -> dict[str, Any]:
     """What may tell two configurations apart: all but what is known to change no number."""
-    found = {name: value for name, value in vars(config).items() if name not in NO_PART_OF_IDENTITY}
+    found = {name: value for name, value in vars(config).items() if name not in NO_IDENTITY}
     task = {name: value for name, value in config.task.items() if name != "usual_seq_len"}
     return {**deepcopy(found), "task": task}
 
@@ -172,7 +171,7 @@ def _everything(config: RunConfig) -> dict[str, Any]:
 def _changed(config: RunConfig) -> Iterator[RunConfig]:
     """``config`` with one setting changed, for every setting that may change numbers, wherever it stands."""
     for path in _leaves(config):
-        if path[0] in NO_PART_OF_IDENTITY or path == ("task", "usual_seq_len"):
+        if path[0] in NO_IDENTITY or path == ("task", "usual_seq_len"):
             continue
         other = deepcopy(config)
         _put(other, path, [7] if path == ("evaluate", "lengths") else _another(_get(config, path)))

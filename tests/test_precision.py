@@ -8,12 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from hydra import compose
 from torch import Tensor
 
 from commandline import TINY, Said, runs_below
 from seqmem.cells import GRU, RNN, State
-from seqmem.cli.config.schema import LATER, Precision, TrainConfig, from_mapping, identity, own_hydra
 from seqmem.models.base import trainable
 from seqmem.models.recurrent import SequenceModel
 from seqmem.optimizers import adam
@@ -127,13 +125,6 @@ def test_on_the_command_line_they_are_part_of_a_run_and_refused_in_its_words(
         assert (refused.code, refused.out) == (2, "")
         assert said in refused.err
         assert refused.err.count("\n") == 1
-    with own_hydra():
-        usual = from_mapping(compose("train"))
-    assert not set(LATER) & set(identity(usual))
-    for name, value in LATER.items():
-        other = replace(usual)
-        setattr(other, name, TrainConfig(7) if name == "train" else {None: 7, False: True}.get(value, Precision.bf16))
-        assert identity(other) != identity(usual)
 
 
 def test_compile_is_torchs_and_its_errors_are_one_line(monkeypatch: pytest.MonkeyPatch):

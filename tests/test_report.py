@@ -12,10 +12,8 @@ import polars as pl
 import pytest
 import scipy.stats
 
-from seqmem.cli.config import schema as config
 from seqmem.cli.main import main
 from seqmem.cli.verbs import report as reporting
-from seqmem.report import collect as collecting
 from seqmem.report import statistics, tables
 from seqmem.report.collect import Collection, Group, Run, collect
 from seqmem.runs.directory import RunDirectory, RunError, plain_json, write_json
@@ -160,11 +158,6 @@ def test_tasks_that_ask_otherwise_are_other_tasks(tmp_path: Path) -> None:
     assert [run.chance for run in found.only("pronoun people=4").runs] == [0.5]
     assert len(found.only("pronoun").runs) == 2
     assert found.only("adding").runs == []
-
-
-def test_settings_that_change_no_number_are_those_of_the_command_line() -> None:
-    assert set(collecting.MACHINE) == set(config.NO_PART_OF_IDENTITY)
-    assert collecting.settings(config.LATER) == collecting.LATER
 
 
 def test_the_same_training_counts_once(tmp_path: Path) -> None:

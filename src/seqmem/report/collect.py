@@ -18,16 +18,8 @@ from typing import Any
 import numpy as np
 
 from ..decay import FLOOR
-from ..runs.directory import CONFIG, RESULT, RunDirectory, RunError, identity_hash, read_json
-
-MACHINE = ("device", "kernel", "threads", "deterministic", "checkpoint_every", "outputs", "force", "quiet")
-"""Settings that can change no number: the command line's ``NO_PART_OF_IDENTITY``."""
-
-MEASURING = ("log_every", "evaluate", "trace")
-"""Settings of what is looked at and how often, with their groups. They change nothing about what is learned."""
-
-LATER: dict[str, Any] = {"tbptt": None, "precision": "float32", "compile": False, "train.checkpoint_every_t": None}
-"""Settings that came after the first runs, at the values that those were made with."""
+from ..runs.directory import CONFIG, RESULT, RunDirectory, RunError, read_json
+from ..runs.settings import identity_hash, own_name, training_settings
 
 
 @dataclass(frozen=True, eq=False)
@@ -341,11 +333,6 @@ def _read(folder: Path) -> Run | Unfinished:
     )
 
 
-def own_name(part: Mapping[str, Any]) -> str:
-    """Of a cell or a task in a configuration; a user's own goes by its class."""
-    return str(part["target"]).rpartition(".")[2] if part["name"] == "custom" else str(part["name"])
-
-
 def _whole(facts: Mapping[str, Any], key: str) -> int:
     value = facts[key]
     if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
@@ -374,29 +361,6 @@ def _foreign(error: Exception) -> str:
 
 
 # Which runs are the same, and by what the others differ
-
-
-def settings(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A configuration, flat: ``optimizer.lr`` -> its value. Lists are values."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping) and value:
-            flat.update(settings(value, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
-def training_settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """``settings`` of what is learned: without those of the machine and the measuring, the same for every version."""
-    return {
-        **LATER,
-        **{
-            key: value
-            for key, value in settings(config).items()
-            if key.partition(".")[0] not in (*MACHINE, *MEASURING) and key != "task.usual_seq_len"  # seq_len says it
-        },
-    }
 
 
 def _once(runs: Sequence[Run], left_out: list[LeftOut]) -> list[Run]:

@@ -18,8 +18,9 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
 from ..runs.directory import RunError, write_atomically
+from ..runs.settings import flat as flat_settings
 from . import series
-from .collect import MACHINE, Collection, Group, natural, settings
+from .collect import Collection, Group, natural
 from .figures import draw as figures
 from .figures.draw import Drawn, clean
 from .statistics import (
@@ -529,7 +530,7 @@ class _Page:
             # To be copied as they are: what is Markup keeps its spaces.
             shown = [escape(clean(command, 2000)) for command, _ in commands.most_common(MOST_COMPARISONS)]
             blocks.append({"title": "Commands", "note": many, "commands": shown})
-        flat = [settings(_without_machine(run.config)) for run in found.runs]
+        flat = [flat_settings(run.config, "training", "measuring", "default") for run in found.runs]
         keys = dict.fromkeys(key for one in flat for key in one)
         differing, common = [], []
         for key in keys:
@@ -566,10 +567,6 @@ def _block(title: str, columns: list[str], kinds: list[str], rows: list[list[Any
     note = f"The first {MOST_ROWS} of {len(rows)}." if len(rows) > MOST_ROWS else ""
     shown = [[clean(str(cell), 600) for cell in row] for row in rows[:MOST_ROWS]]
     return {"title": title, "note": note, "commands": [], "columns": columns, "kinds": kinds, "rows": shown}
-
-
-def _without_machine(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in config.items() if key not in MACHINE}
 
 
 def _setting(value: Any) -> str:

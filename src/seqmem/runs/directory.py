@@ -27,7 +27,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from hashlib import blake2b
 from math import isfinite
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -51,21 +50,6 @@ RunState = Literal["running", "interrupted", "failed", "finished"]
 
 class RunError(Exception):
     """A run's directory cannot be used. The message is one line for people: what, where, what instead."""
-
-
-def identity_hash(identity: Mapping[str, Any]) -> str:
-    """Eight hex digits of what a run is. Equal numbers are equal (1 and 1.0), order does not matter."""
-    return blake2b(json.dumps(_canonical(identity), sort_keys=True).encode(), digest_size=4).hexdigest()
-
-
-def _canonical(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _canonical(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_canonical(inner) for inner in value]
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    return value
 
 
 def plain_json(value: Any) -> Any:

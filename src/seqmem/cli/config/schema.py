@@ -24,6 +24,8 @@ from hydra.errors import CompactHydraException
 from hydra.version import VersionBase
 from omegaconf import MISSING, OmegaConf
 
+from ...runs import settings as settings_of
+
 
 class ConfigError(CompactHydraException):
     """A setting that the user can correct. The message is one line: what, where, what instead."""
@@ -100,7 +102,7 @@ class CustomTask:
 
 @dataclass
 class RunConfig:
-    """One run. The comments in conf/train.yaml say what each setting means."""
+    """One run. The comments in conf/train.yaml say what each setting means, ``runs.settings`` what its role is."""
 
     cell: Any = MISSING  # mappings, whose own signatures are their types
     task: Any = MISSING
@@ -129,15 +131,6 @@ class RunConfig:
     outputs: str = "outputs"
     force: bool = False
     quiet: bool = False
-
-
-NO_PART_OF_IDENTITY = (
-    "device", "kernel", "threads", "deterministic", "checkpoint_every", "outputs", "force", "quiet",
-)  # fmt: skip
-
-
-LATER = {"tbptt": None, "precision": "float32", "compile": False, "train": {"checkpoint_every_t": None}}
-"""Settings that came after the first runs, at the values that those were made with: so they keep their names."""
 
 
 def register() -> None:
@@ -208,19 +201,13 @@ def everything(config: RunConfig) -> dict[str, Any]:
 
 
 def identity(config: RunConfig) -> dict[str, Any]:
-    """Everything that can change a run's numbers, and nothing that can't."""
-    settings = {
-        key: value
-        for key, value in everything(config).items()
-        if key not in NO_PART_OF_IDENTITY and not (key in LATER and value == LATER[key])
-    }
-    task = {key: value for key, value in settings["task"].items() if key != "usual_seq_len"}  # seq_len says it
-    parts = {name: {**part, **_own_code(part)} for name, part in (("cell", settings["cell"]), ("task", task))}
-    return {**settings, **parts}
+    """The settings that can change a run's numbers, and the code of a user's own classes."""
+    settings = settings_of.identity(everything(config))
+    return settings | {name: {**settings[name], **_own_code(settings[name])} for name in ("cell", "task")}
 
 
 def _own_code(part: dict[str, Any]) -> dict[str, str]:
-    """Of a class of the user's own, a hash of the file it stands in: changed code is another run."""
+    """A hash of the file that a user's own class is in: changed code is another run."""
     if part.get("name") != "custom":
         return {}
     look_beside_the_user()
@@ -228,7 +215,7 @@ def _own_code(part: dict[str, Any]) -> dict[str, str]:
         spec = importlib.util.find_spec(str(part.get("target")).rpartition(".")[0])
         code = Path(spec.origin).read_bytes() if spec is not None and spec.origin is not None else b""
     except (ImportError, ValueError, OSError):
-        return {}  # it will be said when it is imported
+        return {}  # importing it will fail with a better message
     return {"code": blake2b(code, digest_size=8).hexdigest()}
 
 

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from ...runs import directory as runs
-from ...runs.directory import RunDirectory, RunError, identity_hash, read_json, write_json
+from ...runs.directory import RunDirectory, RunError, read_json, write_json
+from ...runs.settings import identity_hash, own_name
 from ..config import schema as settings
 from ..config.schema import RunConfig
 
@@ -75,12 +76,7 @@ class StopSignals:
 def run_path(config: RunConfig) -> Path:
     """Readable first, unique second: outputs/TASK/CELL/len50-seed0-1a2b3c4d."""
     name = f"len{config.seq_len}-seed{config.seed}-{identity_hash(settings.identity(config))}"
-    return Path(config.outputs) / _safe(_own(config.task)) / _safe(_own(config.cell)) / name
-
-
-def _own(part: dict[str, Any]) -> str:
-    """A custom cell or task goes by its class."""
-    return str(part["target"]).rpartition(".")[2] if part.get("name") == "custom" else str(part.get("name"))
+    return Path(config.outputs) / _safe(own_name(config.task)) / _safe(own_name(config.cell)) / name
 
 
 def _safe(name: str) -> str:
@@ -88,7 +84,7 @@ def _safe(name: str) -> str:
 
 
 def title(config: RunConfig) -> str:
-    return f"{_own(config.cell)} {_own(config.task)} len{config.seq_len} seed{config.seed}"
+    return f"{own_name(config.cell)} {own_name(config.task)} len{config.seq_len} seed{config.seed}"
 
 
 def execute(
@@ -309,8 +305,8 @@ def _git_commit() -> str | None:
 def _facts(config: RunConfig, experiment: "Experiment") -> dict[str, Any]:
     first = next(experiment.model.parameters())
     return {
-        "task": _own(config.task),
-        "cell": _own(config.cell),
+        "task": own_name(config.task),
+        "cell": own_name(config.cell),
         "seq_len": config.seq_len,
         "seed": config.seed,
         "hidden_size": experiment.hidden_size,
@@ -325,8 +321,8 @@ def _facts(config: RunConfig, experiment: "Experiment") -> dict[str, Any]:
 def _hparams(config: RunConfig, experiment: "Experiment") -> dict[str, str | float | int | bool]:
     """The same keys for every run, whatever its cell: TensorBoard shows no others in a sweep's table."""
     return {
-        "cell": _own(config.cell),
-        "task": _own(config.task),
+        "cell": own_name(config.cell),
+        "task": own_name(config.task),
         "seq_len": config.seq_len,
         "seed": config.seed,
         "hidden_size": experiment.hidden_size,

@@ -19,6 +19,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from ...runs.settings import own_name
 from ..terminal.live import clock_text, moving, speed_text
 from ..terminal.strip import fitted, marks
 from .jobs import Job, Outcome
@@ -318,7 +319,7 @@ class Overview(View):
 
 
 def _cell(job: Job) -> str:
-    return str(job.settings["cell"].get("name"))
+    return own_name(job.settings["cell"])
 
 
 def view(jobs: Sequence[Job], done: Sequence[Outcome], workers: int, console: Console | None = None) -> View:

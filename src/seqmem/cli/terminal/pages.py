@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ...runs.directory import RESULT, RunDirectory, RunError
+from ...runs.settings import own_name
 from .strip import Marks, bar, columns, fitted, heat_strip, legend, marks, profile, strip_line, together
 from .words import duration, half_life_text, here, horizon_text, score_text, share_text, typed
 
@@ -137,8 +138,8 @@ def _read(run: RunDirectory) -> Reading:
     return Reading(
         run=run,
         config=config,
-        task=_own_name(config["task"]),
-        cell=_own_name(config["cell"]),
+        task=own_name(config["task"]),
+        cell=own_name(config["cell"]),
         state=state,
         step=step,
         steps=steps,
@@ -166,11 +167,6 @@ def _read(run: RunDirectory) -> Reading:
 
 _NEEDED = ("score", "loss", "by_length", "gradient", "steps", "hidden_size", "parameters", "seconds")
 _DECAY = ("half_life", "horizon", "log10_first_over_last", "r2")
-
-
-def _own_name(part: Mapping[str, Any]) -> str:
-    """A custom cell or task goes by its class."""
-    return str(part["target"]).rpartition(".")[2] if part["name"] == "custom" else str(part["name"])
 
 
 def _json(run: RunDirectory, name: str) -> dict[str, Any]:

@@ -21,9 +21,9 @@ from hydra import compose
 from rich.console import Console
 from rich.text import Text
 
-from ...report.collect import own_name, training_settings
 from ...report.statistics import score_text
 from ...runs.directory import RunDirectory, RunError, write_atomically
+from ...runs.settings import own_name, training_settings
 from ..config.arguments import Parser
 from ..config.choose import find, refuse_unfinished
 from ..config.errors import USAGE, explain

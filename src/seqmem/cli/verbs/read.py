@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ...runs.directory import RunDirectory, RunError, plain_json
+from ...runs.settings import own_name
 from ..config import schema as settings
 from ..config.arguments import Parser
 from ..config.choose import find
@@ -219,8 +220,7 @@ class Readers:
 
 
 def _cell(model: "Trained") -> str:
-    cell = model.config.cell
-    return str(cell["target"]).rpartition(".")[2] if cell.get("name") == "custom" else str(cell["name"])
+    return own_name(model.config.cell)
 
 
 def _lengths(model: "Trained") -> str:

@@ -19,7 +19,8 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.text import Text
 
-from ...runs.directory import RunDirectory, RunError, identity_hash, plain_json, write_json
+from ...runs.directory import RunDirectory, RunError, plain_json, write_json
+from ...runs.settings import identity_hash, own_name
 from ...span import RESOLUTION, Span, search, still_needed
 from ..config.arguments import Parser
 from ..config.errors import USAGE, explain
@@ -230,8 +231,8 @@ class _Search:
     def save(self, found: Span | None) -> dict[str, Any]:
         """Write down what is known so far; ``found``: what it comes to, once it is all."""
         said = {
-            "task": self.first.task.get("name"),
-            "cell": self.first.cell.get("name"),
+            "task": own_name(self.first.task),
+            "cell": own_name(self.first.cell),
             "overrides": self.overrides,
             "span": found.solved if found else None,
             "fails_at": found.failed if found else None,

@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.text import Text
 
 from ...runs.directory import CONFIG, METRICS, RESULT, STATUS, RunDirectory, RunError, plain_json, read_json
+from ...runs.settings import IDENTITY, flat, own_name
 from ..config.arguments import Parser
-from ..config.schema import NO_PART_OF_IDENTITY
 from ..terminal.strip import columns, fitted, marks, say
 from ..terminal.words import score_text
 
@@ -174,7 +174,7 @@ def _read(path: Path, folder: Path, config: Mapping[str, Any], row: str, host: s
         error = f"its process is gone ({status.pid} on {status.host})" if status is not None else "it never began"
     log = path / "error.txt"
     return Run(
-        str(path), str(folder), _name(config["task"]), _name(config["cell"]), row,
+        str(path), str(folder), own_name(config["task"]), own_name(config["cell"]), row,
         int(config["seq_len"]), int(config["seed"]), state,
         int(config["steps"]) if result is not None else (status.step if status is not None else 0),
         int(config["steps"]), float(result["score"]) if result is not None else nan,
@@ -193,35 +193,26 @@ def _alive(pid: int) -> bool:
     return True
 
 
-def _name(part: Mapping[str, Any]) -> str:
-    return str(part["target"]).rpartition(".")[2] if part.get("name") == "custom" else str(part["name"])
-
-
 def _rows(configs: Sequence[Mapping[str, Any]]) -> list[str]:
     """Of each run the name of its cell, and the settings in which the runs of its cell and task differ."""
-    flat = [dict(_flat({k: v for k, v in config.items() if k not in NO_PART_OF_IDENTITY})) for config in configs]
+    texts = [
+        {name: "null" if value is None else str(value) for name, value in flat(config, *IDENTITY).items()}
+        for config in configs
+    ]
     groups: dict[tuple[str, str], list[int]] = {}
     for place, config in enumerate(configs):
         try:
-            groups.setdefault((_name(config["task"]), _name(config["cell"])), []).append(place)
+            groups.setdefault((own_name(config["task"]), own_name(config["cell"])), []).append(place)
         except (KeyError, TypeError, AttributeError):
             groups.setdefault(("", "?"), []).append(place)  # it is refused when it is read
     rows = [""] * len(configs)
     for (_, cell), places in groups.items():
-        keys = sorted({key for place in places for key in flat[place]} - {"seq_len", "seed"})
-        differ = [key for key in keys if len({flat[place].get(key) for place in places}) > 1]
+        keys = sorted({key for place in places for key in texts[place]} - {"seq_len", "seed"})
+        differ = [key for key in keys if len({texts[place].get(key) for place in places}) > 1]
         for place in places:
-            said = [f"{key.removeprefix('cell.')}={flat[place].get(key, '-')}" for key in differ]
+            said = [f"{key.removeprefix('cell.')}={texts[place].get(key, '-')}" for key in differ]
             rows[place] = " ".join([cell, *said])
     return rows
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", "null" if value is None else str(value)
 
 
 def table(runs: Sequence[Run], console: Console) -> list[Text]:

@@ -1,0 +1,94 @@
+"""The roles of settings, and the law that a new setting moves no run that is finished already."""
+
+from copy import deepcopy
+from dataclasses import fields
+from typing import Any
+
+import pytest
+from hydra import compose
+
+from seqmem.cli.config.schema import RunConfig, everything, from_mapping, identity, own_hydra
+from seqmem.cli.launch.one_run import run_path
+from seqmem.runs import settings
+from seqmem.runs.settings import IDENTITY, LATER, SETTINGS, Setting, flat, role, training_settings
+
+
+def configured(*overrides: str) -> RunConfig:
+    with own_hydra():
+        return from_mapping(compose("train", overrides=list(overrides)))
+
+
+@pytest.fixture(scope="module")
+def usual() -> RunConfig:
+    return configured()
+
+
+def test_every_setting_has_a_role(usual: RunConfig) -> None:
+    groups = {name.partition(".")[0] for name in SETTINGS}
+    assert groups == {field.name for field in fields(RunConfig)}
+    known = flat(everything(usual))
+    for name in SETTINGS:
+        assert name in known or any(other.startswith(f"{name}.") for other in known), f"{name} is no setting"
+
+
+def test_later_settings_default_to_what_earlier_runs_were_made_with(usual: RunConfig) -> None:
+    """Else a run without the setting would be read as another run."""
+    assert {name: flat(everything(usual))[name] for name in LATER} == LATER
+
+
+def test_finished_runs_keep_their_directories(usual: RunConfig) -> None:
+    """Runs of this name are on people's disks. A setting that is added later must not change it."""
+    assert str(run_path(usual)) == "outputs/pronoun/lstm/len50-seed0-3c9425f3"
+
+
+def test_a_configuration_without_later_settings_is_the_same_run(usual: RunConfig) -> None:
+    old = everything(usual)
+    for name in LATER:
+        *groups, last = name.split(".")
+        place: dict[str, Any] = old
+        for group in groups:
+            place = place[group]
+        del place[last]
+    assert settings.identity(old | {"train": None}) != settings.identity(everything(usual))
+    del old["train"]
+    assert settings.identity(old) == settings.identity(everything(usual)) == identity(usual)
+    assert training_settings(old) == training_settings(everything(usual))
+    assert from_mapping(old) == usual
+
+
+@pytest.mark.parametrize("override", ["tbptt=5", "precision=bf16", "compile=true", "train.checkpoint_every_t=3"])
+def test_a_later_setting_with_another_value_is_another_run(usual: RunConfig, override: str) -> None:
+    other = configured(override)
+    name, _, _ = override.partition("=")
+    assert flat(identity(other)) == flat(identity(usual)) | {name: flat(everything(other))[name]}
+    assert run_path(other) != run_path(usual)
+
+
+def test_a_new_group_is_one_line(usual: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = everything(usual)
+    monkeypatch.setitem(SETTINGS, "kind.name", Setting("training", since="9", before="plain"))
+    monkeypatch.setitem(LATER, "kind.name", "plain")
+    plain, other = old | {"kind": {"name": "plain"}}, old | {"kind": {"name": "other", "depth": 2}}
+    assert settings.identity(plain) == settings.identity(old)
+    assert settings.identity(other) == settings.identity(old) | {"kind": {"name": "other", "depth": 2}}
+    assert training_settings(old) == training_settings(plain)
+    assert training_settings(other).items() >= {"kind.name": "other", "kind.depth": 2}.items()
+
+
+def test_roles() -> None:
+    for name in ("cell.forget_bias", "seq_len", "train.checkpoint_every_t", "train"):
+        assert role(name) == "training"
+    assert role("trace.every") == role("log_every") == "measuring"
+    assert role("task.usual_seq_len") == "default"
+    assert role("a.setting.of.tomorrow") == "training"
+
+
+def test_flat_names_every_setting_once(usual: RunConfig) -> None:
+    config = everything(usual)
+    before = deepcopy(config)
+    known = flat(config)
+    assert known["optimizer.lr"] == config["optimizer"]["lr"]
+    assert flat({"a": {"b": {}, "c": [1, 2]}, "d": None}) == {"a.c": [1, 2], "d": None}
+    parts = [flat(config, *IDENTITY), flat(config, "default"), flat(config, "machine", "place")]
+    assert sorted(name for part in parts for name in part) == sorted(known)
+    assert config == before
