@@ -26,12 +26,13 @@ import sys
 import tarfile
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
-from importlib.metadata import distributions
+from importlib.metadata import requires, version
 from io import BytesIO, StringIO
 from itertools import islice
 from pathlib import Path
@@ -142,7 +143,7 @@ CONFIGURATIONS = (
 LSTM, SWEEP = (one for one in CONFIGURATIONS if one.name in ("lstm", "sweep"))
 
 KILLED = _configuration("killed", "cell=lstm cell.layers=2 trace.every=2 checkpoint_every=4", quick=True)
-"""One tree runs it from end to end; the other is killed in the middle of it, and goes on."""
+"""The base commit runs it without interruption, the working tree is killed in the middle of it and resumes it."""
 
 SIGNAL_AT = 3
 """The checkpoint just before whose renaming into place the run is sent a signal."""
@@ -250,7 +251,7 @@ sys.addaudithook(watch)
 
 @dataclass(frozen=True)
 class Answer:
-    """What a command line ended with and printed."""
+    """The exit code and the output of a command line."""
 
     code: int
     out: str
@@ -272,6 +273,9 @@ def drive(plan: Path) -> None:
                 runpy.run_module("seqmem", run_name="__main__")
             except SystemExit as ended:
                 code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+            except Exception:
+                code = 1
+                traceback.print_exc()
         answers[name] = {"code": code, "out": out.getvalue(), "err": err.getvalue()}
     plan.write_text(json.dumps(answers))
 
@@ -338,13 +342,17 @@ class Tree:
         return Answer(done.returncode, done.stdout, done.stderr)
 
     def build_kernels(self) -> str:
-        """Have native kernels beside these sources; returns what `seqmem list` says of them."""
+        """Copy the native kernels of the other tree, or compile them where these sources differ.
+
+        Returns:
+            What `seqmem list` says of them.
+        """
         kernels, built = (root / "src/seqmem/kernels" for root in (self.root, self.other))
         if not list(kernels.glob("native.*")):
             for library in built.glob("native.*"):
                 shutil.copy(library, kernels)
         if "no native kernels" in (line := self._kernels()):
-            self._python("-m", "seqmem.kernels.build", cwd=self.scratch)  # it says itself why not
+            self._python("-m", "seqmem.kernels.build", cwd=self.scratch)  # fails where there is no compiler
             line = self._kernels()
         return line
 
@@ -395,7 +403,7 @@ STOPPED_VERBS: Mapping[str, Sequence[str]] = {
 
 
 class Work:
-    """The folder that runs go to, and what the command lines of either tree answered: folder -> name -> answer."""
+    """The folders that both trees run command lines in; ``answers``: folder -> command line -> answer."""
 
     def __init__(self, folder: Path, *, quick: bool) -> None:
         self.folder, self.quick = folder, quick
@@ -406,7 +414,7 @@ class Work:
         return self.folder / name / "outputs" / configuration
 
     def fresh(self, name: str, copy_of: str | None = None) -> Path:
-        """A new folder to run command lines in, with the runs of another one."""
+        """An empty folder to run command lines in, or one with a copy of the runs in another."""
         path = self.folder / name
         shutil.rmtree(path, ignore_errors=True)
         path.mkdir(parents=True)
@@ -416,7 +424,7 @@ class Work:
         return path
 
     def train(self, tree: Tree, name: str, *, killed: bool) -> None:
-        """Every configuration into the folder ``name``. ``killed``: ``KILLED`` is killed once, and goes on."""
+        """Every configuration into the folder ``name``. ``killed``: ``KILLED`` is killed once, and resumed."""
         cwd = self.fresh(name)
         answers = {one.name: tree.run(*one.arguments, cwd=cwd) for one in self.configurations if one.alone}
         if killed:
@@ -442,10 +450,10 @@ class Work:
     def read(self, tree: Tree, name: str, copy_of: str) -> None:
         """Let ``tree`` read a copy of the runs in another folder, with every verb that reads."""
         cwd = self.fresh(name, copy_of)
-        self.answers[name] = tree.run_all(self.verbs(self.one_run(name)), cwd)
+        self.answers[name] = tree.run_all(self.verbs(self.one_run(copy_of)), cwd)
 
     def give(self, cache: Path) -> None:
-        """Put what the base commit did into a cache; another process may be doing the same."""
+        """Store the base commit's folders in a cache; safe where another process does so at the same time."""
         cache.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix="partial-", dir=cache.parent))
         for name in OF_BASE:
@@ -454,11 +462,11 @@ class Work:
         (partial / "answers.json").write_text(json.dumps(answers))
         try:
             partial.rename(cache)
-        except OSError:  # it is there by now
+        except OSError:  # another process was first
             shutil.rmtree(partial)
 
     def take(self, cache: Path) -> None:
-        """Copy what the base commit did from a cache."""
+        """Copy the base commit's folders from a cache."""
         for name in OF_BASE:
             shutil.rmtree(self.folder / name, ignore_errors=True)
             shutil.copytree(cache / name, self.folder / name)
@@ -466,7 +474,7 @@ class Work:
             self.answers[folder] = {name: Answer(**answer) for name, answer in answers.items()}
 
     def one_run(self, name: str) -> str:
-        """The run that verbs for a single run read: the path of the configuration lstm, from the working directory."""
+        """The run that verbs for a single run read: the configuration lstm's, as a path from the working directory."""
         (config,) = self.outputs(name, "lstm").rglob("config.json")
         return str(config.parent.relative_to(self.folder / name))
 
@@ -529,8 +537,8 @@ class Work:
             facts["tables"] = read_report(written)
             facts["files"] = read_digests(written) if same_runs else sorted(read_digests(written))
         elif verb == "eval":
-            facts["run"] = read_run(folder / self.one_run(name))
-        elif verb == "export":
+            facts["run"] = read_run(folder / self.one_run("new" if name == "new-read" else "base"))
+        elif verb == "export" and answer.code == 0:
             facts["weights"] = read_arrays(folder / "weights.npz")
         elif verb == "playground" and same_runs:
             facts["files"] = read_digests(folder / "page")
@@ -603,14 +611,15 @@ def check(base: str, *, quick: bool, keep: Path | None, cache: Path | None) -> i
         verdict.say(f"self-test: {len(tests)} changes of single values are noticed", faults)
     total = verdict.right + len(verdict.wrong)
     print(f"\n{verdict.right} of {total} the same, in {time.monotonic() - began:.0f} s")
-    print(f"DIFFERENT: {', '.join(verdict.wrong)}" if verdict.wrong else "passed: no number has changed")
+    print(f"DIFFERENT: {'; '.join(verdict.wrong)}" if verdict.wrong else "passed: no number has changed")
     return 1 if verdict.wrong else 0
 
 
 def _key(base: str, kernels: str, *, quick: bool) -> str:
-    """The name of what the base commit computes: another commit, set of runs, processor or torch is another one."""
+    """The cache key: it changes with the commit, this script, the processor and the packages that seqmem requires."""
     git = subprocess.run(["git", "rev-parse", f"{base}^{{commit}}"], cwd=ROOT, capture_output=True, check=False)
-    packages = sorted(f"{one.name} {one.version}" for one in distributions())
+    names = [re.match(r"[\w.-]+", line) for line in requires("seqmem") or () if "extra ==" not in line]
+    packages = [f"{name[0]} {version(name[0])}" for name in names if name is not None]
     facts = (git.stdout, kernels, platform.processor(), platform.machine(), packages, Path(__file__).read_bytes())
     return f"{base}-{'quick' if quick else 'full'}-{blake2b(repr(facts).encode(), digest_size=6).hexdigest()}"
 
@@ -753,7 +762,7 @@ def _edit_json(name: str, *keys: Any, value: Any) -> Callable[[Path, Path], None
 
 
 def _edit_decay(run: Path, report: Path) -> None:
-    """Whichever layout the run has."""
+    """Change a half-life, in the earlier layout or in the current one."""
     probes = "probes" in json.loads((run / "result.json").read_text())
     keys = (*(["probes"] if probes else []), "gradient", "end", "state", "half_life")
     _edit_json("result.json", *keys, value=_next)(run, report)
@@ -784,10 +793,10 @@ def _edit_gradients(run: Path, _: Path) -> None:
 
 def _edit_weights(run: Path, _: Path) -> None:
     import torch
-    from comparison import _find
+    from comparison import find_key
 
     saved = torch.load(run / "checkpoint.pt", weights_only=True)
-    weights = next(iter(_find(saved, "model").values())).view(-1)
+    weights = next(iter(find_key(saved, "model").values())).view(-1)
     weights[0] = torch.nextafter(weights[0], weights[0] + 1)
     torch.save(saved, run / "checkpoint.pt")
 
@@ -890,7 +899,7 @@ def check_self_test() -> int:
         tree.run_all({"train": LSTM.arguments, "report": ("report", "outputs/lstm", "--out", "report")}, cwd)
         for kind, faults in self_test(folder / "self-test", work.outputs("new", "lstm"), cwd / "report"):
             verdict.say(kind, faults)
-    print("NOT noticed: " + ", ".join(verdict.wrong) if verdict.wrong else "passed: every change is noticed")
+    print("NOT noticed: " + "; ".join(verdict.wrong) if verdict.wrong else "passed: every change is noticed")
     return 1 if verdict.wrong else 0
 
 
@@ -899,7 +908,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="a few of the configurations")
     parser.add_argument("--base", default=BASE, metavar="COMMIT", help=f"what to compare with (default: {BASE})")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="leave all runs there")
-    parser.add_argument("--cache", type=Path, metavar="DIR", help="keep what COMMIT computes there, for another time")
+    parser.add_argument("--cache", type=Path, metavar="DIR", help="a cache of what COMMIT computes")
     parser.add_argument("--self-test", action="store_true", help="only: does the comparison notice changes?")
     parser.add_argument("--drive", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -164,14 +164,14 @@ def read_run(path: Path) -> dict[str, Any]:
     for name in ("status.json", "environment.json", "overrides.json"):
         if (path / name).exists():
             facts[name.removesuffix(".json")] = _without(_read_json(path / name), CLOCK.get(name, frozenset()))
-    if (path / "result.json").exists():
-        facts["result"] = current_result(_without(_read_json(path / "result.json"), CLOCK["result.json"]))
     for name in ("metrics.jsonl", "evaluations.jsonl"):
         if (path / name).exists():
             lines = (path / name).read_text().splitlines()
             facts[name.removesuffix(".jsonl")] = [current_row(json.loads(line)) for line in lines]
     if (path / "gradients.npz").exists():
         facts["gradients"] = read_arrays(path / "gradients.npz")
+    if (path / "result.json").exists():
+        facts["result"] = current_result(_without(_read_json(path / "result.json"), CLOCK["result.json"]))
     if (path / "checkpoint.pt").exists():
         facts["checkpoint"] = read_checkpoint(path / "checkpoint.pt")
     for file in sorted(path.glob("events.out.tfevents.*")):
@@ -189,14 +189,14 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     import torch
 
     saved = torch.load(path, map_location="cpu", weights_only=True)
-    return {part: dict(_tensors(_find(saved, part))) for part in ("model", "optimizer")}
+    return {part: dict(_tensors(find_key(saved, part))) for part in ("model", "optimizer")}
 
 
-def _find(value: Any, key: str) -> Any:
-    """What stands under ``key``, at whatever depth of nested dictionaries.
+def find_key(value: Any, key: str) -> Any:
+    """The value under ``key`` in nested dictionaries, the outermost if there are several.
 
     Raises:
-        KeyError: it stands nowhere.
+        KeyError: there is none.
     """
     queue = [value]
     for inner in queue:
