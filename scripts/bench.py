@@ -46,6 +46,7 @@ def trace_seconds(repeats: int = 5) -> dict[str, float]:
     """Seconds of one trace of 64 units over 1,000 timesteps, 32 sequences, by cell, median."""
     from seqmem.cells import CELLS
     from seqmem.models.recurrent import SequenceModel
+    from seqmem.probes.gradient import Tracer
     from seqmem.randomness import ambient, generator
     from seqmem.tasks import Pronoun
 
@@ -88,15 +89,15 @@ def default_run(cell: str) -> tuple[dict[str, float], float, int, dict[str, Any]
     import seqmem
     from seqmem.probes.gradient import Tracer
     from seqmem.record.recorder import Recorder
-    from seqmem.training import loop as training
+    from seqmem.training import batches, loop, measuring
 
     spent: dict[str, float] = defaultdict(float)
     with tempfile.TemporaryDirectory() as folder:
         with (
-            timed(training, "update", spent, "updates"),
-            timed(training, "_training_batches", spent, "data"),
-            timed(training, "evaluate", spent, "evaluation"),
-            timed(training, "score", spent, "evaluation"),
+            timed(loop, "update", spent, "updates"),
+            timed(batches, "training_batches", spent, "data"),
+            timed(loop, "evaluate", spent, "evaluation"),
+            timed(measuring, "score", spent, "evaluation"),
             timed(Tracer, "measure", spent, "traces: measuring"),
             timed(Recorder, "traced", spent, "traces: writing"),
             timed(Recorder, "logged", spent, "log"),
@@ -115,7 +116,7 @@ def default_run(cell: str) -> tuple[dict[str, float], float, int, dict[str, Any]
 def flushing_denormals(cell: str, repeats: int = 3) -> tuple[float, bool]:
     """(how many times as fast an update is with denormals flushed, at 200 words; whether every number is the same)."""
     import seqmem
-    from seqmem.training import loop as training
+    from seqmem.training import loop
 
     @contextmanager
     def as_it_was(*, on: bool) -> Iterator[None]:  # noqa: ARG001  the signature it stands in for
@@ -123,18 +124,18 @@ def flushing_denormals(cell: str, repeats: int = 3) -> tuple[float, bool]:
 
     seconds: dict[bool, list[float]] = {True: [], False: []}
     numbers = set()
-    ours = training.flush_denormal
+    ours = loop.flush_denormal
     for turn in range(2 * repeats):
         flush = turn % 2 == 0
-        training.flush_denormal = ours if flush else as_it_was
+        loop.flush_denormal = ours if flush else as_it_was
         spent: dict[str, float] = defaultdict(float)
-        with tempfile.TemporaryDirectory() as folder, timed(training, "update", spent, "updates"):
+        with tempfile.TemporaryDirectory() as folder, timed(loop, "update", spent, "updates"):
             run = seqmem.train(
                 cell=cell, seq_len=200, steps=60, outputs=folder, quiet=True, evaluate={"lengths": [200]}
             )
             numbers.add(run.file("metrics.jsonl").read_bytes())
         seconds[flush].append(spent["updates"])
-    training.flush_denormal = ours
+    loop.flush_denormal = ours
     return statistics.median(seconds[False]) / statistics.median(seconds[True]), len(numbers) == 1
 
 

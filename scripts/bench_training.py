@@ -34,10 +34,10 @@ Speed = tuple[float, float, float]
 def ours(cell: str, seq_len: int, threads: int, **settings: Any) -> Speed:
     import seqmem
     from seqmem.record.recorder import Recorder
-    from seqmem.training import loop as training
+    from seqmem.training import batches
 
     times: list[tuple[float, float]] = []
-    first_batch, save = training._training_batches, Recorder.save  # noqa: SLF001  where the loop begins and ends
+    first_batch, save = batches.training_batches, Recorder.save  # where the loop begins and ends
 
     def beginning(*args: Any, **kwargs: Any) -> Any:
         if not times:
@@ -48,7 +48,7 @@ def ours(cell: str, seq_len: int, threads: int, **settings: Any) -> Speed:
         save(self, checkpoint)
         times.append((time.perf_counter(), time.process_time()))
 
-    training._training_batches, Recorder.save = beginning, saved  # noqa: SLF001
+    batches.training_batches, Recorder.save = beginning, saved
     try:
         with tempfile.TemporaryDirectory() as folder:
             run = seqmem.train(
@@ -57,7 +57,7 @@ def ours(cell: str, seq_len: int, threads: int, **settings: Any) -> Speed:
             )  # fmt: skip
             result = run.result()
     finally:
-        training._training_batches, Recorder.save = first_batch, save  # noqa: SLF001
+        batches.training_batches, Recorder.save = first_batch, save
     assert result is not None
     wall, cpu = (end - start for start, end in zip(times[0], times[-1], strict=True))
     return STEPS[seq_len] / wall, result["score"], STEPS[seq_len] / cpu
@@ -108,16 +108,16 @@ def profile(cell: str, threads: int) -> tuple[dict[str, float], float]:
     import seqmem
     from seqmem.probes.gradient import Tracer
     from seqmem.record.recorder import Recorder
-    from seqmem.training import loop as training
+    from seqmem.training import batches, loop, measuring
 
     spent: dict[str, float] = defaultdict(float)
     with (
         tempfile.TemporaryDirectory() as folder,
         recurrence_timed(spent),
-        timed(training, "update", spent, "the rest of the updates"),
-        timed(training, "_training_batches", spent, "data"),
-        timed(training, "evaluate", spent, "evaluation"),
-        timed(training, "score", spent, "evaluation"),
+        timed(loop, "update", spent, "the rest of the updates"),
+        timed(batches, "training_batches", spent, "data"),
+        timed(loop, "evaluate", spent, "evaluation"),
+        timed(measuring, "score", spent, "evaluation"),
         timed(Tracer, "measure", spent, "traces"),
         timed(Recorder, "traced", spent, "traces"),
         timed(Recorder, "logged", spent, "log"),

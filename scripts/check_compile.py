@@ -19,7 +19,8 @@ from seqmem.models.recurrent import SequenceModel
 from seqmem.optimizers import OPTIMIZERS
 from seqmem.randomness import ambient
 from seqmem.tasks import Pronoun
-from seqmem.training.loop import CannotCompile, Plan, train
+from seqmem.training.loop import train
+from seqmem.training.plan import CannotCompile, Plan
 
 SEQ_LEN, STEPS = 12, 50
 

@@ -14,11 +14,8 @@ from seqmem.optimizers import adam
 from seqmem.randomness import ambient, generator
 from seqmem.signals import Batch
 from seqmem.tasks import Adding, Copy, Pronoun, Task, Text
-from seqmem.training.loop import (
-    Plan,
-    Result,
-    update,
-)
+from seqmem.training.plan import Plan, Result
+from seqmem.training.update import update
 
 
 class Memory:

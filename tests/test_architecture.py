@@ -145,23 +145,6 @@ def test_nobody_uses_a_global_generator() -> None:
                 assert "generator" in given, f"{path}:{node.lineno}: {ast.unparse(node)}"
 
 
-def test_no_step_waits_for_its_numbers() -> None:
-    """In the training loop, what brings a number to the host stands behind a condition on the step."""
-    tree = ast.parse((SOURCE / "training" / "loop.py").read_text())
-    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
-    (loop,) = (node for node in ast.walk(functions["train"]) if ast.unparse(node).startswith("while upcoming:"))
-    assert isinstance(loop, ast.While)
-    inner = (node for node in ast.walk(functions["train"]) if isinstance(node, ast.FunctionDef))
-    (draw,) = (node for node in inner if node.name == "draw")
-    every_step = [node for node in loop.body if not isinstance(node, ast.If)] + functions["update"].body
-    every_step += functions["segments"].body + functions["_detached"].body + draw.body
-    every_step += functions["_clip"].body
-    called = {ast.unparse(node.func) for part in every_step for node in ast.walk(part) if isinstance(node, ast.Call)}
-    assert called >= {"update", "loss.backward", "optimizer.step"}
-    for name in called:
-        assert name.rpartition(".")[2] not in ("item", "tolist", "cpu", "numpy", "float", "int", "synchronize"), name
-
-
 def test_no_bare_asserts_or_swallowed_errors() -> None:
     """No ``except: pass`` of everything, and nobody prints below the cli."""
     for path in FILES:

@@ -32,7 +32,7 @@ from seqmem.optimizers import OPTIMIZERS
 from seqmem.randomness import generator
 from seqmem.signals import Batch
 from seqmem.tasks import TASKS
-from seqmem.training.loop import update
+from seqmem.training.update import update
 from small_models import Noisy
 
 _setup_privateuseone_for_python_backend("elsewhere")

@@ -49,7 +49,7 @@ from seqmem.runs.directory import RunDirectory, RunError, plain_json, write_json
 from seqmem.signals import ACCURACY, BITS, SQUARED_ERROR
 from seqmem.tasks import TASKS, Pronoun
 from seqmem.tasks.text import corpus_sha256
-from seqmem.training.loop import Interrupted, Observer, Result
+from seqmem.training.plan import Interrupted, Observer, Result
 
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 COLOUR = re.compile(r"\x1b\[(?:[0-9;]*;)?(?:3[0-8]|4[0-8]|9[0-7])[0-9;]*m")

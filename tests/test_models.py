@@ -12,9 +12,7 @@ from seqmem.models.recurrent import SequenceModel
 from seqmem.optimizers import OPTIMIZERS
 from seqmem.randomness import generator
 from seqmem.tasks import TASKS, Copy, Pronoun, Subject
-from seqmem.training.loop import (
-    update,
-)
+from seqmem.training.update import update
 
 
 def test_the_loss_and_score_of_a_sequence_are_weighted_means_of_its_timesteps():

@@ -17,15 +17,9 @@ from seqmem.models.recurrent import SequenceModel
 from seqmem.optimizers import adam
 from seqmem.randomness import ambient, generator
 from seqmem.tasks import Pronoun, Text
-from seqmem.training import loop as training
-from seqmem.training.loop import (
-    CannotCompile,
-    Plan,
-    Result,
-    check_precision,
-    train,
-    update,
-)
+from seqmem.training.loop import train
+from seqmem.training.plan import CannotCompile, Plan, Result, check_precision
+from seqmem.training.update import update
 from small_models import MAKERS, Noisy, fresh, weights
 
 
@@ -142,7 +136,7 @@ def test_compile_is_torchs_and_its_errors_are_one_line(monkeypatch: pytest.Monke
 
         return run
 
-    monkeypatch.setattr(training.torch, "compile", stand_in)
+    monkeypatch.setattr(torch, "compile", stand_in)
     model, task, optimizer = fresh(Pronoun())
     plan = Plan(12, steps=3, batch_size=4, evaluate_sequences=5, trace_every=0, compile=True)
     train(model, task, optimizer, plan)

@@ -6,9 +6,7 @@ import torch
 
 from seqmem.randomness import _seeded, generator
 from seqmem.tasks import Pronoun
-from seqmem.training.loop import (
-    train,
-)
+from seqmem.training.loop import train
 from small_models import PLAN, fresh, weights
 
 

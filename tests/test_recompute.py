@@ -14,11 +14,9 @@ from seqmem.models.recurrent import SequenceModel
 from seqmem.optimizers import adam
 from seqmem.randomness import ambient, generator
 from seqmem.tasks import Pronoun, Text
-from seqmem.training.loop import (
-    Plan,
-    train,
-    update,
-)
+from seqmem.training.loop import train
+from seqmem.training.plan import Plan
+from seqmem.training.update import update
 from small_models import MAKERS, Noisy, a_batch, after_one_update, weights
 
 
@@ -90,7 +88,7 @@ from seqmem.models.base import trainable
 from seqmem.models.recurrent import SequenceModel
 from seqmem.optimizers import OPTIMIZERS
 from seqmem.tasks import TASKS
-from seqmem.training.loop import update
+from seqmem.training.update import update
 torch.set_num_threads(1)
 task = TASKS["text"](chunks=1)
 batch = task.sample(64, 500, torch.Generator().manual_seed(0))

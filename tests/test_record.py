@@ -47,7 +47,8 @@ from seqmem.runs.directory import CHECKPOINT, EVENTS, GRADIENTS, METRICS, TRACES
 from seqmem.signals import Batch
 from seqmem.tasks import TASKS, Adding, Copy, Task
 from seqmem.training import loop as training
-from seqmem.training.loop import Diverged, Plan, Result, train
+from seqmem.training.loop import train
+from seqmem.training.plan import Diverged, Plan, Result
 
 PLAN = Plan(
     seq_len=12,
@@ -597,7 +598,7 @@ def test_reading_sentences_leaves_the_training_as_it_is(monkeypatch: pytest.Monk
         return model, model.cell.steps
 
     shown, steps = trained()
-    monkeypatch.setattr(training, "_show_answers", lambda *_: None)
+    monkeypatch.setattr(training, "show_answers", lambda *_: None)
     unseen, fewer = trained()
     assert steps >= fewer + 3 * 7  # they were read, three times
     for name, weight in shown.state_dict().items():

@@ -19,15 +19,10 @@ from seqmem.optimizers import OPTIMIZERS, adam
 from seqmem.randomness import ambient, generator
 from seqmem.signals import Batch
 from seqmem.tasks import TASKS, Pronoun, Task, Text
-from seqmem.training import loop as training
-from seqmem.training.loop import (
-    Diverged,
-    Interrupted,
-    Plan,
-    flush_denormal,
-    train,
-    update,
-)
+from seqmem.training import measuring
+from seqmem.training.loop import train
+from seqmem.training.plan import Diverged, Interrupted, Plan
+from seqmem.training.update import clip, flush_denormal, update
 from small_models import PLAN, Memory, fresh, weights
 
 
@@ -84,7 +79,7 @@ class InOrder(Memory):
 @pytest.mark.parametrize("at_once", [3, 10])
 def test_traces_that_wait_are_those_of_their_own_step(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Measured later, several in a row, they are bitwise what is measured at once; nothing is said before its turn."""
-    monkeypatch.setattr(training, "_TRACED_AT_ONCE", at_once)
+    monkeypatch.setattr(measuring, "_MOST_QUEUED", at_once)
     plan = replace(PLAN, steps=20, log_every=7, evaluate_every=10, trace_every=1, checkpoint_every=9)
     waiting, at_their_step = InOrder(), InOrder()
     train(*fresh(Pronoun()), plan, [waiting], checkpoints=waiting)
@@ -258,7 +253,7 @@ def test_gradients_are_clipped_as_torch_does_it(most: float | None):
     for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.grad = gradient.clone()
     expected = torch.nn.utils.clip_grad_norm_(parameters, float("inf") if most is None else most)
-    assert training._clip(gradients, most).equal(expected)
+    assert clip(gradients, most).equal(expected)
     assert all(gradient.equal(p.grad) for gradient, p in zip(gradients, parameters, strict=True) if p.grad is not None)
 
 

@@ -10,11 +10,9 @@ from seqmem.models.base import loss_per_sequence, trainable
 from seqmem.models.recurrent import SequenceModel
 from seqmem.randomness import ambient
 from seqmem.tasks import Pronoun, Task, Text
-from seqmem.training.loop import (
-    Plan,
-    segments,
-    train,
-)
+from seqmem.training.loop import train
+from seqmem.training.plan import Plan
+from seqmem.training.update import segments
 from small_models import MAKERS, TBPTT_TASKS, a_batch, after_one_update, fresh, weights
 
 

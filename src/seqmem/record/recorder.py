@@ -44,7 +44,7 @@ from ..runs.directory import (
 )
 from ..signals import Batch
 from ..tasks.base import Task
-from ..training.loop import Diverged, Result
+from ..training.plan import Diverged, Result
 from .events import EventFile, GrowingFile, Hparam
 
 if TYPE_CHECKING:

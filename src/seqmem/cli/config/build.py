@@ -22,7 +22,7 @@ from ...models.recurrent import SequenceModel
 from ...optimizers import OPTIMIZERS
 from ...randomness import ambient
 from ...tasks import TASKS, Task
-from ...training.loop import Plan, check_precision
+from ...training.plan import Plan, check_precision
 from .schema import ConfigError, RunConfig, look_beside_the_user, nearest, usable_cores
 
 _CELL_COMMON = ("name", "hidden_size", "layers", "params")

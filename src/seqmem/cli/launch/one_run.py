@@ -130,7 +130,8 @@ def execute(
             return run
         stack.enter_context(stop.caught())
         from ...record.recorder import Recorder, load_checkpoint
-        from ...training.loop import CannotCompile, Diverged, Interrupted, train
+        from ...training.loop import train
+        from ...training.plan import CannotCompile, Diverged, Interrupted
         from ..terminal.live import Display
 
         facts = _facts(config, experiment)

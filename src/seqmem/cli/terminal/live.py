@@ -26,7 +26,7 @@ from .words import half_life_text, here, horizon_text, typed
 if TYPE_CHECKING:  # torch takes seconds, and help and completion pass through here
     import seqmem.probes.gradient
     import seqmem.signals
-    import seqmem.training.loop
+    import seqmem.training.plan
 
 _LINES = 10
 """Plain lines of a run that is fast; a slow one gets one every ``_PATIENCE`` seconds besides."""
@@ -110,7 +110,7 @@ class Display:
     def answered(self, step: int, batch: object, predicted: object) -> None:
         """Answers to single questions are for the dashboard."""
 
-    def finished(self, step: int, result: "seqmem.training.loop.Result") -> None:
+    def finished(self, step: int, result: "seqmem.training.plan.Result") -> None:
         self._flush()
         self._step, self._score, self._loss = step, result.score, result.loss
         if self._live is not None:

@@ -1,0 +1,67 @@
+"""The batches of a training run: batch i is a function of (seed, "train", i)."""
+
+from collections import deque
+from collections.abc import Sequence
+
+import torch
+
+from ..randomness import generator
+from ..signals import Batch
+from ..tasks.base import Task
+from .plan import Plan
+
+_MOST_AT_ONCE = 8
+_MOST_BYTES = 1 << 22
+"""Draw at most this many batches in a row, and if it is more than one, at most this many bytes of them."""
+
+
+class BatchQueue:
+    """The training batches from ``step`` on, on the model's device, several drawn in a row.
+
+    Drawing them in a row is faster than one by one between updates: the code and data that draw them stay in the
+    processor's caches.
+    """
+
+    def __init__(self, task: Task, plan: Plan, step: int, device: torch.device, dtype: torch.dtype) -> None:
+        self._task, self._plan, self._device, self._dtype = task, plan, device, dtype
+        self._next = step
+        self._at_once = 1  # until the size of a batch is known
+        self._ready: deque[tuple[Batch, slice]] = deque()
+
+    def refill(self) -> None:
+        """If the queue is empty, draw the next few batches of the run, if any are left."""
+        indices = range(self._next, min(self._next + self._at_once, self._plan.steps))
+        if self._ready or not indices:
+            return
+        self._next = indices.stop
+        drawn = training_batches(self._task, self._plan, indices)
+        weights, weighted = None, slice(0)
+        for batch in drawn:
+            if batch.weights is not weights:  # batches may share them
+                weights, weighted = batch.weights, batch.weighted  # read while on the CPU: no GPU sync point
+            self._ready.append((batch.to(self._device, self._dtype), weighted))
+        self._at_once = max(1, min(_MOST_AT_ONCE, _MOST_BYTES // max(batch.nbytes for batch in drawn)))
+
+    def pop(self) -> tuple[Batch, slice]:
+        """The next batch and its ``weighted`` timesteps, after a ``refill``."""
+        return self._ready.popleft()
+
+
+def training_batches(task: Task, plan: Plan, indices: Sequence[int]) -> list[Batch]:
+    """Batches ``indices`` of the run, on the CPU."""
+    if task.chunks == 1 and plan.lengths == "fixed":
+        return task.samples(plan.batch_size, plan.seq_len, [generator(plan.seed, "train", index) for index in indices])
+    return [_training_batch(task, plan, index) for index in indices]
+
+
+def _training_batch(task: Task, plan: Plan, index: int) -> Batch:
+    """Chunk ``index % chunks`` of passage ``index // chunks``, whose length may be random."""
+    passage, chunk = divmod(index, task.chunks)
+    rng = generator(plan.seed, "train", passage)
+    seq_len = plan.seq_len
+    if plan.lengths == "uniform":
+        shortest = plan.shortest if plan.shortest is not None else task.min_seq_len
+        seq_len = int(torch.randint(shortest, plan.seq_len + 1, (), generator=rng))
+    if task.chunks == 1:
+        return task.sample(plan.batch_size, seq_len, rng)
+    return task.sample(plan.batch_size, seq_len * task.chunks, rng).chunk(chunk, seq_len)

@@ -1,0 +1,191 @@
+"""What a training run is told, what it reports, and the ways it can end.
+
+Axes: T time, B batch, K outputs.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from ..decay import Decay, Trace
+from ..evaluate import Evaluation
+from ..signals import Batch
+from ..tasks.base import Task
+
+PRECISIONS = ("float32", "bf16", "tf32")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything about a training run that is not the model, the task or the optimizer. Lengths are in timesteps,
+    intervals in training steps.
+
+    ``lengths``: ``uniform`` draws every batch's length from ``shortest`` (by default the task's minimum) to
+    ``seq_len``. ``clip_norm``: the L2 norm that the gradient of all parameters is clipped to; None: never.
+    ``evaluate_lengths``: lengths of the final evaluation; None: ``length_grid``. ``evaluate_sequences``: sequences
+    of each length there; the evaluations on the way, every ``evaluate_every``, take at most 256.
+    ``trace_every=0``: no traces.
+
+    ``tbptt``: truncated backpropagation through time (Williams & Peng 1990; Sutskever 2013, section 2.8.6). A batch is
+    read in consecutive segments of this many timesteps, the last one shorter. The state is carried from each segment
+    to the next and detached there, so no gradient crosses a border, and only one segment needs memory at a time. The
+    segments' gradients are added up to one update per batch; their losses are weighted so that they add up to the loss
+    of the whole batch. Segments without an answer are read without a backward pass. From the batch's length on, tbptt
+    changes nothing. None: the whole batch. Tasks with chunks are cut between batches in any case.
+
+    ``checkpoint_every_t``: store the cell's states for the backward pass at every this many timesteps only, and
+    recompute the others (``seqmem.cells.recompute``): the same gradients up to rounding, more time, less memory.
+
+    ``precision``: of the updates only. ``bf16``: forward and backward passes under torch.autocast; weights, their
+    gradients and the optimizer stay in float32. ``tf32``: float32 multiplied in CUDA's TF32. Evaluation is always in
+    the model's own dtype and traces are always in float64: they measure the weights, not a way to train them.
+
+    ``compile``: run the updates through torch.compile, which unrolls every timestep: the first update of each length
+    takes minutes where sequences are long. It cannot see into native kernels, so cells use torch's layer instead.
+    """
+
+    seq_len: int
+    steps: int = 1000
+    seed: int = 0
+    batch_size: int = 64
+    lengths: str = "fixed"
+    shortest: int | None = None
+    clip_norm: float | None = 1.0
+    log_every: int = 10
+    evaluate_every: int = 50
+    evaluate_sequences: int = 1000
+    evaluate_lengths: tuple[int, ...] | None = None
+    trace_every: int = 100
+    trace_sequences: int = 32
+    trace_loss: str = "last"
+    checkpoint_every: int = 100
+    on_nan: str = "stop"
+    tbptt: int | None = None
+    checkpoint_every_t: int | None = None
+    precision: str = "float32"
+    compile: bool = False
+
+    def check(self, task: Task) -> None:
+        """Raise ValueError, one line that says what to change, if the plan does not fit the task."""
+        for name in (
+            "steps", "batch_size", "log_every", "evaluate_every", "evaluate_sequences", "trace_sequences",
+            "checkpoint_every",
+        ):  # fmt: skip
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
+        if self.trace_every < 0:
+            raise ValueError(f"trace_every={self.trace_every}: must be at least 1, or 0 for no traces")
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise ValueError(f"clip_norm={self.clip_norm}: must be positive, or null for no clipping")
+        for name in ("tbptt", "checkpoint_every_t"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name}={value}: must be at least 1 timestep, or null for the whole sequence")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision={self.precision}: must be one of {', '.join(PRECISIONS)}")
+        if self.compile and self.checkpoint_every_t is not None:
+            raise ValueError(
+                f"checkpoint_every_t={self.checkpoint_every_t}: does not go with compile=true, which decides itself "
+                "what to keep"
+            )
+        if self.on_nan not in ("stop", "continue"):
+            raise ValueError(f"on_nan={self.on_nan}: must be 'stop' or 'continue'")
+        if self.trace_loss not in ("last", "all"):
+            raise ValueError(f"trace_loss={self.trace_loss}: must be 'last' or 'all'")
+        if self.lengths not in ("fixed", "uniform"):
+            raise ValueError(f"lengths={self.lengths}: must be 'fixed' or 'uniform'")
+        task.check(self.batch_size, self.seq_len)
+        most = task.max_seq_len if task.max_seq_len is not None else self.seq_len
+        if self.seq_len > most:
+            raise ValueError(f"seq_len={self.seq_len} is too long for task={task.name}: at most {most}")
+        if self.shortest is not None and not task.min_seq_len <= self.shortest <= self.seq_len:
+            raise ValueError(
+                f"shortest={self.shortest}: must be from {task.min_seq_len}, the least for task={task.name}, "
+                f"to seq_len={self.seq_len}"
+            )
+        for length in self.evaluate_lengths or ():
+            if length < task.min_seq_len:
+                raise ValueError(
+                    f"evaluate_lengths={list(self.evaluate_lengths or ())}: {length} is too short for "
+                    f"task={task.name}: at least {task.min_seq_len}"
+                )
+            if task.max_seq_len is not None and length > task.max_seq_len:
+                raise ValueError(
+                    f"evaluate_lengths={list(self.evaluate_lengths or ())}: {length} is too long for "
+                    f"task={task.name}: at most {task.max_seq_len}"
+                )
+
+
+def check_precision(precision: str, device: torch.device, dtype: torch.dtype) -> None:
+    """Raise ValueError if a model of ``dtype`` cannot be trained in ``precision`` on ``device``."""
+    if precision != "float32" and dtype != torch.float32:
+        name = str(dtype).removeprefix("torch.")
+        raise ValueError(f"precision={precision}: goes with dtype=float32; with dtype={name} use precision=float32")
+    if precision == "tf32" and device.type == "cpu":
+        raise ValueError("precision=tf32: only CUDA devices have it; on the CPU use precision=float32 or bf16")
+    if precision == "bf16" and not torch.amp.is_autocast_available(device.type):
+        raise ValueError(f"precision=bf16: torch has no autocast on device={device.type}; use precision=float32")
+
+
+@dataclass(frozen=True)
+class Result:
+    """The measurements of a finished run.
+
+    ``score`` and ``loss``: on held-out sequences of the run's own length after the last step. ``steps_to_solve``: the
+    first evaluation during training that reached the task's ``solved_at``; None: none did. ``decays``: ``start`` and
+    ``end`` -> state name (``state``: all together; ``input``) -> Decay.
+    """
+
+    score: float
+    loss: float
+    steps_to_solve: int | None
+    by_length: Sequence[Evaluation]
+    decays: Mapping[str, Mapping[str, Decay]]
+
+
+@runtime_checkable
+class Observer(Protocol):
+    """Receives what happens during training. ``step``: the number of updates so far."""
+
+    def logged(self, step: int, kind: Literal["train", "eval"], values: Mapping[str, float]) -> None:
+        """``train``: means since the last call (loss, learning_rate, gradient_norm, gradient_norm_clipped).
+        ``eval``: loss and score on held-out sequences of the training length."""
+
+    def traced(self, step: int, trace: Trace, decays: Mapping[str, Decay]) -> None: ...
+
+    def answered(self, step: int, batch: Batch, predicted: Tensor) -> None:
+        """A few held-out sequences with the model's answer after each timestep, [T B K], on the CPU: before training,
+        after half of the steps, and at the end."""
+
+    def finished(self, step: int, result: Result) -> None: ...
+
+
+@runtime_checkable
+class Checkpoints(Protocol):
+    """Stores one checkpoint. Everything the observers wrote before ``save`` belongs to it, nothing after."""
+
+    def save(self, checkpoint: dict[str, Any]) -> None: ...
+
+    def load(self) -> dict[str, Any] | None: ...
+
+
+class Diverged(ArithmeticError):
+    """The loss became NaN or infinite. ``step``: the first update (counted from 1) whose loss was not finite."""
+
+    def __init__(self, step: int, loss: float) -> None:
+        super().__init__(f"the loss became {loss} at step {step}")
+        self.step = step
+
+
+class Interrupted(Exception):
+    """The run was asked to stop, and saved a checkpoint at ``step``."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"stopped at step {step}")
+        self.step = step
+
+
+class CannotCompile(RuntimeError):
+    """``compile=true``, and torch.compile fails on this model."""

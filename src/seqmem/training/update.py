@@ -1,0 +1,163 @@
+"""One update of the weights: read a batch (in segments), differentiate, clip, step the optimizer.
+
+Everything stays on the model's device: nothing here is a GPU sync point.
+Axes: T time, B batch, K outputs.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, _foreach_mul_, _foreach_norm, nn  # pyright: ignore[reportPrivateImportUsage]
+
+from ..cells.base import State
+from ..cells.fused import FusedCell
+from ..models.base import loss_per_sequence
+from ..models.recurrent import SequenceModel
+from ..signals import Batch
+from ..tasks.base import Task
+from .plan import CannotCompile
+
+
+def update(
+    model: Callable[..., tuple[Tensor, State]],
+    task: Task,
+    optimizer: torch.optim.Optimizer,
+    parameters: Sequence[nn.Parameter],
+    batch: Batch,
+    state: State | None,
+    clip_norm: float | None,
+    *,
+    tbptt: int | None = None,
+    weighted: slice | None = None,
+    precision: str = "float32",
+) -> tuple[Float[Tensor, "3"], State]:
+    """One training step: ([loss, gradient norm, gradient norm after clipping], the state at the end of the batch).
+
+    Args:
+        model: a SequenceModel, or its compiled form.
+        state: the state before the batch; None: the initial one.
+        tbptt, precision: as in ``Plan``.
+        weighted: ``batch.weighted``, the span of timesteps with a weight; None: all timesteps may have one. (Asking
+            the batch itself would be a sync point.)
+    """
+    device, dtype, seq_len = parameters[0].device, parameters[0].dtype, len(batch.weights)
+    once = weighted is not None and weighted.stop - weighted.start == 1
+    total, losses = None if once else batch.weights.sum(0), []
+    for parameter in parameters:  # optimizer.zero_grad() does the same, and first informs a profiler
+        parameter.grad = None
+    with _tf32(on=precision == "tf32"):
+        for start, stop, counted in segments(seq_len, tbptt, weighted):
+            # A segment without a weight has no loss to differentiate: only its final state is needed.
+            with torch.set_grad_enabled(counted.start < counted.stop), _autocast(device, on=precision == "bf16"):
+                every = counted == slice(0, stop - start)
+                predicted, final = model(batch.inputs[start:stop], state, **({} if every else {"at": counted}))
+            state = {name: _detached(value, dtype) for name, value in final.items()}
+            if counted.start < counted.stop:
+                part = batch.part(start + counted.start, start + counted.stop)
+                loss = loss_per_sequence(task, predicted.to(dtype), part, total).mean()
+                loss.backward()
+                losses.append(loss.detach())
+            del predicted, final  # free this segment's graph before the next one is built
+    norm = clip([parameter.grad for parameter in parameters if parameter.grad is not None], clip_norm)
+    optimizer.step()
+    clipped = norm if clip_norm is None else norm.clamp(max=clip_norm)
+    loss = losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+    numbers = torch.stack([loss, norm, clipped])
+    return numbers, state or {}
+
+
+def clip(gradients: list[Tensor], most: float | None) -> Float[Tensor, ""]:
+    """Scale gradients in place so that their joint L2 norm is at most ``most`` (None: any); return the norm before.
+
+    Bit for bit ``torch.nn.utils.clip_grad_norm_``, without its checks of each gradient's type and device at every
+    step.
+    """
+    norm = torch.linalg.vector_norm(torch.stack(_foreach_norm(gradients)))
+    if most is not None:
+        _foreach_mul_(gradients, torch.clamp(most / (norm + 1e-6), max=1.0))
+    return norm
+
+
+def segments(seq_len: int, tbptt: int | None, weighted: slice | None) -> Iterator[tuple[int, int, slice]]:
+    """For each segment of ``tbptt`` timesteps: its start, its stop, and its timesteps inside ``weighted`` as a slice
+    that counts from the segment's start (empty: none)."""
+    weighted = slice(0, seq_len) if weighted is None else weighted
+    length = seq_len if tbptt is None else tbptt
+    for start in range(0, seq_len, length):
+        stop = min(start + length, seq_len)
+        first, last = max(weighted.start, start), min(weighted.stop, stop)
+        yield start, stop, slice(first - start, last - start) if first < last else slice(0, 0)
+
+
+def _detached(value: Tensor, dtype: torch.dtype) -> Tensor:
+    """Detach a state, back in the model's dtype: under autocast it may be in half precision."""
+    return value.detach().to(dtype) if value.dtype == torch.bfloat16 else value.detach()
+
+
+def _autocast(device: torch.device, *, on: bool) -> AbstractContextManager[object]:
+    return torch.autocast(device.type, dtype=torch.bfloat16) if on else nullcontext()
+
+
+@contextmanager
+def _tf32(*, on: bool) -> Iterator[None]:
+    """Inside, CUDA may multiply float32 in TF32 (8 bits of exponent, 10 of mantissa); ``on=False``: no change."""
+    if not on:
+        yield
+        return
+    matmul, cudnn = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = matmul
+        torch.backends.cudnn.allow_tf32 = cudnn
+
+
+def compiled(model: SequenceModel) -> Callable[..., tuple[Tensor, State]]:
+    """``model`` as torch.compile runs it; its cells use torch's layers.
+
+    Raises:
+        ValueError: a cell has ``kernel=native``.
+    """
+    for part in model.modules():
+        if isinstance(part, FusedCell):
+            if part.kernel == "native":
+                raise ValueError(
+                    "kernel=native: torch's compiler cannot see into it; with compile=true use kernel=auto"
+                )
+            part.kernel = "torch" if part.kernel == "auto" else part.kernel
+    return torch.compile(model, dynamic=False)
+
+
+@contextmanager
+def compiling(*, on: bool) -> Iterator[None]:
+    """Turn the compiler's many-line errors, which come when the model is called, into CannotCompile."""
+    if not on:
+        yield
+        return
+    from torch import _dynamo  # importing torch's compiler takes seconds
+    from torch._dynamo.exc import TorchDynamoException
+
+    try:
+        with _dynamo.config.patch(allow_rnn=True):  # by default it does not compile torch's recurrent layers
+            yield
+    except TorchDynamoException as error:
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise CannotCompile(f"compile=true: torch cannot compile this model: {reason}; use compile=false") from error
+
+
+@contextmanager
+def flush_denormal(*, on: bool) -> Iterator[None]:
+    """Inside, denormal numbers count as zero (or not) on this thread and on those torch starts later.
+
+    Weights, losses and scores are far above denormals; this concerns gradients below 1e-38 in float32.
+    """
+    tiny = torch.tensor(1e-310, dtype=torch.float64)
+    was_on = bool((tiny * 1.0 == 0).item())
+    torch.set_flush_denormal(on)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(was_on)
