@@ -527,7 +527,7 @@ class TwoGroups:
     group: Group
     seq_len: int
     at: int
-    found: Bimodal
+    bimodal: Bimodal
 
 
 def two_groups(collection: Collection, threshold: float | None = None) -> list[TwoGroups]:

@@ -236,7 +236,7 @@ def _two_groups(collection: Collection, threshold: float | None) -> list[Text]:
     for told in said.two_groups(collection, threshold):
         trained = f"{told.group.task} {told.group.label}, trained at {told.seq_len}"
         tested = f", tested at {told.at}" if told.at != told.seq_len else ""
-        lines.append(Text(f"{trained}{tested}: {told.found}"))
+        lines.append(Text(f"{trained}{tested}: {told.bimodal}"))
     return [Text(), Text("two groups of seeds, which no median describes", "dim"), *lines] if lines else []
 
 

@@ -1,0 +1,83 @@
+"""How a figure leaves matplotlib: as SVG for a file (light, plain colours), as PNG, and as SVG inside the page.
+
+The page's SVG has the page's own colours, so that they change with a dark page and on paper.
+"""
+
+import re
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from io import BytesIO, StringIO
+from xml.etree import ElementTree as ET
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from PIL import Image
+
+from . import style
+
+_SVG, _XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The content of a figure's two files."""
+
+    svg: bytes
+    png: bytes
+
+
+def render(draw: Callable[[], Figure]) -> Drawn:
+    """Call ``draw`` in the report's style and render its figure, laid out once for both formats.
+
+    ``Figure.savefig`` would draw everything twice for each format.
+    """
+    # matplotlib reads its settings at every call, so the style holds until the figure is rendered.
+    with mpl.rc_context(style.MATPLOTLIB), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # the reader's own fonts may have it
+        figure = draw()
+        canvas, picture, markup = FigureCanvasAgg(figure), BytesIO(), StringIO()
+        figure.set_dpi(144)
+        canvas.draw()
+        Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3]).save(picture, "png")
+        figure.set_layout_engine("none")  # keep the layout that the PNG has
+        metadata = {"Date": None, "Creator": None, "Format": None, "Type": None}
+        FigureCanvasSVG(figure).print_svg(markup, metadata=metadata)
+        return Drawn(markup.getvalue().encode(), picture.getvalue())
+
+
+def for_page(svg: bytes, name: str, alt: str) -> str:
+    """The figure as a part of a page: in the page's colours and letters, every id prefixed by ``name``."""
+    ET.register_namespace("", _SVG)
+    root = ET.fromstring(svg)
+    for parent in root.iter():
+        for child in [child for child in parent if child.tag == f"{{{_SVG}}}metadata"]:
+            parent.remove(child)
+    used = {
+        reference
+        for element in root.iter()
+        for value in element.attrib.values()
+        for reference in re.findall(r"#([\w-]+)\)?", value)
+    }
+    for element in root.iter():
+        element.tail = None if element.tail is None or not element.tail.strip() else element.tail
+        identifier = element.attrib.pop("id", None)
+        if identifier is not None and identifier in used:
+            element.set("id", f"{name}-{identifier}")
+        link = element.attrib.pop(f"{{{_XLINK}}}href", None)
+        if link is not None:
+            element.set("href", f"#{name}-{link[1:]}" if link.startswith("#") else link)
+        if clip := element.get("clip-path"):
+            element.set("clip-path", clip.replace("url(#", f"url(#{name}-"))
+        if css := element.get("style"):
+            css = re.sub(r"#[0-9a-f]{6}", lambda match: _variable(match[0]), css)
+            element.set("style", re.sub(r"'DejaVu Sans'(, [^;]*)?", "var(--sans)", css))
+    root.attrib = {"viewBox": root.get("viewBox", ""), "role": "img", "aria-label": alt}
+    return ET.tostring(root, encoding="unicode")
+
+
+def _variable(colour: str) -> str:
+    return f"var({style.VARIABLES[colour]})" if colour in style.VARIABLES else colour

@@ -1,0 +1,168 @@
+"""log10 of the gradient norm against timesteps back from the answer: a panel for each stage of the training.
+
+Axes: K timesteps back from the answer.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
+from ..collect import Group
+from ..collect import Profiles as Traced
+from ..wording import clean
+from . import maps
+from .axes import Number, new_figure, power_of_ten
+from .base import Plot, TaskRuns, Traces, evenly
+from .marks import faint, shade_legend
+from .style import QUIET, WIDE, shade
+
+MOST_LABELS, MOST_LENGTHS = 7, 7
+"""Labels of a task whose profiles are drawn, and lengths of one label."""
+
+LOWEST, HIGHEST = -12.0, 4.0
+"""log10 of the norm relative to the answer: the axis ends here at the latest."""
+
+
+@dataclass(frozen=True, eq=False)
+class ProfileLine:
+    """``median`` [K] over the seeds, and each of ``seeds`` [K]; log10 relative to the answer, -inf and NaN as NaN."""
+
+    trained: int
+    median: np.ndarray
+    seeds: list[np.ndarray]
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    title: str
+    lines: list[ProfileLine]
+
+
+@dataclass(frozen=True, eq=False)
+class Profiles:
+    """``read``: runs whose traces these are, of ``of`` runs that there are."""
+
+    label: str
+    stages: list[Stage]
+    read: int
+    of: int
+
+
+def plots(task: TaskRuns) -> Iterator[Plot]:
+    every = [
+        profiles
+        for group in task.groups[:MOST_LABELS]
+        if (profiles := collect(task.traces, group, evenly(group.lengths, MOST_LENGTHS))) is not None
+    ]
+    ends = reach(every)
+    if len(task.groups) > MOST_LABELS:
+        task.notes.append(
+            f"Gradients are drawn for {MOST_LABELS} of {len(task.groups)} cells, and maps for {maps.MOST_LABELS}; "
+            "--task and fewer folders show the others."
+        )
+    for at, profiles in enumerate(every, 1):
+        label = clean(profiles.label, 60)
+        which = "" if profiles.read == profiles.of else f" Of {profiles.read} of {profiles.of} runs, the lowest seeds."
+        caption = (
+            f"{label}: gradient by timesteps back from the answer (0), relative to the answer; "
+            f"the median over seeds thick, every seed faint. What ends early has vanished below what float64 "
+            f"holds; one that leaves the panel goes on below.{which}"
+        )
+        last = profiles.stages[-1]
+        alt = f"{label}, {last.title}: " + ", ".join(
+            f"10 to the power of {line.median[-1]:.1f} arrives {len(line.median) - 1} timesteps back"
+            for line in last.lines
+            if not np.isnan(line.median[-1])
+        )
+        yield Plot(f"profile-{at}", partial(draw, profiles, ends), caption, alt, wide=True)
+
+
+def collect(traces: Traces, group: Group, lengths: Sequence[int]) -> Profiles | None:
+    """At the start, in the middle and at the end of the training; None: no run of the group was traced."""
+    by_length: dict[int, list[Traced]] = {}
+    count = 0
+    for length in lengths:
+        for run in group.at(length)[: traces.per_cell]:
+            traced = traces.read(run, ends=True)
+            if traced is not None and len(traced.step):
+                by_length.setdefault(length, []).append(traced)
+                count += 1
+    if not by_length:
+        return None
+    whole = any(len(traced.step) > 2 for same in by_length.values() for traced in same)
+    titles = ["before training", "halfway", "after training"] if whole else ["before training", "after training"]
+    stages = []
+    for title in titles:
+        lines = []
+        for length, same in by_length.items():
+            rows = [row for traced in same if (row := _row(traced, title)) is not None]
+            if rows:
+                seeds = _together(rows)
+                lines.append(ProfileLine(length, _median(seeds), list(seeds)))
+        if lines:
+            stages.append(Stage(title, lines))
+    return Profiles(group.label, stages, count, sum(len(group.at(length)) for length in lengths))
+
+
+def _row(traced: Traced, title: str) -> np.ndarray | None:
+    count = len(traced.step)
+    if title == "halfway":
+        return traced.relative[1] if count > 2 else None
+    if title == "after training":
+        return traced.relative[-1] if count > 1 else None
+    return traced.relative[0]
+
+
+def _together(rows: Sequence[np.ndarray]) -> np.ndarray:
+    """[seeds K]; NaN after the end of a shorter row, and for what has no finite logarithm."""
+    filled = np.full((len(rows), max(map(len, rows))), np.nan)
+    for row, into in zip(rows, filled, strict=True):
+        into[: len(row)] = np.where(np.isfinite(row), row, np.nan)
+    return filled
+
+
+def _median(seeds: np.ndarray) -> np.ndarray:
+    """[K]; over the seeds that have a number, where more than half of them have one: the rest vanished."""
+    enough = 2 * np.isfinite(seeds).sum(0) > len(seeds)
+    median = np.full(seeds.shape[1], np.nan)
+    if enough.any():
+        median[enough] = np.nanmedian(seeds[:, enough], axis=0)
+    return median
+
+
+def reach(every: Iterable[Profiles]) -> tuple[float, float]:
+    """The ends of an axis on which all profiles can be compared: from 1e-4, or less, to the answer, or more.
+
+    The medians decide, so that one seed whose gradient explodes squeezes no other.
+    """
+    lines = [line.median for profiles in every for stage in profiles.stages for line in stage.lines]
+    finite = np.concatenate([line[np.isfinite(line)] for line in lines] or [np.zeros(1)])
+    low, high = (finite.min(), finite.max()) if len(finite) else (0.0, 0.0)
+    return float(max(LOWEST, min(-4.0, low))) - 0.3, float(min(HIGHEST, max(0.0, high))) + 0.3
+
+
+def draw(profiles: Profiles, ends: tuple[Number, Number]) -> Figure:
+    """``ends`` of the vertical axis, in log10, the same for every cell of a task."""
+    figure, grid = new_figure(WIDE, 250, columns=len(profiles.stages), share=True)
+    lengths = sorted({line.trained for stage in profiles.stages for line in stage.lines})
+    for axes, stage in zip(grid[0], profiles.stages, strict=True):
+        for line in stage.lines:
+            colour = shade(lengths.index(line.trained), len(lengths))
+            faint(axes, [list(enumerate(seed)) for seed in line.seeds], colour, alpha=0.35)
+            axes.plot(np.arange(len(line.median)), line.median, color=colour, lw=2)
+        axes.axhline(-3, color=QUIET, lw=0.8, ls=(0, (1, 2)))
+        axes.set_title(stage.title)
+        axes.set_xlabel("timesteps back")
+        axes.set_xlim(left=0)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.yaxis.set_major_formatter(FuncFormatter(power_of_ten))
+        axes.yaxis.get_major_locator().set_params(integer=True)
+        axes.set_ylim(*ends)
+        axes.yaxis.set_tick_params(labelleft=True)
+    grid[0][0].set_ylabel("gradient, relative to the answer")
+    shade_legend(figure, lengths, f"{clean(profiles.label, 40)}, length")
+    return figure

@@ -1,0 +1,100 @@
+"""What was run: runs that were not used, commands, settings, versions and machines."""
+
+import shlex
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from markupsafe import escape
+
+from ...runs.settings import flat
+from ..collect import Collection, natural
+from ..wording import clean
+from .base import MOST_ROWS, Column, Section, plain_table
+
+MOST_COMMANDS = 15
+
+ENVIRONMENT = {
+    "seqmem": "seqmem", "python": "Python", "torch": "torch", "numpy": "numpy", "platform": "platform", "cpu": "cpu",
+    "cuda": "CUDA", "kernel": "kernel", "threads": "threads", "git_commit": "git commit",
+}  # fmt: skip
+"""What environment.json says of versions and machines: key -> what the page calls it."""
+
+
+def sections(collection: Collection) -> Iterator[Section]:
+    if collection.unfinished:
+        rows = [[str(run.path), run.state, run.step, run.error or ""] for run in collection.unfinished]
+        columns = [
+            Column("run", "path"),
+            Column("state", "left"),
+            Column("step", heading="left"),
+            Column("why", "words"),
+        ]
+        yield _section("Not finished", columns, rows)
+    if collection.left_out:
+        rows = [[str(folder.path), folder.reason] for folder in collection.left_out]
+        yield _section("Left out", [Column("folder", "path"), Column("why", "words")], rows)
+    yield from _commands(collection)
+    yield from _settings(collection)
+    rows = []
+    for key, name in ENVIRONMENT.items():
+        values = Counter(
+            _setting(run.environment[key]) for run in collection.runs if run.environment.get(key) is not None
+        )
+        if values:
+            rows.append([name, _tally(values)])
+    if rows:
+        yield _section("Versions and machines", [Column("what", "left"), Column("which (runs)", "words")], rows)
+
+
+def _section(heading: str, columns: Sequence[Column], rows: Sequence[Sequence[Any]]) -> Section:
+    text = f"The first {MOST_ROWS} of {len(rows)}." if len(rows) > MOST_ROWS else ""
+    return Section("", heading, text, table=plain_table(columns, rows))
+
+
+def _commands(collection: Collection) -> Iterator[Section]:
+    commands = Counter(_command(run.environment.get("command")) for run in collection.runs)
+    commands.pop("", None)
+    if commands:
+        text = f"The {MOST_COMMANDS} most frequent of {len(commands)}." if len(commands) > MOST_COMMANDS else ""
+        # To be copied as they are: what is Markup keeps its spaces.
+        shown = [escape(clean(command, 2000)) for command, _ in commands.most_common(MOST_COMMANDS)]
+        yield Section("", "Commands", text, commands=shown)
+
+
+def _command(words: Any) -> str:
+    """A command line as typed, without the interpreter and seqmem's own path; empty where it is not known."""
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        return ""
+    for at, word in enumerate(words):
+        if word == "seqmem" or Path(word).name in ("seqmem", "seqmem.exe"):
+            return shlex.join(["seqmem", *words[at + 1 :]])
+    return shlex.join(words)
+
+
+def _settings(collection: Collection) -> Iterator[Section]:
+    configs = [flat(run.config, "training", "measuring", "default") for run in collection.runs]
+    differing, shared = [], []
+    for key in dict.fromkeys(key for config in configs for key in config):
+        values = Counter(_setting(config[key]) if key in config else "(not a setting there)" for config in configs)
+        if len(values) > 1:
+            differing.append([key, _tally(values)])
+        else:
+            shared.append([key, _tally(values).rpartition(" (")[0]])
+    if differing:
+        columns = [Column("setting", "left"), Column("values (runs)", "words")]
+        yield _section("Settings that differ", columns, differing)
+    if shared:
+        columns = [Column("setting", "left"), Column("value", "words")]
+        yield _section("Settings that all runs share", columns, shared)
+
+
+def _setting(value: Any) -> str:
+    return clean(f"{value:g}" if isinstance(value, float) else str(value), 120)
+
+
+def _tally(values: Mapping[str, int], at_most: int = 24) -> str:
+    """``0.001 (12), 0.01 (3)``: values with how many runs have each."""
+    shown = [f"{value} ({runs})" for value, runs in sorted(values.items(), key=lambda item: natural(item[0]))]
+    return ", ".join(shown[:at_most]) + (f" and {len(shown) - at_most} more" if len(shown) > at_most else "")

@@ -1,0 +1,117 @@
+"""The head of the page: its title, what was counted, and the memory span of every cell."""
+
+from collections.abc import Mapping, Sequence
+
+from ..collect import Collection, Group
+from ..statistics import memory_span, rule_text
+from ..wording import clean, count, extremes, listing, number_range, span_words
+from .base import Column, Row, Table
+
+SIGNS = (
+    "In brackets: how many of the seeds solve that length. “≥”: the longest length tried is still solved, so the span "
+    "may be longer; “<”: not even the shortest is."
+)
+
+
+def title(groups: Sequence[Group]) -> str:
+    cells = list(dict.fromkeys(group.cell for group in groups))
+    if not cells:
+        return "Memory of recurrent networks: no finished run"
+    return f"How far back {listing([clean(cell, 30) for cell in cells], 5)} remember{'s' if len(cells) == 1 else ''}"
+
+
+def counted(collection: Collection) -> str:
+    """``12 finished runs · 1 task · 2 cells · lengths 10 to 20 · 3 seeds each``"""
+    runs, groups = collection.runs, collection.groups
+    lengths = sorted({run.seq_len for run in runs})
+    parts = [count(len(runs), "finished run")]
+    if runs:
+        parts.append(count(len(collection.tasks), "task"))
+        parts.append(count(len({group.label for group in groups}), "cell"))
+        parts.append(f"lengths {lengths[0]} to {lengths[-1]}" if len(lengths) > 1 else f"length {lengths[0]}")
+        seeds = extremes(len(group.at(length)) for group in groups for length in group.lengths)
+        parts.append(number_range(*seeds, "seed") + " each")
+    if collection.unfinished:
+        parts.append(f"{len(collection.unfinished)} unfinished")
+    if collection.left_out:
+        parts.append(f"{len(collection.left_out)} left out")
+    return " · ".join(parts)
+
+
+def spans(groups: Sequence[Group], colours: Mapping[str, int], threshold: float | None) -> Table:
+    columns = [
+        Column("task", "left"),
+        Column("cell", "label"),
+        Column("memory span", "span"),
+        Column("lengths tried", "left"),
+        Column("seeds"),
+    ]
+    rows = []
+    for group in groups:
+        span = memory_span(group, threshold)
+        tried = [f"{length} ({solved})" for length, solved in span.counts.items()] or list(map(str, group.lengths))
+        cells = [
+            clean(group.task, 60),
+            clean(group.label, 60),
+            span_words(span),
+            ", ".join(tried),
+            number_range(*extremes(len(group.at(length)) for length in group.lengths)),
+        ]
+        rows.append(Row(cells, colours[group.label]))
+    return Table(columns, rows, headline=True)
+
+
+def span_notes(collection: Collection, threshold: float | None) -> list[str]:
+    """SIGNS, the spans in words, and warnings where they rest on little."""
+    notes = [SIGNS]
+    for task in collection.tasks:
+        groups = [group for group in collection.groups if group.task == task]
+        notes.append(_spans_in_words(task, groups, threshold))
+        for group in groups:
+            span = memory_span(group, threshold)
+            if span.beyond:
+                notes.append(
+                    f"{clean(group.label)} on {clean(task)} also solves {listing(list(map(str, span.beyond)))}, "
+                    f"but not {span.failed}: more seeds or more steps would tell which of them is luck."
+                )
+    fewest = min((len(group.at(length)) for group in collection.groups for length in group.lengths), default=0)
+    if fewest == 1:
+        notes.append("Some lengths rest on one seed alone. One seed proves nothing: run several, and look again.")
+    elif fewest < 5:
+        notes.append(
+            f"Some lengths rest on {fewest} seeds. That shows large differences at best: the range of {fewest} "
+            f"seeds holds the true median with a probability of {100 * (1 - 2.0 ** (1 - fewest)):.0f} %."
+        )
+    return notes
+
+
+def _spans_in_words(task: str, groups: Sequence[Group], threshold: float | None) -> str:
+    by_text: dict[str, list[str]] = {}
+    for group in groups:
+        span = memory_span(group, threshold)
+        if not span.known:
+            text = "{} cannot be judged, for want of a rule of success"
+        elif span.length is None:
+            text = f"{{}} not even {min(span.counts)}"
+        elif span.open:
+            text = f"{{}} {span.length} or more"
+        else:
+            text = f"{{}} {span.length}, but not {span.failed}"
+        by_text.setdefault(text, []).append(clean(group.label, 60))
+    parts = [text.format(listing(names, 6)) for text, names in by_text.items()]
+    return f"On {clean(task, 60)}, in timesteps: {'; '.join(parts)}."
+
+
+def meanings(groups: Sequence[Group], threshold: float | None) -> dict[str, str]:
+    """What the page means by ``span`` and ``solved``."""
+    rules = dict.fromkeys(
+        f"{clean(group.task, 60)}: {text}" for group in groups if (text := rule_text(group.first, threshold))
+    )
+    chosen = "the threshold given for this report" if threshold is not None else "the task's own rule"
+    some = "; ".join(list(rules)[:8])
+    return {
+        "span": "The longest trained length that at least half of the seeds solve, as they do every shorter length "
+        "that was tried. It is between the lengths tried: a finer grid gives a finer span.",
+        "solved": f"A held-out score that reaches {chosen}{f' ({some})' if some else ''}. Steps to solve always go "
+        "by the task's own rule, the first time that it was met during training.",
+    }

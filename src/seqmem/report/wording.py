@@ -1,0 +1,61 @@
+"""Numbers and lists as the page, its captions and its alternative texts write them."""
+
+import re
+from collections.abc import Iterable, Sequence
+from math import isinf, isnan
+
+from .statistics import Span, score_text
+
+
+def clean(text: str, at_most: int = 200) -> str:
+    """``text`` on one line, without characters that XML forbids or that turn a line over, shortened in the middle."""
+    line = re.sub(r"\s+", " ", re.sub(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\ufffd", text))
+    line = re.sub(r"[\x7f-\x9f\ufdd0-\ufdef\u202a-\u202e\u2066-\u2069]", "\ufffd", line)
+    half = (at_most - 1) // 2
+    return line if len(line) <= at_most else f"{line[:half]}…{line[-half:]}"
+
+
+def score_words(metric: str, score: float) -> str:
+    """A score with its unit; ``diverged`` where it is not finite."""
+    return "diverged" if isnan(score) or isinf(score) else with_signs(score_text(metric, score))
+
+
+def with_signs(text: str) -> str:
+    """``text`` with typographic signs for ASCII ones: a minus as wide as a digit, ≥ and ∞."""
+    text = re.sub(r"(?<![\w.])-(?=[\d.])", "−", text)
+    return text.replace(">= ", "≥ ").replace("inf", "∞")
+
+
+def span_words(span: Span) -> str:
+    return with_signs(str(span))
+
+
+def timesteps(value: float) -> str:
+    """A half-life or a horizon; ``–`` where it is not known."""
+    if isnan(value):
+        return "–"
+    return "∞" if isinf(value) else f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+
+
+def listing(words: Sequence[str], at_most: int = 12) -> str:
+    """``a, b and c``, or ``a, b and 7 more``."""
+    if len(words) > at_most:
+        return f"{', '.join(words[:at_most])} and {len(words) - at_most} more"
+    return " and ".join(([", ".join(words[:-1])] if len(words) > 1 else []) + list(words[-1:]))
+
+
+def count(number: int, noun: str) -> str:
+    """``1 seed``, ``2,000 seeds``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def number_range(low: int, high: int, noun: str = "") -> str:
+    """``3`` or ``3 to 5``, with a noun if one is given."""
+    number = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+    return f"{number} {noun}{'' if high == 1 else 's'}" if noun else number
+
+
+def extremes(numbers: Iterable[int]) -> tuple[int, int]:
+    """The smallest and the largest; 0 and 0 if there are none."""
+    values = list(numbers) or [0]
+    return min(values), max(values)
