@@ -1,84 +1,24 @@
 """The report's page: its numbers are the runs' numbers, it needs nothing else, and no name breaks it."""
 
 import re
-from collections.abc import Mapping
 from html.parser import HTMLParser
 from math import inf, nan
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
-import numpy as np
 import pytest
 
-from seqmem.report import page, series
+from made_up import run, sweep
+from seqmem.report import page
 from seqmem.report.collect import Collection, LeftOut, Run, Unfinished
-from seqmem.report.figures import draw as figures
+from seqmem.report.figures import base, in_drawing_order
 
 VOID = {"meta", "link", "br", "hr", "img", "input", "wbr"}
 
 
-def run(
-    cell: str,
-    seq_len: int,
-    seed: int,
-    score: float,
-    *,
-    path: Path = Path("nowhere"),
-    task: str = "pronoun",
-    metric: str = "accuracy",
-    chance: float | None = 0.25,
-    goal: float | None = 0.99,
-    higher_is_better: bool = True,
-    steps_to_solve: int | None = None,
-    by_length: Mapping[int, float] | None = None,
-    half_life: float = 2.0,
-) -> Run:
-    config = {
-        "cell": {"name": cell},
-        "task": {"name": task},
-        "seq_len": seq_len,
-        "seed": seed,
-        "optimizer": {"lr": 0.003},
-    }
-    return Run(
-        path=path, task=task, task_name=task, cell=cell, variant="", label=cell, seq_len=seq_len, seed=seed, steps=400,
-        score=score, loss=1.0, chance=chance, metric=metric, higher_is_better=higher_is_better, solved_at=goal,
-        solved=False, steps_to_solve=steps_to_solve, by_length=dict(by_length or {seq_len: score}),
-        decays={when: {"state": {"half_life": half_life, "horizon": inf}} for when in ("start", "end")}, config=config,
-        environment={"command": ["/opt/python", "/opt/bin/seqmem", "train", f"cell={cell}"], "torch": "2.13.0"},
-        hidden_size=64, parameters=10, seconds=1.0,
-    )  # fmt: skip
-
-
-def sweep(tmp_path: Path | None = None) -> Collection:
-    """lstm solves 10 and 20 with each of 3 seeds; rnn 10 alone. With a folder: traces that halve every 2 timesteps."""
-    runs = []
-    for cell, scores in (
-        ("lstm", {10: (1.0, 1.0, 1.0), 20: (0.999, 1.0, 0.995)}),
-        ("rnn", {10: (1.0, 0.995, 0.6), 20: (0.25, 0.3, 0.26)}),
-    ):
-        for length, some in scores.items():
-            for seed, score in enumerate(some):
-                path = tmp_path / f"{cell}-{length}-{seed}" if tmp_path is not None else Path("nowhere")
-                if tmp_path is not None:
-                    path.mkdir()
-                    back = np.arange(length)[::-1, None] / 2
-                    norms = np.stack([2.0 ** -(back * rate) for rate in (1, 2, 3, 4, 5)]) * (1 + seed)
-                    np.savez(
-                        path / "gradients.npz",
-                        step=np.arange(5) * 100,
-                        answered_at=[length - 1],
-                        **{"norm/hidden": norms},  # pyright: ignore[reportArgumentType]
-                    )
-                tested = {length: score, 2 * length: 0.5}
-                solved = 100 + 10 * seed if score >= 0.99 else None
-                runs.append(run(cell, length, seed, score, path=path, by_length=tested, steps_to_solve=solved))
-    return Collection([Path("outputs")], runs)
-
-
 class Page(HTMLParser):
-    """Checks that every element is closed where it should be, and keeps tables, ids, links and texts."""
+    """Checks that every element is closed in its place, and collects tables, ids, links and texts."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -130,42 +70,44 @@ class Page(HTMLParser):
 
 
 def written(collection: Collection, folder: Path, threshold: float | None = None) -> tuple[Page, str]:
+    """A page that was written, its links, ids and figures checked, and its text."""
     path = page.write(collection, folder, threshold=threshold)
     assert path == folder / "index.html"
     text = path.read_text()
-    found = Page(text)
-    assert len(found.ids) == len(set(found.ids))
-    for tag, link in found.links:
+    parsed = Page(text)
+    assert len(parsed.ids) == len(set(parsed.ids))
+    for tag, link in parsed.links:
         if link.startswith("#"):
-            assert link[1:] in found.ids, link
+            assert link[1:] in parsed.ids, link
         elif tag == "image":
             assert link.startswith("data:image/png;base64,")
         else:
             assert tag == "a"
             assert (folder / link).is_file(), link
     assert not re.search(r"@import|url\((?!#)", text)
-    assert set(re.findall(r"url\(#([^)]*)\)", text)) <= set(found.ids)
+    assert set(re.findall(r"url\(#([^)]*)\)", text)) <= set(parsed.ids)
     assert set(re.findall(r"https?://[^\s\"'<]*", text)) <= {"http://www.w3.org/2000/svg"}
-    names = {link for _, link in found.links if link.startswith("figures/")}
+    names = {link for _, link in parsed.links if link.startswith("figures/")}
     assert names == {f"figures/{file.name}" for file in (folder / "figures").iterdir()}
     for name in names:
         if name.endswith(".svg"):
             ET.parse(folder / name)
         else:
             assert (folder / name).read_bytes().startswith(b"\x89PNG\r\n")
-    return found, text
+    return parsed, text
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Page, str, Path]:
-    """A page with every kind of figure, and what was not used."""
+    """A page with every kind of figure, an unfinished run and a folder that was left out."""
     folder = tmp_path_factory.mktemp("report")
     (folder / "runs").mkdir()
-    found = sweep(folder / "runs")
-    bad = Unfinished(Path("outputs/a"), "failed", 17, "the loss is <nan>"), LeftOut(Path("outputs/b"), "half & half")
+    made = sweep(folder / "runs")
+    unfinished = Unfinished(Path("outputs/a"), "failed", 17, "the loss is <nan>")
+    left_out = LeftOut(Path("outputs/b"), "half & half")
     (folder / "out").mkdir()
     (folder / "out" / "runs.csv").write_text("")
-    collection = Collection(found.folders, found.runs, [bad[0]], [bad[1]])
+    collection = Collection(made.folders, made.runs, [unfinished], [left_out])
     return *written(collection, folder / "out"), folder / "out"
 
 
@@ -185,7 +127,7 @@ def test_the_table_has_the_scores_of_the_runs(whole: tuple[Page, str, Path]) -> 
     assert rows[4][3:7] == ["26.0 %", "[25.0 %, 30.0 %]", "0/3", "> 400"]
 
 
-def test_what_was_run_and_what_was_not_used_is_said(whole: tuple[Page, str, Path]) -> None:
+def test_the_page_names_what_was_run_and_what_was_not_used(whole: tuple[Page, str, Path]) -> None:
     text = whole[0].text
     assert "12 finished runs · 1 task · 2 cells · lengths 10 to 20 · 3 seeds each · 1 unfinished · 1 left out" in text
     assert "the loss is <nan>" in text
@@ -199,10 +141,11 @@ def test_what_was_run_and_what_was_not_used_is_said(whole: tuple[Page, str, Path
 
 
 def test_every_kind_of_figure_is_drawn(whole: tuple[Page, str, Path]) -> None:
-    kinds = {re.sub(r"task1-|-\d+\.svg", "", file.name) for file in (whole[2] / "figures").glob("*.svg")}
-    assert kinds == {"score", "steps", "generalisation", "profile", "decay", "map", "strip"}
+    names = {file.stem for file in (whole[2] / "figures").glob("*.svg")}
+    kinds = {name.removeprefix("task1-").rpartition("-")[0] for name in names}
+    assert len(kinds) == len(list(in_drawing_order()))
     assert whole[0].svgs == len(list((whole[2] / "figures").glob("*.svg")))
-    # Its colours are the page's, and every one that it uses is there in light and dark.
+    # Figures have the page's colours, and each of these is defined for light and for dark.
     used = set(re.findall(r"var\((--[a-z]\d)\)", whole[1]))
     assert {"--c0", "--c1", "--s0", "--s4"} <= used
     for name in used:
@@ -220,12 +163,6 @@ def test_a_later_report_takes_the_place_of_an_earlier_one(tmp_path: Path) -> Non
     assert not any("steps" in name or "generalisation" in name for name in left)
 
 
-def test_the_same_numbers_make_the_same_bytes() -> None:
-    data = series.by_length([(0, sweep().groups[0])], None)
-    first, second = figures.score(data), figures.score(data)
-    assert first == second
-
-
 HOSTILE = (
     "<script>alert(1)</script>\"&'$x^2$ _\x00\x1b[31m\u202e\ud800 url(http://evil.example/x) {{7*7}} "
     'style="fill: #0072b2"'
@@ -237,11 +174,11 @@ def test_no_name_breaks_the_page(tmp_path: Path) -> None:
     bad = [LeftOut(Path("a\n<b>"), "<img src=x onerror=alert(1)>")]
     path = page.write(Collection([], runs, [], bad), tmp_path)
     text = path.read_text()
-    found = Page(text)
+    parsed = Page(text)
     assert "<img" not in text
-    assert "49" not in found.text.split("How far")[1][:400]
-    assert "{{7*7}}" in found.text
-    assert "<script>alert(1)</script>" in found.text
+    assert "49" not in parsed.text.split("How far")[1][:400]
+    assert "{{7*7}}" in parsed.text
+    assert "<script>alert(1)</script>" in parsed.text
     assert "_hidden" in re.sub(r"<(table|h1).*?</\1>", "", text, flags=re.DOTALL)  # in the legend too
     assert not re.search(r"[\x00-\x08\x1b\u202e]", text)
     for file in (tmp_path / "figures").glob("*.svg"):
@@ -261,16 +198,16 @@ def test_no_name_breaks_the_page(tmp_path: Path) -> None:
     ],
     ids=["none", "one", "diverged", "unsolved", "no rule", "any numbers", "no decay"],
 )
-def test_a_page_of_little(runs: list[Run], tmp_path: Path) -> None:
-    found, _ = written(Collection([], runs, [Unfinished(Path("a"), "running", 3, None)]), tmp_path)
+def test_a_page_of_few_runs(runs: list[Run], tmp_path: Path) -> None:
+    parsed, _ = written(Collection([], runs, [Unfinished(Path("a"), "running", 3, None)]), tmp_path)
     if not runs:
-        assert "No run has finished" in found.text
-        assert not found.svgs
+        assert "No run has finished" in parsed.text
+        assert not parsed.svgs
     elif len(runs) == 4:
-        assert found.tables[0][1][2] == "< 10"
-        assert "rnn not even 10" in found.text
+        assert parsed.tables[0][1][2] == "< 10"
+        assert "rnn not even 10" in parsed.text
     else:
-        assert "One seed proves nothing" in found.text or len(runs) == 3
+        assert "One seed proves nothing" in parsed.text or len(runs) == 3
 
 
 def test_lower_is_better(tmp_path: Path) -> None:
@@ -280,108 +217,25 @@ def test_lower_is_better(tmp_path: Path) -> None:
         for n, some in scores.items()
         for seed, score in enumerate(some)
     ]
-    found, _ = written(Collection([], runs), tmp_path)
-    assert found.tables[0][1][2:4] == ["10", "10 (2/3), 50 (0/3)"]
-    assert "at most 0.01" in found.text
-    assert found.tables[1][1][3:6] == ["0.002", "[0.001, 0.2]", "2/3"]
+    parsed, _ = written(Collection([], runs), tmp_path)
+    assert parsed.tables[0][1][2:4] == ["10", "10 (2/3), 50 (0/3)"]
+    assert "at most 0.01" in parsed.text
+    assert parsed.tables[1][1][3:6] == ["0.002", "[0.001, 0.2]", "2/3"]
 
 
-def test_a_threshold_counts_anew(tmp_path: Path) -> None:
+def test_a_threshold_replaces_the_rule(tmp_path: Path) -> None:
     assert written(sweep(), tmp_path, 0.999)[0].tables[0][2][2:4] == ["< 10", "10 (1/3), 20 (0/3)"]
 
 
-def test_the_curve_is_the_median_and_the_range_of_three_seeds() -> None:
-    lstm, rnn = sweep().groups
-    curves = series.by_length([(0, lstm), (1, rnn)], None)
-    assert [(p.x, p.median, p.low, p.high, p.solved, p.of) for p in curves.lines[1].points] == [
-        (10, 0.995, 0.6, 1.0, 2, 3),
-        (20, 0.26, 0.25, 0.3, 0, 3),
-    ]
-    assert curves.lines[1].seeds == {
-        0: [(10, 1.0), (20, 0.25)],
-        1: [(10, 0.995), (20, 0.3)],
-        2: [(10, 0.6), (20, 0.26)],
-    }
-    tested = series.by_tested_length(rnn, None)
-    assert [(line.trained, [p.x for p in line.points]) for line in tested.lines] == [(10, [10, 20]), (20, [20, 40])]
-
-
-def test_steps_count_the_unsolved_at_the_budget() -> None:
-    runs = [run("rnn", 10, seed, 1.0, steps_to_solve=steps) for seed, steps in enumerate((100, 200, None))]
-    runs += [run("rnn", 20, seed, 1.0, steps_to_solve=steps) for seed, steps in enumerate((300, None, None))]
-    (line,) = series.to_solve([(0, Collection([], runs).groups[0])]).lines
-    assert line.points == [
-        (10, 100, True),
-        (10, 200, True),
-        (10, 400, False),
-        (20, 300, True),
-        (20, 400, False),
-        (20, 400, False),
-    ]
-    assert line.median == [(10, 200.0)]  # at 20 the median seed never solved it
-
-
-def test_profiles_fall_as_the_traces_do(tmp_path: Path) -> None:
-    collection = sweep(tmp_path)
-    found = series.Gradients(collection).profiles(collection.groups[0], [10, 20])
-    assert found is not None
-    assert (found.read, found.of) == (6, 6)
-    assert [stage.title for stage in found.stages] == ["before training", "halfway", "after training"]
-    for stage, rate in zip(found.stages, (1, 3, 5), strict=True):
-        for line in stage.lines:
-            expected = -np.log10(2) * rate * np.arange(line.trained) / 2  # whatever the seed's scale
-            assert len(line.seeds) == 3
-            np.testing.assert_allclose(line.median, expected, atol=1e-12)
-    low, high = series.reach([found])
-    assert low == pytest.approx(max(-12, -np.log10(2) * 5 * 9.5) - 0.3)
-    assert high == pytest.approx(0.3)
-
-
-def test_the_map_is_of_the_median_seed_in_reading_order(tmp_path: Path) -> None:
-    collection = sweep(tmp_path)
-    found = series.Gradients(collection).maps(collection.groups[1], [10, 20])
-    assert found is not None
-    assert [(panel.trained, panel.seed, panel.steps) for panel in found.panels] == [
-        (10, 1, [0, 100, 200, 300, 400]),
-        (20, 2, [0, 100, 200, 300, 400]),
-    ]
-    np.testing.assert_allclose(found.panels[0].log10[2], -np.log10(2) * 3 * np.arange(10)[::-1] / 2, atol=1e-12)
-
-
-def test_traces_that_cannot_be_read_are_named(tmp_path: Path) -> None:
-    collection = sweep(tmp_path)
-    (tmp_path / "lstm-10-0" / "gradients.npz").write_bytes(b"PK\x03\x04 cut")
-    traces = series.Gradients(collection)
-    found = traces.profiles(collection.groups[0], [10])
-    assert found is not None
-    assert (found.read, found.of) == (2, 3)
-    assert [path for path, _ in traces.unread] == [str(tmp_path / "lstm-10-0")]
-
-
-def test_reading_and_drawing_have_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(series, "MOST_TRACES", 5)
+def test_traces_and_figures_have_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base, "MOST_TRACES", 5)
     monkeypatch.setattr(page, "MOST_FIGURES", 2)
     read: list[Any] = []
     monkeypatch.setattr(Run, "profiles", lambda self, *, ends=False: read.append(self.path))  # noqa: ARG005
-    found, _ = written(sweep(), tmp_path)
+    parsed, _ = written(sweep(), tmp_path)
     assert len(read) <= 5
-    assert found.svgs == 2
-    assert "Beyond 2 on a page" in found.text
-
-
-def test_ticks_stand_apart_and_keep_the_ends() -> None:
-    lengths = [10, 11, 12, 20, 40, 80, 95, 100]
-    kept = figures.spread(lengths, 0.15)
-    assert kept == [10, 20, 40, 100] or kept == [10, 20, 40, 80, 100]
-    assert figures.spread([7], 0.1) == [7]
-
-
-def test_colours_are_the_labels_own_in_every_task() -> None:
-    runs = [run("lstm", 10, 0, 1.0), run("rnn", 10, 0, 1.0), run("rnn", 10, 0, 1.0, task="copy")]
-    collection = Collection([], runs)
-    numbers = series.colours(collection)
-    assert numbers == {"lstm": 0, "rnn": 1}
-    assert [at for some in series.chunks(collection.groups, numbers, 2) for at, _ in some] == [0, 1, 1]
+    assert parsed.svgs == 2
+    assert "Beyond 2 on a page" in parsed.text
 
 
 def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

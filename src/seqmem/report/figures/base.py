@@ -6,7 +6,7 @@ every figure of that kind for the runs of one task. Its section (``report.sectio
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from matplotlib.figure import Figure
 
@@ -29,6 +29,7 @@ class Plot:
     wide: bool = False
 
 
+@runtime_checkable
 class FigureKind(Protocol):
     """A module of this folder."""
 

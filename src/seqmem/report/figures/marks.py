@@ -86,7 +86,7 @@ def legend(figure: Figure, labels: Sequence[tuple[str, int]], *, unsolved: bool 
 
 def shade_legend(figure: Figure, lengths: Sequence[int], title: str) -> None:
     """A legend of lengths and their shades, at most seven of them."""
-    places = np.unique(np.linspace(0, len(lengths) - 1, min(7, len(lengths))).round().astype(int))
+    places = np.unique(np.linspace(0, len(lengths) - 1, min(7, len(lengths))).round().astype(int)).tolist()
     handles: list[Line2D] = [Line2D([], [], lw=0)]
     handles += [Line2D([], [], color=shade(place, len(lengths)), lw=2.5) for place in places]
     _put_legend(figure, handles, [title, *(str(lengths[place]) for place in places)])

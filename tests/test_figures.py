@@ -1,0 +1,104 @@
+"""The report's figures: what each computes is what the runs say, and drawing is reproducible."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from made_up import run, sweep
+from seqmem.report.collect import Collection
+from seqmem.report.figures import SECTIONS, axes, base, generalisation, maps, output, profiles, score, steps
+
+
+def task_runs(collection: Collection) -> base.TaskRuns:
+    return base.TaskRuns(collection.groups, base.colours(collection), None, base.Traces(collection))
+
+
+def test_the_curve_is_the_median_and_the_range_of_three_seeds() -> None:
+    lstm, rnn = sweep().groups
+    curves = score.collect([(0, lstm), (1, rnn)], None)
+    assert [(p.x, p.median, p.low, p.high, p.solved, p.of) for p in curves.lines[1].points] == [
+        (10, 0.995, 0.6, 1.0, 2, 3),
+        (20, 0.26, 0.25, 0.3, 0, 3),
+    ]
+    assert curves.lines[1].seeds == {
+        0: [(10, 1.0), (20, 0.25)],
+        1: [(10, 0.995), (20, 0.3)],
+        2: [(10, 0.6), (20, 0.26)],
+    }
+    tested = generalisation.collect(rnn, None)
+    assert [(line.trained, [p.x for p in line.points]) for line in tested.lines] == [(10, [10, 20]), (20, [20, 40])]
+
+
+def test_steps_count_the_unsolved_at_the_budget() -> None:
+    runs = [run("rnn", 10, seed, 1.0, steps_to_solve=steps) for seed, steps in enumerate((100, 200, None))]
+    runs += [run("rnn", 20, seed, 1.0, steps_to_solve=steps) for seed, steps in enumerate((300, None, None))]
+    (line,) = steps.collect([(0, Collection([], runs).groups[0])]).lines
+    assert line.points == [
+        (10, 100, True),
+        (10, 200, True),
+        (10, 400, False),
+        (20, 300, True),
+        (20, 400, False),
+        (20, 400, False),
+    ]
+    assert line.median == [(10, 200.0)]  # at 20 the median seed never solved it
+
+
+def test_profiles_fall_as_the_traces_do(tmp_path: Path) -> None:
+    collection = sweep(tmp_path)
+    lstm = profiles.collect(base.Traces(collection), collection.groups[0], [10, 20])
+    assert lstm is not None
+    assert (lstm.read, lstm.of) == (6, 6)
+    assert [stage.title for stage in lstm.stages] == ["before training", "halfway", "after training"]
+    for stage, rate in zip(lstm.stages, (1, 3, 5), strict=True):
+        for line in stage.lines:
+            expected = -np.log10(2) * rate * np.arange(line.trained) / 2  # whatever the seed's scale
+            assert len(line.seeds) == 3
+            np.testing.assert_allclose(line.median, expected, atol=1e-12)
+    low, high = profiles.reach([lstm])
+    assert low == pytest.approx(max(-12, -np.log10(2) * 5 * 9.5) - 0.3)
+    assert high == pytest.approx(0.3)
+
+
+def test_the_map_is_of_the_median_seed_in_reading_order(tmp_path: Path) -> None:
+    collection = sweep(tmp_path)
+    panels = maps.collect(base.Traces(collection), collection.groups[1], [10, 20])
+    assert [(panel.trained, panel.seed, panel.steps) for panel in panels] == [
+        (10, 1, [0, 100, 200, 300, 400]),
+        (20, 2, [0, 100, 200, 300, 400]),
+    ]
+    np.testing.assert_allclose(panels[0].log10[2], -np.log10(2) * 3 * np.arange(10)[::-1] / 2, atol=1e-12)
+
+
+def test_traces_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    collection = sweep(tmp_path)
+    (tmp_path / "lstm-10-0" / "gradients.npz").write_bytes(b"PK\x03\x04 cut")
+    traces = base.Traces(collection)
+    lstm = profiles.collect(traces, collection.groups[0], [10])
+    assert lstm is not None
+    assert (lstm.read, lstm.of) == (2, 3)
+    assert [path for path, _ in traces.unread] == [str(tmp_path / "lstm-10-0")]
+
+
+def test_ticks_stand_apart_and_keep_the_ends() -> None:
+    lengths = [10, 11, 12, 20, 40, 80, 95, 100]
+    ticks = axes.spread(lengths, 0.15)
+    assert ticks in ([10, 20, 40, 100], [10, 20, 40, 80, 100])
+    assert axes.spread([7], 0.1) == [7]
+
+
+def test_colours_are_the_labels_own_in_every_task() -> None:
+    runs = [run("lstm", 10, 0, 1.0), run("rnn", 10, 0, 1.0), run("rnn", 10, 0, 1.0, task="copy")]
+    collection = Collection([], runs)
+    assert base.colours(collection) == {"lstm": 0, "rnn": 1}
+    chunks = task_runs(collection).coloured(collection.groups, 2)
+    assert [[number for number, _ in chunk] for chunk in chunks] == [[0, 1], [1]]
+
+
+def test_the_same_numbers_make_the_same_bytes(tmp_path: Path) -> None:
+    """Of every kind of figure."""
+    task = task_runs(sweep(tmp_path))
+    for kind in (kind for kinds in SECTIONS.values() for kind in kinds):
+        plot = next(iter(kind.plots(task)))
+        assert output.render(plot.draw) == output.render(plot.draw), plot.name
