@@ -1,7 +1,7 @@
-"""Writes docs/performance.md and its picture from what was measured last. Run it with scripts/bench report.
+"""Writes docs/performance.md and its picture from the latest measurements. Run it with scripts/bench report.
 
-It computes nothing but ratios and means: every second stands in outputs/.bench, where `scripts/bench kernels` and
-`scripts/bench training` left it.
+It computes ratios and means of the times in outputs/.bench, where `scripts/bench kernels` and `scripts/bench training`
+write them.
 """
 
 import json
@@ -30,7 +30,7 @@ from bench_kernels import (
 DOCS = ROOT / "docs"
 PAGE, PICTURE = DOCS / "performance.md", DOCS / "performance.svg"
 
-# Okabe & Ito's colours, which stay apart for colour-blind readers; every side has a shape of its own besides.
+# Okabe & Ito's colours, which colour-blind readers can tell apart; each side has a shape of its own as well.
 SIDES = {
     "loop": ("#CC79A7", "triangle", "Python loop over step"),
     "jax": ("#009E73", "diamond", "JAX, jitted lax.scan"),
@@ -57,7 +57,7 @@ def milliseconds(seconds: float | None) -> str:
     return f"{value:.{max(0, 2 - math.floor(math.log10(value)))}f}" if value > 0 else "0"
 
 
-# The picture.
+# The picture
 
 
 def marker(shape: str, x: float, y: float, colour: str, size: float = 4.6) -> str:
@@ -77,9 +77,9 @@ def words(x: float, y: float, text: str, *, size: int = 12, anchor: str = "middl
     return f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size}" text-anchor="{anchor}" {more}>{escape(text)}</text>'
 
 
-def picture(found: list[Measured]) -> str:
-    """Seconds of each side over those of the matrix products alone, one panel a cell, one column a configuration."""
-    one = [measured for measured in found if measured.threads == 1]
+def picture(measurements: list[Measured]) -> str:
+    """An SVG: each side's seconds over those of the matrix products alone; panels are cells, columns configurations."""
+    one = [measured for measured in measurements if measured.threads == 1]
     sides = [side for side in SIDES if any(measured.ratio(side, "floor") is not None for measured in one)]
     ratios = [r for m in one for side in sides if (r := m.ratio(side, "floor")) is not None]
     low, high = min(0.9, min(ratios) / 1.05), max(ratios) * 1.12
@@ -100,15 +100,15 @@ def picture(found: list[Measured]) -> str:
 
     x = float(left)
     for side in reversed(sides):
-        colour, shape, said = SIDES[side]
-        out += [marker(shape, x + 6, 54, colour, 5.5), words(x + 18, 58.5, said, size=13, anchor="start")]
-        x += 44 + 7.2 * len(said)
+        colour, shape, label = SIDES[side]
+        out += [marker(shape, x + 6, 54, colour, 5.5), words(x + 18, 58.5, label, size=13, anchor="start")]
+        x += 44 + 7.2 * len(label)
     out.append(f'<line x1="{x}" x2="{x + 22}" y1="54" y2="54" stroke="#222" stroke-width="1.6"/>')
     out.append(words(x + 30, 58.5, "matrix products alone", size=13, anchor="start"))
 
     ticks = [tick for tick in (0.5, 1, 2, 3, 5, 10, 20, 30, 50, 100) if low <= tick <= high]
     for place, cell in enumerate(GATES):
-        mine = sorted((m for m in one if m.configuration.cell == cell), key=lambda m: m.configuration)
+        columns = sorted((m for m in one if m.configuration.cell == cell), key=lambda m: m.configuration)
         begin = left + place * (panel + between)
         out.append(f'<rect x="{begin:.1f}" y="{top}" width="{panel:.1f}" height="{bottom - top}" fill="#fafafa"/>')
         out.append(words(begin + panel / 2, top - 12, NAMES[cell], size=16, more='font-weight="600"'))
@@ -118,24 +118,24 @@ def picture(found: list[Measured]) -> str:
             out.append(f'<line x1="{begin:.1f}" x2="{begin + panel:.1f}" y1="{y:.1f}" y2="{y:.1f}" stroke="{bold}"/>')
             if not place:
                 out.append(words(begin - 8, y + 4, f"{tick:g}×", anchor="end"))
-        column = panel / max(1, len(mine))
-        for i, measured in enumerate(mine):
-            c, at = measured.configuration, begin + (i + 0.5) * column
-            former = mine[i - 1].configuration if i else None
-            new_length = former is None or former.seq_len != c.seq_len
-            if former is not None and (new_length or former.batch_size != c.batch_size):
+        step = panel / max(1, len(columns))
+        for i, measured in enumerate(columns):
+            c, at = measured.configuration, begin + (i + 0.5) * step
+            before = columns[i - 1].configuration if i else None
+            new_length = before is None or before.seq_len != c.seq_len
+            if before is not None and (new_length or before.batch_size != c.batch_size):
                 style = '#999999" stroke-width="1' if new_length else '#cccccc" stroke-width="1" stroke-dasharray="3 3'
-                edge = f"{begin + i * column:.1f}"
+                edge = f"{begin + i * step:.1f}"
                 out.append(f'<line x1="{edge}" x2="{edge}" y1="{top}" y2="{bottom}" stroke="{style}"/>')
-            turned = f'transform="rotate(-90 {at + 4:.1f} {bottom + 8})" fill="#555"'
-            out.append(words(at + 4, bottom + 8, str(c.hidden_size), size=10, anchor="end", more=turned))
-            same = [j for j, m in enumerate(mine) if m.configuration.seq_len == c.seq_len]
-            batch = [j for j in same if mine[j].configuration.batch_size == c.batch_size]
+            upright = f'transform="rotate(-90 {at + 4:.1f} {bottom + 8})" fill="#555"'
+            out.append(words(at + 4, bottom + 8, str(c.hidden_size), size=10, anchor="end", more=upright))
+            same = [j for j, m in enumerate(columns) if m.configuration.seq_len == c.seq_len]
+            batch = [j for j in same if columns[j].configuration.batch_size == c.batch_size]
             if batch[0] == i:
-                middle = begin + column * (sum(batch) / len(batch) + 0.5)
+                middle = begin + step * (sum(batch) / len(batch) + 0.5)
                 out.append(words(middle, bottom + 46, f"B={c.batch_size}", size=11, more='fill="#555"'))
             if same[0] == i:
-                middle = begin + column * (sum(same) / len(same) + 0.5)
+                middle = begin + step * (sum(same) / len(same) + 0.5)
                 out.append(words(middle, bottom + 64, f"T={c.seq_len}", size=12))
             for side in sides:
                 ratio = measured.ratio(side, "floor")
@@ -148,7 +148,7 @@ def picture(found: list[Measured]) -> str:
     return "\n".join([*out, "</svg>", ""])
 
 
-# The page.
+# The page
 
 
 def described(about: dict[str, Any]) -> str:
@@ -161,32 +161,33 @@ def described(about: dict[str, Any]) -> str:
 
 
 def promise(summary: Summary) -> tuple[str, ...]:
-    """A row: what, cell, mean (worst), limit, whether it is kept."""
-    turned = summary.what.startswith("2 threads")
+    """A row: what, cell, mean (worst), limit, and "yes" if the limit is kept."""
+    second_thread = summary.what.startswith("2 threads")
     what = summary.what
     mean, worst, limit, limit_worst = summary.mean, summary.worst, summary.limit, summary.limit_worst
-    if turned or what.startswith("native/loop"):  # a speed-up reads better
-        what = "second thread, times as fast, batch 128" if turned else "loop/native, 1 thread"
+    if second_thread or what.startswith("native/loop"):  # print these as speed-ups
+        what = "second thread, times as fast, batch 128" if second_thread else "loop/native, 1 thread"
         mean, worst = 1 / mean, 1 / worst
         limit = 1 / limit if limit is not None else None
-    sign = ("≥ " if turned else "< " if "jax" in what else "≤ ") if limit is not None else ""
+    sign = ("≥ " if second_thread else "< " if "jax" in what else "≤ ") if limit is not None else ""
     limits = f"{sign}{number(limit)}" + (f" ({number(limit_worst)})" if limit_worst is not None else "")
     kept = "" if limit is None else "yes" if summary.within() else "**no**"
     where = " ".join(str(summary.where).split()[1:])
     return what, summary.cell, f"{number(mean)} ({number(worst)} at {where})", limits, kept
 
 
-def detail(found: list[Measured], cell: str) -> str:
-    two = {m.configuration: m for m in found if m.threads == 2}
+def detail(measurements: list[Measured], cell: str) -> str:
+    """The table of every configuration of a cell."""
+    two = {m.configuration: m for m in measurements if m.threads == 2}
     rows = []
-    for measured in found:
+    for measured in measurements:
         c = measured.configuration
         if measured.threads != 1 or c.cell != cell:
             continue
         seconds = {side: measured.sides[side]["cpu"] if side in measured.sides else None for side in
                    ("floor", "native", "nn", "loop", "jax")}  # fmt: skip
         other = two.get(c)
-        # Three products of 2 T B G H H operations each; those with the vectors of the vocabulary are next to nothing.
+        # Three products of 2 T B G H H operations each; those with the vectors of the vocabulary are negligible.
         operations = 6e-9 * c.seq_len * c.batch_size * GATES[cell] * c.hidden_size * c.hidden_size
         speed = operations / seconds["native"] if seconds["native"] is not None else None
         rows.append(
@@ -216,16 +217,17 @@ def memory_table(memory: list[dict[str, Any]]) -> str:
 
 
 def kernels_part(stored: dict[str, Any]) -> tuple[str, list[str]]:
-    found = [
+    """The page's part about the kernels, and the limits that are missed. Writes PICTURE."""
+    measurements = [
         Measured(Configuration(**case["configuration"]), case["threads"], case["sides"]) for case in stored["measured"]
     ]
-    every = summaries(found)
+    every = summaries(measurements)
     missed = [f"{s.what}, {s.cell}: {number(s.mean)} (worst {number(s.worst)})" for s in every if not s.within()]
-    PICTURE.write_text(picture(found))
+    PICTURE.write_text(picture(measurements))
     long = [case for case in stored["memory"] if case["configuration"]["seq_len"] == LONG and case["side"] == "native"]
     if long and long[0]["peak"] > MEMORY_LIMIT:
         missed.append(f"memory of an lstm over {LONG:,} timesteps: {long[0]['peak']:.2f} GB")
-    spread = geometric(max(1e-3, m.sides["native"]["spread"]) for m in found if "native" in m.sides)
+    spread = geometric(max(1e-3, m.sides["native"]["spread"]) for m in measurements if "native" in m.sides)
     jax = "" if "jax" in stored["machine"] else " JAX was not installed when this was measured."
     text = f"""## A layer, forward and backward
 
@@ -254,7 +256,7 @@ is made of is no part of a layer. Lower is better. Geometric means over all size
   kernels' time varied by {100 * spread:.1f} %. Before anything is timed, all sides must agree in the outputs and in
   every gradient's norm.
 
-{chr(10).join(detail(found, cell) + chr(10) for cell in GATES)}
+{chr(10).join(detail(measurements, cell) + chr(10) for cell in GATES)}
 Milliseconds a step on one thread (CPU time). *Second thread*: how many times as fast the native kernel is with it.
 
 {dense_part()}### Memory
@@ -267,21 +269,21 @@ GB that a process takes at most, Python and torch included, for one step:
 
 
 def dense_part() -> str:
-    """What `scripts/bench kernels --dense` found, if it has been run; in short."""
+    """A summary of `scripts/bench kernels --dense`; empty if it has not been run."""
     path = RESULTS / "kernels-dense.json"
     if not path.exists():
         return ""
     stored = json.loads(path.read_text())
-    found = [
+    measurements = [
         Measured(Configuration(**case["configuration"]), case["threads"], case["sides"])
         for case in stored["measured"]
         if case["threads"] == 1
     ]
-    rows = [row[:3] for row in map(promise, summaries(found))]
+    rows = [row[:3] for row in map(promise, summaries(measurements))]
     return f"""### Real numbers for inputs
 
 `scripts/bench kernels --dense`: {INPUT_SIZE} real numbers at each timestep instead of tokens, with their gradient, on
-one thread. Three more products over the whole sequence, for everybody, leave less to be won:
+one thread. Three more products over the whole sequence, for every side, leave less to gain:
 
 {table(["ratio of seconds", "cell", "mean (worst)"], rows)}
 
@@ -289,16 +291,17 @@ one thread. Three more products over the whole sequence, for everybody, leave le
 
 
 def training_part(stored: dict[str, Any]) -> tuple[str, list[str]]:
+    """The page's part about training, and the limits that are missed."""
     rows, missed = [], []
     for row in stored["rows"]:
         ratio = row["speed"]["seqmem"] / row["speed"]["plain"]
-        kept = ratio >= row["limit"]
-        if not kept:
+        within = ratio >= row["limit"]
+        if not within:
             missed.append(f"training, {row['cell']} at {row['seq_len']} words: {ratio:.2f} times as fast")
         speeds = [f"{row['speed'][side]:.1f}" for side in ("seqmem", "plain")]
         scores = [f"{100 * row['accuracy'][side]:.1f} %" for side in ("seqmem", "plain")]
-        promised = [f"{ratio:.2f}", f"{row['cpu']:.2f}", f"≥ {row['limit']:g}", "yes" if kept else "**no**"]
-        rows.append([row["cell"], str(row["seq_len"]), *speeds, *promised, *scores])
+        against_limit = [f"{ratio:.2f}", f"{row['cpu']:.2f}", f"≥ {row['limit']:g}", "yes" if within else "**no**"]
+        rows.append([row["cell"], str(row["seq_len"]), *speeds, *against_limit, *scores])
     most = stored["traced limit"]
     missed += [
         f"a trace at every step, {cell}: {ratio:.2f} times as long as a run without traces (limit {most:g})"
@@ -318,16 +321,14 @@ def training_part(stored: dict[str, Any]) -> tuple[str, list[str]]:
         "accuracy, seqmem",
         "accuracy, plain",
     ]
-    labels = list(dict.fromkeys(label for found in stored["profiles"].values() for label in found["shares"]))
-    labels.sort(key=lambda label: -max(found["shares"].get(label, 0) for found in stored["profiles"].values()))
-    shares = [
-        [label, *(f"{100 * found['shares'].get(label, 0):.1f} %" for found in stored["profiles"].values())]
-        for label in labels
-    ]
-    alone = [f"{100 * found['products']:.1f} %" for found in stored["profiles"].values()]
+    profiles = list(stored["profiles"].values())
+    labels = list(dict.fromkeys(label for profile in profiles for label in profile["shares"]))
+    labels.sort(key=lambda label: -max(profile["shares"].get(label, 0) for profile in profiles))
+    shares = [[label, *(f"{100 * profile['shares'].get(label, 0):.1f} %" for profile in profiles)] for label in labels]
+    alone = [f"{100 * profile['products']:.1f} %" for profile in profiles]
     shares.append(["*the recurrence's matrix products, alone*", *alone])
-    kept = [(row["seq_len"], row["denormals kept"]) for row in stored["rows"] if "denormals kept" in row]
-    denormals = " and ".join(f"{speed:.1f} at {seq_len} words" for seq_len, speed in kept)
+    with_denormals = [(row["seq_len"], row["denormals kept"]) for row in stored["rows"] if "denormals kept" in row]
+    denormals = " and ".join(f"{speed:.1f} at {seq_len} words" for seq_len, speed in with_denormals)
     threads = f"{stored['threads']} thread" + "s" * (stored["threads"] > 1)
     steps = " and ".join(f"{count:,} steps at {seq_len} words" for seq_len, count in stored["steps"].items())
     text = f"""## Training
@@ -363,14 +364,14 @@ def main() -> int:
         text, misses = part(json.loads(path.read_text()))
         parts.append(text)
         missed += misses
-    said = "Every limit is kept."
+    verdict = "Every limit is kept."
     if missed:
-        said = "Not every limit is kept:\n\n" + "\n".join(f"- {miss}" for miss in missed)
+        verdict = "Not every limit is kept:\n\n" + "\n".join(f"- {miss}" for miss in missed)
     head = """# How fast seqmem is
 
 Written by `scripts/bench report` from what `scripts/bench kernels` and `scripts/bench training` measured.
 What seqmem's own measuring costs is in [measurements.md](measurements.md)."""
-    PAGE.write_text("\n\n".join([head, said, *parts]))
+    PAGE.write_text("\n\n".join([head, verdict, *parts]))
     print(f"wrote {PAGE.relative_to(ROOT)} and {PICTURE.relative_to(ROOT)}")
     return 0
 

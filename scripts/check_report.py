@@ -1,4 +1,4 @@
-"""``seqmem report`` over thousands of made-up finished runs: how long, how much memory, and is what it says right?"""
+"""Time, memory and correctness of ``seqmem report`` over thousands of made-up finished runs."""
 
 import csv
 import json
@@ -22,14 +22,14 @@ TRACES, STATES = 11, ("hidden", "input")
 
 
 def make(folder: Path, count: int) -> dict[tuple[str, int], int]:
-    """``count`` runs; returns how many are solved of each cell and length."""
+    """Write ``count`` runs into ``folder``; returns (cell, length) -> how many of its runs are solved."""
     rng = np.random.default_rng(0)
     solved: dict[tuple[str, int], int] = {}
     for i in range(count):
         cell, length = list(CELLS)[i % 5], LENGTHS[i // 5 % 5]
         seed = i // 25
-        knows = rng.random() < (0.9 if length <= CELLS[cell] else 0.1)
-        score = float(1 - 0.005 * rng.random() if knows else 0.25 + 0.1 * rng.random())
+        solves = rng.random() < (0.9 if length <= CELLS[cell] else 0.1)
+        score = float(1 - 0.005 * rng.random() if solves else 0.25 + 0.1 * rng.random())
         solved[cell, length] = solved.get((cell, length), 0) + (score >= 0.99)
         run = folder / "pronoun" / cell / f"len{length}-seed{seed}"
         run.mkdir(parents=True)
@@ -44,8 +44,8 @@ def make(folder: Path, count: int) -> dict[tuple[str, int], int]:
         result = {
             "task": "pronoun", "cell": cell, "seq_len": length, "seed": seed, "hidden_size": 64, "layers": 1,
             "parameters": 17000, "steps": 1000, "device": "cpu", "baseline_loss": 1.4, "metric": "accuracy",
-            "higher_is_better": True, "score": score, "chance": 0.25, "loss": 0.1, "solved_at": 0.99, "solved": knows,
-            "steps_to_solve": int(rng.integers(1, 20)) * 50 if knows else None,
+            "higher_is_better": True, "score": score, "chance": 0.25, "loss": 0.1, "solved_at": 0.99, "solved": solves,
+            "steps_to_solve": int(rng.integers(1, 20)) * 50 if solves else None,
             "by_length": [{"seq_len": at, "score": score, "loss": 0.1, "sequences": 1000} for at in tested],
             "gradient": {when: dict.fromkeys(("state", *STATES), decay) for when in ("start", "end")},
             "seconds": 7.0, "steps_per_second": 140.0, "versions": {"seqmem": "0.1.0"},
@@ -61,26 +61,26 @@ def make(folder: Path, count: int) -> dict[tuple[str, int], int]:
 
 def main() -> int:
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 2000
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place) / "outputs"
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "outputs"
         solved = make(folder, count)
-        made = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-        print(f"{count} finished runs, {made / 1e6:.0f} MB")
-        began = time.monotonic()
-        done = subprocess.run(
+        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        print(f"{count} finished runs, {size / 1e6:.0f} MB")
+        start = time.monotonic()
+        report = subprocess.run(
             [sys.executable, "-m", "seqmem", "report", str(folder)], capture_output=True, text=True, check=False
         )
-        seconds = time.monotonic() - began
-        used = resource.getrusage(resource.RUSAGE_CHILDREN)
-        memory = used.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-        print(done.stdout)
-        if done.returncode:
-            print(f"FAILED: exit code {done.returncode}: {done.stderr}")
+        seconds = time.monotonic() - start
+        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+        memory = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        print(report.stdout)
+        if report.returncode:
+            print(f"FAILED: exit code {report.returncode}: {report.stderr}")
             return 1
         wrong = []
-        for (cell, length), many in solved.items():
-            if not re.search(rf"\b{length}: {many}/", done.stdout):
-                wrong.append(f"{cell} at {length}: {many} solved are not in the summary")
+        for (cell, length), runs in solved.items():
+            if not re.search(rf"\b{length}: {runs}/", report.stdout):
+                wrong.append(f"{cell} at {length}: {runs} solved are not in the summary")
         with (folder / "report" / "groups.csv").open(newline="") as file:
             rows = list(csv.DictReader(file))
         wrong += [
@@ -91,13 +91,12 @@ def main() -> int:
         if sum(int(row["seeds"]) for row in rows) != count:
             wrong.append(f"{sum(int(row['seeds']) for row in rows)} runs in groups.csv")
         size = sum(path.stat().st_size for path in (folder / "report").rglob("*") if path.is_file())
-    print(
-        f"time         {seconds:6.1f} s, of the processor {used.ru_utime + used.ru_stime:.1f} s (limit {SECONDS:.0f} s)"
-    )
+    processor = usage.ru_utime + usage.ru_stime
+    print(f"time         {seconds:6.1f} s, of the processor {processor:.1f} s (limit {SECONDS:.0f} s)")
     print(f"memory       {memory / 1e6:6.0f} MB (limit {BYTES / 1e6:.0f} MB)")
     print(f"the report   {size / 1e6:6.1f} MB")
-    # Other work on the machine makes it wait; what it computes itself is the processor's time.
-    if min(seconds, used.ru_utime + used.ru_stime) > SECONDS:
+    # On a busy machine the wall time includes waiting; processor time does not.
+    if min(seconds, processor) > SECONDS:
         wrong.append("it takes too long")
     if memory > BYTES:
         wrong.append("it takes too much memory")

@@ -1,4 +1,4 @@
-"""What a set of runs says together: collected, compared over seeds, as tables and as a page.
+"""Many runs together: read and grouped, compared over seeds, written as tables and as a page with figures.
 
-``collect`` reads the runs, ``statistics`` counts and compares, ``tables`` and ``page`` write. On top of ``runs`` alone.
+``collect`` reads the runs, ``statistics`` counts and compares, ``tables`` and ``page`` write. No torch.
 """

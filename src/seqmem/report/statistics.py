@@ -1,7 +1,7 @@
-"""What can be said over seeds, and what cannot: medians with intervals, solved k of n, memory span, comparisons.
+"""Statistics over seeds: medians with intervals, solved k of n, memory span, comparisons of two cells.
 
-Networks learn a memory or they do not, so scores over seeds are often of two groups: medians and counts stand for
-means here, and nothing assumes a normal distribution. A score that is NaN (the run diverged) counts as worse than any.
+A network learns a memory or does not, so scores over seeds often fall into two groups. Medians and counts are used
+instead of means, and nothing assumes a normal distribution. A score that is NaN (the run diverged) is worse than any.
 
 Axes: n seeds.
 """
@@ -16,13 +16,13 @@ import numpy as np
 from .collect import Collection, Group, Run
 
 LEVEL = 0.95
-"""Of every interval."""
+"""Confidence level of every interval."""
 
 ALPHA = 0.05
-"""Two-sided, of every test."""
+"""Significance level of every test, two-sided."""
 
 DEFAULT_THRESHOLD = 0.99
-"""Of an accuracy, where the task has no rule of its own."""
+"""The accuracy that counts as solved where the task has no rule of its own."""
 
 
 def score_text(metric: str, score: float) -> str:
@@ -38,7 +38,7 @@ def score_text(metric: str, score: float) -> str:
 @dataclass(frozen=True)
 class Interval:
     """The median of ``n`` numbers and its bootstrap interval. ``low`` and ``high`` are among the numbers, or halfway
-    between two of them; ``level``: how sure it can be, at most LEVEL. NaN throughout: of no numbers."""
+    between two of them; ``level``: the confidence level, at most LEVEL. Of no numbers, everything is NaN."""
 
     median: float
     low: float
@@ -51,12 +51,15 @@ def median_interval(values: Iterable[float | int], *, level: float = LEVEL) -> I
     """The median with its percentile bootstrap interval (Efron & Tibshirani 1993, section 13.3).
 
     The distribution of a resample's median is known in closed form, so nothing is drawn: this is the limit of
-    infinitely many resamples, the same at every call. With few numbers no interval of their median is as sure as
-    ``level``: the range of n numbers holds the true median with a probability of 1 - 2^(1-n) (3: 75 %, 5: 94 %), and
-    that is what ``level`` then says.
+    infinitely many resamples, the same at every call. With few numbers no interval of their median reaches ``level``:
+    the range of n numbers holds the true median with a probability of 1 - 2^(1-n) (3: 75 %, 5: 94 %), which is then
+    the interval's ``level``.
 
     Args:
-        values: finite or infinite; not NaN.
+        values: finite or infinite.
+
+    Raises:
+        ValueError: a value is NaN.
     """
     ordered = np.sort(np.fromiter(values, dtype=np.float64))
     n = len(ordered)
@@ -79,10 +82,10 @@ def _mean(a: float, b: float) -> float:
 
 
 def _resampled_medians(ordered: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Every value that the median of n draws from n ordered numbers can have, and its probability."""
+    """Every value that the median of n draws from n ordered numbers can take, and its probability."""
     n = len(ordered)
     m = n // 2
-    # Ten standard deviations of the median's rank: beyond, nothing is left of the probability.
+    # Ten standard deviations of the median's rank: the probability beyond is negligible.
     near = np.arange(max(0, n // 2 - 5 * int(sqrt(n)) - 5), min(n, n // 2 + 5 * int(sqrt(n)) + 5))
     edges = np.append(near, near[-1] + 1) / n  # P(a draw is below the number with this rank)
     if n % 2:
@@ -102,7 +105,7 @@ def _resampled_medians(ordered: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _at_least(n: int, chance: np.ndarray, k: int) -> np.ndarray:
-    """P(at least k of n), for each chance of one."""
+    """P(at least k of n draws succeed), for each chance of a single draw."""
     many = np.arange(k, n + 1)
     with np.errstate(divide="ignore", invalid="ignore"):
         logs = many * np.log(chance)[:, None] + (n - many) * np.log1p(-chance)[:, None]
@@ -117,9 +120,9 @@ def _log_binomials(n: int) -> np.ndarray:
 
 
 def badly(scores: Iterable[float | int], *, higher_is_better: bool) -> np.ndarray:
-    """Scores with NaN as the worst there can be: what diverged has not solved anything."""
-    found = np.fromiter(scores, dtype=np.float64)
-    return np.where(np.isnan(found), -inf if higher_is_better else inf, found)
+    """Scores with NaN as the worst possible one: a run that diverged has not solved anything."""
+    values = np.fromiter(scores, dtype=np.float64)
+    return np.where(np.isnan(values), -inf if higher_is_better else inf, values)
 
 
 def score_interval(runs: Sequence[Run], *, at: int | None = None) -> Interval:
@@ -134,7 +137,7 @@ def score_interval(runs: Sequence[Run], *, at: int | None = None) -> Interval:
 
 
 def rule(run: Run, threshold: float | None = None) -> float | None:
-    """The score from which on a run counts as solved; None: nobody can say.
+    """The score from which on a run counts as solved; None: there is no such score.
 
     ``threshold``, where given, is an accuracy and holds for accuracies; any other metric keeps the task's own rule.
     Without one it is the task's rule, and DEFAULT_THRESHOLD for an accuracy of a task that has none.
@@ -148,20 +151,20 @@ def rule(run: Run, threshold: float | None = None) -> float | None:
 
 def rule_text(run: Run, threshold: float | None = None) -> str:
     """``at least 99.0 %``; empty where there is none."""
-    found = rule(run, threshold)
-    if found is None:
+    goal = rule(run, threshold)
+    if goal is None:
         return ""
-    return f"at {'least' if run.higher_is_better else 'most'} {score_text(run.metric, found)}"
+    return f"at {'least' if run.higher_is_better else 'most'} {score_text(run.metric, goal)}"
 
 
 def reaches(run: Run, score: float, threshold: float | None = None) -> bool:
-    """Whether a score of this run's task is solved. NaN is not."""
-    found = rule(run, threshold)
-    return found is not None and bool(score >= found if run.higher_is_better else score <= found)
+    """True if ``score`` solves the run's task; NaN does not."""
+    goal = rule(run, threshold)
+    return goal is not None and bool(score >= goal if run.higher_is_better else score <= goal)
 
 
 def solved(run: Run, threshold: float | None = None) -> bool:
-    """At its trained length."""
+    """True if the run is solved at its trained length."""
     return reaches(run, run.score, threshold)
 
 
@@ -205,12 +208,12 @@ def solved_count(runs: Iterable[Run], threshold: float | None = None, *, at: int
 
 @dataclass(frozen=True)
 class Span:
-    """The longest length that is solved by at least half of the seeds, and so is every shorter one that was tried.
+    """The longest length that at least half of the seeds solve, as they do every shorter length that was tried.
 
     Args:
-        length: timesteps; None: not even the shortest one is solved, or nobody can say (no rule of success).
+        length: timesteps; None: not even the shortest one is solved, or there is no rule of success.
         open: the longest length that was tried is solved, so the span may be longer.
-        counts: length -> solved seeds, ascending.
+        counts: length -> solved seeds, ascending; empty without a rule of success.
         beyond: lengths that are solved although a shorter one is not.
     """
 
@@ -230,7 +233,7 @@ class Span:
         return min(many), max(many)
 
     def __str__(self) -> str:
-        """``50``, ``>= 100`` if it may be longer, ``< 10`` if it is shorter than everything that was tried."""
+        """``50``; ``>= 100`` if it may be longer; ``< 10`` if it is shorter than any length that was tried."""
         if not self.known:
             return "?"
         if self.length is None:
@@ -244,16 +247,16 @@ class Span:
 
 
 def memory_span(group: Group, threshold: float | None = None) -> Span:
-    """Over the lengths that runs of the group were **trained** at: each by a training of its own."""
+    """The span over the lengths that runs of the group were **trained** at, each by runs of its own."""
     if rule(group.first, threshold) is None:
         return Span(None, False, {})
     return _span({length: solved_count(group.at(length), threshold) for length in group.lengths})
 
 
 def span_tested(group: Group, seq_len: int, threshold: float | None = None) -> Span:
-    """Over the lengths that runs trained at ``seq_len`` were **tested** at: how far what was learned reaches.
+    """The span over the lengths that runs trained at ``seq_len`` were **tested** at: how far a skill generalises.
 
-    From the trained length on: an answer that is asked earlier than ever in training says little about memory.
+    Only lengths from the trained one on count: a question earlier than any in training says little about memory.
     """
     if not group.at(seq_len) or rule(group.first, threshold) is None:
         return Span(None, False, {})
@@ -276,9 +279,9 @@ def _span(counts: Mapping[int, Solved]) -> Span:
 
 @dataclass(frozen=True)
 class StepsToSolve:
-    """``steps``: median over all seeds with its interval, where a seed that never solved counts as infinitely many.
+    """``steps``: median over all seeds with its interval; a seed that never solved the task counts as infinite.
 
-    ``budget``: the updates that the unsolved ones had, the fewest and the most; None: all solved.
+    ``budget``: the fewest and the most updates of the unsolved seeds; None: all solved.
     """
 
     solved: Solved
@@ -294,7 +297,7 @@ class StepsToSolve:
 
 
 def steps_to_solve(runs: Sequence[Run]) -> StepsToSolve:
-    """By the task's own rule during training, whatever the threshold of the report."""
+    """Steps until the task's own rule was met during training, whatever the threshold of the report."""
     unsolved = [run.steps for run in runs if run.steps_to_solve is None]
     steps = median_interval([inf if run.steps_to_solve is None else run.steps_to_solve for run in runs])
     budget = (min(unsolved), max(unsolved)) if unsolved else None
@@ -306,8 +309,8 @@ def decay_interval(runs: Iterable[Run], when: str, what: str = "half_life", stat
 
     Infinite: it does not decay, or not within the sequence.
     """
-    found = (run.decays.get(when, {}).get(state, {}).get(what, np.nan) for run in runs)
-    return median_interval(value for value in found if not isnan(value))
+    values = (run.decays.get(when, {}).get(state, {}).get(what, np.nan) for run in runs)
+    return median_interval(value for value in values if not isnan(value))
 
 
 # Two groups of seeds
@@ -315,7 +318,7 @@ def decay_interval(runs: Iterable[Run], when: str, what: str = "half_life", stat
 
 @dataclass(frozen=True)
 class Bimodal:
-    """Seeds at both ends: ``high`` reach ``goal``, ``low`` stay on the wrong side of ``line``, of ``n``."""
+    """Seeds in two groups: of ``n`` seeds ``high`` reach ``goal``, and ``low`` stay on the wrong side of ``line``."""
 
     high: int
     low: int
@@ -334,56 +337,56 @@ class Bimodal:
 
 
 WAY = 2 / 3
-"""Of the way from chance to the goal: who does not come so far has not nearly solved it."""
+"""Share of the way from chance to the goal; a seed that stays below has not nearly solved the task."""
 
 SHARE = 0.2
-"""Of the seeds, at least, and two of them, at either end."""
+"""The smallest share of the seeds that makes a group; never fewer than two seeds."""
 
 
 def bimodality(runs: Sequence[Run], threshold: float | None = None, *, at: int | None = None) -> Bimodal | None:
-    """Whether the seeds fall into two groups: at least two seeds and a fifth of them have solved it, at least two and
-    a fifth are not even two thirds of the way from chance to there, and there are fewer between than at either end.
+    """The two groups that the seeds fall into: at least two seeds and a fifth of them have solved the task, at least
+    two and a fifth are not even two thirds of the way from chance to the goal, and fewer are between than in either.
 
-    A criterion for the eye, no test: a median or a mean of such seeds describes none of them. None: they do not, or
-    nobody can say (no chance level, no rule).
+    A descriptive criterion, not a test: neither a median nor a mean describes any of such seeds. None: they do not
+    fall into two groups, or there is no chance level or no rule to tell.
     """
     runs = [run for run in runs if at is None or at in run.by_length]
     if not runs:
         return None
-    one, top = runs[0], rule(runs[0], threshold)
-    if one.chance is None or top is None or top == one.chance:
+    first, goal = runs[0], rule(runs[0], threshold)
+    if first.chance is None or goal is None or goal == first.chance:
         return None
     scores = badly(
-        [run.score if at is None else run.by_length[at] for run in runs], higher_is_better=one.higher_is_better
+        [run.score if at is None else run.by_length[at] for run in runs], higher_is_better=first.higher_is_better
     )
-    way = (badly(scores, higher_is_better=one.higher_is_better) - one.chance) / (top - one.chance)
+    way = (badly(scores, higher_is_better=first.higher_is_better) - first.chance) / (goal - first.chance)
     reached = sum(reaches(run, score, threshold) for run, score in zip(runs, scores, strict=True))
     low, n = int((way < WAY).sum()), len(runs)
     least = max(2, SHARE * n)
     if reached < least or low < least or n - reached - low >= min(reached, low):
         return None
-    line = one.chance + WAY * (top - one.chance)
-    return Bimodal(int(reached), low, n, top, line, one.metric, one.higher_is_better)
+    line = first.chance + WAY * (goal - first.chance)
+    return Bimodal(int(reached), low, n, goal, line, first.metric, first.higher_is_better)
 
 
 # Two cells
 
 
 FEWEST = next(n for n in range(1, 99) if 2.0 ** (1 - n) <= ALPHA)
-"""Pairs of seeds below which no paired test can show a difference at ALPHA, even if one wins every time: 6."""
+"""With fewer pairs of seeds no paired test can show a difference at ALPHA, even if one cell wins every time: 6."""
 
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Two groups at one trained length, paired over the seeds that both have: the same seed, the same data.
+    """Two groups at one trained length, paired by seed: the same seed has the same data.
 
     Args:
         differences: a's score minus b's, by seed, turned so that positive is better for a; infinite where one of them
             diverged.
         difference: their median with its interval, in units of the metric (fractions for an accuracy).
         wins, ties, losses: of a.
-        p: of the exact two-sided sign test (ties left out), as it is; ``adjusted``: with Holm's correction (Holm 1979)
-            for every comparison of the report's task; equal to ``p`` alone.
+        p: of the exact two-sided sign test, ties left out; ``adjusted``: with Holm's correction (Holm 1979) for all
+            comparisons of the task in a report; equal to ``p`` for a single comparison.
     """
 
     a: Group
@@ -405,17 +408,17 @@ class Comparison:
 
     @property
     def earned(self) -> bool:
-        """Whether there are seeds enough for a difference to be shown at all."""
+        """True if there are enough seeds to show a difference at all."""
         return self.n >= FEWEST
 
     @property
     def shown(self) -> bool:
-        """Whether a difference is shown, at ALPHA."""
+        """True if a difference is significant at ALPHA."""
         return self.earned and self.adjusted <= ALPHA
 
     @property
     def verdict(self) -> str:
-        """One sentence, for people."""
+        """The result in one sentence."""
         a, b, n = self.a.label, self.b.label, self.n
         if not n:
             return f"{a} and {b} have no seed in common at length {self.seq_len}, so they cannot be compared in pairs."
@@ -441,32 +444,31 @@ class Comparison:
     def difference_text(self) -> str:
         """``+75.0 points [74.1, 76.0]``, positive where a is better; with its level where it is not LEVEL."""
         scale, unit = (100, " points") if self.a.first.metric == "accuracy" else (1, "")
-        found = self.difference
-        if not found.n:
+        interval = self.difference
+        if not interval.n:
             return "-"
-        figure = ".1f" if unit else ".3g"
-        level = f" ({100 * found.level:.0f} %)" if found.level < LEVEL and found.n > 1 else ""
-        between = f" [{scale * found.low:+{figure}}, {scale * found.high:+{figure}}]" if found.n > 1 else ""
-        return f"{scale * found.median:+{figure}}{unit}{between}{level}"
+        digits = ".1f" if unit else ".3g"
+        level = f" ({100 * interval.level:.0f} %)" if interval.level < LEVEL and interval.n > 1 else ""
+        ends = f" [{scale * interval.low:+{digits}}, {scale * interval.high:+{digits}}]" if interval.n > 1 else ""
+        return f"{scale * interval.median:+{digits}}{unit}{ends}{level}"
 
 
 def comparison(a: Group, b: Group, seq_len: int, threshold: float | None = None) -> Comparison:
-    """Two groups of one task at a length that both were trained at."""
+    """Compare two groups of one task at a length that both were trained at."""
     ours, theirs = a.runs.get(seq_len, {}), b.runs.get(seq_len, {})
     seeds = sorted(ours.keys() & theirs.keys())
     better = a.first.higher_is_better
     scores = [badly([runs[seed].score for seed in seeds], higher_is_better=better) for runs in (ours, theirs)]
     with np.errstate(invalid="ignore"):
-        found = np.where(scores[0] == scores[1], 0.0, scores[0] - scores[1]) * (1 if better else -1)
-    differences = dict(zip(seeds, found.tolist(), strict=True))
-    wins, losses = int((found > 0).sum()), int((found < 0).sum())
+        differences = np.where(scores[0] == scores[1], 0.0, scores[0] - scores[1]) * (1 if better else -1)
+    wins, losses = int((differences > 0).sum()), int((differences < 0).sum())
     p = sign_test(wins, losses)
     return Comparison(
         a=a,
         b=b,
         seq_len=seq_len,
-        differences=differences,
-        difference=median_interval(found),
+        differences=dict(zip(seeds, differences.tolist(), strict=True)),
+        difference=median_interval(differences),
         wins=wins,
         ties=len(seeds) - wins - losses,
         losses=losses,
@@ -478,40 +480,46 @@ def comparison(a: Group, b: Group, seq_len: int, threshold: float | None = None)
 
 
 def sign_test(wins: int, losses: int) -> float:
-    """Exact and two-sided: how probable so uneven a count is if each pair is a fair coin. 1 of no pairs."""
+    """p of the exact two-sided sign test: the probability of a count as uneven if each pair is a fair coin toss.
+
+    1 for no pairs.
+    """
     n = wins + losses
     tail = sum(comb(n, k) for k in range(max(wins, losses), n + 1))
     return min(1.0, 2 * tail / 2**n) if n else 1.0
 
 
 def telling_length(a: Group, b: Group, threshold: float | None = None) -> int | None:
-    """Where a comparison of the two says most: of the lengths that both were trained at with the most common seeds,
-    the longest that either solves, else the longest. None: there is none. It treats both alike, whoever is better."""
+    """The length at which a comparison of the two says most: of the lengths trained at by both with the most common
+    seeds, the longest that either solves, else the longest. None: they have no seed and length in common.
+
+    It is symmetric in the two groups, so it favours neither.
+    """
     common = {length: len(a.runs[length].keys() & b.runs[length].keys()) for length in a.lengths if length in b.runs}
     most = max(common.values(), default=0)
     shared = [length for length, count in common.items() if count == most and most]
-    told = [length for length in shared if any(solved_count(one.at(length), threshold).half for one in (a, b))]
-    return max(told or shared, default=None)
+    solved = [length for length in shared if any(solved_count(group.at(length), threshold).half for group in (a, b))]
+    return max(solved or shared, default=None)
 
 
 def comparisons(collection: Collection, threshold: float | None = None) -> list[Comparison]:
-    """Every pair of groups of each task, at its telling length; p adjusted over a task's pairs that are earned."""
+    """Every pair of groups of each task, at its telling length; p adjusted over the task's earned pairs."""
     by_task: dict[str, list[Group]] = {}
     for group in collection.groups:
         by_task.setdefault(group.task, []).append(group)
-    found = []
+    adjusted = []
     for groups in by_task.values():
         pairs = [
             comparison(a, b, length, threshold)
             for a, b in combinations(groups, 2)
             if (length := telling_length(a, b, threshold)) is not None
         ]
-        found += _holm(pairs)
-    return found
+        adjusted += _holm(pairs)
+    return adjusted
 
 
 def _holm(pairs: Sequence[Comparison]) -> list[Comparison]:
-    """In the same order, with ``adjusted``."""
+    """The same pairs in the same order, with ``adjusted``."""
     earned = sorted((pair for pair in pairs if pair.earned), key=lambda pair: pair.p)
     adjusted, so_far = {}, 0.0
     for i, pair in enumerate(earned):
@@ -531,17 +539,19 @@ class TwoGroups:
 
 
 def two_groups(collection: Collection, threshold: float | None = None) -> list[TwoGroups]:
-    """For every group and trained length where seeds fall into two groups at some tested length, from the trained
-    one on: the length at which the smaller of the two is largest, the shortest of several."""
-    told = []
+    """Every group and trained length whose seeds fall into two groups at a tested length, from the trained one on.
+
+    It is named at the tested length at which the smaller of its two groups is largest, the shortest of several.
+    """
+    splits = []
     for group in collection.groups:
         for length in group.lengths:
             runs = group.at(length)
             tested = [at for at in group.tested_lengths(length) if at >= length]
-            found = [(at, one) for at in tested if (one := bimodality(runs, threshold, at=at)) is not None]
-            if (own := bimodality(runs, threshold)) is not None and all(at != length for at, _ in found):
-                found.insert(0, (length, own))
-            if found:
-                at, one = max(found, key=lambda pair: min(pair[1].high, pair[1].low))
-                told.append(TwoGroups(group, length, at, one))
-    return told
+            both = [(at, split) for at in tested if (split := bimodality(runs, threshold, at=at)) is not None]
+            if (own := bimodality(runs, threshold)) is not None and all(at != length for at, _ in both):
+                both.insert(0, (length, own))
+            if both:
+                at, split = max(both, key=lambda pair: min(pair[1].high, pair[1].low))
+                splits.append(TwoGroups(group, length, at, split))
+    return splits
