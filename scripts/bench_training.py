@@ -86,7 +86,7 @@ def recurrence_timed(spent: dict[str, float]) -> Iterator[None]:
 
     from seqmem.kernels import functions
 
-    inner = functions._Job.run  # noqa: SLF001
+    inner = functions.CallPlan.run
 
     def run(self: Any, name: str, call: Any) -> None:
         start = time.perf_counter()
@@ -94,11 +94,11 @@ def recurrence_timed(spent: dict[str, float]) -> Iterator[None]:
         if self.dtype == torch.float32 and self.sizes[1] == BATCH:  # neither a trace nor an evaluation
             spent[f"recurrence, {name}"] += time.perf_counter() - start
 
-    functions._Job.run = run  # noqa: SLF001
+    functions.CallPlan.run = run
     try:
         yield
     finally:
-        functions._Job.run = inner  # noqa: SLF001
+        functions.CallPlan.run = inner
 
 
 def profile(cell: str, threads: int) -> tuple[dict[str, float], float]:

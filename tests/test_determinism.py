@@ -57,15 +57,15 @@ def test_native_kernels_give_the_same_bits_on_any_number_of_threads(
 ) -> None:
     from seqmem.kernels import functions
 
-    monkeypatch.setattr(functions, "_OPERATIONS_PER_THREAD", 0.0)  # or so little work would stay on one thread
+    monkeypatch.setattr(functions, "OPERATIONS_PER_THREAD", 0.0)  # or so little work would stay on one thread
     asked = []
-    run = functions._Job.run
+    run = functions.CallPlan.run
 
-    def noted(job: functions._Job, name: str, call: functions._Call) -> None:
+    def noted(job: functions.CallPlan, name: str, call: functions.Call) -> None:
         asked.append(call.threads)
         run(job, name, call)
 
-    monkeypatch.setattr(functions._Job, "run", noted)
+    monkeypatch.setattr(functions.CallPlan, "run", noted)
     settings = ("train", *TINY, f"cell={cell}", "batch_size=70", "kernel=native", "quiet=true")
     for threads in (1, 2, 5):
         assert typed(*settings, f"threads={threads}", f"outputs=on-{threads}").code == 0

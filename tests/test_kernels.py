@@ -115,21 +115,21 @@ def test_the_bits_depend_neither_on_threads_nor_on_where_a_sequence_is_cut(
     cell, xs, state = make(kind, (37, batch, 6, 24), torch.float32)
     use_kernel(cell, "native")
     whole = everything(cell, xs, state)
-    monkeypatch.setattr(functions, "_OPERATIONS_PER_THREAD", 0.0)  # or so little work would stay on one thread
+    monkeypatch.setattr(functions, "OPERATIONS_PER_THREAD", 0.0)  # or so little work would stay on one thread
     for threads in (2, 3, 100):
         use_kernel(cell, "native", threads)
         assert same(everything(cell, xs, state), whole), (isa, threads)
     for every in (1, 5, 36, 37, 1000):
         use_kernel(cell, "native", 2, checkpoint_every_t=every)
         assert same(everything(cell, xs, state), whole), (isa, every)
-    monkeypatch.setattr(functions, "_OPERATIONS_PER_CALL", 1.0)  # 16 timesteps a call
+    monkeypatch.setattr(functions, "OPERATIONS_PER_CALL", 1.0)  # 16 timesteps a call
     use_kernel(cell, "native")
     assert same(everything(cell, xs, state), whole), isa
 
 
 @needs_kernels
 def test_flushing_denormals_holds_on_every_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(functions, "_OPERATIONS_PER_THREAD", 0.0)
+    monkeypatch.setattr(functions, "OPERATIONS_PER_THREAD", 0.0)
     cell, xs, state = make("rnn tanh", (60, 64, 4, 16), torch.float32)
     with torch.no_grad():
         cell.weight_hidden.mul_(0.05)  # the gradient is below 1e-38 after some 30 timesteps
@@ -214,7 +214,7 @@ def test_norms_are_right_where_squares_would_underflow_or_overflow(isa: str, dty
 def test_tokens_that_are_looked_up_are_tokens_that_are_multiplied(
     isa: str, kind: str, dtype: torch.dtype, tolerance: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(functions, "_OPERATIONS_PER_THREAD", 0.0)
+    monkeypatch.setattr(functions, "OPERATIONS_PER_THREAD", 0.0)
     cell, _, state = make(kind, (21, 37, 5, 20), dtype)
     rng = torch.Generator().manual_seed(4)
     vectors = torch.randn(13, 5, dtype=dtype, generator=rng).requires_grad_()
@@ -477,16 +477,16 @@ def test_a_second_call_takes_no_new_memory(monkeypatch: pytest.MonkeyPatch) -> N
 
 @needs_kernels
 def test_ctrl_c_ends_a_long_call_before_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(functions, "_OPERATIONS_PER_CALL", 1e7)
-    run, ran = functions._Job.run, []
+    monkeypatch.setattr(functions, "OPERATIONS_PER_CALL", 1e7)
+    run, ran = functions.CallPlan.run, []
 
-    def counted(job: functions._Job, name: str, call: functions._Call) -> None:
+    def counted(job: functions.CallPlan, name: str, call: functions.Call) -> None:
         ran.append(name)
         run(job, name, call)
         if len(ran) == 3:
             signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(functions._Job, "run", counted)
+    monkeypatch.setattr(functions.CallPlan, "run", counted)
     cell, xs, state = make("lstm", (20_000, 16, 8, 32), torch.float32)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started us may have had it ignored
     try:
@@ -514,16 +514,16 @@ def alarmed() -> Iterator[list[int]]:
 @needs_kernels
 def test_signals_are_handled_while_a_long_sequence_is_read(alarmed: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     """Not afterwards: the handler runs between two calls of the kernels, whichever thread the signal was sent to."""
-    monkeypatch.setattr(functions, "_OPERATIONS_PER_CALL", 1e7)
-    run, handled = functions._Job.run, []
+    monkeypatch.setattr(functions, "OPERATIONS_PER_CALL", 1e7)
+    run, handled = functions.CallPlan.run, []
 
-    def noted(job: functions._Job, name: str, call: functions._Call) -> None:
+    def noted(job: functions.CallPlan, name: str, call: functions.Call) -> None:
         if not handled:
             signal.raise_signal(signal.SIGUSR1)
         run(job, name, call)
         handled.append(len(alarmed))
 
-    monkeypatch.setattr(functions._Job, "run", noted)
+    monkeypatch.setattr(functions.CallPlan, "run", noted)
     cell, xs, state = make("gru torch", (2_000, 16, 8, 32), torch.float32)
     use_kernel(cell, "native", 2)
     with torch.no_grad():
@@ -543,7 +543,7 @@ def digest(values: list[Tensor]) -> str:
 @needs_kernels
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_kernels_work_on_after_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(functions, "_OPERATIONS_PER_THREAD", 0.0)
+    monkeypatch.setattr(functions, "OPERATIONS_PER_THREAD", 0.0)
     cell, xs, state = make("lstm", (12, 40, 5, 24), torch.float32)
     use_kernel(cell, "native", 3)
     expected = digest(everything(cell, xs, state))
@@ -558,7 +558,7 @@ def test_kernels_work_on_after_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @needs_kernels
 def test_python_threads_may_share_a_cell(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(functions, "_OPERATIONS_PER_THREAD", 0.0)
+    monkeypatch.setattr(functions, "OPERATIONS_PER_THREAD", 0.0)
     cell, xs, state = make("gru cho", (30, 40, 5, 24), torch.float32)
     use_kernel(cell, "native", 2)
     expected = everything(cell, xs, state)
@@ -618,7 +618,7 @@ def by_loop(a: Tensor, b: Tensor, start: Tensor) -> Tensor:
 def test_linear_recurrence_is_its_loop(
     isa: str, dtype: torch.dtype, tolerance: float, cut: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(functions, "_OPERATIONS_PER_CALL", cut)
+    monkeypatch.setattr(functions, "OPERATIONS_PER_CALL", cut)
     rng = torch.Generator().manual_seed(0)
     a, b = (torch.rand(40, 3, 21, dtype=dtype, generator=rng).requires_grad_() for _ in range(2))
     start = torch.rand(3, 21, dtype=dtype, generator=rng).requires_grad_()

@@ -1,4 +1,4 @@
-"""Native CPU kernels: optional, compiled ahead of time, loaded with ctypes. They link nothing of torch or Python.
+"""Native CPU kernels: optional, compiled ahead of time, loaded with ctypes. They do not link against torch or Python.
 
-``build`` compiles them, ``loading`` loads them, ``functions`` calls them. Importing this does nothing.
+``build`` compiles them, ``loading`` loads them, ``functions`` calls them. Importing this package has no effect.
 """

@@ -1,6 +1,6 @@
 """Compiles the native kernels into one shared library beside their sources: ``python -m seqmem.kernels.build``.
 
-The standard library alone: whoever builds a wheel runs this file by its path, where seqmem is not installed yet.
+It imports the standard library only: building a wheel runs this file by its path, before seqmem is installed.
 """
 
 import os
@@ -20,7 +20,7 @@ HERE = Path(__file__).resolve().parent
 LIBRARY = "native.dylib" if sys.platform == "darwin" else "native.so"
 COMPILERS = ("c++", "g++", "clang++")
 
-# Neither -march=native, with which a library dies on the next machine, nor -ffast-math, with which NaN is a number.
+# No -march=native: the library would crash on an older machine. No -ffast-math: it breaks NaN.
 FLAGS = (
     "-std=c++17", "-O3", "-fPIC", "-pthread", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast",
     "-fno-exceptions", "-fno-rtti", "-fvisibility=hidden",
@@ -35,7 +35,7 @@ VARIANTS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "arm64": {"neon": ()},
 }  # fmt: skip
-"""Processor family -> instruction set -> the flags that recurrence.cpp is compiled with for it; the best first."""
+"""Processor family -> instruction set -> compiler flags of recurrence.cpp; the best instruction set first."""
 
 
 class BuildError(RuntimeError):
@@ -50,25 +50,28 @@ def variants() -> dict[str, tuple[str, ...]]:
 
 
 def source_hash(sources: Path = HERE) -> str:
-    """Of all that a library is made from, but the compiler: a library with another hash computes something else."""
-    found = blake2b(repr((FLAGS, VARIANTS)).encode(), digest_size=16)
+    """Hash of the C++ files and compiler flags: a library with another hash may compute something else.
+
+    The compiler is not part of it.
+    """
+    hashed = blake2b(repr((FLAGS, VARIANTS)).encode(), digest_size=16)
     for path in sorted(path for path in sources.iterdir() if path.suffix in (".cpp", ".hpp", ".h")):
         text = path.read_bytes()
-        found.update(f"{path.name} {len(text)} ".encode() + text)
-    return found.hexdigest()
+        hashed.update(f"{path.name} {len(text)} ".encode() + text)
+    return hashed.hexdigest()
 
 
 def find_compiler() -> list[str]:
-    """$CXX, which may have arguments, or the first of ``COMPILERS`` there is.
+    """$CXX, which may contain arguments, or the first of ``COMPILERS`` that is installed.
 
     Raises:
-        BuildError: there is none.
+        BuildError: no compiler is installed.
     """
-    chosen = shlex.split(os.environ.get("CXX", ""))
-    if chosen:
-        if shutil.which(chosen[0]) is None:
-            raise BuildError(f"CXX={chosen[0]}: there is no such compiler; unset CXX to look for {_either(COMPILERS)}")
-        return chosen
+    command = shlex.split(os.environ.get("CXX", ""))
+    if command:
+        if shutil.which(command[0]) is None:
+            raise BuildError(f"CXX={command[0]}: there is no such compiler; unset CXX to look for {_either(COMPILERS)}")
+        return command
     for name in COMPILERS:
         if (path := shutil.which(name)) is not None:
             return [path]
@@ -76,28 +79,28 @@ def find_compiler() -> list[str]:
 
 
 def build(sources: Path = HERE, target: Path | None = None) -> Path:
-    """Compile ``recurrence.cpp`` once for each instruction set and ``dispatch.cpp`` once, into one shared library.
+    """Compile ``recurrence.cpp`` for each instruction set, and ``dispatch.cpp`` once, into one shared library.
 
-    $CXX chooses the compiler, $SEQMEM_CXXFLAGS adds flags behind all others, e.g. ``-fsanitize=address``.
+    $CXX selects the compiler; $SEQMEM_CXXFLAGS appends flags, e.g. ``-fsanitize=address``.
 
     Args:
         sources: the folder of the C++ files.
-        target: the folder that the library is put into; None: ``sources``.
+        target: the folder for the library; None: ``sources``.
 
     Returns:
-        The library. It is renamed into place when it is whole: until then, and after a failure, the old one stands.
+        The library's path. It is replaced atomically: a failed build leaves the old library in place.
 
     Raises:
-        BuildError: no compiler, or one that refuses.
+        BuildError: there is no compiler, or it reports an error.
     """
     target = sources if target is None else target
     compiler = find_compiler()
     with tempfile.TemporaryDirectory(prefix="seqmem-kernels-") as folder:
-        linked = Path(folder) / LIBRARY
-        link(compiler, compile_objects(compiler, sources, Path(folder)), linked)
+        library = Path(folder) / LIBRARY
+        link(compiler, compile_objects(compiler, sources, Path(folder)), library)
         partial = target / f".{LIBRARY}.{os.getpid()}"
         try:
-            shutil.copy(linked, partial)
+            shutil.copy(library, partial)
             partial.replace(target / LIBRARY)
         except OSError as error:
             raise BuildError(f"cannot write {target / LIBRARY}: {error.strerror or error}") from error
@@ -107,16 +110,16 @@ def build(sources: Path = HERE, target: Path | None = None) -> Path:
 
 
 def compile_objects(compiler: Sequence[str], sources: Path, folder: Path) -> list[Path]:
-    """The object files, in ``folder``: ``ISA.o`` for each instruction set and ``dispatch.o``.
+    """Compile in parallel to object files in ``folder``: ``ISA.o`` for each instruction set, and ``dispatch.o``.
 
     Raises:
-        BuildError: the compiler refuses one.
+        BuildError: the compiler reports an error.
     """
     dispatch = (f'-DSEQMEM_SOURCE_HASH="{source_hash(sources)}"',)
     jobs = [(isa, "recurrence.cpp", (*flags, f"-DSEQMEM_ISA={isa}")) for isa, flags in variants().items()]
     jobs.append(("dispatch", "dispatch.cpp", dispatch))
 
-    def compiled(job: tuple[str, str, tuple[str, ...]]) -> Path:
+    def compile_one(job: tuple[str, str, tuple[str, ...]]) -> Path:
         name, source, flags = job
         path = folder / f"{name}.o"
         what = f"compile {source}" + (f" for {name}" if name != "dispatch" else "")
@@ -124,17 +127,17 @@ def compile_objects(compiler: Sequence[str], sources: Path, folder: Path) -> lis
         return path
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(compiled, jobs))
+        return list(pool.map(compile_one, jobs))
 
 
 def link(compiler: Sequence[str], objects: Sequence[Path], library: Path) -> None:
-    """The objects as one shared library.
+    """Link the objects into one shared library.
 
     Raises:
-        BuildError: they cannot be linked.
+        BuildError: the linker reports an error.
     """
-    # It shall not load what it doesn't use, all of the C++ library; and what nobody defines is to be found out now.
-    # On macOS both are so anyway.
+    # --as-needed: do not depend on the C++ library, which is unused. --no-undefined: report undefined symbols now, not
+    # at loading. Both are the default on macOS.
     linker = [] if sys.platform == "darwin" else ["-Wl,--as-needed,--no-undefined"]
     _run([*compiler, "-shared", "-pthread", *linker, "-o", library, *objects, *_extra(), "-lm"], "link the kernels")
 
@@ -145,7 +148,7 @@ def _extra() -> list[str]:
 
 def _run(command: Sequence[str | Path], what: str) -> None:
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             command,
             env={**os.environ, "LC_ALL": "C"},
             stdin=subprocess.DEVNULL,
@@ -156,8 +159,8 @@ def _run(command: Sequence[str | Path], what: str) -> None:
         )
     except OSError as error:
         raise BuildError(f"{command[0]} cannot be run: {error.strerror or error}") from error
-    if done.returncode != 0:
-        lines = [line.strip() for line in (done.stderr or done.stdout).splitlines() if line.strip()]
+    if process.returncode != 0:
+        lines = [line.strip() for line in (process.stderr or process.stdout).splitlines() if line.strip()]
         first = next(filter(re.compile("error|undefined").search, lines), lines[0] if lines else "it says nothing")
         raise BuildError(f"{command[0]} cannot {what}: {first}")
 

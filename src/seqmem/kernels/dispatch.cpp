@@ -1,10 +1,10 @@
-// What this library holds, and what of it this processor can run. No instructions here but the processor family's
-// common ones: this file is asked before anything is known about the processor.
+// Which instruction sets this library contains and this processor supports. This file is compiled for the processor
+// family's baseline: it runs before the processor's capabilities are known.
 
 #define SEQMEM_EXPORT extern "C" __attribute__((visibility("default")))
 
-// The instruction sets that build.py compiles recurrence.cpp for and this processor (and its operating system, which
-// must save the wide registers) can run: the best first, with spaces between.
+// The instruction sets that build.py compiles recurrence.cpp for and that both this processor and the operating system
+// (which must save the wide registers) support: the best first, separated by spaces.
 SEQMEM_EXPORT const char* seqmem_isas(void) {
 #if defined(__x86_64__)
   __builtin_cpu_init();
@@ -19,5 +19,5 @@ SEQMEM_EXPORT const char* seqmem_isas(void) {
 #endif
 }
 
-// Of the sources: a library that was built from others than those beside it is refused.
+// The hash of the sources: loading.py refuses a library that was not built from the sources beside it.
 SEQMEM_EXPORT const char* seqmem_source_hash(void) { return SEQMEM_SOURCE_HASH; }

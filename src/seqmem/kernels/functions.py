@@ -1,7 +1,8 @@
 """Recurrent layers and linear recurrences over whole sequences, differentiable, computed by the native kernels.
 
-Axes: T time, B batch, D input features, H units, G gates stacked on top of each other in the weights. Everything here
-is for CPU tensors in float32 or float64; the bits do not depend on the number of threads, nor on how a sequence is cut.
+Axes: T time, B batch, D input features, H units, G gates, V vocabulary. Weights of all gates are stacked: [G*H ...].
+Tensors are on the CPU, in float32 or float64. The bits of every result are independent of the number of threads and of
+where a sequence is cut.
 """
 
 import ctypes
@@ -19,18 +20,21 @@ from .loading import Library, load
 from .memory import Memory
 
 KINDS = ("rnn tanh", "rnn relu", "lstm", "gru torch", "gru cho")
-"""What ``recurrence`` computes, in the order of the kernels' own numbering."""
+"""The layers that ``recurrence`` computes, in the order of ``Kind`` in recurrence.cpp."""
 
 _SUFFIX = {torch.float32: "f32", torch.float64: "f64"}
-_NO_SUCH_TOKEN = 2  # as recurrence.cpp numbers its failures
-_OPERATIONS_PER_CALL = 4e9
-"""Multiplications and additions between two looks for Ctrl-C: about a tenth of a second."""
-_OPERATIONS_PER_THREAD = 6e7
-"""Below this, half a millisecond of work, starting a second thread costs more than it saves."""
+_NO_SUCH_TOKEN = 2  # of ``Failure`` in recurrence.cpp
+OPERATIONS_PER_CALL = 4e9
+"""Longer sequences are cut into several calls of at most so many multiplications and additions, about 0.1 s each.
+
+Python handles signals, such as Ctrl-C, between two calls.
+"""
+OPERATIONS_PER_THREAD = 6e7
+"""Smaller calls (about 0.5 ms) run on one thread, because starting a second one costs more than it saves."""
 
 
-class _Call(ctypes.Structure):
-    """``SeqmemCall`` in recurrence.cpp, field by field."""
+class Call(ctypes.Structure):
+    """``SeqmemCall`` in recurrence.cpp, with the same fields."""
 
     _fields_ = [
         *((name, ctypes.c_int64) for name in ("cell", "T", "B", "D", "H", "threads", "lookup", "features")),
@@ -45,9 +49,9 @@ class _Call(ctypes.Structure):
 
 
 def supports(*tensors: Tensor | None) -> bool:
-    """Whether the native kernels are here and take these: real tensors on the CPU, all float32 or all float64.
+    """True if the native kernels are built and accept these tensors: on the CPU, all float32 or all float64.
 
-    Where autocast would have them in half precision, they do not.
+    Under CPU autocast they accept none, as it expects half precision.
     """
     dtype = None
     for tensor in tensors:
@@ -77,13 +81,13 @@ def recurrence(
         kind: one of ``KINDS``.
         start: the initial hidden state, and for lstm the initial cell state.
         weight_input, weight_hidden, bias: rows in torch's order (lstm i f g o, gru r z n).
-        checkpoint_every_t: keep states only every so many timesteps and compute what lies between once more in the
+        checkpoint_every_t: save states only at every so many timesteps, and recompute the activations in between in the
             backward pass (Chen et al. 2016, arXiv 1604.06174): less memory, the same bits.
-        memory: where to keep what the backward pass needs, and to find it again at the next call.
+        memory: pool for the buffers of saved activations, to reuse them in the next call.
 
     Raises:
-        ValueError: sizes that do not belong together.
-        RuntimeError: a second derivative is asked for.
+        ValueError: sizes or dtypes do not match.
+        RuntimeError: in the backward pass, if second derivatives are requested.
     """
     _check_inputs(xs, "T B D")
     _check(
@@ -96,9 +100,9 @@ def recurrence(
         *(("start", state.shape, state.dtype) for state in start),
     )
     h, c = (*start, None)[:2]
-    how = (KINDS.index(kind), threads, checkpoint_every_t, memory or Memory())
-    found = _Recurrence.apply(how, xs, None, h, c, weight_input, weight_hidden, bias)
-    return found if c is not None else found[:2]
+    options = _Options(KINDS.index(kind), threads, checkpoint_every_t, memory or Memory())
+    results = _Recurrence.apply(options, xs, None, h, c, weight_input, weight_hidden, bias)
+    return results if c is not None else results[:2]
 
 
 def recurrence_of_tokens(
@@ -114,12 +118,13 @@ def recurrence_of_tokens(
     checkpoint_every_t: int | None = None,
     memory: Memory | None = None,
 ) -> tuple[Tensor, ...]:
-    """``recurrence`` over inputs that are one of V vectors each. What weights and bias make of every vector is computed
-    once, and what would be a product at every timestep is looked up.
+    """``recurrence`` over ``vectors[tokens]``, without a product at every timestep.
+
+    W x + bias is computed once for each of the V vectors, and looked up for each token.
 
     Raises:
-        ValueError: sizes that do not belong together.
-        IndexError: a token is not from 0 up to V.
+        ValueError: sizes or dtypes do not match.
+        IndexError: a token is not in [0, V).
     """
     _check_inputs(tokens, "T B")
     _check(
@@ -133,33 +138,34 @@ def recurrence_of_tokens(
         *(("start", state.shape, state.dtype) for state in start),
     )
     h, c = (*start, None)[:2]
-    how = (KINDS.index(kind), threads, checkpoint_every_t, memory or Memory())
-    found = _Recurrence.apply(how, tokens, vectors, h, c, weight_input, weight_hidden, bias)
-    return found if c is not None else found[:2]
+    options = _Options(KINDS.index(kind), threads, checkpoint_every_t, memory or Memory())
+    results = _Recurrence.apply(options, tokens, vectors, h, c, weight_input, weight_hidden, bias)
+    return results if c is not None else results[:2]
 
 
 _Array = tuple[str, torch.Size, torch.dtype]
+"""Name, shape, dtype."""
 
 
-@lru_cache(maxsize=1024)  # the same sizes come at every step
+@lru_cache(maxsize=1024)  # training passes the same sizes at every step
 def _check(
     kind: str, starts: int, inputs: _Array, weight_hidden: _Array, weight_input: _Array, *others: _Array
 ) -> None:
-    """The kernels follow pointers: a wrong size would be no error there, but another array's numbers."""
+    """Raise ValueError unless all sizes and dtypes match: the kernels would read past the end of an array."""
     hidden, features = weight_hidden[1][-1], weight_input[1][-1]
     rows = {"lstm": 4, "gru torch": 3, "gru cho": 3}.get(kind, 1) * hidden
     states = 2 if kind == "lstm" else 1
     if starts != states:
         raise ValueError(f"start has {starts} states: {kind} has {states}")
     steps, batch = inputs[1][:2]
-    wanted = {
+    shapes = {
         "xs": (steps, batch, features), "tokens": (steps, batch), "weight_hidden": (rows, hidden),
         "weight_input": (rows, features), "bias": (rows,), "start": (batch, hidden),
     }  # fmt: skip
-    for name, found, dtype in (weight_hidden, *others, inputs, weight_input):
-        shape = (found[0], features) if name == "vectors" else wanted[name]
-        if found != shape:
-            raise ValueError(f"{name} has the shape {tuple(found)}: must be {tuple(shape)} here")
+    for name, shape, dtype in (weight_hidden, *others, inputs, weight_input):
+        expected = (shape[0], features) if name == "vectors" else shapes[name]
+        if shape != expected:
+            raise ValueError(f"{name} has the shape {tuple(shape)}: must be {tuple(expected)} here")
         if name == "tokens":
             if dtype != torch.int64:
                 raise ValueError(f"tokens are {dtype}: must be torch.int64")
@@ -172,8 +178,11 @@ def _check_inputs(inputs: Tensor, axes: str) -> None:
         raise ValueError(f"inputs have the shape {tuple(inputs.shape)}: must be [{axes}], at least one timestep")
 
 
-class _Job:
-    """Calls of the kernels for one shape, cut into pieces of timesteps. It holds no arrays, and serves every step."""
+class CallPlan:
+    """How to call the kernels for one shape: the pieces of timesteps, threads and buffer sizes.
+
+    It holds no arrays, so it is cached and reused by every training step.
+    """
 
     def __init__(
         self,
@@ -184,14 +193,14 @@ class _Job:
         threads: int,
         every: int | None,
         dtype: torch.dtype,
-        limits: tuple[float, float],  # _OPERATIONS_PER_CALL, _OPERATIONS_PER_THREAD
+        limits: tuple[float, float],  # OPERATIONS_PER_CALL, OPERATIONS_PER_THREAD
         *,
         lookup: bool,
-        norm_features: int,  # of tokens: the features of one, where the norms of their gradients are wanted; else 0
+        norm_features: int,  # size of the tokens' vectors, if the norms of their gradients are requested; else 0
     ) -> None:
         steps, batch, features, hidden = sizes
         self.norm_features = norm_features
-        operations = 2.0 * batch * gates * (hidden + (0 if lookup else features))  # of a timestep, one way
+        operations = 2.0 * batch * gates * (hidden + (0 if lookup else features))  # per timestep, forward
         self.cut = min(max(16, int(limits[0] / max(1.0, operations))), every or steps, steps)
         self.kind, self.sizes, self.gates, self.dtype, self.lookup = kind, sizes, gates, dtype, lookup
         self.pieces = [(begin, min(begin + self.cut, steps)) for begin in range(0, steps, self.cut)]
@@ -199,26 +208,26 @@ class _Job:
             name: library.function(f"seqmem_{name}", _SUFFIX[dtype])
             for name in ("pack", "forward", "backward", "reduce")
         }
-        most = operations * self.cut / (2 * limits[1]) if limits[1] else math.inf
-        self.threads = {"forward": threads if most > 1 else 1, "backward": threads if 2 * most > 1 else 1}
-        count = library.function("seqmem_sizes", _SUFFIX[dtype])
+        work = operations * self.cut / (2 * limits[1]) if limits[1] else math.inf
+        self.threads = {"forward": threads if work > 1 else 1, "backward": threads if 2 * work > 1 else 1}
+        sizes_of = library.function("seqmem_sizes", _SUFFIX[dtype])
         numbers = []
         for length in (steps, *(end - begin for begin, end in self.pieces)):
-            found = ctypes.c_int64(), ctypes.c_int64(), ctypes.c_int64()
-            count(ctypes.byref(self.call("forward", length)), *map(ctypes.byref, found))
-            numbers.append([number.value for number in found])
-        # How many numbers the packed weights take, what is saved for the backward pass, and the sums of gradients.
+            results = ctypes.c_int64(), ctypes.c_int64(), ctypes.c_int64()
+            sizes_of(ctypes.byref(self.call("forward", length)), *map(ctypes.byref, results))
+            numbers.append([result.value for result in results])
+        # Sizes of the buffers for packed weights, saved activations and the weights' gradient sums.
         (self.packed, _, self.sums), *each = numbers
         saved = [number for _, number, _ in each]
-        self.saved, self.most_saved = sum(saved), max(saved)
-        self.saved_from = list(accumulate(saved, initial=0))
+        self.saved, self.largest_saved = sum(saved), max(saved)
+        self.saved_offsets = list(accumulate(saved, initial=0))
 
-    def call(self, name: str, steps: int, **pointers: int | None) -> _Call:
+    def call(self, name: str, steps: int, **pointers: int | None) -> Call:
         _, batch, features, hidden = self.sizes
         numbers = self.kind, steps, batch, features, hidden, self.threads[name], self.lookup, self.norm_features
-        return _Call(*numbers, **pointers)
+        return Call(*numbers, **pointers)
 
-    def run(self, name: str, call: _Call) -> None:
+    def run(self, name: str, call: Call) -> None:
         failure = self.functions[name](ctypes.byref(call))
         if failure == _NO_SUCH_TOKEN:
             raise IndexError(f"a token is not from 0 up to {self.sizes[2]}, the size of its vocabulary")
@@ -226,34 +235,37 @@ class _Job:
             raise MemoryError(f"the native kernels found no memory for {self.sizes} (T, B, D, H)")
 
 
-_job = lru_cache(maxsize=256)(_Job)
+_cached_plan = lru_cache(maxsize=256)(CallPlan)
 
 
-def _from(array: Tensor | None, index: int = 0) -> int | None:
-    """Where ``array[index]`` lies. Whoever asks keeps the array."""
+def _address(array: Tensor | None, index: int = 0) -> int | None:
+    """The address of ``array[index]``. The caller must keep a reference to the array."""
     if array is None:
         return None
     return array.data_ptr() + (index * array.stride(0) * array.element_size() if index else 0)
 
 
-_How = tuple[int, int, int | None, Memory]
-"""Kind, threads, checkpoint_every_t, memory."""
+class _Options(NamedTuple):
+    kind: int
+    threads: int
+    checkpoint_every_t: int | None
+    memory: Memory
 
 
 class _Arrays(NamedTuple):
-    """Of one pass, as SeqmemCall has them."""
+    """The arrays of one forward pass, contiguous."""
 
     xs: Tensor
     h: Tensor
     c: Tensor | None
     packed: Tensor
     outputs: Tensor
-    cells: Tensor | None  # after each piece
+    cells: Tensor | None  # the lstm's c after each piece
     saved: Tensor | None
 
 
-def _prepared(
-    how: _How,
+def _prepare(
+    options: _Options,
     xs: Tensor,
     vocabulary: int | None,
     h: Tensor,
@@ -261,41 +273,49 @@ def _prepared(
     w: Tensor,
     u: Tensor,
     *,
-    keep: bool,
+    save: bool,
     norm_features: int = 0,
-) -> tuple[_Job, _Arrays]:
-    """``vocabulary``: None where ``xs`` are no tokens. ``keep``: what a backward pass needs."""
-    kind, threads, every, memory = how
+) -> tuple[CallPlan, _Arrays]:
+    """The plan and the arrays of a pass.
+
+    Args:
+        vocabulary: its size if ``xs`` are tokens, else None.
+        save: reserve memory for the activations that a backward pass needs.
+    """
+    kind, threads, every, memory = options
     (steps, batch), (gates, hidden) = xs.shape[:2], u.shape
     sizes = (steps, batch, w.shape[1] if vocabulary is None else vocabulary, hidden)
     library = load()
-    assert isinstance(library, Library)  # supports() said so
-    limits, lookup = (_OPERATIONS_PER_CALL, _OPERATIONS_PER_THREAD), vocabulary is not None
-    job = _job(library, kind, sizes, gates, threads, every, u.dtype, limits, lookup=lookup, norm_features=norm_features)
-    return job, _Arrays(
+    assert isinstance(library, Library)  # see supports()
+    limits, lookup = (OPERATIONS_PER_CALL, OPERATIONS_PER_THREAD), vocabulary is not None
+    plan = _cached_plan(
+        library, kind, sizes, gates, threads, every, u.dtype, limits, lookup=lookup, norm_features=norm_features
+    )
+    return plan, _Arrays(
         xs.contiguous(),
         h.contiguous(),
         c.contiguous() if c is not None else None,
-        memory.take(job.packed, job.dtype),
+        memory.take(plan.packed, plan.dtype),
         h.new_empty(steps, batch, hidden),
-        c.new_empty(len(job.pieces), batch, hidden) if c is not None else None,
-        memory.take(job.saved, job.dtype) if keep and every is None else None,
+        c.new_empty(len(plan.pieces), batch, hidden) if c is not None else None,
+        memory.take(plan.saved, plan.dtype) if save and every is None else None,
     )
 
 
 def _run_forward(
-    job: _Job, arrays: _Arrays, table: Tensor | None, w: Tensor, u: Tensor, bias: Tensor, *, keep: bool
+    plan: CallPlan, arrays: _Arrays, table: Tensor | None, w: Tensor, u: Tensor, bias: Tensor, *, save: bool
 ) -> None:
+    """Pack the weights, for the backward pass too if ``save``, and run all pieces."""
     w, u = w.contiguous(), u.contiguous()
     weights = (w, u, bias.contiguous()) if table is None else (table, u, None)
-    pointers = [ctypes.c_void_p(_from(array)) for array in (*weights, w, arrays.packed)]
-    job.functions["pack"](ctypes.byref(job.call("forward", job.sizes[0])), *pointers, ctypes.c_int64(keep))
-    for i in range(len(job.pieces)):
-        _forward(job, i, arrays, arrays.saved, job.saved_from[i])
+    pointers = [ctypes.c_void_p(_address(array)) for array in (*weights, w, arrays.packed)]
+    plan.functions["pack"](ctypes.byref(plan.call("forward", plan.sizes[0])), *pointers, ctypes.c_int64(save))
+    for i in range(len(plan.pieces)):
+        _forward_piece(plan, i, arrays, arrays.saved, plan.saved_offsets[i])
 
 
 def _run_backward(
-    job: _Job,
+    plan: CallPlan,
     memory: Memory,
     arrays: _Arrays,
     grad_outputs: Tensor | None,
@@ -306,42 +326,45 @@ def _run_backward(
     sums: Tensor | None = None,
     norms: tuple[Tensor | None, Tensor | None, Tensor | None] = (None, None, None),
 ) -> None:
-    """``carry_h``, ``carry_c``: in, the gradient by the last states; out, by the first ones."""
+    """Run all pieces from last to first; without saved activations, recompute each piece before.
+
+    ``carry_h`` and ``carry_c`` are updated in place, from the gradient at the final state to that at the initial state.
+    """
     xs, h, _, packed, outputs, _, saved = arrays
     norm_input, norm_hidden, norm_cell = norms
-    again = scratch = None
+    recomputed = discarded = None
     if saved is None:
-        again = memory.take(job.most_saved, job.dtype)
-        scratch = torch.empty_like(outputs[: job.cut])  # of the outputs, which are known, for nobody
-    for i in reversed(range(len(job.pieces))):
-        begin, end = job.pieces[i]
+        recomputed = memory.take(plan.largest_saved, plan.dtype)
+        discarded = torch.empty_like(outputs[: plan.cut])  # recomputed outputs are discarded
+    for i in reversed(range(len(plan.pieces))):
+        begin, end = plan.pieces[i]
         if saved is None:
-            _forward(job, i, arrays, again, 0, into=scratch)
-        call = job.call(
+            _forward_piece(plan, i, arrays, recomputed, 0, into=discarded)
+        call = plan.call(
             "backward",
             end - begin,
-            xs=_from(xs, begin),
-            start_hidden=_from(outputs, begin - 1) if begin else _from(h),
-            packed=_from(packed),
-            outputs=_from(outputs, begin),
-            saved=_from(again) if saved is None else _from(saved, job.saved_from[i]),
-            grad_outputs=_from(grad_outputs, begin),
-            grad_hidden=_from(carry_h),
-            grad_cell=_from(carry_c),
-            grad_xs=_from(grad_xs, begin),
-            grad_sums=_from(sums),
-            norm_input=_from(norm_input, begin),
-            norm_hidden=_from(norm_hidden, begin),
-            norm_cell=_from(norm_cell, begin),
+            xs=_address(xs, begin),
+            start_hidden=_address(outputs, begin - 1) if begin else _address(h),
+            packed=_address(packed),
+            outputs=_address(outputs, begin),
+            saved=_address(recomputed) if saved is None else _address(saved, plan.saved_offsets[i]),
+            grad_outputs=_address(grad_outputs, begin),
+            grad_hidden=_address(carry_h),
+            grad_cell=_address(carry_c),
+            grad_xs=_address(grad_xs, begin),
+            grad_sums=_address(sums),
+            norm_input=_address(norm_input, begin),
+            norm_hidden=_address(norm_hidden, begin),
+            norm_cell=_address(norm_cell, begin),
         )
-        job.run("backward", call)
+        plan.run("backward", call)
 
 
 class _Recurrence(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        how: _How,
+        options: _Options,
         xs: Tensor,
         vectors: Tensor | None,
         h: Tensor,
@@ -355,22 +378,22 @@ class _Recurrence(torch.autograd.Function):
         table, vocabulary = None, None
         if vectors is not None:
             table, vocabulary = torch.addmm(bias, vectors, w.t()), vectors.shape[0]
-        job, arrays = _prepared(how, xs, vocabulary, h, c, w, u, keep=training)
-        _run_forward(job, arrays, table, w, u, bias, keep=training)
-        ctx.memory, ctx.job = how[-1], job
+        plan, arrays = _prepare(options, xs, vocabulary, h, c, w, u, save=training)
+        _run_forward(plan, arrays, table, w, u, bias, save=training)
+        ctx.memory, ctx.plan = options.memory, plan
         ctx.set_materialize_grads(False)
         if training:
             ctx.save_for_backward(*arrays, vectors, w if table is not None else None)
         outputs, cells = arrays.outputs, arrays.cells
-        # Copies, so that nothing ties the small final state to the long outputs.
+        # Copies, because a view of the final state would keep the whole outputs in memory.
         return outputs, outputs[-1].clone(), cells[-1].clone() if cells is not None else None
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():
             raise RuntimeError("the native kernels have no second derivatives: kernel=step has them")
-        job: _Job = ctx.job
-        steps, _, features, hidden = job.sizes
+        plan: CallPlan = ctx.plan
+        steps, _, features, hidden = plan.sizes
         *saved, vectors, w = ctx.saved_tensors
         arrays = _Arrays(*saved)
         h, c = arrays.h, arrays.c
@@ -383,59 +406,67 @@ class _Recurrence(torch.autograd.Function):
         if c is not None:
             carry_c = grad_c.clone(memory_format=torch.contiguous_format) if grad_c is not None else torch.zeros_like(c)
         grad_xs = torch.empty_like(arrays.xs) if need_xs else None
-        summing = need_vectors or need_w or need_u or need_bias
-        sums = ctx.memory.take(job.sums, job.dtype).zero_() if summing else None
-        _run_backward(job, ctx.memory, arrays, grad_outputs, carry_h, carry_c, grad_xs=grad_xs, sums=sums)
-        of_vectors = of_w = of_u = of_bias = None
+        need_weights = need_vectors or need_w or need_u or need_bias
+        sums = ctx.memory.take(plan.sums, plan.dtype).zero_() if need_weights else None
+        _run_backward(plan, ctx.memory, arrays, grad_outputs, carry_h, carry_c, grad_xs=grad_xs, sums=sums)
+        grad_vectors = grad_w = grad_u = grad_bias = None
         if sums is not None:
-            gates = job.gates
-            of_w = h.new_empty((features, gates) if job.lookup else (gates, features))
-            of_u = h.new_empty(gates, hidden)
-            of_bias = None if job.lookup else h.new_empty(gates)
-            pointers = (ctypes.c_void_p(_from(found)) for found in (of_w, of_u, of_bias))
-            job.functions["reduce"](ctypes.byref(job.call("backward", steps, grad_sums=_from(sums))), *pointers)
+            gates = plan.gates
+            grad_w = h.new_empty((features, gates) if plan.lookup else (gates, features))
+            grad_u = h.new_empty(gates, hidden)
+            grad_bias = None if plan.lookup else h.new_empty(gates)
+            pointers = (ctypes.c_void_p(_address(array)) for array in (grad_w, grad_u, grad_bias))
+            call = plan.call("backward", steps, grad_sums=_address(sums))
+            plan.functions["reduce"](ctypes.byref(call), *pointers)
             if vectors is not None:
-                of_table, of_w = of_w, None
-                of_vectors = of_table @ w if need_vectors else None
-                of_w = of_table.t() @ vectors if need_w else None
-                of_bias = of_table.sum(0) if need_bias else None
+                grad_table, grad_w = grad_w, None
+                grad_vectors = grad_table @ w if need_vectors else None
+                grad_w = grad_table.t() @ vectors if need_w else None
+                grad_bias = grad_table.sum(0) if need_bias else None
         return (
-            None, grad_xs, of_vectors, carry_h if need_h else None, carry_c if need_c else None, of_w, of_u, of_bias,
+            None, grad_xs, grad_vectors, carry_h if need_h else None, carry_c if need_c else None,
+            grad_w, grad_u, grad_bias,
         )  # fmt: skip
 
 
-def _forward(
-    job: _Job, index: int, arrays: _Arrays, saved: Tensor | None, saved_from: int, into: Tensor | None = None
+def _forward_piece(
+    plan: CallPlan, index: int, arrays: _Arrays, saved: Tensor | None, offset: int, into: Tensor | None = None
 ) -> None:
-    """The timesteps of piece ``index``, which also says where its start and its end are kept."""
+    """Run piece ``index``, from the state that the previous piece has written.
+
+    Args:
+        saved, offset: where to save activations; None: nowhere.
+        into: outputs of a recomputed piece; None: ``arrays.outputs``.
+    """
     xs, h, c, packed, outputs, cells, _ = arrays
-    begin, end = job.pieces[index]
-    call = job.call(
+    begin, end = plan.pieces[index]
+    call = plan.call(
         "forward",
         end - begin,
-        xs=_from(xs, begin),
-        start_hidden=_from(outputs, begin - 1) if begin else _from(h),
-        start_cell=None if cells is None else (_from(cells, index - 1) if begin else _from(c)),
-        packed=_from(packed),
-        outputs=_from(outputs, begin) if into is None else _from(into),
-        final_cell=None if cells is None or into is not None else _from(cells, index),
-        saved=_from(saved, saved_from),
+        xs=_address(xs, begin),
+        start_hidden=_address(outputs, begin - 1) if begin else _address(h),
+        start_cell=None if cells is None else (_address(cells, index - 1) if begin else _address(c)),
+        packed=_address(packed),
+        outputs=_address(outputs, begin) if into is None else _address(into),
+        final_cell=None if cells is None or into is not None else _address(cells, index),
+        saved=_address(saved, offset),
     )
-    job.run("forward", call)
+    plan.run("forward", call)
 
 
 class Tapped:
-    """``recurrence``, or with ``vectors`` ``recurrence_of_tokens``, of inputs and a start that stay, as often as the
-    weights change in place; and back, not to the weights but to the norms of the gradients by every input and state.
+    """Repeated passes over the same inputs and initial state while the weights change in place.
 
-    All that it takes for this is made once, and kept. Of what is not contiguous it keeps a copy, as it is now.
+    ``forward`` computes ``recurrence``, or ``recurrence_of_tokens`` if there are ``vectors``. ``backward`` computes the
+    norms of the gradients at every input and state, and no gradients of the weights. All buffers are allocated once, in
+    the constructor. Weights that are not contiguous are copied there, so later changes to them have no effect.
 
     Args:
         inputs: tokens [T B] with ``vectors``, else [T B D].
         start: the initial hidden state, and for lstm the initial cell state, under any names.
 
     Raises:
-        ValueError: sizes that do not belong together.
+        ValueError: sizes or dtypes do not match.
     """
 
     def __init__(
@@ -452,10 +483,10 @@ class Tapped:
         checkpoint_every_t: int | None = None,
         memory: Memory | None = None,
     ) -> None:
-        named = {"xs" if vectors is None else "tokens": inputs, "weight_hidden": weight_hidden}
-        named |= {"weight_input": weight_input, "bias": bias} | ({} if vectors is None else {"vectors": vectors})
+        by_name = {"xs" if vectors is None else "tokens": inputs, "weight_hidden": weight_hidden}
+        by_name |= {"weight_input": weight_input, "bias": bias} | ({} if vectors is None else {"vectors": vectors})
         states = [value.detach() for value in start.values()]
-        arrays = [*named.items(), *(("start", state) for state in states)]
+        arrays = [*by_name.items(), *(("start", state) for state in states)]
         _check_inputs(inputs, "T B D" if vectors is None else "T B")
         _check(kind, len(start), *((name, array.shape, array.dtype) for name, array in arrays))
         self._names = tuple(start)
@@ -463,12 +494,12 @@ class Tapped:
         self._vectors = None if vectors is None else vectors.detach()
         w, u, _ = self._weights
         self._memory = memory or Memory()
-        how = (KINDS.index(kind), threads, checkpoint_every_t, self._memory)
+        options = _Options(KINDS.index(kind), threads, checkpoint_every_t, self._memory)
         vocabulary, features = (None, 0) if vectors is None else vectors.shape
         self._table = w.new_empty(vocabulary or 0, len(w))
         h, c = states[0], (states[1] if len(states) > 1 else None)
-        self._job, self._arrays = _prepared(
-            how, inputs.detach(), vocabulary, h, c, w, u, keep=True, norm_features=features
+        self._plan, self._arrays = _prepare(
+            options, inputs.detach(), vocabulary, h, c, w, u, save=True, norm_features=features
         )
         self._carries = [torch.empty_like(state) for state in states]
         self.outputs = self._arrays.outputs
@@ -476,12 +507,12 @@ class Tapped:
         self.final = {name: end[-1] for name, end in zip(self._names, ends, strict=False) if end is not None}
 
     def forward(self) -> None:
-        """Fill ``outputs`` [T B H] and ``final``, the last states [B H]."""
+        """Fill ``outputs`` [T B H] and ``final``, the final states [B H]."""
         w, u, bias = self._weights
         table = None
         if self._vectors is not None:
             table = torch.addmm(bias, self._vectors, w.t(), out=self._table)
-        _run_forward(self._job, self._arrays, table, w, u, bias, keep=True)
+        _run_forward(self._plan, self._arrays, table, w, u, bias, save=True)
 
     def backward(
         self,
@@ -490,48 +521,58 @@ class Tapped:
         *,
         to_inputs: Float[Tensor, "T B D"] | None = None,
     ) -> tuple[Float[Tensor, "T B"], dict[str, Float[Tensor, "T B"]]]:
-        """Of the last ``forward``: the L2 norms, for each sequence by itself, of dL/dx_t, and of dL/d state_t by the
-        state's name: the total derivative of the loss by the state after timestep t. They are as exact where squares
-        would underflow.
+        """L2 norms per timestep and sequence, for the last ``forward``: of dL/dx_t, and state name -> of dL/d state_t.
+
+        dL/d state_t is the total derivative by the state after timestep t. Norms stay accurate where squares would
+        underflow or overflow.
 
         Args:
-            outputs, final: the gradients of the loss by what ``forward`` filled; None or left out: zero.
-            to_inputs: contiguous, is filled with dL/dx_t itself; tokens have none.
+            outputs, final: gradients of the loss by ``self.outputs`` and ``self.final``; None or missing: zero.
+            to_inputs: contiguous, filled with dL/dx_t; must be None with tokens.
 
         Raises:
-            ValueError: ``outputs`` or ``to_inputs`` has another size or type than what it is the gradient of.
+            ValueError: ``outputs`` or ``to_inputs`` differs in size or dtype from the array it is the gradient of.
         """
-        for name, found, like in (("outputs", outputs, self.outputs), ("to_inputs", to_inputs, self._arrays.xs)):
-            if found is not None and (found.shape, found.dtype) != (like.shape, like.dtype):
-                shapes = f"{found.dtype} of the shape {tuple(found.shape)}", f"{like.dtype} of {tuple(like.shape)}"
-                raise ValueError(f"{name} is {shapes[0]}: must be {shapes[1]}, as what it is the gradient of")
+        for name, array, like in (("outputs", outputs, self.outputs), ("to_inputs", to_inputs, self._arrays.xs)):
+            if array is not None and (array.shape, array.dtype) != (like.shape, like.dtype):
+                actual, expected = (
+                    f"{array.dtype} of the shape {tuple(array.shape)}",
+                    f"{like.dtype} of {tuple(like.shape)}",
+                )
+                raise ValueError(f"{name} is {actual}: must be {expected}, as what it is the gradient of")
         if to_inputs is not None and not (to_inputs.is_contiguous() and self._vectors is None):
             raise ValueError("to_inputs must be contiguous, and is for inputs of real numbers alone")
         for name, carry in zip(self._names, self._carries, strict=True):
-            given = final.get(name)
-            carry.zero_() if given is None else carry.copy_(given)
-        of_input, of_hidden, *of_cell = self._carries[0].new_empty(1 + len(self._names), *self._job.sizes[:2]).unbind(0)
+            gradient = final.get(name)
+            carry.zero_() if gradient is None else carry.copy_(gradient)
+        norms = self._carries[0].new_empty(1 + len(self._names), *self._plan.sizes[:2])
+        norm_input, norm_hidden, *norm_cell = norms.unbind(0)
         carry_h, *carry_c = self._carries
         _run_backward(
-            self._job,
+            self._plan,
             self._memory,
             self._arrays,
             None if outputs is None else outputs.contiguous(),
             carry_h,
             carry_c[0] if carry_c else None,
             grad_xs=to_inputs,
-            norms=(of_input, of_hidden, of_cell[0] if of_cell else None),
+            norms=(norm_input, norm_hidden, norm_cell[0] if norm_cell else None),
         )
-        return of_input, dict(zip(self._names, [of_hidden, *of_cell], strict=True))
+        return norm_input, dict(zip(self._names, [norm_hidden, *norm_cell], strict=True))
 
 
 def linear_recurrence(
     a: Float[Tensor, "T *N"], b: Float[Tensor, "T *N"], start: Float[Tensor, " *N"]
 ) -> Float[Tensor, "T *N"]:
-    """``h_t = a_t * h_{t-1} + b_t``, elementwise, for every t: what gated cells without a product in their recurrence
-    come down to (minGRU and minLSTM: Feng et al. 2024, arXiv 2410.01201; LRU: Orvieto et al. 2023, arXiv 2303.06349).
+    """``h_t = a_t * h_{t-1} + b_t``, elementwise, for every t.
 
-    Differentiable; by native kernels where ``supports`` says so, else by torch, a timestep at a time.
+    This is the recurrence of gated cells without a matrix product in it (minGRU and minLSTM: Feng et al. 2024, arXiv
+    2410.01201; LRU: Orvieto et al. 2023, arXiv 2303.06349). Differentiable once. Native kernels compute it if
+    ``supports`` the tensors, else torch, one timestep at a time.
+
+    Raises:
+        ValueError: shapes do not match.
+        RuntimeError: in the native backward pass, if second derivatives are requested.
     """
     if a.shape != b.shape or a.shape[1:] != start.shape or len(a) < 1:
         shapes = [tuple(array.shape) for array in (a, b, start)]
@@ -551,8 +592,8 @@ class _Linear(torch.autograd.Function):
         a, b, start = a.contiguous(), b.contiguous(), start.contiguous()
         outputs = torch.empty_like(a)
         for begin, end in _linear_pieces(a):
-            before = outputs[begin - 1] if begin else start
-            _linear_call("linear", a, end - begin, a[begin:], b[begin:], before, outputs[begin:])
+            previous = outputs[begin - 1] if begin else start
+            _linear_call("linear", a, end - begin, a[begin:], b[begin:], previous, outputs[begin:])
         ctx.save_for_backward(a, start, outputs)
         return outputs
 
@@ -564,20 +605,21 @@ class _Linear(torch.autograd.Function):
         grad = grads[0].contiguous()
         grad_a, grad_b, carry = torch.empty_like(a), torch.empty_like(a), torch.zeros_like(start)
         for begin, end in reversed(_linear_pieces(a)):
-            before = outputs[begin - 1] if begin else start
-            arrays = (a[begin:], before, outputs[begin:], grad[begin:], grad_a[begin:], grad_b[begin:], carry)
+            previous = outputs[begin - 1] if begin else start
+            arrays = (a[begin:], previous, outputs[begin:], grad[begin:], grad_a[begin:], grad_b[begin:], carry)
             _linear_call("linear_back", a, end - begin, *arrays)
         return grad_a, grad_b, carry
 
 
 def _linear_pieces(a: Tensor) -> list[tuple[int, int]]:
-    cut = max(1, int(_OPERATIONS_PER_CALL / 100 / max(1, a[0].numel())))  # bound by memory, not by arithmetic
+    # A hundredth of the operations of a product, as memory bandwidth is the bottleneck.
+    cut = max(1, int(OPERATIONS_PER_CALL / 100 / max(1, a[0].numel())))
     return [(begin, min(begin + cut, len(a))) for begin in range(0, len(a), cut)]
 
 
 def _linear_call(name: str, like: Tensor, steps: int, *arrays: Tensor) -> None:
     library = load()
-    assert isinstance(library, Library)  # supports() said so
+    assert isinstance(library, Library)  # see supports()
     numbers = ctypes.c_int64(steps), ctypes.c_int64(like[0].numel())
     pointers = [ctypes.c_void_p(array.data_ptr()) for array in arrays]
     library.function(f"seqmem_{name}", _SUFFIX[like.dtype])(*numbers, *pointers)

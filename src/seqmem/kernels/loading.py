@@ -1,4 +1,7 @@
-"""Loads the native kernels, if they are built, and chooses the instruction set. No torch here: listing stays fast."""
+"""Loads the native kernels, if they are built, and chooses the instruction set.
+
+This module does not import torch, so that ``seqmem list`` starts fast.
+"""
 
 import ctypes
 import functools
@@ -14,7 +17,7 @@ _COMMAND = "python -m seqmem.kernels.build"
 
 @dataclass(frozen=True)
 class Unavailable:
-    """There are no native kernels here; ``reason`` says why, and what to do about it."""
+    """No native kernels can be loaded; ``reason`` tells why, and the remedy."""
 
     reason: str
 
@@ -25,7 +28,7 @@ class Library:
 
     Args:
         isa: the instruction set in use, e.g. ``avx2``.
-        isas: those that are built and that this processor can run, best first.
+        isas: all that are built and that this processor supports, best first.
     """
 
     path: Path
@@ -34,27 +37,27 @@ class Library:
     native: ctypes.CDLL
 
     def function(self, name: str, dtype: str) -> Any:
-        """The C function ``name`` for ``dtype``, ``f32`` or ``f64``. It runs without Python's global lock.
+        """The C function ``name`` for ``dtype``, ``f32`` or ``f64``. It releases Python's global interpreter lock.
 
-        The same object each time, so that its ``argtypes`` need be set only once.
+        ctypes caches it, so its ``argtypes`` need be set only once.
         """
         return getattr(self.native, f"{name}_{dtype}_{self.isa}")
 
 
 @functools.cache
 def load(folder: Path = HERE) -> Library | Unavailable:
-    """The library in ``folder``, where its sources stand too; looked for once in a process.
+    """The library in ``folder``, beside its sources. The result is cached for the process.
 
-    $SEQMEM_ISA chooses another instruction set than the best.
+    $SEQMEM_ISA selects an instruction set; by default the best is used.
 
     Raises:
-        ValueError: there is no such instruction set here.
+        ValueError: $SEQMEM_ISA is not an instruction set of this machine.
     """
     path = folder / LIBRARY
     if not path.exists():
         return Unavailable(f"not built, {_COMMAND} builds them")
     try:
-        native = ctypes.CDLL(str(path))  # not PyDLL: other threads of Python go on while a kernel runs
+        native = ctypes.CDLL(str(path))  # CDLL, unlike PyDLL, releases the global interpreter lock during calls
         native.seqmem_isas.restype = native.seqmem_source_hash.restype = ctypes.c_char_p
         built_from, isas = native.seqmem_source_hash().decode(), tuple(native.seqmem_isas().decode().split())
     except (OSError, AttributeError) as error:
@@ -68,12 +71,12 @@ def load(folder: Path = HERE) -> Library | Unavailable:
 
 
 def describe() -> str:
-    """What recurrences are computed with on the CPU where nothing else is said, e.g. ``native (avx2)``.
+    """The default kernels of recurrences on the CPU, e.g. ``native (avx2)``.
 
     Raises:
-        ValueError: $SEQMEM_ISA names no instruction set of this machine.
+        ValueError: $SEQMEM_ISA is not an instruction set of this machine.
     """
-    found = load()
-    if isinstance(found, Unavailable):
-        return f"torch (no native kernels: {found.reason})"
-    return f"native ({found.isa})"
+    library = load()
+    if isinstance(library, Unavailable):
+        return f"torch (no native kernels: {library.reason})"
+    return f"native ({library.isa})"

@@ -1,4 +1,4 @@
-"""Large arrays that are used again: what a layer keeps for its backward pass, from one training step to the next."""
+"""A pool of large buffers: a layer's saved activations, reused from one training step to the next."""
 
 import mmap
 import weakref
@@ -10,36 +10,37 @@ from torch import Tensor
 
 
 class Memory:
-    """Lends flat, uninitialised CPU tensors and takes their memory back when the last tensor on it is gone.
+    """A pool that lends flat, uninitialised CPU tensors. A buffer returns when its last tensor has been freed.
 
-    A fresh array of 100 MB costs the operating system more time than filling it: a fault and a cleared page every
-    4 KB. Training asks for the same sizes at every step. At most ``spare`` arrays are kept while nobody uses them.
-    A deep copy of a cell shares it; a pickle of it is empty.
+    Allocating 100 MB takes longer than filling it: a page fault and a cleared page every 4 KB. Training needs the same
+    sizes at every step. The pool caches at most ``spare`` free buffers. A deep copy of a cell shares its pool; a pickle
+    of a pool is empty.
     """
 
     def __init__(self, spare: int = 4) -> None:
         self._spare = spare
-        self._free: dict[int, np.ndarray] = {}  # by id; the one that came back last is the last
+        self._free: dict[int, np.ndarray] = {}  # by id, in the order of their return
         self._lent: dict[int, tuple[weakref.ref[np.ndarray], np.ndarray]] = {}  # by the reference's id
 
     def take(self, numbers: int, dtype: torch.dtype) -> Tensor:
         """[numbers], float32 or float64, not initialised."""
         size = max(1, numbers) * dtype.itemsize
-        array, most = None, max(4 * size, 1 << 20)
-        while array is None:
-            fitting = [(len(free), key) for key, free in list(self._free.items()) if size <= len(free) <= most]
-            # Of equals the one that came back last, which may be in the cache; None if another thread has been quicker.
+        buffer, largest = None, max(4 * size, 1 << 20)
+        while buffer is None:
+            fitting = [(len(free), key) for key, free in list(self._free.items()) if size <= len(free) <= largest]
+            # Among equal sizes the one returned last, which may still be in the processor's cache.
             best = min(reversed(fitting), key=itemgetter(0), default=None)
-            array = _pages(size) if best is None else self._free.pop(best[1], None)
-        lent = array[:size].view(np.float32 if dtype == torch.float32 else np.float64)
-        # The tensor holds `lent`, which nothing else does: it ends with the tensor's memory, wherever that went.
-        ended = weakref.ref(lent, self._take_back)
-        self._lent[id(ended)] = ended, array
-        return torch.from_numpy(lent)[:numbers]
+            # pop gives None if another thread took the buffer in the meantime: then search again.
+            buffer = _pages(size) if best is None else self._free.pop(best[1], None)
+        view = buffer[:size].view(np.float32 if dtype == torch.float32 else np.float64)
+        # Only the tensor's storage references the view, so the view is freed with it, wherever the tensor went.
+        reference = weakref.ref(view, self._take_back)
+        self._lent[id(reference)] = reference, buffer
+        return torch.from_numpy(view)[:numbers]
 
-    def _take_back(self, ended: "weakref.ref[np.ndarray]") -> None:
-        _, array = self._lent.pop(id(ended))
-        self._free[id(array)] = array
+    def _take_back(self, reference: "weakref.ref[np.ndarray]") -> None:
+        _, buffer = self._lent.pop(id(reference))
+        self._free[id(buffer)] = buffer
         while len(self._free) > self._spare:
             self._free.pop(next(iter(self._free)), None)
 
@@ -51,7 +52,7 @@ class Memory:
 
 
 def _pages(size: int) -> np.ndarray:
-    """[size] bytes, in large pages where the system has them and they fit."""
+    """[size] bytes, in huge pages if the system has them and ``size`` is large enough."""
     pages = mmap.mmap(-1, size)
     if hasattr(mmap, "MADV_HUGEPAGE") and size >= 1 << 22:
         pages.madvise(mmap.MADV_HUGEPAGE)

@@ -1,26 +1,26 @@
 // Recurrent layers over a whole sequence, forward and backward, on one instruction set.
 //
-// Compiled once per instruction set (SEQMEM_ISA, see build.py); dispatch.cpp says which one this processor can run.
-// Everything but the exported functions has internal linkage: code for a newer processor must never be shared by name
-// with the code for an older one. No global state; no C++ runtime.
+// Compiled once per instruction set (SEQMEM_ISA, see build.py); dispatch.cpp reports which ones the processor supports.
+// Everything except the exported functions has internal linkage, so that the linker cannot merge code for a newer
+// processor with code for an older one. No global state; no C++ runtime.
 //
-// How it is fast
-//   - A batch is cut into chunks of at most 16 sequences, whatever the number of threads. A thread takes a chunk through
-//     the whole time loop, so nothing waits between timesteps; sums over the batch are taken chunk by chunk in a fixed
-//     order, so the bits do not depend on the threads.
-//   - Weights are packed once, so that the inner loop reads them in order. A tile of pre-activations (up to 6 sequences
-//     x 4 vectors) stays in registers from the bias over x W and h U to the nonlinearities; for gated cells its four
-//     vectors are the gates of the same units.
-//   - Tokens are looked up in a table of what W and the bias make of each of them: no product over inputs at all.
-//   - Activations are kept for the backward pass, where the gradient of the pre-activations lives for a few timesteps
-//     only, until the weights have taken their share of it: it never leaves the cache.
+// Why it is fast
+//   - A batch is cut into chunks of at most 16 sequences, independent of the number of threads. One thread runs a chunk
+//     through the whole time loop, without synchronisation between timesteps. Sums over the batch are reduced chunk by
+//     chunk in a fixed order, so the bits do not depend on the number of threads.
+//   - Weights are packed once, so that the inner loop reads them sequentially. A tile of pre-activations (up to 6
+//     sequences x 4 vectors) stays in registers from the bias through x W and h U to the nonlinearities; in gated cells
+//     its four vectors are the gates of the same units.
+//   - Tokens are looked up in a table of W x + bias for each token: inputs need no product at all.
+//   - Activations are saved for the backward pass. The gradient of the pre-activations exists only for a block of a few
+//     timesteps, until it has been added to the weights' gradients, so it stays in the cache.
 //
-// Sums over time and batch in the weights' gradients are one chain from the last timestep to the first, so a sequence
-// may be cut anywhere (to let Ctrl-C through, or to recompute segments) without changing a bit.
+// Sums over time in the weights' gradients are accumulated in one order, from the last timestep to the first. So a
+// sequence can be cut anywhere (to handle Ctrl-C, or to recompute segments) without changing a bit.
 //
-// Names: T timesteps, B sequences, D input features (or tokens, of F features each), H units, L lanes of a vector, P unit
-// vectors (H / L, rounded up), M sequences of a chunk, S numbers of saved or gradient row per sequence. Time comes first
-// in all arrays.
+// Names: T timesteps, B sequences, D input features (or tokens, of F features each), H units, L lanes of a vector,
+// P unit vectors (H / L, rounded up), M sequences of a chunk, S numbers per sequence in a row of saved activations or of
+// gradients. Time comes first in all arrays.
 
 #include <pthread.h>
 #include <signal.h>
@@ -59,28 +59,28 @@
 #define NOINLINE static __attribute__((noinline))
 #define API extern "C" __attribute__((visibility("default")))
 
-// One call: a layer over T timesteps. Null where it says so. functions.py mirrors this structure.
+// One call: a layer over T timesteps. Pointers may be null only where noted. functions.py mirrors this structure.
 struct SeqmemCall {
   int64_t cell;     // Kind
   int64_t T, B, D, H;
   int64_t threads;
   int64_t lookup;            // 1: inputs are tokens, D is the size of their vocabulary
-  int64_t features;          // of the vectors that tokens stand for, where norm_input is wanted; else 0
-  const void* xs;            // [T B D]; of tokens [T B], int64
+  int64_t features;          // F, the size of the tokens' vectors, if norm_input is requested; else 0
+  const void* xs;            // [T B D]; tokens: [T B], int64
   const void* start_hidden;  // [B H]
   const void* start_cell;    // [B H]; lstm only
   const void* packed;        // from pack
   void* outputs;             // [T B H]
-  void* final_cell;          // [B H]; lstm only; null: not wanted
-  void* saved;               // what the backward pass needs, see saved_size; null in the forward pass: nothing is kept
+  void* final_cell;          // [B H]; lstm only; null: not requested
+  void* saved;               // activations for the backward pass, see Shape::saved; null in the forward pass: not saved
   const void* grad_outputs;  // [T B H]; null: zero
-  void* grad_hidden;         // [B H]: in, of the last state; out, of the first
+  void* grad_hidden;         // [B H], in and out: dL/dh of the final state, then of the initial one
   void* grad_cell;           // [B H], likewise; lstm only
-  void* grad_xs;             // [T B D]; null: not wanted
-  void* grad_sums;           // see sums_size; null: weights' gradients are not wanted
-  void* norm_input;          // [T B]: the norm of dL/dx_t; null: not wanted
-  void* norm_hidden;         // [T B]: of dL/dh_t; null: not wanted
-  void* norm_cell;           // [T B]: of dL/dc_t; null: not wanted
+  void* grad_xs;             // [T B D]; null: not requested
+  void* grad_sums;           // weights' gradients, see Shape::sums; null: not requested
+  void* norm_input;          // [T B]: the norm of dL/dx_t; null: not requested
+  void* norm_hidden;         // [T B]: the norm of dL/dh_t; null: not requested
+  void* norm_cell;           // [T B]: the norm of dL/dc_t; null: not requested
 };
 
 namespace {
@@ -88,11 +88,11 @@ namespace {
 enum Failure { NONE, NO_MEMORY, NO_SUCH_TOKEN };
 enum Kind { RNN_TANH, RNN_RELU, LSTM, GRU, GRU_CHO };
 
-constexpr long CHUNK = 16;              // sequences
-constexpr long LARGE_SUMS = 1 << 19;    // bytes
-constexpr long BLOCK_ROWS = 128;        // gradient rows before the weights take their share
+constexpr long CHUNK = 16;              // most sequences in a chunk
+constexpr long LARGE_SUMS = 1 << 19;    // bytes: from here on, gradient sums do not fit into the cache beside the rest
+constexpr long BLOCK_ROWS = 128;        // gradient rows between two updates of the weights' gradients
 
-// V: vectors in registers, and on the stack as a vector wants to lie. Anywhere: the same, wherever arrays begin.
+// V: a vector in registers or aligned on the stack. Anywhere: a vector at any address of an array, unaligned.
 template <class T> struct Simd;
 template <> struct Simd<float> {
   typedef float V __attribute__((vector_size(VECTOR_BYTES)));
@@ -109,7 +109,7 @@ template <> struct Simd<double> {
 INLINE Simd<double>::V reciprocal(Simd<double>::V d) { return 1.0 / d; }
 INLINE Simd<float>::V reciprocal(Simd<float>::V d) {
 #if defined(__AVX512F__)
-  // 14 bits, then one step of Newton's: an ulp, at a fifth of the price of a division. d is normal and finite, or NaN.
+  // A 14-bit estimate and one Newton step: 1 ulp, at a fifth of the cost of a division. d is normal and finite, or NaN.
   Simd<float>::V guess = (Simd<float>::V)_mm512_maskz_rcp14_ps((__mmask16)-1, (__m512)d);
   return guess * (2.0f - d * guess);
 #else
@@ -122,7 +122,7 @@ INLINE Simd<float>::V reciprocal(Simd<float>::V d) {
 
 template <class T> INLINE V load(const T* p) { return *(const typename Simd<T>::Anywhere*)p; }
 template <class T> INLINE void store(T* p, V v) { *(typename Simd<T>::Anywhere*)p = v; }
-// Written out, so that it becomes one load to all lanes; `V{} + value` would take an addition, and the port of one.
+// Spelled out, so that it compiles to one broadcast load; `V{} + value` would cost an addition.
 template <int N> struct Splat;
 template <> struct Splat<2> { template <class W, class T> INLINE_MEMBER W of(T v) { return W{v, v}; } };
 template <> struct Splat<4> { template <class W, class T> INLINE_MEMBER W of(T v) { return W{v, v, v, v}; } };
@@ -134,7 +134,7 @@ template <> struct Splat<16> {
 };
 template <class T> INLINE V splat(T value) { return Splat<LANES>::template of<V, T>(value); }
 
-// The last vector of a row may reach beyond it: n is how many lanes are the row's.
+// The last vector of a row may extend beyond the row: n is the number of lanes within it.
 template <class T> INLINE V load_some(const T* p, long n) {
   if (__builtin_expect(n >= LANES, 1)) return load<T>(p);
   T lanes[LANES] = {};
@@ -156,10 +156,10 @@ template <> struct Exp<float> {
   static constexpr float Q[] = {0.5f, 0.166665763055606383f, 0.0416665537625676384f, 0.00836329275303060231f,
                                 0.00139263256181334621f};
   static constexpr float LOG2E = 1.44269504088896341f, LN2_HIGH = 0.693145751953125f, LN2_LOW = 1.42860677e-6f;
-  static constexpr float MAGIC = 12582912.0f;  // 1.5 * 2^23: adding it rounds to a whole number, in the low bits
+  static constexpr float MAGIC = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer, in the low bits
   static constexpr int MANTISSA = 23;
   static constexpr float LARGEST = 87.0f;      // beyond it e^x leaves the normal numbers
-  static constexpr float FLAT = 20.0f;         // tanh(x / 2) is 1 beyond it
+  static constexpr float FLAT = 20.0f;         // beyond it tanh(x / 2) rounds to 1
 };
 template <> struct Exp<double> {
   static constexpr double Q[] = {0.500000000000000104, 0.166666666666666675, 0.0416666666666234768,
@@ -182,7 +182,7 @@ template <class T> INLINE V clamp(V x, T limit) {
   return x < -limit ? splat<T>(-limit) : x;
 }
 
-// x = n ln 2 + r: 2^n, and expm1(r).
+// With x = n ln 2 + r: power = 2^n and expm1 = e^r - 1.
 template <class T> INLINE void split_exp(V x, V& power, V& expm1) {
   using E = Exp<T>;
   typedef typename Simd<T>::I I;
@@ -213,10 +213,10 @@ template <class T> INLINE V tanh_(V x) {
 
 // ---- products -------------------------------------------------------------------------------------------------------
 
-// sums[m][OFFSET + j] += sum over k of a[m][k] * b[k][j], j < N. b is packed: it is read in order.
+// sums[m][OFFSET + j] += sum over k of a[m][k] * b[k][j], j < N. b is packed, so it is read sequentially.
 template <class T, int MR, int NV, int N, int OFFSET>
 INLINE void multiply(V (&sums)[MR][NV], const T* a, long stride, long K, const T* b) {
-  const T* a3 = a + 3 * stride;  // two pointers and one stride reach six rows without further arithmetic
+  const T* a3 = a + 3 * stride;  // two base pointers and one stride address six rows without further arithmetic
   for (long k = 0; k < K; k++) {
     V row[N];
     UNROLL for (int j = 0; j < N; j++) row[j] = load<T>(b + j * LANES);
@@ -228,14 +228,14 @@ INLINE void multiply(V (&sums)[MR][NV], const T* a, long stride, long K, const T
   }
 }
 
-// Columns of a gradient row that a product reads: `runs` pieces of `length` numbers, `stride` apart.
+// The columns of a gradient row that a product reads: `runs` runs of `length` numbers, `stride` apart.
 struct Columns {
   long offset, runs, length, stride;
 };
 
-// How a kind lays out its rows.
-//   saved row, per unit vector: lstm i f g o; gru q r z n with q = U_n h; cho r z n (and r * h in an array of its own);
-//   the rnn's outputs are all it needs. Gradient rows have the same layout.
+// The layout of rows, for each kind.
+//   Saved row, per unit vector: lstm i f g o; gru q r z n with q = U_n h; cho r z n (and r * h in a separate array);
+//   the rnn needs its outputs only. Gradient rows have the same layout.
 template <class T> struct Shape {
   long kind, T_, B, D, F, H, P, Hp, slots, S, gates;
   bool lookup;
@@ -249,7 +249,7 @@ template <class T> struct Shape {
   }
   long chunks() const { return (B + CHUNK - 1) / CHUNK; }
   long first(long chunk) const { return B * chunk / chunks(); }
-  // Which gate, in torch's order of rows, a slot of a row belongs to. of_input: gru's n takes x at slot n, h at slot q.
+  // The gate of a row's slot, in torch's order. gru's n has two slots: from x in slot n, from h in slot q.
   long gate(long slot) const { return kind == GRU ? (slot == 0 || slot == 3 ? 2 : slot - 1) : slot; }
   Columns from_input() const { return kind == GRU ? Columns{LANES, P, 3 * LANES, 4 * LANES} : Columns{0, 1, S, S}; }
   Columns from_hidden() const {
@@ -257,23 +257,23 @@ template <class T> struct Shape {
     if (kind == GRU_CHO) return {0, P, 2 * LANES, 3 * LANES};
     return {0, 1, S, S};
   }
-  Columns from_candidate() const { return {2 * LANES, P, LANES, 3 * LANES}; }  // cho: r * h enters n alone
-  // Packed weights: bias, forward W (or the table, [D] rows like the bias) and U, backward U and W. In numbers.
+  Columns from_candidate() const { return {2 * LANES, P, LANES, 3 * LANES}; }  // cho: r * h enters n only
+  // Offsets of the packed weights: bias, forward W (or the table of D rows like the bias) and U, backward U and W.
   long bias() const { return 0; }
   long input() const { return gates * Hp; }
   long hidden() const { return input() + D * gates * Hp; }
   long hidden_back() const { return hidden() + H * gates * Hp; }
   long input_back() const { return hidden_back() + gates * Hp * Hp; }
   long packed() const { return input_back() + gates * Hp * ((F + LANES - 1) / LANES * LANES); }
-  // Saved for the backward pass.
+  // Activations saved for the backward pass: the offset of the cell states (or r * h), and the size.
   long cells() const { return kind == RNN_TANH || kind == RNN_RELU ? 0 : T_ * B * S; }
   long saved() const { return cells() + (kind == LSTM ? (T_ + 1) * B * Hp : kind == GRU_CHO ? T_ * B * Hp : 0); }
-  // Sums of the weights' gradients, one block per chunk: rows for D inputs (or tokens), H units and the bias.
+  // Size of a chunk's sums of the weights' gradients: rows for D inputs (or tokens), H units and the bias.
   long sums() const { return (D + H + 1) * gates * Hp; }
   bool large() const { return sums() * (long)sizeof(T) > LARGE_SUMS; }
 };
 
-template <class T> INLINE long group(const Shape<T>& s, long p) {  // unit vectors that an rnn's tile takes at once
+template <class T> INLINE long group(const Shape<T>& s, long p) {  // number of unit vectors in an rnn's tile
   return s.P - p < 4 ? s.P - p : 4;
 }
 
@@ -311,7 +311,7 @@ template <class T> void pack_forward(const Shape<T>& s, const T* w, long K, bool
     }
 }
 
-// For the backward pass: [vectors of N in groups of four][the columns of a gradient row][group]; N is H or F.
+// For the backward pass: [vectors of N in groups of four][columns of a gradient row][group], with N = H or F.
 template <class T> T* pack_backward(const Shape<T>& s, const T* w, long N, const Columns& columns, T* out) {
   long vectors = (N + LANES - 1) / LANES;
   for (long v = 0; v < vectors; v += 4) {
@@ -333,14 +333,14 @@ template <class T> T* pack_backward(const Shape<T>& s, const T* w, long N, const
 template <class T> struct Forward {
   Shape<T> s;
   const T *bias, *input, *hidden;
-  const T* base[CHUNK];     // what each sequence's pre-activations start from: the bias, or its token's row
-  long features;            // of x; 0 where it has been looked up
+  const T* base[CHUNK];     // the initial value of each sequence's pre-activations: the bias, or its token's row
+  long features;            // of x; 0 for tokens, whose product is looked up
   long M;                   // sequences of this chunk
   const T *x = 0, *h = 0;   // rows at this timestep: [M D], [M H]
   T *out = 0, *saved = 0;   // [M H]; [M S] or null
   const T* c = 0;           // lstm: [M Hp]
   T* new_c = 0;
-  T *gated = 0, *kept = 0;  // cho: r * h [M Hp]; gates [M S] where nothing is saved
+  T *gated = 0, *kept = 0;  // cho: r * h [M Hp]; a buffer for the gates [M S] if nothing is saved
   long b0;
   explicit Forward(const SeqmemCall& call, long chunk) : s(call) {
     const T* packed = (const T*)call.packed;
@@ -366,7 +366,7 @@ template <class T> struct Forward {
 #define TILES_WIDE(function, ...)
 #endif
 
-// The rows of a chunk in tiles of nearly the same height, each at most TILE_ROWS.
+// Loop over the rows of a chunk in tiles of nearly equal height, at most TILE_ROWS each.
 #define FOR_TILES(M, row, rows)                                                              \
   for (long tiles_ = ((M) + TILE_ROWS - 1) / TILE_ROWS, tile_ = 0, row, rows;                \
        tile_ < tiles_ && (row = (M) * tile_ / tiles_, rows = (M) * (tile_ + 1) / tiles_ - row, true); tile_++)
@@ -433,7 +433,7 @@ template <class T, int MR> NOINLINE void gru(const Forward<T>& f, long row, long
   }
 }
 
-// Cho's form needs all of r * h before n: two passes over the units.
+// Cho's form needs r * h of all units before n, so it takes two passes over the units.
 template <class T, int MR> NOINLINE void cho_gates(const Forward<T>& f, long row, long p) {
   const Shape<T>& s = f.s;
   V sums[MR][2];
@@ -451,7 +451,7 @@ template <class T, int MR> NOINLINE void cho_gates(const Forward<T>& f, long row
 }
 template <class T, int MR> NOINLINE void cho_candidate(const Forward<T>& f, long row, long p) {
   const Shape<T>& s = f.s;
-  long before = 2 * s.P + p;  // vectors of bias, W and U that belong to the gates and to earlier units
+  long before = 2 * s.P + p;  // vectors of bias, W and U that precede: those of the gates and of earlier units
   V sums[MR][1];
   UNROLL for (int m = 0; m < MR; m++) sums[m][0] = load<T>(f.base[row + m] + before * LANES);
   multiply<T, MR, 1, 1, 0>(sums, f.x + row * f.features, f.features, f.features, f.input + before * LANES * s.D);
@@ -476,7 +476,7 @@ template <class T> int forward_chunk(const SeqmemCall& call, long chunk) {
   const Shape<T>& s = f.s;
   const long b0 = f.b0;
   T *saved = (T*)call.saved, *own = nullptr, *cells = nullptr, *gated = nullptr;
-  long cell_step = 0;  // from one timestep's c (or r * h) to the next
+  long cell_step = 0;  // distance between the c (or r * h) of consecutive timesteps
   if (s.kind == LSTM || s.kind == GRU_CHO) {
     if (saved) {
       cells = saved + s.cells() + b0 * (s.kind == LSTM ? s.T_ + 1 : s.T_) * s.Hp;
@@ -537,21 +537,21 @@ template <class T> struct Backward {
   Shape<T> s;
   const T *hidden, *input;                      // packed for the backward pass
   long b0, M;                                   // sequences of this chunk
-  T *dh = 0, *dc = 0;                           // [M Hp]: dL/dh_t and dL/dc_t as far as they are known
+  T *dh = 0, *dc = 0;                           // [M Hp]: dL/dh_t and dL/dc_t, accumulated
   T* dgated = 0;                                // cho: dL/d(r * h) [M Hp]
   const T *h = 0, *new_h = 0;                   // rows h_{t-1}, h_t: [M H]
   const T *c = 0, *new_c = 0, *saved = 0;       // [M Hp], [M Hp], [M S]
   const T* grad_out = 0;                        // [M H] or null
   T* row = 0;                                   // gradient of the pre-activations at this timestep: [M S]
   T* grad_x = 0;                                // [M F] or null
-  T *at_hidden = 0, *at_cell = 0;               // dL/dh_t and dL/dc_t of the sequence at hand: [H], or null
+  T *at_hidden = 0, *at_cell = 0;               // dL/dh_t and dL/dc_t of the current sequence: [H], or null
   explicit Backward(const SeqmemCall& call, long chunk) : s(call) {
     hidden = (const T*)call.packed + s.hidden_back(), input = (const T*)call.packed + s.input_back();
     b0 = s.first(chunk), M = s.first(chunk + 1) - b0;
   }
 };
 
-// From dL/dh_t (which is complete with the output's share) to the gradient of the pre-activations, for L units.
+// From dL/dh_t (completed here by the gradient of the output) to the gradient of the pre-activations, for L units.
 template <class T> INLINE void unroll_gates(const Backward<T>& b, long m, long p) {
   const Shape<T>& s = b.s;
   long units = s.H - p * LANES, at = m * s.Hp + p * LANES, there = m * s.H + p * LANES;
@@ -580,7 +580,7 @@ template <class T> INLINE void unroll_gates(const Backward<T>& b, long m, long p
     store<T>(row + LANES, dn * (q * (r * (T(1) - r))));
     store<T>(row + 2 * LANES, d * ((h - n) * (z * (T(1) - z))));
     store<T>(row + 3 * LANES, dn);
-    store<T>(b.dh + at, d * z);  // the direct way to h_{t-1}; the products add theirs
+    store<T>(b.dh + at, d * z);  // the direct path to h_{t-1}; the products are added later
     return;
   }
   if (s.kind == GRU_CHO) {
@@ -594,7 +594,7 @@ template <class T> INLINE void unroll_gates(const Backward<T>& b, long m, long p
   store<T>(row, s.kind == RNN_TANH ? d * (T(1) - h * h) : (h > T(0) ? d : V{}));
 }
 
-// L2, over all of T's range: where squares leave it, all is scaled by the largest number first.
+// L2 norm. If squares would overflow or underflow, values are scaled by the largest one first.
 template <class T> T norm(const T* values, long n) {
   constexpr T low = sizeof(T) == 8 ? T(1e-280) : T(1e-28), high = sizeof(T) == 8 ? T(1e300) : T(1e36);
   V sums{};
@@ -610,13 +610,13 @@ template <class T> T norm(const T* values, long n) {
     T size = values[i] < 0 ? -values[i] : values[i];
     largest = size > largest ? size : largest;
   }
-  if (!(largest > 0 && largest * T(0) == 0)) return T(__builtin_sqrt(total));  // nothing, or infinite, or NaN
+  if (!(largest > 0 && largest * T(0) == 0)) return T(__builtin_sqrt(total));  // zero, infinite or NaN
   total = 0;
   for (long i = 0; i < n; i++) total += (values[i] / largest) * (values[i] / largest);
   return T(__builtin_sqrt(total)) * largest;
 }
 
-// Gradient rows times packed weights, for one group of vectors of the result.
+// Gradient rows times packed weights, for one group of result vectors.
 template <class T, int MR, int NV>
 INLINE void product(V (&sums)[MR][NV], const T* rows, long S, const Columns& columns, const T* weights) {
   for (long r = 0; r < columns.runs; r++) {
@@ -662,16 +662,16 @@ template <class T, int MR> NOINLINE void inputs(const Backward<T>& b, long row, 
   }
 }
 
-// ---- the weights' share ---------------------------------------------------------------------------------------------
+// ---- gradients of the weights ---------------------------------------------------------------------------------------
 
-// What the gradient rows of a block of timesteps are multiplied with: rows [M][width] of inputs or states.
+// The left factor of a weight gradient over a block of timesteps: rows [M][width] of inputs or states.
 template <class T> struct Left {
-  const T* first;      // at the block's first timestep,
-  const T* next;       // at its second one,
-  long width, step;    // `step` numbers from there to the third, and so on
+  const T* first;      // rows of the block's first timestep (the state before it may be in another array),
+  const T* next;       // of its second one,
+  long width, step;    // and `step` numbers further on of the third, and so on
 };
 
-// The same columns of all gradient rows of a block: [steps][M], `stride` numbers apart.
+// The right factor: some columns of all gradient rows of a block, [steps][M] rows `stride` numbers apart.
 template <class T> struct Strip {
   long steps, M, stride;
   const T* rows;
@@ -707,7 +707,7 @@ NOINLINE void weigh(const Strip<T>& k, const Left<T>& left, long u, long column,
   }
 }
 
-// sums[u][0 .. n) += sum over the block of left[u] * strip[column .. column + n), counted in vectors, for all units.
+// For all units u: sums[u][0 .. n) += sum over the block of left[u] * strip[column .. column + n), n in vectors.
 template <class T>
 void weigh_all(const Strip<T>& k, const Left<T>& left, long units, long column, long n, T* sums, long stride) {
   FOR_TILES(units, u, rows) TILES(weigh, rows, k, left, u, column, n, sums, stride)
@@ -722,7 +722,7 @@ template <class T> void weigh_bias(const Strip<T>& k, long column, long n, T* su
   }
 }
 
-// Each token's row of the table takes the gradient rows it gave rise to. tokens: [steps], B apart.
+// Add each gradient row to the sum of its token's row of the table. tokens: [steps], B apart.
 template <class T>
 void weigh_tokens(const Shape<T>& s, long steps, long M, const T* rows, const int64_t* tokens, T* sums) {
   const long from = s.kind == GRU ? 1 : 0;
@@ -735,7 +735,7 @@ void weigh_tokens(const Shape<T>& s, long steps, long M, const T* rows, const in
     }
 }
 
-// All weights take their share of a block: gradient rows [steps][M][S]. Without x, inputs have been looked up.
+// Add a block's gradient rows [steps][M][S] to the sums of all weights. Tokens have no x: see weigh_tokens.
 template <class T>
 void weigh_block(const Shape<T>& s, long steps, long M, const T* rows, T* strip, const Left<T>& x, const Left<T>& h,
                  const Left<T>& gated, T* sums) {
@@ -746,7 +746,7 @@ void weigh_block(const Shape<T>& s, long steps, long M, const T* rows, T* strip,
     size = gates ? 1 : group(s, p);
     const long columns = size * s.slots * LANES;
     Strip<T> k{steps, M, s.S, rows + p * s.slots * LANES};
-    if (s.large()) {  // long rows, a power of two apart, would fight for few lines of the first-level cache
+    if (s.large()) {  // copy: rows a power of two apart would conflict in the few sets of the first-level cache
       for (long i = 0; i < steps * M; i++) memcpy(strip + i * columns, k.rows + i * s.S, columns * sizeof(T));
       k.rows = strip, k.stride = columns;
     }
@@ -767,7 +767,7 @@ template <class T> int backward_chunk(const SeqmemCall& call, long chunk) {
   Backward<T> b(call, chunk);
   const Shape<T>& s = b.s;
   const long b0 = b.b0, M = b.M;
-  // Timesteps of a block. Sums that fill the cache themselves are better visited half as often.
+  // Timesteps per block. Large sums fill the cache, so larger blocks visit them half as often.
   long size = BLOCK_ROWS * (s.large() ? 2 : 1) / M;
   size = size > 32 ? 32 : size;
   T* memory = scratch<T>(M * (3 * s.Hp + size * (s.S + 4 * LANES) + s.F) + 2 * s.H);
@@ -778,7 +778,7 @@ template <class T> int backward_chunk(const SeqmemCall& call, long chunk) {
   if (norm_hidden) b.at_hidden = inputs_at + M * s.F;
   if (norm_cell) b.at_cell = inputs_at + M * s.F + s.H;
   const T* saved = (const T*)call.saved;
-  // c, or r * h
+  // lstm: c; cho: r * h
   const T* states = s.cells() ? saved + s.cells() + b0 * (s.kind == LSTM ? s.T_ + 1 : s.T_) * s.Hp : nullptr;
   for (long m = 0; m < M; m++)
     for (long p = 0; p < s.P; p++) {
@@ -854,10 +854,10 @@ struct Team {
   const SeqmemCall* call;
   int (*work)(const SeqmemCall&, long);
   long chunks;
-  long next;    // the next chunk that nobody has taken
+  long next;    // the next chunk of the queue
   int failed;
 #if defined(__x86_64__)
-  unsigned control;  // how the caller rounds and whether it flushes denormals
+  unsigned control;  // the caller's rounding mode, and whether it flushes denormals to zero
 #elif defined(__aarch64__)
   uint64_t control;
 #endif
@@ -881,7 +881,7 @@ void* helper(void* team) {
   return nullptr;
 }
 
-// A Failure. Where a thread cannot be had, the others do its work.
+// Run all chunks on call->threads threads and return a Failure. If a thread cannot start, the others do its work.
 int run(const SeqmemCall* call, int (*work)(const SeqmemCall&, long), long chunks) {
   constexpr long MOST = 64;
   Team team{call, work, chunks, 0, 0, 0};
@@ -895,7 +895,7 @@ int run(const SeqmemCall* call, int (*work)(const SeqmemCall&, long), long chunk
   pthread_t threads[MOST];
   long started = 0;
   if (helpers) {
-    sigset_t all, before;  // signals are the caller's: Python's handlers belong to its main thread
+    sigset_t all, before;  // helpers block all signals: Python handles them in its main thread
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     while (started < helpers && !pthread_create(&threads[started], nullptr, helper, &team)) started++;
@@ -908,7 +908,7 @@ int run(const SeqmemCall* call, int (*work)(const SeqmemCall&, long), long chunk
 
 // ---- the functions --------------------------------------------------------------------------------------------------
 
-// Of tokens ``w`` is the table. ``w_back``: W, which nothing looks at where F is 0.
+// `w`: W, or the table of the tokens. `w_back`: W, for dL/dx; unused if F is 0.
 template <class T>
 void pack(const SeqmemCall& call, const T* w, const T* u, const T* bias, const T* w_back, T* out, bool back) {
   Shape<T> s(call);
@@ -926,8 +926,8 @@ void pack(const SeqmemCall& call, const T* w, const T* u, const T* bias, const T
   if (s.F) pack_backward(s, w_back, s.F, s.from_input(), out + s.input_back());
 }
 
-// From the chunks' sums, [D + H + 1][columns], to gradients as torch has them: W [G*H D], U [G*H H], bias [G*H]. Of a
-// table: [D G*H] in place of W's, and no bias.
+// Reduce the chunks' sums, [D + H + 1][columns], to gradients in torch's layout: W [G*H D], U [G*H H], bias [G*H]. With
+// tokens, the gradient of the table [D G*H] takes W's place, and there is no bias.
 template <class T> void reduce(const SeqmemCall& call, T* w, T* u, T* bias) {
   Shape<T> s(call);
   const T* sums = (const T*)call.grad_sums;
@@ -965,7 +965,7 @@ template <class T> void linear(long T_, long N, const T* a, const T* b, const T*
   }
 }
 
-// carry [N]: in, dL/dh of the last state; out, of the first. grad_b_t is dL/dh_t itself.
+// carry [N], in and out: dL/dh of the final state, then of the initial one. grad_b_t equals dL/dh_t.
 template <class T>
 void linear_back(long T_, long N, const T* a, const T* start, const T* outputs, const T* grad, T* grad_a, T* grad_b, T* carry) {
   for (long t = T_ - 1; t >= 0; t--) {
