@@ -1,12 +1,31 @@
-"""Runs that were never trained: what a report says and draws is known from how they were made up."""
+"""Runs that were never trained: what a report says and draws is known from how they were made up.
 
-from collections.abc import Mapping
+``run``, ``sweep`` and ``collection`` are in memory; ``run_directory`` and ``directories`` write a finished run to disk.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
 from math import inf
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from seqmem.report.collect import Collection, Run
+from seqmem.report.collect import Collection, Group, Run
+from seqmem.runs.directory import plain_json
+
+CONFIG: dict[str, Any] = {
+    "cell": {"name": "lstm", "hidden_size": 8, "layers": 1, "params": None, "forget_bias": "chrono", "init": "torch"},
+    "task": {"name": "pronoun", "usual_seq_len": 50, "lengths": "fixed", "shortest": None, "people": 8},
+    "optimizer": {"name": "adam", "lr": 0.003, "weight_decay": 0.0},
+    "seq_len": 10, "seed": 0, "steps": 1000, "batch_size": 64, "embed_size": 32, "clip_norm": 1.0, "tbptt": None,
+    "dtype": "float32", "precision": "float32", "compile": False, "train": {"checkpoint_every_t": None},
+    "on_nan": "stop", "log_every": 10,
+    "evaluate": {"every": 50, "sequences": 1000, "lengths": None},
+    "trace": {"every": 100, "sequences": 32, "loss": "last"},
+    "device": "auto", "kernel": "auto", "threads": 1, "deterministic": False, "checkpoint_every": 100,
+    "outputs": "outputs", "force": False, "quiet": False,
+}  # fmt: skip
 
 
 def run(
@@ -75,3 +94,83 @@ def _trace(path: Path, length: int, *, scale: float) -> None:
         answered_at=[length - 1],
         **{"norm/hidden": norms},  # pyright: ignore[reportArgumentType]
     )
+
+
+def collection(scores: Mapping[str, Mapping[int, Sequence[float]]], **facts: Any) -> Collection:
+    """A run for each score. ``scores``: cell -> trained length -> a score for each seed."""
+    return Collection(
+        [],
+        [
+            run(cell, length, seed, score, **facts)
+            for cell, by_length in scores.items()
+            for length, seeds in by_length.items()
+            for seed, score in enumerate(seeds)
+        ],
+    )
+
+
+def group_of(runs: Collection, label: str) -> Group:
+    (group,) = (group for group in runs.groups if group.label == label)
+    return group
+
+
+def write(path: Path, value: Mapping[str, Any]) -> None:
+    """``write_json`` without waiting for the disk."""
+    path.write_text(json.dumps(plain_json(value)))
+
+
+def run_directory(
+    folder: Path,
+    score: float | None = 1.0,
+    *,
+    changes: Mapping[str, Any] | None = None,
+    solved_after: int | None = None,
+    by_length: Mapping[int, float] | None = None,
+    half_lives: tuple[float, float] = (5.0, 50.0),
+    **facts: Any,
+) -> Path:
+    """Write the directory of a run of CONFIG.
+
+    Args:
+        score: None: the run is not finished.
+        changes: settings that differ from CONFIG, by dotted name.
+        half_lives: at the start and at the end of training.
+        facts: fields of the result.
+    """
+    settings = json.loads(json.dumps(CONFIG))
+    for key, value in (changes or {}).items():
+        place = settings
+        *path, last = key.split(".")
+        for part in path:
+            place = place[part]
+        place[last] = value
+    folder.mkdir(parents=True)
+    write(folder / "config.json", settings)
+    write(folder / "environment.json", {"seqmem": "0.1.0", "torch": "2.13", "command": ["seqmem", "train"]})
+    if score is None:
+        return folder
+    tested = {settings["seq_len"]: score} if by_length is None else by_length
+    result = {
+        "task": settings["task"]["name"], "cell": settings["cell"]["name"], "seq_len": settings["seq_len"],
+        "seed": settings["seed"], "hidden_size": 8, "layers": 1, "parameters": 100, "steps": settings["steps"],
+        "device": "cpu", "baseline_loss": 1.4, "metric": "accuracy", "higher_is_better": True, "score": score,
+        "chance": 0.25, "loss": 0.1, "solved_at": 0.99, "solved": score >= 0.99, "steps_to_solve": solved_after,
+        "by_length": [{"seq_len": k, "score": v, "loss": 0.1, "sequences": 1000} for k, v in tested.items()],
+        "gradient": {
+            when: {"state": {"half_life": value, "horizon": inf, "r2": 1.0}}
+            for when, value in zip(("start", "end"), half_lives, strict=True)
+        },
+        "seconds": 1.5, "versions": {"seqmem": "0.1.0"},
+    }  # fmt: skip
+    write(folder / "result.json", {**result, **facts})
+    return folder
+
+
+def directories(folder: Path, scores: Mapping[str, Mapping[int, Sequence[float]]], **facts: Any) -> Path:
+    """A run's directory for each score. ``scores``: cell -> trained length -> a score for each seed."""
+    for cell, by_length in scores.items():
+        for length, seeds in by_length.items():
+            for seed, score in enumerate(seeds):
+                changes = {"cell.name": cell, "seq_len": length, "seed": seed}
+                run_directory(folder / cell / f"len{length}-seed{seed}", score, changes=changes, **facts)
+    return folder
