@@ -71,8 +71,8 @@ class NotACell:
 
 
 @dataclass(frozen=True)
-class Said:
-    """What a command line did."""
+class Completed:
+    """A finished command: its exit code and what it wrote."""
 
     code: int
     out: str
@@ -94,13 +94,13 @@ def environment(**changes: str) -> dict[str, str]:
     return {**kept, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **changes}
 
 
-def in_a_process(*args: str, cwd: Path, **env: str) -> Said:
+def in_a_process(*args: str, cwd: Path, **env: str) -> Completed:
     """``seqmem ARGS`` in a process of its own."""
     command = [sys.executable, "-m", "seqmem", *args]
     done = subprocess.run(
         command, cwd=cwd, env=environment(**env), capture_output=True, text=True, timeout=120, check=False
     )
-    return Said(done.returncode, done.stdout, done.stderr)
+    return Completed(done.returncode, done.stdout, done.stderr)
 
 
 @contextmanager
@@ -118,9 +118,9 @@ def started(*args: str, cwd: Path, together: bool = False, **env: str) -> Iterat
         process.communicate()
 
 
-def end(process: "subprocess.Popen[str]") -> Said:
+def end(process: "subprocess.Popen[str]") -> Completed:
     out, err = process.communicate(timeout=120)
-    return Said(process.returncode, out, err or "")
+    return Completed(process.returncode, out, err or "")
 
 
 def until(true: Callable[[], Any], *, of: "subprocess.Popen[str]", seconds: float = 90) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from commandline import Said
+from commandline import Completed
 
 torch.set_num_threads(1)
 
@@ -23,7 +23,7 @@ def no_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def typed(
     no_cuda: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Iterator[Callable[..., Said]]:
+) -> Iterator[Callable[..., Completed]]:
     """A command line typed in ``tmp_path``, answered by this process: for what a process of its own would only slow."""
     from seqmem.cli.main import main
 
@@ -35,7 +35,7 @@ def typed(
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
 
-    def run(*args: str) -> Said:
+    def run(*args: str) -> Completed:
         os.environ["HYDRA_FULL_ERROR"] = ""
         monkeypatch.setattr(sys, "argv", ["seqmem", *args])
         capsys.readouterr()
@@ -44,7 +44,7 @@ def typed(
         except SystemExit as left:
             code = left.code if isinstance(left.code, int) else 0
         captured = capsys.readouterr()
-        return Said(code, captured.out, captured.err)
+        return Completed(code, captured.out, captured.err)
 
     yield run
     root.handlers[:], root.level = handlers, level

@@ -15,13 +15,13 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from commandline import OWN_CELLS, TINY, Said, environment, in_a_process, only_run, rows
+from commandline import OWN_CELLS, TINY, Completed, environment, in_a_process, only_run, rows
 from seqmem.cli.main import VERBS
 
 STATES = ("hidden", "cell", "input")
 
 
-def test_a_run_from_start_to_finish(tmp_path: Path, typed: Callable[..., Said]) -> None:
+def test_a_run_from_start_to_finish(tmp_path: Path, typed: Callable[..., Completed]) -> None:
     """Trains, writes what it promised, is not run again, and with force=true is, to the same numbers."""
     command = ("train", "steps=30", "seq_len=10", "evaluate.every=10", "trace.every=10")
     said = in_a_process(*command, cwd=tmp_path)
@@ -178,7 +178,7 @@ def test_help_and_completion_need_no_torch(tmp_path: Path) -> None:
         cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    said = {name: Said(*each) for name, each in zip(lines, json.loads(done.stdout), strict=True)}
+    said = {name: Completed(*each) for name, each in zip(lines, json.loads(done.stdout), strict=True)}
     for name in set(lines) - {"typo", "no cell"}:
         assert (said[name].code, said[name].err) == (0, ""), name
 
@@ -234,7 +234,7 @@ def test_completion_in_a_shell(tmp_path: Path) -> None:
     assert (done.stdout.splitlines(), done.stderr) == (["train", "task=temporal_order task=text"], "")
 
 
-def test_a_directory_of_ones_own(tmp_path: Path, typed: Callable[..., Said]) -> None:
+def test_a_directory_of_ones_own(tmp_path: Path, typed: Callable[..., Completed]) -> None:
     """``-cd DIR``: a cell with a class of the user's own, and an experiment that chooses it."""
     (tmp_path / "owncells.py").write_text(OWN_CELLS)
     for folder in ("cell", "experiment"):
@@ -261,7 +261,7 @@ def test_a_directory_of_ones_own(tmp_path: Path, typed: Callable[..., Said]) -> 
     typed("train", "-cd", "nowhere").refuses(f"'{tmp_path / 'nowhere'}' not found", code=2)
 
 
-def test_every_task_cell_and_optimizer_trains(typed: Callable[..., Said]) -> None:
+def test_every_task_cell_and_optimizer_trains(typed: Callable[..., Completed]) -> None:
     """Each name that a command line can have, once."""
     for choice in (
         "task=subject", "task=adding", "task=copy task.length=3",
@@ -278,7 +278,7 @@ def test_every_task_cell_and_optimizer_trains(typed: Callable[..., Said]) -> Non
         assert (said.code, said.err) == (0, ""), choice
 
 
-def test_evaluating_at_other_lengths(tmp_path: Path, typed: Callable[..., Said]) -> None:
+def test_evaluating_at_other_lengths(tmp_path: Path, typed: Callable[..., Completed]) -> None:
     """A table, a file and a curve; at the run's own length the number that the run itself found."""
     assert typed("train", *TINY, "quiet=true").code == 0
     run = only_run(tmp_path)
@@ -300,7 +300,7 @@ def test_evaluating_at_other_lengths(tmp_path: Path, typed: Callable[..., Said])
 
 
 @pytest.mark.parametrize("shape", [(), ("trace.every=0",)], ids=["traced", "not traced"])
-def test_quiet_says_nothing(typed: Callable[..., Said], shape: tuple[str, ...]) -> None:
+def test_quiet_says_nothing(typed: Callable[..., Completed], shape: tuple[str, ...]) -> None:
     for _ in range(2):
         said = typed("train", *TINY, "quiet=true", *shape)
-        assert said == Said(0, "", "")
+        assert said == Completed(0, "", "")

@@ -12,7 +12,7 @@ import pytest
 import torch
 from hydra import compose
 
-from commandline import TINY, Said, assert_same_numbers, in_a_process, only_run, rows
+from commandline import TINY, Completed, assert_same_numbers, in_a_process, only_run, rows
 from compilers import needs_kernels
 from seqmem.cells import CELLS
 from seqmem.cli.config.schema import RunConfig, from_mapping, own_hydra
@@ -25,10 +25,10 @@ NO_IDENTITY = {"device", "kernel", "threads", "deterministic", "checkpoint_every
 COMMAND = ("train", *TINY, "cell.hidden_size=33", "batch_size=17", "cell.layers=2", "quiet=true")
 
 
-def test_same_bits_everywhere(tmp_path: Path, typed: Callable[..., Said], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_same_bits_everywhere(tmp_path: Path, typed: Callable[..., Completed], monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that is told to use four threads, and this one, in which much has happened."""
     said = in_a_process(*COMMAND, cwd=tmp_path, OMP_NUM_THREADS="4", MKL_NUM_THREADS="4", PYTHONHASHSEED="2")
-    assert said == Said(0, "", "")
+    assert said == Completed(0, "", "")
     assert typed(*COMMAND, "outputs=first").code == 0
 
     torch.manual_seed(11)
@@ -53,7 +53,7 @@ def test_same_bits_everywhere(tmp_path: Path, typed: Callable[..., Said], monkey
 @needs_kernels
 @pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
 def test_native_kernels_give_the_same_bits_on_any_number_of_threads(
-    cell: str, tmp_path: Path, typed: Callable[..., Said], monkeypatch: pytest.MonkeyPatch
+    cell: str, tmp_path: Path, typed: Callable[..., Completed], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from seqmem.kernels import functions
 
@@ -73,7 +73,7 @@ def test_native_kernels_give_the_same_bits_on_any_number_of_threads(
     assert set(asked) == {1, 2, 5}
 
 
-def test_batches_and_weights_come_from_the_seed_alone(tmp_path: Path, typed: Callable[..., Said]) -> None:
+def test_batches_and_weights_come_from_the_seed_alone(tmp_path: Path, typed: Callable[..., Completed]) -> None:
     """Another seed gives other numbers from the start; another optimizer begins at the same place."""
     found = {}
     for name, settings in {

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from commandline import TINY, Said, in_a_process, only_run, started, trained_to, until
+from commandline import TINY, Completed, in_a_process, only_run, started, trained_to, until
 from seqmem.cells import RNN
 from seqmem.cli.config import schema as config
 from seqmem.cli.terminal import pages, words
@@ -1075,13 +1075,13 @@ def test_show_needs_no_torch(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("verb", "wrong"), [("show", "--colour"), ("list", "--colour"), ("watch", "--port=http")])
-def test_a_mistake_on_a_command_line_is_one_line(verb: str, wrong: str, typed: Callable[..., Said]) -> None:
+def test_a_mistake_on_a_command_line_is_one_line(verb: str, wrong: str, typed: Callable[..., Completed]) -> None:
     said = typed(verb, wrong)
     said.refuses(f"see seqmem {verb} --help", code=2, verb=verb)
     assert said.out == ""
 
 
-def test_a_killed_run_shows_the_traces_it_had(tmp_path: Path, typed: Callable[..., Said]) -> None:
+def test_a_killed_run_shows_the_traces_it_had(tmp_path: Path, typed: Callable[..., Completed]) -> None:
     """And is read without a copy of all that it traced."""
     command = ("train", *SLOW_LINES, "trace.every=1", "steps=100000")
     with started(*command, cwd=tmp_path) as process:
@@ -1100,7 +1100,7 @@ def test_a_killed_run_shows_the_traces_it_had(tmp_path: Path, typed: Callable[..
     assert "killed at step" in said.out
 
 
-def test_a_run_says_which_text_it_read(tmp_path: Path, typed: Callable[..., Said]) -> None:
+def test_a_run_says_which_text_it_read(tmp_path: Path, typed: Callable[..., Completed]) -> None:
     assert typed("train", *TINY, "task=text", "quiet=true").code == 0
     said = json.loads((only_run(tmp_path) / "environment.json").read_text())
     assert said["corpus_sha256"] == corpus_sha256()

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import seqmem
-from commandline import OWN_CELLS, TINY, Said, environment, in_a_process, only_run, rows, runs_below
+from commandline import OWN_CELLS, TINY, Completed, environment, in_a_process, only_run, rows, runs_below
 
 REFUSED = {
     # names
@@ -166,7 +166,7 @@ def files(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("files")
 @pytest.mark.parametrize("part", range(4))
-def test_refused(tmp_path: Path, typed: Callable[..., Said], part: int) -> None:
+def test_refused(tmp_path: Path, typed: Callable[..., Completed], part: int) -> None:
     """A command that cannot be: one line, exit code 2, and no run's directory."""
     for line, said in list(REFUSED.items())[part::4]:
         typed("train", *line.split()).refuses(said, code=2)
@@ -189,7 +189,7 @@ def test_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: int) -> N
 
 
 @pytest.mark.usefixtures("files")
-def test_a_sweep_with_a_wrong_job_is_refused_as_a_whole(tmp_path: Path, typed: Callable[..., Said]) -> None:
+def test_a_sweep_with_a_wrong_job_is_refused_as_a_whole(tmp_path: Path, typed: Callable[..., Completed]) -> None:
     custom = "cell=custom cell.target=owncells.Leaky"
     for line, wrong in {
         "seq_len=8,6": ["1 of 2 jobs cannot run", "job 2 (seq_len=6): seq_len=6 is too short for task=pronoun"],
@@ -215,10 +215,10 @@ def test_a_sweep_with_a_wrong_job_is_refused_as_a_whole(tmp_path: Path, typed: C
     assert runs_below(tmp_path) == []
 
 
-def test_other_verbs(tmp_path: Path, typed: Callable[..., Said]) -> None:
+def test_other_verbs(tmp_path: Path, typed: Callable[..., Completed]) -> None:
     for line in ("trian", "trian cell=lstm"):
         said = typed(*line.split())
-        assert said == Said(2, "", said.err)
+        assert said == Completed(2, "", said.err)
         assert said.err.startswith("seqmem: there is no command 'trian'. Did you mean 'train'? One of: train, eval")
     said = typed("cell=lstm")
     assert said.err.startswith(
@@ -242,7 +242,7 @@ def test_other_verbs(tmp_path: Path, typed: Callable[..., Said]) -> None:
         typed("eval", *line.split()).refuses(wrong, code=2, verb="eval")
 
 
-def test_evaluating_a_run_that_cannot_be(tmp_path: Path, typed: Callable[..., Said]) -> None:
+def test_evaluating_a_run_that_cannot_be(tmp_path: Path, typed: Callable[..., Completed]) -> None:
     assert typed("train", *TINY, "quiet=true").code == 0
     run = only_run(tmp_path)
     assert "8 (trained)" in typed("eval", run.name[-8:], "seq_len=8", "sequences=5").out  # a part of its name will do
@@ -260,7 +260,7 @@ def test_evaluating_a_run_that_cannot_be(tmp_path: Path, typed: Callable[..., Sa
     typed("eval", str(run), "seq_len=8").refuses("is not finished", code=1, verb="eval")
 
 
-def test_a_damaged_checkpoint(tmp_path: Path, typed: Callable[..., Said]) -> None:
+def test_a_damaged_checkpoint(tmp_path: Path, typed: Callable[..., Completed]) -> None:
     """However it is damaged, one line that says what to do, and doing it helps."""
     assert typed("train", *TINY, "quiet=true").code == 0
     run = only_run(tmp_path)
@@ -279,11 +279,11 @@ def test_a_damaged_checkpoint(tmp_path: Path, typed: Callable[..., Said]) -> Non
         (run / name).write_bytes(kept[: len(kept) // 2])
         typed("train", *TINY, "quiet=true").refuses(name, code=1)
         (run / name).write_bytes(kept)
-    assert typed("train", *TINY, "quiet=true", "force=true") == Said(0, "", "")
+    assert typed("train", *TINY, "quiet=true", "force=true") == Completed(0, "", "")
     assert (run / "result.json").exists()
 
 
-def test_a_directory_that_cannot_be_written(tmp_path: Path, typed: Callable[..., Said]) -> None:
+def test_a_directory_that_cannot_be_written(tmp_path: Path, typed: Callable[..., Completed]) -> None:
     (tmp_path / "file").write_text("in the way")
     for outputs in ("file", "file/below", "/dev/null/below", "/proc/xyz"):
         typed("train", *TINY, f"outputs={outputs}").refuses(f"cannot write to {outputs}", code=1)
@@ -308,7 +308,7 @@ print(json.dumps(said))
 """
 
 
-def test_a_full_disk(tmp_path: Path, typed: Callable[..., Said]) -> None:
+def test_a_full_disk(tmp_path: Path, typed: Callable[..., Completed]) -> None:
     """Where no file may grow beyond some bytes the run stops with one line; with more room it goes on and ends as it
     would have. (A process of its own, because a limit on files is one on the whole process.)"""
     tiny = [setting for setting in TINY if not setting.startswith(("steps=", "checkpoint_every="))]
@@ -318,11 +318,11 @@ def test_a_full_disk(tmp_path: Path, typed: Callable[..., Said]) -> None:
         cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    *limited, free = (Said(*each) for each in json.loads(done.stdout))
+    *limited, free = (Completed(*each) for each in json.loads(done.stdout))
     for said in limited:  # too little for its description, for its checkpoint, for its events
         said.refuses("cannot write to outputs/pronoun/lstm/len8", code=1)
         assert "File too large" in said.err
-    assert free == Said(0, "", "")
+    assert free == Completed(0, "", "")
     run = only_run(tmp_path)
     assert not list(run.glob("*.partial"))
     assert typed(*command, "outputs=whole").code == 0
@@ -336,7 +336,7 @@ NAN = (
 
 
 @pytest.mark.usefixtures("files")
-def test_a_loss_that_is_no_number(tmp_path: Path, typed: Callable[..., Said]) -> None:
+def test_a_loss_that_is_no_number(tmp_path: Path, typed: Callable[..., Completed]) -> None:
     """A linear cell under too large steps: the loss grows, and some steps on it leaves what floats can hold."""
     command = (
         "train",
@@ -365,7 +365,7 @@ def test_a_loss_that_is_no_number(tmp_path: Path, typed: Callable[..., Said]) ->
     assert typed(*command) == said  # from its last checkpoint to the same end
     assert (run / "metrics.jsonl").read_bytes() == kept
 
-    assert typed(*command, "on_nan=continue") == Said(0, "", "")
+    assert typed(*command, "on_nan=continue") == Completed(0, "", "")
     (other,) = set(runs_below(tmp_path)) - {run}
     found = {row["step"]: float(row["loss"]) for row in rows(other) if row["kind"] == "train"}
     assert list(found) == list(range(2, 61, 2))

@@ -17,7 +17,7 @@ from tensorboard.plugins.hparams import metadata
 from tensorboard.plugins.hparams.api_pb2 import STATUS_FAILURE, DataType  # pyright: ignore[reportAttributeAccessIssue]
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from commandline import TINY, Said, only_run
+from commandline import TINY, Completed, only_run
 from seqmem.record.events import EventFile, GrowingFile, whole_records
 from seqmem.record.pictures.heatmap import HEIGHT, PLOT, UNKNOWN, WIDTH, colours, heatmap, visible
 from seqmem.runs.directory import EVENTS
@@ -230,7 +230,7 @@ def test_what_holds_no_records_is_begun_anew_or_refused(path: Path) -> None:
             whole_records(path)
 
 
-def test_eval_adds_to_a_file_that_lost_its_end(tmp_path: Path, typed: Callable[..., Said]) -> None:
+def test_eval_adds_to_a_file_that_lost_its_end(tmp_path: Path, typed: Callable[..., Completed]) -> None:
     assert typed("train", *TINY, "quiet=true").code == 0
     run = only_run(tmp_path)
     path = run / EVENTS

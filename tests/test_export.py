@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch import nn
 
-from commandline import TINY, Said, only_run
+from commandline import TINY, Completed, only_run
 from seqmem.cli.config.build import build
 from seqmem.cli.config.schema import from_mapping
 from seqmem.record.recorder import load_checkpoint
 from seqmem.runs.directory import RunDirectory
 
-Typed = Callable[..., Said]
+Typed = Callable[..., Completed]
 DOCS = Path(__file__).parents[1] / "docs" / "export.md"
 
 

@@ -10,11 +10,11 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import seqmem
-from commandline import TINY, Said, assert_same_numbers
+from commandline import TINY, Completed, assert_same_numbers
 from seqmem.record.events import whole_records
 from seqmem.runs.directory import RunDirectory, RunError
 
-Typed = Callable[..., Said]
+Typed = Callable[..., Completed]
 LSTM = (*TINY, "cell=lstm", "device=cpu", "quiet=true")
 
 

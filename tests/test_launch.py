@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from commandline import OWN_CELLS, TINY, Said, assert_same_numbers, runs_below
+from commandline import OWN_CELLS, TINY, Completed, assert_same_numbers, runs_below
 from seqmem.cli.launch import local
 from seqmem.cli.launch.jobs import Job, Outcome
 from seqmem.cli.launch.overview import Overview, Progress, cost
@@ -40,7 +40,7 @@ class Fatal(Leaky):
 """
 
 
-def test_two_processes_and_one_give_the_same_bits(tmp_path: Path, typed: Callable[..., Said]) -> None:
+def test_two_processes_and_one_give_the_same_bits(tmp_path: Path, typed: Callable[..., Completed]) -> None:
     command = ("train", "-m", *TINY, "cell=rnn,lstm", "seed=0,1")
     said = typed(*command, "hydra.launcher.workers=2")
     assert (said.code, said.err) == (0, "")
@@ -58,7 +58,7 @@ def test_two_processes_and_one_give_the_same_bits(tmp_path: Path, typed: Callabl
     assert os.getpid() not in pids
 
 
-def test_a_job_that_is_killed_takes_no_other_with_it(tmp_path: Path, typed: Callable[..., Said]) -> None:
+def test_a_job_that_is_killed_takes_no_other_with_it(tmp_path: Path, typed: Callable[..., Completed]) -> None:
     (tmp_path / "owncells.py").write_text(OWN_CELLS + FATAL)
     command = ("train", "-m", *TINY, "cell=custom", "cell.target=owncells.Fatal", "cell.args.alpha=0.4,0.5,0.6")
     said = typed(*command, "hydra.launcher.workers=2", "cell.hidden_size=4")
@@ -75,7 +75,9 @@ def test_a_job_that_is_killed_takes_no_other_with_it(tmp_path: Path, typed: Call
     assert (status.state, status.error) == ("failed", killed)
 
 
-def test_a_run_that_another_has(tmp_path: Path, typed: Callable[..., Said], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_another_has(
+    tmp_path: Path, typed: Callable[..., Completed], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It is waited for, a little; then it is said in one line, and the others are done."""
     monkeypatch.setattr(local, "_HELD", 0.1)
     command = ("train", "-m", *TINY, "seed=0,1", "hydra.launcher.workers=1")
@@ -100,7 +102,9 @@ def test_a_run_that_another_has(tmp_path: Path, typed: Callable[..., Said], monk
     assert run.finished
 
 
-def test_a_full_disk_is_said_once(tmp_path: Path, typed: Callable[..., Said], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_said_once(
+    tmp_path: Path, typed: Callable[..., Completed], monkeypatch: pytest.MonkeyPatch
+) -> None:
     finished, full = Recorder.finished, OSError(errno.ENOSPC, "No space left on device")
 
     def write(recorder: Recorder, step: int, result: Any) -> None:
@@ -119,16 +123,16 @@ def test_a_full_disk_is_said_once(tmp_path: Path, typed: Callable[..., Said], mo
     assert len(runs_below(tmp_path)) == 2
 
 
-def test_workers_that_cannot_be(typed: Callable[..., Said]) -> None:
+def test_workers_that_cannot_be(typed: Callable[..., Completed]) -> None:
     for wrong in ("0", "x", "1.5", "true"):
         said = typed("train", "-m", *TINY, "seed=0,1", f"hydra.launcher.workers={wrong}")
         said.refuses(f"hydra.launcher.workers={'True' if wrong == 'true' else wrong}: must be auto, or a whole", code=2)
 
 
-def test_silence_is_kept(tmp_path: Path, typed: Callable[..., Said]) -> None:
+def test_silence_is_kept(tmp_path: Path, typed: Callable[..., Completed]) -> None:
     command = ("train", "-m", *TINY, "seed=0,1", "quiet=true", "hydra.launcher.workers=1")
-    assert typed(*command) == Said(0, "", "")
-    assert typed(*command) == Said(0, "", "")
+    assert typed(*command) == Completed(0, "", "")
+    assert typed(*command) == Completed(0, "", "")
     assert len(runs_below(tmp_path)) == 2
 
 
@@ -231,7 +235,7 @@ def gone() -> int:
     return process.pid
 
 
-def test_status_of_a_sweep(tmp_path: Path, typed: Callable[..., Said]) -> None:
+def test_status_of_a_sweep(tmp_path: Path, typed: Callable[..., Completed]) -> None:
     folder = tmp_path / "outputs"
     for seed, score in enumerate((0.25, 0.5, 0.75)):
         made(folder, "rnn", 10, seed, "finished", score=score)
@@ -260,7 +264,7 @@ def test_status_of_a_sweep(tmp_path: Path, typed: Callable[..., Said]) -> None:
     assert found["left_out"] == {}
 
 
-def test_status_leaves_out_what_is_no_run(tmp_path: Path, typed: Callable[..., Said]) -> None:
+def test_status_leaves_out_what_is_no_run(tmp_path: Path, typed: Callable[..., Completed]) -> None:
     folder = tmp_path / "outputs"
     for bias in (0, 1):
         made(folder, "lstm", 10, 0, "finished", score=1.0, forget_bias=bias)

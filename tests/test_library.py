@@ -19,7 +19,7 @@ from hydra.core.singleton import Singleton
 from hydra.version import VersionBase
 
 import seqmem
-from commandline import OWN_CELLS, TINY, Said, assert_same_numbers, environment, only_run, runs_below
+from commandline import OWN_CELLS, TINY, Completed, assert_same_numbers, environment, only_run, runs_below
 from seqmem.cells import LSTM
 from seqmem.randomness import generator
 from seqmem.runs.directory import RunDirectory, RunError
@@ -35,7 +35,7 @@ def _in_tmp(no_cuda: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
     sys.modules.pop("owncells", None)
 
 
-def test_it_is_the_command_lines_run(tmp_path: Path, typed: Callable[..., Said]) -> None:
+def test_it_is_the_command_lines_run(tmp_path: Path, typed: Callable[..., Completed]) -> None:
     """Keywords, nested settings, the command line's own words: one run, in one place, with the same numbers."""
     outputs = tmp_path / "from the library's, ünïcode"
     run = seqmem.train(
@@ -56,7 +56,7 @@ def test_it_is_the_command_lines_run(tmp_path: Path, typed: Callable[..., Said])
         "train", *TINY, "cell=gru", "cell.form=cho", "task=adding", "optimizer.lr=0.001", "optimizer.betas=[0.8,0.99]",
         "trace.loss=all", "clip_norm=null", "quiet=true",
     )  # fmt: skip
-    assert said == Said(0, "", "")
+    assert said == Completed(0, "", "")
     shell = only_run(tmp_path / "outputs")
     assert run.path.relative_to(run.path.parents[2]) == shell.relative_to(tmp_path / "outputs")
     assert_same_numbers(run.path, shell)

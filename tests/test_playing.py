@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from commandline import TINY, Said, runs_below
+from commandline import TINY, Completed, runs_below
 from seqmem import train
 from seqmem.cli.config.trained import trained
 from seqmem.cli.verbs import playground as playing
@@ -31,7 +31,7 @@ from seqmem.record.recorder import load_checkpoint
 from seqmem.runs.directory import RunDirectory, RunError
 from seqmem.tasks import Pronoun
 
-Typed = Callable[..., Said]
+Typed = Callable[..., Completed]
 
 SMALL = (
     "steps=2", "cell.hidden_size=4", "embed_size=3", "batch_size=4", "log_every=2", "evaluate.sequences=8",

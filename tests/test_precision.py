@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from commandline import TINY, Said, runs_below
+from commandline import TINY, Completed, runs_below
 from seqmem.cells import GRU, RNN, State
 from seqmem.models.base import trainable
 from seqmem.models.recurrent import SequenceModel
@@ -96,12 +96,12 @@ def test_precisions_that_cannot_be_are_refused():
 
 
 def test_on_the_command_line_they_are_part_of_a_run_and_refused_in_its_words(
-    tmp_path: Path, typed: Callable[..., Said]
+    tmp_path: Path, typed: Callable[..., Completed]
 ):
     command = ("train", *TINY, "quiet=true")
     settings = ("", "tbptt=3", "precision=bf16", "train.checkpoint_every_t=3")
     for setting in settings:
-        assert typed(*command, *([setting] if setting else [])) == Said(0, "", "")
+        assert typed(*command, *([setting] if setting else [])) == Completed(0, "", "")
     runs = runs_below(tmp_path)
     assert len(runs) == len(settings)
     written = json.loads((runs[0] / "config.json").read_text())

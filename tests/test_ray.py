@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from commandline import TINY, Said, assert_same_numbers, runs_below
+from commandline import TINY, Completed, assert_same_numbers, runs_below
 from seqmem.cli.config.schema import ConfigError
 from seqmem.cli.launch import ray as launch
 from seqmem.cli.launch.jobs import Job, Outcome, work
@@ -133,7 +133,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
     return found
 
 
-def test_a_sweep_with_a_failure_and_a_death(tmp_path: Path, typed: Callable[..., Said], cluster: Cluster) -> None:
+def test_a_sweep_with_a_failure_and_a_death(tmp_path: Path, typed: Callable[..., Completed], cluster: Cluster) -> None:
     """What died half way goes on from there, on its second start, to the same numbers; a failure stops nobody."""
     cluster.deaths = {1: 1}
     rates = "optimizer.lr=0.01,0.02,1e30,0.03"
@@ -166,7 +166,7 @@ def test_a_sweep_with_a_failure_and_a_death(tmp_path: Path, typed: Callable[...,
     assert len(cluster.started) == 1
 
 
-def test_more_deaths_than_retries(tmp_path: Path, typed: Callable[..., Said], cluster: Cluster) -> None:
+def test_more_deaths_than_retries(tmp_path: Path, typed: Callable[..., Completed], cluster: Cluster) -> None:
     cluster.deaths = {0: 9}
     said = typed(*RAY, "hydra.launcher.max_retries=2", *ADDING, "seed=5,6")
     assert said.code == 1
@@ -181,7 +181,7 @@ def test_more_deaths_than_retries(tmp_path: Path, typed: Callable[..., Said], cl
     assert states["len8-seed6"]["state"] == "finished"
 
 
-def test_a_retry_with_force_does_not_begin_anew(typed: Callable[..., Said], cluster: Cluster) -> None:
+def test_a_retry_with_force_does_not_begin_anew(typed: Callable[..., Completed], cluster: Cluster) -> None:
     assert typed("train", *ADDING, "quiet=true").code == 0
     cluster.deaths = {0: 1}
     said = typed(*RAY, *ADDING, "force=true")
@@ -190,7 +190,7 @@ def test_a_retry_with_force_does_not_begin_anew(typed: Callable[..., Said], clus
     assert "step 0/6" not in said.out  # of the second start
 
 
-def test_one_run_twice_in_a_sweep(typed: Callable[..., Said], cluster: Cluster) -> None:
+def test_one_run_twice_in_a_sweep(typed: Callable[..., Completed], cluster: Cluster) -> None:
     """They never write to its directory at once: the second waits, and finds it done."""
     said = typed(*RAY, *ADDING, "seed=7,7,8")
     assert (said.code, said.err) == (0, "")
@@ -198,7 +198,7 @@ def test_one_run_twice_in_a_sweep(typed: Callable[..., Said], cluster: Cluster) 
     assert said.out.count("already finished") == 1
 
 
-def test_ctrl_c(typed: Callable[..., Said], cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c(typed: Callable[..., Completed], cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     """No other job is begun; what was done counts; 130."""
     wait = Cluster.wait
 
@@ -218,7 +218,7 @@ def test_ctrl_c(typed: Callable[..., Said], cluster: Cluster, monkeypatch: pytes
 
 
 def test_file_systems_that_are_not_shared(
-    tmp_path: Path, typed: Callable[..., Said], cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, typed: Callable[..., Completed], cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before a job is done, and after."""
     exists = Path.exists
@@ -237,10 +237,10 @@ def test_file_systems_that_are_not_shared(
     assert "its result is not here" in (outcome.error or "")
 
 
-def test_what_cannot_be(typed: Callable[..., Said], cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refused(option: str) -> Said:
+def test_what_cannot_be(typed: Callable[..., Completed], cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(option: str) -> Completed:
         said = typed(*RAY, f"hydra.launcher.{option}", *ADDING)
-        return Said(said.code, "", said.err)
+        return Completed(said.code, "", said.err)
 
     refused("num_cpus=3").refuses("no node of the cluster has what a job takes (3 CPU; ", code=2)
     refused("num_gpus=0.5").refuses("the most that one has: 2 CPU, 0 GPU", code=2)  # the one with GPUs is gone
@@ -289,7 +289,7 @@ def test_where_workers_find_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         launch._environment(job, {"env_vars": 3})
 
 
-def test_joblib(tmp_path: Path, typed: Callable[..., Said]) -> None:
+def test_joblib(tmp_path: Path, typed: Callable[..., Completed]) -> None:
     """Hydra's own launcher: one after the other here, in processes in scripts/check_ray."""
     said = typed("train", "-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=1", *ADDING, "optimizer.lr=0.01,1e30")
     assert said.code == 1

@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.text import Text
 
 import seqmem
-from commandline import TINY, Said
+from commandline import TINY, Completed
 from seqmem.cli.config.schema import from_mapping
 from seqmem.cli.config.trained import trained
 from seqmem.cli.launch.one_run import execute
@@ -43,7 +43,7 @@ from seqmem.record.recorder import load_checkpoint
 from seqmem.runs.directory import RunDirectory
 from seqmem.tasks import Adding, Digits, Pronoun, Task
 
-Typed = Callable[..., Said]
+Typed = Callable[..., Completed]
 DOCS = Path(__file__).parents[1] / "docs" / "read.md"
 
 
@@ -72,11 +72,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture
 def typed_in(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> Callable[..., Said]:
+) -> Callable[..., Completed]:
     """``seqmem read ARGS`` where there is no terminal, so many characters wide."""
     monkeypatch.chdir(tmp_path)
 
-    def run(*args: str | Path, columns: int = 80) -> Said:
+    def run(*args: str | Path, columns: int = 80) -> Completed:
         monkeypatch.setenv("COLUMNS", str(columns))
         monkeypatch.setattr(sys, "argv", ["seqmem", "read", *map(str, args)])
         capsys.readouterr()
@@ -85,12 +85,12 @@ def typed_in(
         except SystemExit as left:
             code = left.code if isinstance(left.code, int) else 0
         captured = capsys.readouterr()
-        return Said(code, captured.out, captured.err)
+        return Completed(code, captured.out, captured.err)
 
     return run
 
 
-def read_json(said: Said) -> dict[str, Any]:
+def read_json(said: Completed) -> dict[str, Any]:
     assert (said.code, said.err) == (0, "")
     assert said.out.count("\n") == 1
     return json.loads(said.out)

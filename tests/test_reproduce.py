@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 import seqmem
-from commandline import OWN_CELLS, TINY, Said, assert_same_numbers, only_run
+from commandline import OWN_CELLS, TINY, Completed, assert_same_numbers, only_run
 from seqmem.cli.verbs.reproduce import compare
 from seqmem.runs.directory import RunDirectory
 
-Typed = Callable[..., Said]
+Typed = Callable[..., Completed]
 
 
 def trained(typed: Typed, *settings: str) -> Path:

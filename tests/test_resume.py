@@ -9,7 +9,7 @@ from pathlib import Path
 
 from commandline import (
     TINY,
-    Said,
+    Completed,
     assert_same_numbers,
     end,
     environment,
@@ -26,7 +26,7 @@ LONGER = (
 )  # fmt: skip
 
 
-def test_killed_and_stopped_and_ended(tmp_path: Path, typed: Callable[..., Said]) -> None:
+def test_killed_and_stopped_and_ended(tmp_path: Path, typed: Callable[..., Completed]) -> None:
     """kill -9, then Ctrl-C, then to the end."""
     outputs = tmp_path / "outputs"
     with started(*LONGER, cwd=tmp_path) as process:
@@ -54,7 +54,7 @@ def test_killed_and_stopped_and_ended(tmp_path: Path, typed: Callable[..., Said]
     assert_same_numbers(run, only_run(tmp_path / "whole"))
 
 
-def test_two_at_once(tmp_path: Path, typed: Callable[..., Said]) -> None:
+def test_two_at_once(tmp_path: Path, typed: Callable[..., Completed]) -> None:
     """The second says who is first, and changes nothing; the first one stops when it is told to (SIGTERM)."""
     command = [*(setting for setting in LONGER if not setting.startswith("steps=")), "steps=20000"]
     with started(*command, cwd=tmp_path) as first:

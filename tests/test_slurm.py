@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 from submitit.core.job_environment import JobEnvironment
 from submitit.core.utils import DelayedSubmission, JobPaths
 
-from commandline import TINY, Said, assert_same_numbers
+from commandline import TINY, Completed, assert_same_numbers
 from seqmem.cli.config.schema import ConfigError, RunConfig, from_mapping, own_hydra
 from seqmem.cli.launch import jobs, slurm
 from seqmem.runs.directory import RunError, write_json
@@ -124,7 +124,9 @@ def test_yaml_and_options_agree() -> None:
     assert list(options) == list(slurm.Options.__dataclass_fields__)
 
 
-def test_where_there_is_no_slurm(typed: Callable[..., Said], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_there_is_no_slurm(
+    typed: Callable[..., Completed], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     options = ("hydra.launcher.sbatch={nodelist: n1}", "hydra.launcher.setup=[module load python]")
     said = typed("train", "-m", "hydra/launcher=slurm", *options, *TINY)

@@ -11,11 +11,11 @@ from random import Random
 import pytest
 from omegaconf import OmegaConf
 
-from commandline import TINY, Said, end, runs_below, started, until
+from commandline import TINY, Completed, end, runs_below, started, until
 from seqmem.runs.directory import RunDirectory, write_json
 from seqmem.span import Span, search, still_needed
 
-Typed = Callable[..., Said]
+Typed = Callable[..., Completed]
 
 LIGHT = tuple(word for word in TINY if not word.startswith("seq_len"))
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from commandline import OWN_CELLS, TINY, Said, assert_same_numbers, end, only_run, rows, runs_below, started, until
+from commandline import OWN_CELLS, TINY, Completed, assert_same_numbers, end, only_run, rows, runs_below, started, until
 from seqmem.record.recorder import Recorder
 
 SMALL = [setting for setting in TINY if not setting.startswith(("seq_len=", "steps=", "evaluate.lengths="))]
@@ -27,7 +27,7 @@ def contents(run: Path) -> dict[str, tuple[bytes, int]]:
     return {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in run.iterdir() if path.is_file()}
 
 
-def test_killed_half_way_and_started_again(tmp_path: Path, typed: Callable[..., Said]) -> None:
+def test_killed_half_way_and_started_again(tmp_path: Path, typed: Callable[..., Completed]) -> None:
     """2 x 2 x 2: eight results in the end, none run twice, none lost; and nothing is left to do for a third start."""
     with started(*EIGHT, cwd=tmp_path) as process:
         until(lambda: len(results(tmp_path)) >= 3, of=process)
@@ -64,7 +64,7 @@ def test_killed_half_way_and_started_again(tmp_path: Path, typed: Callable[..., 
     assert_same_numbers(tmp_path / "outputs" / alone.relative_to(tmp_path / "alone"), alone)
 
 
-def test_one_job_fails(tmp_path: Path, typed: Callable[..., Said]) -> None:
+def test_one_job_fails(tmp_path: Path, typed: Callable[..., Completed]) -> None:
     """It is named when it fails and in the summary; the others go on; the exit code says that not all is well."""
     command = (
         "train", "-m", "task=adding", "cell=rnn", "cell.nonlinearity=relu", "optimizer=sgd", "clip_norm=null",
@@ -106,7 +106,7 @@ def test_ctrl_c_ends_the_whole_sweep(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_in_the_closing_measurements(
-    tmp_path: Path, typed: Callable[..., Said], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, typed: Callable[..., Completed], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Too late for the run, which ends as it would have, but not for those after it."""
 
@@ -120,11 +120,11 @@ def test_ctrl_c_in_the_closing_measurements(
     said = typed("train", "-m", *TINY, "seed=0,1", "quiet=true", "hydra.launcher.workers=1")
     said.refuses("stopped between two runs: the same command goes on from there", code=130)
     assert len(results(tmp_path)) == len(runs_below(tmp_path)) == 1
-    assert typed("train", *TINY, "seed=1", "quiet=true") == Said(0, "", "")  # alone, there is nothing left to stop
+    assert typed("train", *TINY, "seed=1", "quiet=true") == Completed(0, "", "")  # alone, there is nothing left to stop
     assert len(results(tmp_path)) == 2
 
 
-def test_a_sweep_in_a_file(tmp_path: Path, typed: Callable[..., Said]) -> None:
+def test_a_sweep_in_a_file(tmp_path: Path, typed: Callable[..., Completed]) -> None:
     """An experiment of the user's own may say what is swept; the command line goes before it."""
     (tmp_path / "mine" / "experiment").mkdir(parents=True)
     swept = "hydra: {sweeper: {params: {seed: '3,4'}}}"
@@ -149,7 +149,7 @@ def test_a_sweep_in_a_file(tmp_path: Path, typed: Callable[..., Said]) -> None:
     assert said.out.count("already finished") == 1
 
 
-def test_sweeps_of_ones_own_cell(tmp_path: Path, typed: Callable[..., Said]) -> None:
+def test_sweeps_of_ones_own_cell(tmp_path: Path, typed: Callable[..., Completed]) -> None:
     (tmp_path / "owncells.py").write_text(OWN_CELLS)
     said = typed(
         "train",
