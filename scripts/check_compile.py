@@ -12,8 +12,7 @@ from collections.abc import Callable
 
 import torch
 
-from seqmem.cells import LSTM, Cell
-from seqmem.cells.fused import use_kernel
+from seqmem.cells import LSTM, Cell, use_kernel
 from seqmem.models.base import trainable
 from seqmem.models.recurrent import SequenceModel
 from seqmem.optimizers import OPTIMIZERS

@@ -35,12 +35,11 @@ from seqmem.cli.terminal.strip import (
     profile,
     say,
     strip_line,
-    together,
 )
 from seqmem.cli.verbs import list as listing
 from seqmem.cli.verbs import show
 from seqmem.decay import FLOOR as TRACE_FLOOR
-from seqmem.decay import Trace, decay
+from seqmem.decay import Trace, decay, together
 from seqmem.evaluate import Evaluation
 from seqmem.models.recurrent import SequenceModel
 from seqmem.probes.gradient import Tracer

@@ -83,7 +83,7 @@ def test_gradients_of_gradients_are_refused_where_steps_are_left_out():
 MEMORY = """\
 import resource, sys, torch
 from seqmem.cells import GRU
-from seqmem.cells.fused import use_kernel
+from seqmem.cells import use_kernel
 from seqmem.models.base import trainable
 from seqmem.models.recurrent import SequenceModel
 from seqmem.optimizers import OPTIMIZERS

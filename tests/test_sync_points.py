@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from seqmem.cells import CELLS, Cell
-from seqmem.cells.fused import use_kernel
+from seqmem.cells import CELLS, Cell, use_kernel
 from seqmem.models.base import trainable
 from seqmem.models.recurrent import SequenceModel
 from seqmem.optimizers import OPTIMIZERS

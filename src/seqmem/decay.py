@@ -20,11 +20,25 @@ FLOOR = 1e-300
 """Norms at or below this are not told from zero: float64 holds nothing under 1e-308 at full precision."""
 
 
+def together(norms: Mapping[str, ndarray]) -> ndarray:
+    """The norm of everything that each timestep writes, from the norms [... T B] by name; ``input`` does not count.
+
+    A state that timestep t does not write is NaN there for all sequences, and left out. Where none is written: NaN.
+    """
+    states = [values for name, values in norms.items() if name != INPUT]
+    unwritten = [np.isnan(values).all(-1, keepdims=True) for values in states]
+    if len(states) > 1 and any(rows.any() for rows in unwritten):
+        none = np.logical_and.reduce(unwritten)
+        states = [np.where(rows & ~none, 0.0, values) for rows, values in zip(unwritten, states, strict=True)]
+    return reduce(np.hypot, states)  # squares would underflow at the root of the floor
+
+
 @dataclass(frozen=True, eq=False)
 class Trace:
     """One ``gradient_trace``, and where its sequences were answered.
 
-    ``norms``: name -> [T B], float64. ``answered_at``: [B], the timestep whose loss was propagated.
+    ``norms``: name -> [T B], float64; NaN where that timestep did not write that state. ``answered_at``: [B], the
+    timestep whose loss was propagated.
     """
 
     norms: Mapping[str, ndarray]
@@ -32,9 +46,9 @@ class Trace:
 
     @cached_property
     def state(self) -> ndarray:
-        """The gradient at everything the cell carries past t: the root of the sum of the squared norms."""
-        # Squares would underflow at the root of the floor.
-        return reduce(np.hypot, [values for name, values in self.norms.items() if name != INPUT])
+        """The gradient at everything that timestep t writes: the root of the sum of the squared norms, as in
+        ``together``."""
+        return together(self.norms)
 
     def series(self) -> dict[str, ndarray]:
         """All traces, ``state`` (all carried states together) first."""

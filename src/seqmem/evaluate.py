@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .models.base import loss_per_sequence, score_per_sequence
-from .models.recurrent import SequenceModel
+from .models.base import Model, loss_per_sequence, score_per_sequence
 from .randomness import generator
 from .signals import Batch
 from .tasks.base import Task
@@ -66,7 +65,7 @@ def _versions(batch: Batch) -> list[int]:
 
 
 def evaluate(
-    model: SequenceModel, task: Task, seq_len: int, *, seed: int, sequences: int = 1000, stream: str = "eval"
+    model: Model, task: Task, seq_len: int, *, seed: int, sequences: int = 1000, stream: str = "eval"
 ) -> Evaluation:
     """Score on held-out data, on the model's device and in its dtype.
 
@@ -78,7 +77,7 @@ def evaluate(
 # inference_mode would save 3 %, but a tensor that a cell creates and caches in it (a mask, positions) cannot take part
 # in training afterwards.
 @torch.no_grad()
-def score(model: SequenceModel, task: Task, seq_len: int, batches: Iterable[Batch]) -> Evaluation:
+def score(model: Model, task: Task, seq_len: int, batches: Iterable[Batch]) -> Evaluation:
     """Score on ``batches`` of sequences of ``seq_len`` timesteps, in eval mode; the model's mode is restored."""
     first = next(model.parameters())
     was_training = model.training
@@ -87,7 +86,7 @@ def score(model: SequenceModel, task: Task, seq_len: int, batches: Iterable[Batc
     for on_cpu in batches:
         batch = on_cpu.to(first.device, first.dtype)
         counted = batch.counted  # the readout is computed only where a timestep counts
-        predicted, _ = model(batch.inputs, at=counted)
+        predicted = model.predict(batch, at=counted)
         part = batch.part(counted.start, counted.stop)
         losses.append(loss_per_sequence(task, predicted, part))
         scores.append(score_per_sequence(task, predicted, part))
@@ -114,7 +113,7 @@ def length_grid(task: Task, seq_len: int) -> list[int]:
 
 
 def evaluate_lengths(
-    model: SequenceModel, task: Task, lengths: Iterable[int], *, seed: int, sequences: int = 1000
+    model: Model, task: Task, lengths: Iterable[int], *, seed: int, sequences: int = 1000
 ) -> list[Evaluation]:
     """``evaluate`` at each of ``lengths``."""
     return [evaluate(model, task, length, seed=seed, sequences=sequences) for length in lengths]

@@ -7,10 +7,11 @@ The readout at the other words themselves says little: no loss ever counted ther
 Axes: T time, B batch, K answers (or output features), H units (of one gate or state).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import nan
 
 import numpy as np
 import torch
@@ -18,8 +19,8 @@ from jaxtyping import Bool, Float, Shaped
 from numpy import ndarray
 from torch import Tensor
 
-from .cells.base import State, steps
-from .models.recurrent import SequenceModel
+from .cells.state import State, concatenate, values
+from .models.base import Model, Step
 from .probes.gradient import Tracer
 from .randomness import generator
 from .signals import Batch
@@ -139,8 +140,8 @@ def typed(task: Task, text: str) -> tuple[Batch, str | None]:
 
 
 @torch.no_grad()
-def read(model: SequenceModel, task: Task, batch: Batch, *, gradient: bool = True, known: bool = True) -> Reading:
-    """Read one sequence step by step, as the cell's ``step`` defines it.
+def read(model: Model, task: Task, batch: Batch, *, gradient: bool = True, known: bool = True) -> Reading:
+    """Read one sequence step by step, as ``Model.walk`` defines it.
 
     Like a trace, on a float64 copy on the CPU: the model is untouched, and an rnn that is chaotic beyond what it was
     trained on, whose float32 answers are a matter of rounding, is read the same everywhere.
@@ -157,10 +158,8 @@ def read(model: SequenceModel, task: Task, batch: Batch, *, gradient: bool = Tru
         raise ValueError(f"one sequence is read at a time, not {batch.asked.shape[1]}")
     model = deepcopy(model).to("cpu").double().eval()
     inputs = batch.to("cpu", torch.float64).inputs
-    found, states = _beliefs(model, task, inputs)
-    predicted = found[:, 0]
-    before = [model.cell.initial_state(1), *states]
-    gates = [model.cell.gates(x, state) for x, state in zip(model.embed(inputs).unbind(0), before, strict=False)]
+    beliefs, steps = _beliefs(model, task, inputs)
+    predicted = beliefs[:, 0]
     symbols = task.targets.discrete
     said = task.targets.decode(predicted)
     if not known:
@@ -169,7 +168,7 @@ def read(model: SequenceModel, task: Task, batch: Batch, *, gradient: bool = Tru
     norms: dict[str, ndarray] = {}
     if gradient:
         with torch.enable_grad():
-            norms = {name: values[:, 0] for name, values in Tracer(model, task).measure(batch).series().items()}
+            norms = {name: by[:, 0] for name, by in Tracer(model, task).measure(batch).series().items()}
     words = tuple(task.words(batch.inputs[:, 0]))
     return Reading(
         words=words,
@@ -178,37 +177,53 @@ def read(model: SequenceModel, task: Task, batch: Batch, *, gradient: bool = Tru
         right=right.numpy() if known else None,
         asked=batch.asked[:, 0].numpy(),
         asked_with=words[-1] if task.last_is_query(batch.inputs) else None,
-        gates=_series(gates),
-        keeps=model.cell.keeps,
-        states=_series(states),
+        gates=_series([step.gates() for step in steps]),
+        keeps=model.keeps,
+        states=_series([values(step.state) for step in steps]),
         gradient=norms,
         texts=(tuple(map(task.answer, right)) if known else None, tuple(map(task.answer, said))),
     )
 
 
 @torch.no_grad()
-def beliefs(model: SequenceModel, task: Task, inputs: Shaped[Tensor, "T B ..."]) -> Float[Tensor, "T B K"]:
+def beliefs(model: Model, task: Task, inputs: Shaped[Tensor, "T B ..."]) -> Float[Tensor, "T B K"]:
     """What the model, as it is, would answer after each timestep if it were asked then: predictions, before softmax."""
     return _beliefs(model, task, inputs)[0] if task.last_is_query(inputs) else model(inputs)[0]
 
 
-def _beliefs(
-    model: SequenceModel, task: Task, inputs: Shaped[Tensor, "T B ..."]
-) -> tuple[Float[Tensor, "T B K"], list[State]]:
-    """And the state after each timestep."""
-    xs = model.embed(inputs)
-    outputs, states = [], []
-    for output, state in steps(model.cell, xs.unbind(0), model.cell.initial_state(xs.shape[1])):
-        outputs.append(output)
-        states.append(state)
-    if len(states) > 1 and task.last_is_query(inputs):
-        # Every state but the last is a row of one large batch; the last timestep was the question already.
-        asked = {name: torch.cat([state[name] for state in states[:-1]]) for name in states[0]}
-        answers, _ = model.cell.step(xs[-1].repeat(len(states) - 1, 1), asked)
-        outputs = [*answers.split(xs.shape[1]), outputs[-1]]
-    return model.readout(torch.stack(outputs)), states
+def _beliefs(model: Model, task: Task, inputs: Shaped[Tensor, "T B ..."]) -> tuple[Float[Tensor, "T B K"], list[Step]]:
+    """The predictions, and the walk that they come from."""
+    steps = list(model.walk(inputs))
+    outputs = [step.output for step in steps]
+    if len(steps) > 1 and task.last_is_query(inputs):
+        # The last timestep is the query already.
+        outputs[:-1] = _answers(model, [step.state for step in steps[:-1]], inputs[-1])
+    return model.read_out(torch.stack(outputs)), steps
 
 
-def _series(states: list[State]) -> dict[str, Float[ndarray, "T _"]]:
-    """Whatever shape a state has, its values in a row."""
-    return {name: torch.cat([state[name].flatten(1) for state in states]).numpy() for name in states[0]}
+def _answers(model: Model, states: Sequence[State], query: Shaped[Tensor, "B ..."]) -> Sequence[Float[Tensor, "B H"]]:
+    """The model's output in each of ``states`` if it read ``query`` next, in one large batch where they fit in one."""
+    together = concatenate(states)
+    if together is None:
+        return [_next(model, query, state) for state in states]
+    many = query.repeat(len(states), *(1,) * (query.ndim - 1))
+    return _next(model, many, together).split(len(query))
+
+
+def _next(model: Model, query: Shaped[Tensor, "B ..."], state: State) -> Float[Tensor, "B H"]:
+    return next(iter(model.walk(query[None], state))).output
+
+
+def _series(rows: Sequence[Mapping[str, Float[Tensor, "1 _"]]]) -> dict[str, Float[ndarray, "T _"]]:
+    """One row for each timestep; NaN where a timestep has no values of that name."""
+    series: dict[str, list[Tensor | None]] = {}
+    for t, row in enumerate(rows):
+        for name, units in row.items():
+            series.setdefault(name, [None] * len(rows))[t] = units
+    return {name: _filled(units).numpy() for name, units in series.items()}
+
+
+def _filled(rows: Sequence[Float[Tensor, "1 _"] | None]) -> Float[Tensor, "T _"]:
+    like = next(row for row in rows if row is not None)
+    blank = torch.full(like.shape, nan, dtype=torch.float64)
+    return torch.cat([blank if row is None else row for row in rows])

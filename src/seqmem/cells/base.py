@@ -1,23 +1,25 @@
 """A cell maps one timestep; everything else about sequences is derived from that.
 
-Axes: T time, B batch, D input features, H hidden (output) features. Time comes first.
+Axes: T time, B batch, D input features, H hidden (output) features, V vectors. Time comes first.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import pairwise
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-State = dict[str, Tensor]
-"""Name -> [B, ...]: what a cell carries past a timestep. The names become TensorBoard tags."""
+from .state import State
 
 CellFactory = Callable[[int], "Cell"]
 """From an input size to a fresh cell of that input size."""
+
+KERNELS = ("auto", "native", "torch", "step")
+"""What may compute a whole sequence: our native kernels, torch's fused layer (cuDNN on CUDA), or ``step`` in a loop.
+``auto`` takes the first of them that is available."""
 
 
 class Cell(nn.Module, ABC):
@@ -25,9 +27,14 @@ class Cell(nn.Module, ABC):
 
     A subclass sets ``input_size`` and ``output_size``, and where they apply:
 
-    ``output_state``: its output is one of its states, the one of this name.
-    ``keeps``: its gates whose value is the share of an old state that is kept (an LSTM's forget gate).
-    ``equations``: the published equations that its step computes, for a reader that knows them too; None: its own.
+    ``output_state``: the name of the state that its output is.
+    ``keeps``: the gates whose value is the share of an old state that is kept (an LSTM's forget gate).
+    ``equations``: the name of the published equations that its step computes, for a reader that knows them too.
+    ``kernels``: those of ``KERNELS`` besides ``step`` that can compute its sequences.
+
+    Shortcuts are definitions of the same step that go faster: ``forward``, ``forward_tokens``, ``tapped``. They hold
+    for the step that they were written for: a subclass with a ``step`` of its own is computed by that step unless it
+    brings shortcuts of its own, too.
     """
 
     input_size: int
@@ -35,16 +42,33 @@ class Cell(nn.Module, ABC):
     output_state: str | None = None
     keeps: tuple[str, ...] = ()
     equations: str | None = None
+    kernels: tuple[str, ...] = ()
+
+    walks: ClassVar[bool] = True
+    """``forward`` is the loop over ``step``, not a shortcut. Set by the class statement."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        for definition, shortcuts in _SHORTCUTS.items():
+            redefined = any(definition in vars(base) and base is not Cell for base in cls.__mro__[1:])
+            if definition in vars(cls) and redefined:
+                for name in shortcuts:
+                    if name not in vars(cls):
+                        setattr(cls, name, vars(Cell)[name])
+        cls.walks = cls.forward is Cell.forward
 
     @abstractmethod
     def initial_state(self, batch_size: int) -> State:
-        """The state before the first timestep, on the parameters' device and in their dtype."""
+        """The state before the first timestep, on the parameters' device and in their dtype. It may be empty."""
 
     @abstractmethod
     def step(self, x: Float[Tensor, "B D"], state: State) -> tuple[Float[Tensor, "B H"], State]:
-        """One timestep: (output, new state). This is the definition of the cell."""
+        """One timestep: (output, new state). This is the definition of the cell.
 
-    def gates(self, x: Float[Tensor, "B D"], state: State) -> State:
+        A leaf that stays as it was is handed on as the same object: the trace follows what a step wrote.
+        """
+
+    def gates(self, x: Float[Tensor, "B D"], state: State) -> dict[str, Float[Tensor, "B _"]]:
         """Gate name -> [B H], how far each is open (0 to 1) in the step that reads ``x``. Many cells have none."""
         return {}
 
@@ -71,14 +95,47 @@ class Cell(nn.Module, ABC):
         *,
         vectors: Float[Tensor, "V D"] | None = None,
     ) -> "Tapped | None":
-        """``forward``, or with ``vectors`` ``forward_tokens``, and back to every state at every timestep; None where
-        the cell has no fast way to do it."""
+        """``forward``, or with ``vectors`` ``forward_tokens``, and back to every state at every timestep. None: this
+        cell has no faster way than the loop over ``step``."""
         return None
+
+    def use(self, kernel: str, threads: int = 1) -> None:
+        """Compute sequences with ``kernel``, one of ``KERNELS``. A cell without kernels ignores it."""
+
+    def checkpoint(self, every: int | None) -> None:
+        """Keep every Nth state alone for the backward pass, inside kernels that can. Others are wrapped instead, see
+        ``recompute``."""
+
+    def prepare_for_compiler(self) -> None:
+        """Leave what torch's compiler cannot see into.
+
+        Raises:
+            ValueError: the settings do not allow anything else.
+        """
+
+    def saves_memory(self, like: Float[Tensor, "..."]) -> bool:
+        """Whether ``checkpoint`` is all that it takes, for inputs of ``like``'s device and dtype."""
+        return False
+
+    def layers(self) -> "Sequence[Cell]":
+        """The cells on top of each other that this one is made of; most are a single one."""
+        return [self]
+
+    def weights(self) -> dict[str, Float[Tensor, "..."]]:
+        """The weights of ``equations`` by the names that those use; empty where there are no such equations."""
+        return {}
+
+
+_SHORTCUTS = {
+    "step": ("forward", "forward_tokens", "tapped", "saves_memory", "output_state", "equations", "kernels"),
+    "forward": ("forward_tokens", "tapped"),
+}
+"""Definition -> what holds for it, and for no other."""
 
 
 @runtime_checkable
 class Tapped(Protocol):
-    """A cell over inputs and from a state that stay, to be run again and again while its weights change in place.
+    """A cell over fixed inputs and a fixed start, to be run again and again while its weights change in place.
 
     ``forward`` fills ``outputs`` [T B H] and ``final``, the last state: the same tensors every time.
     """
@@ -95,8 +152,8 @@ class Tapped(Protocol):
         *,
         to_inputs: Float[Tensor, "T B D"] | None = None,
     ) -> tuple[Float[Tensor, "T B"], dict[str, Float[Tensor, "T B"]]]:
-        """Of the last ``forward``: the L2 norms, for each sequence by itself, of dL/dx_t, and of dL/d state_t by the
-        state's name: the total derivative of the loss by the state after timestep t.
+        """The L2 norms, for each sequence by itself, of the last ``forward``'s gradients: dL/dx_t, and by name the
+        total derivative of the loss by what timestep t wrote to that state (NaN where it wrote nothing).
 
         Args:
             outputs, final: the gradients of the loss by what ``forward`` filled; None or left out: zero.
@@ -112,117 +169,19 @@ def steps(cell: Cell, xs: Iterable[Float[Tensor, "B D"]], state: State) -> Itera
         yield output, state
 
 
-class Stack(Cell):
-    """Cells on top of each other, as one cell. Names of states and gates say which: ``0/hidden``, ``1/forget``."""
+def use_kernel(module: nn.Module, kernel: str, threads: int = 1, checkpoint_every_t: int | None = None) -> None:
+    """Tell every cell inside ``module`` what to compute with.
 
-    def __init__(self, cells: Sequence[Cell]) -> None:
-        super().__init__()
-        for below, above in pairwise(cells):
-            if below.output_size != above.input_size:
-                raise ValueError(
-                    f"a cell of output size {below.output_size} cannot feed one of input size {above.input_size}"
-                )
-        self.cells = cast(Sequence[Cell], nn.ModuleList(cells))
-        self.input_size = cells[0].input_size
-        self.output_size = cells[-1].output_size
-        above = cells[-1].output_state
-        self.output_state = None if above is None else f"{len(cells) - 1}/{above}"
-        self.keeps = tuple(f"{i}/{name}" for i, cell in enumerate(cells) for name in cell.keeps)
-
-    def initial_state(self, batch_size: int) -> State:
-        return _join([cell.initial_state(batch_size) for cell in self.cells])
-
-    def step(self, x: Float[Tensor, "B D"], state: State) -> tuple[Float[Tensor, "B H"], State]:
-        news = []
-        for cell, old in zip(self.cells, _split(state, len(self.cells)), strict=True):
-            x, new = cell.step(x, old)
-            news.append(new)
-        return x, _join(news)
-
-    def gates(self, x: Float[Tensor, "B D"], state: State) -> State:
-        found = []
-        for cell, old in zip(self.cells, _split(state, len(self.cells)), strict=True):
-            found.append(cell.gates(x, old))
-            x, _ = cell.step(x, old)
-        return _join(found)
-
-    def forward(self, xs: Float[Tensor, "T B D"], state: State | None = None) -> tuple[Float[Tensor, "T B H"], State]:
-        olds = [None] * len(self.cells) if state is None else _split(state, len(self.cells))
-        news = []
-        for cell, old in zip(self.cells, olds, strict=True):
-            xs, new = cell(xs, old)
-            news.append(new)
-        return xs, _join(news)
-
-    def forward_tokens(
-        self, tokens: Int[Tensor, "T B"], vectors: Float[Tensor, "V D"], state: State | None = None
-    ) -> tuple[Float[Tensor, "T B H"], State]:
-        first, *above = self.cells
-        olds = [None] * len(self.cells) if state is None else _split(state, len(self.cells))
-        xs, new = first.forward_tokens(tokens, vectors, olds[0])
-        news = [new]
-        for cell, old in zip(above, olds[1:], strict=True):
-            xs, new = cell(xs, old)
-            news.append(new)
-        return xs, _join(news)
-
-    def tapped(
-        self,
-        inputs: Float[Tensor, "T B D"] | Int[Tensor, "T B"],
-        state: State,
-        *,
-        vectors: Float[Tensor, "V D"] | None = None,
-    ) -> Tapped | None:
-        layers: list[Tapped] = []
-        for cell, old in zip(self.cells, _split(state, len(self.cells)), strict=True):
-            layer = cell.tapped(inputs, old, vectors=vectors)
-            if layer is None:
-                return None
-            layers.append(layer)
-            inputs, vectors = layer.outputs, None  # what enters the cell above is what this one will have written there
-        return _TappedStack(layers)
+    Raises:
+        ValueError: there is no such kernel.
+    """
+    if kernel not in KERNELS:
+        raise ValueError(f"kernel={kernel}: must be one of {', '.join(KERNELS)}")
+    for cell in cells_in(module):
+        cell.use(kernel, threads)
+        cell.checkpoint(checkpoint_every_t)
 
 
-class _TappedStack:
-    """Each layer reads what the one below has written, and hands its inputs' gradient down to it."""
-
-    def __init__(self, layers: Sequence[Tapped]) -> None:
-        self._layers = layers
-        self._between = [torch.empty_like(layer.outputs) for layer in layers[:-1]]
-        self.outputs = layers[-1].outputs
-        self.final = _join([layer.final for layer in layers])
-
-    def forward(self) -> None:
-        for layer in self._layers:
-            layer.forward()
-
-    def backward(
-        self,
-        outputs: Float[Tensor, "T B H"] | None,
-        final: Mapping[str, Tensor | None],
-        *,
-        to_inputs: Float[Tensor, "T B D"] | None = None,
-    ) -> tuple[Float[Tensor, "T B"], dict[str, Float[Tensor, "T B"]]]:
-        of_input, found = self.outputs, []
-        for layer, ends, below in zip(
-            reversed(self._layers),
-            reversed(_split(final, len(self._layers))),
-            [*reversed(self._between), to_inputs],
-            strict=True,
-        ):
-            of_input, norms = layer.backward(outputs, ends, to_inputs=below)
-            found.append(norms)
-            outputs = below
-        return of_input, _join(found[::-1])
-
-
-def _join(states: list[State]) -> State:
-    return {f"{i}/{name}": value for i, state in enumerate(states) for name, value in state.items()}
-
-
-def _split(state: Mapping[str, Any], layers: int) -> list[dict[str, Any]]:
-    parts: list[dict[str, Any]] = [{} for _ in range(layers)]
-    for key, value in state.items():
-        layer, name = key.split("/", 1)
-        parts[int(layer)][name] = value
-    return parts
+def cells_in(module: nn.Module) -> list[Cell]:
+    """Every cell inside, a cell that is made of others before them."""
+    return [part for part in module.modules() if isinstance(part, Cell)]

@@ -1,9 +1,9 @@
-"""What rnn, lstm and gru share: parameters held by one of torch's fused layers, how they start, and what computes them.
+"""What rnn, lstm and gru share: weights in one of torch's fused layers, their initialisation, and the kernels.
 
-Axes: T time, B batch, H hidden, D input features, G gates stacked on top of each other in the weights.
+Axes: T time, B batch, H hidden, D input features, V vectors, G gates stacked on top of each other in the weights.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -12,14 +12,11 @@ from torch import Tensor, nn
 
 from ..kernels import functions
 from ..kernels.memory import Memory
-from .base import Cell, State, Tapped
-
-KERNELS = ("auto", "native", "torch", "step")
-"""What may compute a whole sequence: our native kernels, torch's fused layer (cuDNN on CUDA), or ``step`` in a loop.
-``auto`` takes the first of them that there is."""
+from .base import Cell, Tapped
+from .state import State
 
 _READINGS = 4
-"""Symbols of a vocabulary, per timestep, up to which inputs are looked up rather than multiplied."""
+"""Look inputs up in a table, instead of multiplying each, up to this many symbols of the vocabulary per timestep."""
 
 
 class FusedCell(Cell):
@@ -32,28 +29,23 @@ class FusedCell(Cell):
     ``kernels.functions.recurrence``); neither changes a bit of what they compute.
     """
 
-    def __init__(
-        self,
-        layer: nn.RNNBase,
-        kind: str,
-        states: tuple[str, ...],
-        init: str,
-        *,
-        step: Callable[..., object],
-        in_torch: bool = True,
-    ) -> None:
-        """``kind``: what the native kernels call it. ``step``: what they compute, and ``layer`` too if ``in_torch``."""
+    output_state = "hidden"
+    kernels = ("native", "torch")
+
+    def __init__(self, layer: nn.RNNBase, kind: str, states: tuple[str, ...], init: str) -> None:
+        """``kind``: what the native kernels call the cell.
+
+        Raises:
+            ValueError: no such ``init``.
+        """
         super().__init__()
         self.fused = layer
         self.kernel = "auto"
         self.threads = 1
         self.checkpoint_every_t: int | None = None
         self._kind, self._states = kind, states
-        self.in_torch = in_torch
-        self._as_defined = type(self).step is step  # or a class on top of ours has another idea of it
-        self._forward_is_ours = type(self).forward is FusedCell.forward
-        self.output_state = "hidden"
-        self.equations = kind if self._as_defined else None
+        if self.kernels:
+            self.equations = kind
         self._memory = Memory()
         self.input_size, self.output_size = layer.input_size, layer.hidden_size
         if init not in ("torch", "orthogonal", "identity"):
@@ -99,8 +91,8 @@ class FusedCell(Cell):
             outputs, *final = self._native(xs, start)
         else:
             first = [value[None] for value in start]
-            outputs, found = self.fused(xs, first[0] if len(first) == 1 else tuple(first))
-            final = [value[0] for value in ([found] if len(first) == 1 else found)]
+            outputs, last = self.fused(xs, first[0] if len(first) == 1 else tuple(first))
+            final = [value[0] for value in ([last] if len(first) == 1 else last)]
         return outputs, dict(zip(self._states, final, strict=True))
 
     def forward_tokens(
@@ -108,9 +100,8 @@ class FusedCell(Cell):
     ) -> tuple[Float[Tensor, "T B H"], State]:
         before = self.initial_state(tokens.shape[1]) if state is None else state
         start = [before[name] for name in self._states]
-        # A table is worth its making where a symbol comes up several times.
-        several = len(vectors) <= _READINGS * len(tokens)
-        if not (several and self._forward_is_ours and self.choice(vectors, start) == "native"):
+        # A table pays off where each symbol is read several times.
+        if len(vectors) > _READINGS * len(tokens) or self.choice(vectors, start) != "native":
             return super().forward_tokens(tokens, vectors, state)
         outputs, *final = self._native(tokens, start, vectors)
         return outputs, dict(zip(self._states, final, strict=True))
@@ -124,21 +115,42 @@ class FusedCell(Cell):
     ) -> Tapped | None:
         start = {name: state[name] for name in self._states}
         real = inputs if vectors is None else vectors
-        if not self._forward_is_ours or self.choice(real, [*start.values()]) != "native":
+        if self.choice(real, [*start.values()]) != "native":
             return None
         weights = self.weight_input, self.weight_hidden, self.bias
         return functions.Tapped(self._kind, inputs, start, *weights, vectors=vectors, **self._how())
 
+    def use(self, kernel: str, threads: int = 1) -> None:
+        self.kernel, self.threads = kernel, threads
+
+    def checkpoint(self, every: int | None) -> None:
+        self.checkpoint_every_t = every
+
+    def prepare_for_compiler(self) -> None:
+        if self.kernel == "native":
+            raise ValueError("kernel=native: torch's compiler cannot see into it; with compile=true use kernel=auto")
+        self.kernel = "torch" if self.kernel == "auto" else self.kernel
+
+    def saves_memory(self, like: Float[Tensor, "..."]) -> bool:
+        return self.choice(like) == "native"
+
+    def weights(self) -> dict[str, Float[Tensor, "..."]]:
+        return {"weight_input": self.weight_input, "weight_hidden": self.weight_hidden, "bias": self.bias}
+
     def choice(self, xs: Tensor, start: Sequence[Tensor] = ()) -> str:
-        """What computes a sequence like ``xs`` from a state like ``start``: ``native``, ``torch`` or ``step``."""
-        native = self.kernel in ("auto", "native") and self._as_defined
+        """What computes a sequence like ``xs`` from a state like ``start``: ``native``, ``torch`` or ``step``.
+
+        Raises:
+            ValueError: ``kernel`` is ``native``, and there is no native kernel for this device and dtype.
+        """
+        native = self.kernel in ("auto", "native") and "native" in self.kernels
         if native and functions.supports(xs, *start, self.weight_input, self.weight_hidden, self.bias):
             return "native"
         if self.kernel == "native":
             raise ValueError(
                 f"kernel=native: there is no native kernel here for {xs.dtype} on {xs.device.type}: use kernel=auto"
             )
-        return "torch" if self.in_torch and self._as_defined and self.kernel != "step" else "step"
+        return "torch" if "torch" in self.kernels and self.kernel != "step" else "step"
 
     def _native(self, inputs: Tensor, start: list[Tensor], vectors: Tensor | None = None) -> tuple[Tensor, ...]:
         weights = self.weight_input, self.weight_hidden, self.bias
@@ -148,19 +160,6 @@ class FusedCell(Cell):
 
     def _how(self) -> dict[str, Any]:
         return {"threads": self.threads, "checkpoint_every_t": self.checkpoint_every_t, "memory": self._memory}
-
-
-def use_kernel(module: nn.Module, kernel: str, threads: int = 1, checkpoint_every_t: int | None = None) -> None:
-    """Tell every rnn, lstm and gru inside ``module`` what to compute with.
-
-    Raises:
-        ValueError: there is no such kernel.
-    """
-    if kernel not in KERNELS:
-        raise ValueError(f"kernel={kernel}: must be one of {', '.join(KERNELS)}")
-    for part in module.modules():
-        if isinstance(part, FusedCell):
-            part.kernel, part.threads, part.checkpoint_every_t = kernel, threads, checkpoint_every_t
 
 
 def log_uniform_timescales(size: int, seq_len: int) -> Tensor:

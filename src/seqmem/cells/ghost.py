@@ -34,8 +34,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .base import State
 from .fused import FusedCell
+from .state import State
 
 
 def state_gradients(

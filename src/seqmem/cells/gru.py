@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .base import State
 from .fused import FusedCell, chrono_or_number
+from .state import State
 
 
 class GRU(FusedCell):
@@ -42,8 +42,9 @@ class GRU(FusedCell):
         if form not in ("torch", "cho"):
             raise ValueError(f"form={form!r}: must be 'torch' or 'cho'")
         layer = nn.GRU(input_size, hidden_size)
-        # torch has no fused layer for the published form
-        super().__init__(layer, f"gru {form}", ("hidden",), init, step=GRU.step, in_torch=form == "torch")
+        super().__init__(layer, f"gru {form}", ("hidden",), init)
+        if form != "torch":  # torch has no fused layer for the published form
+            self.kernels = tuple(name for name in self.kernels if name != "torch")
         self.form = form
         initial = chrono_or_number(forget_bias, seq_len, hidden_size)
         with torch.no_grad():
@@ -55,7 +56,7 @@ class GRU(FusedCell):
         hidden = (1 - z) * n + z * state["hidden"]
         return hidden, {"hidden": hidden}
 
-    def gates(self, x: Float[Tensor, "B D"], state: State) -> State:
+    def gates(self, x: Float[Tensor, "B D"], state: State) -> dict[str, Float[Tensor, "B H"]]:
         r, z, _ = self._activations(x, state)
         return {"update": z, "reset": r}
 

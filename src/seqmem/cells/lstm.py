@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .base import State
 from .fused import FusedCell, chrono_or_number
+from .state import State
 
 
 class LSTM(FusedCell):
@@ -40,7 +40,7 @@ class LSTM(FusedCell):
         seq_len: int | None = None,
         init: str = "torch",
     ) -> None:
-        super().__init__(nn.LSTM(input_size, hidden_size), "lstm", ("hidden", "cell"), init, step=LSTM.step)
+        super().__init__(nn.LSTM(input_size, hidden_size), "lstm", ("hidden", "cell"), init)
         initial = torch.as_tensor(chrono_or_number(forget_bias, seq_len, hidden_size))
         with torch.no_grad():
             bias_input, bias_forget, _, _ = self.bias.chunk(4)
@@ -54,7 +54,7 @@ class LSTM(FusedCell):
         hidden = o.sigmoid() * cell.tanh()
         return hidden, {"hidden": hidden, "cell": cell}
 
-    def gates(self, x: Float[Tensor, "B D"], state: State) -> State:
+    def gates(self, x: Float[Tensor, "B D"], state: State) -> dict[str, Float[Tensor, "B H"]]:
         i, f, _, o = self._pre_activations(x, state)
         return {"forget": f.sigmoid(), "input": i.sigmoid(), "output": o.sigmoid()}
 

@@ -1,20 +1,22 @@
-"""Less memory for more time: of a long sequence only the states at every Nth timestep are kept for the backward pass,
-and what lies between is computed again when its turn comes (Chen, Xu, Zhang & Guestrin 2016, arXiv 1604.06174).
+"""Less memory for more time: only the states at every Nth timestep are kept for the backward pass, and what lies
+between is computed again when its turn comes (Chen, Xu, Zhang & Guestrin 2016, arXiv 1604.06174).
 
 torch.utils.checkpoint does the same, and imports torch's compiler for it: four seconds before the first step.
 
 Axes: T time, B batch, D input features, H output features.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from .base import Cell, State, steps
+from .base import Cell, steps
+from .state import State, leaves, map_leaves
 
 
 def recomputed(
@@ -34,19 +36,15 @@ def recomputed(
     state = cell.initial_state(xs.shape[1]) if state is None else state
     outputs: list[Tensor] = []
     for piece in xs.split(every):
-        found, state = _Piece(cell, piece, state).run(piece, state)
-        outputs.extend(found)
-    return (torch.stack if _walked(cell) else torch.cat)(outputs), state
-
-
-def _walked(cell: Cell) -> bool:
-    """Whether it is its steps: then nothing may come between them, or gradients would meet in another order."""
-    return type(cell).forward is Cell.forward
+        parts, state = _Piece(cell, piece, state).run(piece, state)
+        outputs.extend(parts)
+    return (torch.stack if cell.walks else torch.cat)(outputs), state
 
 
 def _read(cell: Cell, xs: Float[Tensor, "T B D"], state: State) -> tuple[list[Tensor], State]:
-    """(outputs, one for each timestep where the cell is walked, else all in one; final state)"""
-    if not _walked(cell):
+    """(outputs, final state). A cell that walks has one output for each timestep: nothing may come between its steps,
+    or gradients would meet in another order. Another cell has all outputs in one tensor."""
+    if not cell.walks:
         whole, state = cell(xs, state)
         return [whole], state
     outputs = []
@@ -57,44 +55,44 @@ def _read(cell: Cell, xs: Float[Tensor, "T B D"], state: State) -> tuple[list[Te
 
 
 class _Piece:
-    """A stretch of a sequence: what it takes to compute it again. It lives as long as its part of the graph does."""
+    """What it takes to compute a stretch of a sequence again. It lives as long as its part of the graph does."""
 
     def __init__(self, cell: Cell, xs: Float[Tensor, "T B D"], state: State) -> None:
-        self.cell, self.names = cell, list(state)
-        given = [xs, *state.values()]
+        self.cell = cell
         # Detached: without the graph of what came before.
-        self.given = [(value.detach(), value.requires_grad) for value in given]
-        self.versions = [value._version for value in given]  # noqa: SLF001  the only way to see a change in place
+        self.xs, self.state = xs.detach(), map_leaves(Tensor.detach, state)
+        self.differentiated = [value.requires_grad for value in _tensors(xs, state)]
+        self.versions = [value._version for value in _tensors(xs, state)]  # noqa: SLF001  no other way to see changes
         self.random, self.autocast = _Random(xs.device), _Autocast(xs.device)
         self.left_out = 0
-        self.found: list[Tensor | None] = []
+        self.recomputed: list[Tensor | None] = []
 
     def run(self, xs: Float[Tensor, "T B D"], state: State) -> tuple[list[Tensor], State]:
-        with saved_tensors_hooks(self._leave_out, self._find):
+        with saved_tensors_hooks(self._leave_out, self._restore):
             return _read(self.cell, xs, state)
 
     def _leave_out(self, _: Tensor) -> int:
         self.left_out += 1
         return self.left_out - 1
 
-    def _find(self, number: int) -> Tensor:
-        if torch.is_grad_enabled():  # what is found has no history to differentiate
+    def _restore(self, number: int) -> Tensor:
+        if torch.is_grad_enabled():  # a recomputed tensor has no history to differentiate
             raise RuntimeError("checkpoint_every_t: gradients of gradients need every timestep, use null")
-        found = self.found[number] if self.found else None
-        if found is None:
+        tensor = self.recomputed[number] if self.recomputed else None
+        if tensor is None:
             self._compute_again()
-            found = self.found[number]
-        assert found is not None  # _compute_again has just written them all
-        self.found[number] = None  # the graph asks once
-        return found
+            tensor = self.recomputed[number]
+        assert tensor is not None  # _compute_again has just written them all
+        self.recomputed[number] = None  # the graph asks once
+        return tensor
 
     def _compute_again(self) -> None:
         again: list[Tensor | None] = []
 
-        def keep(tensor: Tensor) -> None:
+        def save(tensor: Tensor) -> None:
             again.append(tensor.detach())
 
-        if [value._version for value, _ in self.given] != self.versions:  # noqa: SLF001
+        if [value._version for value in _tensors(self.xs, self.state)] != self.versions:  # noqa: SLF001
             raise RuntimeError(
                 "checkpoint_every_t: the cell changes its input or its state in place, so that it cannot be computed "
                 "again: let step return new tensors"
@@ -103,15 +101,23 @@ class _Piece:
             stack.enter_context(self.random.replayed())
             stack.enter_context(self.autocast.again())
             stack.enter_context(torch.enable_grad())
-            stack.enter_context(saved_tensors_hooks(keep, _never))
-            xs, *state = [value.detach().requires_grad_(needed) for value, needed in self.given]
-            _read(self.cell, xs, dict(zip(self.names, state, strict=True)))
+            stack.enter_context(saved_tensors_hooks(save, _never))
+            differentiated = iter(self.differentiated)
+
+            def fresh(value: Tensor) -> Tensor:
+                return value.detach().requires_grad_(next(differentiated))
+
+            _read(self.cell, fresh(self.xs), map_leaves(fresh, self.state))
         if len(again) != self.left_out:
             raise RuntimeError(
                 "checkpoint_every_t: the cell does something else when it is computed again: what step does must "
                 "depend on its arguments alone"
             )
-        self.found = again
+        self.recomputed = again
+
+
+def _tensors(xs: Tensor, state: Mapping[str, Any]) -> list[Tensor]:
+    return [xs, *leaves(state)]
 
 
 def _never(_: None) -> Tensor:
@@ -138,7 +144,7 @@ class _Random:
 
     @contextmanager
     def replayed(self) -> Iterator[None]:
-        """Inside, what was drawn since is drawn again; afterwards the generators are where they were."""
+        """Inside, the same numbers are drawn once more; afterwards the generators are where they were."""
         now = self._read()
         self._write(self.states)
         try:

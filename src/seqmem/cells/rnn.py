@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .base import State
 from .fused import FusedCell
+from .state import State
 
 
 class RNN(FusedCell):
@@ -24,7 +24,7 @@ class RNN(FusedCell):
         if nonlinearity not in ("tanh", "relu"):
             raise ValueError(f"nonlinearity={nonlinearity!r}: must be 'tanh' or 'relu'")
         layer = nn.RNN(input_size, hidden_size, nonlinearity=nonlinearity)
-        super().__init__(layer, f"rnn {nonlinearity}", ("hidden",), init, step=RNN.step)
+        super().__init__(layer, f"rnn {nonlinearity}", ("hidden",), init)
         self.nonlinearity = nonlinearity
 
     def step(self, x: Float[Tensor, "B D"], state: State) -> tuple[Float[Tensor, "B H"], State]:

@@ -1,85 +1,169 @@
 """Embed, run a cell, read out at every timestep.
 
-Axes: T time, A timesteps that an answer is asked for, B batch, D input features, K outputs.
+Axes: T time, A timesteps that an answer is asked for, B batch, D input features, H hidden, K outputs, V vocabulary.
 """
+
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from ..cells.base import Cell, CellFactory, Stack, State
-from ..cells.fused import FusedCell
+from ..cells import base as cells
+from ..cells.base import Cell, CellFactory
 from ..cells.recompute import recomputed
+from ..cells.stack import Stack
+from ..cells.state import State
 from ..signals import OneHot
 from ..tasks.base import Task
+from .base import Layers, Model, Step, Tapped, entering
 
 
-class SequenceModel(nn.Module):
-    """``checkpoint_every_t``: of the cell's states keep those at every Nth timestep alone for the backward pass, and
-    compute the rest again there; None: keep all. Nothing else changes; see ``checkpoint``."""
+class RecurrentModel(Model):
+    """One cell, or a ``Stack`` of them, that reads the sequence from its first timestep to its last.
+
+    ``checkpoint_every_t``: keep the cell's states at every Nth timestep alone for the backward pass, and compute the
+    rest again there; None: keep all. See ``checkpoint``.
+    """
 
     def __init__(self, embed: nn.Module, cell: Cell, readout: nn.Module) -> None:
         super().__init__()
         self.embed, self.cell, self.readout = embed, cell, readout
+        self.keeps = cell.keeps
         self.checkpoint_every_t: int | None = None
 
     @classmethod
-    def for_task(cls, task: Task, cell: CellFactory, *, embed_size: int = 32, layers: int = 1) -> "SequenceModel":
+    def for_task(cls, task: Task, cell: CellFactory, *, embed_size: int = 32, layers: int = 1) -> "RecurrentModel":
         """``layers`` cells on top of each other between the task's inputs and its targets.
 
         Tokens enter as learned vectors of ``embed_size`` features (0: one-hot), real numbers as they are.
+
+        Raises:
+            ValueError: ``layers`` is below 1, or ``embed_size`` below 0.
         """
         if layers < 1:
             raise ValueError(f"layers={layers}: must be at least 1")
         if embed_size < 0:
             raise ValueError(f"embed_size={embed_size}: must be at least 0")
         embed, width = task.inputs.embed(embed_size)
-        cells = [cell(width)]
-        while len(cells) < layers:
-            cells.append(cell(cells[-1].output_size))
-        whole = cells[0] if layers == 1 else Stack(cells)
+        whole = stacked(cell, layers)(width)
         return cls(embed, whole, nn.Linear(whole.output_size, task.targets.size))
+
+    def initial_state(self, batch_size: int) -> State:
+        return self.cell.initial_state(batch_size)
+
+    def walk(self, inputs: Shaped[Tensor, "T B ..."], state: State | None = None) -> Iterator[Step]:
+        old = self.cell.initial_state(inputs.shape[1]) if state is None else state
+        for x in entering(self.embed(inputs)):
+            output, new = self.cell.step(x, old)
+            yield Step(x, output, new, _gates(self.cell, x, old))
+            old = new
+
+    def read_out(self, outputs: Float[Tensor, "A B H"]) -> Float[Tensor, "A B K"]:
+        return self.readout(outputs)
 
     def forward(
         self, inputs: Shaped[Tensor, "T B ..."], state: State | None = None, *, at: slice | None = None
     ) -> tuple[Float[Tensor, "A B K"], State]:
-        """(predictions, final state). ``at``: the timesteps to predict at, where not all are asked for."""
-        vectors, every = token_vectors(self.embed), self.checkpoint_every_t
-        if every is not None and torch.is_grad_enabled() and not _saves_memory_itself(self.cell, self.readout):
+        vectors, every = _token_vectors(self.embed), self.checkpoint_every_t
+        if every is not None and torch.is_grad_enabled() and not self._saves_memory():
             outputs, final = recomputed(self.cell, self.embed(inputs), state, every)
         elif vectors is not None:
             outputs, final = self.cell.forward_tokens(inputs, vectors, state)
         else:
             outputs, final = self.cell(self.embed(inputs), state)
-        return self.readout(outputs if at is None else answered(self.cell, outputs, final, at)), final
+        return self.readout(outputs if at is None else _outputs_at(self.cell, outputs, final, at)), final
+
+    def tapped(self, inputs: Shaped[Tensor, "T B ..."], at: slice) -> Tapped | None:
+        vectors = _token_vectors(self.embed)
+        if vectors is not None and len(vectors) > inputs.numel():
+            vectors = None  # most of them are never read
+        with torch.no_grad():
+            start = self.cell.initial_state(inputs.shape[1])
+            embedded = None
+            if vectors is None:  # in memory of its own, which is filled anew where the embedding learns
+                embedded = self.embed(inputs).clone(memory_format=torch.contiguous_format)
+            taps = self.cell.tapped(inputs if embedded is None else embedded, start, vectors=vectors)
+        return None if taps is None else _Taps(self, inputs, embedded, taps, at)
 
     def checkpoint(self, every: int | None) -> None:
-        """Set ``checkpoint_every_t``, here and in the cells whose own kernels know how to compute again."""
         self.checkpoint_every_t = every
-        for part in self.modules():
-            if isinstance(part, FusedCell):
-                part.checkpoint_every_t = every
+        super().checkpoint(every)
+
+    def layers(self) -> Layers | None:
+        embed, readout, layers = self.embed, self.readout, self.cell.layers()
+        if type(readout) is not nn.Linear or readout.bias is None or any(cell.equations is None for cell in layers):
+            return None
+        if type(embed) is nn.Embedding:
+            return Layers(embed.num_embeddings, embed.embedding_dim, embed.weight, layers, readout.weight, readout.bias)
+        if type(embed) is OneHot:
+            return Layers(embed.size, embed.size, None, layers, readout.weight, readout.bias)
+        return None
+
+    def _saves_memory(self) -> bool:
+        return self.cell.saves_memory(next(self.readout.parameters()))
 
 
-def answered(cell: Cell, outputs: Float[Tensor, "T B H"], final: State, at: slice) -> Float[Tensor, "A B H"]:
-    """``outputs[at]``; the last one alone as a state, or the backward pass would begin with zeros for all others."""
+SequenceModel = RecurrentModel
+"""The name by which ``seqmem`` exports it."""
+
+
+def stacked(cell: CellFactory, layers: int) -> CellFactory:
+    """A factory of ``layers`` cells on top of each other; one is itself, not a stack."""
+
+    def make(input_size: int) -> Cell:
+        made = [cell(input_size)]
+        while len(made) < layers:
+            made.append(cell(made[-1].output_size))
+        return made[0] if layers == 1 else Stack(made)
+
+    return make
+
+
+def _gates(cell: Cell, x: Float[Tensor, "B D"], state: State) -> Callable[[], Mapping[str, Float[Tensor, "B _"]]]:
+    return lambda: cell.gates(x, state)
+
+
+def _outputs_at(
+    cell: Cell, outputs: Float[Tensor, "T B H"], final: Mapping[str, Tensor], at: slice
+) -> Float[Tensor, "A B H"]:
+    """``outputs[at]``. The last one alone is read off the state: the backward pass then begins there, and not with
+    zeros for all others."""
     last = at == slice(len(outputs) - 1, len(outputs)) and cell.output_state
     return final[last][None] if last else outputs[at]
 
 
-def token_vectors(embed: nn.Module) -> Tensor | None:
-    """What the tokens stand for, [V D], where that is all that ``embed`` does."""
+def _token_vectors(embed: nn.Module) -> Float[Tensor, "V D"] | None:
+    """What the tokens stand for, where a look-up is all that ``embed`` does."""
     if type(embed) is nn.Embedding and (embed.padding_idx, embed.max_norm, embed.sparse) == (None, None, False):
         return embed.weight
     return embed.get_buffer("units") if type(embed) is OneHot else None
 
 
-def _saves_memory_itself(cell: Cell, beside: nn.Module) -> bool:
-    """Whether every cell inside is run by a native kernel, which keeps few states without help."""
-    inner = [part for part in cell.modules() if isinstance(part, Cell) and not _holds_cells(part)]
-    like = next(beside.parameters())
-    return all(isinstance(part, FusedCell) and part.choice(like) == "native" for part in inner)
+class _Taps:
+    """The gradients of a recurrent model whose cell computes their norms itself (``Cell.tapped``)."""
 
+    def __init__(
+        self,
+        model: RecurrentModel,
+        inputs: Shaped[Tensor, "T B ..."],
+        embedded: Float[Tensor, "T B D"] | None,
+        taps: cells.Tapped,
+        at: slice,
+    ) -> None:
+        self._model, self._inputs, self._embedded, self._taps, self._at = model, inputs, embedded, taps, at
 
-def _holds_cells(cell: Cell) -> bool:
-    return any(isinstance(part, Cell) for part in cell.modules() if part is not cell)
+    def norms(
+        self, loss: Callable[[Float[Tensor, "A B K"]], Float[Tensor, ""]]
+    ) -> tuple[Float[Tensor, "T B"], dict[str, Float[Tensor, "T B"]]]:
+        model, taps = self._model, self._taps
+        with torch.no_grad():
+            if self._embedded is not None:
+                self._embedded.copy_(model.embed(self._inputs))
+            taps.forward()
+        with torch.enable_grad():
+            outputs, read = taps.outputs.detach().requires_grad_(), model.cell.output_state
+            final = {} if read is None else {read: taps.final[read].detach().requires_grad_()}
+            total = loss(model.readout(_outputs_at(model.cell, outputs, final, self._at)))
+            by_outputs, *by_final = torch.autograd.grad(total, [outputs, *final.values()], allow_unused=True)
+        return taps.backward(by_outputs, dict(zip(final, by_final, strict=True)))

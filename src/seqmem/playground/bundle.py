@@ -15,14 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy import ndarray
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..cells import Cell, FusedCell, Stack
 from ..evaluate import Evaluation
-from ..models.base import parameter_count
-from ..models.recurrent import SequenceModel
+from ..models.base import Model, parameter_count
 from ..reading import read, sentence
-from ..signals import ACCURACY, OneHot
+from ..signals import ACCURACY
 from ..tasks.base import Task
 
 FORMAT = 1
@@ -49,7 +47,7 @@ class Playable:
         lengths: scores at several lengths, on held-out sequences.
     """
 
-    model: SequenceModel
+    model: Model
     task: Task
     cell: str
     seq_len: int
@@ -196,33 +194,25 @@ def _token_type(task: Task) -> str:
     return "u1" if task.inputs.size <= 256 else "<u2"
 
 
-def _weights(model: SequenceModel) -> dict[str, Any] | None:
-    """None: the page does not know how to compute this model."""
-    cells: Sequence[Cell] = model.cell.cells if isinstance(model.cell, Stack) else [model.cell]
-    embed, readout = model.embed, model.readout
-    layers = []
-    for cell in cells:
-        if not isinstance(cell, FusedCell) or cell.equations not in EQUATIONS:
-            return None
-        layers.append(
+def _weights(model: Model) -> dict[str, Any] | None:
+    """The weights of a model that the page computes itself; None: it does not know the equations."""
+    whole = model.layers()
+    if whole is None or any(cell.equations not in EQUATIONS for cell in whole.cells):
+        return None
+    return {
+        "embed": None if whole.vectors is None else _text(whole.vectors),
+        "vocab": whole.vocabulary,
+        "embed_size": whole.width,
+        "layers": [
             {
                 "equations": cell.equations,
                 "hidden": cell.output_size,
                 "input": cell.input_size,
-                "weight_input": _text(cell.weight_input),
-                "weight_hidden": _text(cell.weight_hidden),
-                "bias": _text(cell.bias),
+                **{name: _text(values) for name, values in cell.weights().items()},
             }
-        )
-    if type(embed) not in (nn.Embedding, OneHot) or type(readout) is not nn.Linear or readout.bias is None:
-        return None
-    vectors = embed.weight if isinstance(embed, nn.Embedding) else None
-    return {
-        "embed": None if vectors is None else _text(vectors),
-        "vocab": embed.num_embeddings if isinstance(embed, nn.Embedding) else cells[0].input_size,
-        "embed_size": cells[0].input_size,
-        "layers": layers,
-        "readout": {"weight": _text(readout.weight), "bias": _text(readout.bias)},
+            for cell in whole.cells
+        ],
+        "readout": {"weight": _text(whole.weight), "bias": _text(whole.bias)},
         "readings": None,
     }
 
@@ -234,9 +224,7 @@ def _ahead(lengths: Sequence[int], trained: Sequence[int]) -> list[int]:
     return sorted({int(np.abs(logs - at).argmin()) for at in (*evenly, *map(log, trained))})
 
 
-def _readings(
-    model: SequenceModel, task: Task, lengths: Sequence[int], ahead: Sequence[int], seed: int
-) -> dict[str, Any]:
+def _readings(model: Model, task: Task, lengths: Sequence[int], ahead: Sequence[int], seed: int) -> dict[str, Any]:
     readings = []
     for index in ahead:
         found = read(model, task, sentence(task, lengths[index], seed=seed))

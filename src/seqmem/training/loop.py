@@ -11,11 +11,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..cells.base import State
+from ..cells.state import State, from_plain, map_leaves, to_plain
 from ..decay import Decay, Trace, decay_from
 from ..evaluate import evaluate, length_grid
-from ..models.base import trainable
-from ..models.recurrent import SequenceModel
+from ..models.base import Model, trainable
 from ..randomness import ambient
 from ..signals import Batch
 from ..tasks.base import Task
@@ -26,7 +25,7 @@ from .update import compiled, compiling, flush_denormal, update
 
 
 def train(
-    model: SequenceModel,
+    model: Model,
     task: Task,
     optimizer: torch.optim.Optimizer,
     plan: Plan,
@@ -180,17 +179,14 @@ def _refuse_nan(now: _Progress) -> None:
             raise Diverged(step, loss)
 
 
-def _save(
-    checkpoints: Checkpoints | None, now: _Progress, model: SequenceModel, optimizer: torch.optim.Optimizer
-) -> None:
+def _save(checkpoints: Checkpoints | None, now: _Progress, model: Model, optimizer: torch.optim.Optimizer) -> None:
     if checkpoints is not None:
-        checkpoints.save(
-            {"progress": dict(vars(now)), "model": model.state_dict(), "optimizer": optimizer.state_dict()}
-        )
+        progress = {**vars(now), "carried": None if now.carried is None else to_plain(now.carried)}
+        checkpoints.save({"progress": progress, "model": model.state_dict(), "optimizer": optimizer.state_dict()})
 
 
 def _restore(
-    checkpoints: Checkpoints | None, model: SequenceModel, optimizer: torch.optim.Optimizer, device: torch.device
+    checkpoints: Checkpoints | None, model: Model, optimizer: torch.optim.Optimizer, device: torch.device
 ) -> _Progress:
     saved = checkpoints.load() if checkpoints is not None else None
     if saved is None:
@@ -200,5 +196,5 @@ def _restore(
     now = _Progress(**saved["progress"])
     now.pending = [values.to(device) for values in now.pending]
     if now.carried is not None:
-        now.carried = {name: value.to(device) for name, value in now.carried.items()}
+        now.carried = map_leaves(lambda leaf: leaf.to(device), from_plain(now.carried))
     return now

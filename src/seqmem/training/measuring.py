@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..decay import Decay, decays_of
 from ..evaluate import CachedBatches, Evaluation, held_out, score
-from ..models.recurrent import SequenceModel
+from ..models.base import Model
 from ..probes.gradient import Tracer
 from ..randomness import ambient, generator
 from ..reading import beliefs
@@ -27,7 +27,7 @@ _MOST_BYTES = 1 << 24
 """Queue at most this many models for tracing, and at most this many bytes of their weights and of their traces."""
 
 
-def seeded(model: SequenceModel, plan: Plan, step: int) -> AbstractContextManager[None]:
+def seeded(model: Model, plan: Plan, step: int) -> AbstractContextManager[None]:
     """A cell that draws random numbers even in evaluation draws the same ones at the same step."""
     return ambient(plan.seed, "measure", step, device=next(model.parameters()).device)
 
@@ -35,7 +35,7 @@ def seeded(model: SequenceModel, plan: Plan, step: int) -> AbstractContextManage
 class Validation:
     """Scores at the training length, on at most 256 sequences that stay on the model's device."""
 
-    def __init__(self, model: SequenceModel, task: Task, plan: Plan) -> None:
+    def __init__(self, model: Model, task: Task, plan: Plan) -> None:
         self._model, self._task, self._plan = model, task, plan
         self._batches = CachedBatches(self._draw)
 
@@ -51,9 +51,7 @@ class Validation:
 
 
 @torch.no_grad()
-def show_answers(
-    model: SequenceModel, task: Task, plan: Plan, step: int, observer: Observer, sequences: int = 3
-) -> None:
+def show_answers(model: Model, task: Task, plan: Plan, step: int, observer: Observer, sequences: int = 3) -> None:
     """Tell the observer what the model would answer after each timestep of a few held-out sequences."""
     first = next(model.parameters())
     batch = task.held_out().sample(sequences, plan.seq_len, generator(plan.seed, "show"))
@@ -70,7 +68,7 @@ class TraceQueue:
     processor's caches. Infrequent traces are measured at once.
     """
 
-    def __init__(self, model: SequenceModel, task: Task, plan: Plan, observer: Observer) -> None:
+    def __init__(self, model: Model, task: Task, plan: Plan, observer: Observer) -> None:
         self._model, self._task, self._plan, self._observer = model, task, plan, observer
         self._tracer = Tracer(model, task, loss=plan.trace_loss)
         self._batches = CachedBatches(self._draw)

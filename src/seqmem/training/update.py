@@ -6,15 +6,15 @@ Axes: T time, B batch, K outputs.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, _foreach_mul_, _foreach_norm, nn  # pyright: ignore[reportPrivateImportUsage]
 
-from ..cells.base import State
-from ..cells.fused import FusedCell
-from ..models.base import loss_per_sequence
-from ..models.recurrent import SequenceModel
+from ..cells.base import cells_in
+from ..cells.state import State, map_leaves
+from ..models.base import Model, loss_per_sequence
 from ..signals import Batch
 from ..tasks.base import Task
 from .plan import CannotCompile
@@ -36,7 +36,7 @@ def update(
     """One training step: ([loss, gradient norm, gradient norm after clipping], the state at the end of the batch).
 
     Args:
-        model: a SequenceModel, or its compiled form.
+        model: a Model, or its compiled form.
         state: the state before the batch; None: the initial one.
         tbptt, precision: as in ``Plan``.
         weighted: ``batch.weighted``, the span of timesteps with a weight; None: all timesteps may have one. (Asking
@@ -53,7 +53,7 @@ def update(
             with torch.set_grad_enabled(counted.start < counted.stop), _autocast(device, on=precision == "bf16"):
                 every = counted == slice(0, stop - start)
                 predicted, final = model(batch.inputs[start:stop], state, **({} if every else {"at": counted}))
-            state = {name: _detached(value, dtype) for name, value in final.items()}
+            state = map_leaves(partial(_detached, dtype=dtype), final)
             if counted.start < counted.stop:
                 part = batch.part(start + counted.start, start + counted.stop)
                 loss = loss_per_sequence(task, predicted.to(dtype), part, total).mean()
@@ -115,19 +115,14 @@ def _tf32(*, on: bool) -> Iterator[None]:
         torch.backends.cudnn.allow_tf32 = cudnn
 
 
-def compiled(model: SequenceModel) -> Callable[..., tuple[Tensor, State]]:
+def compiled(model: Model) -> Callable[..., tuple[Tensor, State]]:
     """``model`` as torch.compile runs it; its cells use torch's layers.
 
     Raises:
         ValueError: a cell has ``kernel=native``.
     """
-    for part in model.modules():
-        if isinstance(part, FusedCell):
-            if part.kernel == "native":
-                raise ValueError(
-                    "kernel=native: torch's compiler cannot see into it; with compile=true use kernel=auto"
-                )
-            part.kernel = "torch" if part.kernel == "auto" else part.kernel
+    for cell in cells_in(model):
+        cell.prepare_for_compiler()
     return torch.compile(model, dynamic=False)
 
 

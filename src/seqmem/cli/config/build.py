@@ -14,11 +14,11 @@ from typing import Any, Literal, Union, get_args, get_origin
 import torch
 from torch import nn, optim
 
-from ...cells import CELLS, Cell
-from ...cells.fused import FusedCell, use_kernel
+from ...cells import CELLS, Cell, use_kernel
+from ...cells.base import cells_in
 from ...kernels.loading import Library, Unavailable, load
-from ...models.base import hidden_size_for, parameter_count, trainable
-from ...models.recurrent import SequenceModel
+from ...models.base import Model, hidden_size_for, parameter_count, trainable
+from ...models.recurrent import RecurrentModel
 from ...optimizers import OPTIMIZERS
 from ...randomness import ambient
 from ...tasks import TASKS, Task
@@ -39,7 +39,7 @@ _PLAN_NAMES = {
 class Experiment:
     """All that ``train`` needs, and the facts about it that are worth writing down."""
 
-    model: SequenceModel
+    model: Model
     task: Task
     optimizer: optim.Optimizer
     plan: Plan
@@ -164,7 +164,7 @@ def find_device(wanted: str) -> torch.device:
     return device
 
 
-def _choose_kernel(config: RunConfig, model: SequenceModel, device: torch.device, *, alone: bool) -> Backend:
+def _choose_kernel(config: RunConfig, model: Model, device: torch.device, *, alone: bool) -> Backend:
     """Tell the model's cells what to compute with.
 
     Raises:
@@ -172,9 +172,9 @@ def _choose_kernel(config: RunConfig, model: SequenceModel, device: torch.device
         ValueError: the environment asks for an instruction set that there is not.
     """
     asked, kernel = _threads(config), config.kernel.value
-    fused, found = [part for part in model.modules() if isinstance(part, FusedCell)], load()
+    kernels, library = {name for cell in cells_in(model) for name in cell.kernels}, load()
     why = ""
-    if not fused:
+    if "native" not in kernels:
         why = f"cell={config.cell.get('name')} has no native kernel"
     elif device.type != "cpu":
         why = f"device={device}: native kernels are for the CPU"
@@ -182,14 +182,14 @@ def _choose_kernel(config: RunConfig, model: SequenceModel, device: torch.device
         why = "precision=bf16: native kernels compute in float32 and float64"
     elif config.compile:
         why = "compile=true: torch's compiler cannot see into native kernels"
-    elif isinstance(found, Unavailable):
-        why = f"no native kernels: {found.reason}"
+    elif isinstance(library, Unavailable):
+        why = f"no native kernels: {library.reason}"
     if kernel == "native" and why:
         raise ConfigError(f"kernel=native: {why}; or use kernel=auto")
-    if kernel in ("auto", "native") and not why and isinstance(found, Library):
-        backend = Backend("native", found.isa, asked or (usable_cores() if alone else 1))
+    if kernel in ("auto", "native") and not why and isinstance(library, Library):
+        backend = Backend("native", library.isa, asked or (usable_cores() if alone else 1))
     else:
-        by_step = kernel == "step" or (fused and not any(part.in_torch for part in fused))
+        by_step = kernel == "step" or (kernels and "torch" not in kernels)
         backend = Backend("step" if by_step else "torch", why if kernel == "auto" else "", asked or 1)
     use_kernel(model, kernel, backend.threads)
     return backend
@@ -208,7 +208,7 @@ def _threads(config: RunConfig) -> int | None:
     return given
 
 
-def _cell_maker(config: RunConfig, task: Task) -> Callable[[int], SequenceModel]:
+def _cell_maker(config: RunConfig, task: Task) -> Callable[[int], Model]:
     """A function from a hidden size to a fresh model."""
     settings = config.cell
     kind, options, where = _chosen("cell", settings, CELLS, Cell, _CELL_COMMON)
@@ -221,11 +221,11 @@ def _cell_maker(config: RunConfig, task: Task) -> Callable[[int], SequenceModel]
     if config.embed_size < 0:
         raise ConfigError(f"embed_size={config.embed_size}: must be at least 1, or 0 for one-hot")
 
-    def make(hidden_size: int) -> SequenceModel:
+    def make(hidden_size: int) -> Model:
         def cell(input_size: int) -> Cell:
             return _made(kind, settings, "cell", input_size, hidden_size, **checked)
 
-        return SequenceModel.for_task(task, cell, embed_size=config.embed_size, layers=layers)
+        return RecurrentModel.for_task(task, cell, embed_size=config.embed_size, layers=layers)
 
     return make
 

@@ -9,7 +9,7 @@ from . import schema as settings
 from .choose import refuse_unfinished
 
 if TYPE_CHECKING:
-    from ...models.recurrent import SequenceModel
+    from ...models.base import Model
     from ...tasks import Task
     from .build import Backend
 
@@ -20,7 +20,7 @@ class Trained:
 
     run: RunDirectory
     config: settings.RunConfig
-    model: "SequenceModel"
+    model: "Model"
     task: "Task"
     backend: "Backend"
     result: dict[str, Any]

@@ -13,9 +13,10 @@ import numpy as np
 from rich.console import Console
 from rich.text import Text
 
+from ...decay import together
 from ...runs.directory import RESULT, RunDirectory, RunError
 from ...runs.settings import own_name
-from .strip import Marks, bar, columns, fitted, heat_strip, legend, marks, profile, strip_line, together
+from .strip import Marks, bar, columns, fitted, heat_strip, legend, marks, profile, strip_line
 from .words import duration, half_life_text, here, horizon_text, score_text, share_text, typed
 
 WIDEST = 120

@@ -114,17 +114,11 @@ def profile(norms: np.ndarray, answered_at: np.ndarray) -> np.ndarray:
         means = aligned.sum(1) / np.maximum(present.sum(1), 1)
     logs = np.full(length, -np.inf)
     np.log10(means, out=logs, where=~(means <= FLOOR))
-    above = np.flatnonzero(~np.isneginf(logs))
+    above = np.flatnonzero(~np.isneginf(logs) & ~np.isnan(logs))
     if not len(above):
         return logs
     answer = logs[above[-1]]  # of a cell that answers before it updates its state, the last timestep that has any
     return logs - answer if np.isfinite(answer) else np.full(length, np.nan)
-
-
-def together(norms: dict[str, np.ndarray]) -> np.ndarray:
-    """The norm of everything a cell carries, from the norms of its states (all but ``input``)."""
-    carried = [values for name, values in norms.items() if name != "input"]
-    return np.hypot.reduce(carried)  # unlike a sum of squares, it doesn't underflow before its parts do
 
 
 def heat_strip(values: np.ndarray, have: Marks, width: int, longest: int | None = None) -> Text:

@@ -24,7 +24,8 @@ from ..config.errors import USAGE, explain
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ...models.recurrent import SequenceModel
+    from ...cells import State
+    from ...models.base import Model
 
 ONNX = ("onnx", "onnxscript", "onnxruntime")
 """What the extra of that name brings."""
@@ -185,11 +186,13 @@ def export_onnx(run: RunDirectory, path: Path) -> str:
     except RuntimeError as error:
         raise RunError(f"{checkpoint} does not fit the run's configuration: {' '.join(str(error).split())}") from error
     model.requires_grad_(False)
-    start = {name: value.detach().clone() for name, value in model.cell.initial_state(1).items()}
     length, rng = config.seq_len, torch.Generator().manual_seed(0)
     inputs = experiment.task.held_out().sample(3, length, rng).to("cpu", getattr(torch, config.dtype)).inputs
-    content = _onnx(model, inputs, list(start), facts(run) | {"initial_state": _initial(start)})
-    apart = _apart(content, model, inputs)
+    with torch.no_grad():
+        _refuse_growing([model.initial_state(3), *(step.state for step in model.walk(inputs))])
+        start = {name: value.clone() for name, value in model.initial_state(1).items()}
+        content = _onnx(model, inputs, list(start), facts(run) | {"initial_state": _initial(start)})
+        apart = _apart(content, model, inputs)
     if not apart <= TOLERANCE:
         raise RunError(
             f"{path} was not written: over {length} timesteps its outputs are {apart:.2g} away from the model's: "
@@ -203,6 +206,16 @@ def export_onnx(run: RunDirectory, path: Path) -> str:
     )
 
 
+def _refuse_growing(states: "Sequence[State]") -> None:
+    """Raise RunError unless every state has the same names and one tensor of the same shape for each."""
+    shapes = [{name: getattr(leaf, "shape", None) for name, leaf in state.items()} for state in states]
+    if None in shapes[0].values() or any(each != shapes[0] for each in shapes):
+        raise RunError(
+            "the state of this model grows with the sequence, and a step in ONNX has states of fixed shapes: "
+            "--state-dict exports the weights alone"
+        )
+
+
 def _initial(start: "Mapping[str, Tensor]") -> str:
     """``zeros``, or JSON: name -> values of one sequence."""
     if not any(bool(value.any()) for value in start.values()):
@@ -210,7 +223,7 @@ def _initial(start: "Mapping[str, Tensor]") -> str:
     return json.dumps({name: value[0].tolist() for name, value in start.items()})
 
 
-def _onnx(model: "SequenceModel", inputs: "Tensor", names: list[str], facts: Mapping[str, str]) -> bytes:
+def _onnx(model: "Model", inputs: "Tensor", names: list[str], facts: Mapping[str, str]) -> bytes:
     import torch
     from torch import nn
 
@@ -222,12 +235,11 @@ def _onnx(model: "SequenceModel", inputs: "Tensor", names: list[str], facts: Map
             self.model = model
 
         def forward(self, x: torch.Tensor, *states: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            embedded = self.model.embed(x[None])[0]
-            output, new = self.model.cell.step(embedded, dict(zip(names, states, strict=True)))
-            return (self.model.readout(output), *(new[name] for name in names))
+            step = next(iter(self.model.walk(x[None], dict(zip(names, states, strict=True)))))
+            return (self.model.read_out(step.output), *(step.state[name] for name in names))
 
     batch = torch.export.Dim("batch")
-    state = model.cell.initial_state(inputs.shape[1])
+    state = model.initial_state(inputs.shape[1])
     given = (inputs[0], *(state[name].clone() for name in names))  # of its own each: torch would see one input twice
     try:
         with _quiet():
@@ -268,25 +280,22 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _apart(content: bytes, model: "SequenceModel", inputs: "Tensor") -> float:
+def _apart(content: bytes, model: "Model", inputs: "Tensor") -> float:
     """The largest difference between onnxruntime's outputs and the model's over whole sequences, as ``TOLERANCE``
     has it."""
     import numpy as np
-    import torch
 
     run: Any = importlib.import_module("onnxruntime")
     options = run.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
     session = run.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    start = model.cell.initial_state(inputs.shape[1])
+    start = model.initial_state(inputs.shape[1])
     state: dict[str, np.ndarray] = {name: value.numpy() for name, value in start.items()}
     outputs = []
     for x in inputs.numpy():
         output, *new = session.run(None, {"input": x, **state})
         outputs.append(output)
         state = dict(zip(state, new, strict=True))
-    with torch.no_grad():
-        wanted, _ = model(inputs)
-    largest = max(1.0, float(wanted.abs().max()))
-    return float(np.abs(np.stack(outputs) - wanted.numpy()).max()) / largest
+    expected = model(inputs)[0].numpy()
+    return float(np.abs(np.stack(outputs) - expected).max()) / max(1.0, float(np.abs(expected).max()))

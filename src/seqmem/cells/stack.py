@@ -1,0 +1,134 @@
+"""Cells on top of each other, as one cell.
+
+Axes: T time, B batch, D input features, H hidden (output) features, V vectors.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any, cast
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from .base import Cell, Tapped
+from .state import State, join, split
+
+
+class Stack(Cell):
+    """Each cell reads the outputs of the one below. Names of states and gates say which: ``0/hidden``, ``1/forget``.
+
+    Raises:
+        ValueError: the output size of a cell is not the input size of the one above.
+    """
+
+    def __init__(self, cells: Sequence[Cell]) -> None:
+        super().__init__()
+        for below, above in pairwise(cells):
+            if below.output_size != above.input_size:
+                raise ValueError(
+                    f"a cell of output size {below.output_size} cannot feed one of input size {above.input_size}"
+                )
+        self.cells = cast(Sequence[Cell], nn.ModuleList(cells))
+        self._names = [str(i) for i in range(len(cells))]
+        self.input_size = cells[0].input_size
+        self.output_size = cells[-1].output_size
+        above = cells[-1].output_state
+        self.output_state = None if above is None else f"{len(cells) - 1}/{above}"
+        self.keeps = tuple(f"{i}/{name}" for i, cell in enumerate(cells) for name in cell.keeps)
+
+    def initial_state(self, batch_size: int) -> State:
+        return self._join([cell.initial_state(batch_size) for cell in self.cells])
+
+    def step(self, x: Float[Tensor, "B D"], state: State) -> tuple[Float[Tensor, "B H"], State]:
+        news = []
+        for cell, old in zip(self.cells, self._split(state), strict=True):
+            x, new = cell.step(x, old)
+            news.append(new)
+        return x, self._join(news)
+
+    def gates(self, x: Float[Tensor, "B D"], state: State) -> dict[str, Float[Tensor, "B _"]]:
+        gates = []
+        for cell, old in zip(self.cells, self._split(state), strict=True):
+            gates.append(cell.gates(x, old))
+            x, _ = cell.step(x, old)
+        return self._join(gates)
+
+    def forward(self, xs: Float[Tensor, "T B D"], state: State | None = None) -> tuple[Float[Tensor, "T B H"], State]:
+        olds = [None] * len(self.cells) if state is None else self._split(state)
+        news = []
+        for cell, old in zip(self.cells, olds, strict=True):
+            xs, new = cell(xs, old)
+            news.append(new)
+        return xs, self._join(news)
+
+    def forward_tokens(
+        self, tokens: Int[Tensor, "T B"], vectors: Float[Tensor, "V D"], state: State | None = None
+    ) -> tuple[Float[Tensor, "T B H"], State]:
+        first, *above = self.cells
+        olds = [None] * len(self.cells) if state is None else self._split(state)
+        xs, new = first.forward_tokens(tokens, vectors, olds[0])
+        news = [new]
+        for cell, old in zip(above, olds[1:], strict=True):
+            xs, new = cell(xs, old)
+            news.append(new)
+        return xs, self._join(news)
+
+    def tapped(
+        self,
+        inputs: Float[Tensor, "T B D"] | Int[Tensor, "T B"],
+        state: State,
+        *,
+        vectors: Float[Tensor, "V D"] | None = None,
+    ) -> Tapped | None:
+        layers: list[Tapped] = []
+        for cell, old in zip(self.cells, self._split(state), strict=True):
+            layer = cell.tapped(inputs, old, vectors=vectors)
+            if layer is None:
+                return None
+            layers.append(layer)
+            inputs, vectors = layer.outputs, None  # the cell above reads the array that this one fills
+        return _TappedStack(self._names, layers)
+
+    def saves_memory(self, like: Float[Tensor, "..."]) -> bool:
+        return all(cell.saves_memory(like) for cell in self.cells)
+
+    def layers(self) -> Sequence[Cell]:
+        return [layer for cell in self.cells for layer in cell.layers()]
+
+    def _join(self, states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        return join(dict(zip(self._names, states, strict=True)))
+
+    def _split(self, state: Mapping[str, Any]) -> list[dict[str, Any]]:
+        return list(split(state, self._names).values())
+
+
+class _TappedStack:
+    """Each layer reads what the one below wrote, and hands its inputs' gradient down to it."""
+
+    def __init__(self, names: Sequence[str], layers: Sequence[Tapped]) -> None:
+        self._names, self._layers = names, layers
+        self._between = [torch.empty_like(layer.outputs) for layer in layers[:-1]]
+        self.outputs = layers[-1].outputs
+        self.final = join({name: layer.final for name, layer in zip(names, layers, strict=True)})
+
+    def forward(self) -> None:
+        for layer in self._layers:
+            layer.forward()
+
+    def backward(
+        self,
+        outputs: Float[Tensor, "T B H"] | None,
+        final: Mapping[str, Tensor | None],
+        *,
+        to_inputs: Float[Tensor, "T B D"] | None = None,
+    ) -> tuple[Float[Tensor, "T B"], dict[str, Float[Tensor, "T B"]]]:
+        ends = split(final, self._names)
+        norms: dict[str, dict[str, Tensor]] = {}
+        by_input = self.outputs
+        for name, layer, below in zip(
+            reversed(self._names), reversed(self._layers), [*reversed(self._between), to_inputs], strict=True
+        ):
+            by_input, norms[name] = layer.backward(outputs, ends[name], to_inputs=below)
+            outputs = below
+        return by_input, join({name: norms[name] for name in self._names})
