@@ -1,7 +1,9 @@
 """Who may import whom, and what may stand where: the laws of CONTRIBUTING's 'How it is built', read off the source."""
 
 import ast
+import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,20 @@ LAW: dict[str, set[str]] = {
 EDGE = {"hydra", "omegaconf", "rich"}
 
 
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+def dotted(node: ast.AST) -> str:
+    """``torch.cuda.is_available``; empty for what is no chain of names."""
+    parts = []
+    while isinstance(node, ast.Attribute):
+        parts.append(node.attr)
+        node = node.value
+    return ".".join([node.id, *reversed(parts)]) if isinstance(node, ast.Name) else ""
+
+
 def room(path: Path) -> str:
     first = path.relative_to(SOURCE).parts[0]
     return first.removesuffix(".py")
@@ -56,23 +72,83 @@ def module(path: Path) -> tuple[str, ...]:
     return parts[:-1] if parts[-1] == "__init__" else parts
 
 
+@cache
+def placed_imports(path: Path) -> tuple[tuple[str, str], ...]:
+    """(place, absolute name) of everything that a file imports.
+
+    The place says when the import runs: with the ``module``, in a ``function``, or for ``types`` only, which is never.
+    """
+    package = module(path) if path.name == "__init__.py" else module(path)[:-1]
+
+    def walk(parent: ast.AST, place: str) -> Iterator[tuple[str, str]]:
+        for node in ast.iter_child_nodes(parent):
+            if isinstance(node, ast.Import):
+                yield from ((place, alias.name) for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                start = package[: len(package) - node.level + 1] if node.level else ()
+                base = ".".join((*start, *(node.module.split(".") if node.module else ())))
+                yield from ((place, f"{base}.{alias.name}") for alias in node.names)
+            elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                yield from walk(node, "function")
+            elif isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+                yield from walk(node, "types")
+            else:
+                yield from walk(node, place)
+
+    return tuple(walk(parsed(path), "module"))
+
+
 def imports(path: Path) -> Iterator[str]:
     """Everything that a file imports, also inside functions and for types only, as absolute names."""
-    package = module(path) if path.name == "__init__.py" else module(path)[:-1]
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            start = package[: len(package) - node.level + 1] if node.level else ()
-            base = ".".join((*start, *(node.module.split(".") if node.module else ())))
-            yield from (f"{base}.{alias.name}" for alias in node.names)
+    return (name for _, name in placed_imports(path))
+
+
+MODULES = {".".join(module(path)): path for path in FILES}
+
+
+def imported_module(name: str) -> str:
+    """``seqmem.cells.base`` for ``seqmem.cells.base.Cell``."""
+    while name not in MODULES:
+        name = name.rpartition(".")[0]
+    return name
+
+
+@cache
+def loaded_with(name: str) -> set[str]:
+    """The modules that importing this one loads: itself, its packages, and what each imports at its top."""
+    loaded, left = set[str](), [name]
+    while left:
+        name = left.pop()
+        if not name or name in loaded:
+            continue
+        loaded.add(name)
+        left.append(name.rpartition(".")[0])
+        path = MODULES[name]
+        left += [
+            imported_module(other)
+            for place, other in placed_imports(path)
+            if place == "module" and other.startswith("seqmem.")
+        ]
+    return loaded
+
+
+@cache
+def other_projects(name: str) -> set[str]:
+    """The packages of other projects that importing this module loads."""
+    roots = {
+        other.split(".")[0]
+        for each in loaded_with(name)
+        for place, other in placed_imports(MODULES[each])
+        if place == "module"
+    }
+    return roots - set(sys.stdlib_module_names) - {"seqmem"}
 
 
 def names(path: Path) -> Iterator[tuple[str, ast.Attribute]]:
     """``torch.manual_seed`` and whatever else is reached by dots."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Attribute):
-            yield ast.unparse(node), node
+            yield dotted(node), node
 
 
 def test_the_law_names_every_room() -> None:
@@ -85,7 +161,7 @@ def test_who_may_import_whom(path: Path) -> None:
         assert list(imports(path)) == ["sys", "seqmem.cli.main.main"]
         return
     if room(path) == "__init__":  # at run time only what a name that is used needs
-        outside = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.Import | ast.ImportFrom)]
+        outside = [node for node in parsed(path).body if isinstance(node, ast.Import | ast.ImportFrom)]
         assert {node.module for node in outside if isinstance(node, ast.ImportFrom)} == {"importlib", "typing"}
         assert all(isinstance(node, ast.ImportFrom) for node in outside)
         return
@@ -97,6 +173,82 @@ def test_who_may_import_whom(path: Path) -> None:
         rest = name.removeprefix("seqmem.")
         allowed = LAW[room(path)]
         assert any(rest == good or rest.startswith(f"{good}.") for good in allowed), f"{room(path)} imports {name}"
+
+
+INNER_LAW: dict[str, set[str]] = {
+    "config": {"config"},
+    "terminal": {"terminal", "config"},
+    "launch": {"launch", "terminal", "config"},
+    "verbs": {"launch", "terminal", "config"},
+    "notebook": {"launch", "config"},
+    "help": set(),
+    "main": {"help", "verbs", "config"},
+}
+"""Part of the cli -> the parts it may import from. A verb may not import another verb."""
+
+
+def test_the_inner_law_names_every_part_of_the_cli() -> None:
+    assert {name.split(".")[2] for name in MODULES if name.startswith("seqmem.cli.")} == set(INNER_LAW)
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name.startswith("seqmem.cli.")])
+def test_who_may_import_whom_in_the_cli(name: str) -> None:
+    part = name.split(".")[2]
+    for _, other in placed_imports(MODULES[name]):
+        if other.startswith("seqmem.cli.") and imported_module(other) != name:
+            assert other.split(".")[2] in INNER_LAW[part], f"{name} imports {other}"
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    """Imports inside functions count: that a circle is entered late does not open it."""
+    graph = {
+        name: {
+            imported_module(other)
+            for place, other in placed_imports(path)
+            if place != "types" and other.startswith("seqmem.")
+        }
+        - {name}
+        for name, path in MODULES.items()
+        if name != "seqmem"  # whose names are imported when they are used
+    }
+    done: set[str] = set()
+
+    def visit(name: str, path: list[str]) -> None:
+        assert name not in path, f"a circle: {' -> '.join([*path[path.index(name) :], name])}"
+        if name in done or name not in graph:
+            return
+        for other in sorted(graph[name]):
+            visit(other, [*path, name])
+        done.add(name)
+
+    for name in graph:
+        visit(name, [])
+
+
+SLOW_TO_IMPORT = {
+    "PIL",
+    "hydra",
+    "jinja2",
+    "matplotlib",
+    "numpy",
+    "omegaconf",
+    "polars",
+    "rich",
+    "tensorboard",
+    "torch",
+}
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_imports_inside_functions_have_a_reason(name: str) -> None:
+    """It keeps a slow package out of a fast start, or, in the package itself, out of ``import seqmem``."""
+    path = MODULES[name]
+    inside = [other for place, other in placed_imports(path) if place == "function" and other.startswith("seqmem.")]
+    already = other_projects(name)
+    for other in inside:
+        assert (other_projects(imported_module(other)) - already) & SLOW_TO_IMPORT, (
+            f"{name} may import {other} at its top"
+        )
 
 
 def test_cells_do_not_know_each_other() -> None:
@@ -113,7 +265,7 @@ def test_devices_are_chosen_in_one_place() -> None:
     for path in FILES:
         if path.relative_to(SOURCE) in (Path("cli/config/build.py"), Path("randomness.py")):
             continue
-        tree = ast.parse(path.read_text())
+        tree = parsed(path)
         keys = {key for node in ast.walk(tree) if isinstance(node, ast.Dict) for key in node.keys}
         for node in ast.walk(tree):
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in keys:
@@ -129,7 +281,7 @@ GLOBAL = (
 )  # fmt: skip
 
 
-def test_nobody_uses_a_global_generator() -> None:
+def test_global_generators_are_not_used() -> None:
     """Randomness is an argument: no seeding, and nothing drawn from a generator that was not handed over."""
     drawing = {"rand", "randn", "randint", "randperm", "bernoulli", "multinomial", "normal"}
     for path in FILES:
@@ -139,19 +291,19 @@ def test_nobody_uses_a_global_generator() -> None:
             assert name.split(".")[0] not in ("random", "secrets"), f"{path} imports {name}"
         for name, node in names(path):
             assert not name.startswith(GLOBAL), f"{path}:{node.lineno}: {name}"
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and ast.unparse(node.func) in {f"torch.{word}" for word in drawing}:
+        for node in ast.walk(parsed(path)):
+            if isinstance(node, ast.Call) and dotted(node.func) in {f"torch.{word}" for word in drawing}:
                 given = {keyword.arg for keyword in node.keywords}
                 assert "generator" in given, f"{path}:{node.lineno}: {ast.unparse(node)}"
 
 
 def test_no_bare_asserts_or_swallowed_errors() -> None:
-    """No ``except: pass`` of everything, and nobody prints below the cli."""
+    """No ``except: pass`` of everything, and no printing below the cli."""
     for path in FILES:
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(parsed(path)):
             if isinstance(node, ast.ExceptHandler):
                 broad = node.type is None or ast.unparse(node.type) in ("Exception", "BaseException")
                 empty = len(node.body) == 1 and isinstance(node.body[0], ast.Pass)
                 assert not (broad and empty), f"{path}:{node.lineno}"
-            if isinstance(node, ast.Call) and ast.unparse(node.func) == "print":
+            if isinstance(node, ast.Call) and dotted(node.func) == "print":
                 assert room(path) == "cli", f"{path}:{node.lineno}"

@@ -15,7 +15,8 @@ from hydra import compose
 from commandline import TINY, Completed, assert_same_numbers, in_a_process, only_run, rows
 from compilers import needs_kernels
 from seqmem.cells import CELLS
-from seqmem.cli.config.schema import RunConfig, from_mapping, own_hydra
+from seqmem.cli.config.compose import own_hydra
+from seqmem.cli.config.schema import RunConfig, from_mapping
 from seqmem.cli.launch.one_run import run_path
 from seqmem.optimizers import OPTIMIZERS
 from seqmem.tasks import TASKS

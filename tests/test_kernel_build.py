@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hydra import compose
 
 from commandline import OWN_CELLS, TINY, environment, in_a_process, only_run
 from compilers import COMPILERS, needs_compiler
 from seqmem.cli.config.build import Backend
 from seqmem.cli.config.build import build as configured
-from seqmem.cli.config.schema import ConfigError, from_mapping, own_hydra, register
+from seqmem.cli.config.compose import compose_run
+from seqmem.cli.config.errors import ConfigError
 from seqmem.cli.verbs import list as listing
 from seqmem.kernels import build as builder
 from seqmem.kernels import loading
@@ -303,10 +303,7 @@ def test_the_list_says_what_there_is(monkeypatch: pytest.MonkeyPatch, capsys: py
 
 
 def backend(*overrides: str, alone: bool = True) -> Backend:
-    register()
-    with own_hydra():
-        config = from_mapping(compose("train", overrides=[*TINY, "device=cpu", *overrides]))
-    return configured(config, alone=alone).backend
+    return configured(compose_run([*TINY, "device=cpu", *overrides]), alone=alone).backend
 
 
 @pytest.fixture

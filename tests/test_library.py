@@ -88,7 +88,8 @@ def test_it_is_the_command_lines_run(tmp_path: Path, typed: Callable[..., Comple
 )  # fmt: skip
 def test_any_word_can_be_a_setting(tmp_path: Path, text: str) -> None:
     """Hydra's grammar would read some of these as something else; a keyword is taken as it is."""
-    from seqmem.cli.config.schema import from_mapping, own_hydra
+    from seqmem.cli.config.compose import own_hydra
+    from seqmem.cli.config.schema import from_mapping
     from seqmem.cli.notebook import _overrides
 
     with own_hydra():

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from commandline import TINY, Completed, assert_same_numbers, runs_below
-from seqmem.cli.config.schema import ConfigError
+from seqmem.cli.config.errors import ConfigError
 from seqmem.cli.launch import ray as launch
 from seqmem.cli.launch.jobs import Job, Outcome, work
 from seqmem.cli.launch.one_run import StopSignals

@@ -73,7 +73,8 @@ def test_two_at_once(tmp_path: Path, typed: Callable[..., Completed]) -> None:
 
 DRIVER = """\
 import io, json, os, signal, sys
-from seqmem.cli.config.schema import from_mapping, own_hydra
+from seqmem.cli.config.compose import own_hydra
+from seqmem.cli.config.schema import from_mapping
 from seqmem.cli.launch.one_run import execute
 # Imported before the forks, so that no child has to.
 import seqmem.cli.config.build, seqmem.cli.terminal.live, seqmem.record.recorder

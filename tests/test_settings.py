@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from hydra import compose
 
-from seqmem.cli.config.schema import RunConfig, everything, from_mapping, identity, own_hydra
+from seqmem.cli.config.compose import own_hydra
+from seqmem.cli.config.schema import RunConfig, everything, from_mapping, identity
 from seqmem.cli.launch.one_run import run_path
 from seqmem.runs import settings
 from seqmem.runs.settings import IDENTITY, LATER, SETTINGS, Setting, flat, role, training_settings

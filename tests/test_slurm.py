@@ -20,7 +20,9 @@ from submitit.core.job_environment import JobEnvironment
 from submitit.core.utils import DelayedSubmission, JobPaths
 
 from commandline import TINY, Completed, assert_same_numbers
-from seqmem.cli.config.schema import ConfigError, RunConfig, from_mapping, own_hydra
+from seqmem.cli.config.compose import own_hydra
+from seqmem.cli.config.errors import ConfigError
+from seqmem.cli.config.schema import RunConfig, from_mapping
 from seqmem.cli.launch import jobs, slurm
 from seqmem.runs.directory import RunError, write_json
 
@@ -82,7 +84,7 @@ def composed(*overrides: str) -> RunConfig:
 
 def some_jobs(count: int, *overrides: str) -> list[jobs.Job]:
     config = composed(*overrides)
-    return [jobs.job(number, count, [f"seed={number}"], replace(config, seed=number)) for number in range(count)]
+    return [jobs.job_of(number, count, [f"seed={number}"], replace(config, seed=number)) for number in range(count)]
 
 
 def finish(job: jobs.Job, score: float) -> None:

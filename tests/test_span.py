@@ -244,12 +244,12 @@ def test_what_cannot_be_searched(typed: Typed, args: tuple[str, ...], line: str)
 
 def test_the_usual_lstm_is_that_with_a_forget_bias_of_1() -> None:
     """So that one sweep can have it beside an rnn, and its runs are those that the command line's are."""
+    from seqmem.cli.config.compose import compose_run
     from seqmem.cli.launch.one_run import run_path
-    from seqmem.cli.verbs.span import _composed, _with
 
     one, other = ["cell=usual/lstm"], ["cell=lstm", "cell.forget_bias=1"]
     same = ["experiment=subject_study"]
-    paths = [run_path(_with(_composed([*same, *cell]), 7, 3)) for cell in (one, other, ["cell=lstm"])]
+    paths = [run_path(compose_run([*same, *cell, "seq_len=7", "seed=3"])) for cell in (one, other, ["cell=lstm"])]
     assert paths[0] == paths[1] != paths[2]
     assert paths[0].parent == Path("outputs/subject/lstm")
 

@@ -15,6 +15,7 @@ from urllib.request import urlopen
 
 import pytest
 
+from seqmem.cli.main import run_verb
 from seqmem.cli.verbs.watch import PINNED, main, page
 from seqmem.record.events import EventFile
 from seqmem.record.recorder import describe
@@ -44,7 +45,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-COMMAND = [sys.executable, "-c", "import sys; from seqmem.cli.verbs.watch import main; sys.exit(main(sys.argv[1:]))"]
+COMMAND = [sys.executable, "-m", "seqmem", "watch"]
 
 
 @contextmanager
@@ -163,15 +164,15 @@ def test_a_host_that_is_not_ours_is_one_line(outputs: Path) -> None:
 
 
 def test_no_directory_and_no_runs_are_one_line_each(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([str(tmp_path / "nowhere")]) == 2
+    assert run_verb("watch", [str(tmp_path / "nowhere")]) == 2
     assert capsys.readouterr().err == f"seqmem watch: there is no directory {tmp_path / 'nowhere'}\n"
-    assert main([str(tmp_path)]) == 2
+    assert run_verb("watch", [str(tmp_path)]) == 2
     said = f"seqmem watch: no runs in {tmp_path}: start with `seqmem train`, or name another directory\n"
     assert capsys.readouterr().err == said
 
 
 def test_an_impossible_port_is_refused(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([str(outputs), "--port", "70000"]) == 2
+    assert run_verb("watch", [str(outputs), "--port", "70000"]) == 2
     assert capsys.readouterr().err.startswith("seqmem watch: --port 70000: must be from 1 to 65535")
 
 

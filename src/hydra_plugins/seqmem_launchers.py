@@ -34,7 +34,7 @@ class _Launcher(Launcher):
 
         jobs = sweep.jobs(job_overrides, initial_job_idx, self._loader, self._config)
         outcomes = import_module(f"seqmem.cli.launch.{self.where}").run_jobs(jobs, **self._options)
-        sweep.finished(outcomes)
+        sweep.account(outcomes)
         return [self._returned(job.overrides, outcome.score) for job, outcome in zip(jobs, outcomes, strict=True)]
 
     @staticmethod

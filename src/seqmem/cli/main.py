@@ -1,4 +1,4 @@
-"""The edge: the first word of a command line is a verb; behind ``train`` stands a Hydra application."""
+"""The command line: its first word is a verb; each verb is ``main(args) -> exit code`` of the module ``verbs.VERB``."""
 
 import io
 import os
@@ -8,7 +8,8 @@ from contextlib import redirect_stdout
 from importlib import import_module
 from importlib.metadata import version
 
-PLAIN = {
+VERBS = {
+    "train": "train, trace the gradient through time, evaluate; -m sweeps",
     "eval": "score finished runs at any lengths",
     "show": "a run in the terminal: score by length, the gradient over timesteps",
     "read": "watch models read a sentence word by word: who remembers, who changes their mind",
@@ -21,13 +22,12 @@ PLAIN = {
     "export": "a run's weights as a state dict, its step as ONNX",
     "list": "the cells, tasks, optimizers and experiments there are",
 }
-VERBS = {"train": "train, trace the gradient through time, evaluate; -m sweeps", **PLAIN}
 
 
 def main() -> int:
     args = sys.argv[1:]
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a path or a strip that the terminal's encoding has no letters for
+        if isinstance(stream, io.TextIOWrapper):  # the terminal's encoding may lack characters of a path or a strip
             stream.reconfigure(errors="backslashreplace")
     name = f"seqmem {args[0]}" if args and args[0] in VERBS else "seqmem"
     try:
@@ -52,93 +52,43 @@ def _dispatch(args: list[str]) -> int:
         print(f"seqmem {version('seqmem')}")
         return 0
     verb, rest = args[0], args[1:]
-    if verb == "train":
-        return _train(rest)
-    if verb in PLAIN:
-        return _plain(verb, rest)
-    from .config.schema import nearest
+    if verb in VERBS:
+        return run_verb(verb, rest)
+    from .config.errors import nearest
 
     hint = nearest(verb, list(VERBS)) or (f" Settings follow a verb: seqmem train {verb}." if "=" in verb else "")
     print(f"seqmem: there is no command '{verb}'.{hint} One of: {', '.join(VERBS)}", file=sys.stderr)
     return 2
 
 
-def _plain(verb: str, rest: list[str]) -> int:
-    full = os.environ.get("HYDRA_FULL_ERROR") == "1"
-    from ..runs.directory import RunError
+def run_verb(verb: str, args: list[str]) -> int:
+    """The exit code of ``seqmem VERB ARGS``. An exception is printed as one line, or raised if HYDRA_FULL_ERROR=1."""
+    from .config.errors import exit_code, full_errors, one_line
 
     try:
-        return import_module(f"{__package__}.verbs.{verb}").main(rest)
-    except RunError as error:
-        if full:
-            raise
-        print(f"seqmem {verb}: {error}", file=sys.stderr)
+        return import_module(f"{__package__}.verbs.{verb}").main(args)
     except Exception as error:
-        if full or isinstance(error, BrokenPipeError):
+        if full_errors() or isinstance(error, BrokenPipeError):
             raise
-        print(f"seqmem {verb}: {type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr)
-    return 1
-
-
-def _train(rest: list[str]) -> int:
-    said = os.environ.get("HYDRA_FULL_ERROR")
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra's main raises to us instead of printing and leaving
-    try:
-        return _hydra(rest, full=said == "1")
-    finally:
-        del os.environ["HYDRA_FULL_ERROR"]
-        if said is not None:
-            os.environ["HYDRA_FULL_ERROR"] = said
-
-
-def _hydra(rest: list[str], *, full: bool) -> int:
-    from hydra.errors import HydraException
-
-    from .config.errors import USAGE, Arguments, explain, parsed
-    from .config.schema import ConfigError, with_own_arguments
-    from .launch import sweep
-    from .verbs import train
-
-    train.failures, sweep.current = [], None
-    given, said_already = Arguments([], rest, None), []
-    try:
-        given = parsed(with_own_arguments(rest))
-        sys.argv = ["seqmem", *given.argv]  # which is where Hydra's main looks
-        train.main()
-        said_already = train.failures if sweep.current is not None else []  # by a sweep, when they happened
-    except (ValueError, HydraException) as error:  # not of a job (those are among the failures): of Hydra, before any
-        train.failures.append(error if isinstance(error, USAGE) else ConfigError(explain(error)))
-    except Exception as error:
-        train.failures.append(error)
-    code = 0
-    for error in train.failures:
-        if full:
-            raise error
-        code = max(code, 2 if isinstance(error, USAGE) else 1)
-        if error not in said_already:
-            usage = isinstance(error, USAGE)
-            said = explain(error, given.overrides, given.config_dir) if usage else sweep.one_line(error)
-            print(f"seqmem train: {said}", file=sys.stderr)
-    lines, worst = sweep.summary()
-    print(*lines, sep="\n" if lines else "", end="\n" if lines else "", flush=True)
-    return max(code, worst)
+        print(f"seqmem {verb}: {one_line(error)}", file=sys.stderr)
+        return exit_code(error)
 
 
 def _complete(args: list[str]) -> int:
-    """Shell completion: the verb is ours, everything after it is Hydra's."""
+    """Shell completion: we complete the verb, Hydra the settings of ``train``."""
     if any(argument.startswith("query=") for argument in args):
         line = os.environ.get("COMP_LINE", "")
-        found = re.match(r"(\s*\S+\s+)(\S+)(\s.*)?$", line, re.DOTALL)
-        if found is None or found[3] is None:
-            start = found[2] if found else ""
+        words = re.match(r"(\s*\S+\s+)(\S+)(\s.*)?$", line, re.DOTALL)
+        if words is None or words[3] is None:
+            start = words[2] if words else ""
             print(" ".join(verb for verb in VERBS if verb.startswith(start)))
             return 0
-        if found[2] != "train":
+        if words[2] != "train":
             return 0
-        os.environ["COMP_LINE"] = found[1] + found[3].lstrip()
+        os.environ["COMP_LINE"] = words[1] + words[3].lstrip()
         with redirect_stdout(io.StringIO()) as offered:
-            code = _train(args)
-        # Hydra ends the name of a group that has groups inside (cell, for cell/usual) without the sign it is set with.
+            code = run_verb("train", args)
+        # Hydra ends the name of a group with groups inside (cell, for cell/usual) without its "=".
         print(re.sub(r"(?<!\S)(\w+)(?!\S)", r"\1=", offered.getvalue()), end="")
         return code
-    return _train(args)
+    return run_verb("train", args)

@@ -5,16 +5,16 @@ from collections.abc import Iterator, Mapping
 from os import PathLike, fspath
 from typing import Any
 
-from hydra import compose
+from rich import get_console
 
 from ..runs.directory import RunDirectory
-from .config.errors import USAGE, explain
-from .config.schema import from_mapping, own_hydra, with_own_arguments
+from .config.compose import compose_run, with_own_arguments
+from .config.errors import ConfigError, one_line
 from .launch.one_run import execute
 
 
 def train(*overrides: str, **settings: Any) -> RunDirectory:
-    """Train one run, or find it finished, exactly as ``seqmem train`` with the same settings would.
+    """Train one run, or return it if it is finished, exactly as ``seqmem train`` with the same settings would.
 
     ``seqmem.train(cell="lstm", seq_len=50, optimizer={"lr": 1e-3})`` is
     ``seqmem train cell=lstm seq_len=50 optimizer.lr=1e-3``; strings are taken as on the command line:
@@ -29,15 +29,11 @@ def train(*overrides: str, **settings: Any) -> RunDirectory:
         ValueError: a setting cannot be; one line that says which, and what instead.
         seqmem.runs.directory.RunError: the run could not be done; one line that says why.
     """
-    from rich import get_console
-
     given = with_own_arguments([*overrides, *_overrides(settings)])
     try:
-        with own_hydra():
-            config = from_mapping(compose("train", overrides=given))
-        return execute(config, overrides=given, console=get_console())
-    except USAGE as error:
-        raise ValueError(explain(error, given)) from error
+        return execute(compose_run(given), overrides=given, console=get_console())
+    except ConfigError as error:
+        raise ValueError(one_line(error)) from error
 
 
 def _overrides(settings: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
@@ -51,13 +47,13 @@ def _overrides(settings: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 
 
 def _text(value: Any) -> str:
-    """A value as Hydra's grammar reads it."""
+    """A value in Hydra's grammar."""
     if isinstance(value, str | PathLike):
         text = fspath(value)
         if re.fullmatch(r"\w+", text, re.ASCII):
             return text
-        # Backslashes are doubled where a quote follows, and nowhere else: so does Hydra read them.
-        return "'" + re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), text) + "'"
+        # Double a backslash only before a quote: Hydra reads it so.
+        return "'" + re.sub(r"(\\*)('|$)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), text) + "'"
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, list | tuple):

@@ -23,7 +23,8 @@ from ...optimizers import OPTIMIZERS
 from ...randomness import ambient
 from ...tasks import TASKS, Task
 from ...training.plan import Plan, check_precision
-from .schema import ConfigError, RunConfig, look_beside_the_user, nearest, usable_cores
+from .errors import ConfigError, nearest
+from .schema import RunConfig, look_beside_the_user, usable_cores
 
 _CELL_COMMON = ("name", "hidden_size", "layers", "params")
 _TASK_COMMON = ("name", "usual_seq_len", "lengths", "shortest")

@@ -1,162 +1,50 @@
-"""Turns whatever goes wrong into one clear line and an exit code: 2 for a command that cannot be, 1 for a failure."""
+"""Errors of the command line: what they are called, and how each becomes one line and an exit code.
 
-import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NoReturn
+Exit codes: 2 for a command line that has to be corrected, 1 for everything else that goes wrong. No torch and no Hydra
+here: ``compose`` turns what Hydra raises into a ``ConfigError``.
+"""
 
-from hydra import compose
-from hydra._internal.utils import get_args_parser
-from hydra.errors import CompactHydraException, MissingConfigException, OverrideParseException
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+import argparse
+import difflib
+import os
+from collections.abc import Sequence
+from typing import NoReturn
 
-from .schema import ConfigError, nearest, own_hydra
-
-USAGE = (CompactHydraException, OmegaConfBaseException)
-"""What Hydra, OmegaConf and we raise for a setting that cannot be."""
-
-_KINDS = {"Integer": "a whole number", "Float": "a number", "bool": "true or false"}
-_CHOICE = r"(cell|task|optimizer)=\w+"
+from ...runs.directory import RunError
 
 
-@dataclass(frozen=True)
-class Arguments:
-    """What stands behind ``seqmem train``: Hydra's options, as they were written, and the settings."""
-
-    options: list[str]
-    overrides: list[str]
-    config_dir: str | None
-
-    @property
-    def argv(self) -> list[str]:
-        """In the order in which Hydra understands them: ``cell=rnn -m seed=0,1`` would be refused."""
-        return [*self.overrides, *self.options]
+class ConfigError(Exception):
+    """A setting that the user can correct. The message is one line: what, where, what instead."""
 
 
-def parsed(args: Sequence[str]) -> Arguments:
-    """As Hydra would read it, except that a mistake is one line and not Hydra's usage.
+class Parser(argparse.ArgumentParser):
+    """A mistake is one line and exit code 2; argparse would print the whole usage above it."""
 
-    Raises:
-        ConfigError: an option that there is not, or one that lacks its value.
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def one_line(error: BaseException) -> str:
+    """What to print for an error. Only errors that are not written for people show their type."""
+    text = str(error) if isinstance(error, ConfigError | RunError) else f"{type(error).__name__}: {error}"
+    return " ".join(line.strip() for line in text.splitlines() if line.strip())
+
+
+def exit_code(error: BaseException) -> int:
+    return 2 if isinstance(error, ConfigError) else 1
+
+
+def full_errors() -> bool:
+    """Whether the user wants tracebacks: ``HYDRA_FULL_ERROR=1``, as for any Hydra application."""
+    return os.environ.get("HYDRA_FULL_ERROR") == "1"
+
+
+def nearest(word: str, names: Sequence[str], prefix: str = "") -> str:
+    """`` Did you mean 'lstm'?``, or nothing.
+
+    Args:
+        prefix: is put in front of the name in the answer; it is not compared.
     """
-    parser = get_args_parser()
-
-    def refuse(message: str) -> NoReturn:
-        if found := re.match(r"unrecognized arguments: (--?([\w./@]+)=\S*)", message):
-            raise ConfigError(f"'{found[1]}': settings have no dashes: {found[1].lstrip('-')}")
-        raise ConfigError(f"{message}; see seqmem train --help")
-
-    parser.error = refuse
-    found = parser.parse_intermixed_args(args)
-    options = list(args)
-    for override in found.overrides:
-        options.remove(override)
-    return Arguments(options, found.overrides, found.config_dir)
-
-
-EXTRAS = {"hydra/sweeper/optuna": "optuna", "hydra/launcher/joblib": "joblib"}
-"""What the plugins of others offer, and which extra of seqmem brings them."""
-
-
-def explain(error: Exception, overrides: Sequence[str] = (), config_dir: str | None = None) -> str:
-    """One line for a person who mistyped something on a command line of these ``overrides``."""
-    return " ".join(_explain(error, overrides, config_dir).split())
-
-
-def _explain(error: Exception, overrides: Sequence[str], config_dir: str | None) -> str:
-    text = str(error).strip()
-    first = text.partition("\n")[0]
-    if isinstance(error, ConfigError):
-        return text
-    if isinstance(error, MissingConfigException) and error.options is not None:
-        group, _, name = (error.missing_cfg_file or "").rpartition("/")
-        options = sorted(error.options)
-        if not options:
-            return f"no {group} is called '{name}', nor anything else: -cd DIR adds your own from DIR/{group}/NAME.yaml"
-        extra = EXTRAS.get(f"{group}/{name}")
-        missing = f" It comes with pip install 'seqmem[{extra}]'." if extra else nearest(name, options)
-        return f"no {group} is called '{name}'.{missing} One of: {', '.join(options)}"
-    if isinstance(error, MissingConfigException):
-        return first
-    if found := re.match(r"Could not override '([^']+)'", text) or re.match(r"Key '([^']+)' is not in struct", text):
-        return unknown_setting(_full_key(text) or found[1], overrides, config_dir)
-    if found := re.match(r"Key '([^']+)' not in", text):
-        return unknown_setting(_full_key(text) or found[1], overrides, config_dir)
-    if found := re.match(r"Could not append to config\. An item is already at '([^']+)'", text):
-        return f"'{found[1]}' exists already: write {found[1]}=... without the +"
-    if found := re.match(r"Ambiguous value for argument '([^']+)'", text):
-        return f"{found[1]} is several values: add -m to run each, or write [...] for one list"
-    if found := re.match(r"Sweep parameters '(.+)' requires --multirun", first):
-        return f"{found[1]} is several values: add -m to run each"
-    if isinstance(error, OverrideParseException):
-        quotes = "; a value with special characters needs quotes of its own, e.g. 'outputs=\"my runs\"'"
-        return f"cannot read '{error.override}': settings are key=value, e.g. seq_len=50{quotes * ('=' in first)}"
-    if found := re.match(r"Error merging override (.*)", text):
-        return f"{found[1]}: {_unwrap(str(error.__cause__ or ''))}"
-    if text.startswith("Config group override must be a string"):
-        return "a cell, task or optimizer is chosen by its name, e.g. cell=lstm"
-    if isinstance(error, OmegaConfBaseException):
-        where = getattr(error, "full_key", None)
-        return f"{where}: {_unwrap(text)}" if where else _unwrap(text)
-    return text
-
-
-def unknown_setting(name: str, overrides: Sequence[str], config_dir: str | None) -> str:
-    """What to say of a setting that there is not, with the nearest that there is."""
-    chosen = [word for word in overrides if re.fullmatch(_CHOICE, word)]
-    names = setting_names(chosen, config_dir)
-    group, dot, rest = name.partition(".")
-    siblings = [known.removeprefix(group + dot) for known in names if dot and known.startswith(group + dot)]
-    said = f"there is no setting '{name}'."
-    if hint := nearest(rest, siblings, group + dot) if siblings else nearest(name, names):
-        return f"{said}{hint} See seqmem train --help"
-    if siblings:
-        choice = next((word for word in chosen if word.startswith(f"{group}=")), group)
-        return f"{said} {choice} has {', '.join(sibling for sibling in siblings if sibling != 'name')}"
-    return f"{said} See seqmem train --help"
-
-
-def setting_names(chosen: Sequence[str], config_dir: str | None) -> list[str]:
-    """Every setting, dotted, under the cell, task and optimizer that were chosen."""
-    search = [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"] if config_dir else []
-    try:
-        with own_hydra():
-            settings = OmegaConf.to_container(compose("train", overrides=[*search, *chosen]))
-    except USAGE:  # what was chosen cannot be had
-        return setting_names([], None) if chosen or search else []
-
-    def walk(node: dict[Any, Any], prefix: str = "") -> Iterator[str]:
-        for key, value in node.items():
-            yield f"{prefix}{key}"
-            if isinstance(value, dict):
-                yield from walk(value, f"{prefix}{key}.")
-
-    assert isinstance(settings, dict)
-    return list(walk(settings))
-
-
-def _full_key(text: str) -> str | None:
-    found = re.search(r"^\s*full_key: *(\S+)", text, re.MULTILINE)
-    return found[1] if found else None
-
-
-def _unwrap(text: str) -> str:
-    """OmegaConf's type errors in our words."""
-    line = text.partition("\n")[0]
-    if found := re.match(r"Value '(.*)' of type '\w+' could not be converted to (\w+)", line):
-        return f"'{found[1]}' is not {_KINDS.get(found[2], found[2])}"
-    if found := re.match(r"Invalid value '(.*)', expected one of \[(.*)\]", line):
-        return f"'{found[1]}' is not one of {found[2]}"
-    if found := re.match(r"Value '(.*)' is not a valid bool", line):
-        return f"'{found[1]}' is not true or false"
-    if re.match(r"field '.*' is not Optional", line):
-        return "must have a value"
-    if "is not a ListConfig, list or tuple" in line:
-        return "must be a list, e.g. [10,20]"
-    if re.match(r"(Cannot assign \w+ to|Invalid type assigned: \w+ is not a subclass of) ", line):
-        return "must be several settings, e.g. {a:1,b:2}"
-    if found := re.match(r"(\w+) raised while resolving interpolation: (.*)", line):
-        return found[2].strip('"')
-    return line[:1].lower() + line[1:]
+    matches = [name for name in names if name.rpartition(".")[2] == word][:1]  # `lr` for `optimizer.lr`
+    matches = matches or difflib.get_close_matches(word, names, 1, 0.6)
+    return f" Did you mean '{prefix}{matches[0]}'?" if matches else ""

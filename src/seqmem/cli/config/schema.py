@@ -3,32 +3,20 @@
 The settings of cells, tasks and optimizers have no types here: their own signatures are the definition (build.py).
 """
 
-import difflib
 import importlib.util
 import os
-import re
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.singleton import Singleton
-from hydra.errors import CompactHydraException
-from hydra.version import VersionBase
 from omegaconf import MISSING, OmegaConf
 
 from ...runs import settings as settings_of
-
-
-class ConfigError(CompactHydraException):
-    """A setting that the user can correct. The message is one line: what, where, what instead."""
+from .errors import ConfigError
 
 
 class Dtype(StrEnum):
@@ -146,25 +134,6 @@ def conf_dir() -> Path:
     return packaged if packaged.is_dir() else Path(__file__).resolve().parents[4] / "conf"
 
 
-@contextmanager
-def own_hydra() -> Iterator[None]:
-    """Hydra with our configuration alone; whatever application had set it up before finds it as it was."""
-    known = Singleton._instances  # noqa: SLF001 (its own get_state copies everything there is, deeply)
-    before = {kind: known.pop(kind) for kind in (GlobalHydra, VersionBase) if kind in known}
-    try:
-        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            yield
-    finally:
-        for kind in (GlobalHydra, VersionBase):
-            known.pop(kind, None)
-        known.update(before)
-
-
-def with_own_arguments(overrides: list[str]) -> list[str]:
-    """``cell.args.alpha=0.9`` as Hydra wants it said: the settings of a user's own class are in no file."""
-    return [re.sub(r"^(cell|task)\.args(?=[.=])", r"++\1.args", override) for override in overrides]
-
-
 def from_mapping(settings: Any) -> RunConfig:
     """A typed configuration from a composed or a saved one.
 
@@ -231,10 +200,3 @@ def look_beside_the_user() -> None:
         sys.path.insert(0, here)
         # Workers of a sweep are fresh processes that inherit the environment only.
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
-
-
-def nearest(word: str, names: list[str], prefix: str = "") -> str:
-    """`` Did you mean 'lstm'?``, or nothing. ``prefix``: of every name, and no reason to be near."""
-    found = [name for name in names if name.rpartition(".")[2] == word][:1]  # `lr` for `optimizer.lr`
-    found = found or difflib.get_close_matches(word, names, 1, 0.6)
-    return f" Did you mean '{prefix}{found[0]}'?" if found else ""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ...runs.directory import CHECKPOINT, RunDirectory, RunError
 from . import schema as settings
 from .choose import refuse_unfinished
+from .compose import configuration
 
 if TYPE_CHECKING:
     from ...models.base import Model
@@ -33,7 +34,7 @@ def trained(run: RunDirectory, device: str = "cpu") -> Trained:
         RunError: no such run, not finished, or its checkpoint is missing, unreadable or of another model.
         ConfigError: there is no such device.
     """
-    config = settings.from_mapping(run.config())
+    config = configuration(run)
     refuse_unfinished(run)
     if not run.file(CHECKPOINT).exists():
         raise RunError(f"{run.path} lacks its {CHECKPOINT}: train it again with force=true")

@@ -11,14 +11,15 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from filelock import Timeout
+from rich.console import Console
 
 from ...runs.directory import RunDirectory, RunError
-
-if TYPE_CHECKING:
-    from .one_run import StopSignals
+from ..config.errors import ConfigError, one_line
+from ..config.schema import RunConfig, everything, from_mapping
+from .one_run import Stopped, StopSignals, execute, run_path, title
 
 State = Literal["finished", "failed", "stopped", "lost"]
 
@@ -45,9 +46,7 @@ class Job:
 
     @property
     def prefix(self) -> str:
-        """In front of every line of the job, so that jobs which run at once can be told apart."""
-        total = f"/{self.total}" if self.total else ""
-        return f"[{self.number + 1}{total} {self.title}] "
+        return job_prefix(self.number, self.total, self.title)
 
     @property
     def run(self) -> RunDirectory:
@@ -73,11 +72,18 @@ class Outcome:
     full: bool = False
 
 
-def job(number: int, total: int, overrides: Sequence[str], config: Any) -> Job:
-    """Of a ``RunConfig`` in the current directory."""
-    from ..config.schema import everything
-    from .one_run import run_path, title
+def job_prefix(number: int, total: int, title: str) -> str:
+    """In front of every line of a job, so that the lines of concurrent jobs can be told apart."""
+    return f"[{number + 1}{f'/{total}' if total else ''} {title}] "
 
+
+def say_failed(prefix: str, error: BaseException) -> None:
+    sys.stderr.write(f"{prefix}FAILED: {one_line(error)}\n")
+    sys.stderr.flush()
+
+
+def job_of(number: int, total: int, overrides: Sequence[str], config: RunConfig) -> Job:
+    """Of a ``RunConfig`` in the current directory."""
     return Job(
         number, total, title(config), tuple(overrides), everything(config), str(Path.cwd()), str(run_path(config))
     )
@@ -97,8 +103,8 @@ def skip(job: Job) -> Outcome | None:
 def work(
     job: Job,
     *,
-    report: "Callable[..., Any] | None" = None,
-    stop: "StopSignals | None" = None,
+    report: Callable[..., Any] | None = None,
+    stop: StopSignals | None = None,
     silent: bool = False,
 ) -> Outcome:
     """Do the job in this process, and raise nothing: what went wrong stands in the outcome, and in the run's directory.
@@ -111,13 +117,6 @@ def work(
         stop: of whoever asks several jobs to stop; None: the job has its own.
         silent: a failure is said by whoever gets the outcome.
     """
-    from rich.console import Console
-
-    from ..config.errors import USAGE
-    from ..config.schema import from_mapping
-    from .one_run import Stopped, StopSignals, execute
-    from .sweep import one_line, say_failed
-
     os.chdir(job.folder)
     if job.folder not in sys.path:  # a cell of the user's own
         sys.path.insert(0, job.folder)
@@ -144,7 +143,7 @@ def work(
             job.number,
             "failed",
             error=one_line(error),
-            usage=isinstance(error, USAGE),
+            usage=isinstance(error, ConfigError),
             held=isinstance(error, RunError) and isinstance(error.__context__, Timeout),
             full=any(cause.errno in (errno.ENOSPC, errno.EDQUOT) for cause in _causes(error)),
         )

@@ -19,17 +19,17 @@ from functools import partial
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from ..config.schema import ConfigError, usable_cores
+from ..config.errors import ConfigError
+from ..config.schema import usable_cores
 from .jobs import Job, Outcome, lost, skip, work
 from .one_run import UNREAD, Stopped, StopSignals
 from .overview import Reporter, View, cost, view
 
-_WARM = (
-    "seqmem.cli.verbs.train", "seqmem.cli.config.build", "seqmem.cli.terminal.live",
-    "seqmem.record.recorder", "seqmem.training.loop", "seqmem.cli.launch.one_run",
-    "seqmem.cli.launch.local",
+_PRELOADED = (
+    "seqmem.cli.config.build", "seqmem.cli.launch.local", "seqmem.cli.terminal.live", "seqmem.record.recorder",
+    "seqmem.training.loop",
 )  # fmt: skip
-"""What a job needs, imported once for all of them."""
+"""What a job imports, imported once by the fork server for all jobs."""
 
 _HELD = 3.0
 """Seconds that a run is waited for which another process has. A sweep that was killed lets go of its runs at once, but
@@ -257,7 +257,7 @@ _FORKS = sys.platform == "linux"
 def _context() -> Any:
     context = multiprocessing.get_context("forkserver" if _FORKS else "spawn")
     if _FORKS:
-        context.set_forkserver_preload(list(_WARM))
+        context.set_forkserver_preload(list(_PRELOADED))
     return context
 
 

@@ -22,11 +22,10 @@ from ...runs.directory import RunDirectory, RunError, read_json, write_json
 from ...runs.settings import identity_hash, own_name
 from ..config import schema as settings
 from ..config.schema import RunConfig
+from ..terminal.live import Display
 
 if TYPE_CHECKING:
     from ..config.build import Experiment
-
-settings.register()
 
 
 class Stopped(KeyboardInterrupt):
@@ -132,7 +131,6 @@ def execute(
         from ...record.recorder import Recorder, load_checkpoint
         from ...training.loop import train
         from ...training.plan import CannotCompile, Diverged, Interrupted
-        from ..terminal.live import Display
 
         facts = _facts(config, experiment)
         try:

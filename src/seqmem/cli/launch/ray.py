@@ -18,8 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from ...runs.directory import RunError
-from ..config.schema import ConfigError, usable_cores
+from ..config.errors import ConfigError, one_line
+from ..config.schema import usable_cores
 from .jobs import Job, Outcome, lost, skip, work
+from .one_run import StopSignals
 
 _POLL = 0.3
 """Seconds between two looks at what the jobs have printed."""
@@ -138,8 +140,6 @@ class _Sweep:
     stopping: bool = False
 
     def run(self, jobs: Sequence[Job]) -> dict[int, Outcome]:
-        from .one_run import StopSignals
-
         stop = StopSignals()
         with stop.caught():
             try:
@@ -415,8 +415,6 @@ def _appears(path: Path) -> bool:
 
 def _one_line(error: BaseException) -> str:
     """Of what Ray raised, or of what it carried here."""
-    from .sweep import one_line
-
     carried = getattr(error, "cause", None)
     if isinstance(carried, BaseException):
         return one_line(carried)

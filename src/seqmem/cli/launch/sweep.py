@@ -15,17 +15,19 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, flag_override
 
 from ...runs.directory import RunDirectory, RunError
-from ..config.errors import USAGE, explain
-from ..config.schema import RunConfig, from_mapping, with_own_arguments
-from .jobs import Job, Outcome
-from .jobs import job as job_of
+from ..config.compose import command_line_config_dir, explained, with_own_arguments
+from ..config.errors import one_line
+from ..config.schema import RunConfig, from_mapping
+from . import local
+from .jobs import Job, Outcome, job_of
+from .one_run import Stopped, run_path
 
 
 @dataclass
 class Sweep:
     """The jobs of the sweep that this process started.
 
-    ``total``: how many there will be; 0: nobody knows. ``grid``: all of them were checked before the first one.
+    ``total``: their number; 0: unknown. ``grid``: all of them were checked before the first one started.
     """
 
     total: int = 0
@@ -41,57 +43,62 @@ class Sweep:
         return bool(self.configs) and all(config.quiet for config in self.configs)
 
 
-current: Sweep | None = None
+@dataclass
+class Session:
+    """One ``seqmem train``, in the process that the user started.
+
+    Hydra calls the task function, the callback and the launcher by name, so what they share cannot be an argument.
+
+    ``failures``: of the jobs that ran in this process. ``sweep``: None for a single run.
+    """
+
+    failures: list[Exception] = field(default_factory=list)
+    sweep: Sweep | None = None
 
 
-def job_prefix(number: int, title: str) -> str:
-    """In front of every line of a job, so that jobs which run at once can be told apart."""
-    total = f"/{current.total}" if current is not None and current.total else ""
-    return f"[{number + 1}{total} {title}] "
+_session: Session | None = None
 
 
-def one_line(error: BaseException) -> str:
-    if isinstance(error, USAGE):
-        return explain(error)
-    return " ".join((str(error) if isinstance(error, RunError) else f"{type(error).__name__}: {error}").split())
+def begin() -> Session:
+    """Start the session of this process, in place of an earlier one."""
+    global _session
+    _session = Session()
+    return _session
 
 
-def say_failed(prefix: str, error: BaseException) -> None:
-    sys.stderr.write(f"{prefix}FAILED: {one_line(error)}\n")
-    sys.stderr.flush()
+def session() -> Session | None:
+    """None: this process is a worker of a sweep."""
+    return _session
 
 
 class SweepCallback(Callback):
-    """Composes and checks every job of a grid, so that a mistake in job 17 is said before job 1 has run."""
+    """Composes and checks every job of a grid, so that a mistake in job 17 is reported before job 1 has run."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        global current
         sweeper, launcher = config.hydra.sweeper, config.hydra.launcher
+        current = session() or begin()
         try:
-            if launcher._target_.endswith("LocalLauncher"):
-                from . import local
-
-                if local.worker_count(launcher.get("workers", "auto")) > 1:
-                    local.warm()
-            if not sweeper._target_.endswith("BasicSweeper"):  # what it will try is not known before it does
-                current = Sweep(total=int(sweeper.get("n_trials") or 0), grid=False)
+            here = launcher._target_.endswith("LocalLauncher")
+            if here and local.worker_count(launcher.get("workers", "auto")) > 1:
+                local.warm()
+            if not sweeper._target_.endswith("BasicSweeper"):  # its jobs are known only as it chooses them
+                current.sweep = Sweep(total=int(sweeper.get("n_trials") or 0), grid=False)
                 return
-            sweep, wrong = _checked(config)
-        except Exception as error:  # which Hydra would make a mere warning of
-            sweep, wrong = Sweep(), [one_line(error)]
-        if wrong:
-            print("seqmem train: " + "\n  ".join(wrong), file=sys.stderr)
+            sweep, mistakes = _checked(config)
+        except Exception as error:  # Hydra would only warn of it
+            sweep, mistakes = Sweep(), [one_line(error)]
+        if mistakes:
+            print("seqmem train: " + "\n  ".join(mistakes), file=sys.stderr)
             raise SystemExit(2)
-        current = sweep
+        current.sweep = sweep
         already = f", {sweep.finished_before} of them finished already" if sweep.finished_before else ""
         if not sweep.quiet:
             print(f"sweep of {len(sweep.paths)} runs{already}", flush=True)
 
 
 def _checked(config: DictConfig) -> tuple[Sweep, list[str]]:
-    """(the sweep; what is wrong with it, in lines)"""
+    """(the sweep; its mistakes, in lines)"""
     from ..config.build import check
-    from .one_run import run_path
 
     params = config.hydra.sweeper.get("params") or {}
     with flag_override(config, ["struct", "readonly"], [False, False]):
@@ -101,61 +108,64 @@ def _checked(config: DictConfig) -> tuple[Sweep, list[str]]:
     overrides = parser.parse_overrides([*swept, *config.hydra.overrides.task])
     jobs = BasicSweeper.split_arguments(overrides, None)[0]
     common = set.intersection(*map(set, jobs)) if len(jobs) > 1 else set()
-    sources = config.hydra.runtime.config_sources
-    config_dir = next((source.path for source in sources if source.provider == "command-line"), None)
-    sweep, wrong = Sweep(), []
+    config_dir = command_line_config_dir(config.hydra)
+    sweep, mistakes = Sweep(), []
     for number, job in enumerate(jobs, start=1):
         try:
-            checked = from_mapping(compose(config.hydra.job.config_name, overrides=list(job)))
+            with explained(job, config_dir):
+                checked = from_mapping(compose(config.hydra.job.config_name, overrides=list(job)))
             check(checked)
         except Exception as error:  # a class of the user's own may raise anything
-            said = explain(error, job, config_dir) if isinstance(error, USAGE) else one_line(error)
-            wrong.append(f"job {number} ({' '.join(word for word in job if word not in common)}): {said}")
+            settings = " ".join(word for word in job if word not in common)
+            mistakes.append(f"job {number} ({settings}): {one_line(error)}")
             continue
         path = run_path(checked)
         sweep.paths.append(path)
         sweep.configs.append(checked)
         sweep.finished_before += RunDirectory(path).finished and not checked.force
     sweep.total = len(sweep.paths)
-    if wrong:
-        wrong.insert(0, f"{len(wrong)} of {len(jobs)} jobs cannot run, so none was started:")
-    return sweep, wrong
+    if mistakes:
+        mistakes.insert(0, f"{len(mistakes)} of {len(jobs)} jobs cannot run, so none was started:")
+    return sweep, mistakes
 
 
 def jobs(job_overrides: Sequence[Sequence[str]], first: int, loader: Any, config: DictConfig) -> list[Job]:
-    """What a launcher is given, as jobs. Those of a grid were composed and checked when it started."""
-    sweep = current if current is not None else Sweep()
-    found = []
+    """The jobs that Hydra gives a launcher. Those of a grid were composed and checked when it started."""
+    current = session()
+    sweep = current.sweep if current is not None and current.sweep is not None else Sweep()
+    jobs = []
     for number, overrides in enumerate(job_overrides, start=first):
         if sweep.grid and number < len(sweep.configs):
             checked = sweep.configs[number]
         else:
-            checked = from_mapping(
-                {k: v for k, v in loader.load_sweep_config(config, list(overrides)).items() if k != "hydra"}
-            )
-        found.append(job_of(number, sweep.total, list(overrides), checked))
-        sweep.jobs[number] = found[-1]
+            with explained(list(overrides)):
+                checked = from_mapping(
+                    {k: v for k, v in loader.load_sweep_config(config, list(overrides)).items() if k != "hydra"}
+                )
+        job = job_of(number, sweep.total, list(overrides), checked)
+        jobs.append(job)
+        sweep.jobs[number] = job
         if not sweep.grid:
             sweep.configs.append(checked)
-            sweep.paths.append(Path(found[-1].path))
-    return found
+            sweep.paths.append(Path(job.path))
+    return jobs
 
 
-def finished(outcomes: Sequence[Outcome]) -> None:
-    """Of a launcher's jobs; whoever started the sweep asks for them in the end.
+def account(outcomes: Sequence[Outcome]) -> None:
+    """Add a launcher's outcomes to the sweep's; ``summary`` prints them in the end.
 
     Raises:
-        Stopped: a signal asked for it, and there is something left to do. What runs was saved.
+        Stopped: a signal asked for it, and runs are left to do. Those that ran have saved themselves.
     """
-    from .one_run import Stopped
-
-    if current is None:
+    current = session()
+    if current is None or current.sweep is None:
         return
-    jobs = [current.jobs[outcome.number] for outcome in outcomes]
-    current.outcomes |= {Path(job.path): outcome for job, outcome in zip(jobs, outcomes, strict=True)}
+    sweep = current.sweep
+    jobs = [sweep.jobs[outcome.number] for outcome in outcomes]
+    sweep.outcomes |= {Path(job.path): outcome for job, outcome in zip(jobs, outcomes, strict=True)}
     stopped = [outcome for outcome in outcomes if outcome.exit_code is not None]
     left = any(outcome.state == "stopped" for outcome in stopped)
-    if not stopped or not (left or not current.grid):
+    if not stopped or not (left or not sweep.grid):
         return
     command = "the same command"
     if any(job.settings.get("force") for job in jobs):
@@ -169,11 +179,9 @@ def finished(outcomes: Sequence[Outcome]) -> None:
     raise Stopped(line, next(outcome.exit_code for outcome in stopped if outcome.exit_code is not None))
 
 
-def summary() -> tuple[list[str], int]:
-    """(what became of the sweep, in lines; the exit code that says so)"""
-    if current is None:
-        return [], 0
-    states = {path: _state(path, current.outcomes.get(path)) for path in dict.fromkeys(current.paths)}
+def summary(sweep: Sweep) -> tuple[list[str], int]:
+    """(the states of the sweep's runs, in lines; the exit code for them)"""
+    states = {path: _state(path, sweep.outcomes.get(path)) for path in dict.fromkeys(sweep.paths)}
     finished = sum(state == "finished" for state, _ in states.values())
     lines = [f"{finished} of {len(states)} runs finished"]
     waiting = Counter(why for state, why in states.values() if state == "not started")
@@ -186,8 +194,8 @@ def summary() -> tuple[list[str], int]:
         elif state != "finished":
             lines.append(f"  {state}: {path}{': ' + why if why else ''}")
     if finished == len(states):
-        return [] if current.quiet else lines, 0
-    return lines, 2 if any(outcome.usage for outcome in current.outcomes.values()) else 1
+        return [] if sweep.quiet else lines, 0
+    return lines, 2 if any(outcome.usage for outcome in sweep.outcomes.values()) else 1
 
 
 def _state(path: Path, outcome: Outcome | None) -> tuple[str, str]:

@@ -1,7 +1,6 @@
 """``seqmem eval``: a finished run's scores at any lengths."""
 
 import json
-import sys
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
@@ -11,10 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from ...runs.directory import EVALUATIONS, EVENTS, RunDirectory, RunError, plain_json, write_atomically
-from ..config import schema as settings
-from ..config.arguments import Parser
 from ..config.choose import one_run
-from ..config.errors import USAGE, explain
+from ..config.errors import ConfigError, Parser
 
 if TYPE_CHECKING:
     from ...evaluate import Evaluation
@@ -44,25 +41,17 @@ def main(args: Sequence[str]) -> int:
     for text in options.settings:
         key, equals, value = text.partition("=")
         if not equals or key not in (*NUMBERS, "device"):
-            return _usage(f"'{text}' is not a setting: seq_len=, sequences= and device= are")
+            raise ConfigError(f"'{text}' is not a setting: seq_len=, sequences= and device= are")
         given[key] = value
     try:
         lengths = [int(part) for part in given["seq_len"].split(",")] if "seq_len" in given else None
         sequences = int(given.get("sequences", 1000))
     except ValueError:
-        return _usage("seq_len and sequences are whole numbers, e.g. seq_len=10,20,50")
+        raise ConfigError("seq_len and sequences are whole numbers, e.g. seq_len=10,20,50") from None
     if sequences < 1:
-        return _usage(f"sequences={sequences}: must be at least 1")
-    try:
-        evaluate_run(one_run(options.run, "seqmem eval"), lengths, sequences, given.get("device", "auto"))
-    except USAGE as error:
-        return _usage(explain(error))
+        raise ConfigError(f"sequences={sequences}: must be at least 1")
+    evaluate_run(one_run(options.run, "seqmem eval"), lengths, sequences, given.get("device", "auto"))
     return 0
-
-
-def _usage(said: str) -> int:
-    print(f"seqmem eval: {said}", file=sys.stderr)
-    return 2
 
 
 def evaluate_run(run: RunDirectory, lengths: list[int] | None, sequences: int, device: str) -> None:
@@ -88,9 +77,9 @@ def evaluate_run(run: RunDirectory, lengths: list[int] | None, sequences: int, d
         try:
             task.check(1, length)
         except ValueError as error:
-            raise settings.ConfigError(str(error)) from None
+            raise ConfigError(str(error)) from None
         if task.max_seq_len is not None and length > task.max_seq_len:
-            raise settings.ConfigError(f"seq_len={length} is too long for task={task.name}: at most {task.max_seq_len}")
+            raise ConfigError(f"seq_len={length} is too long for task={task.name}: at most {task.max_seq_len}")
     with ambient(config.seed, "measure", config.steps, device=next(model.parameters()).device):
         found = evaluate_lengths(model, task, wanted, seed=config.seed, sequences=sequences)
     _print(run, task, config.seq_len, found)

@@ -8,7 +8,6 @@ import importlib.util
 import json
 import logging
 import struct
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,10 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...runs.directory import CHECKPOINT, RunDirectory, RunError, write_atomically, written_atomically
-from ..config import schema as settings
-from ..config.arguments import Parser
 from ..config.choose import one_run, refuse_unfinished
-from ..config.errors import USAGE, explain
+from ..config.compose import configuration
+from ..config.errors import Parser
+from ..config.schema import Kernel
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,18 +56,14 @@ def main(args: Sequence[str]) -> int:
         parser.error(f"--state-dict {weights}: must end with {' or '.join(WRITERS)}")
     if step is not None and step.suffix != ".onnx":
         parser.error(f"--onnx {step}: must end with .onnx")
-    try:
-        run = one_run(options.run, "seqmem export")
-        refuse_unfinished(run)
-        if step is not None:
-            _refuse_without_onnx()
-        if weights is not None:
-            print(f"{weights}: {export_state_dict(run, weights)}")
-        if step is not None:
-            print(f"{step}: {export_onnx(run, step)}")
-    except USAGE as error:
-        print(f"seqmem export: {explain(error)}", file=sys.stderr)
-        return 2
+    run = one_run(options.run, "seqmem export")
+    refuse_unfinished(run)
+    if step is not None:
+        _refuse_without_onnx()
+    if weights is not None:
+        print(f"{weights}: {export_state_dict(run, weights)}")
+    if step is not None:
+        print(f"{step}: {export_onnx(run, step)}")
     return 0
 
 
@@ -177,8 +172,8 @@ def export_onnx(run: RunDirectory, path: Path) -> str:
 
     from ..config.build import build
 
-    config = settings.from_mapping(run.config())
-    config.device, config.kernel, config.threads = "cpu", settings.Kernel.step, 1
+    config = configuration(run)
+    config.device, config.kernel, config.threads = "cpu", Kernel.step, 1
     experiment = build(config)
     model, checkpoint = experiment.model.eval(), run.file(CHECKPOINT)
     try:

@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.text import Text
 
 from ...kernels import loading
-from ..config.arguments import Parser
-from ..config.schema import usable_cores
+from ..config.errors import Parser
+from ..config.schema import conf_dir, usable_cores
 from ..terminal.strip import columns, say
 from ..terminal.words import score_text
 
@@ -30,8 +30,6 @@ _UNITS = {"accuracy": "", "mean squared error": "MSE", "bits per character": "bi
 
 def main(args: list[str]) -> int:
     options = _parser().parse_args(args)
-    from ..config.schema import conf_dir
-
     folders = [conf_dir()]
     if options.config_dir is not None:
         if not options.config_dir.is_dir():

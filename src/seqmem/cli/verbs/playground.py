@@ -17,17 +17,20 @@ from math import isnan, nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra import compose
 from rich.console import Console
 from rich.text import Text
 
+from ...playground.page import build, too_large
 from ...report.statistics import score_text
 from ...runs.directory import RunDirectory, RunError, write_atomically
 from ...runs.settings import own_name, training_settings
-from ..config.arguments import Parser
 from ..config.choose import find, refuse_unfinished
-from ..config.errors import USAGE, explain
-from ..config.schema import ConfigError, RunConfig, from_mapping, own_hydra
+from ..config.compose import compose_settings
+from ..config.errors import ConfigError, Parser
+from ..config.schema import RunConfig, from_mapping
+from ..config.trained import Trained, trained
+from ..launch import local
+from ..launch.jobs import job_of
 from ..launch.one_run import Stopped
 from ..terminal.live import moving
 from ..terminal.strip import say
@@ -38,7 +41,6 @@ if TYPE_CHECKING:
     from ...playground.bundle import Playable
     from ...signals import Metric
     from ...tasks import Task
-    from ..config.trained import Trained
     from ..launch.jobs import Job, Outcome
 
 OUTPUTS = Path("outputs/playground")
@@ -68,12 +70,7 @@ HOST, PORTS = "127.0.0.1", range(8000, 8020)
 
 
 def main(args: Sequence[str]) -> int:
-    given = _parser().parse_intermixed_args(list(args))
-    try:
-        return _play(given)
-    except USAGE as error:
-        print(f"seqmem playground: {explain(error)}", file=sys.stderr)
-        return 2
+    return _play(_parser().parse_intermixed_args(list(args)))
 
 
 def _parser() -> Parser:
@@ -181,12 +178,9 @@ def _own(console: Console, seeds: int, workers: int | str) -> list[RunDirectory]
         RunError: one cannot be trained, or cannot be written.
         Stopped: a signal came; what was running has saved itself.
     """
-    from ..launch import local
-    from ..launch.jobs import job
-
     live = moving(console)
     configs = _configs(seeds, quiet=not live)
-    jobs = [job(number, len(configs), words, config) for number, (words, config) in enumerate(configs)]
+    jobs = [job_of(number, len(configs), words, config) for number, (words, config) in enumerate(configs)]
     missing = [one for one in jobs if not one.run.finished]
     folder = here(Path(configs[0][1].outputs))
     if not missing:
@@ -208,16 +202,15 @@ def _own(console: Console, seeds: int, workers: int | str) -> list[RunDirectory]
 
 def _configs(seeds: int, *, quiet: bool) -> list[tuple[list[str], RunConfig]]:
     """(what would be said on the command line, the configuration) of every run."""
-    found = []
-    with own_hydra():
-        for model in MODELS:
-            composed = compose("train", overrides=[*SETTINGS, *model])
-            for seed in range(seeds):
-                composed.seed = seed
-                config = from_mapping({key: value for key, value in composed.items() if key != "hydra"})
-                config.quiet = quiet
-                found.append(([*SETTINGS, *model, f"seed={seed}"], config))
-    return found
+    configs = []
+    for model in MODELS:
+        composed = compose_settings([*SETTINGS, *model])
+        for seed in range(seeds):
+            composed.seed = seed
+            config = from_mapping({key: value for key, value in composed.items() if key != "hydra"})
+            config.quiet = quiet
+            configs.append(([*SETTINGS, *model, f"seed={seed}"], config))
+    return configs
 
 
 def _failed(one: "Job", outcome: "Outcome") -> None:
@@ -347,14 +340,12 @@ def _made(console: Console, runs: Sequence[RunDirectory], out: Path) -> tuple[by
         ConfigError: the page cannot show their task.
         RunError: a run cannot be read, or the page not written.
     """
-    from ..config.trained import trained
 
     found = [trained(run) for run in runs]
 
     import torch
 
     from ...playground.bundle import Playable, bundle, common_task
-    from ...playground.page import build, too_large
 
     torch.set_num_threads(max(one.backend.torch_threads for one in found))
     labels = _labels(found)
@@ -426,7 +417,6 @@ def _scores(one: "Trained", lengths: Sequence[int]) -> "list[Evaluation]":
     """What the run measured itself is not measured again: its sentences are the same."""
     from ...evaluate import Evaluation, evaluate_lengths
     from ...randomness import ambient
-    from ..config.trained import trained
 
     rows = [*one.result.get("by_length", ()), *one.run.evaluations()]
     known = {

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.text import Text
 
+from ...decay import decay
 from ...runs.directory import RunDirectory, RunError, plain_json
 from ...runs.settings import own_name
-from ..config import schema as settings
-from ..config.arguments import Parser
 from ..config.choose import find
-from ..config.errors import USAGE, explain
+from ..config.errors import ConfigError, Parser, nearest
+from ..config.trained import Trained, trained
 from ..terminal.reader.page import page
 from ..terminal.reader.player import Player, lengths
 from ..terminal.reader.terminal import Terminal, playable
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from ...reading import Reading
     from ...signals import Batch
     from ...tasks import Task
-    from ..config.trained import Trained
 
 MOST = 6
 """Models that are read side by side."""
@@ -47,16 +46,12 @@ _NOT_THE_TASK = ("usual_seq_len", "lengths", "shortest")
 def main(args: Sequence[str]) -> int:
     options = _parser().parse_args(args)
     console = Console(highlight=False)
-    try:
-        readers = Readers(_models(options.runs))
-        length, batch, unknown, name = _sentence(readers, options)
-        until = _until(options.until, readers, batch)
-        playing = not (options.json or options.whole) and playable(console)
-        measured = options.json or options.view == "gradient"
-        scene = readers.scene(batch, name, unknown, gradient=measured)
-    except USAGE as error:
-        print(f"seqmem read: {explain(error)}", file=sys.stderr)
-        return 2
+    readers = Readers(_models(options.runs))
+    length, batch, unknown, name = _sentence(readers, options)
+    until = _until(options.until, readers, batch)
+    playing = not (options.json or options.whole) and playable(console)
+    measured = options.json or options.view == "gradient"
+    scene = readers.scene(batch, name, unknown, gradient=measured)
     at = len(scene) - 1 if until is None else until
     if options.json:
         print(json.dumps(plain_json(_said(readers, scene, options, at)), allow_nan=False))
@@ -107,15 +102,13 @@ def _models(given: Sequence[str]) -> "list[Trained]":
         ConfigError: none, too many, or of several tasks.
         RunError: a run that is named is not finished or cannot be read.
     """
-    from ..config.trained import trained
-
     runs: dict[Path, RunDirectory] = {}
     notes: list[str] = []
     for name in given or ["outputs"]:
         try:
             found = find(name)
         except FileNotFoundError as error:
-            raise settings.ConfigError(str(error)) from None
+            raise ConfigError(str(error)) from None
         finished = [run for run in found if run.finished] if len(found) > 1 else found
         if not finished:
             raise RunError(f"{name}: none of its {len(found)} runs is finished; seqmem train goes on with them")
@@ -124,22 +117,20 @@ def _models(given: Sequence[str]) -> "list[Trained]":
         runs |= {run.path.resolve(): run for run in finished}
     if len(runs) > MOST:
         some = typed("seqmem", "read", *(here(run.path) for run in _some(list(runs.values()))))
-        raise settings.ConfigError(
-            f"{len(runs)} runs are too many side by side, at most {MOST}: name some, e.g. {some}"
-        )
+        raise ConfigError(f"{len(runs)} runs are too many side by side, at most {MOST}: name some, e.g. {some}")
     tasks = {run.path: _task(run) for run in runs.values()}
     first, *others = tasks
     for other in others:
         if tasks[other] != tasks[first]:
-            raise settings.ConfigError(
+            raise ConfigError(
                 f"{here(other)} was trained for another task than {here(first)}: {_apart(tasks[other], tasks[first])}"
             )
     models = []
     for run in runs.values():
         try:
             models.append(trained(run))
-        except settings.ConfigError as error:
-            raise settings.ConfigError(f"{here(run.path)}: {error}") from error
+        except ConfigError as error:
+            raise ConfigError(f"{here(run.path)}: {error}") from error
     for note in notes:
         print(f"seqmem read: {note}", file=sys.stderr)
     return models
@@ -201,7 +192,7 @@ class Readers:
         try:
             return sentence(self.models[0].task, length, number=number)
         except ValueError as error:
-            raise settings.ConfigError(str(error)) from None
+            raise ConfigError(str(error)) from None
 
     def scene(self, batch: "Batch", name: str, unknown: str | None = None, *, gradient: bool) -> Scene:
         from ...reading import read
@@ -242,20 +233,20 @@ def _name(batch: "Batch", task: "Task", number: int | None) -> str:
 def _sentence(readers: Readers, options: argparse.Namespace) -> "tuple[int | None, Batch, str | None, str]":
     """(length, or None of a sentence of the user's own; the batch; why nobody knows the answer; how it is called)"""
     if not 0 < options.speed <= FASTEST:
-        raise settings.ConfigError(f"--speed {options.speed:g}: must be more than 0, and at most {FASTEST}")
+        raise ConfigError(f"--speed {options.speed:g}: must be more than 0, and at most {FASTEST}")
     if options.text is not None:
         from ...reading import typed as batch_of
 
         for option, given in (("--length", options.length), ("--sentence", options.sentence)):
             if given is not None:
-                raise settings.ConfigError(f"--text is a sentence of your own: it has no {option}")
+                raise ConfigError(f"--text is a sentence of your own: it has no {option}")
         try:
             batch, unknown = batch_of(readers.models[0].task, options.text)
         except ValueError as error:
-            raise settings.ConfigError(f"--text: {error}") from None
+            raise ConfigError(f"--text: {error}") from None
         return None, batch, unknown, _name(batch, readers.models[0].task, None)
     if options.sentence is not None and options.sentence < 0:
-        raise settings.ConfigError(f"--sentence {options.sentence}: must be 0 or more")
+        raise ConfigError(f"--sentence {options.sentence}: must be 0 or more")
     length, number = options.length if options.length is not None else readers.longest, options.sentence or 0
     batch = readers.sentence(length, number)
     return length, batch, None, _name(batch, readers.models[0].task, number)
@@ -278,9 +269,9 @@ def _until(given: str | None, readers: Readers, batch: "Batch") -> int | None:
         if alike(given) in (found := [alike(word) for word in words]):
             return found.index(alike(given))
     if place is not None:
-        raise settings.ConfigError(f"--until {given}: there are {len(words)} {one}s, counted from 1")
-    near = settings.nearest(given, list(dict.fromkeys(words)))
-    raise settings.ConfigError(f"--until '{given}': no {one} is written so.{near}")
+        raise ConfigError(f"--until {given}: there are {len(words)} {one}s, counted from 1")
+    near = nearest(given, list(dict.fromkeys(words)))
+    raise ConfigError(f"--until '{given}': no {one} is written so.{near}")
 
 
 # On a terminal
@@ -300,7 +291,7 @@ def _play(readers: Readers, scene: Scene, options: argparse.Namespace, length: i
     def until(scene: Scene) -> int | None:
         try:
             return _until(options.until, readers, scene.batch)
-        except settings.ConfigError:  # another sentence, without that word
+        except ConfigError:  # another sentence, without that word
             return None
 
     player = Player(
@@ -376,8 +367,6 @@ def _said(readers: Readers, scene: Scene, options: argparse.Namespace, at: int) 
 
 
 def _model(model: "Trained", label: str, reading: "Reading", at: int) -> dict[str, Any]:
-    from ...decay import decay
-
     upto, over = slice(at + 1), at >= reading.answered_at
     numbers = reading.answers is None
     gradient = {name: values[upto].tolist() for name, values in reading.gradient.items()}

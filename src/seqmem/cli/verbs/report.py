@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import sys
 import textwrap
 from collections.abc import Sequence
 from math import isinf, isnan
@@ -13,10 +12,11 @@ from rich.console import Console
 from rich.text import Text
 
 from ...report import statistics as said
+from ...report import tables
 from ...report.collect import Collection, Group, collect
 from ...runs.directory import CONFIG, RunError, plain_json
-from ..config.arguments import Parser
 from ..config.choose import OUTPUTS
+from ..config.errors import ConfigError, Parser
 from ..terminal.pages import WIDEST
 from ..terminal.strip import say
 from ..terminal.words import here
@@ -30,20 +30,21 @@ def main(args: Sequence[str]) -> int:
     folders = [Path(given) for given in options.folders or [OUTPUTS]]
     for folder in folders:
         if not folder.is_dir():
-            return _usage(f"{folder} is not a folder: give folders with runs, as outputs")
+            raise ConfigError(f"{folder} is not a folder: give folders with runs, as outputs")
     if options.threshold is not None and not 0 < options.threshold <= 1:
-        return _usage(f"--threshold {options.threshold:g}: must be an accuracy above 0, at most 1, e.g. 0.99")
+        raise ConfigError(f"--threshold {options.threshold:g}: must be an accuracy above 0, at most 1, e.g. 0.99")
     if options.out is None and (folders[0] / CONFIG).exists():
-        return _usage(f"{folders[0]} is a single run: say where the report goes with --out FOLDER")
+        raise ConfigError(f"{folders[0]} is a single run: say where the report goes with --out FOLDER")
     out = Path(options.out) if options.out is not None else folders[0] / "report"
     if (out / CONFIG).exists() or (out.exists() and not out.is_dir()):
-        return _usage(f"--out {out}: {'a run is there' if out.is_dir() else 'it is a file'}; give a folder of its own")
+        reason = "a run is there" if out.is_dir() else "it is a file"
+        raise ConfigError(f"--out {out}: {reason}; give a folder of its own")
     collection = collect(folders)
     if options.task is not None:
         known = collection.tasks
         collection = collection.only(options.task)
         if not collection.runs:
-            return _usage(
+            raise ConfigError(
                 f"--task {options.task}: no finished run of it; there are {', '.join(known) or 'none at all'}"
             )
     page = _written(collection, out, options.threshold)
@@ -57,18 +58,13 @@ def main(args: Sequence[str]) -> int:
 
 
 def _written(collection: Collection, out: Path, threshold: float | None) -> Path:
-    from ...report import page, tables  # matplotlib, jinja2 and polars
+    from ...report import page  # imports matplotlib and jinja2
 
     try:
         tables.write(collection, out, threshold=threshold)
         return page.write(collection, out, threshold=threshold)
     except OSError as error:
         raise RunError(f"cannot write to {out}: {error.strerror or error}") from error
-
-
-def _usage(line: str) -> int:
-    print(f"seqmem report: {line}", file=sys.stderr)
-    return 2
 
 
 def _parser() -> Parser:

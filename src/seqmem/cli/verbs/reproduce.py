@@ -3,7 +3,6 @@
 import json
 import math
 import re
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -17,9 +16,10 @@ from rich.text import Text
 
 from ...runs.directory import CHECKPOINT, GRADIENTS, METRICS, RESULT, RunDirectory, RunError, plain_json, read_json
 from ..config import schema as settings
-from ..config.arguments import Parser
 from ..config.choose import one_run, refuse_unfinished
-from ..config.errors import USAGE, explain
+from ..config.compose import configuration, explained
+from ..config.errors import ConfigError, Parser
+from ..launch.one_run import execute, run_path
 
 HERE = ("device", "kernel", "threads")
 """Settings of a run that may be given anew: they are not what it is, but what computes it."""
@@ -58,12 +58,8 @@ def main(args: Sequence[str]) -> int:
     )
     parser.add_argument("--json", action="store_true", help="the comparison as JSON, and nothing else on the output")
     options = parser.parse_intermixed_args(args)
-    try:
-        run = one_run(options.run, "seqmem reproduce")
-        found = reproduce(run, options.out, options.settings, quiet=options.json)
-    except USAGE as error:
-        print(f"seqmem reproduce: {explain(error)}", file=sys.stderr)
-        return 2
+    run = one_run(options.run, "seqmem reproduce")
+    found = reproduce(run, options.out, options.settings, quiet=options.json)
     if options.json:
         print(json.dumps(plain_json(found.said()), indent=1, allow_nan=False))
     else:
@@ -320,23 +316,24 @@ def reproduce(run: RunDirectory, out: str | None, given: Sequence[str] = (), *, 
         RunError: no such run, not finished, or unreadable; or the second one fails.
         ConfigError: its configuration cannot be run here.
     """
-    config = settings.from_mapping(run.config())
+    config = configuration(run)
     refuse_unfinished(run)
     for text in given:
         key, equals, value = text.partition("=")
         if not equals or key not in HERE:
-            raise settings.ConfigError(f"'{text}' is not a setting: {'=, '.join(HERE)}= are; all others are the run's")
-        checked = settings.from_mapping(settings.everything(config) | {key: int(value) if value.isdigit() else value})
+            raise ConfigError(f"'{text}' is not a setting: {'=, '.join(HERE)}= are; all others are the run's")
+        with explained():
+            checked = settings.from_mapping(
+                settings.everything(config) | {key: int(value) if value.isdigit() else value}
+            )
         setattr(config, key, getattr(checked, key))
-
-    from ..launch.one_run import execute, run_path
 
     config.force, config.quiet = False, quiet
     notes = _whose_name_differs(run, run_path(config).name, config)
     config.outputs = out if out is not None else str(_fresh(run, partial(_placed, run_path, config)))
     place = RunDirectory(run_path(config))
     if place.path.resolve() == run.path.resolve():
-        raise settings.ConfigError(f"--out {out}: that is where the run itself is; choose another directory")
+        raise ConfigError(f"--out {out}: that is where the run itself is; choose another directory")
     stood = place.finished
     config.quiet |= stood  # no line about force=true, which is no word here
     # Where it is trained is told apart from what was found, so that this can be piped.

@@ -7,8 +7,8 @@ from rich.console import Console
 from rich.text import Text
 
 from ...runs.directory import RunError
-from ..config.arguments import Parser
 from ..config.choose import OUTPUTS, find
+from ..config.errors import Parser
 from ..terminal.pages import comparison, page, read
 from ..terminal.strip import say
 

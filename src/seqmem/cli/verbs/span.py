@@ -3,7 +3,6 @@
 import argparse
 import json
 import re
-import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +12,6 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from hydra import compose
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 from rich.console import Console
@@ -22,9 +20,11 @@ from rich.text import Text
 from ...runs.directory import RunDirectory, RunError, plain_json, write_json
 from ...runs.settings import identity_hash, own_name
 from ...span import RESOLUTION, Span, search, still_needed
-from ..config.arguments import Parser
-from ..config.errors import USAGE, explain
-from ..config.schema import ConfigError, RunConfig, from_mapping, identity, own_hydra, with_own_arguments
+from ..config.compose import compose_settings, explained, with_own_arguments
+from ..config.errors import ConfigError, Parser
+from ..config.schema import RunConfig, from_mapping, identity
+from ..launch import local
+from ..launch.jobs import job_of
 from ..launch.one_run import Stopped, run_path, title
 
 if TYPE_CHECKING:
@@ -41,11 +41,8 @@ START = 10
 
 def main(args: Sequence[str]) -> int:
     given = _parser().parse_intermixed_args(list(args))
-    try:
+    with explained(given.settings):
         found = _find(given)
-    except USAGE as error:
-        print(f"seqmem span: {explain(error, given.settings)}", file=sys.stderr)
-        return 2
     if given.json:
         print(json.dumps(plain_json(found), indent=1, allow_nan=False))
     return 0
@@ -173,16 +170,13 @@ class _Search:
 
     def _run(self, question: _Question, many: int) -> None:
         """The next seeds, those at once that are needed in any case."""
-        from ..launch import local
-        from ..launch.jobs import job
-
         first = len(question.runs)
         jobs = []
         for number in range(many):
             overrides = [*self.overrides, f"seq_len={question.length}", f"seed={first + number}"]
             config = _with(self.composed, question.length, first + number)
             config.quiet = True  # what is said of them stands in the table
-            jobs.append(job(number, many, overrides, config))
+            jobs.append(job_of(number, many, overrides, config))
         missing = [at for at, one in enumerate(jobs) if not one.run.finished or self.first.force]
         outcomes: dict[int, Outcome] = {}
         if missing:
@@ -303,11 +297,11 @@ def _search(given: argparse.Namespace) -> _Search:
     """Everything checked, before anything is run.
 
     Raises:
-        ConfigError and what else is USAGE: a setting cannot be.
+        ConfigError: a setting cannot be.
     """
     overrides = with_own_arguments(given.settings)
     _refuse(given, overrides)
-    composed = _composed(overrides)
+    composed = compose_settings(overrides)
     first = from_mapping(composed)
 
     from ..config.build import build_task, check
@@ -355,11 +349,6 @@ def _refuse(given: argparse.Namespace, overrides: Sequence[str]) -> None:
         raise ConfigError(f"--seeds {given.seeds}: must be at least 1")
     if given.workers != "auto" and not re.fullmatch(r"[1-9]\d*", given.workers):
         raise ConfigError(f"--workers {given.workers}: must be auto or a whole number from 1 on")
-
-
-def _composed(overrides: Sequence[str]) -> DictConfig:
-    with own_hydra():
-        return compose("train", overrides=list(overrides))
 
 
 def _with(composed: DictConfig, length: int, seed: int) -> RunConfig:

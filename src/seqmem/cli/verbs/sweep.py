@@ -18,7 +18,7 @@ from rich.text import Text
 
 from ...runs.directory import CONFIG, METRICS, RESULT, STATUS, RunDirectory, RunError, plain_json, read_json
 from ...runs.settings import IDENTITY, flat, own_name
-from ..config.arguments import Parser
+from ..config.errors import Parser
 from ..terminal.strip import columns, fitted, marks, say
 from ..terminal.words import score_text
 

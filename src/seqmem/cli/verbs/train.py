@@ -1,54 +1,89 @@
-"""``seqmem train``: one run, or one job of a sweep. No torch at import: help and completion stay fast."""
+"""``seqmem train``: one run, or with ``-m`` a sweep. No torch at import: help and completion stay fast."""
 
-from typing import TYPE_CHECKING
+import os
+import sys
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
+from rich import get_console
 
-from ..config import schema as settings
+from ..config.compose import Arguments, command_line_config_dir, explain, explained, parsed, with_own_arguments
+from ..config.errors import ConfigError, exit_code, full_errors, one_line
+from ..config.schema import conf_dir, from_mapping, register
+from ..launch import sweep
+from ..launch.jobs import job_prefix, say_failed
 from ..launch.one_run import Stopped, StopSignals, execute, title
+from ..terminal.live import print_summary
 
-if TYPE_CHECKING:
-    pass
 
-settings.register()
+def main(args: list[str]) -> int:
+    full, before = full_errors(), os.environ.get("HYDRA_FULL_ERROR")
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # with it Hydra's main raises to us instead of printing and exiting
+    try:
+        return _main(args, full=full)
+    finally:
+        del os.environ["HYDRA_FULL_ERROR"]
+        if before is not None:
+            os.environ["HYDRA_FULL_ERROR"] = before
 
-failures: list[Exception] | None = None
-"""In the process that the user started: what went wrong in its jobs. None in the workers of a sweep."""
+
+def _main(args: list[str], *, full: bool) -> int:
+    session, given = sweep.begin(), Arguments([], args, None)
+    printed: list[Exception] = []
+    try:
+        given = parsed(with_own_arguments(args))
+        register()
+        sys.argv = ["seqmem", *given.argv]  # Hydra's main reads its command line from here
+        _application()
+        printed = session.failures if session.sweep is not None else []  # each when its job failed
+    except (ValueError, HydraException) as error:  # raised by Hydra before any job; those of jobs are in failures
+        session.failures.append(ConfigError(explain(error, given.overrides, given.config_dir)))
+    except Exception as error:
+        session.failures.append(error)
+    code = 0
+    for error in session.failures:
+        if full:
+            raise error
+        code = max(code, exit_code(error))
+        if error not in printed:
+            print(f"seqmem train: {one_line(error)}", file=sys.stderr)
+    if session.sweep is not None:
+        lines, worst = sweep.summary(session.sweep)
+        print("".join(f"{line}\n" for line in lines), end="", flush=True)
+        code = max(code, worst)
+    return code
 
 
 def run(cfg: DictConfig) -> float:
     """Hydra's task function; importable by name, so that launchers can send it elsewhere. Returns the score."""
-    from rich import get_console
-
-    from ..launch import sweep
-
     job, console, stop = HydraConfig.get(), get_console(), StopSignals()
     in_sweep, prefix = job.mode == RunMode.MULTIRUN, ""
+    session = sweep.session()
     try:
-        config = settings.from_mapping(cfg)
+        with explained(config_dir=command_line_config_dir(job)):
+            overrides = list(job.overrides.task)  # may hold an interpolation that fails
+        with explained(overrides, command_line_config_dir(job)):
+            config = from_mapping(cfg)
         if in_sweep:
-            prefix = sweep.job_prefix(job.job.num, title(config))
-        done = execute(
-            config, overrides=list(job.overrides.task), console=console, prefix=prefix, stop=stop, alone=not in_sweep
-        )
+            total = session.sweep.total if session is not None and session.sweep is not None else 0
+            prefix = job_prefix(job.job.num, total, title(config))
+        done = execute(config, overrides=overrides, console=console, prefix=prefix, stop=stop, alone=not in_sweep)
     except Exception as error:
-        if in_sweep:  # Hydra says nothing until the whole sweep has ended
-            sweep.say_failed(prefix, error)
-        if failures is None:
-            raise  # a worker's launcher must see that the job failed
-        failures.append(error)  # our own main says it better than Hydra would
+        if in_sweep:  # Hydra prints nothing until the whole sweep has ended
+            say_failed(prefix, error)
+        if session is None:
+            raise  # in a worker process: its launcher must see that the job failed
+        session.failures.append(error)  # main prints it in one line; Hydra would print several
         return float("nan")
     if in_sweep and stop.requested():  # too late for this run, which is finished, but not for the sweep
         raise Stopped("stopped between two runs: the same command goes on from there", stop.exit_code)
     if not in_sweep and not config.quiet:
-        from ..terminal.live import print_summary
-
         print_summary(console, done)
     result = done.result()
     return float("nan") if result is None else float(result["score"])
 
 
-main = hydra.main(version_base="1.3", config_path=str(settings.conf_dir()), config_name="train")(run)
+_application = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="train")(run)

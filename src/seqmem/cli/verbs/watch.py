@@ -4,7 +4,6 @@ import io
 import json
 import logging
 import signal
-import sys
 import threading
 import webbrowser
 from collections.abc import Iterator
@@ -12,8 +11,8 @@ from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from urllib.parse import quote, urlencode
 
-from ...runs.directory import find_runs
-from ..config.arguments import Parser
+from ...runs.directory import RunError, find_runs
+from ..config.errors import ConfigError, Parser
 
 PINNED = (
     "gradient/by_distance_from_answer (latest)",
@@ -30,12 +29,12 @@ def main(args: list[str]) -> int:
     options = _parser().parse_args(args)
     folder: Path = options.dir
     if not folder.is_dir():
-        return _refuse(f"there is no directory {folder}", 2)
+        raise ConfigError(f"there is no directory {folder}")
     runs = find_runs(folder)
     if not runs:
-        return _refuse(f"no runs in {folder}: start with `seqmem train`, or name another directory", 2)
+        raise ConfigError(f"no runs in {folder}: start with `seqmem train`, or name another directory")
     if not 0 <= (options.port or 0) <= 65535:
-        return _refuse(f"--port {options.port}: must be from 1 to 65535, or 0 for any that is free", 2)
+        raise ConfigError(f"--port {options.port}: must be from 1 to 65535, or 0 for any that is free")
 
     from tensorboard import program  # half a second that no error above should wait for
 
@@ -52,14 +51,15 @@ def main(args: list[str]) -> int:
             )
             address = page(board.launch())
     except program.TensorBoardPortInUseError:
-        return _refuse(f"port {options.port} is in use: name another, or leave out --port for the next free one", 1)
+        line = f"port {options.port} is in use: name another, or leave out --port for the next free one"
+        raise RunError(line) from None
     except program.TensorBoardServerException as error:
-        return _refuse(error.msg, 1)
+        raise RunError(error.msg) from None
     except OSError as error:
-        return _refuse(f"cannot listen on {options.host}: {error.strerror or error}", 1)
+        raise RunError(f"cannot listen on {options.host}: {error.strerror or error}") from error
     except SystemExit:  # the web server under TensorBoard says why and leaves
         reason = muttered.getvalue().strip().splitlines()
-        return _refuse(f"cannot listen on {options.host}: {reason[-1] if reason else 'no reason given'}", 1)
+        raise RunError(f"cannot listen on {options.host}: {reason[-1] if reason else 'no reason given'}") from None
     count = f"{len(runs)} run{'s' if len(runs) != 1 else ''}"
     # What a script starts in the background ignores Ctrl-C, unless it says otherwise.
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -99,11 +99,6 @@ def _parser() -> Parser:
     )  # fmt: skip
     parser.add_argument("--open", action="store_true", help="open the page in a browser")
     return parser
-
-
-def _refuse(line: str, code: int) -> int:
-    print(f"seqmem watch: {line}", file=sys.stderr)
-    return code
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.text import Text
 
+from ....decay import decay
 from ..strip import ASCII, EXPLODED, HIGH, LOW, UNICODE, Marks, bar, fitted, marks, profile
 from ..words import half_life_text, share_text
 
@@ -588,8 +589,6 @@ def _gateless(norms: dict[str, np.ndarray], at: int, width: int, have: Signs) ->
 
 
 def gradient(scene: Scene, index: int, _: int, width: int, have: Signs) -> Column:
-    from ....decay import decay
-
     reading = scene.readings[index]
     if "state" not in reading.gradient:
         return Column([Text("not measured", "dim")], lambda _: Text(), nothing, [Text("no gradient was measured")])

@@ -1,0 +1,234 @@
+"""Composing a run's configuration with Hydra. Whatever Hydra and OmegaConf raise becomes a one-line ``ConfigError``."""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from hydra import compose, initialize_config_dir
+from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.singleton import Singleton
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.version import VersionBase
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ...runs.directory import RunDirectory
+from .errors import ConfigError, nearest
+from .schema import RunConfig, conf_dir, from_mapping, register
+
+EXTRAS = {"hydra/sweeper/optuna": "optuna", "hydra/launcher/joblib": "joblib"}
+"""Config groups of other projects' plugins -> the extra of seqmem that installs them."""
+
+_KINDS = {"Integer": "a whole number", "Float": "a number", "bool": "true or false"}
+_CHOICE = r"(cell|task|optimizer)=\w+"
+
+
+@contextmanager
+def own_hydra() -> Iterator[None]:
+    """Hydra with our configuration alone; an application that has set it up before gets it back as it was."""
+    register()
+    known = Singleton._instances  # noqa: SLF001 (its own get_state copies everything there is, deeply)
+    before = {kind: known.pop(kind) for kind in (GlobalHydra, VersionBase) if kind in known}
+    try:
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            yield
+    finally:
+        for kind in (GlobalHydra, VersionBase):
+            known.pop(kind, None)
+        known.update(before)
+
+
+@contextmanager
+def explained(overrides: Sequence[str] = (), config_dir: str | None = None) -> Iterator[None]:
+    """Raise what Hydra and OmegaConf raise inside as a ``ConfigError``.
+
+    Args:
+        overrides: the settings of the command line; they decide which cells' and tasks' settings are suggested.
+        config_dir: the user's own configuration directory, if there is one.
+    """
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(explain(error, overrides, config_dir)) from error
+
+
+def compose_settings(overrides: Sequence[str]) -> DictConfig:
+    """The settings of ``seqmem train OVERRIDES``, as Hydra composes them: ``from_mapping`` types and checks them.
+
+    Raises:
+        ConfigError: a setting is unknown, or cannot be read.
+    """
+    with own_hydra(), explained(overrides):
+        return compose("train", overrides=list(overrides))
+
+
+def compose_run(overrides: Sequence[str]) -> RunConfig:
+    """The configuration of ``seqmem train OVERRIDES``.
+
+    Raises:
+        ConfigError: a setting is unknown, missing, or cannot have its value.
+    """
+    settings = compose_settings(overrides)
+    with explained(overrides):
+        return from_mapping(settings)
+
+
+def configuration(run: RunDirectory) -> RunConfig:
+    """A run's configuration, from its directory.
+
+    Raises:
+        RunError: it is not a run's directory.
+        ConfigError: this version has no such setting, or not with such a value.
+    """
+    with explained():
+        return from_mapping(run.config())
+
+
+def command_line_config_dir(hydra: Any) -> str | None:
+    """The directory of ``--config-dir``, from Hydra's own configuration."""
+    sources = hydra.runtime.config_sources
+    return next((source.path for source in sources if source.provider == "command-line"), None)
+
+
+def with_own_arguments(overrides: Sequence[str]) -> list[str]:
+    """``cell.args.alpha=0.9`` -> ``++cell.args.alpha=0.9``: no file lists the arguments of a user's own class."""
+    return [re.sub(r"^(cell|task)\.args(?=[.=])", r"++\1.args", override) for override in overrides]
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What stands behind ``seqmem train``: Hydra's options, as they were written, and the settings."""
+
+    options: list[str]
+    overrides: list[str]
+    config_dir: str | None
+
+    @property
+    def argv(self) -> list[str]:
+        """In the order in which Hydra understands them: ``cell=rnn -m seed=0,1`` would be refused."""
+        return [*self.overrides, *self.options]
+
+
+def parsed(args: Sequence[str]) -> Arguments:
+    """As Hydra would read it, except that a mistake is one line and not Hydra's usage.
+
+    Raises:
+        ConfigError: an option that there is not, or one that lacks its value.
+    """
+    parser = get_args_parser()
+
+    def refuse(message: str) -> NoReturn:
+        if found := re.match(r"unrecognized arguments: (--?([\w./@]+)=\S*)", message):
+            raise ConfigError(f"'{found[1]}': settings have no dashes: {found[1].lstrip('-')}")
+        raise ConfigError(f"{message}; see seqmem train --help")
+
+    parser.error = refuse
+    found = parser.parse_intermixed_args(args)
+    options = list(args)
+    for override in found.overrides:
+        options.remove(override)
+    return Arguments(options, found.overrides, found.config_dir)
+
+
+def explain(error: Exception, overrides: Sequence[str] = (), config_dir: str | None = None) -> str:
+    """One line for a person who mistyped something on a command line of these ``overrides``."""
+    return " ".join(_explain(error, overrides, config_dir).split())
+
+
+def _explain(error: Exception, overrides: Sequence[str], config_dir: str | None) -> str:
+    text = str(error).strip()
+    first = text.partition("\n")[0]
+    if isinstance(error, MissingConfigException) and error.options is not None:
+        group, _, name = (error.missing_cfg_file or "").rpartition("/")
+        options = sorted(error.options)
+        if not options:
+            return f"no {group} is called '{name}', nor anything else: -cd DIR adds your own from DIR/{group}/NAME.yaml"
+        extra = EXTRAS.get(f"{group}/{name}")
+        missing = f" It comes with pip install 'seqmem[{extra}]'." if extra else nearest(name, options)
+        return f"no {group} is called '{name}'.{missing} One of: {', '.join(options)}"
+    if isinstance(error, MissingConfigException):
+        return first
+    if found := re.match(r"Could not override '([^']+)'", text) or re.match(r"Key '([^']+)' is not in struct", text):
+        return unknown_setting(_full_key(text) or found[1], overrides, config_dir)
+    if found := re.match(r"Key '([^']+)' not in", text):
+        return unknown_setting(_full_key(text) or found[1], overrides, config_dir)
+    if found := re.match(r"Could not append to config\. An item is already at '([^']+)'", text):
+        return f"'{found[1]}' exists already: write {found[1]}=... without the +"
+    if found := re.match(r"Ambiguous value for argument '([^']+)'", text):
+        return f"{found[1]} is several values: add -m to run each, or write [...] for one list"
+    if found := re.match(r"Sweep parameters '(.+)' requires --multirun", first):
+        return f"{found[1]} is several values: add -m to run each"
+    if isinstance(error, OverrideParseException):
+        quotes = "; a value with special characters needs quotes of its own, e.g. 'outputs=\"my runs\"'"
+        return f"cannot read '{error.override}': settings are key=value, e.g. seq_len=50{quotes * ('=' in first)}"
+    if found := re.match(r"Error merging override (.*)", text):
+        return f"{found[1]}: {_unwrap(str(error.__cause__ or ''))}"
+    if text.startswith("Config group override must be a string"):
+        return "a cell, task or optimizer is chosen by its name, e.g. cell=lstm"
+    if isinstance(error, OmegaConfBaseException):
+        where = getattr(error, "full_key", None)
+        return f"{where}: {_unwrap(text)}" if where else _unwrap(text)
+    return text
+
+
+def unknown_setting(name: str, overrides: Sequence[str], config_dir: str | None) -> str:
+    """What to say of a setting that there is not, with the nearest that there is."""
+    chosen = [word for word in overrides if re.fullmatch(_CHOICE, word)]
+    names = setting_names(chosen, config_dir)
+    group, dot, rest = name.partition(".")
+    siblings = [known.removeprefix(group + dot) for known in names if dot and known.startswith(group + dot)]
+    said = f"there is no setting '{name}'."
+    if hint := nearest(rest, siblings, group + dot) if siblings else nearest(name, names):
+        return f"{said}{hint} See seqmem train --help"
+    if siblings:
+        choice = next((word for word in chosen if word.startswith(f"{group}=")), group)
+        return f"{said} {choice} has {', '.join(sibling for sibling in siblings if sibling != 'name')}"
+    return f"{said} See seqmem train --help"
+
+
+def setting_names(chosen: Sequence[str], config_dir: str | None) -> list[str]:
+    """Every setting, dotted, under the cell, task and optimizer that were chosen."""
+    search = [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"] if config_dir else []
+    try:
+        with own_hydra():
+            settings = OmegaConf.to_container(compose("train", overrides=[*search, *chosen]))
+    except (HydraException, OmegaConfBaseException):  # no such cell, task or optimizer
+        return setting_names([], None) if chosen or search else []
+
+    def walk(node: dict[Any, Any], prefix: str = "") -> Iterator[str]:
+        for key, value in node.items():
+            yield f"{prefix}{key}"
+            if isinstance(value, dict):
+                yield from walk(value, f"{prefix}{key}.")
+
+    assert isinstance(settings, dict)
+    return list(walk(settings))
+
+
+def _full_key(text: str) -> str | None:
+    found = re.search(r"^\s*full_key: *(\S+)", text, re.MULTILINE)
+    return found[1] if found else None
+
+
+def _unwrap(text: str) -> str:
+    """OmegaConf's type errors in our words."""
+    line = text.partition("\n")[0]
+    if found := re.match(r"Value '(.*)' of type '\w+' could not be converted to (\w+)", line):
+        return f"'{found[1]}' is not {_KINDS.get(found[2], found[2])}"
+    if found := re.match(r"Invalid value '(.*)', expected one of \[(.*)\]", line):
+        return f"'{found[1]}' is not one of {found[2]}"
+    if found := re.match(r"Value '(.*)' is not a valid bool", line):
+        return f"'{found[1]}' is not true or false"
+    if re.match(r"field '.*' is not Optional", line):
+        return "must have a value"
+    if "is not a ListConfig, list or tuple" in line:
+        return "must be a list, e.g. [10,20]"
+    if re.match(r"(Cannot assign \w+ to|Invalid type assigned: \w+ is not a subclass of) ", line):
+        return "must be several settings, e.g. {a:1,b:2}"
+    if found := re.match(r"(\w+) raised while resolving interpolation: (.*)", line):
+        return found[2].strip('"')
+    return line[:1].lower() + line[1:]
