@@ -1,4 +1,4 @@
-"""Gradients read off the fused layer are those of the steps."""
+"""The gradients that ghost inputs give at every state equal those of the unrolled steps."""
 
 from collections.abc import Callable
 
@@ -28,11 +28,11 @@ CELLS: dict[str, Callable[[int], FusedCell]] = {
 }
 
 
-def drawn(*shape: int, stream: str) -> Tensor:
+def normal(*shape: int, stream: str) -> Tensor:
     return torch.randn(*shape, dtype=torch.float64, generator=generator(0, stream))
 
 
-WEIGHTS = drawn(T, B, H, stream="weights of the outputs")
+WEIGHTS = normal(T, B, H, stream="weights of the outputs")
 LOSSES: dict[str, Loss] = {
     "all timesteps": lambda outputs, _: (outputs * WEIGHTS).sin().sum(),
     "last only": lambda outputs, _: (outputs[-1] * WEIGHTS[-1]).sin().sum(),
@@ -49,22 +49,22 @@ def by_steps(cell: FusedCell, xs: Tensor, initial: State, loss_of: Loss) -> tupl
         outputs.append(output)
         states.append(state)
     loss = loss_of(torch.stack(outputs), states[-1])
-    wanted = [*leaves, *(value for name in initial for value in (state[name] for state in states))]
-    found = torch.autograd.grad(loss, wanted, materialize_grads=True)
-    parts = [torch.stack(found[i : i + T]) for i in range(0, len(found), T)]
+    nodes = [*leaves, *(value for name in initial for value in (state[name] for state in states))]
+    gradients = torch.autograd.grad(loss, nodes, materialize_grads=True)
+    parts = [torch.stack(gradients[i : i + T]) for i in range(0, len(gradients), T)]
     return parts[0], dict(zip(initial, parts[1:], strict=True))
 
 
-def made(name: str) -> FusedCell:
+def cell_named(name: str) -> FusedCell:
     with ambient(0, name):
         return CELLS[name](D).double()
 
 
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("name", CELLS)
-def test_they_are_those_of_the_steps(name: str, loss: str):
-    cell, xs = made(name), drawn(T, B, D, stream="xs")
-    initial = {key: drawn(B, H, stream=key) for key in cell.initial_state(B)}
+def test_gradients_equal_those_of_the_steps(name: str, loss: str):
+    cell, xs = cell_named(name), normal(T, B, D, stream="xs")
+    initial = {key: normal(B, H, stream=key) for key in cell.initial_state(B)}
     to_x, to_states = state_gradients(cell, xs, initial, LOSSES[loss])
     expected_x, expected = by_steps(cell, xs, initial, LOSSES[loss])
     assert expected_x.abs().sum() > 0
@@ -74,13 +74,13 @@ def test_they_are_those_of_the_steps(name: str, loss: str):
 
 
 @pytest.mark.parametrize("name", CELLS)
-def test_bias_and_weights_as_training_leaves_them(name: str):
-    """Larger than they start: gates that close, and a second bias should it ever be used."""
-    cell, xs = made(name), drawn(T, B, D, stream="xs")
+def test_gradients_equal_those_of_the_steps_with_large_weights(name: str):
+    """As after training: saturated gates, and all biases in use."""
+    cell, xs = cell_named(name), normal(T, B, D, stream="xs")
     with torch.no_grad():
         for i, parameter in enumerate(cell.parameters()):
             if parameter.requires_grad:
-                parameter.add_(drawn(*parameter.shape, stream=f"parameter {i}"))
+                parameter.add_(normal(*parameter.shape, stream=f"parameter {i}"))
     initial = cell.initial_state(B)
     to_x, to_states = state_gradients(cell, xs, initial, LOSSES["all timesteps"])
     expected_x, expected = by_steps(cell, xs, initial, LOSSES["all timesteps"])
@@ -90,19 +90,19 @@ def test_bias_and_weights_as_training_leaves_them(name: str):
 
 
 @pytest.mark.parametrize("name", CELLS)
-def test_what_is_nearly_nothing_is_measured_too(name: str):
-    """However far it has vanished, every number still has its digits."""
-    cell, seq_len = made(name), 600
+def test_vanished_gradients_keep_their_relative_accuracy(name: str):
+    """Over 200 orders of magnitude, as long as float64 does not underflow."""
+    cell, seq_len = cell_named(name), 600
     with torch.no_grad():
         cell.weight_hidden.mul_(0.05)
-        cell.bias.fill_(1.0)  # and small inputs: relu units stay alive
-    xs, initial = 0.1 * drawn(seq_len, B, D, stream="long"), cell.initial_state(B)
-    found = state_gradients(cell, xs, initial, lambda outputs, _: outputs[-1].sum())[1]
+        cell.bias.fill_(1.0)  # with small inputs, so that relu units stay active
+    xs, initial = 0.1 * normal(seq_len, B, D, stream="long"), cell.initial_state(B)
+    gradients = state_gradients(cell, xs, initial, lambda outputs, _: outputs[-1].sum())[1]
     leaves = list(xs.unbind(0))
     outputs, states = zip(*steps(cell, leaves, {k: v.requires_grad_() for k, v in initial.items()}), strict=True)
-    for key, values in found.items():
-        wanted = [state[key] for state in states]
-        expected = torch.stack(torch.autograd.grad(outputs[-1].sum(), wanted, retain_graph=True))
+    for key, values in gradients.items():
+        nodes = [state[key] for state in states]
+        expected = torch.stack(torch.autograd.grad(outputs[-1].sum(), nodes, retain_graph=True))
         norms, expected_norms = values.flatten(1).norm(dim=1), expected.flatten(1).norm(dim=1)
         usable = expected_norms > 1e-290
         assert usable.sum() > 50
@@ -112,7 +112,7 @@ def test_what_is_nearly_nothing_is_measured_too(name: str):
 
 @pytest.mark.parametrize("name", ["rnn tanh", "lstm chrono", "gru chrono"])
 @pytest.mark.parametrize("loss", ["last", "all"])
-def test_they_are_the_trace_of_a_model(name: str, loss: str):
+def test_their_norms_equal_the_gradient_trace(name: str, loss: str):
     task = Pronoun() if loss == "last" else Copy(length=3)
     with ambient(0, "model"):
         model = SequenceModel.for_task(task, CELLS[name], embed_size=6)
@@ -128,26 +128,26 @@ def test_they_are_the_trace_of_a_model(name: str, loss: str):
         cell.initial_state(B),
         lambda outputs, _: loss_per_sequence(task, model.readout(outputs), batch).sum(),
     )
-    found = {"input": to_x, **to_states}
-    assert found.keys() == expected.keys()
+    gradients = {"input": to_x, **to_states}
+    assert gradients.keys() == expected.keys()
     for key, norms in expected.items():
-        torch.testing.assert_close(found[key].norm(dim=-1), norms, rtol=1e-11, atol=1e-15)
+        torch.testing.assert_close(gradients[key].norm(dim=-1), norms, rtol=1e-11, atol=1e-15)
 
 
-def test_the_cell_is_left_alone():
-    cell, xs = made("lstm").float(), drawn(T, B, D, stream="xs")
+def test_the_cell_is_not_modified():
+    cell, xs = cell_named("lstm").float(), normal(T, B, D, stream="xs")
     before = {key: value.clone() for key, value in cell.state_dict().items()}
     state = torch.get_rng_state()
-    _, found = state_gradients(cell, xs, cell.initial_state(B), LOSSES["all timesteps"])
+    _, gradients = state_gradients(cell, xs, cell.initial_state(B), LOSSES["all timesteps"])
     assert torch.equal(state, torch.get_rng_state())
-    assert {values.dtype for values in found.values()} == {torch.float64}  # that of xs
+    assert {values.dtype for values in gradients.values()} == {torch.float64}  # the dtype of xs
     assert all(torch.equal(value, before[key]) for key, value in cell.state_dict().items())
     assert all(p.grad is None for p in cell.parameters())
     assert cell.fused.input_size == D
     assert not xs.requires_grad
 
 
-def test_the_gru_as_published_is_refused():
+def test_the_gru_as_published_is_an_error():
     with pytest.raises(ValueError, match=r"^form='cho': torch has no fused layer for this gru"):
         state_gradients(
             GRU(D, H, form="cho", seq_len=5), torch.zeros(T, B, D), {"hidden": torch.zeros(B, H)}, LOSSES["last only"]
@@ -155,14 +155,14 @@ def test_the_gru_as_published_is_refused():
 
 
 @pytest.mark.parametrize("seq_len", [1, 2, 3, 4, 5, 9, 10, 17, 100, 101])
-def test_a_scan_is_its_recurrence(seq_len: int):
-    keep, add = drawn(seq_len, 2, 3, stream="keep").sigmoid(), drawn(seq_len, 2, 3, stream="add")
-    y, forwards = drawn(2, 3, stream="start"), []
-    found = _scan(keep, add, y)
+def test_a_scan_equals_its_recurrence(seq_len: int):
+    keep, add = normal(seq_len, 2, 3, stream="keep").sigmoid(), normal(seq_len, 2, 3, stream="add")
+    y, forwards = normal(2, 3, stream="start"), []
+    scanned = _scan(keep, add, y)
     for t in range(seq_len):
         y = keep[t] * y + add[t]
         forwards.append(y)
-    torch.testing.assert_close(found, torch.stack(forwards), rtol=1e-13, atol=1e-14)
+    torch.testing.assert_close(scanned, torch.stack(forwards), rtol=1e-13, atol=1e-14)
     y, backwards = torch.zeros(2, 3, dtype=torch.float64), []
     for t in reversed(range(seq_len)):
         y = add[t] + (keep[t + 1] * y if t + 1 < seq_len else 0)
@@ -172,6 +172,6 @@ def test_a_scan_is_its_recurrence(seq_len: int):
 
 def test_a_single_timestep():
     for name in CELLS:
-        cell, xs = made(name), drawn(1, B, D, stream="xs")
-        _, found = state_gradients(cell, xs, cell.initial_state(B), lambda outputs, _: outputs.sum())
-        torch.testing.assert_close(found["hidden"], torch.ones(1, B, H, dtype=torch.float64))
+        cell, xs = cell_named(name), normal(1, B, D, stream="xs")
+        _, gradients = state_gradients(cell, xs, cell.initial_state(B), lambda outputs, _: outputs.sum())
+        torch.testing.assert_close(gradients["hidden"], torch.ones(1, B, H, dtype=torch.float64))

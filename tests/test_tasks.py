@@ -1,6 +1,6 @@
-"""Laws over every task, then each task's definition.
+"""Laws over all tasks, then the definition of each.
 
-The yaml files in conf/task are the rows of the first half; VARIANTS adds options that no yaml has by default.
+The laws run over the yaml files in conf/task, and over VARIANTS with other options than the defaults.
 """
 
 import random
@@ -20,15 +20,15 @@ from torch import Tensor
 
 from seqmem.evaluate import CachedBatches, held_out
 from seqmem.randomness import generator
-from seqmem.signals import Batch, Tokens
+from seqmem.signals import Batch
 from seqmem.tasks import TASKS, Adding, Copy, Digits, Pronoun, Subject, Task, TemporalOrder, Text
 from seqmem.tasks.digits import _pictures
 from seqmem.tasks.pronoun import HE, SHE
 from seqmem.tasks.text import ALPHABET, corpus, corpus_sha256
 
 CONF = Path(__file__).parents[1] / "conf" / "task"
-YAMLS = sorted(yaml for yaml in CONF.glob("*.yaml") if yaml.stem != "custom")  # which is a user's own class
-OF_THE_RUN = ("name", "usual_seq_len", "lengths", "shortest")
+YAMLS = sorted(yaml for yaml in CONF.glob("*.yaml") if yaml.stem != "custom")  # custom is for a user's class
+RUN_SETTINGS = ("name", "usual_seq_len", "lengths", "shortest")
 
 
 def options(yaml: Path) -> dict:
@@ -38,8 +38,8 @@ def options(yaml: Path) -> dict:
 
 
 def built(yaml: Path) -> Task:
-    given = options(yaml)
-    return TASKS[given["name"]](**{key: value for key, value in given.items() if key not in OF_THE_RUN})
+    settings = options(yaml)
+    return TASKS[settings["name"]](**{key: value for key, value in settings.items() if key not in RUN_SETTINGS})
 
 
 VARIANTS = [
@@ -60,7 +60,7 @@ every_task = pytest.mark.parametrize("task", [*map(built, YAMLS), *VARIANTS], id
 
 
 def longer(task: Task) -> int:
-    """Longer than the minimum, odd, and for text long enough that a passage occurs once."""
+    """A length above the minimum, odd; for text so long that no passage occurs twice."""
     return 301 if task.name == "text" else task.min_seq_len + 13
 
 
@@ -84,15 +84,15 @@ def test_every_task_has_a_yaml() -> None:
 
 
 @pytest.mark.parametrize("yaml", YAMLS, ids=lambda yaml: yaml.stem)
-def test_a_yaml_holds_the_tasks_options_and_their_defaults(yaml: Path) -> None:
-    given = options(yaml)
+def test_a_yaml_lists_the_tasks_options_with_their_defaults(yaml: Path) -> None:
+    settings = options(yaml)
     task = built(yaml)
-    assert given["name"] == task.name == yaml.stem
-    assert tuple(given)[: len(OF_THE_RUN)] == OF_THE_RUN
-    assert {field.name for field in fields(type(task))} == set(given) - set(OF_THE_RUN)  # pyright: ignore[reportArgumentType]
+    assert settings["name"] == task.name == yaml.stem
+    assert tuple(settings)[: len(RUN_SETTINGS)] == RUN_SETTINGS
+    assert {field.name for field in fields(type(task))} == set(settings) - set(RUN_SETTINGS)  # pyright: ignore[reportArgumentType]
     assert task == type(task)()
-    assert given["lengths"] in ("fixed", "uniform")
-    assert task.min_seq_len <= (given["shortest"] or task.min_seq_len) <= given["usual_seq_len"]
+    assert settings["lengths"] in ("fixed", "uniform")
+    assert task.min_seq_len <= (settings["shortest"] or task.min_seq_len) <= settings["usual_seq_len"]
 
 
 @pytest.mark.parametrize(
@@ -115,10 +115,10 @@ def test_a_yaml_holds_the_tasks_options_and_their_defaults(yaml: Path) -> None:
     ],
     ids=str,
 )
-def test_a_bad_option_is_refused(task: type[Task], bad: dict, message: str) -> None:
-    with pytest.raises(ValueError) as refused:  # noqa: PT011 (the whole message is compared)
+def test_an_invalid_option_is_an_error(task: type[Task], bad: dict, message: str) -> None:
+    with pytest.raises(ValueError) as error:  # noqa: PT011 (the whole message is compared)
         task(**bad)
-    assert str(refused.value) == message
+    assert str(error.value) == message
 
 
 # ---- Laws of the data ------------------------------------------------------------------------------------------------
@@ -135,24 +135,26 @@ def test_solve_is_perfect(task: Task) -> None:
 
 
 def context(task: Task, batch: Batch) -> Tensor:
-    """What somebody without a memory knows, [T B]: the time, and the token of this very timestep. Of real numbers
-    and of text chance is defined as that of somebody who sees nothing at all."""
+    """The information of a model without memory, [T B], as one number: the timestep and its token.
+
+    For real numbers and for text, ``chance`` is defined as the best score without any input.
+    """
     if batch.inputs.ndim > 2 or task.name == "text":
         return torch.zeros(batch.asked.shape, dtype=torch.long)
     return torch.arange(len(batch.inputs))[:, None] * task.inputs.size + batch.inputs
 
 
 def best_guess(task: Task, fitted: Batch, batch: Batch) -> Tensor:
-    """The best prediction for each context of ``batch``, as found in ``fitted``: [T B K]."""
-    known, contexts = context(task, fitted)[fitted.weights > 0], context(task, batch)
-    wanted = fitted.targets[fitted.weights > 0]
-    size = int(max(known.max(), contexts.max())) + 1
-    if isinstance(task.targets, Tokens):
+    """The best prediction for each context of ``batch``, fitted to the batch ``fitted``: [T B K]."""
+    fitted_contexts, contexts = context(task, fitted)[fitted.weights > 0], context(task, batch)
+    targets = fitted.targets[fitted.weights > 0]
+    size = int(max(fitted_contexts.max(), contexts.max())) + 1
+    if task.targets.discrete:
         k = task.targets.size
-        counts = torch.bincount(known * k + wanted, minlength=size * k).view(size, k).double()
+        counts = torch.bincount(fitted_contexts * k + targets, minlength=size * k).view(size, k).double()
         return (counts + 1e-3).div((counts + 1e-3).sum(-1, keepdim=True)).log()[contexts]
-    total = torch.zeros(size, task.targets.size, dtype=torch.double).index_add(0, known, wanted.double())
-    return (total / torch.bincount(known, minlength=size).clamp(min=1)[:, None])[contexts]
+    total = torch.zeros(size, task.targets.size, dtype=torch.double).index_add(0, fitted_contexts, targets.double())
+    return (total / torch.bincount(fitted_contexts, minlength=size).clamp(min=1)[:, None])[contexts]
 
 
 def per_sequence(values: Tensor, weights: Tensor) -> Tensor:
@@ -167,16 +169,16 @@ def test_the_best_answer_without_a_memory_scores_chance_and_costs_baseline_loss(
     scores, losses = [], []
     for batch in (fitted, fresh):
         guess = best_guess(task, fitted, batch)
-        wanted = batch.targets if isinstance(task.targets, Tokens) else batch.targets.double()
-        scores.append(per_sequence(task.targets.metric.per_step(guess, wanted), batch.asked.double()))
-        losses.append(per_sequence(task.targets.loss(guess, wanted), batch.weights.double()))
-    # What was fitted looks better than it is on its own data and worse on fresh data: the truth lies between, give or
-    # take the sampling error.
+        targets = batch.targets if task.targets.discrete else batch.targets.double()
+        scores.append(per_sequence(task.targets.metric.per_step(guess, targets), batch.asked.double()))
+        losses.append(per_sequence(task.targets.loss(guess, targets), batch.weights.double()))
+    # A fit scores too well on its own data and too badly on fresh data. The true value lies between, up to the sampling
+    # error.
     for measured, claimed in ((scores, task.chance), (losses, task.baseline_loss(seq_len))):
         means = [float(one.mean()) for one in measured]
         error = 4 * max(float(one.std()) for one in measured) / sqrt(many) + 1e-5
         assert min(means) - error <= claimed <= max(means) + error
-        assert max(means) - min(means) + 2 * error < 0.25 * claimed  # or the line above would say nothing
+        assert max(means) - min(means) + 2 * error < 0.25 * claimed  # the interval above must be narrow
 
 
 @every_task
@@ -186,7 +188,7 @@ def test_a_batch_is_a_function_of_its_arguments(task: Task) -> None:
         np.random.seed(seed)
         torch.manual_seed(seed)
 
-    def state() -> tuple:  # not that of ``random``, from which the type checker of these tests draws
+    def state() -> tuple:  # without that of ``random``, from which the tests' type checker draws
         return str(np.random.get_state()), torch.random.get_rng_state().tolist()
 
     for part in (task, task.held_out()):
@@ -209,7 +211,7 @@ def test_shapes_and_types(task: Task) -> None:
                 batch = draw(part, batch_size, seq_len)
                 steps = (timesteps(task, seq_len), batch_size)
                 for signal, values in ((task.inputs, batch.inputs), (task.targets, batch.targets)):
-                    if isinstance(signal, Tokens):
+                    if signal.discrete:
                         assert values.shape == steps
                         assert values.dtype == torch.int64
                         assert 0 <= int(values.min()) <= int(values.max()) < signal.size
@@ -226,7 +228,7 @@ def test_shapes_and_types(task: Task) -> None:
 
 
 @every_task
-def test_every_sequence_asks_and_what_is_asked_counts(task: Task) -> None:
+def test_every_sequence_asks_and_asked_timesteps_have_a_weight(task: Task) -> None:
     for seq_len in (task.min_seq_len, longer(task)):
         batch = draw(task, 100, seq_len)
         assert batch.asked.any(0).all()
@@ -235,7 +237,7 @@ def test_every_sequence_asks_and_what_is_asked_counts(task: Task) -> None:
 
 
 @every_task
-def test_a_bad_size_is_refused_and_the_message_names_a_good_one(task: Task) -> None:
+def test_an_invalid_size_is_an_error_that_names_a_valid_one(task: Task) -> None:
     shortest = task.min_seq_len
     for part in (task, task.held_out()):
         for seq_len in (shortest - 1, 0, -1):
@@ -251,7 +253,7 @@ def test_a_bad_size_is_refused_and_the_message_names_a_good_one(task: Task) -> N
 @pytest.mark.parametrize(
     ("task", "shortest"),
     [
-        (Adding(), 4),  # each half has a choice
+        (Adding(), 4),  # two timesteps in each half
         (Adding("tcn"), 4),
         (Adding("hs97"), 11),  # ten pairs before the last
         (Copy(), 21),  # data, cue, data
@@ -261,7 +263,7 @@ def test_a_bad_size_is_refused_and_the_message_names_a_good_one(task: Task) -> N
         (Pronoun(), 7),  # my brother told his aunt that he
         (Pronoun(mentions=1), 5),  # my brother said that who
         (Subject(), 2),
-        (TemporalOrder(), 10),  # a tenth is a timestep
+        (TemporalOrder(), 10),  # a tenth is one timestep
         (TemporalOrder(3), 10),
         (Text(), 1),
     ],
@@ -272,62 +274,61 @@ def test_the_shortest_sequence(task: Task, shortest: int) -> None:
 
 
 @every_task
-def test_people_can_read_it(task: Task) -> None:
+def test_words_and_answers_are_legible_and_unique(task: Task) -> None:
     batch = draw(task, 3, longer(task))
     for b in range(3):
         words = task.words(batch.inputs[:, b])
         assert len(words) == len(batch.inputs)
         assert all(word and "\n" not in word for word in words)
         assert task.answer(batch.targets[-1, b]).strip() or task.name == "text"
-    if isinstance(task.inputs, Tokens):
+    if task.inputs.discrete:
         assert len(set(task.words(torch.arange(task.inputs.size)))) == task.inputs.size
-    if isinstance(task.targets, Tokens):
+    if task.targets.discrete:
         assert len({task.answer(torch.tensor(k)) for k in range(task.targets.size)}) == task.targets.size
 
 
 @every_task
-def test_only_stored_data_have_a_part_held_out(task: Task) -> None:
+def test_only_stored_data_have_a_held_out_part(task: Task) -> None:
     held = task.held_out()
     assert (held == task) == (task.name not in ("digits", "text"))
     assert held.held_out() == held
-    for of in ("name", "chance", "solved_at", "min_seq_len", "chunks", "inputs", "targets"):
-        assert getattr(held, of) == getattr(task, of)
+    for name in ("name", "chance", "solved_at", "min_seq_len", "chunks", "inputs", "targets"):
+        assert getattr(held, name) == getattr(task, name)
 
 
 @every_task
-def test_held_out_batches_are_the_same_each_time(task: Task) -> None:
-    drawn = []
+def test_held_out_batches_repeat_whether_cached_or_drawn_again(task: Task) -> None:
+    draws = []
 
     def draw_two() -> Iterator[Batch]:
-        drawn.append(len(drawn))
-        # Above a quarter of a million timesteps one batch becomes two.
+        draws.append(len(draws))
+        # More than 250,000 timesteps are split into two batches.
         yield from held_out(task, longer(task), seed=3, sequences=250_000 // longer(task) + 5)
 
     first, last = draw_two()
-    alone = first.inputs.shape[1], last.inputs.shape[1]
-    assert alone == (250_000 // longer(task), 5)
-    for most, times in ((1 << 30, 1), (1 << 10, 3)):
-        drawn.clear()
-        cached = CachedBatches(draw_two, most)
+    assert (first.inputs.shape[1], last.inputs.shape[1]) == (250_000 // longer(task), 5)
+    for max_bytes, times in ((1 << 30, 1), (1 << 10, 3)):
+        draws.clear()
+        cached = CachedBatches(draw_two, max_bytes)
         for _ in range(3):
             one, two = cached
             assert same(one, first)
             assert same(two, last)
-        assert len(drawn) == times
+        assert len(draws) == times
 
 
-def test_a_held_out_batch_that_was_written_into_is_drawn_again() -> None:
+def test_a_cached_batch_is_drawn_again_after_an_in_place_write() -> None:
     cached = CachedBatches(lambda: [draw(Adding(), 8, 20)])
     (before,) = cached
     assert next(iter(cached)) is before
-    before.inputs[3].mul_(2)  # as a cell in evaluation may, where the numbers enter as they are
+    before.inputs[3].mul_(2)  # a cell can do this, as real numbers enter it without an embedding
     (after,) = cached
     assert same(after, draw(Adding(), 8, 20))
     assert next(iter(cached)) is after
 
 
 @every_task
-def test_a_solved_task_is_better_than_chance(task: Task) -> None:
+def test_the_solved_score_is_better_than_chance(task: Task) -> None:
     if task.solved_at is None:
         assert task.name == "text"
     else:
@@ -373,7 +374,7 @@ def test_adding(variant: str, seq_len: int) -> None:
     half = seq_len // 2
     possible = {(i, j) for j in range(seq_len) for i in range(j) if variant == "tcn" or (i < half and j >= half)}
     counts = Counter(map(tuple, pairs))
-    assert set(counts) == possible  # so the last number is at every distance from the question
+    assert set(counts) == possible  # in particular, every distance from the question occurs
     # Uniform over the pairs: chi-squared within five standard deviations.
     expected = 2000 / len(possible)
     degrees = len(possible) - 1
@@ -383,7 +384,7 @@ def test_adding(variant: str, seq_len: int) -> None:
     assert not batch.asked[:-1].any()
 
 
-def test_adding_with_half_a_memory_is_a_twelfth() -> None:
+def test_adding_from_one_of_the_two_numbers_scores_a_twelfth() -> None:
     batch = draw(Adding(), 20000, 20)
     numbers, markers = batch.inputs[10:].unbind(-1)
     answer = (numbers * markers).sum(0) + 0.5
@@ -391,7 +392,7 @@ def test_adding_with_half_a_memory_is_a_twelfth() -> None:
 
 
 @pytest.mark.parametrize("seq_len", [11, 20, 57])
-def test_adding_as_in_1997(seq_len: int) -> None:
+def test_adding_hs97(seq_len: int) -> None:
     many, longest = 1000, seq_len + seq_len // 10
     batch = draw(Adding("hs97"), many, seq_len)
     numbers, markers = batch.inputs.unbind(-1)
@@ -414,23 +415,23 @@ def test_adding_as_in_1997(seq_len: int) -> None:
             assert numbers[0, b] != 0
             assert any(m < 10 and 1 <= other < seq_len // 2 for m, other in (marked, marked[::-1]))
         places.update(marked)
-        wanted = 0.5 + sum(float(numbers[m, b]) for m in marked) / 4
-        assert float(batch.targets[length - 1, b]) == pytest.approx(wanted, abs=1e-6)
+        answer = 0.5 + sum(float(numbers[m, b]) for m in marked) / 4
+        assert float(batch.targets[length - 1, b]) == pytest.approx(answer, abs=1e-6)
     assert lengths == set(range(seq_len, longest + 1))
     assert places == set(range(1, max(10, seq_len // 2)))
-    alone = float((markers == 1).sum(0).eq(1).float().mean())
-    assert alone == pytest.approx(0.1, abs=4 * sqrt(0.09 / many))
+    single = float((markers == 1).sum(0).eq(1).float().mean())  # share of sequences with one marked number
+    assert single == pytest.approx(0.1, abs=4 * sqrt(0.09 / many))
     inside = numbers[1:seq_len]
     assert -1 <= inside.min() < -0.99
     assert 0.99 < inside.max() <= 1
 
 
-def test_adding_in_1997_is_a_quarter_of_the_modern_error() -> None:
+def test_adding_hs97_is_solved_at_a_quarter_of_the_error() -> None:
     assert Adding("hs97").solved_at == Adding().solved_at / 4 < 0.04**2
     assert Adding("hs97").chance == pytest.approx(19 / 480)
 
 
-def test_adding_for_people() -> None:
+def test_adding_in_words() -> None:
     inputs = torch.tensor([[0.421, -1], [-0.5, 1], [0.25, 0], [0.75, -1], [0, 0]])
     assert Adding("hs97").words(inputs) == ["0.42|", "-0.50*", "0.25", "0.75|", "-"]
     assert Adding().words(inputs[1:]) == ["-0.50*", "0.25", "0.75|", "0.00"]
@@ -473,7 +474,7 @@ def test_temporal_order(seq_len: int, tenths: tuple[float, ...]) -> None:
             seen[k].add(place)
         assert int(batch.targets[-1, b]) == sum(letters[place] * 2**k for k, place in enumerate(places))
         assert task.answer(batch.targets[-1, b]) == "".join("AB"[letters[place]] for place in places)
-    # As in the published generator: randint(int(l * .1)) + int(l * start). Every place occurs, so the lag varies.
+    # As in the published generator: randint(int(l * .1)) + int(l * start). Every position occurs, so the lag varies.
     width = int(seq_len * 0.1)
     assert seen == [set(range(int(seq_len * start), int(seq_len * start) + width)) for start in tenths]
     assert set(batch.inputs.flatten().tolist()) == set(range(6))
@@ -530,18 +531,20 @@ def test_pronoun_with_one_person() -> None:
     ],
     ids=repr,
 )
-def test_pronoun_draws_the_sentences_it_always_drew(task: Pronoun, expected: str) -> None:
-    # Or a run repeated with a later version would be another run. The shortest, with and without the longest phrase in
-    # a row, and longer than any grammar made before.
-    drawn = sha256()
+def test_pronoun_draws_the_same_sentences_as_earlier_versions(task: Pronoun, expected: str) -> None:
+    """Otherwise repeating a run with a later version would give other numbers.
+
+    The lengths: the shortest, some with and without repetitions of the longest phrase, and one beyond cached grammars.
+    """
+    hashed = sha256()
     for index, (batch_size, seq_len) in enumerate([(1, 7), (64, 8), (5, 29), (64, 50), (17, 121), (3, 1000), (64, 9)]):
         batch = draw(task, batch_size, seq_len, index)
         for tensor in (batch.inputs, batch.targets[-1]):
-            drawn.update(tensor.numpy().astype("<i8").tobytes())
-    assert drawn.hexdigest()[:16] == expected
+            hashed.update(tensor.numpy().astype("<i8").tobytes())
+    assert hashed.hexdigest()[:16] == expected
 
 
-def test_digits_are_scikit_learns() -> None:
+def test_digits_are_those_of_scikit_learn() -> None:
     from sklearn.datasets import load_digits
 
     images, labels = load_digits(return_X_y=True)
@@ -554,7 +557,7 @@ def test_digits_are_scikit_learns() -> None:
     assert (len(train), len(held)) == (1437, 360)
     assert set(Counter(digit for _, digit in held).values()) == {36}
     assert not {image for image, _ in train} & {image for image, _ in held}
-    assert len({image for image, _ in train + held}) == 1797  # so a picture has one answer
+    assert len({image for image, _ in train + held}) == 1797  # all different, so each has one answer
 
 
 def test_digits_draws_only_from_its_part() -> None:
@@ -581,7 +584,7 @@ def test_digits_scans_and_delays() -> None:
     shuffled = draw(mixed, 40, 64).inputs[:, :, 0]
     order = [next(i for i in range(64) if torch.equal(picture[i], shuffled[t])) for t in range(64) if shuffled[t].any()]
     assert len(set(order)) > 0.75 * 64 - 5
-    assert sum(abs(a - b) == 1 for a, b in pairwise(order)) < 10  # neighbours are torn apart
+    assert sum(abs(a - b) == 1 for a, b in pairwise(order)) < 10  # neighbours are separated
     assert torch.equal(shuffled.sort(0).values, picture.sort(0).values)
     assert torch.equal(draw(mixed_row, 40, 8).inputs.transpose(0, 1).reshape(40, 64).T, shuffled)
     assert set((picture * 16).flatten().tolist()) <= set(map(float, range(17)))
@@ -599,13 +602,13 @@ def test_text_asks_for_the_next_character() -> None:
             passage = "".join(ALPHABET[i] for i in [*batch.inputs[:, b].tolist(), int(batch.targets[-1, b])])
             assert passage in text
             assert batch.targets[:, b].tolist() == [ALPHABET.index(c) for c in passage[1:]]
-        # The first and the last passage are drawn too, and none beyond.
-        reach = draw(part, 40, len(text) - 3).inputs[:8]
-        starts = {"".join(ALPHABET[i] for i in column) for column in reach.T.tolist()}
+        # The first and the last possible passage occur, and none beyond.
+        beginnings = draw(part, 40, len(text) - 3).inputs[:8]
+        starts = {"".join(ALPHABET[i] for i in column) for column in beginnings.T.tolist()}
         assert starts == {text[i : i + 8] for i in range(3)}
 
 
-def test_text_is_pythons_and_plain() -> None:
+def test_text_is_pythons_documentation_in_ascii() -> None:
     text = corpus()
     assert set(text) <= set(ALPHABET)
     assert len(ALPHABET) == 96 == Text().inputs.size
@@ -616,11 +619,11 @@ def test_text_is_pythons_and_plain() -> None:
     assert len(paragraphs) == len(set(paragraphs))
 
 
-def test_text_held_out_is_new() -> None:
+def test_text_held_out_shares_no_long_passage_with_training() -> None:
     cut, width = len(corpus()) * 9 // 10, 100
     train, held = corpus()[:cut], corpus()[cut:]
-    known = {train[i : i + width] for i in range(len(train) - width)}
-    assert not any(held[i : i + width] in known for i in range(len(held) - width))
+    passages = {train[i : i + width] for i in range(len(train) - width)}
+    assert not any(held[i : i + width] in passages for i in range(len(held) - width))
 
 
 def test_text_has_the_entropy_of_its_characters() -> None:
@@ -629,8 +632,8 @@ def test_text_has_the_entropy_of_its_characters() -> None:
     entropy = -sum(n / cut * log2(n / cut) for n in train.values())
     assert Text().chance == pytest.approx(entropy)
     assert Text().baseline_loss(50) == pytest.approx(entropy * log(2))
-    elsewhere = -sum(n * log2(max(train[c], 0.5) / cut) for c, n in held.items()) / held.total()
-    assert elsewhere == pytest.approx(entropy, abs=0.15)
+    cross_entropy = -sum(n * log2(max(train[c], 0.5) / cut) for c, n in held.items()) / held.total()
+    assert cross_entropy == pytest.approx(entropy, abs=0.15)
 
 
 def test_text_is_read_in_chunks() -> None:
@@ -641,7 +644,7 @@ def test_text_is_read_in_chunks() -> None:
         assert torch.equal(batch.chunk(index, 20).targets[-1], batch.chunk(index + 1, 20).inputs[0])
 
 
-def test_text_has_an_end() -> None:
+def test_text_limits_the_length_of_a_passage() -> None:
     task = Text().held_out()
     longest = len(corpus()) - len(corpus()) * 9 // 10 - 1
     assert len(draw(task, 1, longest).inputs) == longest
@@ -649,7 +652,7 @@ def test_text_has_an_end() -> None:
         draw(task, 1, longest + 1)
 
 
-def test_text_never_read_goes_on_with_a_space() -> None:
-    unread = torch.tensor([[ALPHABET.index(c)] for c in "~Q~Q~"])
-    assert Text().solve(unread)[-1].tolist() == [ALPHABET.index(" ")]
+def test_text_answers_a_space_after_an_unknown_passage() -> None:
+    unknown = torch.tensor([[ALPHABET.index(c)] for c in "~Q~Q~"])
+    assert Text().solve(unknown)[-1].tolist() == [ALPHABET.index(" ")]
     assert Text().words(torch.tensor([0, 1, 34])) == ["\\n", " ", "A"]
