@@ -1,15 +1,27 @@
-"""The command line for tests: in a process of its own, as people use it, or in this one where that says as much."""
+"""The command line for tests, and what its runs leave behind.
 
+Three ways to run a command, the cheapest first: the fixture ``typed`` in this process; ``forked`` and ``started`` in a
+process forked from a warm Python, with signals and streams of its own; ``in_a_process`` from the very start, for what
+depends on imports or the environment.
+"""
+
+import atexit
 import json
+import locale
 import os
+import select
+import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Protocol
 
 import numpy as np
 import torch
@@ -21,7 +33,7 @@ TINY = (
     "evaluate.sequences=8", "evaluate.every=4", "evaluate.lengths=[8]", "trace.every=4", "trace.sequences=2",
     "checkpoint_every=2",
 )  # fmt: skip
-"""A run that takes a tenth of a second once torch is there. For tasks whose shortest length is 8 or less."""
+"""A run of a tenth of a second once torch is imported. For tasks whose shortest length is 8 or less."""
 
 OWN_CELLS = '''\
 import torch
@@ -79,7 +91,7 @@ class Completed:
     err: str
 
     def refuses(self, line: str, *, code: int, verb: str = "train") -> None:
-        """Nothing but one line, of this beginning and with this in it."""
+        """It wrote a single line, to stderr, which begins with the verb and contains ``line``."""
         assert self.err.startswith(f"seqmem {verb}: "), self
         assert self.err.count("\n") == 1, self
         assert self.err.endswith("\n"), self
@@ -89,13 +101,14 @@ class Completed:
 
 
 def environment(**changes: str) -> dict[str, str]:
-    ruled_out = ("HYDRA_FULL_ERROR", "NO_COLOR", "FORCE_COLOR", "COLUMNS", "COMP_LINE", "PYTHONPATH")
-    kept = {name: value for name, value in os.environ.items() if name not in ruled_out}
-    return {**kept, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **changes}
+    """This process's environment without what changes the output of a command; one thread, no CUDA."""
+    dropped = ("HYDRA_FULL_ERROR", "NO_COLOR", "FORCE_COLOR", "COLUMNS", "COMP_LINE", "PYTHONPATH")
+    inherited = {name: value for name, value in os.environ.items() if name not in dropped}
+    return {**inherited, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **changes}
 
 
 def in_a_process(*args: str, cwd: Path, **env: str) -> Completed:
-    """``seqmem ARGS`` in a process of its own."""
+    """``python -m seqmem ARGS``, from its start to its end: 2 seconds of imports where it trains."""
     command = [sys.executable, "-m", "seqmem", *args]
     done = subprocess.run(
         command, cwd=cwd, env=environment(**env), capture_output=True, text=True, timeout=120, check=False
@@ -103,14 +116,123 @@ def in_a_process(*args: str, cwd: Path, **env: str) -> Completed:
     return Completed(done.returncode, done.stdout, done.stderr)
 
 
+class Process(Protocol):
+    """What tests use of ``subprocess.Popen``."""
+
+    stdout: IO[str] | None
+    stderr: IO[str] | None
+
+    @property
+    def pid(self) -> int: ...
+    def poll(self) -> int | None: ...
+    def wait(self, timeout: float | None = None) -> int: ...
+    def communicate(self, *, timeout: float | None = None) -> tuple[str, str]: ...
+    def send_signal(self, sig: int) -> None: ...
+    def terminate(self) -> None: ...
+    def kill(self) -> None: ...
+
+
+class Fork:
+    """A process that warm.py has forked. Reports come through a pipe: its id, then its exit code."""
+
+    def __init__(self, report: int, stdout: int, stderr: int | None) -> None:
+        self.report = os.fdopen(report)
+        self.stdout: IO[str] | None = os.fdopen(stdout, encoding=locale.getencoding())
+        self.stderr: IO[str] | None = None if stderr is None else os.fdopen(stderr, encoding=locale.getencoding())
+        self.pid = int(self.report.readline())
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        return self._returncode(0)
+
+    def wait(self, timeout: float | None = None) -> int:
+        code = self._returncode(timeout)
+        if code is None:
+            raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0)
+        return code
+
+    def _returncode(self, timeout: float | None) -> int | None:
+        if self.returncode is None and select.select([self.report], [], [], timeout)[0]:
+            self.returncode = int(self.report.readline())
+            self.report.close()
+        return self.returncode
+
+    def communicate(self, *, timeout: float | None = None) -> tuple[str, str]:
+        """Read both streams to their ends, then wait."""
+        streams = [stream for stream in (self.stdout, self.stderr) if stream is not None and not stream.closed]
+        with ThreadPoolExecutor(2) as pool:
+            texts = dict(zip(map(id, streams), pool.map(lambda stream: stream.read(), streams), strict=True))
+        for stream in streams:
+            stream.close()
+        self.wait(timeout)
+        return texts.get(id(self.stdout), ""), texts.get(id(self.stderr), "")
+
+    def send_signal(self, sig: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, sig)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+@cache
+def _warm() -> socket.socket:
+    """The channel to a warm Python, which lives as long as this process."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:
+        script = Path(__file__).with_name("warm.py")
+        server = subprocess.Popen(
+            [sys.executable, str(script), str(theirs.fileno())],
+            env=environment(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, pass_fds=[theirs.fileno()],
+        )  # fmt: skip
+
+    def end_it() -> None:
+        ours.close()
+        server.wait()
+
+    atexit.register(end_it)
+    return ours
+
+
+def _fork(args: tuple[str, ...], cwd: Path, env: dict[str, str], *, together: bool) -> Fork:
+    out, out_end = os.pipe()
+    report, report_end = os.pipe()
+    err, err_end = (None, out_end) if together else os.pipe()
+    with Path(os.devnull).open() as nothing:
+        request = {"args": args, "cwd": str(cwd), "env": environment(**env)}
+        socket.send_fds(_warm(), [json.dumps(request).encode()], [nothing.fileno(), out_end, err_end, report_end])
+    for descriptor in {out_end, err_end, report_end}:
+        os.close(descriptor)
+    return Fork(report, out, err)
+
+
+FORKS = sys.platform == "linux"
+"""Elsewhere torch does not survive a fork, and a socket of messages may be missing: every process is started anew."""
+
+
+def forked(*args: str, cwd: Path, **env: str) -> Completed:
+    """``seqmem ARGS`` in a process of its own, without the cost of its imports."""
+    if not FORKS:
+        return in_a_process(*args, cwd=cwd, **env)
+    return end(_fork(args, cwd, env, together=False))
+
+
 @contextmanager
-def started(*args: str, cwd: Path, together: bool = False, **env: str) -> Iterator[subprocess.Popen[str]]:
-    """``seqmem ARGS`` still running; whatever happens, it does not outlive the test. ``together``: both its streams."""
-    command = [sys.executable, "-m", "seqmem", *args]
-    errors = subprocess.STDOUT if together else subprocess.PIPE
-    process = subprocess.Popen(
-        command, cwd=cwd, env=environment(**env), stdout=subprocess.PIPE, stderr=errors, text=True
-    )
+def started(*args: str, cwd: Path, together: bool = False, **env: str) -> Iterator[Process]:
+    """``seqmem ARGS`` still running, forked where that is possible; it ends with the test at the latest.
+
+    ``together``: stderr goes where stdout goes.
+    """
+    if FORKS:
+        process: Process = _fork(args, cwd, env, together=together)
+    else:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "seqmem", *args], cwd=cwd, env=environment(**env), stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT if together else subprocess.PIPE, text=True,
+        )  # fmt: skip
     try:
         yield process
     finally:
@@ -118,13 +240,14 @@ def started(*args: str, cwd: Path, together: bool = False, **env: str) -> Iterat
         process.communicate()
 
 
-def end(process: "subprocess.Popen[str]") -> Completed:
+def end(process: Process) -> Completed:
+    """Wait for a process to end by itself."""
     out, err = process.communicate(timeout=120)
-    return Completed(process.returncode, out, err or "")
+    return Completed(process.wait(), out, err or "")
 
 
-def until(true: Callable[[], Any], *, of: "subprocess.Popen[str]", seconds: float = 90) -> None:
-    """Wait for something that a running process does."""
+def until(true: Callable[[], Any], *, of: Process, seconds: float = 90) -> None:
+    """Wait for a condition that a running process brings about."""
     deadline = time.monotonic() + seconds
     while not true():
         assert of.poll() is None, f"it ended before that: {of.communicate()}"
@@ -134,8 +257,8 @@ def until(true: Callable[[], Any], *, of: "subprocess.Popen[str]", seconds: floa
 
 def only_run(folder: Path) -> Path:
     """The one run below a folder."""
-    (found,) = (path.parent for path in folder.rglob("config.json"))
-    return found
+    (run,) = runs_below(folder)
+    return run
 
 
 def runs_below(folder: Path) -> list[Path]:
@@ -143,19 +266,19 @@ def runs_below(folder: Path) -> list[Path]:
 
 
 def rows(run: Path) -> list[dict[str, Any]]:
-    """``metrics.jsonl`` as far as it is written."""
+    """``metrics.jsonl``, without a last line that is still being written."""
     path = run / "metrics.jsonl"
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def trained_to(folder: Path) -> int:
-    """The last step below a folder that is written down; -1: none."""
+    """The last step in any ``metrics.jsonl`` below a folder; -1: none."""
     return max((row["step"] for run in runs_below(folder) for row in rows(run)), default=-1)
 
 
 def assert_same_numbers(run: Path, other: Path) -> None:
-    """Bit for bit, everything but the time that it took."""
+    """Two runs are equal bit for bit, apart from the time they took."""
     assert (run / "metrics.jsonl").read_bytes() == (other / "metrics.jsonl").read_bytes()
     with np.load(run / "gradients.npz") as one, np.load(other / "gradients.npz") as two:
         assert one.files == two.files
@@ -196,13 +319,13 @@ def _assert_same(one: Any, two: Any) -> None:
 
 
 def _events(run: Path) -> list[tuple[int, str, bytes]]:
-    """Every record but those with times in them."""
+    """Every record of the event file, without those that hold a time."""
     (path,) = run.glob("*tfevents*")
-    found = [
+    records = [
         (event.step, value.tag, value.SerializeToString(deterministic=True))
         for event in map(Event.FromString, RawEventFileLoader(str(path)).Load())
         for value in event.summary.value
         if not value.tag.startswith("_hparams_") and value.tag != "summary"
     ]
-    assert found
-    return found
+    assert records
+    return records

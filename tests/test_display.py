@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from commandline import TINY, Completed, in_a_process, only_run, started, trained_to, until
+from commandline import TINY, Completed, forked, only_run, started, trained_to, until
 from seqmem.cells import RNN
 from seqmem.cli.config import schema as config
 from seqmem.cli.terminal import pages, words
@@ -607,7 +607,7 @@ def test_a_run_whose_reader_leaves_is_interrupted_and_goes_on_later(tmp_path: Pa
     assert status["state"] == "interrupted"
     assert 0 < status["step"] < 1000
     assert not (run / "result.json").exists()
-    said = in_a_process(*command, cwd=tmp_path)
+    said = forked(*command, cwd=tmp_path)
     assert (said.code, said.err) == (0, "")
     assert f"going on at step {status['step']}\n" in said.out.splitlines(keepends=True)[0]
     steps = [int(found) for found in re.findall(r"^step +(\d+)/", said.out, re.M)]

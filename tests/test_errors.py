@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import seqmem
-from commandline import OWN_CELLS, TINY, Completed, environment, in_a_process, only_run, rows, runs_below
+from commandline import OWN_CELLS, TINY, Completed, environment, forked, only_run, rows, runs_below
 
 REFUSED = {
     # names
@@ -375,8 +375,8 @@ def test_a_loss_that_is_no_number(tmp_path: Path, typed: Callable[..., Completed
 
 def test_the_whole_traceback_on_request(tmp_path: Path) -> None:
     for args in (("train", "cell=lstmm"), ("eval", "nowhere")):
-        said = in_a_process(*args, cwd=tmp_path, HYDRA_FULL_ERROR="1")
+        said = forked(*args, cwd=tmp_path, HYDRA_FULL_ERROR="1")
         assert said.code == 1
         assert "Traceback (most recent call last)" in said.err
-    said = in_a_process("train", "cell=lstmm", cwd=tmp_path)
+    said = forked("train", "cell=lstmm", cwd=tmp_path)
     said.refuses("no cell is called 'lstmm'", code=2)
