@@ -31,7 +31,7 @@ def pytest_configure():  # by now jaxtyping sees what is imported
 
     Memory.take = lambda self, numbers, dtype: torch.full((numbers,), float("nan"), dtype=dtype)
 """
-OF_MEMORY = "memory_is_used_again or takes_no_new_memory"  # tests of what GUARDED replaces
+OF_MEMORY = "reuses_buffers or allocates_no_buffers"  # tests of what GUARDED replaces
 
 
 class Missing(Exception):

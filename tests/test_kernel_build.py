@@ -1,4 +1,4 @@
-"""The native kernels are compiled, found, and refused where they must be; without them everything works."""
+"""Compiling and loading the native kernels, their fallback to torch, and the choice of threads."""
 
 import ctypes
 import json
@@ -27,9 +27,9 @@ from seqmem.kernels import loading
 from seqmem.kernels.build import BuildError, build, compile_objects, link, source_hash, variants
 from seqmem.kernels.loading import Library, Unavailable
 
-loaded = loading.load.__wrapped__  # the tests of kernels in this process keep theirs
+uncached_load = loading.load.__wrapped__  # so that other tests of this process keep their library
 
-# Small and quick to compile, with what the real one has: a function for each type, and templates behind them.
+# Quick to compile, with the structure of the real source: one exported function per type, on top of templates.
 KERNEL = """\
 #define JOINED(a, b) a##_##b
 #define NAMED(a, b) JOINED(a, b)
@@ -46,7 +46,7 @@ API void NAMED(add_f64, SEQMEM_ISA)(double* out, const double* in, long n, doubl
 
 @pytest.fixture
 def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """To be compiled by the first compiler that there is, whatever the environment asks for."""
+    """A folder with sources, to be compiled by the first installed compiler, independent of the environment."""
     monkeypatch.delenv("SEQMEM_CXXFLAGS", raising=False)
     monkeypatch.delenv("SEQMEM_ISA", raising=False)
     if COMPILERS:
@@ -59,30 +59,30 @@ def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("path", COMPILERS, ids=[Path(path).name for path in COMPILERS])
-def test_every_compiler_there_is(path: str, sources: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What it makes computes, for both types and each instruction set of this machine."""
+def test_every_installed_compiler(path: str, sources: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library computes correctly, for both types and each instruction set of this machine."""
     monkeypatch.setenv("CXX", path)
     assert build(sources) == sources / builder.LIBRARY
     assert {file.name for file in sources.iterdir()} == {"recurrence.cpp", "dispatch.cpp", builder.LIBRARY}
-    found = loaded(sources)
-    assert isinstance(found, Library)
-    assert found.isa == found.isas[0]
-    assert set(found.isas) <= set(variants())
-    assert found.isas[-1] == list(variants())[-1]  # which every machine of the family runs
-    for isa in found.isas:
-        chosen = Library(found.path, isa, found.isas, found.native)
+    best = uncached_load(sources)
+    assert isinstance(best, Library)
+    assert best.isa == best.isas[0]
+    assert set(best.isas) <= set(variants())
+    assert best.isas[-1] == list(variants())[-1]  # every machine of the family supports the last
+    for isa in best.isas:
+        library = Library(best.path, isa, best.isas, best.native)
         for dtype, kind, number in (("f32", np.float32, ctypes.c_float), ("f64", np.float64, ctypes.c_double)):
-            out, given = np.ones(37, kind), np.arange(37, dtype=kind)
-            function = chosen.function("add", dtype)
+            out, terms = np.ones(37, kind), np.arange(37, dtype=kind)
+            function = library.function("add", dtype)
             function.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_long, number)
-            function(out.ctypes.data, given.ctypes.data, 37, 2.0)
+            function(out.ctypes.data, terms.ctypes.data, 37, 2.0)
             assert out.tolist() == [1 + 2 * i for i in range(37)]
-            assert chosen.function("add", dtype) is function  # so that argtypes are set once
+            assert library.function("add", dtype) is function  # cached, so argtypes are set once
     with pytest.raises(AttributeError, match="subtract_f32"):
-        found.function("subtract", "f32")
+        best.function("subtract", "f32")
 
 
-def test_the_compiler_is_one_that_there_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_choice_of_a_compiler_and_its_errors(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CXX", f"{sys.executable} -m wrapped")
     assert builder.find_compiler() == [sys.executable, "-m", "wrapped"]
     monkeypatch.setenv("CXX", "/nonexistent/c++")
@@ -104,9 +104,9 @@ def test_a_failed_build_leaves_the_old_library(sources: Path) -> None:
     old = built.read_bytes()
     (sources / "recurrence.cpp").write_text(KERNEL + "void f() { wrong; }\n")
     why = r"cannot compile recurrence.cpp for \w+: .*recurrence.cpp:.*error: .*wrong"
-    with pytest.raises(BuildError, match=why) as said:
+    with pytest.raises(BuildError, match=why) as error:
         build(sources)
-    assert "\n" not in str(said.value)
+    assert "\n" not in str(error.value)
     (sources / "recurrence.cpp").unlink()
     with pytest.raises(BuildError, match=r"cannot compile recurrence.cpp for \w+: "):
         build(sources)
@@ -122,9 +122,9 @@ def test_a_failed_build_leaves_the_old_library(sources: Path) -> None:
     assert {file.name for file in sources.iterdir()} == {"recurrence.cpp", "dispatch.cpp", builder.LIBRARY}
 
 
-def test_a_build_that_is_killed_leaves_the_old_library(sources: Path, tmp_path: Path) -> None:
-    """Killed while the compiler runs, which has said that it does."""
-    old = b"what was there"
+def test_a_killed_build_leaves_the_old_library(sources: Path, tmp_path: Path) -> None:
+    """It is killed while a compiler runs, which signals its start by a file."""
+    old = b"the old library"
     (sources / builder.LIBRARY).write_bytes(old)
     slow, begun = tmp_path / "slow", tmp_path / "begun"
     slow.write_text(f"#!/bin/sh\ntouch {begun}\nexec sleep 60\n")
@@ -139,7 +139,7 @@ def test_a_build_that_is_killed_leaves_the_old_library(sources: Path, tmp_path: 
             assert time.monotonic() < deadline
             time.sleep(0.01)
     finally:
-        os.killpg(process.pid, signal.SIGKILL)  # and the compilers that it has started
+        os.killpg(process.pid, signal.SIGKILL)  # the compilers are in the same process group
         process.wait()
     assert (sources / builder.LIBRARY).read_bytes() == old
     assert {file.name for file in sources.iterdir()} == {"recurrence.cpp", "dispatch.cpp", builder.LIBRARY}
@@ -147,16 +147,16 @@ def test_a_build_that_is_killed_leaves_the_old_library(sources: Path, tmp_path: 
 
 @needs_compiler
 def test_a_stale_library_is_never_used(sources: Path) -> None:
-    assert loaded(sources / "..") == Unavailable("not built, python -m seqmem.kernels.build builds them")
+    assert uncached_load(sources / "..") == Unavailable("not built, python -m seqmem.kernels.build builds them")
     built = build(sources)
     first = source_hash(sources)
     (sources / "recurrence.cpp").write_text(KERNEL + "\n")
     assert source_hash(sources) != first
-    assert loaded(sources) == Unavailable(
+    assert uncached_load(sources) == Unavailable(
         "built from other sources than these, python -m seqmem.kernels.build builds them anew"
     )
     (sources / "recurrence.cpp").write_text(KERNEL)
-    assert isinstance(loaded(sources), Library)
+    assert isinstance(uncached_load(sources), Library)
     (sources / "more.h").write_text("")
     assert source_hash(sources) != first
     (sources / "more.h").unlink()
@@ -166,62 +166,65 @@ def test_a_stale_library_is_never_used(sources: Path) -> None:
     broken = sources / "broken"
     broken.mkdir()
     (broken / builder.LIBRARY).write_bytes(built.read_bytes()[:100])
-    found = loaded(broken)
-    assert isinstance(found, Unavailable)
-    assert found.reason.startswith("cannot be loaded: ")
-    assert found.reason.endswith("; python -m seqmem.kernels.build builds them anew")
-    assert "\n" not in found.reason
+    unavailable = uncached_load(broken)
+    assert isinstance(unavailable, Unavailable)
+    assert unavailable.reason.startswith("cannot be loaded: ")
+    assert unavailable.reason.endswith("; python -m seqmem.kernels.build builds them anew")
+    assert "\n" not in unavailable.reason
 
 
 @needs_compiler
 def test_the_instruction_set_can_be_chosen(sources: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     build(sources)
-    best = loaded(sources)
+    best = uncached_load(sources)
     assert isinstance(best, Library)
     assert loading.load(sources) is loading.load(sources)
     for isa in best.isas:
         monkeypatch.setenv("SEQMEM_ISA", isa)
-        found = loaded(sources)
-        assert isinstance(found, Library)
-        assert (found.isa, found.isas) == (isa, best.isas)
-        monkeypatch.setattr(loading, "load", lambda found=found: found)
+        library = uncached_load(sources)
+        assert isinstance(library, Library)
+        assert (library.isa, library.isas) == (isa, best.isas)
+        monkeypatch.setattr(loading, "load", lambda library=library: library)
         assert loading.describe() == f"native ({isa})"
     monkeypatch.setenv("SEQMEM_ISA", "mmx")
     choices = ", ".join(best.isas)
     with pytest.raises(ValueError, match=f"^SEQMEM_ISA=mmx: this machine has native kernels for {choices}$"):
-        loaded(sources)
+        uncached_load(sources)
     monkeypatch.setattr(loading, "load", lambda: Unavailable("for a reason"))
     assert loading.describe() == "torch (no native kernels: for a reason)"
 
 
 def symbols(path: Path, *options: str) -> list[tuple[str, str]]:
-    """(nm's letter, name)"""
-    done = subprocess.run(["nm", *options, str(path)], capture_output=True, text=True, check=True)
-    return [(line.split()[-2], line.split()[-1]) for line in done.stdout.splitlines() if len(line.split()) > 1]
+    """(type letter, name) of each symbol, from nm."""
+    nm = subprocess.run(["nm", *options, str(path)], capture_output=True, text=True, check=True)
+    return [(line.split()[-2], line.split()[-1]) for line in nm.stdout.splitlines() if len(line.split()) > 1]
 
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The real kernels' objects and library. Not optimized: done in seconds, and nothing vanishes by inlining."""
+    """Folder of the real kernels' objects and library.
+
+    Compiled without optimisation: it takes seconds, and inlining removes no symbol.
+    """
     folder = tmp_path_factory.mktemp("real")
-    with pytest.MonkeyPatch.context() as changed:
-        changed.setenv("SEQMEM_CXXFLAGS", "-O0")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SEQMEM_CXXFLAGS", "-O0")
         link([COMPILERS[0]], compile_objects([COMPILERS[0]], builder.HERE, folder), folder / builder.LIBRARY)
     return folder
 
 
 @needs_compiler
 def test_the_library_stands_alone(real: Path) -> None:
-    """It needs nothing of torch, Python or the C++ library, and shows nothing but its own names."""
+    """It links neither torch nor Python nor the C++ library, and exports only its own names."""
     shared = symbols(real / builder.LIBRARY, "-D")
     needed = {name.partition("@")[0] for letter, name in shared if letter in "Uw"}
     assert needed
     for name in needed:
         assert not any(word in name for word in ("torch", "c10", "2at", "Py", "_ZN", "_ZSt", "omp", "GOMP")), name
-    offered = {name for letter, name in shared if letter not in "Uw"}
-    assert {"seqmem_isas", "seqmem_source_hash"} < offered
-    assert all(name.startswith("seqmem_") or name.endswith(tuple(variants())) for name in offered), offered
-    by_isa = {isa: {name.removesuffix(isa) for name in offered if name.endswith(isa)} for isa in variants()}
+    exported = {name for letter, name in shared if letter not in "Uw"}
+    assert {"seqmem_isas", "seqmem_source_hash"} < exported
+    assert all(name.startswith("seqmem_") or name.endswith(tuple(variants())) for name in exported), exported
+    by_isa = {isa: {name.removesuffix(isa) for name in exported if name.endswith(isa)} for isa in variants()}
     for isa, names in by_isa.items():
         assert names == next(iter(by_isa.values())), isa
         double = {name for name in names if "_f64_" in name}
@@ -231,8 +234,10 @@ def test_the_library_stands_alone(real: Path) -> None:
 
 @needs_compiler
 def test_instruction_sets_share_no_code(real: Path) -> None:
-    """A function that two variants define under one name is merged by the linker, perhaps to the one that this
-    processor cannot run. So whatever a variant defines for others to see carries the name of its instruction set."""
+    """Every external symbol has the instruction set in its name.
+
+    The linker would merge two functions of one name, possibly into the one that this processor cannot run.
+    """
     for isa in variants():
         defined = {name for letter, name in symbols(real / f"{isa}.o") if letter in "TWVuDBRGSC"}
         assert defined
@@ -241,8 +246,8 @@ def test_instruction_sets_share_no_code(real: Path) -> None:
 
 
 @needs_compiler
-def test_that_check_would_see_it(sources: Path, tmp_path: Path) -> None:
-    """An inline function outside any unnamed namespace is just such a symbol."""
+def test_shared_code_would_be_detected(sources: Path, tmp_path: Path) -> None:
+    """A template outside the unnamed namespace is a weak symbol, which the test above looks for."""
     shared = "template <class T> T twice(T x) { return x + x; }\ntemplate float twice(float);\n"
     (sources / "recurrence.cpp").write_text(KERNEL + shared)
     for path in compile_objects([COMPILERS[0]], sources, tmp_path):
@@ -251,25 +256,25 @@ def test_that_check_would_see_it(sources: Path, tmp_path: Path) -> None:
 
 
 def test_importing_needs_neither_torch_nor_a_compiler(tmp_path: Path) -> None:
-    code = "import sys, seqmem.kernels.loading as found; found.load(); assert 'torch' not in sys.modules"
+    code = "import sys, seqmem.kernels.loading as loading; loading.load(); assert 'torch' not in sys.modules"
     env = environment(PATH=str(tmp_path), CXX="/nonexistent")
     subprocess.run([sys.executable, "-c", code], env=env, check=True)
 
 
-def test_the_command_says_why_it_cannot(tmp_path: Path) -> None:
-    done = subprocess.run(
+def test_a_failed_build_command_prints_one_line(tmp_path: Path) -> None:
+    completed = subprocess.run(
         [sys.executable, "-m", "seqmem.kernels.build"],
         env=environment(CXX="/nonexistent/c++"), capture_output=True, text=True, check=False, cwd=tmp_path,
     )  # fmt: skip
-    assert done.returncode == 1
-    assert done.stdout == ""
-    assert done.stderr.startswith("seqmem: no native kernels were built, torch's are used: CXX=/nonexistent/c++: ")
-    assert done.stderr.count("\n") == 1
+    assert completed.returncode == 1
+    assert completed.stdout == ""
+    assert completed.stderr.startswith("seqmem: no native kernels were built, torch's are used: CXX=/nonexistent/c++: ")
+    assert completed.stderr.count("\n") == 1
 
 
 @pytest.fixture(scope="module")
-def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the package whose kernels nobody has built."""
+def without_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the package without the kernels' library."""
     package = Path(builder.HERE).parent
     folder = tmp_path_factory.mktemp("unbuilt")
     shutil.copytree(package, folder / "src" / "seqmem", ignore=shutil.ignore_patterns("*native.*"))
@@ -277,19 +282,19 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_everything_works_without_them(elsewhere: Path, tmp_path: Path) -> None:
-    """No library, no compiler: torch's kernels are used, and it is said."""
-    env = {"PYTHONPATH": str(elsewhere / "src"), "CXX": "/nonexistent"}
+def test_training_works_without_a_library(without_library: Path, tmp_path: Path) -> None:
+    """Without library and compiler, torch's kernels are used, and the run records the reason."""
+    env = {"PYTHONPATH": str(without_library / "src"), "CXX": "/nonexistent"}
     why = "not built, python -m seqmem.kernels.build builds them"
-    said = in_a_process("train", *TINY, "outputs=here", "device=cpu", cwd=tmp_path, **env)
-    assert said.code == 0, said
-    assert said.out.splitlines()[0] == "lstm pronoun len8 seed0, torch kernel: 6 steps"
-    kept = json.loads((only_run(tmp_path) / "environment.json").read_text())
-    assert kept["kernel"] == f"torch (no native kernels: {why})"
-    assert kept["threads"] == 1
+    completed = in_a_process("train", *TINY, "outputs=here", "device=cpu", cwd=tmp_path, **env)
+    assert completed.code == 0, completed
+    assert completed.out.splitlines()[0] == "lstm pronoun len8 seed0, torch kernel: 6 steps"
+    recorded = json.loads((only_run(tmp_path) / "environment.json").read_text())
+    assert recorded["kernel"] == f"torch (no native kernels: {why})"
+    assert recorded["threads"] == 1
 
 
-def test_the_list_says_what_there_is(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_prints_the_kernels(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(loading, "load", lambda: Unavailable("for a reason"))
     assert listing.main([]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "kernels  torch (no native kernels: for a reason)"
@@ -308,9 +313,9 @@ def backend(*overrides: str, alone: bool = True) -> Backend:
 
 @pytest.fixture
 def built(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine of eight cores with native kernels. Nothing here computes with them."""
-    found = Library(Path("native.so"), "avx2", ("avx2", "baseline"), ctypes.CDLL(None))
-    monkeypatch.setattr("seqmem.cli.config.build.load", lambda: found)
+    """A machine with eight cores and native kernels, which these tests do not run."""
+    library = Library(Path("native.so"), "avx2", ("avx2", "baseline"), ctypes.CDLL(None))
+    monkeypatch.setattr("seqmem.cli.config.build.load", lambda: library)
     monkeypatch.setattr("seqmem.cli.config.build.usable_cores", lambda: 8)
 
 
@@ -321,8 +326,8 @@ def unbuilt(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("built")
-def test_who_gets_which_threads_where_they_are_built() -> None:
-    """Native kernels give the same bits on any number of threads and may have all; torch must be told to."""
+def test_kernel_and_threads_with_native_kernels() -> None:
+    """Native kernels use all cores by default, as threads change no bit; torch uses one unless it is told otherwise."""
     auto = "threads=auto"
     assert backend(auto) == Backend("native", "avx2", 8)
     assert backend(auto, alone=False) == Backend("native", "avx2", 1)
@@ -335,7 +340,7 @@ def test_who_gets_which_threads_where_they_are_built() -> None:
 
 
 @pytest.mark.usefixtures("unbuilt")
-def test_who_gets_which_threads_where_they_are_not() -> None:
+def test_kernel_and_threads_without_native_kernels() -> None:
     assert backend("threads=auto") == Backend("torch", "no native kernels: for a reason", 1)
     assert backend("threads=3").torch_threads == 3
     assert backend("kernel=step", "threads=auto") == Backend("step", "", 1)
@@ -344,7 +349,7 @@ def test_who_gets_which_threads_where_they_are_not() -> None:
 
 
 @pytest.mark.usefixtures("built")
-def test_native_where_it_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_native_for_custom_cells_and_other_devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setenv("PYTHONPATH", "")
@@ -353,14 +358,14 @@ def test_native_where_it_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert backend(*mine, "threads=auto") == Backend("torch", "cell=custom has no native kernel", 1)
     with pytest.raises(ConfigError, match=r"^kernel=native: cell=custom has no native kernel; or use kernel=auto$"):
         backend(*mine, "kernel=native")
-    # A device that computes nothing stands for the one that this machine may not have.
+    # The meta device stands in for a GPU.
     monkeypatch.setattr("seqmem.cli.config.build.find_device", lambda _: torch.device("meta"))
     assert backend("threads=auto") == Backend("torch", "device=meta: native kernels are for the CPU", 1)
     with pytest.raises(ConfigError, match=r"^kernel=native: device=meta: native kernels are for the CPU; or use"):
         backend("kernel=native")
 
 
-@pytest.mark.parametrize("given", ["0", "-1", "1.5", "null", "true", "all", "[1]"])
-def test_what_is_no_number_of_threads(given: str) -> None:
-    with pytest.raises(ConfigError, match=f"^threads={re.escape(given)}: must be "):
-        backend(f"threads={given}")
+@pytest.mark.parametrize("value", ["0", "-1", "1.5", "null", "true", "all", "[1]"])
+def test_an_invalid_number_of_threads_is_an_error(value: str) -> None:
+    with pytest.raises(ConfigError, match=f"^threads={re.escape(value)}: must be "):
+        backend(f"threads={value}")

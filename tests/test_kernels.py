@@ -1,6 +1,8 @@
-"""The native kernels against ``step``, against themselves however they are cut and threaded, and against fork and
-Ctrl-C. They are built by scripts/test where there is a compiler; without one, cells run on torch's kernels and only
-what is said here about that is tested."""
+"""The native kernels: equal to ``step``, bitwise independent of threads and cuts, safe with fork and signals.
+
+scripts/test builds them if there is a compiler. Without one, cells run on torch's kernels, and only the tests of that
+case run.
+"""
 
 import copy
 import hashlib
@@ -27,8 +29,8 @@ from seqmem.kernels.loading import Library, load
 from seqmem.kernels.memory import Memory
 from seqmem.randomness import ambient
 
-built = load()
-ISAS = built.isas if isinstance(built, Library) else ()
+LIBRARY = load()
+ISAS = LIBRARY.isas if isinstance(LIBRARY, Library) else ()
 
 MAKERS: dict[str, Callable[[int, int], FusedCell]] = {
     "rnn tanh": lambda d, h: RNN(d, h),
@@ -38,14 +40,14 @@ MAKERS: dict[str, Callable[[int, int], FusedCell]] = {
     "gru cho": lambda d, h: GRU(d, h, seq_len=20, form="cho"),
 }
 SHAPES = [(7, 3, 5, 4), (20, 33, 9, 21), (9, 20, 32, 64), (1, 1, 1, 1), (5, 16, 17, 129), (33, 50, 1, 16)]
-"""T B D H: below, at and above the widths of vectors, tiles and chunks."""
+"""T B D H: below, at and above the sizes of vectors, tiles and chunks."""
 
 
 @pytest.fixture(params=ISAS)
 def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Each instruction set that this processor has, in turn."""
-    assert isinstance(built, Library)
-    library = replace(built, isa=request.param)
+    """Each instruction set of this processor in turn."""
+    assert isinstance(LIBRARY, Library)
+    library = replace(LIBRARY, isa=request.param)
     monkeypatch.setattr(functions, "load", lambda: library)
     return request.param
 
@@ -59,29 +61,29 @@ def make(kind: str, shape: tuple[int, int, int, int], dtype: torch.dtype) -> tup
     return cell, xs, state
 
 
-def everything(cell: Cell, xs: Tensor, state: State) -> list[Tensor]:
-    """Outputs, final states, and the gradient of a random sum of them by inputs, initial states and weights."""
+def results(cell: Cell, xs: Tensor, state: State) -> list[Tensor]:
+    """Outputs, final states, and the gradients of a random sum of them by inputs, initial states and weights."""
     xs = xs.detach().requires_grad_()
     state = {name: value.detach().requires_grad_() for name, value in state.items()}
     outputs, final = cell(xs, state)
     values = [outputs, *final.values()]
     rng = torch.Generator().manual_seed(3)
     weights = [torch.randn(value.shape, generator=rng, dtype=value.dtype) for value in values]
-    wanted = [xs, *state.values(), *(p for p in cell.parameters() if p.requires_grad)]
-    return [*(v.detach() for v in values), *torch.autograd.grad(values, wanted, weights)]
+    arguments = [xs, *state.values(), *(p for p in cell.parameters() if p.requires_grad)]
+    return [*(v.detach() for v in values), *torch.autograd.grad(values, arguments, weights)]
 
 
-def same(found: list[Tensor], expected: list[Tensor]) -> bool:
-    return len(found) == len(expected) and all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+def same(actual: list[Tensor], expected: list[Tensor]) -> bool:
+    return len(actual) == len(expected) and all(torch.equal(a, b) for a, b in zip(actual, expected, strict=True))
 
 
-def test_where_there_is_a_compiler_there_are_kernels() -> None:
-    """Or all that follows would be skipped without a word."""
+def test_with_a_compiler_there_are_kernels() -> None:
+    """Otherwise most tests below would be skipped silently."""
     try:
         find_compiler()
     except BuildError:
         return
-    assert ISAS, built
+    assert ISAS, LIBRARY
 
 
 def test_every_kind_has_a_maker() -> None:
@@ -92,47 +94,47 @@ def test_every_kind_has_a_maker() -> None:
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 2e-5)], ids=["f64", "f32"])
-def test_a_kernel_is_its_step_in_values_states_and_all_gradients(
+def test_a_kernel_equals_its_step_in_values_states_and_all_gradients(
     isa: str, kind: str, shape: tuple[int, int, int, int], dtype: torch.dtype, tolerance: float
 ) -> None:
     cell, xs, state = make(kind, shape, dtype)
     use_kernel(cell, "native")
-    found = everything(cell, xs, state)
+    actual = results(cell, xs, state)
     use_kernel(cell, "step")
-    for a, b in zip(found, everything(cell, xs, state), strict=True):
+    for a, b in zip(actual, results(cell, xs, state), strict=True):
         assert a.shape == b.shape
         assert (a - b).abs().max() <= tolerance * max(1.0, float(b.abs().max())), isa
-    if shape != (1, 1, 1, 1):  # a lonely rectified unit may be off
-        assert all(value.abs().sum() > 0 for value in found)
+    if shape != (1, 1, 1, 1):  # a single rectified unit may be inactive
+        assert all(value.abs().sum() > 0 for value in actual)
 
 
 @needs_kernels
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("batch", [1, 16, 40, 70])
-def test_the_bits_depend_neither_on_threads_nor_on_where_a_sequence_is_cut(
+def test_bits_are_independent_of_threads_and_cuts(
     isa: str, kind: str, batch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cell, xs, state = make(kind, (37, batch, 6, 24), torch.float32)
     use_kernel(cell, "native")
-    whole = everything(cell, xs, state)
-    monkeypatch.setattr(functions, "OPERATIONS_PER_THREAD", 0.0)  # or so little work would stay on one thread
+    whole = results(cell, xs, state)
+    monkeypatch.setattr(functions, "OPERATIONS_PER_THREAD", 0.0)  # use all threads even for little work
     for threads in (2, 3, 100):
         use_kernel(cell, "native", threads)
-        assert same(everything(cell, xs, state), whole), (isa, threads)
+        assert same(results(cell, xs, state), whole), (isa, threads)
     for every in (1, 5, 36, 37, 1000):
         use_kernel(cell, "native", 2, checkpoint_every_t=every)
-        assert same(everything(cell, xs, state), whole), (isa, every)
-    monkeypatch.setattr(functions, "OPERATIONS_PER_CALL", 1.0)  # 16 timesteps a call
+        assert same(results(cell, xs, state), whole), (isa, every)
+    monkeypatch.setattr(functions, "OPERATIONS_PER_CALL", 1.0)  # 16 timesteps per call, the minimum
     use_kernel(cell, "native")
-    assert same(everything(cell, xs, state), whole), isa
+    assert same(results(cell, xs, state), whole), isa
 
 
 @needs_kernels
-def test_flushing_denormals_holds_on_every_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_threads_flush_denormals_if_the_caller_does(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(functions, "OPERATIONS_PER_THREAD", 0.0)
     cell, xs, state = make("rnn tanh", (60, 64, 4, 16), torch.float32)
     with torch.no_grad():
-        cell.weight_hidden.mul_(0.05)  # the gradient is below 1e-38 after some 30 timesteps
+        cell.weight_hidden.mul_(0.05)  # the gradient falls below 1e-38 after some 30 timesteps
     tapped = Tapped("rnn tanh", xs, state, cell.weight_input, cell.weight_hidden, cell.bias, threads=4)
     gradients = {}
     for flush in (False, True):
@@ -144,14 +146,14 @@ def test_flushing_denormals_holds_on_every_thread(monkeypatch: pytest.MonkeyPatc
             torch.set_flush_denormal(False)
         tiny = (norms["hidden"] != 0) & (norms["hidden"] < torch.finfo(torch.float32).tiny)
         gradients[flush] = tiny.any(dim=0)
-    assert gradients[False].all()  # of all sequences, on whatever thread
+    assert gradients[False].all()  # in all sequences, whichever thread computes them
     assert not gradients[True].any()
 
 
 @needs_kernels
 @pytest.mark.parametrize("kind", KINDS)
-def test_taps_are_the_norms_of_the_gradients_by_every_input_and_state(isa: str, kind: str) -> None:
-    """Of real numbers and of tokens, whole and computed again in pieces, at any number of features and units."""
+def test_tapped_norms_equal_those_of_the_unrolled_gradients(isa: str, kind: str) -> None:
+    """At every input and state; for real numbers and tokens, saved and recomputed activations, and several sizes."""
     for features, hidden in ((3, 20), (11, 7), (40, 33)):
         cell, _, state = make(kind, (12, 19, features, hidden), torch.float64)
         weights = cell.weight_input, cell.weight_hidden, cell.bias
@@ -173,22 +175,22 @@ def test_taps_are_the_norms_of_the_gradients_by_every_input_and_state(isa: str, 
             name: torch.stack(torch.autograd.grad(total, values, retain_graph=True)).norm(dim=-1)
             for name, values in series.items()
         }
-        found = []
-        for read, of in ((vectors[tokens], None), (tokens, vectors)):
+        norms = []
+        for read, table in ((vectors[tokens], None), (tokens, vectors)):
             for every in (None, 5):
-                tapped = Tapped(cell._kind, read, state, *weights, vectors=of, checkpoint_every_t=every, threads=2)
+                tapped = Tapped(kind, read, state, *weights, vectors=table, checkpoint_every_t=every, threads=2)
                 tapped.forward()
-                of_input, of_states = tapped.backward(weight, last)
-                found.append({"input": of_input, **of_states})
-                torch.testing.assert_close(found[-1], expected, rtol=1e-11, atol=1e-12)
-        assert same(list(found[0].values()), list(found[1].values()))
-        assert same(list(found[2].values()), list(found[3].values()))
+                at_input, at_states = tapped.backward(weight, last)
+                norms.append({"input": at_input, **at_states})
+                torch.testing.assert_close(norms[-1], expected, rtol=1e-11, atol=1e-12)
+        assert same(list(norms[0].values()), list(norms[1].values()))
+        assert same(list(norms[2].values()), list(norms[3].values()))
 
 
 @needs_kernels
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_norms_are_right_where_squares_would_underflow_or_overflow(isa: str, dtype: torch.dtype) -> None:
-    """Without inputs and with the identity for weights, an rnn of relus hands back what it is given."""
+def test_norms_are_accurate_where_squares_would_underflow_or_overflow(isa: str, dtype: torch.dtype) -> None:
+    """A relu rnn with identity weights and without inputs passes a gradient back unchanged."""
     cell, xs, state = make("rnn relu", (3, 1, 1, 21), dtype)
     with torch.no_grad():
         cell.weight_hidden.copy_(torch.eye(21))
@@ -197,21 +199,21 @@ def test_norms_are_right_where_squares_would_underflow_or_overflow(isa: str, dty
     start = {"hidden": torch.ones_like(state["hidden"])}
     tapped = Tapped("rnn relu", xs, start, cell.weight_input, cell.weight_hidden, cell.bias)
     tapped.forward()
-    given = torch.zeros(1, 21, dtype=dtype)
-    given[0, ::20] = torch.tensor([3.0, 4.0], dtype=dtype)  # the last lane of the last vector too
+    gradient = torch.zeros(1, 21, dtype=dtype)
+    gradient[0, ::20] = torch.tensor([3.0, 4.0], dtype=dtype)  # includes the last lane of the last vector
     info = torch.finfo(dtype)
     for scale in (1.0, info.tiny, info.tiny * 2**-10, info.tiny**0.5, info.max / 16, info.max**0.5):
-        _, norms = tapped.backward(None, {"hidden": given * scale})
+        _, norms = tapped.backward(None, {"hidden": gradient * scale})
         torch.testing.assert_close(norms["hidden"], torch.full((3, 1), 5 * scale, dtype=dtype), rtol=1e-3, atol=0)
-    for wrong, expected in ((0.0, 0.0), (inf, inf), (nan, nan)):
-        _, norms = tapped.backward(None, {"hidden": torch.full_like(given, wrong)})
+    for value, expected in ((0.0, 0.0), (inf, inf), (nan, nan)):
+        _, norms = tapped.backward(None, {"hidden": torch.full_like(gradient, value)})
         torch.testing.assert_close(norms["hidden"][-1], torch.tensor([expected], dtype=dtype), equal_nan=True)
 
 
 @needs_kernels
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 2e-5)], ids=["f64", "f32"])
-def test_tokens_that_are_looked_up_are_tokens_that_are_multiplied(
+def test_looked_up_tokens_equal_multiplied_vectors(
     isa: str, kind: str, dtype: torch.dtype, tolerance: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(functions, "OPERATIONS_PER_THREAD", 0.0)
@@ -220,22 +222,22 @@ def test_tokens_that_are_looked_up_are_tokens_that_are_multiplied(
     vectors = torch.randn(13, 5, dtype=dtype, generator=rng).requires_grad_()
     tokens = torch.randint(13, (21, 37), generator=rng)
     weight = torch.randn(21, 37, 20, dtype=dtype, generator=rng)
-    wanted = [vectors, *(p for p in cell.parameters() if p.requires_grad)]
+    arguments = [vectors, *(p for p in cell.parameters() if p.requires_grad)]
 
-    def found(outputs: Tensor, final: State) -> list[Tensor]:
+    def with_gradients(outputs: Tensor, final: State) -> list[Tensor]:
         total = (outputs * weight).sum() + sum(value.square().sum() for value in final.values())
-        return [outputs.detach(), *(v.detach() for v in final.values()), *torch.autograd.grad(total, wanted)]
+        return [outputs.detach(), *(v.detach() for v in final.values()), *torch.autograd.grad(total, arguments)]
 
-    looked_up = found(*cell.forward_tokens(tokens, vectors, state))
+    looked_up = with_gradients(*cell.forward_tokens(tokens, vectors, state))
     use_kernel(cell, "native", 3, checkpoint_every_t=4)
-    assert same(found(*cell.forward_tokens(tokens, vectors, state)), looked_up), isa
+    assert same(with_gradients(*cell.forward_tokens(tokens, vectors, state)), looked_up), isa
     use_kernel(cell, "step")
-    for a, b in zip(looked_up, found(*cell.forward_tokens(tokens, vectors, state)), strict=True):
+    for a, b in zip(looked_up, with_gradients(*cell.forward_tokens(tokens, vectors, state)), strict=True):
         assert (a - b).abs().max() <= tolerance * max(1.0, float(b.abs().max())), isa
 
 
 @needs_kernels
-def test_a_token_outside_its_vocabulary_is_refused() -> None:
+def test_a_token_outside_its_vocabulary_is_an_error() -> None:
     cell, _, state = make("lstm", (9, 20, 5, 8), torch.float32)
     vectors = torch.randn(7, 5, generator=torch.Generator().manual_seed(0))
     for wrong in (-1, 7):
@@ -246,14 +248,14 @@ def test_a_token_outside_its_vocabulary_is_refused() -> None:
             cell.forward_tokens(tokens, vectors, state)
 
 
-def test_sizes_that_do_not_belong_together_are_refused_before_any_memory_is_read() -> None:
+def test_mismatched_sizes_are_an_error_before_any_memory_is_read() -> None:
     cell, xs, state = make("lstm", (4, 3, 2, 5), torch.float32)
     weights = (cell.weight_input, cell.weight_hidden, cell.bias)
     start = list(state.values())
 
-    def refused(words: str, *arguments: object, of: Callable[..., object] = recurrence) -> None:
-        with pytest.raises(ValueError, match=words):
-            unchecked(of)(*arguments)
+    def refused(message: str, *arguments: object, function: Callable[..., object] = recurrence) -> None:
+        with pytest.raises(ValueError, match=message):
+            unchecked(function)(*arguments)
 
     refused(r"xs has the shape \(4, 3, 1\): must be \(4, 3, 2\)", "lstm", xs[..., :1], start, *weights)
     refused(r"inputs have the shape \(0, 3, 2\): must be \[T B D\], at least one", "lstm", xs[:0], start, *weights)
@@ -265,47 +267,47 @@ def test_sizes_that_do_not_belong_together_are_refused_before_any_memory_is_read
     refused(r"xs is torch.float64, weight_hidden torch.float32", "lstm", xs.double(), start, *weights)
     tokens, vectors = torch.zeros(4, 3, dtype=torch.int64), torch.zeros(7, 2)
 
-    def of_tokens(words: str, tokens: Tensor, vectors: Tensor) -> None:
-        refused(words, "lstm", tokens, vectors, start, *weights, of=functions.recurrence_of_tokens)
+    def refused_tokens(message: str, tokens: Tensor, vectors: Tensor) -> None:
+        refused(message, "lstm", tokens, vectors, start, *weights, function=functions.recurrence_of_tokens)
 
-    of_tokens(r"vectors has the shape \(7, 1\): must be \(7, 2\)", tokens, vectors[:, :1])
-    of_tokens(r"vectors is torch.float64, weight_hidden torch.float32", tokens, vectors.double())
-    of_tokens("tokens are torch.int32: must be", tokens.int(), vectors)
-    of_tokens(r"inputs have the shape \(4, 3, 1\): must be \[T B\]", tokens[..., None], vectors)
+    refused_tokens(r"vectors has the shape \(7, 1\): must be \(7, 2\)", tokens, vectors[:, :1])
+    refused_tokens(r"vectors is torch.float64, weight_hidden torch.float32", tokens, vectors.double())
+    refused_tokens("tokens are torch.int32: must be", tokens.int(), vectors)
+    refused_tokens(r"inputs have the shape \(4, 3, 1\): must be \[T B\]", tokens[..., None], vectors)
 
-    def tapped(words: str, inputs: Tensor, vectors: Tensor | None, start: State = state) -> None:
-        with pytest.raises(ValueError, match=words):
+    def refused_tapped(message: str, inputs: Tensor, vectors: Tensor | None, start: State = state) -> None:
+        with pytest.raises(ValueError, match=message):
             unchecked(Tapped.__init__)(Tapped.__new__(Tapped), "lstm", inputs, start, *weights, vectors=vectors)
 
-    tapped(r"xs has the shape \(4, 3, 1\): must be \(4, 3, 2\)", xs[..., :1], None)
-    tapped(r"vectors has the shape \(7, 1\): must be \(7, 2\)", tokens, vectors[:, :1])
-    tapped(r"inputs have the shape \(4, 3\)", tokens, None)
-    tapped("start has 1 states: lstm has 2", xs, None, {"hidden": start[0]})
-    tapped("tokens are torch.float32: must be", xs[..., 0], vectors)
-    real, of_table = (
-        Tapped("lstm", inputs, state, *weights, vectors=of) for inputs, of in ((xs, None), (tokens, vectors))
+    refused_tapped(r"xs has the shape \(4, 3, 1\): must be \(4, 3, 2\)", xs[..., :1], None)
+    refused_tapped(r"vectors has the shape \(7, 1\): must be \(7, 2\)", tokens, vectors[:, :1])
+    refused_tapped(r"inputs have the shape \(4, 3\)", tokens, None)
+    refused_tapped("start has 1 states: lstm has 2", xs, None, {"hidden": start[0]})
+    refused_tapped("tokens are torch.float32: must be", xs[..., 0], vectors)
+    of_reals, of_tokens = (
+        Tapped("lstm", inputs, state, *weights, vectors=table) for inputs, table in ((xs, None), (tokens, vectors))
     )
-    wrong, back = torch.empty(4, 3, 1), unchecked(Tapped.backward)
-    for words, outputs, to_inputs in (
+    wrong, backward = torch.empty(4, 3, 1), unchecked(Tapped.backward)
+    for message, outputs, to_inputs in (
         (r"outputs is torch.float32 of the shape \(4, 3, 1\): must be torch.float32 of \(4, 3, 5\)", wrong, None),
-        ("outputs is torch.float64", real.outputs.double(), None),
+        ("outputs is torch.float64", of_reals.outputs.double(), None),
         (r"to_inputs is torch.float32 of the shape \(4, 3, 1\): must be", None, wrong),
         ("to_inputs must be contiguous", None, torch.empty(3, 4, 2).transpose(0, 1)),
     ):
-        with pytest.raises(ValueError, match=words):
-            back(real, outputs, {}, to_inputs=to_inputs)
+        with pytest.raises(ValueError, match=message):
+            backward(of_reals, outputs, {}, to_inputs=to_inputs)
     with pytest.raises(ValueError, match="to_inputs is"):
-        back(of_table, None, {}, to_inputs=torch.empty(4, 3, 2))
-    refused(r"a, b and start have the shapes", xs, xs[:3], xs[0], of=linear_recurrence)
+        backward(of_tokens, None, {}, to_inputs=torch.empty(4, 3, 2))
+    refused(r"a, b and start have the shapes", xs, xs[:3], xs[0], function=linear_recurrence)
 
 
 def unchecked(function: Callable[..., object]) -> Callable[..., object]:
-    """As users call it: without the shape checks that tests alone put around every function."""
+    """The function as users call it, without the shape checks that are active in tests only."""
     return inspect.unwrap(function)
 
 
 @needs_kernels
-def test_an_empty_batch_is_an_empty_answer() -> None:
+def test_an_empty_batch_gives_empty_results() -> None:
     cell, xs, state = make("gru torch", (4, 3, 2, 5), torch.float32)
     use_kernel(cell, "native")
     outputs, final = cell(xs[:, :0], {"hidden": state["hidden"][:0]})
@@ -314,7 +316,7 @@ def test_an_empty_batch_is_an_empty_answer() -> None:
 
 
 @needs_kernels
-def test_a_second_derivative_is_refused_in_words() -> None:
+def test_a_second_derivative_is_an_error_that_names_kernel_step() -> None:
     cell, xs, state = make("lstm", (4, 3, 2, 5), torch.float64)
     use_kernel(cell, "native")
     outputs, _ = cell(xs.requires_grad_(), state)
@@ -331,13 +333,13 @@ def test_a_second_derivative_is_refused_in_words() -> None:
 
 @needs_kernels
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_graph_may_be_gone_through_twice_and_another_one_in_between(kind: str) -> None:
+def test_a_retained_graph_survives_another_pass_in_between(kind: str) -> None:
     cell, xs, state = make(kind, (9, 6, 3, 18), torch.float32)
     use_kernel(cell, "native")
     xs.requires_grad_()
     outputs, _ = cell(xs, state)
     first = torch.autograd.grad(outputs.sum(), [xs, cell.weight_hidden], retain_graph=True)
-    other, _ = cell(xs * 2, state)  # would take the first one's memory, were it thought to be free
+    other, _ = cell(xs * 2, state)  # must not reuse the buffers that the first graph still needs
     torch.autograd.grad(other.sum(), xs)
     second = torch.autograd.grad(outputs.sum(), [xs, cell.weight_hidden])
     assert same(list(first), list(second))
@@ -349,22 +351,22 @@ def test_a_graph_may_be_gone_through_twice_and_another_one_in_between(kind: str)
 def test_nonlinearities_are_within_a_few_units_in_the_last_place(
     isa: str, which: int, dtype: torch.dtype, ulps: float
 ) -> None:
-    """Against mpmath's 50 digits would be slow: torch's own in the next wider type, or numpy's longdouble."""
+    """Against numpy's longdouble, which is much faster than mpmath."""
     import numpy as np
 
     small = torch.logspace(-30, 0, 20_001, dtype=torch.float64)
     x = torch.cat([torch.linspace(-80, 80, 200_001, dtype=torch.float64), small, -small]).to(dtype)
-    found = nonlinearity(isa, which, x)
+    values = nonlinearity(isa, which, x)
     exact = x.numpy().astype(np.longdouble)
     expected = np.tanh(exact) if which else 1 / (1 + np.exp(-exact))
-    error = np.abs(found.numpy().astype(np.longdouble) - expected)
+    error = np.abs(values.numpy().astype(np.longdouble) - expected)
     unit = np.maximum(np.spacing(np.abs(expected).astype(x.numpy().dtype)), np.finfo(x.numpy().dtype).tiny)
     assert float((error / unit).max()) <= ulps, isa
 
 
 @needs_kernels
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["f32", "f64"])
-def test_nonlinearities_at_the_ends(isa: str, dtype: torch.dtype) -> None:
+def test_nonlinearities_at_infinity_and_nan(isa: str, dtype: torch.dtype) -> None:
     inf, nan = float("inf"), float("nan")
     x = torch.tensor([0.0, inf, -inf, 1e30, -1e30, nan], dtype=dtype)
     tanh, sigmoid = nonlinearity(isa, 1, x), nonlinearity(isa, 0, x)
@@ -378,17 +380,17 @@ def test_nonlinearities_at_the_ends(isa: str, dtype: torch.dtype) -> None:
 def nonlinearity(isa: str, which: int, x: Tensor) -> Tensor:
     import ctypes
 
-    assert isinstance(built, Library)
+    assert isinstance(LIBRARY, Library)
     y = torch.empty_like(x)
     suffix = "f32" if x.dtype == torch.float32 else "f64"
-    function = replace(built, isa=isa).function("seqmem_nonlinearity", suffix)
+    function = replace(LIBRARY, isa=isa).function("seqmem_nonlinearity", suffix)
     function(ctypes.c_int64(which), ctypes.c_int64(len(x)), *(ctypes.c_void_p(t.data_ptr()) for t in (x, y)))
     return y
 
 
 @needs_kernels
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_nan_is_not_lost(kind: str) -> None:
+def test_a_nan_propagates_within_its_sequence(kind: str) -> None:
     cell, xs, state = make(kind, (5, 4, 3, 20), torch.float32)
     use_kernel(cell, "native")
     xs[2, 1, 0] = float("nan")
@@ -399,27 +401,27 @@ def test_a_nan_is_not_lost(kind: str) -> None:
 
 
 @needs_kernels
-def test_inputs_may_lie_anywhere_in_memory() -> None:
+def test_inputs_may_be_strided() -> None:
     cell, xs, state = make("lstm", (6, 4, 3, 8), torch.float64)
     use_kernel(cell, "native")
-    expected = everything(cell, xs, state)
+    expected = results(cell, xs, state)
     strided = torch.randn(4, 6, 9, dtype=torch.float64).transpose(0, 1)[..., ::3]
     strided.copy_(xs)
     wide = {name: torch.stack([value, value], 2)[..., 0] for name, value in state.items()}
     assert not strided.is_contiguous()
     assert not wide["cell"].is_contiguous()
-    assert same(everything(cell, strided, wide), expected)
-    with torch.no_grad():  # the gradient of a sum is expanded: no memory of its own
+    assert same(results(cell, strided, wide), expected)
+    with torch.no_grad():
         cell.fused.weight_hh_l0 = torch.nn.Parameter(cell.weight_hidden.t().contiguous().t())  # pyright: ignore
-    assert same(everything(cell, xs, state)[:3], expected[:3])
+    assert same(results(cell, xs, state)[:3], expected[:3])
 
 
 @needs_kernels
 @pytest.mark.parametrize("kind", KINDS)
-def test_nothing_is_kept_where_no_gradient_is_wanted(kind: str) -> None:
+def test_without_gradients_results_are_the_same_and_have_no_graph(kind: str) -> None:
     cell, xs, state = make(kind, (6, 20, 3, 8), torch.float32)
     use_kernel(cell, "native")
-    expected = everything(cell, xs, state)[: 1 + len(state)]
+    expected = results(cell, xs, state)[: 1 + len(state)]
     with torch.no_grad():
         outputs, final = cell(xs, state)
     assert same([outputs, *final.values()], expected)
@@ -427,18 +429,18 @@ def test_nothing_is_kept_where_no_gradient_is_wanted(kind: str) -> None:
 
 
 @needs_kernels
-def test_memory_is_used_again_but_never_while_it_is_in_use() -> None:
+def test_the_pool_reuses_buffers_but_never_while_in_use() -> None:
     memory = Memory()
     first = memory.take(1000, torch.float32)
-    where = first.data_ptr()
+    address = first.data_ptr()
     second = memory.take(1000, torch.float32)
-    assert second.data_ptr() != where
+    assert second.data_ptr() != address
     view = first[10:]
     del first
-    assert memory.take(1000, torch.float32).data_ptr() != where  # the view still needs it
+    assert memory.take(1000, torch.float32).data_ptr() != address  # the view still needs it
     view.fill_(1.0)
     del view
-    assert memory.take(500, torch.float64).data_ptr() == where
+    assert memory.take(500, torch.float64).data_ptr() == address
     assert memory.take(500, torch.float64).shape == (500,)
     lent = [memory.take(1000, torch.float32) for _ in range(10)]
     del lent
@@ -448,82 +450,82 @@ def test_memory_is_used_again_but_never_while_it_is_in_use() -> None:
 
 
 @needs_kernels
-def test_cells_are_copied_and_pickled_without_their_memory() -> None:
+def test_cells_are_copied_and_pickled_without_their_buffers() -> None:
     cell, xs, state = make("lstm", (6, 20, 3, 8), torch.float32)
     use_kernel(cell, "native", 2)
-    expected = everything(cell, xs, state)
+    expected = results(cell, xs, state)
     for other in (copy.deepcopy(cell), pickle.loads(pickle.dumps(cell))):
-        assert same(everything(other, xs, state), expected)
+        assert same(results(other, xs, state), expected)
         assert (other.kernel, other.threads) == ("native", 2)
     assert set(cell.state_dict()) == {f"fused.{name}_l0" for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")}
 
 
 @needs_kernels
-def test_a_second_call_takes_no_new_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_call_allocates_no_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
     from seqmem.kernels import memory
 
-    made = []
+    allocated = []
     pages = memory._pages
-    monkeypatch.setattr(memory, "_pages", lambda size: made.append(size) or pages(size))
+    monkeypatch.setattr(memory, "_pages", lambda size: allocated.append(size) or pages(size))
     cell, xs, state = make("gru torch", (50, 20, 8, 32), torch.float32)
     use_kernel(cell, "native")
-    everything(cell, xs, state)
-    once = len(made)
+    results(cell, xs, state)
+    after_first = len(allocated)
     for _ in range(5):
-        everything(cell, xs, state)
-    assert once > 0
-    assert len(made) == once
+        results(cell, xs, state)
+    assert after_first > 0
+    assert len(allocated) == after_first
 
 
 @needs_kernels
-def test_ctrl_c_ends_a_long_call_before_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_interrupts_a_long_sequence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(functions, "OPERATIONS_PER_CALL", 1e7)
-    run, ran = functions.CallPlan.run, []
+    run, calls = functions.CallPlan.run, []
 
-    def counted(job: functions.CallPlan, name: str, call: functions.Call) -> None:
-        ran.append(name)
-        run(job, name, call)
-        if len(ran) == 3:
+    def count(plan: functions.CallPlan, name: str, call: functions.Call) -> None:
+        calls.append(name)
+        run(plan, name, call)
+        if len(calls) == 3:
             signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(functions.CallPlan, "run", counted)
+    monkeypatch.setattr(functions.CallPlan, "run", count)
     cell, xs, state = make("lstm", (20_000, 16, 8, 32), torch.float32)
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started us may have had it ignored
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)  # the parent process may ignore it
     try:
         with pytest.raises(KeyboardInterrupt), torch.no_grad():
             cell(xs, state)
     finally:
-        signal.signal(signal.SIGINT, before)
-    assert len(ran) == 3
-    assert 20_000 * 2 * 16 * 128 * 40 / 1e7 > 50  # calls, had it gone on
+        signal.signal(signal.SIGINT, previous)
+    assert len(calls) == 3
+    assert 20_000 * 2 * 16 * 128 * 40 / 1e7 > 50  # the number of calls without the signal
 
 
 @pytest.fixture
-def alarmed() -> Iterator[list[int]]:
+def usr1_signals() -> Iterator[list[int]]:
     """Collects SIGUSR1s."""
-    seen: list[int] = []
+    signals: list[int] = []
 
-    def note(number: int, _: FrameType | None) -> None:
-        seen.append(number)
+    def handler(number: int, _: FrameType | None) -> None:
+        signals.append(number)
 
-    before = signal.signal(signal.SIGUSR1, note)
-    yield seen
-    signal.signal(signal.SIGUSR1, before)
+    previous = signal.signal(signal.SIGUSR1, handler)
+    yield signals
+    signal.signal(signal.SIGUSR1, previous)
 
 
 @needs_kernels
-def test_signals_are_handled_while_a_long_sequence_is_read(alarmed: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not afterwards: the handler runs between two calls of the kernels, whichever thread the signal was sent to."""
+def test_signals_are_handled_during_a_long_sequence(usr1_signals: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The handler runs between two calls of the kernels, whichever thread receives the signal."""
     monkeypatch.setattr(functions, "OPERATIONS_PER_CALL", 1e7)
     run, handled = functions.CallPlan.run, []
 
-    def noted(job: functions.CallPlan, name: str, call: functions.Call) -> None:
+    def record(plan: functions.CallPlan, name: str, call: functions.Call) -> None:
         if not handled:
             signal.raise_signal(signal.SIGUSR1)
-        run(job, name, call)
-        handled.append(len(alarmed))
+        run(plan, name, call)
+        handled.append(len(usr1_signals))
 
-    monkeypatch.setattr(functions.CallPlan, "run", noted)
+    monkeypatch.setattr(functions.CallPlan, "run", record)
     cell, xs, state = make("gru torch", (2_000, 16, 8, 32), torch.float32)
     use_kernel(cell, "native", 2)
     with torch.no_grad():
@@ -533,7 +535,7 @@ def test_signals_are_handled_while_a_long_sequence_is_read(alarmed: list[int], m
 
 
 def _in_a_child(cell: FusedCell, xs: Tensor, state: State, answer: multiprocessing.SimpleQueue) -> None:
-    answer.put(digest(everything(cell, xs, state)))
+    answer.put(digest(results(cell, xs, state)))
 
 
 def digest(values: list[Tensor]) -> str:
@@ -542,11 +544,11 @@ def digest(values: list[Tensor]) -> str:
 
 @needs_kernels
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_kernels_work_on_after_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernels_work_after_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(functions, "OPERATIONS_PER_THREAD", 0.0)
     cell, xs, state = make("lstm", (12, 40, 5, 24), torch.float32)
     use_kernel(cell, "native", 3)
-    expected = digest(everything(cell, xs, state))
+    expected = digest(results(cell, xs, state))
     context = multiprocessing.get_context("fork")
     answer = context.SimpleQueue()
     child = context.Process(target=_in_a_child, args=(cell, xs, state, answer))
@@ -557,25 +559,25 @@ def test_kernels_work_on_after_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @needs_kernels
-def test_python_threads_may_share_a_cell(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_python_threads_can_share_a_cell(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(functions, "OPERATIONS_PER_THREAD", 0.0)
     cell, xs, state = make("gru cho", (30, 40, 5, 24), torch.float32)
     use_kernel(cell, "native", 2)
-    expected = everything(cell, xs, state)
-    found: list[bool] = []
+    expected = results(cell, xs, state)
+    equal: list[bool] = []
 
     def work() -> None:
-        found.extend(same(everything(cell, xs, state), expected) for _ in range(20))
+        equal.extend(same(results(cell, xs, state), expected) for _ in range(20))
 
     threads = [threading.Thread(target=work) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert found == [True] * 80
+    assert equal == [True] * 80
 
 
-def test_what_kernels_do_not_take_goes_to_torch_or_is_refused() -> None:
+def test_unsupported_dtypes_fall_back_to_torch_unless_native_is_set() -> None:
     cell, xs, _ = make("lstm", (4, 3, 2, 5), torch.float32)
     half = copy.deepcopy(cell).to(torch.bfloat16)
     assert half(xs.to(torch.bfloat16))[0].dtype == torch.bfloat16
@@ -587,15 +589,15 @@ def test_what_kernels_do_not_take_goes_to_torch_or_is_refused() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_without_kernels_everything_goes_on(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_kernels_cells_run_on_torch(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from seqmem.kernels.loading import Unavailable
 
     cell, xs, state = make(kind, (8, 3, 2, 5), torch.float64)
     use_kernel(cell, "step")
-    expected = everything(cell, xs, state)
+    expected = results(cell, xs, state)
     monkeypatch.setattr(functions, "load", lambda: Unavailable("no compiler was found"))
     use_kernel(cell, "auto")
-    torch.testing.assert_close(everything(cell, xs, state), expected, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(results(cell, xs, state), expected, rtol=1e-10, atol=1e-12)
     assert cell.tapped(xs, state) is None
     a = torch.rand(6, 3, dtype=torch.float64)
     assert linear_recurrence(a, a, a[0]).shape == (6, 3)
@@ -615,7 +617,7 @@ def by_loop(a: Tensor, b: Tensor, start: Tensor) -> Tensor:
 @needs_kernels
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-13), (torch.float32, 1e-5)], ids=["f64", "f32"])
 @pytest.mark.parametrize("cut", [4e9, 1], ids=["whole", "cut"])
-def test_linear_recurrence_is_its_loop(
+def test_linear_recurrence_equals_its_loop(
     isa: str, dtype: torch.dtype, tolerance: float, cut: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(functions, "OPERATIONS_PER_CALL", cut)
@@ -623,9 +625,9 @@ def test_linear_recurrence_is_its_loop(
     a, b = (torch.rand(40, 3, 21, dtype=dtype, generator=rng).requires_grad_() for _ in range(2))
     start = torch.rand(3, 21, dtype=dtype, generator=rng).requires_grad_()
     weight = torch.randn(40, 3, 21, dtype=dtype, generator=rng)
-    found, expected = linear_recurrence(a, b, start), by_loop(a, b, start)
-    torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
-    gradients = torch.autograd.grad(found, (a, b, start), weight)
+    actual, expected = linear_recurrence(a, b, start), by_loop(a, b, start)
+    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
+    gradients = torch.autograd.grad(actual, (a, b, start), weight)
     torch.testing.assert_close(
         gradients, torch.autograd.grad(expected, (a, b, start), weight), rtol=tolerance, atol=tolerance
     )

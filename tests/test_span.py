@@ -1,4 +1,4 @@
-"""The memory span: the search against brute force, and the command over ordinary runs."""
+"""The memory span: the search against brute force, and the command on ordinary runs."""
 
 import json
 import math
@@ -23,106 +23,106 @@ LIGHT = tuple(word for word in TINY if not word.startswith("seq_len"))
 # The search
 
 
-def _answer(length: int, *, border: int, allowed: int, asked: list[int]) -> bool | None:
-    if len(asked) == allowed:
+def _answer(length: int, *, border: int, budget: int, tried: list[int]) -> bool | None:
+    if len(tried) == budget:
         return None
-    asked.append(length)
+    tried.append(length)
     return length <= border
 
 
 @pytest.mark.parametrize("resolution", [0.0, 0.05, 0.3])
-def test_any_threshold_is_found_as_by_trying_every_length(resolution: float) -> None:
+def test_bisection_agrees_with_trying_every_length(resolution: float) -> None:
     random = Random(4)
     for _ in range(200):
         shortest = random.randint(1, 30)
         start = random.randint(shortest, 30 * shortest)
         longest = random.randint(start, 30 * start)
         border = random.choice([random.randint(0, longest + 3), random.randint(shortest, start)])
-        allowed = random.choice([1000, random.randint(0, 8)])
-        asked: list[int] = []
-        ask = partial(_answer, border=border, allowed=allowed, asked=asked)
-        found = search(ask, start=start, shortest=shortest, longest=longest, resolution=resolution)
-        assert found.asked == tuple((length, length <= border) for length in asked)
-        assert len(set(asked)) == len(asked)
-        assert all(shortest <= length <= longest for length in asked)
-        assert found.solved == max((length for length in asked if length <= border), default=None)
-        assert found.failed == min((length for length in asked if length > border), default=None)
+        budget = random.choice([1000, random.randint(0, 8)])
+        tried: list[int] = []
+        ask = partial(_answer, border=border, budget=budget, tried=tried)
+        span = search(ask, start=start, shortest=shortest, longest=longest, resolution=resolution)
+        assert span.asked == tuple((length, length <= border) for length in tried)
+        assert len(set(tried)) == len(tried)
+        assert all(shortest <= length <= longest for length in tried)
+        assert span.solved == max((length for length in tried if length <= border), default=None)
+        assert span.failed == min((length for length in tried if length > border), default=None)
         truth = max((length for length in range(shortest, longest + 1) if length <= border), default=None)
-        if truth is None and len(asked) < allowed:
-            assert found.ended == "shortest"
-            assert found.failed == shortest
-        elif truth == longest and len(asked) < allowed:
-            assert (found.ended, found.solved) == ("longest", longest)
-        elif found.ended == "found":
-            assert found.solved is not None
-            assert found.failed is not None
+        if truth is None and len(tried) < budget:
+            assert span.ended == "shortest"
+            assert span.failed == shortest
+        elif truth == longest and len(tried) < budget:
+            assert (span.ended, span.solved) == ("longest", longest)
+        elif span.ended == "found":
+            assert span.solved is not None
+            assert span.failed is not None
             assert truth is not None
-            assert found.solved <= truth < found.failed
-            assert found.failed - found.solved <= max(1, resolution * found.solved)
+            assert span.solved <= truth < span.failed
+            assert span.failed - span.solved <= max(1, resolution * span.solved)
         else:
-            assert found.ended in ("budget", "longest", "shortest")
-            assert found.ended != "budget" or len(asked) == allowed
+            assert span.ended in ("budget", "longest", "shortest")
+            assert span.ended != "budget" or len(tried) == budget
         doublings = math.log2(max(longest / start, start / shortest))
-        # What is bisected is at most one longer than its lower end.
-        width = 1 + max(found.solved or 1, 1) if not resolution else min(longest, 1 / resolution)
-        assert len(asked) <= 3 + doublings + 1 + math.log2(width) + 1
+        # Bisection starts with an interval that is at most one longer than its lower end.
+        width = 1 + max(span.solved or 1, 1) if not resolution else min(longest, 1 / resolution)
+        assert len(tried) <= 3 + doublings + 1 + math.log2(width) + 1
 
 
-def test_of_what_is_not_monotone_a_border_is_found() -> None:
+def test_without_monotonicity_a_border_is_still_a_border() -> None:
+    """The result is a solved length and, within the resolution, a longer one that is not."""
     random = Random(5)
     for _ in range(100):
         solved = [False, *(random.random() < 0.5 for _ in range(300))]
-        found = search(lambda length, solved=solved: solved[length], start=10, shortest=5, longest=300)
-        if found.ended == "found":
-            assert found.solved is not None
-            assert found.failed is not None
-            assert solved[found.solved]
-            assert not solved[found.failed]
-            assert 0 < found.failed - found.solved <= max(1, 0.05 * found.solved)
+        span = search(lambda length, solved=solved: solved[length], start=10, shortest=5, longest=300)
+        if span.ended == "found":
+            assert span.solved is not None
+            assert span.failed is not None
+            assert solved[span.solved]
+            assert not solved[span.failed]
+            assert 0 < span.failed - span.solved <= max(1, 0.05 * span.solved)
 
 
-def test_the_lengths_asked() -> None:
-    found = search(lambda length: length <= 96, start=10, shortest=7, longest=1000)
+def test_the_order_of_lengths() -> None:
+    span = search(lambda length: length <= 96, start=10, shortest=7, longest=1000)
     lengths = [10, 20, 40, 80, 160, 120, 100, 90, 95, 97]
-    assert [length for length, _ in found.asked] == lengths
-    assert found == Span(95, 97, "found", tuple((length, length <= 96) for length in lengths)) or found.solved == 95
+    assert span == Span(95, 97, "found", tuple((length, length <= 96) for length in lengths))
 
 
 @pytest.mark.parametrize("limits", [(6, 7, 20), (21, 7, 20), (5, 0, 20)])
-def test_a_start_outside_of_the_limits_is_refused(limits: tuple[int, int, int]) -> None:
+def test_a_start_outside_the_limits_is_an_error(limits: tuple[int, int, int]) -> None:
     start, shortest, longest = limits
     with pytest.raises(ValueError, match=f"cannot start at {start}"):
         search(lambda _: True, start=start, shortest=shortest, longest=longest)
 
 
-def test_seeds_are_run_until_half_of_them_decide() -> None:
-    """Never one for nothing, and always enough: over every outcome of up to seven seeds."""
+def test_no_more_seeds_run_than_the_decision_needs() -> None:
+    """For every outcome of up to seven seeds: no run is wasted, and the runs decide."""
     for seeds in range(1, 8):
         for outcomes in range(2**seeds):
-            each = [bool(outcomes >> place & 1) for place in range(seeds)]
+            solves = [bool(outcomes >> seed & 1) for seed in range(seeds)]
             run = 0
-            while many := still_needed(seeds, sum(each[:run]), run - sum(each[:run])):
-                for further in range(1, many):  # before the last of them it is open
-                    known = each[: run + further]
+            while needed := still_needed(seeds, sum(solves[:run]), run - sum(solves[:run])):
+                for further in range(1, needed):  # undecided before the last of them
+                    known = solves[: run + further]
                     least, most = sum(known), sum(known) + seeds - len(known)
                     assert 2 * least < seeds <= 2 * most
-                run += many
+                run += needed
                 assert run <= seeds
-            assert (2 * sum(each[:run]) >= seeds) == (2 * sum(each) >= seeds)
+            assert (2 * sum(solves[:run]) >= seeds) == (2 * sum(solves) >= seeds)
 
 
-# The command, over runs that are made by hand
+# The command, with simulated runs
 
 
 @pytest.fixture
-def played(monkeypatch: pytest.MonkeyPatch) -> Callable[[Mapping[int, int]], list[tuple[int, int]]]:
-    """Instead of training: a seed solves every length up to its own; what was run, as (length, seed)."""
+def simulated(monkeypatch: pytest.MonkeyPatch) -> Callable[[Mapping[int, int]], list[tuple[int, int]]]:
+    """Replaces training: a seed solves every length up to a given one. Returns the list of (length, seed) that ran."""
     from seqmem.cli.launch import local
     from seqmem.cli.launch.jobs import Job, Outcome
 
     ran: list[tuple[int, int]] = []
 
-    def play(longest: Mapping[int, int]) -> list[tuple[int, int]]:
+    def simulate(longest: Mapping[int, int]) -> list[tuple[int, int]]:
         def run_jobs(jobs: Iterable[Job], *, workers: int | str = "auto") -> list[Outcome]:
             outcomes = []
             for job in jobs:
@@ -141,16 +141,16 @@ def played(monkeypatch: pytest.MonkeyPatch) -> Callable[[Mapping[int, int]], lis
         monkeypatch.setattr(local, "run_jobs", run_jobs)
         return ran
 
-    return play
+    return simulate
 
 
 def test_a_span_of_three_seeds(
-    typed: Typed, tmp_path: Path, played: Callable[[Mapping[int, int]], list[tuple[int, int]]]
+    typed: Typed, tmp_path: Path, simulated: Callable[[Mapping[int, int]], list[tuple[int, int]]]
 ) -> None:
-    ran = played({0: 64, 1: 200, 2: 30})  # the median seed decides: 64
-    said = typed("span", "cell=rnn", "--max", "100", *LIGHT)
-    assert (said.code, said.err) == (0, "")
-    lines = said.out.splitlines()
+    ran = simulated({0: 64, 1: 200, 2: 30})  # the median seed decides: 64
+    completed = typed("span", "cell=rnn", "--max", "100", *LIGHT)
+    assert (completed.code, completed.err) == (0, "")
+    lines = completed.out.splitlines()
     assert lines[0] == "rnn on pronoun: solved is 99.0 % accuracy by at least 2 of 3 seeds after 6 steps"
     lengths = [10, 20, 40, 80, 60, 70, 65, 62]
     for line, length in zip(lines[2:-2], lengths, strict=True):
@@ -159,26 +159,26 @@ def test_a_span_of_three_seeds(
         assert f"  {seeds}  " in line
     assert lines[-2] == "memory span: 62 (fails at 65)"
     assert max(map(len, lines[:-1])) <= 80
-    # The third seed only where the first two disagree; what came of each is in the file.
+    # The third seed runs only if the first two disagree. The file has the results of each.
     third = {length for length, seed in ran if seed == 2}
     assert third == {length for length in lengths if length > 64}
-    (kept,) = (tmp_path / "outputs" / "spans").iterdir()
-    assert str(kept.relative_to(tmp_path)) in lines[-1]
-    found = json.loads(kept.read_text())
-    assert (found["span"], found["fails_at"], found["ended"]) == (62, 65, "found")
-    assert [question["seq_len"] for question in found["questions"]] == lengths
-    assert found["questions"][3]["scores"] == [0.25, 1.0, 0.25]
-    assert found["steps"] == 6 * len(ran)
-    assert all((tmp_path / path / "result.json").exists() for q in found["questions"] for path in q["runs"])
+    (file,) = (tmp_path / "outputs" / "spans").iterdir()
+    assert str(file.relative_to(tmp_path)) in lines[-1]
+    span = json.loads(file.read_text())
+    assert (span["span"], span["fails_at"], span["ended"]) == (62, 65, "found")
+    assert [question["seq_len"] for question in span["questions"]] == lengths
+    assert span["questions"][3]["scores"] == [0.25, 1.0, 0.25]
+    assert span["steps"] == 6 * len(ran)
+    assert all((tmp_path / path / "result.json").exists() for q in span["questions"] for path in q["runs"])
 
-    done = len(ran)
+    count = len(ran)
     again = typed("span", "cell=rnn", "--max", "100", "--json", *LIGHT)
-    assert json.loads(again.out) == found
-    assert len(ran) == done  # what is finished is not run again
+    assert json.loads(again.out) == span
+    assert len(ran) == count  # finished runs are not repeated
 
 
 @pytest.mark.parametrize(
-    ("longest", "options", "end_of_it"),
+    ("longest", "options", "last_line"),
     [
         ((400, 400, 0), ("--max", "70"), "memory span: >= 70 (the longest tried)"),
         ((6, 5, 400), (), "memory span: < 7 (the shortest that the task has)"),
@@ -191,24 +191,22 @@ def test_a_span_of_three_seeds(
 )
 def test_how_a_search_ends(
     typed: Typed,
-    played: Callable[[Mapping[int, int]], list[tuple[int, int]]],
+    simulated: Callable[[Mapping[int, int]], list[tuple[int, int]]],
     longest: tuple[int, ...],
     options: tuple[str, ...],
-    end_of_it: str,
+    last_line: str,
 ) -> None:
-    ran = played(dict(enumerate(longest)))
-    said = typed("span", *options, *LIGHT)
-    assert said.code == 0, said
-    assert said.out.splitlines()[-2] == end_of_it
+    ran = simulated(dict(enumerate(longest)))
+    completed = typed("span", *options, *LIGHT)
+    assert completed.code == 0, completed
+    assert completed.out.splitlines()[-2] == last_line
     if "--budget" in options:
         assert 6 * len(ran) <= 40
     if -1 in longest:
-        assert "1 diverged" in said.out
+        assert "1 diverged" in completed.out
 
 
-def test_a_failure_that_is_no_answer_ends_the_search(
-    typed: Typed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_any_other_failure_ends_the_search(typed: Typed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from seqmem.cli.launch import local
     from seqmem.cli.launch.jobs import Outcome
 
@@ -216,8 +214,8 @@ def test_a_failure_that_is_no_answer_ends_the_search(
         return [Outcome(number, "failed", error="No space left on device") for number, _ in enumerate(jobs)]
 
     monkeypatch.setattr(local, "run_jobs", full)
-    said = typed("span", "--max", "20", *LIGHT)
-    said.refuses("No space left on device (outputs/pronoun/lstm/len10-seed0-", code=1, verb="span")
+    completed = typed("span", "--max", "20", *LIGHT)
+    completed.refuses("No space left on device (outputs/pronoun/lstm/len10-seed0-", code=1, verb="span")
     assert not (tmp_path / "outputs" / "spans").exists()
 
 
@@ -238,38 +236,38 @@ def test_a_failure_that_is_no_answer_ends_the_search(
         (("--depth", "3"), "unrecognized arguments: --depth"),
     ],
 )
-def test_what_cannot_be_searched(typed: Typed, args: tuple[str, ...], line: str) -> None:
+def test_invalid_arguments_are_errors(typed: Typed, args: tuple[str, ...], line: str) -> None:
     typed("span", *args).refuses(line, code=2, verb="span")
 
 
-def test_the_usual_lstm_is_that_with_a_forget_bias_of_1() -> None:
-    """So that one sweep can have it beside an rnn, and its runs are those that the command line's are."""
+def test_usual_lstm_is_the_lstm_with_a_forget_bias_of_1() -> None:
+    """A sweep can run it beside an rnn, and its runs have the same identity as with cell.forget_bias=1."""
     from seqmem.cli.config.compose import compose_run
     from seqmem.cli.launch.one_run import run_path
 
-    one, other = ["cell=usual/lstm"], ["cell=lstm", "cell.forget_bias=1"]
-    same = ["experiment=subject_study"]
-    paths = [run_path(compose_run([*same, *cell, "seq_len=7", "seed=3"])) for cell in (one, other, ["cell=lstm"])]
+    cells = (["cell=usual/lstm"], ["cell=lstm", "cell.forget_bias=1"], ["cell=lstm"])
+    settings = ["experiment=subject_study", "seq_len=7", "seed=3"]
+    paths = [run_path(compose_run([*settings, *cell])) for cell in cells]
     assert paths[0] == paths[1] != paths[2]
     assert paths[0].parent == Path("outputs/subject/lstm")
 
 
-def test_what_an_optuna_search_found_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_optuna_search_prints_its_best_rate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from seqmem.cli.launch.tuning import BestCallback
 
     folder = tmp_path / "sweeps" / "one"
     config = OmegaConf.create({"hydra": {"sweep": {"dir": str(folder)}, "sweeper": {"n_trials": 16}}})
     BestCallback().on_multirun_start(config)
-    BestCallback().on_multirun_end(config)  # it was ended before
+    BestCallback().on_multirun_end(config)  # the search was stopped before it had results
     assert capsys.readouterr().out == ""
-    found = folder / "optimization_results.yaml"
-    OmegaConf.save({"name": "optuna", "best_params": {"optimizer.lr": 0.0123456789}, "best_value": 0.75}, found)
+    file = folder / "optimization_results.yaml"
+    OmegaConf.save({"name": "optuna", "best_params": {"optimizer.lr": 0.0123456789}, "best_value": 0.75}, file)
     BestCallback().on_multirun_end(config)
-    assert capsys.readouterr().out == f"best of 16: optimizer.lr=0.0123457 with a score of 0.75 ({found})\n"
+    assert capsys.readouterr().out == f"best of 16: optimizer.lr=0.0123457 with a score of 0.75 ({file})\n"
 
 
-def test_a_stopped_search_goes_on_with_the_runs_of_a_sweep(typed: Typed, tmp_path: Path) -> None:
-    """For real: what a sweep has trained is taken as it is, and what was saved at Ctrl-C goes on."""
+def test_a_stopped_search_resumes_and_shares_its_runs(typed: Typed, tmp_path: Path) -> None:
+    """With real training: after Ctrl-C the run resumes, and `seqmem train` finds it finished."""
     small = (
         "cell=rnn", "task=subject", "task.lengths=fixed", "task.shortest=null", "cell.hidden_size=4", "batch_size=4",
         "steps=600", "evaluate.every=600", "evaluate.lengths=[4]", "trace.every=0", "log_every=100",
@@ -287,12 +285,11 @@ def test_a_stopped_search_goes_on_with_the_runs_of_a_sweep(typed: Typed, tmp_pat
     assert status is not None
     assert status.state == "interrupted"
     assert 0 < status.step < 600
-    found = typed("span", *small, "--from", "4", "--max", "4", "--seeds", "1", "--workers", "1", "--json")
-    assert found.code == 0, found
-    (question,) = json.loads(found.out)["questions"]
+    completed = typed("span", *small, "--from", "4", "--max", "4", "--seeds", "1", "--workers", "1", "--json")
+    assert completed.code == 0, completed
+    (question,) = json.loads(completed.out)["questions"]
     assert tmp_path / question["runs"][0] == run.path
     result = run.result()
     assert result is not None
     assert question["scores"] == [result["score"]]
-    said = typed("train", *small, "seq_len=4")
-    assert "already finished" in said.out
+    assert "already finished" in typed("train", *small, "seq_len=4").out
