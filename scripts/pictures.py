@@ -14,7 +14,7 @@ from seqmem.cli.config.trained import trained
 from seqmem.cli.terminal import pages
 from seqmem.cli.terminal.live import print_summary
 from seqmem.cli.terminal.reader.page import page
-from seqmem.cli.terminal.reader.views import signs
+from seqmem.cli.terminal.reader.views import choose_signs
 from seqmem.cli.verbs.read import Readers
 from seqmem.runs.directory import RunDirectory, find_runs
 
@@ -88,7 +88,7 @@ def main() -> None:
     console = recording(88)
     readers = Readers([trained(only_run(playground, part)) for part in READ])
     scene = readers.scene(readers.sentence(LENGTH, SENTENCE), f"{LENGTH} words, sentence {SENTENCE}", gradient=False)
-    for line in page(scene, len(scene) - 1, "beliefs", console.width, signs(console)).whole():
+    for line in page(scene, len(scene) - 1, "beliefs", console.width, choose_signs(console)).whole():
         console.print(line, soft_wrap=True, highlight=False)
     command = f"seqmem read {' '.join(f'pronoun/{part}' for part in READ)} --length {LENGTH} --sentence {SENTENCE}"
     terminal(browser, console, command, docs / "read.png")

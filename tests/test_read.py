@@ -1,4 +1,4 @@
-"""``seqmem read``: what is printed, drawn and said is what the models do; keys, terminals, and what cannot be read."""
+"""``seqmem read``: the printed and drawn numbers against the models; keys and terminals; input that cannot be read."""
 
 import argparse
 import io
@@ -36,22 +36,22 @@ from seqmem.cli.terminal.reader import views
 from seqmem.cli.terminal.reader.page import page
 from seqmem.cli.terminal.reader.player import SPEEDS, Player, lengths
 from seqmem.cli.terminal.reader.terminal import Ended, Terminal, keys, playable
-from seqmem.cli.terminal.reader.views import Scene, share_bar, short_names, short_number, signs, time_scale
+from seqmem.cli.terminal.reader.views import Scene, choose_signs, share_bar, short_names, short_number, time_scale
 from seqmem.cli.verbs.read import Readers, _farewell, play
 from seqmem.reading import Reading, typed
 from seqmem.record.recorder import load_checkpoint
 from seqmem.runs.directory import RunDirectory
 from seqmem.tasks import Adding, Digits, Pronoun, Task
 
-Typed = Callable[..., Completed]
+Command = Callable[..., Completed]
 DOCS = Path(__file__).parents[1] / "docs" / "read.md"
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Models that have learned nothing, which is enough to be read with; never written into.
+    """Untrained models, by kind; tests never write into their directories.
 
-    The first is trained as people would; what Hydra takes to compose the others is saved.
+    The first goes through Hydra; the others reuse its configuration, because composing one takes time.
     """
     quick = ("steps=1", "trace.every=100", "checkpoint_every=100", "kernel=torch", "quiet=true")
     first = seqmem.train(*TINY, *quick, "cell=lstm", f"outputs={tmp_path_factory.mktemp('runs')}")
@@ -70,10 +70,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture
-def typed_in(
+def run_read(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> Callable[..., Completed]:
-    """``seqmem read ARGS`` where there is no terminal, so many characters wide."""
+    """Run ``seqmem read ARGS`` without a terminal, ``columns`` characters wide."""
     monkeypatch.chdir(tmp_path)
 
     def run(*args: str | Path, columns: int = 80) -> Completed:
@@ -90,17 +90,17 @@ def typed_in(
     return run
 
 
-def read_json(said: Completed) -> dict[str, Any]:
-    assert (said.code, said.err) == (0, "")
-    assert said.out.count("\n") == 1
-    return json.loads(said.out)
+def read_json(done: Completed) -> dict[str, Any]:
+    assert (done.code, done.err) == (0, "")
+    assert done.out.count("\n") == 1
+    return json.loads(done.out)
 
 
 # Made-up readings
 
 
 def made_up(outputs: Any, *, right: int | None = 0, asked: Sequence[int] | None = None, **changes: Any) -> Reading:
-    """Of Pronoun's four answers, in words w0, w1, ...; the last one asks."""
+    """A reading of words w0, w1, ..., of which the last asks for one of Pronoun's four answers."""
     table = np.array(outputs, dtype=np.float32)
     steps, answers = len(table), tuple(map(Pronoun(people=4).answer, torch.arange(4)))
     names = [answers[k] for k in table.argmax(1)]
@@ -133,21 +133,21 @@ def scene_of(*readings: Reading, unknown: str | None = None) -> Scene:
     return Scene(task, "a sentence", batch, labels, ("50",) * len(readings), readings, unknown)
 
 
-SIGNS = signs(Console(file=io.TextIOWrapper(io.BytesIO(), "utf-8")))
-PLAIN = signs(Console(file=io.TextIOWrapper(io.BytesIO(), "ascii")))
+SIGNS = choose_signs(Console(file=io.TextIOWrapper(io.BytesIO(), "utf-8")))
+PLAIN = choose_signs(Console(file=io.TextIOWrapper(io.BytesIO(), "ascii")))
 
 
 def lines_of(scene: Scene, at: int, view: str = "beliefs", width: int = 80, **how: Any) -> list[str]:
     return [line.plain for line in page(scene, at, view, width, SIGNS, **how).whole()]
 
 
-# What is printed
+# Printed pages
 
 
-def test_the_numbers_are_those_of_the_equations(runs: dict[str, Path], typed_in: Typed) -> None:
-    """Against an LSTM in numpy, float64, from the run's weights: torch's layout, gates i f g o."""
-    said = read_json(typed_in(runs["lstm"], "--json", "--length", "12", "--sentence", "5"))
-    (model,) = said["models"]
+def test_numbers_equal_the_equations(runs: dict[str, Path], run_read: Command) -> None:
+    """An LSTM in float64 numpy with the run's weights, in torch's layout: gates i f g o."""
+    data = read_json(run_read(runs["lstm"], "--json", "--length", "12", "--sentence", "5"))
+    (model,) = data["models"]
     weights = {
         name: value.double().numpy() for name, value in load_checkpoint(runs["lstm"] / "checkpoint.pt")["model"].items()
     }
@@ -166,151 +166,151 @@ def test_the_numbers_are_those_of_the_equations(runs: dict[str, Path], typed_in:
         return o * np.tanh(c), c, i, f, o
 
     h = c = np.zeros(4)
-    last = len(said["words"]) - 1
-    assert said["asked_with"] == said["words"][last]
-    for t, word in enumerate(said["words"]):
+    last = len(data["words"]) - 1
+    assert data["asked_with"] == data["words"][last]
+    for t, word in enumerate(data["words"]):
         h, c, i, f, o = step(word, h, c)
-        asked = h if t == last else step(said["asked_with"], h, c)[0]  # by a copy, which is forgotten again
-        logits = readout[0] @ asked + readout[1]
+        probe = h if t == last else step(data["asked_with"], h, c)[0]  # on a copy of the state
+        logits = readout[0] @ probe + readout[1]
         shares = np.exp(logits) / np.exp(logits).sum()
         np.testing.assert_allclose(model["outputs"][t], shares, atol=1e-6)
-        for name, wanted in (("forget", f), ("input", i), ("output", o)):
-            np.testing.assert_allclose(model["gates"][name][t], wanted, atol=1e-6)
+        for name, gate in (("forget", f), ("input", i), ("output", o)):
+            np.testing.assert_allclose(model["gates"][name][t], gate, atol=1e-6)
         np.testing.assert_allclose(model["states"]["cell"][t], c, atol=1e-6)
         assert model["top"][t] == int(shares.argmax())
-        assert model["said"][t] == said["answers"][int(shares.argmax())]
-    named = [k for k, name in enumerate(said["answers"]) if name in " ".join(said["words"])]
-    assert said["right"][-1] in named
-    assert said["right"][-1] == Pronoun().solve(Pronoun().parse(" ".join(said["words"]))[:, None])[-1, 0]
+        assert model["said"][t] == data["answers"][int(shares.argmax())]
+    candidates = [k for k, name in enumerate(data["answers"]) if name in " ".join(data["words"])]
+    assert data["right"][-1] in candidates
+    assert data["right"][-1] == Pronoun().solve(Pronoun().parse(" ".join(data["words"]))[:, None])[-1, 0]
     assert model["keeps"] == ["forget"]
 
 
 @pytest.mark.parametrize("columns", [80, 200])
-def test_the_rows_say_what_the_numbers_say(columns: int, runs: dict[str, Path], typed_in: Typed) -> None:
+def test_rows_show_the_numbers_of_the_json(columns: int, runs: dict[str, Path], run_read: Command) -> None:
     both = (runs["rnn"], runs["gru"], "--length", "15")
-    said, printed = read_json(typed_in(*both, "--json")), typed_in(*both, columns=columns)
+    data, printed = read_json(run_read(*both, "--json")), run_read(*both, columns=columns)
     assert (printed.code, printed.err) == (0, "")
     rows = [line for line in printed.out.splitlines() if re.match(r" *\d+ ", line)]
-    assert [row.split()[1] for row in rows] == said["words"]
+    assert [row.split()[1] for row in rows] == data["words"]
     for t, row in enumerate(rows):
-        found = re.findall(r"(✓|✗)?(\w+ \w+) +(\d+) %", row)
-        assert len(found) == 2
-        for (sign, name, share), model in zip(found, said["models"], strict=True):
+        cells = re.findall(r"(✓|✗)?(\w+ \w+) +(\d+) %", row)
+        assert len(cells) == 2
+        for (sign, name, share), model in zip(cells, data["models"], strict=True):
             top = model["top"][t]
-            assert name == said["answers"][top]
+            assert name == data["answers"][top]
             assert int(share) == round(100 * model["outputs"][t][top])
-            wrong = "✗" if said["asked"][t] else ""
-            assert sign == ("✓" if top == said["right"][t] else wrong)
-    assert f"after each word: what each model would answer if '{said['words'][-1]}' came next" in printed.out
+            wrong = "✗" if data["asked"][t] else ""
+            assert sign == ("✓" if top == data["right"][t] else wrong)
+    assert f"after each word: what each model would answer if '{data['words'][-1]}' came next" in printed.out
     assert "rnn, trained at 8" in printed.out
     assert "gru, trained at 10" in printed.out
-    for model in said["models"]:
+    for model in data["models"]:
         verdict = next(line for line in printed.out.splitlines() if line.startswith(f"{model['label']} "))
         assert ("✓ right: " if model["is_right"] else "✗ wrong: says ") + model["said"][-1] in verdict
 
 
-def test_the_same_sentence_whoever_reads_it_and_another_number_another(runs: dict[str, Path], typed_in: Typed) -> None:
-    words = [read_json(typed_in(runs[cell], "--json", "--length", "20"))["words"] for cell in ("lstm", "rnn")]
+def test_the_sentence_depends_on_its_number_not_on_the_model(runs: dict[str, Path], run_read: Command) -> None:
+    words = [read_json(run_read(runs[cell], "--json", "--length", "20"))["words"] for cell in ("lstm", "rnn")]
     assert words[0] == words[1]
-    assert words[0] != read_json(typed_in(runs["rnn"], "--json", "--length", "20", "--sentence", "1"))["words"]
+    assert words[0] != read_json(run_read(runs["rnn"], "--json", "--length", "20", "--sentence", "1"))["words"]
 
 
-def test_the_length_is_the_longest_that_anyone_was_trained_at(runs: dict[str, Path], typed_in: Typed) -> None:
-    assert read_json(typed_in(runs["lstm"], runs["gru"], "--json"))["of"] == 10
+def test_the_default_length_is_the_longest_trained_length(runs: dict[str, Path], run_read: Command) -> None:
+    assert read_json(run_read(runs["lstm"], runs["gru"], "--json"))["of"] == 10
 
 
-def test_until_a_word(runs: dict[str, Path], typed_in: Typed) -> None:
-    whole = read_json(typed_in(runs["rnn"], "--json"))
+def test_until_a_word(runs: dict[str, Path], run_read: Command) -> None:
+    whole = read_json(run_read(runs["rnn"], "--json"))
     for until in ("4", whole["words"][3], whole["words"][3].upper()):
-        part = read_json(typed_in(runs["rnn"], "--json", "--until", until))
+        part = read_json(run_read(runs["rnn"], "--json", "--until", until))
         assert part["words"] == whole["words"][: whole["words"].index(whole["words"][3]) + 1]
         model = part["models"][0]
         assert model["is_right"] is None
         assert len(model["outputs"]) == len(part["words"]) == len(model["gradient"]["state"])
-    assert " so far " in typed_in(runs["rnn"], "--until", "4").out
+    assert " so far " in run_read(runs["rnn"], "--until", "4").out
 
 
-def test_a_sentence_of_ones_own(runs: dict[str, Path], typed_in: Typed) -> None:
+def test_a_typed_sentence(runs: dict[str, Path], run_read: Command) -> None:
     text = "My brother told his aunt that the old cat slept and she"
-    said = read_json(typed_in(runs["lstm"], "--json", "--text", text))
-    assert said["words"] == text.lower().split()
-    assert said["answers"][said["right"][-1]] == "his aunt"
-    assert said["unknown"] is said["sentence"] is None
-    nobody = typed_in(runs["lstm"], "--text", text.removesuffix(" she"))
-    assert nobody.code == 0
-    assert "nobody can know: it does not end with a question: he or she" in nobody.out
-    assert "▾" not in nobody.out
-    assert "✓" not in nobody.out
+    data = read_json(run_read(runs["lstm"], "--json", "--text", text))
+    assert data["words"] == text.lower().split()
+    assert data["answers"][data["right"][-1]] == "his aunt"
+    assert data["unknown"] is data["sentence"] is None
+    no_question = run_read(runs["lstm"], "--text", text.removesuffix(" she"))
+    assert no_question.code == 0
+    assert "nobody can know: it does not end with a question: he or she" in no_question.out
+    assert "▾" not in no_question.out
+    assert "✓" not in no_question.out
 
 
-def test_documented_keys_are_the_ones_there_are(runs: dict[str, Path], typed_in: Typed) -> None:
-    said = read_json(typed_in(runs["lstm"], "--json"))
-    top, of_a_model = DOCS.read_text().split("| key of a model |")
+def test_documented_keys_equal_the_json(runs: dict[str, Path], run_read: Command) -> None:
+    data = read_json(run_read(runs["lstm"], "--json"))
+    top, model_keys = DOCS.read_text().split("| key of a model |")
 
     def keys_of(table: str) -> set[str]:
         cells = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
         return {name for cell in cells for name in re.findall(r"`([^`]+)`", cell)}
 
-    assert keys_of(top.split("## `--json`")[1]) == set(said)
-    assert keys_of(of_a_model) == set(said["models"][0])
+    assert keys_of(top.split("## `--json`")[1]) == set(data)
+    assert keys_of(model_keys) == set(data["models"][0])
 
 
-def test_symbols_to_repeat_numbers_pictures_and_characters(runs: dict[str, Path], typed_in: Typed) -> None:
-    said, copied = read_json(typed_in(runs["copy"], "--json")), typed_in(runs["copy"]).out
+def test_copied_symbols_numbers_pictures_and_characters(runs: dict[str, Path], run_read: Command) -> None:
+    data, copied = read_json(run_read(runs["copy"], "--json")), run_read(runs["copy"]).out
     *_, last = (line for line in copied.splitlines() if re.match(r" *\d+ ", line))
-    assert f"wants {said['answers'][said['right'][-1]]}" in last
-    good = sum(a == b for a, b in zip(said["models"][0]["top"][-3:], said["right"][-3:], strict=True))
-    assert f"{good} of 3 right; says {' '.join(said['models'][0]['said'][-3:])}" in copied
+    assert f"wants {data['answers'][data['right'][-1]]}" in last
+    good = sum(a == b for a, b in zip(data["models"][0]["top"][-3:], data["right"][-3:], strict=True))
+    assert f"{good} of 3 right; says {' '.join(data['models'][0]['said'][-3:])}" in copied
     assert "changes its mind" not in copied
 
-    said, added = read_json(typed_in(runs["adding"], "--json")), typed_in(runs["adding"]).out
-    assert said["answers"] is None
-    marked = [float(word[:-1]) for word in said["words"] if word.endswith("*")]
-    assert said["right"][-1][0] == pytest.approx(sum(marked), abs=0.011)  # words are rounded
-    assert f"says {said['models'][0]['outputs'][-1][0]:.2f}; wanted {said['right'][-1][0]:.2f}: " in added
+    data, added = read_json(run_read(runs["adding"], "--json")), run_read(runs["adding"]).out
+    assert data["answers"] is None
+    marked = [float(word[:-1]) for word in data["words"] if word.endswith("*")]
+    assert data["right"][-1][0] == pytest.approx(sum(marked), abs=0.011)  # words are rounded
+    assert f"says {data['models'][0]['outputs'][-1][0]:.2f}; wanted {data['right'][-1][0]:.2f}: " in added
 
-    digit = typed_in(runs["digits"]).out.splitlines()
+    digit = run_read(runs["digits"]).out.splitlines()
     assert sum(bool(re.search(r"[░▒▓█]{2}", line[60:])) for line in digit) >= 6
-    half = typed_in(runs["digits"], "--until", "4").out.splitlines()
+    half = run_read(runs["digits"], "--until", "4").out.splitlines()
     assert sum("· · · · · · · · " in f"{line} " for line in half) == 4
 
-    said, text = read_json(typed_in(runs["text"], "--json")), typed_in(runs["text"]).out
-    outputs, right = said["models"][0]["outputs"], said["right"]
+    data, text = read_json(run_read(runs["text"], "--json")), run_read(runs["text"]).out
+    outputs, right = data["models"][0]["outputs"], data["right"]
     bits = [-log(row[k], 2) for row, k in zip(outputs, right, strict=True)]
-    assert [float(found) for found in re.findall(r"([\d.]+) bits(?! per)", text)] == pytest.approx(bits, abs=0.006)
+    assert [float(number) for number in re.findall(r"([\d.]+) bits(?! per)", text)] == pytest.approx(bits, abs=0.006)
     assert f"{np.mean(bits):.2f} bits per character" in text
 
 
-def test_gates_and_gradient(runs: dict[str, Path], typed_in: Typed) -> None:
+def test_gates_and_gradient(runs: dict[str, Path], run_read: Command) -> None:
     both = (runs["lstm"], runs["rnn"])
-    said = read_json(typed_in(runs["lstm"], "--json"))["models"][0]
-    shown = typed_in(*both, "--view", "gates", columns=160).out
-    rows = [line for line in shown.splitlines() if re.match(r" *\d+ ", line)]
+    data = read_json(run_read(runs["lstm"], "--json"))["models"][0]
+    printed = run_read(*both, "--view", "gates", columns=160).out
+    rows = [line for line in printed.splitlines() if re.match(r" *\d+ ", line)]
     for t, row in enumerate(rows):
-        forget = np.array(said["gates"]["forget"][t])
+        forget = np.array(data["gates"]["forget"][t])
         shut, wide = 100 * (forget < 0.1).mean(), 100 * (forget > 0.9).mean()
         assert re.search(rf" {forget.mean():.2f} +{shut:.0f}\|{wide:.0f} ", row)
         scale = -1 / np.log(np.median(forget))
         assert f" {scale:.1f} " in row if scale < 100 else f" {scale:.0f} " in row
-        assert f" {np.linalg.norm(said['states']['cell'][t]):.1f} " in row
-    assert "no gates" in shown
-    stacked = typed_in(runs["stack"], "--view", "gates", columns=200).out
+        assert f" {np.linalg.norm(data['states']['cell'][t]):.1f} " in row
+    assert "no gates" in printed
+    stacked = run_read(runs["stack"], "--view", "gates", columns=200).out
     assert "0/forget" in stacked
     assert "1/forget" in stacked
 
-    shown = typed_in(*both, "--view", "gradient", columns=100).out
-    state = np.array(said["gradient"]["state"])
-    rows = [line for line in shown.splitlines() if re.match(r" *\d+ ", line)]
+    printed = run_read(*both, "--view", "gradient", columns=100).out
+    state = np.array(data["gradient"]["state"])
+    rows = [line for line in printed.splitlines() if re.match(r" *\d+ ", line)]
     for t, row in enumerate(rows):
         percent = 100 * state[t] / state[-1]
         assert f"{percent:.3g} %" in row
-    assert f"half-life {said['decay']['half_life']:.3g} words" in shown
-    assert f"{100 * state[0] / state[-1]:.3g} % of it arrives at the first word" in shown
+    assert f"half-life {data['decay']['half_life']:.3g} words" in printed
+    assert f"{100 * state[0] / state[-1]:.3g} % of it arrives at the first word" in printed
 
 
 @pytest.mark.parametrize("kind", ["ascii", "dumb"])
 def test_poor_terminals(
-    kind: str, runs: dict[str, Path], typed_in: Typed, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    kind: str, runs: dict[str, Path], run_read: Command, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     if kind == "ascii":
@@ -321,64 +321,64 @@ def test_poor_terminals(
         (run, "beliefs") for run in ("copy", "adding", "digits", "text")
     ]
     for run, view in looks if kind == "ascii" else looks[:1]:
-        said = typed_in(runs[run], "--view", view)
-        assert not said.err, said.err
-        assert said.code == 0
-        assert "\x1b" not in said.out
-        assert kind != "ascii" or said.out.isascii()
+        done = run_read(runs[run], "--view", view)
+        assert not done.err, done.err
+        assert done.code == 0
+        assert "\x1b" not in done.out
+        assert kind != "ascii" or done.out.isascii()
 
 
-def test_a_right_answer_is_not_told_by_colour_alone() -> None:
-    """Taken away all colour, the right column and the right rows can still be found; also in ASCII."""
+def test_the_right_answer_is_visible_without_colour() -> None:
+    """Without colour, signs mark the right column and the right rows; also in ASCII."""
     scene = scene_of(made_up(one_hot(1, 2, 2), right=2))
-    for have in (SIGNS, PLAIN):
-        lines = [line.plain for line in page(scene, 2, "beliefs", 60, have).whole()]
-        pointer = next(line for line in lines if line.strip() == have.below)
+    for signs in (SIGNS, PLAIN):
+        lines = [line.plain for line in page(scene, 2, "beliefs", 60, signs).whole()]
+        pointer = next(line for line in lines if line.strip() == signs.below)
         letters = lines[lines.index(pointer) + 1 :]
-        assert letters[0][pointer.index(have.below)] in ("c", Pronoun(people=4).answer(torch.tensor(2))[0])
+        assert letters[0][pointer.index(signs.below)] in ("c", Pronoun(people=4).answer(torch.tensor(2))[0])
         rows = [line for line in lines if re.match(r" *\d ", line)]
-        assert [have.right in row for row in rows] == [False, True, True]
-        assert have.right not in have.blocks
+        assert [signs.right in row for row in rows] == [False, True, True]
+        assert signs.right not in signs.blocks
 
 
-def test_a_stack_on_a_narrow_terminal_shows_what_keeps_in_every_layer() -> None:
+def test_a_stack_on_a_narrow_terminal_shows_the_keeping_gates_of_every_layer() -> None:
     shares = np.full((2, 3), 0.5, dtype=np.float32)
     names = [f"{layer}/{gate}" for layer in range(2) for gate in ("forget", "input", "output")]
     reading = made_up(one_hot(0, 0), gates=dict.fromkeys(names, shares), keeps=("0/forget", "1/forget"))
-    for width, wanted in ((33, ["0/for", "0/inp", "1/for"]), (26, ["0/for", "1/for"]), (16, ["0/for"])):
+    for width, titles in ((33, ["0/for", "0/inp", "1/for"]), (26, ["0/for", "1/for"]), (16, ["0/for"])):
         head = next(line for line in lines_of(scene_of(reading), 1, "gates", width) if " 0/" in line)
-        assert [title[:5] for title in head.split()] == wanted
-    for width in range(30, 120, 7):  # the titles stand over their numbers, whatever the width
+        assert [title[:5] for title in head.split()] == titles
+    for width in range(30, 120, 7):  # titles are aligned with their numbers at every width
         lines = lines_of(scene_of(reading, reading), 1, "gates", width)
         place = next(place for place, line in enumerate(lines) if " 0/" in line)
-        for start in (found.start() for found in re.finditer(r"0/for", lines[place])):
+        for start in (match.start() for match in re.finditer(r"0/for", lines[place])):
             assert lines[place + 1][start] in SIGNS.blocks, (width, lines)
     *_, means = lines_of(scene_of(reading), 1, "gates", 200)
     assert "1/output 0.50 (0|0 %)" in means
 
 
-def test_what_a_timestep_is_called(runs: dict[str, Path], typed_in: Typed) -> None:
+def test_the_name_of_a_timestep(runs: dict[str, Path], run_read: Command) -> None:
     for kind, name in (
         ("rnn", "8 words, sentence 0"), ("copy", "9 timesteps, sequence 0"), ("text", "8 characters, sequence 0")
     ):  # fmt: skip
-        assert f"{name} · beliefs" in typed_in(runs[kind]).out
-    assert "1 word, your own sentence" in typed_in(runs["rnn"], "--text", "he").out
+        assert f"{name} · beliefs" in run_read(runs[kind]).out
+    assert "1 word, your own sentence" in run_read(runs["rnn"], "--text", "he").out
 
 
-def test_the_length_that_a_model_was_trained_at_is_said_once() -> None:
+def test_a_label_names_the_trained_length_once() -> None:
     scene = scene_of(made_up(one_hot(0, 0)))
-    for label, own, said in (
+    for label, own, head in (
         ("lstm", "50", "lstm, trained at 50"), ("lstm at 50 seed 1", "50", "lstm at 50 seed 1"),
         ("lstm at 50", "7-50", "lstm at 50, trained at 7-50"),
     ):  # fmt: skip
         heads = [line.strip() for line in lines_of(replace(scene, labels=(label,), trained=(own,)), 1)]
-        assert said in heads
+        assert head in heads
 
 
-# Where it changes its mind, and what is said in the end
+# Changes of mind, and verdicts
 
 
-def test_it_changes_its_mind_where_it_does_and_the_last_time_is_marked() -> None:
+def test_the_last_change_of_mind_is_marked() -> None:
     scene = scene_of(made_up(one_hot(1, 0, 0, 2, 2, 0, 0)), made_up(one_hot(0, 0, 0, 0, 0, 0, 0)))
     times = {"w1": "once,", "w3": "2 times, last", "w5": "3 times, last"}
     for at, marked in ((0, None), (1, "w1"), (2, "w1"), (3, "w3"), (6, "w5")):
@@ -392,8 +392,8 @@ def test_it_changes_its_mind_where_it_does_and_the_last_time_is_marked() -> None
     assert any(line.startswith("model1 ") and "never changed its mind" in line for line in lines_of(scene, 6))
 
 
-def test_no_change_of_mind_after_the_answer_counts() -> None:
-    """What is read after the last question (padding) changes nothing."""
+def test_changes_after_the_answer_do_not_count() -> None:
+    """Padding follows the last question."""
     scene = scene_of(made_up(one_hot(1, 0, 0, 3, 3), asked=[2]))
     lines = lines_of(scene, 4)
     turns = [place for place, line in enumerate(lines) if "changes its mind here" in line]
@@ -402,18 +402,18 @@ def test_no_change_of_mind_after_the_answer_counts() -> None:
 
 
 @pytest.mark.parametrize(
-    ("tops", "confidence", "said"),
+    ("tops", "confidence", "verdict"),
     [
         ((1, 0), 0.9, "✓ right: my brother, 90 %;"),
         ((1, 0), 0.4, "✓ right: my brother, 40 % (a guess);"),
         ((0, 3), 0.6, "✗ wrong: says his aunt, 60 %; it is my brother;"),
     ],
 )
-def test_verdicts(tops: tuple[int, ...], confidence: float, said: str) -> None:
-    assert said in "; ".join(lines_of(scene_of(made_up(one_hot(*tops, confidence=confidence))), 1)[-2:])
+def test_verdicts(tops: tuple[int, ...], confidence: float, verdict: str) -> None:
+    assert verdict in "; ".join(lines_of(scene_of(made_up(one_hot(*tops, confidence=confidence))), 1)[-2:])
 
 
-def test_a_verdict_where_nobody_knows() -> None:
+def test_a_verdict_without_a_right_answer() -> None:
     *_, verdict, why = lines_of(scene_of(made_up(one_hot(1, 1), right=None), unknown="it names nobody"), 1)
     assert "says her uncle, 70 %" in verdict
     assert why == "nobody can know: it names nobody"
@@ -423,7 +423,7 @@ def test_a_verdict_where_nobody_knows() -> None:
 
 
 def test_time_scales_bars_and_short_names() -> None:
-    for steps in (0.5, 3.0, 40.0):  # a unit that keeps f at every step is left with 1/e after -1 / ln f
+    for steps in (0.5, 3.0, 40.0):  # keeping f a step leaves 1/e after -1 / ln f steps
         assert time_scale(exp(-1 / steps)) == pytest.approx(steps)
     assert (time_scale(1.0), time_scale(0.0)) == (inf, 0.0)
     for share in np.linspace(0, 1, 41):
@@ -440,8 +440,8 @@ def test_time_scales_bars_and_short_names() -> None:
         assert len(short_number(value, SIGNS)) <= 5
 
 
-def test_gradients_are_drawn_on_a_log_scale_from_the_answer_back() -> None:
-    """10^-2 a step: a quarter of the bar, each; below 10^-8 nothing is left of it."""
+def test_gradients_are_drawn_on_a_log_scale() -> None:
+    """A factor 10^-2 a step shortens the bar by a quarter; below 10^-8 it is empty."""
     norms = 0.5 * 10.0 ** -(2.0 * np.arange(6)[::-1])
     lines = lines_of(scene_of(made_up(one_hot(*[0] * 6), gradient={"state": norms})), 5, "gradient", 60)
     rows = [line for line in lines if re.match(r" *\d ", line)]
@@ -451,17 +451,17 @@ def test_gradients_are_drawn_on_a_log_scale_from_the_answer_back() -> None:
     assert any("below a thousandth 2 words back" in line for line in lines[-3:])
 
 
-def test_a_gradient_that_sinks_and_rises_again_is_not_said_not_to_decay() -> None:
-    for norms, said in (
+def test_the_verdict_on_an_uneven_gradient() -> None:
+    for norms, verdict in (
         ([0.9, 1.2, 1.0, 1.1, 0.9, 1.0], "does not decay; 90 %"),
         ([0.2, 0.4, 0.05, 0.05, 0.05, 1.0], "half-life"),
         ([0.3, 0.3, 0.2, 0.1, 0.02, 1.0], "no even decay; 30 %"),
     ):
         lines = lines_of(scene_of(made_up(one_hot(*[0] * 6), gradient={"state": np.array(norms)})), 5, "gradient")
-        assert said in lines[-1], lines[-1]
+        assert verdict in lines[-1], lines[-1]
 
 
-def test_a_picture_is_what_is_stored() -> None:
+def test_a_picture_equals_the_data_set() -> None:
     from sklearn.datasets import load_digits
 
     pictures, _ = load_digits(return_X_y=True)
@@ -481,7 +481,7 @@ def test_a_picture_is_what_is_stored() -> None:
 # The screen
 
 
-def test_no_line_is_too_long_and_the_word_that_is_read_is_on_the_screen() -> None:
+def test_no_line_is_too_long_and_the_current_word_is_on_the_screen() -> None:
     rng = np.random.default_rng(0)
     readings = [
         made_up(
@@ -509,11 +509,11 @@ def test_no_line_is_too_long_and_the_word_that_is_read_is_on_the_screen() -> Non
 
 
 def playing(scene: Scene, **how: Any) -> Player:
-    made: dict[str, Any] = {"length": 50, "number": 0, "among": [7, 10, 50, 70], "scene_of": lambda *_: scene, **how}
-    return Player(scene=scene, have=SIGNS, **made)
+    options: dict[str, Any] = {"length": 50, "number": 0, "among": [7, 10, 50, 70], "scene_of": lambda *_: scene, **how}
+    return Player(scene=scene, signs=SIGNS, **options)
 
 
-def test_time_brings_the_next_word() -> None:
+def test_time_moves_the_current_word() -> None:
     player = playing(scene_of(made_up(one_hot(*[0] * 10))), speed=4.0)
     seen = []
     for tick in range(40):
@@ -526,11 +526,11 @@ def test_time_brings_the_next_word() -> None:
     assert (player.at, player.playing) == (0, True)
     player.tick(300.0)
     assert player.wait(300.1) == pytest.approx(0.15)
-    player.tick(900.0)  # stopped meanwhile: it goes on where it was
+    player.tick(900.0)  # suspended in between: it goes on with the next word
     assert player.at == 1
 
 
-def test_keys_do_what_the_last_line_says() -> None:
+def test_keys() -> None:
     asked: list[tuple[int, int, bool]] = []
     readings = made_up(one_hot(*[0] * 10)), made_up(one_hot(*[1] * 10), gradient={"state": np.ones(10)})
 
@@ -544,7 +544,7 @@ def test_keys_do_what_the_last_line_says() -> None:
         assert (player.at, player.playing) == (at, False), key
     player.press(" ")
     assert player.playing
-    for key, wanted in (
+    for key, chosen in (
         ("up", (70, 0)),
         ("up", (70, 0)),
         ("j", (50, 0)),
@@ -554,7 +554,7 @@ def test_keys_do_what_the_last_line_says() -> None:
     ):
         player.press(key)
         player.settle()
-        assert (player.length, player.number) == wanted, key
+        assert (player.length, player.number) == chosen, key
     assert asked == [(70, 0, False), (50, 0, False), (50, 1, False), (50, 2, False), (50, 1, False)]
     for key, view in (
         ("2", "gates"),
@@ -565,7 +565,7 @@ def test_keys_do_what_the_last_line_says() -> None:
     ):
         player.press(key)
         assert player.view == view
-    assert asked[5:] == [(50, 1, True)]  # measured when it is looked at, and once
+    assert asked[5:] == [(50, 1, True)]  # measured once, on the first look
     for key, speed in (("+", 6.0), ("-", 4.0), *(("-", s) for s in SPEEDS[3::-1]), ("-", SPEEDS[0])):
         player.press(key)
         assert player.speed == speed
@@ -573,14 +573,14 @@ def test_keys_do_what_the_last_line_says() -> None:
         player.press(key)
     assert len(asked) == 6
     player.frame(80, 24)
-    assert asked[6:] == [(50, 5, False)]  # who holds a key down waits for the last sentence only
+    assert asked[6:] == [(50, 5, False)]  # a repeating key reads the last sentence only
     player.press("z")
     assert not player.left
     player.press("q")
     assert player.left
 
 
-def test_it_stops_at_the_word_that_was_asked_for_and_can_go_on() -> None:
+def test_playback_stops_at_until_and_can_go_on() -> None:
     player = playing(scene_of(made_up(one_hot(*[0] * 10))), until=lambda _: 4)
     for tick in range(100):
         player.tick(tick / 4)
@@ -591,7 +591,7 @@ def test_it_stops_at_the_word_that_was_asked_for_and_can_go_on() -> None:
     assert player.at == 9
 
 
-def test_a_sentence_of_ones_own_has_no_other_but_has_gradients() -> None:
+def test_a_typed_sentence_has_no_successor_but_has_gradients() -> None:
     plain, measured = made_up(one_hot(0, 0)), made_up(one_hot(0, 0), gradient={"state": np.ones(2)})
     player = playing(scene_of(plain), length=None, with_gradient=lambda: scene_of(measured))
     for key in ("up", "down", "n", "p"):
@@ -601,27 +601,27 @@ def test_a_sentence_of_ones_own_has_no_other_but_has_gradients() -> None:
     assert player.scene.readings == (measured,)
 
 
-def test_lengths_to_go_through() -> None:
-    found = lengths(7, 200, [50, 33])
-    assert found == sorted(set(found))
-    assert (found[0], found[-1]) == (7, 200)
-    assert {33, 50} <= set(found)
-    assert all(more / less <= 1.7 for less, more in pairwise(found))
+def test_lengths_to_choose_from() -> None:
+    choices = lengths(7, 200, [50, 33])
+    assert choices == sorted(set(choices))
+    assert (choices[0], choices[-1]) == (7, 200)
+    assert {33, 50} <= set(choices)
+    assert all(more / less <= 1.7 for less, more in pairwise(choices))
     assert lengths(5, 5, [5]) == [5]
 
 
 # The terminal
 
 
-def test_keys_are_told_apart_however_they_arrive() -> None:
-    said = b"q \x1b[A\x1bOBl\x1b[Z\t\x1b[1;5C\x1b[H\x1bx\xc3"
-    wanted = ["q", " ", "up", "down", "l", "backtab", "tab", "home", "x", "\xc3"]
-    assert keys(said) == (wanted, b"")
-    for cut in range(len(said)):  # in two pieces, cut anywhere
-        first, rest = keys(said[:cut])
-        second, nothing = keys(rest + said[cut:])
-        assert first + second == wanted
-        assert nothing == b""
+def test_keys_are_parsed_wherever_the_input_is_cut() -> None:
+    data = b"q \x1b[A\x1bOBl\x1b[Z\t\x1b[1;5C\x1b[H\x1bx\xc3"
+    names = ["q", " ", "up", "down", "l", "backtab", "tab", "home", "x", "\xc3"]
+    assert keys(data) == (names, b"")
+    for cut in range(len(data)):
+        first, rest = keys(data[:cut])
+        second, incomplete = keys(rest + data[cut:])
+        assert first + second == names
+        assert incomplete == b""
     assert keys(b"\x1b") == ([], b"\x1b")
 
 
@@ -654,24 +654,24 @@ class Screen:
             assert time.monotonic() < end, bytes(self.seen)
             time.sleep(0.005)
 
-    def as_it_was(self) -> bool:
-        """Its own screen, its cursor, its keys: nothing is left of the other screen."""
+    def is_restored(self) -> bool:
+        """Main screen, visible cursor, the previous terminal attributes."""
         self.wait_for("\x1b[?1049l")
-        shown, hidden = self.seen.rfind(b"\x1b[?25h"), self.seen.rfind(b"\x1b[?25l")
-        return shown > hidden and termios.tcgetattr(self.near) == self.before
+        show, hide = self.seen.rfind(b"\x1b[?25h"), self.seen.rfind(b"\x1b[?25l")
+        return show > hide and termios.tcgetattr(self.near) == self.before
 
 
 @pytest.fixture
 def screen() -> Iterator[Screen]:
-    made = Screen()
-    yield made
-    made.file.close()
-    os.close(made.near)  # which ends the reader; before it has ended its number must not be another terminal's
-    made.reader.join(5)
-    os.close(made.far)
+    screen = Screen()
+    yield screen
+    screen.file.close()
+    os.close(screen.near)  # ends the reader, which must stop before its file descriptor can be reused
+    screen.reader.join(5)
+    os.close(screen.far)
 
 
-def test_it_is_played_until_q_and_the_terminal_is_as_it_was(screen: Screen) -> None:
+def test_playback_until_q_restores_the_terminal(screen: Screen) -> None:
     termios.tcsetwinsize(screen.near, (30, 90))
     player = playing(scene_of(made_up(one_hot(1, 0, 0, 0, 2))), speed=50.0)
     with Terminal(screen.console, screen.near) as terminal:
@@ -688,12 +688,12 @@ def test_it_is_played_until_q_and_the_terminal_is_as_it_was(screen: Screen) -> N
         assert not worker.is_alive()
         assert b"\x1b[?1049h" in screen.seen
         assert not termios.tcgetattr(screen.near)[3] & termios.ICANON
-    assert screen.as_it_was()
+    assert screen.is_restored()
     assert (player.at, player.view, player.left) == (3, "beliefs", True)
 
 
-def test_a_row_as_wide_as_the_terminal_is_drawn_whole(screen: Screen) -> None:
-    """A terminal's cursor stays on the last column until the next character: to wipe from there on wipes that one."""
+def test_a_full_row_is_drawn_whole(screen: Screen) -> None:
+    """The cursor stays on the last column until the next character, so that an erase would wipe that column."""
     termios.tcsetwinsize(screen.near, (4, 20))
     with Terminal(screen.console, screen.near) as terminal:
         terminal.draw([Text("a" * 20), Text("b" * 19), Text(""), Text("d" * 20)])
@@ -701,12 +701,12 @@ def test_a_row_as_wide_as_the_terminal_is_drawn_whole(screen: Screen) -> None:
         rows = bytes(screen.seen).rpartition(b"\x1b[H")[2].replace(b"\r\r\n", b"\r\n").split(b"\r\n")
         assert rows == [b"a" * 20, b"b" * 19 + b"\x1b[K", b"\x1b[K", b"d" * 20]
         termios.tcsetwinsize(screen.near, (6, 20))
-        terminal.draw([Text("e" * 20)])  # fewer rows than there are: what stood below goes
+        terminal.draw([Text("e" * 20)])  # fewer rows than before: the rest is erased
         screen.wait_for("e" * 20 + "\r\r\n\x1b[J")
 
 
 @pytest.mark.parametrize("what", ["error", "SIGTERM", "SIGHUP", "Ctrl-C"])
-def test_the_terminal_is_as_it_was_however_it_ends(what: str, screen: Screen) -> None:
+def test_every_exit_restores_the_terminal(what: str, screen: Screen) -> None:
     handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGTSTP)]
     kinds = {"error": ZeroDivisionError, "SIGTERM": Ended, "SIGHUP": Ended, "Ctrl-C": KeyboardInterrupt}
     with pytest.raises(kinds[what]) as raised, Terminal(screen.console, screen.near) as terminal:  # noqa: PT012
@@ -715,13 +715,13 @@ def test_the_terminal_is_as_it_was_however_it_ends(what: str, screen: Screen) ->
             raise ZeroDivisionError
         os.kill(os.getpid(), {"Ctrl-C": signal.SIGINT}.get(what) or getattr(signal, what))
         time.sleep(1)
-    assert screen.as_it_was()
+    assert screen.is_restored()
     assert handlers == [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGTSTP)]
     if isinstance(raised.value, Ended):
         assert raised.value.exit_code == 128 + getattr(signal, what)
 
 
-def test_nothing_moves_where_nobody_could_stop_it(
+def test_playback_needs_a_terminal_and_a_keyboard(
     screen: Screen, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     class Keyboard:
@@ -735,12 +735,14 @@ def test_nothing_moves_where_nobody_could_stop_it(
     assert not playable(Console(file=screen.file, force_terminal=True))
     monkeypatch.setenv("TERM", "xterm")
     with (tmp_path / "file").open("w") as file:
-        assert not playable(Console(file=file, force_terminal=True))  # FORCE_COLOR does that
+        assert not playable(Console(file=file, force_terminal=True))  # as with FORCE_COLOR
         monkeypatch.setattr(sys, "stdin", Keyboard(file.fileno()))
         assert not playable(screen.console)
 
 
-def test_what_stays_is_a_command_for_the_same_picture(runs: dict[str, Path], typed_in: Typed, screen: Screen) -> None:
+def test_the_last_line_is_a_command_that_prints_the_same_page(
+    runs: dict[str, Path], run_read: Command, screen: Screen
+) -> None:
     termios.tcsetwinsize(screen.near, (20, 50))
     text = "hello  world"
     model = trained(RunDirectory(runs["text"]))
@@ -749,18 +751,18 @@ def test_what_stays_is_a_command_for_the_same_picture(runs: dict[str, Path], typ
     player = playing(scene, length=None, at=6)
     _farewell(player, argparse.Namespace(runs=[str(runs["text"])], text=text), screen.console)
     screen.wait_for("--whole")
-    said = bytes(screen.seen).decode().splitlines()
-    command = next(line for line in said if "seqmem read" in line)
-    again = typed_in(*shlex.split(re.sub(r"\x1b\[[\d;]*m", "", command))[2:], columns=50)
+    output = bytes(screen.seen).decode().splitlines()
+    command = next(line for line in output if "seqmem read" in line)
+    again = run_read(*shlex.split(re.sub(r"\x1b\[[\d;]*m", "", command))[2:], columns=50)
     assert again.code == 0
     lines = lines_of(scene, 6, width=50)[1:]
     assert again.out.splitlines()[1:] == [line.rstrip() for line in lines]
 
 
-# What cannot be read
+# Input that cannot be read
 
 
-def test_bad_input_is_one_line(runs: dict[str, Path], typed_in: Typed, tmp_path: Path) -> None:
+def test_bad_input_is_one_line(runs: dict[str, Path], run_read: Command, tmp_path: Path) -> None:
     run = runs["rnn"]
     for args, line, code in (
         ((run, "--length", "3"), "seq_len=3 is too short for task=pronoun: at least 7", 2),
@@ -785,40 +787,40 @@ def test_bad_input_is_one_line(runs: dict[str, Path], typed_in: Typed, tmp_path:
         ((run, runs["copy"]), "task=copy, not pronoun", 2),
         ((tmp_path / "nowhere",), "nowhere: no run there", 2),
     ):
-        typed_in(*args).refuses(line, code=code, verb="read")
+        run_read(*args).refuses(line, code=code, verb="read")
 
 
-def test_runs_that_cannot_be_read(runs: dict[str, Path], typed_in: Typed, tmp_path: Path) -> None:
-    def copied(name: str) -> Path:
+def test_runs_that_cannot_be_read(runs: dict[str, Path], run_read: Command, tmp_path: Path) -> None:
+    def copy(name: str) -> Path:
         return Path(shutil.copytree(runs["rnn"], tmp_path / name / "run"))
 
-    (copied("unfinished") / "result.json").unlink()
-    typed_in(tmp_path / "unfinished").refuses("is not finished (running at step 1)", code=1, verb="read")
-    (copied("weightless") / "checkpoint.pt").unlink()
-    typed_in(tmp_path / "weightless").refuses("lacks its checkpoint.pt", code=1, verb="read")
-    (copied("damaged") / "checkpoint.pt").write_bytes(b"PK\x03\x04 half a file")
-    typed_in(tmp_path / "damaged").refuses("checkpoint.pt", code=1, verb="read")
-    (copied("foreign") / "checkpoint.pt").write_bytes((runs["lstm"] / "checkpoint.pt").read_bytes())
-    typed_in(tmp_path / "foreign").refuses("does not fit the run's configuration", code=1, verb="read")
+    (copy("unfinished") / "result.json").unlink()
+    run_read(tmp_path / "unfinished").refuses("is not finished (running at step 1)", code=1, verb="read")
+    (copy("weightless") / "checkpoint.pt").unlink()
+    run_read(tmp_path / "weightless").refuses("lacks its checkpoint.pt", code=1, verb="read")
+    (copy("damaged") / "checkpoint.pt").write_bytes(b"PK\x03\x04 half a file")
+    run_read(tmp_path / "damaged").refuses("checkpoint.pt", code=1, verb="read")
+    (copy("foreign") / "checkpoint.pt").write_bytes((runs["lstm"] / "checkpoint.pt").read_bytes())
+    run_read(tmp_path / "foreign").refuses("does not fit the run's configuration", code=1, verb="read")
     for name in "abcdefg":
-        copied(f"many/{name}")
-    typed_in(tmp_path / "many").refuses("7 runs are too many side by side, at most 6", code=2, verb="read")
+        copy(f"many/{name}")
+    run_read(tmp_path / "many").refuses("7 runs are too many side by side, at most 6", code=2, verb="read")
     for kind, name in (("copy", "aa"), ("lstm", "x"), ("gru", "y")):
         shutil.copytree(runs[kind], tmp_path / "mixed" / name / "run")
     for name in "pqrs":
         shutil.copytree(runs["rnn"], tmp_path / "mixed" / name / "run")
-    said = typed_in(tmp_path / "mixed" / "p", tmp_path / "mixed")
-    some = said.err.split("e.g. seqmem read ")[1].split()
-    assert [Path(run).parent.name for run in some] == ["p", "x", "y"]  # one of each cell, none of another task
-    assert typed_in(*some).code == 0
+    done = run_read(tmp_path / "mixed" / "p", tmp_path / "mixed")
+    some = done.err.split("e.g. seqmem read ")[1].split()
+    assert [Path(run).parent.name for run in some] == ["p", "x", "y"]  # one of each cell, all of one task
+    assert run_read(*some).code == 0
     (tmp_path / "mixed" / "aa" / "run" / "result.json").unlink()
-    typed_in(tmp_path / "mixed", runs["stack"]).refuses("7 runs are too many", code=2, verb="read")
+    run_read(tmp_path / "mixed", runs["stack"]).refuses("7 runs are too many", code=2, verb="read")
     config = tmp_path / "mixed" / "x" / "run" / "config.json"
     config.write_text(config.read_text().replace('"pronoun"', '"gone"'))
-    typed_in(config.parent).refuses("mixed/x/run: no task is called 'gone'", code=2, verb="read")
+    run_read(config.parent).refuses("mixed/x/run: no task is called 'gone'", code=2, verb="read")
     for name in "abcde":
         (tmp_path / "many" / name / "run" / "result.json").unlink()
-    said = typed_in(tmp_path / "many", "--json")
-    assert said.code == 0
-    assert len(json.loads(said.out)["models"]) == 2
-    assert "not finished, so left out: 5 of 7 runs" in said.err
+    done = run_read(tmp_path / "many", "--json")
+    assert done.code == 0
+    assert len(json.loads(done.out)["models"]) == 2
+    assert "not finished, so left out: 5 of 7 runs" in done.err

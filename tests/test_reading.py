@@ -1,4 +1,4 @@
-"""A sequence read step by step: against the fused forward pass, closed forms, and the trace; and texts of one's own."""
+"""Laws of a reading: it equals the fused forward pass, closed forms and the trace; typed texts."""
 
 from collections.abc import Callable
 
@@ -33,57 +33,57 @@ def model_for(task: Task, cell: str = "lstm") -> SequenceModel:
 
 @pytest.mark.parametrize("task", [kind() for kind in TASKS.values()], ids=str)
 @pytest.mark.parametrize("cell", list(CELLS))
-def test_a_reading_is_what_the_model_does(task: Task, cell: str) -> None:
+def test_a_reading_equals_forward_and_the_trace(task: Task, cell: str) -> None:
     if task.name != "pronoun" and cell != "lstm":
         return
     model, batch = model_for(task, cell), sentence(task, task.min_seq_len + 5, number=3)
-    found = read(model, task, batch)
+    reading = read(model, task, batch)
     predicted, final = model(batch.inputs)
-    if (
-        found.asked_with is not None
-    ):  # what the sentence cut off after t words, and then the question, would be answered
-        assert found.asked_with == task.words(batch.inputs[-1])[0]
-        cut = [torch.cat([batch.inputs[:t], batch.inputs[-1:]]) for t in range(1, len(found))]
+    if reading.asked_with is not None:  # the answer to the first t words followed by the question
+        assert reading.asked_with == task.words(batch.inputs[-1])[0]
+        cut = [torch.cat([batch.inputs[:t], batch.inputs[-1:]]) for t in range(1, len(reading))]
         predicted = torch.stack([model(inputs)[0][-1] for inputs in cut] + [predicted[-1]])
-    assert (found.asked_with is not None) == (task.name in ("pronoun", "subject"))
-    wanted = predicted[:, 0].softmax(-1) if isinstance(task.targets, Tokens) else predicted[:, 0]
-    np.testing.assert_allclose(found.outputs, wanted.detach().numpy(), atol=1e-6, rtol=1e-5)
+    assert (reading.asked_with is not None) == (task.name in ("pronoun", "subject"))
+    expected = predicted[:, 0].softmax(-1) if isinstance(task.targets, Tokens) else predicted[:, 0]
+    np.testing.assert_allclose(reading.outputs, expected.detach().numpy(), atol=1e-6, rtol=1e-5)
     for name, value in final.items():
-        np.testing.assert_allclose(found.states[name][-1:], value.detach().numpy(), atol=1e-6, rtol=1e-5)
-    assert found.words == tuple(task.words(batch.inputs[:, 0]))
-    assert found.wanted(found.answered_at) == task.answer(task.held_out().solve(batch.inputs)[found.answered_at, 0])
+        np.testing.assert_allclose(reading.states[name][-1:], value.detach().numpy(), atol=1e-6, rtol=1e-5)
+    assert reading.words == tuple(task.words(batch.inputs[:, 0]))
+    assert reading.wanted(reading.answered_at) == task.answer(
+        task.held_out().solve(batch.inputs)[reading.answered_at, 0]
+    )
     traced = gradient_trace(model, task, batch)
     for name, norms in traced.items():
-        np.testing.assert_allclose(found.gradient[name], norms[:, 0].numpy(), rtol=1e-12)
+        np.testing.assert_allclose(reading.gradient[name], norms[:, 0].numpy(), rtol=1e-12)
     together = np.sqrt(sum(traced[name][:, 0].numpy() ** 2 for name in final))
-    np.testing.assert_allclose(found.gradient["state"], together, rtol=1e-9)
+    np.testing.assert_allclose(reading.gradient["state"], together, rtol=1e-9)
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru", "gru cho"])
-def test_gates_are_the_published_ones(cell: str) -> None:
-    """From torch's own layout of the weights, by numpy; and an LSTM's forget gate is dc_t / dc_{t-1} at a given h."""
+def test_gates_equal_the_published_equations(cell: str) -> None:
+    """In numpy, from torch's layout of the weights; and an LSTM's forget gate is dc_t / dc_{t-1} at a given h."""
     part = CELLS[cell](3)
     x, rng = torch.randn(2, 3, generator=generator(0, "x")), generator(1, "h")
     before = {name: torch.randn(2, 5, generator=rng) for name in part.initial_state(2)}
-    found = {name: gate.detach().numpy() for name, gate in part.gates(x, before).items()}
+    gates = {name: gate.detach().numpy() for name, gate in part.gates(x, before).items()}
     layer = next(inner for inner in part.modules() if isinstance(inner, nn.RNNBase))
     weights = {name: value.detach().double().numpy() for name, value in layer.named_parameters()}
     total = x.double().numpy() @ weights["weight_ih_l0"].T + weights["bias_ih_l0"] + weights["bias_hh_l0"]
     total += before["hidden"].double().numpy() @ weights["weight_hh_l0"].T
     blocks = np.split(1 / (1 + np.exp(-total)), 4 if cell == "lstm" else 3, axis=1)
     order = {"input": 0, "forget": 1, "output": 3} if cell == "lstm" else {"reset": 0, "update": 1}
-    assert found.keys() == order.keys()
+    assert gates.keys() == order.keys()
     for name, place in order.items():
-        np.testing.assert_allclose(found[name], blocks[place], atol=1e-6)
+        np.testing.assert_allclose(gates[name], blocks[place], atol=1e-6)
     if cell == "lstm":
         old = before["cell"].requires_grad_()
         _, after = part.step(x, {**before, "cell": old})
-        (kept,) = torch.autograd.grad(after["cell"].sum(), old)
-        np.testing.assert_allclose(found[part.keeps[0]], kept.numpy(), atol=1e-6)
+        (slope,) = torch.autograd.grad(after["cell"].sum(), old)
+        np.testing.assert_allclose(gates[part.keeps[0]], slope.numpy(), atol=1e-6)
 
 
 def test_the_gate_that_keeps_keeps() -> None:
-    """A GRU whose update gate is pinned open, an LSTM whose forget gate is, and input gate shut: nothing is lost."""
+    """A GRU with its update gate pinned open, and an LSTM with forget open and input shut, lose nothing."""
     for kind, bias in ((GRU, "update"), (LSTM, "forget")):
         cell = kind(3, 5, forget_bias=30.0)
         if isinstance(cell, LSTM):
@@ -99,17 +99,17 @@ def test_the_gate_that_keeps_keeps() -> None:
 
 def test_a_stack_names_its_layers_gates() -> None:
     model = model_for(Pronoun(), "stack")
-    found = read(model, Pronoun(), sentence(Pronoun(), 12), gradient=False)
-    assert list(found.gates) == ["0/forget", "0/input", "0/output", "1/update", "1/reset"]
-    assert found.keeps == ("0/forget", "1/update")
+    reading = read(model, Pronoun(), sentence(Pronoun(), 12), gradient=False)
+    assert list(reading.gates) == ["0/forget", "0/input", "0/output", "1/update", "1/reset"]
+    assert reading.keeps == ("0/forget", "1/update")
     stack = model.cell
     assert isinstance(stack, Stack)
     xs = model.embed(sentence(Pronoun(), 12).inputs)
     below, _ = stack.cells[0](xs)
     hidden = stack.cells[1](below[:-1])[1]
     alone = stack.cells[1].gates(below[-1], hidden)
-    np.testing.assert_allclose(found.gates["1/reset"][-1:], alone["reset"].detach().numpy(), atol=1e-6)
-    assert found.gradient == {}
+    np.testing.assert_allclose(reading.gates["1/reset"][-1:], alone["reset"].detach().numpy(), atol=1e-6)
+    assert reading.gradient == {}
 
 
 class _Slow(Cell):
@@ -128,16 +128,16 @@ class _Slow(Cell):
         return trail.sum(1), {"trail": trail}
 
 
-def test_a_cell_of_ones_own() -> None:
+def test_a_custom_cell() -> None:
     task = Subject()
     model = SequenceModel.for_task(task, _Slow, embed_size=4)
-    found = read(model, task, sentence(task, 9))
-    assert (found.gates, found.keeps, model.cell.equations) == ({}, (), None)
-    assert found.states["trail"].shape == (9, 8)
-    np.testing.assert_allclose(found.gradient["trail"][0] / found.gradient["trail"][-1], 0.3**8, rtol=1e-5)
+    reading = read(model, task, sentence(task, 9))
+    assert (reading.gates, reading.keeps, model.cell.equations) == ({}, (), None)
+    assert reading.states["trail"].shape == (9, 8)
+    np.testing.assert_allclose(reading.gradient["trail"][0] / reading.gradient["trail"][-1], 0.3**8, rtol=1e-5)
 
 
-def test_which_equations_a_cell_computes() -> None:
+def test_equations_of_cells_and_of_a_subclass() -> None:
     class Mine(LSTM):
         def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
             hidden, after = super().step(x, state)
@@ -149,8 +149,8 @@ def test_which_equations_a_cell_computes() -> None:
     assert Mine(3, 5, seq_len=9).equations is None
 
 
-def test_where_a_mind_is_changed() -> None:
-    """A memory that halves with every word: the subject named last is answered, if one asks."""
+def test_changes_of_mind() -> None:
+    """A memory that halves with every word answers the subject that was named last."""
     task = Subject()
     model = SequenceModel.for_task(task, _Slow, embed_size=0)
     weights = {"cell.rate": torch.tensor(0.5), "readout.bias": torch.zeros(6), "readout.weight": torch.eye(13)[:6]}
@@ -158,21 +158,21 @@ def test_where_a_mind_is_changed() -> None:
         for name, value in weights.items():
             model.get_parameter(name).copy_(value)
     batch, why = typed(task, "Carol Bob walked to Alice WHO?")
-    found = read(model, task, batch, known=why is None)
-    assert [found.said(t) for t in range(6)] == ["Carol", "Bob", "Bob", "Bob", "Alice", "Alice"]
-    assert (found.changed_at, found.answered_at, found.asked_with) == (4, 5, "WHO?")
+    reading = read(model, task, batch, known=why is None)
+    assert [reading.said(t) for t in range(6)] == ["Carol", "Bob", "Bob", "Bob", "Alice", "Alice"]
+    assert (reading.changes, reading.changed_at, reading.answered_at, reading.asked_with) == ((1, 4), 4, 5, "WHO?")
     assert why == "it may mean Alice or Bob or Carol"
-    assert (found.right, found.is_right, found.wanted(5), found.confidence) == (None, None, None, None)
+    assert (reading.right, reading.is_right, reading.wanted(5), reading.confidence) == (None, None, None, None)
     batch, why = typed(task, "Alice walked WHO?")
-    found = read(model, task, batch, known=why is None)
-    assert (found.changed_at, found.is_right, found.said(2), found.wanted(2)) == (None, True, "Alice", "Alice")
-    assert found.confidence is not None
-    logits = np.array([1, 0.5, 0.5])  # two trails, halved once more by the question itself
-    np.testing.assert_allclose(found.confidence, np.exp(logits) / (np.exp(logits) + 5), rtol=1e-6)
+    reading = read(model, task, batch, known=why is None)
+    assert (reading.changed_at, reading.is_right, reading.said(2), reading.wanted(2)) == (None, True, "Alice", "Alice")
+    assert reading.confidence is not None
+    logits = np.array([1, 0.5, 0.5])  # two trails; the question halves them once more
+    np.testing.assert_allclose(reading.confidence, np.exp(logits) / (np.exp(logits) + 5), rtol=1e-6)
     batch, why = typed(task, "Alice walked to Bob")
-    found = read(model, task, batch, known=why is None)
-    assert found.asked_with is None
-    np.testing.assert_allclose(np.log(found.outputs[:, 0] / found.outputs[:, 2]), [2, 1, 0.5, 0.25], rtol=1e-5)
+    reading = read(model, task, batch, known=why is None)
+    assert reading.asked_with is None
+    np.testing.assert_allclose(np.log(reading.outputs[:, 0] / reading.outputs[:, 2]), [2, 1, 0.5, 0.25], rtol=1e-5)
 
 
 def test_beliefs_of_many_sequences() -> None:
@@ -218,8 +218,8 @@ def test_reading_leaves_the_model_alone() -> None:
     [Pronoun(), Pronoun(mentions=1), Subject(), Copy(), TemporalOrder(), Text(), Adding(), Adding("hs97")],
     ids=str,
 )
-def test_what_is_written_is_read_again(task: Task) -> None:
-    """Every sentence of a task, written out and parsed, is the same sentence with the same right answer."""
+def test_parse_inverts_words(task: Task) -> None:
+    """A written sentence, parsed, is the same sentence with the same right answer."""
     joint = "" if task.name == "text" else " "
     for number in range(20):
         batch = sentence(task, max(task.min_seq_len, 12), number=number)
@@ -227,7 +227,7 @@ def test_what_is_written_is_read_again(task: Task) -> None:
         inputs = batch.inputs[:end, 0]
         again, why = typed(task, joint.join(task.words(inputs)).replace("\\n", "\n"))
         assert why is None
-        close = 0.006 if inputs.is_floating_point() else 0  # two decimals were written
+        close = 0.006 if inputs.is_floating_point() else 0  # written with two decimals
         torch.testing.assert_close(again.inputs[:, 0].to(inputs.dtype), inputs, atol=close, rtol=0)
         known = again.asked[:, 0]
         assert torch.equal(known, batch.asked[:end, 0]) or task.name == "text"
@@ -237,17 +237,17 @@ def test_what_is_written_is_read_again(task: Task) -> None:
 @pytest.mark.parametrize(
     "task", [Pronoun(), Pronoun(people=4, filler_words=2), Pronoun(mentions=1), Subject()], ids=str
 )
-def test_naming_is_the_perfect_player(task: Task) -> None:
-    """Phrases and questions alone find what ``solve`` finds."""
+def test_naming_finds_the_answers_of_solve(task: Task) -> None:
+    """Phrases and questions alone determine the answer."""
     naming = task.naming()
     assert naming is not None
     batch = task.sample(200, 25, generator(0, "naming"))
-    found = [naming.candidates(tokens) for tokens in batch.inputs.T.tolist()]
-    assert found == [[answer] for answer in batch.targets[-1].tolist()]
+    candidates = [naming.candidates(tokens) for tokens in batch.inputs.T.tolist()]
+    assert candidates == [[answer] for answer in batch.targets[-1].tolist()]
 
 
 @pytest.mark.parametrize(
-    ("task", "text", "said"),
+    ("task", "text", "message"),
     [
         (Pronoun(), "", "the text is empty"),
         (Pronoun(), "my teacher said that", r"has no word 'teacher'"),
@@ -260,13 +260,13 @@ def test_naming_is_the_perfect_player(task: Task) -> None:
     ],
     ids=str,
 )
-def test_texts_that_cannot_be_read(task: Task, text: str, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_texts_that_cannot_be_read(task: Task, text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         typed(task, text)
 
 
 @pytest.mark.parametrize(
-    ("task", "text", "said"),
+    ("task", "text", "reason"),
     [
         (Pronoun(), "my brother told his aunt that the old house slept", "it does not end with a question: he or she"),
         (Pronoun(), "the house slept and the old dog slept he", "it names nobody who could be meant"),
@@ -279,11 +279,11 @@ def test_texts_that_cannot_be_read(task: Task, text: str, said: str) -> None:
     ],
     ids=str,
 )
-def test_texts_without_a_right_answer(task: Task, text: str, said: str) -> None:
+def test_texts_without_a_right_answer(task: Task, text: str, reason: str) -> None:
     batch, why = typed(task, text)
     assert why is not None
-    assert why.replace("*", "\\*") == said
-    found = read(model_for(task), task, batch, known=False)
-    assert found.right is None
-    assert np.isfinite(found.gradient["state"]).all()
-    assert len(found.words) == len(found.outputs) == len(batch.inputs)
+    assert why.replace("*", "\\*") == reason
+    reading = read(model_for(task), task, batch, known=False)
+    assert reading.right is None
+    assert np.isfinite(reading.gradient["state"]).all()
+    assert len(reading.words) == len(reading.outputs) == len(batch.inputs)

@@ -78,13 +78,22 @@ class Reading:
         """The last timestep that is asked."""
         return int(np.flatnonzero(self.asked)[-1])
 
+    @cached_property
+    def changes(self) -> tuple[int, ...]:
+        """The timesteps, up to the last answer, whose likeliest answer is not the one before; empty for numbers."""
+        if self.answers is None:
+            return ()
+        return tuple((np.flatnonzero(np.diff(self.top[: self.answered_at + 1])) + 1).tolist())
+
     @property
     def changed_at(self) -> int | None:
-        """The last timestep, up to the answer, whose likeliest answer is not the one before it; None: there is none."""
-        if self.answers is None:
-            return None
-        changes = np.flatnonzero(np.diff(self.top[: self.answered_at + 1])) + 1
-        return int(changes[-1]) if len(changes) else None
+        """The last of ``changes``; None if there is none."""
+        return self.changes[-1] if self.changes else None
+
+    @cached_property
+    def asks_once(self) -> bool:
+        """True if one timestep is asked; False if several are, so that each may have another answer."""
+        return int(np.count_nonzero(self.asked)) == 1
 
     @property
     def is_right(self) -> bool | None:

@@ -21,7 +21,7 @@ from ..config.trained import Trained, trained
 from ..terminal.reader.page import page
 from ..terminal.reader.player import Player, lengths
 from ..terminal.reader.terminal import Terminal, playable
-from ..terminal.reader.views import VIEWS, Scene, changed_at, signs, unit
+from ..terminal.reader.views import VIEWS, Scene, changes_of_mind, choose_signs, unit
 from ..terminal.strip import say
 from ..terminal.words import here, typed
 
@@ -58,7 +58,7 @@ def main(args: Sequence[str]) -> int:
     elif playing:
         _play(readers, scene, options, length, console)
     else:
-        say(console, *page(scene, at, options.view, console.width, signs(console)).whole())
+        say(console, *page(scene, at, options.view, console.width, choose_signs(console)).whole())
     return 0
 
 
@@ -297,7 +297,7 @@ def _play(readers: Readers, scene: Scene, options: argparse.Namespace, length: i
     player = Player(
         scene_of=scene_of,
         scene=scene,
-        have=signs(console),
+        signs=choose_signs(console),
         length=length,
         number=options.sentence or 0,
         among=lengths(task.min_seq_len, longest, [*own, *([length] if length else [])]),
@@ -326,7 +326,7 @@ def play(player: Player, terminal: Terminal) -> None:
 def _farewell(player: Player, options: argparse.Namespace, console: Console) -> None:
     """What remains on the screen: the verdicts, and how to see the same again."""
     player.settle()
-    found = page(player.scene, player.at, player.view, console.width, player.have)
+    found = page(player.scene, player.at, player.view, console.width, player.signs)
     command: list[str | Path] = ["seqmem", "read", *options.runs]
     if player.length is not None:
         command += ["--length", str(player.length), "--sentence", str(player.number)]
@@ -369,6 +369,7 @@ def _said(readers: Readers, scene: Scene, options: argparse.Namespace, at: int) 
 def _model(model: "Trained", label: str, reading: "Reading", at: int) -> dict[str, Any]:
     upto, over = slice(at + 1), at >= reading.answered_at
     numbers = reading.answers is None
+    changes = changes_of_mind(reading, at)
     gradient = {name: values[upto].tolist() for name, values in reading.gradient.items()}
     fading = decay(reading.gradient["state"][reading.answered_at :: -1]).numbers() if reading.gradient else None
     return {
@@ -381,7 +382,7 @@ def _model(model: "Trained", label: str, reading: "Reading", at: int) -> dict[st
         "top": None if numbers else reading.top[upto].tolist(),
         "said": [reading.said(t) for t in range(min(at + 1, len(reading)))],
         "answered_at": reading.answered_at,
-        "changed_at": changed_at(reading, at),
+        "changed_at": changes[-1] if changes else None,
         "is_right": reading.is_right if over else None,
         "gates": {name: values[upto].tolist() for name, values in reading.gates.items()},
         "keeps": list(reading.keeps),

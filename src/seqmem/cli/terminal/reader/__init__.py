@@ -1,1 +1,1 @@
-"""``seqmem read``: what is drawn of a sentence that models read, and who turns its pages."""
+"""The screen of ``seqmem read``: views, layout of a page, keys and playback, and the terminal itself."""

@@ -1,4 +1,4 @@
-"""A sentence and its readers side by side, a row for each word: whole, or as much of it as a screen holds."""
+"""Layout of a sentence and its models side by side, a row for each word: printed whole, or cut to a screen."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,17 +10,17 @@ from ..strip import fitted
 from .views import DRAWN, Column, Scene, Signs, explained, legend, packed, visible
 
 WIDEST = 100
-"""Characters beyond which a model's column gets no wider."""
+"""The largest width of a model's column, in characters."""
 
 NARROWEST = 16
-"""Below this a model's column says nothing any more: rather fewer models."""
+"""The smallest useful width; models are left out rather than drawn narrower."""
 
 _GAP = "  "
 
 
 @dataclass(frozen=True)
 class Page:
-    """``rows``: of each the timestep it belongs to, in order. ``foot``: what is said of each model in the end."""
+    """``rows``: (timestep, line) in order; a timestep may have two. ``foot``: the models' verdicts."""
 
     title: Text
     legend: list[Text]
@@ -29,17 +29,17 @@ class Page:
     foot: list[Text]
     side: list[Text]
     wide: int
-    """Where ``side`` stands beside the rows: so many characters from the left."""
+    """Characters from the left edge to ``side``."""
 
     def whole(self) -> list[Text]:
         rows = beside([line for _, line in self.rows], self.side, self.wide)
         return [self.title, *self.legend, *self.heads, *rows, Text(), *self.foot]
 
     def screen(self, at: int, height: int, keys: Text, foot_lines: int = 0) -> list[Text]:
-        """Exactly ``height`` lines: the rows around timestep ``at``, as much of the rest as leaves them room.
+        """Exactly ``height`` lines: the rows around timestep ``at``, and as much of the rest as fits.
 
         Args:
-            foot_lines: that many at least for the foot, so that rows do not jump where it grows and shrinks.
+            foot_lines: the least height of the foot, so that the rows do not jump when it grows or shrinks.
         """
         if height < 2:
             return [self.title][:height]
@@ -50,7 +50,7 @@ class Page:
         foot = foot if height - len(heads) - len(key) - len(foot) - 3 >= 3 else []
         room = height - len(key) - len(heads) - len(foot) - 2 - bool(foot)
         last = max((place for place, (t, _) in enumerate(self.rows) if t == at), default=0)
-        # What was read stands above; a third of the room is for what comes, where it is drawn at all.
+        # Two thirds of the rows show the past, one third the future, where it is drawn.
         first = max(0, min(last - room * 2 // 3, len(self.rows) - room))
         shown = [line for _, line in self.rows[first : first + room]]
         shown += [Text()] * (room - len(shown))
@@ -71,29 +71,29 @@ def beside(lines: Sequence[Text], side: Sequence[Text], wide: int) -> list[Text]
     return both
 
 
-def page(scene: Scene, at: int, view: str, width: int, have: Signs, *, height: int | None = None) -> Page:
+def page(scene: Scene, at: int, view: str, width: int, signs: Signs, *, height: int | None = None) -> Page:
     """The sentence up to timestep ``at``.
 
     Args:
-        width: characters there are.
-        height: of the screen on which somebody turns the pages, None: there is none. The row of timestep ``at`` is
-            pointed at, rows that are too far from it to be seen are left out, and what only the whole sentence tells
-            (the gradient, which comes from its end) stands in those that follow too.
+        width: of the page, in characters.
+        height: of an interactive screen; None when printing. With a height, a pointer marks the row of timestep ``at``,
+            rows out of sight are left out, and the gradient, which the whole sentence determines, is drawn at later
+            timesteps too.
     """
-    side = picture(scene, at, have)
+    side = picture(scene, at, signs)
     count = len(scene.readings)
     widest = width - (max(line.cell_len for line in side) + 3 if side else 0)
     word, each, shown = divided(scene, widest)
-    columns = [DRAWN[view](scene, index, at, each, have) for index in range(shown)]
+    columns = [DRAWN[view](scene, index, at, each, signs) for index in range(shown)]
     number = len(str(len(scene)))
     left = 1 + number + 1 + word
 
     title = Text(scene.task.name, "bold", no_wrap=True, end="")
-    parts = [Text(f"  {scene.name} {have.have.dot} {view}", "dim")]
+    parts = [Text(f"  {scene.name} {signs.marks.dot} {view}", "dim")]
     if shown < count:
         parts.append(Text(f"  {count - shown} more if wider", "yellow"))
         if title.cell_len + sum(part.cell_len for part in parts) > width:
-            parts.reverse()  # of all this it is the last to be cut off
+            parts.reverse()  # the last part to be cut off
     title = Text.assemble(title, *parts, no_wrap=True)
     heads = []
     labels = Text(" " * left, no_wrap=True)
@@ -102,7 +102,7 @@ def page(scene: Scene, at: int, view: str, width: int, have: Signs, *, height: i
         if f" at {scene.trained[index]}" not in scene.labels[index]:
             name.append(f", trained at {scene.trained[index]}", "dim")
         if name.cell_len > each:
-            name = Text(fitted(scene.labels[index], each, have.have), "bold")
+            name = Text(fitted(scene.labels[index], each, signs.marks), "bold")
         labels.append(_GAP).append_text(name).append(" " * (each - name.cell_len))
     heads.append(labels)
     depth = max(len(column.heads) for column in columns)
@@ -124,18 +124,18 @@ def page(scene: Scene, at: int, view: str, width: int, have: Signs, *, height: i
     for t in range(first, last + 1):
         here = height is not None and t == at
         line = Text(no_wrap=True)
-        line.append(have.here if here else " ", "bold")
+        line.append(signs.here if here else " ", "bold")
         line.append(f"{t + 1:>{number}} ", "dim")
-        said = scene.words[t]
-        text = fitted(visible(said, have) if said in answers else said, word, have.have)
+        own = scene.words[t]
+        text = fitted(visible(own, signs) if own in answers else own, word, signs.marks)
         asked = bool(scene.readings[0].asked[t])
         style = "bold reverse" if here else "bold" if asked and t == scene.answered_at else ""
         line.append(text, style).append(" " * (word - cell_len(text)))
         rows.append((t, _row(line, [column.cell(t) for column in columns], each)))
         under = [column.below(t) for column in columns]
         if any(under):
-            rows.append((t, _row(Text(" " * left, no_wrap=True), [found or Text() for found in under], each)))
-    key = [*explained(scene, view, width), *(legend(scene, width, each, have) if view == "beliefs" else [])]
+            rows.append((t, _row(Text(" " * left, no_wrap=True), [note or Text() for note in under], each)))
+    key = [*explained(scene, view, width), *(legend(scene, width, each, signs) if view == "beliefs" else [])]
     wide = left + shown * (len(_GAP) + each) + 3
     return Page(title, key, heads, rows, verdicts(scene, columns, width, view), side, wide)
 
@@ -149,10 +149,10 @@ def _row(line: Text, cells: Sequence[Text], each: int) -> Text:
 
 
 def divided(scene: Scene, width: int) -> tuple[int, int, int]:
-    """(width of the words, width of each model's column, how many models there is room for)"""
+    """(width of the words, width of each model's column, number of models that fit)"""
     number, count = len(str(len(scene))), len(scene.readings)
     longest = max(map(cell_len, scene.words))
-    # Long words give way to the models before they do.
+    # Long words are cut before models are left out.
     word = min(longest, max(9, width // 5 if count < 3 else width // 9))
     shown = count
     while shown > 1 and (width - number - 2 - word) // shown - len(_GAP) < NARROWEST:
@@ -162,13 +162,13 @@ def divided(scene: Scene, width: int) -> tuple[int, int, int]:
 
 
 def verdicts(scene: Scene, columns: Sequence[Column], width: int, view: str) -> list[Text]:
-    """Of each model in the end: a line, or as many as it takes."""
+    """Each model's verdict, in one line or more."""
     wide = max(map(cell_len, scene.labels))
     lines: list[Text] = []
     for label, column in zip(scene.labels, columns, strict=False):
-        if not column.said:
+        if not column.verdict:
             continue
-        for place, line in enumerate(packed(column.said, max(20, width - wide - 2), "; ")):
+        for place, line in enumerate(packed(column.verdict, max(20, width - wide - 2), "; ")):
             start = set_cell_size(label if place == 0 else "", wide + 2)
             lines.append(Text.assemble((start, "bold"), line, no_wrap=True))
     if scene.unknown is not None and view == "beliefs":
@@ -176,19 +176,19 @@ def verdicts(scene: Scene, columns: Sequence[Column], width: int, view: str) -> 
     return lines
 
 
-def picture(scene: Scene, at: int, have: Signs) -> list[Text]:
-    """What has been read of a picture, where it is one that is read: two characters a pixel."""
-    found = scene.task.picture(scene.batch.inputs[: at + 1, 0])
-    if found is None:
+def picture(scene: Scene, at: int, signs: Signs) -> list[Text]:
+    """The pixels read so far, two characters each; empty if the task has no picture."""
+    pixels = scene.task.picture(scene.batch.inputs[: at + 1, 0])
+    if pixels is None:
         return []
     lines = []
-    for row in found.tolist():
+    for row in pixels.tolist():
         line = Text(no_wrap=True)
         for value in row:
             if value != value:
-                line.append(have.unread.ljust(2), "dim")
+                line.append(signs.unread.ljust(2), "dim")
             else:
-                level = min(max(round(value * (len(have.shades) - 1)), 0), len(have.shades) - 1)
-                line.append(have.shades[level] * 2)
+                level = min(max(round(value * (len(signs.shades) - 1)), 0), len(signs.shades) - 1)
+                line.append(signs.shades[level] * 2)
         lines.append(line)
     return lines

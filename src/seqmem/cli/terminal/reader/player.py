@@ -1,4 +1,4 @@
-"""Who turns the pages: from keys and the time that passes to what is shown. It knows no terminal."""
+"""Playback state: keys and time decide which word and view are shown. Independent of any terminal."""
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
@@ -10,37 +10,37 @@ from .page import page
 from .views import VIEWS, Scene, Signs
 
 SPEEDS = (0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 9.0, 15.0, 25.0, 50.0)
-"""Words a second. People read four."""
+"""Words a second; people read about four."""
 
 STEPS = (1, 1.5, 2, 3, 4, 5, 7)
-"""Lengths that the arrows go through, times a power of ten."""
+"""The arrow keys choose lengths that are these times a power of ten."""
 
 
 def lengths(shortest: int, longest: int, own: Sequence[int]) -> list[int]:
-    """From the shortest to the longest in steps of about a third, with the models' ``own`` among them."""
-    found = {shortest, longest, *(length for length in own if shortest <= length <= longest)}
+    """Sorted lengths from ``shortest`` to ``longest``, about a third apart, and the models' ``own``."""
+    choices = {shortest, longest, *(length for length in own if shortest <= length <= longest)}
     scale = 1
     while scale <= longest:
-        found |= {round(step * scale) for step in STEPS if shortest <= step * scale <= longest}
+        choices |= {round(step * scale) for step in STEPS if shortest <= step * scale <= longest}
         scale *= 10
-    return sorted(found)
+    return sorted(choices)
 
 
 @dataclass
 class Player:
-    """What is being read, and how far.
+    """The scene that is shown, the current timestep, and whether time moves it.
 
     Args:
-        scene_of: (length, sentence number, with gradients) to the scene; never called for a sentence of the user's own.
-        scene: the first one.
-        length, number: of the first one; None where it is a sentence of the user's own.
-        among: the lengths that there are.
-        until: of a scene the timestep at which to stop on the way.
+        scene_of: makes a scene from (length, sentence number, with gradients); never called for a typed sentence.
+        scene: the first scene.
+        length, number: of the first scene; ``length`` is None for a typed sentence.
+        among: the lengths to choose from.
+        until: the timestep at which playback of a scene stops on the way, or None.
     """
 
     scene_of: Callable[[int, int, bool], Scene]
     scene: Scene
-    have: Signs
+    signs: Signs
     length: int | None
     number: int
     among: Sequence[int]
@@ -48,7 +48,7 @@ class Player:
     speed: float = 4.0
     until: Callable[[Scene], int | None] = lambda _: None
     with_gradient: Callable[[], Scene] | None = None
-    """The same scene with its gradients, where ``scene_of`` cannot make it: of a sentence of the user's own."""
+    """Makes the scene of a typed sentence again, with gradients; ``scene_of`` cannot."""
     at: int = 0
     playing: bool = True
     left: bool = field(default=False, init=False)
@@ -57,7 +57,7 @@ class Player:
     _shape: tuple[int, str] = field(default=(0, ""), init=False)
     _foot: int = field(default=0, init=False)
     _due: bool = field(default=False, init=False)
-    """``scene`` is not yet that of ``length`` and ``number``: who holds a key down waits for the last one only."""
+    """``scene`` lags behind ``length`` and ``number``: while a key repeats, only the last scene is read."""
 
     def __post_init__(self) -> None:
         if self.view == "gradient":
@@ -65,12 +65,12 @@ class Player:
 
     @property
     def end(self) -> int:
-        """Where the reading stops next."""
+        """The timestep at which playback stops next."""
         stop = self.until(self.scene)
         return stop if stop is not None and self.at < stop else len(self.scene) - 1
 
     def tick(self, now: float) -> bool:
-        """Whether time has brought the next word. ``now``: seconds, on any clock."""
+        """Advance to time ``now`` (seconds, any clock); True if the current word has changed."""
         self.settle()
         if not self.playing:
             self._since = None
@@ -81,7 +81,7 @@ class Player:
         words = int((now - self._since) * self.speed)
         if words < 1:
             return False
-        # Who was away for long (Ctrl-Z, a slow machine) goes on where they were.
+        # After a long pause (Ctrl-Z, a slow machine) go on with the next word instead of skipping.
         behind = now - self._since > 1 + 1 / self.speed
         words, self._since = (1, now) if behind else (words, self._since + words / self.speed)
         end = self.end
@@ -90,13 +90,13 @@ class Player:
         return True
 
     def wait(self, now: float) -> float | None:
-        """Seconds to the next word; None: it stands still."""
+        """Seconds until the next word; None if paused."""
         if not self.playing:
             return None
         return 0.0 if self._since is None else max(0.0, self._since + 1 / self.speed - now)
 
     def press(self, key: str) -> None:
-        """What a key does; one that there is not does nothing."""
+        """Handle a key; unknown keys are ignored."""
         self._note = ""
         if key in ("q", "Q"):
             self.left = True
@@ -144,7 +144,7 @@ class Player:
         self.length, self.number, self.at, self.playing, self._since, self._due = length, number, 0, True, None, True
 
     def settle(self) -> None:
-        """Read what the keys asked for, where that was not done yet."""
+        """Read the scene that the keys have chosen, unless it is read already."""
         if self._due and self.length is not None:
             self._due = False
             self.scene = self.scene_of(self.length, self.number, self.view == "gradient")
@@ -160,11 +160,11 @@ class Player:
     def frame(self, width: int, height: int) -> list[Text]:
         """The screen, in exactly ``height`` lines of at most ``width`` characters."""
         self.settle()
-        found = page(self.scene, self.at, self.view, width, self.have, height=height)
+        layout = page(self.scene, self.at, self.view, width, self.signs, height=height)
         if self._shape != (width, self.view):
             self._shape, self._foot = (width, self.view), 0
-        self._foot = max(self._foot, len(found.foot))
-        lines = found.screen(self.at, height, self._keys(width), self._foot)
+        self._foot = max(self._foot, len(layout.foot))
+        lines = layout.screen(self.at, height, self._keys(width), self._foot)
         for line in lines:
             line.truncate(width)
         return lines
@@ -172,13 +172,13 @@ class Player:
     def _keys(self, width: int) -> Text:
         if self._note:
             return Text(self._note, "yellow", no_wrap=True)
-        across, along = self.have.keys
+        across, along = self.signs.keys
         over = self.at >= len(self.scene) - 1
         words = "again" if over else "pause" if self.playing else "go on"
         parts = [("space", words), (across, "step"), (along, "length"), ("n p", "another"), ("1 2 3", "view")]
         parts += [("+ -", "speed"), ("q", "leave")]
         line = Text(no_wrap=True)
-        for place in (None, 5, 4, 3, 2, 1, 0):  # in the order in which a narrow terminal does without
+        for place in (None, 5, 4, 3, 2, 1, 0):  # a narrow terminal drops them in this order
             if place is not None:
                 del parts[place]
             line = Text("  ", no_wrap=True).join(

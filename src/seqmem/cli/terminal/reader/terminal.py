@@ -1,4 +1,4 @@
-"""A terminal to play on: its other screen, single keys, and everything back as it was, however it ends."""
+"""Full-screen terminal: alternate screen, single keys, and the previous state restored on every exit."""
 
 import os
 import select
@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-_ENTER = "\x1b[?1049h\x1b[?25l\x1b[?7l"  # the other screen, no cursor, nothing wraps
+_ENTER = "\x1b[?1049h\x1b[?25l\x1b[?7l"  # alternate screen, no cursor, no line wrap
 _LEAVE = "\x1b[?7h\x1b[?25h\x1b[?1049l"
 
 _SEQUENCES = {
@@ -21,12 +21,11 @@ _SEQUENCES = {
 }  # fmt: skip
 _NAMES = {"\t": "tab", "\r": " ", "\n": " "}
 
-
-_MOMENT = 0.2
+_POLL = 0.2  # seconds; then look again whether the window has another size
 
 
 class Ended(KeyboardInterrupt):
-    """SIGTERM or SIGHUP asked for an end."""
+    """SIGTERM or SIGHUP was received."""
 
     def __init__(self, number: int) -> None:
         super().__init__("stopped")
@@ -34,14 +33,14 @@ class Ended(KeyboardInterrupt):
 
 
 def playable(console: Console) -> bool:
-    """Whether there is a terminal to play on, and somebody at its keys."""
+    """True if input and output are terminals, so that keys can be read and the screen redrawn."""
     try:
         import termios
 
         termios.tcgetattr(sys.stdin.fileno())
     except (ImportError, OSError, ValueError, AttributeError):
         return False
-    except Exception as error:  # termios.error, which is no OSError
+    except Exception as error:  # termios.error is not an OSError
         if type(error).__name__ == "error":
             return False
         raise
@@ -49,44 +48,44 @@ def playable(console: Console) -> bool:
 
 
 def keys(data: bytes) -> tuple[list[str], bytes]:
-    """(the keys that ``data`` holds, the beginning of a sequence whose end has not come yet)"""
-    found = []
+    """Split raw input into (names of keys, the start of an incomplete escape sequence)."""
+    names = []
     while data:
         if data[:1] == b"\x1b":
             if len(data) == 1 or data in (b"\x1b[", b"\x1bO"):
-                return found, data
-            if data[1:2] not in (b"[", b"O"):  # Escape, and then a key
+                return names, data
+            if data[1:2] not in (b"[", b"O"):  # Escape, followed by a key
                 data = data[1:]
                 continue
             size = 3
             while data[1:2] == b"[" and size <= len(data) and not 0x40 <= data[size - 1] <= 0x7E:
                 size += 1
             if size > len(data):
-                return found, data
+                return names, data
             if (name := _SEQUENCES.get(data[1:size])) is not None:
-                found.append(name)
+                names.append(name)
             data = data[size:]
         else:
             letter = chr(data[0])
-            found.append(_NAMES.get(letter, letter))
+            names.append(_NAMES.get(letter, letter))
             data = data[1:]
-    return found, b""
+    return names, b""
 
 
 class Terminal:
-    """To be used in a ``with``. ``keyboard``: the file descriptor that keys come from."""
+    """A context manager. ``keyboard``: the file descriptor to read keys from."""
 
     def __init__(self, console: Console, keyboard: int) -> None:
         self._console, self._keyboard = console, keyboard
         self._rest = b""
-        self._was: Any = None
+        self._attributes: Any = None
         self._handlers: dict[int, Any] = {}
         self._drawn: tuple[object, ...] = ()
 
     def __enter__(self) -> "Terminal":  # noqa: PYI034
         import termios
 
-        self._was = termios.tcgetattr(self._keyboard)
+        self._attributes = termios.tcgetattr(self._keyboard)
         for number, handler in (
             (signal.SIGTERM, _end),
             (signal.SIGHUP, _end),
@@ -113,14 +112,14 @@ class Terminal:
     def _give_back(self) -> None:
         import termios
 
-        termios.tcsetattr(self._keyboard, termios.TCSADRAIN, self._was)
+        termios.tcsetattr(self._keyboard, termios.TCSADRAIN, self._attributes)
         self._write(_LEAVE)
 
     def _suspend(self, number: int, _: FrameType | None) -> None:
-        """Ctrl-Z: the shell gets its screen back, and we ours when ``fg`` brings us on."""
+        """Ctrl-Z: give the screen back to the shell, and take it again after ``fg``."""
         self._give_back()
         signal.signal(number, signal.SIG_DFL)
-        os.kill(os.getpid(), number)  # stands still here
+        os.kill(os.getpid(), number)  # suspended here
         signal.signal(number, self._suspend)
         self._take()
 
@@ -130,21 +129,21 @@ class Terminal:
 
     @property
     def size(self) -> tuple[int, int]:
-        """(width, height), asked for anew: windows change."""
+        """(width, height) now; the window may have been resized."""
         try:
-            found = os.get_terminal_size(self._console.file.fileno())
+            size = os.get_terminal_size(self._console.file.fileno())
         except (OSError, ValueError):
             return self._console.width, self._console.height
-        return (found.columns, found.lines) if found.columns and found.lines else (80, 24)
+        return (size.columns, size.lines) if size.columns and size.lines else (80, 24)
 
     def draw(self, lines: Sequence[Text]) -> None:
-        """The whole screen, in one write; none where it is there already."""
+        """Draw the whole screen in one write; do nothing if it is already there."""
         width, height = self.size
         rows = []
         for line in lines:
             with self._console.capture() as captured:
                 self._console.print(line, end="", soft_wrap=True, highlight=False, markup=False, emoji=False)
-            # At the end of a full row the cursor stands on its last character, which would be wiped away.
+            # After a full row the cursor is on its last character, which an erase would wipe.
             rows.append(captured.get() + ("\x1b[K" if line.cell_len < width else ""))
         drawn = "\r\n".join(rows) + ("\r\n\x1b[J" if len(rows) < height else "")
         if self._drawn == (drawn, width, height):
@@ -153,13 +152,12 @@ class Terminal:
         self._write(f"\x1b[H{drawn}")
 
     def keys(self, seconds: float | None) -> list[str]:
-        """The keys that were pressed, after waiting for some no longer than that (None: a moment).
+        """The keys pressed by now; waits at most ``seconds`` (never longer than ``_POLL``) for the first.
 
         Raises:
-            EOFError: there is no keyboard any more.
+            EOFError: the keyboard is gone.
         """
-        # A moment, not for ever: who waits looks now and then whether the window has changed.
-        patience = 0.05 if self._rest else _MOMENT if seconds is None else min(seconds, _MOMENT)
+        patience = 0.05 if self._rest else _POLL if seconds is None else min(seconds, _POLL)
         ready, _, _ = select.select([self._keyboard], [], [], patience)
         if not ready:
             self._rest = b""
@@ -167,8 +165,8 @@ class Terminal:
         data = os.read(self._keyboard, 1024)
         if not data:
             raise EOFError
-        found, self._rest = keys(self._rest + data)
-        return found
+        pressed, self._rest = keys(self._rest + data)
+        return pressed
 
 
 def _end(number: int, _: FrameType | None) -> None:

@@ -1,6 +1,6 @@
-"""Three ways to look at a model that reads: what it believes, how far its gates are open, what gradient comes back.
+"""Three views of a reading: the model's beliefs, its gates, and the gradient.
 
-A view makes a ``Column`` of a reading: what stands in its rows, one for each timestep, and what is said of it below.
+A view turns a ``Reading`` into a ``Column``: a row for each timestep and a verdict below.
 
 Axes: T time, K answers (or output features), H hidden units.
 """
@@ -16,7 +16,8 @@ from rich.console import Console
 from rich.text import Text
 
 from ....decay import decay
-from ..strip import ASCII, EXPLODED, HIGH, LOW, UNICODE, Marks, bar, fitted, marks, profile
+from ..strip import ASCII, EXPLODED, HIGH, LOW, UNICODE, Marks, bar, fitted, profile
+from ..strip import marks as marks_of
 from ..words import half_life_text, share_text
 
 if TYPE_CHECKING:
@@ -27,57 +28,58 @@ if TYPE_CHECKING:
 VIEWS = ("beliefs", "gates", "gradient")
 
 SHUT, OPEN = 0.1, 0.9
-"""Below and above this a gate's unit counts as saturated."""
+"""A gate's unit below or above these is saturated."""
 
 GUESS = 0.5
-"""An answer of which a model is less sure than this is called a guess."""
+"""An answer with less confidence than this is called a guess."""
 
-# Told apart by the colour-blind too; and what a colour says is also said by a sign.
+# Distinguishable for the colour-blind; every colour is doubled by a sign.
 RIGHT, TOP, OTHER = "bold #35b58a", "#eda13a", "#7c90b8"
 
 _BITS = len("10.06 bits")
-_SAID = 40
+_MOST_ANSWERS = 40
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 @dataclass(frozen=True)
 class Signs:
-    """What a console can show, besides ``marks``."""
+    """The characters that a console can show, in addition to ``marks``."""
 
-    have: Marks
+    marks: Marks
     right: str
     wrong: str
     here: str
     below: str
     turned: str
     blocks: str
-    """From low to high; none of them looks like ``right`` or ``wrong``, which stand beside them."""
+    """From low to high. None looks like ``right`` or ``wrong``, which are drawn next to them."""
     parts: str
-    """Eighths of a character, from the left; empty: there are none."""
+    """Eighths of a character, filled from the left; empty if the console has none."""
     full: str
     shades: str
     unread: str
     infinite: str
     blank: str
     keys: tuple[str, str]
-    """How the arrow keys are called: left and right, up and down."""
+    """Names of the arrow keys: left and right, up and down."""
 
 
-def signs(console: Console) -> Signs:
-    have = marks(console)
-    if have is UNICODE:
+def choose_signs(console: Console) -> Signs:
+    """Unicode where the console can encode it, else ASCII."""
+    marks = marks_of(console)
+    if marks is UNICODE:
         try:
             "✓✗▸▾╰▏▎▍▌▋▊▉█░▒▓∞␣←→↑↓".encode(console.encoding)
         except (UnicodeEncodeError, LookupError):
-            have = ASCII
-    if have is ASCII:
+            marks = ASCII
+    if marks is ASCII:
         return Signs(ASCII, "=", "x", ">", "v", "^", ".:-+*%#@", "", "#", " .:-=+*#%@", "?", "inf", "_", ("h l", "j k"))
-    return Signs(have, "✓", "✗", "▸", "▾", "╰", have.blocks, "▏▎▍▌▋▊▉", "█", " ░▒▓█", "·", "∞", "␣", ("←→", "↑↓"))
+    return Signs(marks, "✓", "✗", "▸", "▾", "╰", marks.blocks, "▏▎▍▌▋▊▉", "█", " ░▒▓█", "·", "∞", "␣", ("←→", "↑↓"))
 
 
 def unit(task: "Task") -> str:
-    """What people would call one timestep."""
+    """The word for one timestep of the task."""
     if task.naming() is not None:
         return "word"
     return "character" if "character" in task.targets.metric.name else "timestep"
@@ -88,11 +90,11 @@ class Scene:
     """A sentence, and how each model reads it.
 
     Args:
-        name: what is read, e.g. ``50 words, sentence 3``.
-        batch: of the one sequence.
-        labels: of the models, all different.
-        trained: the length that each was trained at.
-        unknown: why there is no right answer; None: there is one.
+        name: title of the sentence, e.g. ``50 words, sentence 3``.
+        batch: the one sequence.
+        labels: one for each model, all different.
+        trained: the length that each model was trained at.
+        unknown: why there is no right answer; None if there is one.
     """
 
     task: "Task"
@@ -121,44 +123,41 @@ class Scene:
 
 @dataclass(frozen=True)
 class Column:
-    """Of one model. ``heads``: lines above the rows; ``cell(t)``: the row of timestep t, at most as wide as the column;
-    ``below(t)``: a line after that row, if there is one; ``said``: parts of a verdict."""
+    """One model's column. ``heads``: lines above the rows; ``cell(t)``: the row of timestep t, at most as wide as the
+    column; ``below(t)``: an extra line after that row, or None; ``verdict``: parts of the line at the foot."""
 
     heads: Sequence[Text]
     cell: Callable[[int], Text]
     below: Callable[[int], Text | None]
-    said: Sequence[Text]
+    verdict: Sequence[Text]
 
 
-def visible(text: str, have: Signs) -> str:
-    """A blank as something to see."""
-    return text if text.strip() else have.blank * len(text)
+def visible(text: str, signs: Signs) -> str:
+    """``text``, with a visible sign for each space if there is nothing else in it."""
+    return text if text.strip() else signs.blank * len(text)
 
 
-def nothing(_: int) -> None:
+def no_line(_: int) -> None:
     return None
 
 
 # What a model believes
 
 
-def changed_at(reading: "Reading", at: int) -> int | None:
-    """Where, up to timestep ``at``, the likeliest answer last became another; None: nowhere, or that is the task."""
-    if reading.answers is None or np.count_nonzero(reading.asked) > 1:
-        return None
-    changes = np.flatnonzero(np.diff(reading.top[: min(at, reading.answered_at) + 1])) + 1
-    return int(changes[-1]) if len(changes) else None
+def changes_of_mind(reading: "Reading", at: int) -> tuple[int, ...]:
+    """The reading's changes up to timestep ``at``; empty where several answers are asked, which may differ anyway."""
+    return tuple(t for t in reading.changes if t <= at) if reading.asks_once else ()
 
 
-def single_right(reading: "Reading") -> int | None:
-    """The right answer, where it is one and the same throughout."""
-    if reading.right is None or reading.answers is None or np.count_nonzero(reading.asked) > 1:
+def right_answer(reading: "Reading") -> int | None:
+    """The right answer, if the same one is right at every timestep."""
+    if reading.right is None or reading.answers is None or not reading.asks_once:
         return None
     return int(reading.right[reading.answered_at])
 
 
 def short_names(answers: Sequence[str]) -> list[str]:
-    """As few words as tell them apart: of ``my brother`` and ``his aunt`` the last ones."""
+    """The last words of each answer, as few as keep them distinct: ``brother``, ``aunt``."""
     for count in range(1, max(len(answer.split()) for answer in answers) + 1 if all(map(str.split, answers)) else 1):
         tails = [" ".join(answer.split()[-count:]) for answer in answers]
         if len(set(tails)) == len(answers):
@@ -167,7 +166,7 @@ def short_names(answers: Sequence[str]) -> list[str]:
 
 
 def letters(answers: Sequence[str]) -> list[str]:
-    """A character for each answer: its own name where that is one, else a, b, c. Empty where letters are too few."""
+    """A character for each answer: the answer if it has only one, else a, b, c; empty if there are too many."""
     if all(cell_len(answer) == 1 for answer in answers):
         return list(answers)
     return list(LETTERS[: len(answers)]) if len(answers) <= len(LETTERS) else []
@@ -175,15 +174,15 @@ def letters(answers: Sequence[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class _Layout:
-    """How a row of beliefs is divided: ``each`` characters for each answer (0: none are drawn), of which one is a gap
-    from 3 on; then ``names``, and the confidence in ``digits`` characters."""
+    """Widths of the parts of a row of beliefs, in characters: ``each`` for every answer's bar (0: no bars; from 3 on
+    one of them is a gap), ``name`` for the likeliest of ``names``, ``digits`` for its confidence."""
 
     each: int
     names: Sequence[str]
     name: int
     digits: int
     wants: int
-    """Characters for the right answer beside the likeliest, where it is another one at every timestep."""
+    """For the right answer beside the likeliest, where every timestep has its own."""
     bits: int
 
     def wide(self, answers: int) -> int:
@@ -191,7 +190,7 @@ class _Layout:
 
 
 def _layout(answers: Sequence[str], width: int, wants: int, bits: int) -> _Layout:
-    """The richest that fits into ``width``."""
+    """The most detailed layout that fits into ``width``."""
     full, short, letter = list(answers), short_names(answers), letters(answers) or list(answers)
     count, options = len(answers), []
 
@@ -209,31 +208,31 @@ def _layout(answers: Sequence[str], width: int, wants: int, bits: int) -> _Layou
     option(0, letter, 3, wants, bits)
     option(0, letter, 3, 0, bits)
     option(0, letter, 3, 0, 0)
-    found = next((each for each in options if each.wide(count) <= width), options[-1])
-    if found.each == 3:
-        room = width - replace(found, each=0).wide(count)
-        return replace(found, each=max(3, min(room // count, 14)))
-    return found
+    layout = next((option for option in options if option.wide(count) <= width), options[-1])
+    if layout.each == 3:
+        room = width - replace(layout, each=0).wide(count)
+        return replace(layout, each=max(3, min(room // count, 14)))
+    return layout
 
 
-def share_bar(share: float, width: int, have: Signs) -> str:
+def share_bar(share: float, width: int, signs: Signs) -> str:
     """``share`` of ``width`` characters, to an eighth of one."""
-    fine = len(have.parts) + 1
+    fine = len(signs.parts) + 1
     whole, part = divmod(round(min(max(share, 0.0), 1.0) * width * fine) if isfinite(share) else 0, fine)
-    return (have.full * whole + (have.parts[part - 1] if part else "")).ljust(width)
+    return (signs.full * whole + (signs.parts[part - 1] if part else "")).ljust(width)
 
 
-def block(share: float, have: Signs) -> str:
-    """One character, as high as ``share``; under a hundredth a dot, or nothing."""
+def block(share: float, signs: Signs) -> str:
+    """One character as high as ``share``; below 0.01 a dot or a space."""
     if isnan(share):
-        return have.have.unknown
+        return signs.marks.unknown
     if share < 0.01:
-        return have.have.zero if have.parts else " "
-    return have.blocks[min(int(share * len(have.blocks)), len(have.blocks) - 1)]
+        return signs.marks.zero if signs.parts else " "
+    return signs.blocks[min(int(share * len(signs.blocks)), len(signs.blocks) - 1)]
 
 
 def percent(share: float, digits: int) -> str:
-    """In 6 characters `` 99.8 %`` would not fit: `` 99 %``; in 3 the number alone. 100 only of what rounds to it."""
+    """``share`` as a whole percentage in ``digits`` characters: `` %`` from 5 on, ``%`` in 4, else no sign."""
     if isnan(share):
         return "?".rjust(digits)
     number = f"{100 * share:.0f}"
@@ -242,109 +241,109 @@ def percent(share: float, digits: int) -> str:
     )
 
 
-def beliefs(scene: Scene, index: int, at: int, width: int, have: Signs) -> Column:
+def beliefs(scene: Scene, index: int, at: int, width: int, signs: Signs) -> Column:
     reading = scene.readings[index]
     if reading.answers is None:
-        return _numbers(scene, index, at, width, have)
-    answers, right = [visible(answer, have) for answer in reading.answers], reading.right
+        return _numbers(scene, index, at, width, signs)
+    answers, right = [visible(answer, signs) for answer in reading.answers], reading.right
     count = len(answers)
-    several = np.count_nonzero(reading.asked) > 1
+    several = not reading.asks_once
     metric = scene.task.targets.metric
     per_step = _surprise(reading) if several and metric.name != "accuracy" else None
     names = max(map(cell_len, answers))
     wants = len(" wants ") + names if several and right is not None else 0
     plan = _layout(answers, width, wants, _BITS if per_step is not None else 0)
     runners = 0 if plan.each else min((width - plan.wide(count)) // (names + 6), 5, count - 1)
-    marked = single_right(reading)
-    heads = _answer_heads(plan, answers, marked, have) if plan.each else []
+    marked = right_answer(reading)
+    heads = _answer_heads(plan, answers, marked, signs) if plan.each else []
 
     def cell(t: int) -> Text:
         shares, top = [float(share) for share in reading.outputs[t]], int(reading.top[t])
-        wanted = int(right[t]) if right is not None else None
+        correct = int(right[t]) if right is not None else None
         line = Text(no_wrap=True, end="")
         for k in range(count if plan.each else 0):
-            style = RIGHT if k == wanted else TOP if k == top else OTHER
-            drawn = block(shares[k], have) if plan.each == 1 else share_bar(shares[k], plan.each - 1, have)
+            style = RIGHT if k == correct else TOP if k == top else OTHER
+            drawn = block(shares[k], signs) if plan.each == 1 else share_bar(shares[k], plan.each - 1, signs)
             line.append(drawn, style).append(" " if plan.each > 1 else "")
-        good = top == wanted and (reading.asked[t] or not several)
-        sign = have.right if good else have.wrong if reading.asked[t] and wanted is not None else " "
-        style = RIGHT if good else TOP if sign == have.wrong or not several else "dim"
+        good = top == correct and (reading.asked[t] or not several)
+        sign = signs.right if good else signs.wrong if reading.asked[t] and correct is not None else " "
+        style = RIGHT if good else TOP if sign == signs.wrong or not several else "dim"
         line.append(sign, style)
         line.append(set_cell_size(plan.names[top], plan.name) + " ", style)
         line.append(percent(shares[top], plan.digits), style)
-        if wanted is not None and reading.asked[t] and plan.wants:
-            line.append(" wants ", "dim").append(set_cell_size(answers[wanted], names), "" if good else "bold")
-        if wanted is not None and reading.asked[t] and plan.bits and per_step is not None:
+        if correct is not None and reading.asked[t] and plan.wants:
+            line.append(" wants ", "dim").append(set_cell_size(answers[correct], names), "" if good else "bold")
+        if correct is not None and reading.asked[t] and plan.bits and per_step is not None:
             line.append(f"{per_step[t]:5.2f} bits".ljust(_BITS))
-        if runners:  # the likeliest after the likeliest, where all would be too many to draw
+        if runners:  # the next likeliest answers, where there is no room for all
             line.append(" " * (plan.wide(count) - line.cell_len))
             for k in sorted(range(count), key=lambda k: -shares[k])[1 : runners + 1]:
-                line.append(f"  {answers[k].rjust(names)} {percent(shares[k], 3)}", RIGHT if k == wanted else "dim")
+                line.append(f"  {answers[k].rjust(names)} {percent(shares[k], 3)}", RIGHT if k == correct else "dim")
         return line
 
-    turn = changed_at(reading, at)
+    changes = changes_of_mind(reading, at)
 
     def below(t: int) -> Text | None:
-        if t != turn:
+        if not changes or t != changes[-1]:
             return None
-        said = next(
+        note = next(
             (s for s in ("changes its mind here", "changes its mind", "new mind") if len(s) + 2 <= width), "new"
         )
-        return Text(f"{have.turned} {said}", f"italic {TOP}", no_wrap=True)
+        return Text(f"{signs.turned} {note}", f"italic {TOP}", no_wrap=True)
 
-    return Column(heads, cell, below, _belief_verdict(scene, index, at, have))
+    return Column(heads, cell, below, _belief_verdict(scene, index, at, signs))
 
 
-def _named(plan: _Layout, answers: Sequence[str]) -> bool:
-    """Whether there is room for the answers' names over their bars, word under word."""
+def _names_fit(plan: _Layout, answers: Sequence[str]) -> bool:
+    """True if the answers' names fit over their bars, one word a line."""
     return plan.each > 3 and max(cell_len(word) for answer in answers for word in answer.split() or [""]) < plan.each
 
 
-def _answer_heads(plan: _Layout, answers: Sequence[str], marked: int | None, have: Signs) -> list[Text]:
-    """A mark over the right answer, and a letter (or a name, where there is room) over each."""
+def _answer_heads(plan: _Layout, answers: Sequence[str], marked: int | None, signs: Signs) -> list[Text]:
+    """A mark over the right answer, and over every answer its name if it fits, else a letter."""
     styles = [RIGHT if k == marked else "" for k in range(len(answers))]
     pointer = Text(no_wrap=True)
     for k in range(len(answers)):
-        pointer.append((have.below if k == marked else " ").ljust(plan.each), styles[k])
+        pointer.append((signs.below if k == marked else " ").ljust(plan.each), styles[k])
     lines = [pointer] if marked is not None else []
     split = [answer.split() for answer in answers]
-    named = _named(plan, answers)
-    depth = max(map(len, split)) if named else 1
+    names = _names_fit(plan, answers)
+    depth = max(map(len, split)) if names else 1
     for level in range(depth):
         line = Text(no_wrap=True)
         for k, words in enumerate(split):
-            said = (words[level] if level < len(words) else "") if named else letters(answers)[k]
-            line.append(set_cell_size(said, plan.each), styles[k] or "dim")
+            head = (words[level] if level < len(words) else "") if names else letters(answers)[k]
+            line.append(set_cell_size(head, plan.each), styles[k] or "dim")
         lines.append(line)
     return lines
 
 
-def legend(scene: Scene, width: int, column: int, have: Signs) -> list[Text]:
-    """What the letters over a column of beliefs mean, where they are not the names themselves."""
+def legend(scene: Scene, width: int, column: int, signs: Signs) -> list[Text]:
+    """The answers that the letters over the bars stand for; empty where there are no letters."""
     reading = scene.readings[0]
     if reading.answers is None:
         return []
     short = letters(reading.answers)
-    several = np.count_nonzero(reading.asked) > 1
     plan = _layout(reading.answers, column, 0, 0)
-    if several or not short or short == list(reading.answers) or not plan.each or _named(plan, reading.answers):
+    bare = not short or short == list(reading.answers) or not plan.each or _names_fit(plan, reading.answers)
+    if bare or not reading.asks_once:
         return []
-    marked = single_right(reading)
+    marked = right_answer(reading)
     parts = []
     for k, answer in enumerate(reading.answers):
         own = k == marked
         parts.append(Text.assemble((short[k], "bold"), f" {answer}", style=RIGHT if own else ""))
         if own:
-            parts[-1].append(f" {have.right}")
+            parts[-1].append(f" {signs.right}")
     return packed(parts, width)
 
 
 def explained(scene: Scene, view: str, width: int) -> list[Text]:
-    """What the numbers of a view are."""
+    """What the numbers of a view mean."""
     parts: list[str] = []
     if view == "beliefs" and (asking := scene.readings[0].asked_with) is not None:
         parts.append(f"after each word: what each model would answer if '{asking}' came next")
-    elif view == "beliefs" and np.count_nonzero(scene.readings[0].asked) == 1:
+    elif view == "beliefs" and scene.readings[0].asks_once:
         parts.append(f"what each model says at each {scene.unit}; only the last one counts")
     if view == "gates" and any(reading.gates for reading in scene.readings):
         parts.append("gates: 0 shut, 1 open, mean over units")
@@ -358,66 +357,66 @@ def explained(scene: Scene, view: str, width: int) -> list[Text]:
 
 
 def packed(parts: Sequence[Text], width: int, gap: str = "  ") -> list[Text]:
-    """``parts`` in as few lines as there must be."""
+    """``parts`` in as few lines as possible."""
     lines: list[Text] = []
     for part in parts:
         if lines and lines[-1].cell_len + len(gap) + part.cell_len <= width:
             lines[-1].append(gap).append_text(part)
         else:
-            lines.append(Text.assemble(part, no_wrap=True))  # in which one part's style is not the next one's
+            lines.append(Text.assemble(part, no_wrap=True))  # a new Text, so that the part's style does not spread
     return lines
 
 
 def _surprise(reading: "Reading") -> np.ndarray | None:
-    """Bits, [T]: how much of a surprise the right answer is."""
+    """Surprisal of the right answer, -log2 p, [T]; None if it is unknown."""
     if reading.confidence is None:
         return None
     return -np.log2(np.maximum(reading.confidence.astype(np.float64), 1e-300))
 
 
-def _belief_verdict(scene: Scene, index: int, at: int, have: Signs) -> list[Text]:
+def _belief_verdict(scene: Scene, index: int, at: int, signs: Signs) -> list[Text]:
     reading, metric = scene.readings[index], scene.task.targets.metric
     end = reading.answered_at
-    if np.count_nonzero(reading.asked) > 1:
-        return _several_verdict(reading, at, metric.name, scene.unit, have)
+    if not reading.asks_once:
+        return _several_verdict(reading, at, metric.name, scene.unit, signs)
     t = min(at, end)
-    said = f"{reading.said(t)}, {100 * reading.outputs[t, reading.top[t]]:.0f} %"
+    answer = f"{reading.said(t)}, {100 * reading.outputs[t, reading.top[t]]:.0f} %"
     guess = " (a guess)" if reading.outputs[t].max() < GUESS else ""
     if at < end:
-        parts = [Text(f"so far {said}")]
+        parts = [Text(f"so far {answer}")]
     elif reading.is_right is None:
-        parts = [Text(f"says {said}")]
+        parts = [Text(f"says {answer}")]
     elif reading.is_right:
-        parts = [Text(f"{have.right} right: {said}{guess}", RIGHT)]
+        parts = [Text(f"{signs.right} right: {answer}{guess}", RIGHT)]
     else:
-        parts = [Text(f"{have.wrong} wrong: says {said}{guess}", TOP), Text(f"it is {reading.wanted(end)}")]
-    turn = changed_at(reading, at)
-    if turn is None:
+        parts = [Text(f"{signs.wrong} wrong: says {answer}{guess}", TOP), Text(f"it is {reading.wanted(end)}")]
+    changes = changes_of_mind(reading, at)
+    if not changes:
         parts.append(Text("never changed its mind", "dim"))
     else:
-        count = int(np.count_nonzero(np.diff(reading.top[: t + 1])))
-        often = "once," if count == 1 else f"{count} times, last"
+        turn = changes[-1]
+        often = "once," if len(changes) == 1 else f"{len(changes)} times, last"
         word = f", '{reading.words[turn]}'" if reading.words[turn].strip() else ""
         parts.append(Text(f"changed its mind {often} at {scene.unit} {turn + 1}{word}", "dim"))
     return parts
 
 
-def _several_verdict(reading: "Reading", at: int, metric: str, unit: str, have: Signs) -> list[Text]:
+def _several_verdict(reading: "Reading", at: int, metric: str, unit: str, signs: Signs) -> list[Text]:
     everywhere = [int(t) for t in np.flatnonzero(reading.asked)]
     asked = [t for t in everywhere if t <= at]
     if not asked:
         return [Text(f"not asked yet: {len(everywhere)} answers from {unit} {everywhere[0] + 1} on", "dim")]
-    said = " ".join(visible(reading.said(t), have) for t in asked[-_SAID:])
+    answers = " ".join(visible(reading.said(t), signs) for t in asked[-_MOST_ANSWERS:])
     if reading.right is None:
-        return [Text(f"says {said}")]
+        return [Text(f"says {answers}")]
     good = int(np.count_nonzero(reading.top[asked] == reading.right[asked]))
     style = RIGHT if good == len(asked) else TOP
     bits = _surprise(reading)
     if metric != "accuracy" and bits is not None:
         return [Text(f"{bits[asked].mean():.2f} {metric}", "bold"), Text(f"{good} of {len(asked)} right", style)]
-    parts = [Text(f"{have.right if good == len(asked) else have.wrong} {good} of {len(asked)} right", style)]
-    if len(everywhere) <= _SAID:
-        parts.append(Text(f"says {said}"))
+    parts = [Text(f"{signs.right if good == len(asked) else signs.wrong} {good} of {len(asked)} right", style)]
+    if len(everywhere) <= _MOST_ANSWERS:
+        parts.append(Text(f"says {answers}"))
         parts.append(Text(f"wanted {' '.join(str(reading.wanted(t)) for t in asked)}", "dim"))
     return parts
 
@@ -425,54 +424,54 @@ def _several_verdict(reading: "Reading", at: int, metric: str, unit: str, have: 
 # Real numbers
 
 
-def _numbers(scene: Scene, index: int, at: int, width: int, have: Signs) -> Column:
-    """A running estimate against what is wanted."""
+def _numbers(scene: Scene, index: int, at: int, width: int, signs: Signs) -> Column:
+    """The prediction after every timestep, against the target."""
     reading = scene.readings[index]
     everything = np.concatenate([each.outputs.ravel() for each in scene.readings])
-    wanted = None if reading.right is None else float(reading.right[reading.answered_at, 0])
-    low = min(0.0, float(everything.min()), wanted if wanted is not None else 0.0)
-    high = max(float(everything.max()), wanted if wanted is not None else 0.0, low + 1e-9)
+    target = None if reading.right is None else float(reading.right[reading.answered_at, 0])
+    low = min(0.0, float(everything.min()), target if target is not None else 0.0)
+    high = max(float(everything.max()), target if target is not None else 0.0, low + 1e-9)
     single = reading.outputs.shape[1] == 1
-    said = max(cell_len(reading.said(t)) for t in range(len(reading)))
-    room = min(width - said - 2, 60) if single else 0
+    widest = max(cell_len(reading.said(t)) for t in range(len(reading)))
+    room = min(width - widest - 2, 60) if single else 0
 
     def cell(t: int) -> Text:
-        text = reading.said(t).rjust(said) if single else fitted(reading.said(t), width, have.have)
+        text = reading.said(t).rjust(widest) if single else fitted(reading.said(t), width, signs.marks)
         line = Text(text, "bold" if reading.asked[t] else "", no_wrap=True, end="")
         if room < 4:
             return line
-        goal = None if wanted is None else (wanted - low) / (high - low)
+        goal = None if target is None else (target - low) / (high - low)
         share = (float(reading.outputs[t, 0]) - low) / (high - low)
-        drawn = bar(share, goal, have.have, room, RIGHT if reading.asked[t] else OTHER)
+        drawn = bar(share, goal, signs.marks, room, RIGHT if reading.asked[t] else OTHER)
         return line.append("  ").append_text(drawn)
 
     head = Text(no_wrap=True)
-    if wanted is not None:
-        head.append(f"{have.have.goal} wanted {reading.wanted(reading.answered_at)}", "bold")
+    if target is not None:
+        head.append(f"{signs.marks.goal} wanted {reading.wanted(reading.answered_at)}", "bold")
     t = min(at, reading.answered_at)
     parts = [Text(f"{'says' if at >= reading.answered_at else 'so far'} {reading.said(t)}", "bold")]
-    if wanted is not None and reading.right is not None:
+    if target is not None and reading.right is not None:
         off = float(np.sqrt(np.square(reading.outputs[t] - reading.right[t]).mean()))
         parts.append(Text(f"wanted {reading.wanted(t)}: {off:.2g} off"))
-    return Column([head], cell, nothing, parts)
+    return Column([head], cell, no_line, parts)
 
 
 # Gates
 
 
 def time_scale(share: float) -> float:
-    """Timesteps in which a unit that keeps ``share`` of its state at each is left with 1/e of it: -1 / ln share."""
+    """Timesteps until 1/e of a state is left if each keeps ``share`` of it: -1 / ln share."""
     if isnan(share):
         return share
     return inf if share >= 1 else 0.0 if share <= 0 else -1 / log(share)
 
 
-def short_number(value: float, have: Signs) -> str:
-    """In at most 5 characters."""
+def short_number(value: float, signs: Signs) -> str:
+    """``value`` in at most 5 characters."""
     if isnan(value):
         return "?"
     if value == inf:
-        return have.infinite
+        return signs.infinite
     if value >= 99999:
         return f"{value:.0e}".replace("e+0", "e").replace("e+", "e")
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}"
@@ -480,7 +479,7 @@ def short_number(value: float, have: Signs) -> str:
 
 @dataclass(frozen=True)
 class _Piece:
-    """Of a row: how soon a narrow column does without it (the highest rank first), its title, width and text."""
+    """A part of a row of gates. A narrow column drops the parts of the highest rank first."""
 
     rank: int
     title: str
@@ -488,16 +487,16 @@ class _Piece:
     text: Callable[[int], str]
 
 
-def gates(scene: Scene, index: int, at: int, width: int, have: Signs) -> Column:
+def gates(scene: Scene, index: int, at: int, width: int, signs: Signs) -> Column:
     reading = scene.readings[index]
     norms = {name: np.linalg.norm(values.astype(np.float64), axis=1) for name, values in reading.states.items()}
     if not reading.gates:
-        return _gateless(norms, at, width, have)
+        return _gateless(norms, at, width, signs)
     pieces = []
     for name, values in reading.gates.items():
         mean = values.mean(1)
         shut, wide = 100 * (values < SHUT).mean(1), 100 * (values > OPEN).mean(1)
-        pieces.append(_Piece(0, name, 6, lambda t, m=mean: f"{block(float(m[t]), have)} {m[t]:.2f}"))
+        pieces.append(_Piece(0, name, 6, lambda t, m=mean: f"{block(float(m[t]), signs)} {m[t]:.2f}"))
         title = f"{SHUT}|{OPEN}".replace("0.", ".")
         pieces.append(_Piece(3, title, 6, lambda t, s=shut, w=wide: f"{s[t]:2.0f}|{w[t]:.0f}"))
     for name in reading.keeps:
@@ -505,16 +504,18 @@ def gates(scene: Scene, index: int, at: int, width: int, have: Signs) -> Column:
         median, slow = (np.quantile(reading.gates[name], q, axis=1) for q in (0.5, 0.9))
         own = f"{layer}/" if layer else ""
         pieces.append(
-            _Piece(1, f"{own}keeps", 6, lambda t, m=median: short_number(time_scale(float(m[t])), have).rjust(5))
+            _Piece(1, f"{own}keeps", 6, lambda t, m=median: short_number(time_scale(float(m[t])), signs).rjust(5))
         )
-        pieces.append(_Piece(5, f"{own}10%", 6, lambda t, m=slow: short_number(time_scale(float(m[t])), have).rjust(5)))
+        pieces.append(
+            _Piece(5, f"{own}10%", 6, lambda t, m=slow: short_number(time_scale(float(m[t])), signs).rjust(5))
+        )
     for place, (name, values) in enumerate(reversed(norms.items())):
         title, rank = f"|{name}|", 2 if place == 0 else 4
         wide = max(5, min(len(title), 8))
-        pieces.append(_Piece(rank, title, wide, lambda t, v=values: short_number(float(v[t]), have).rjust(5)))
+        pieces.append(_Piece(rank, title, wide, lambda t, v=values: short_number(float(v[t]), signs).rjust(5)))
     while sum(piece.width + 1 for piece in pieces) - 1 > width and (rank := max(piece.rank for piece in pieces)):
         pieces = [piece for piece in pieces if piece.rank < rank]
-    if sum(piece.width + 1 for piece in pieces) - 1 > width:  # of a stack: what keeps first, in every layer
+    if sum(piece.width + 1 for piece in pieces) - 1 > width:  # a stack: keep the gates that keep, of every layer
         pieces = _first(pieces, width, reading.keeps)
     left = width - sum(piece.width + 1 for piece in pieces) + 1
     means = {name: values.mean(1) for name, values in reading.gates.items()}
@@ -524,7 +525,7 @@ def gates(scene: Scene, index: int, at: int, width: int, have: Signs) -> Column:
         line = Text(no_wrap=True)
         for piece in pieces:
             wide = piece.width + (bars if piece.title in means and bars >= 4 else 0)
-            line.append(fitted(piece.title, wide, have.have).ljust(wide) + " ", "dim")
+            line.append(fitted(piece.title, wide, signs.marks).ljust(wide) + " ", "dim")
         line.rstrip()
         return line
 
@@ -534,18 +535,18 @@ def gates(scene: Scene, index: int, at: int, width: int, have: Signs) -> Column:
             text = piece.text(t)
             if piece.title in means:
                 own = "bold" if piece.title in reading.keeps else ""
-                drawn = share_bar(float(means[piece.title][t]), bars, have) + text[1:] if bars >= 4 else text
+                drawn = share_bar(float(means[piece.title][t]), bars, signs) + text[1:] if bars >= 4 else text
                 line.append(drawn.ljust(piece.width + (bars if bars >= 4 else 0)) + " ", own or OTHER)
             else:
                 line.append(text.ljust(piece.width) + " ", "dim" if piece.rank >= 3 else "")
         line.rstrip()
         return line
 
-    return Column([head()], cell, nothing, _gate_verdict(reading, at, scene.unit, have))
+    return Column([head()], cell, no_line, _gate_verdict(reading, at, scene.unit, signs))
 
 
 def _first(pieces: Sequence[_Piece], width: int, keeps: Sequence[str]) -> list[_Piece]:
-    """As many gates as there is room for, those that keep before the others, and at least one."""
+    """As many gates as fit, at least one; the gates in ``keeps`` have priority."""
     chosen: list[_Piece] = []
     for piece in sorted(pieces, key=lambda piece: piece.title not in keeps):
         if not chosen or sum(each.width + 1 for each in chosen) + piece.width <= width:
@@ -553,12 +554,12 @@ def _first(pieces: Sequence[_Piece], width: int, keeps: Sequence[str]) -> list[_
     return [piece for piece in pieces if piece in chosen]
 
 
-def _gate_verdict(reading: "Reading", at: int, unit: str, have: Signs) -> list[Text]:
-    """Over all timesteps that were read."""
+def _gate_verdict(reading: "Reading", at: int, unit: str, signs: Signs) -> list[Text]:
+    """Statistics over the timesteps up to ``at``."""
     parts = []
     for name in reading.keeps:
         read = reading.gates[name][: at + 1]
-        median, slow = (short_number(time_scale(float(np.quantile(read, q))), have) for q in (0.5, 0.9))
+        median, slow = (short_number(time_scale(float(np.quantile(read, q))), signs) for q in (0.5, 0.9))
         parts.append(Text(f"{name} keeps for {median} {unit}s, a tenth of it for {slow} or more", "bold"))
     for name, values in reading.gates.items():
         read = values[: at + 1]
@@ -567,31 +568,31 @@ def _gate_verdict(reading: "Reading", at: int, unit: str, have: Signs) -> list[T
     return parts
 
 
-def _gateless(norms: dict[str, np.ndarray], at: int, width: int, have: Signs) -> Column:
+def _gateless(norms: dict[str, np.ndarray], at: int, width: int, signs: Signs) -> Column:
     name, values = next(iter(norms.items())) if norms else ("", np.zeros(0))
     highest = max((float(each.max()) for each in norms.values() if len(each)), default=0.0)
 
     def cell(t: int) -> Text:
         if not norms:
             return Text()
-        text = short_number(float(values[t]), have).rjust(5)
-        drawn = share_bar(float(values[t]) / highest if highest else 0.0, min(max(width - 6, 0), 30), have)
+        text = short_number(float(values[t]), signs).rjust(5)
+        drawn = share_bar(float(values[t]) / highest if highest else 0.0, min(max(width - 6, 0), 30), signs)
         return Text.assemble((text, ""), " ", (drawn, OTHER), no_wrap=True, end="")
 
-    said = Text("no gates") if norms else Text("no gates, and no state either")
+    verdict = Text("no gates") if norms else Text("no gates, and no state either")
     for each, series in norms.items():
-        said.append(f"; |{each}| is {short_number(float(series[at]), have)}")
+        verdict.append(f"; |{each}| is {short_number(float(series[at]), signs)}")
     head = Text(f"no gates; |{name}|" if norms else "no gates", "dim", no_wrap=True)
-    return Column([head], cell, nothing, [said])
+    return Column([head], cell, no_line, [verdict])
 
 
 # The gradient
 
 
-def gradient(scene: Scene, index: int, _: int, width: int, have: Signs) -> Column:
+def gradient(scene: Scene, index: int, _: int, width: int, signs: Signs) -> Column:
     reading = scene.readings[index]
     if "state" not in reading.gradient:
-        return Column([Text("not measured", "dim")], lambda _: Text(), nothing, [Text("no gradient was measured")])
+        return Column([Text("not measured", "dim")], lambda _: Text(), no_line, [Text("no gradient was measured")])
     norms, end = reading.gradient["state"], reading.answered_at
     logs = profile(norms[: end + 1, None], np.array([end]))
     room = min(width - 9, 48)
@@ -602,25 +603,27 @@ def gradient(scene: Scene, index: int, _: int, width: int, have: Signs) -> Colum
         height = float(logs[t])
         text = share_text(height).replace("nothing", "0")
         style = "#ff2d2d" if isnan(height) or height >= EXPLODED else OTHER
-        drawn = share_bar((height - LOW) / (HIGH - LOW), max(room, 0), have) if isfinite(height) else " " * max(room, 0)
-        mark = have.have.exploded if height >= EXPLODED else " "
-        return Text.assemble((drawn, style), (mark, "bold #ff2d2d"), (fitted(text, 8, have.have), ""), no_wrap=True)
+        drawn = (
+            share_bar((height - LOW) / (HIGH - LOW), max(room, 0), signs) if isfinite(height) else " " * max(room, 0)
+        )
+        mark = signs.marks.exploded if height >= EXPLODED else " "
+        return Text.assemble((drawn, style), (mark, "bold #ff2d2d"), (fitted(text, 8, signs.marks), ""), no_wrap=True)
 
-    title = f"{have.have.low}"
+    title = f"{signs.marks.low}"
     head = Text.assemble((title.ljust(max(room - 1, len(title) + 1)) + "1", "dim"), no_wrap=True)
-    found = decay(norms[end::-1])
-    half = half_life_text(found.half_life)
-    if found.half_life == inf and found.log10_first_over_last < log10(0.5):
-        half = "no even decay"  # the line through it does not fall, but what arrives is less
-    if found.half_life != inf:
-        half = f"half-life {half}{f' {scene.unit}s' if isfinite(found.half_life) else ''}"
-    # Of a gradient that does not fall evenly a straight line says little.
-    uneven = f" (unevenly: r2 {found.r2:.2f})" if found.r2 < 0.8 and found.half_life < end else ""
+    fit = decay(norms[end::-1])
+    half = half_life_text(fit.half_life)
+    if fit.half_life == inf and fit.log10_first_over_last < log10(0.5):
+        half = "no even decay"  # the fitted line does not fall, yet less than half arrives
+    if fit.half_life != inf:
+        half = f"half-life {half}{f' {scene.unit}s' if isfinite(fit.half_life) else ''}"
+    # A straight line describes an uneven curve badly.
+    uneven = f" (unevenly: r2 {fit.r2:.2f})" if fit.r2 < 0.8 and fit.half_life < end else ""
     parts = [Text(f"{half}{uneven}", "bold")]
-    parts.append(Text(f"{share_text(found.log10_first_over_last)} of it arrives at the first {scene.unit}"))
-    if isfinite(found.horizon):
-        parts.append(Text(f"below a thousandth {found.horizon:.0f} {scene.unit}s back", "dim"))
-    return Column([head], cell, nothing, parts)
+    parts.append(Text(f"{share_text(fit.log10_first_over_last)} of it arrives at the first {scene.unit}"))
+    if isfinite(fit.horizon):
+        parts.append(Text(f"below a thousandth {fit.horizon:.0f} {scene.unit}s back", "dim"))
+    return Column([head], cell, no_line, parts)
 
 
 DRAWN: dict[str, Callable[[Scene, int, int, int, Signs], Column]] = {
