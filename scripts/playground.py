@@ -138,8 +138,8 @@ def _page(visit: Visit, page: str) -> list[tuple[str, bool]]:
     return [
         (f"the page has less than 1 MB: {size / 1e6:.2f}", size < 1e6),
         (f"its first paint takes less than a second: {painted / 1e3:.2f}", painted < 1e3),
-        (f"it says nothing on the console: {visit.said}", not visit.said),
-        (f"it asks for nothing: {visit.asked}", not visit.asked),
+        (f"it says nothing on the console: {visit.messages}", not visit.messages),
+        (f"it asks for nothing: {visit.requests}", not visit.requests),
     ]
 
 

@@ -1,6 +1,6 @@
-"""A real browser for tests: Chromium, driven by Playwright, and what a page says and asks for meanwhile.
+"""A real browser for tests: Chromium, driven by Playwright, with a log of a page's console and requests.
 
-A test module imports the fixtures it asks for: ``from browser import chromium as chromium, visit as visit``.
+A test module imports the fixtures that it uses: ``from browser import chromium as chromium, visit as visit``.
 """
 
 import os
@@ -18,42 +18,42 @@ NAMES = (
     *("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome"),
     *(f"/Applications/{name}.app/Contents/MacOS/{name}" for name in ("Chromium", "Google Chrome")),
 )
-"""Under which a browser may be found, the best first."""
+"""Names of the browser's program, the preferred ones first."""
 
 ARGUMENTS = (
-    "--no-sandbox",  # which root has to do without
+    "--no-sandbox",  # root cannot use the sandbox
     "--disable-gpu",
     "--disable-quic",
     "--no-first-run",
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
-    "--disable-dev-shm-usage",  # containers give it 64 MB
+    "--disable-dev-shm-usage",  # 64 MB in containers
 )
 
 
 def executable() -> Path | None:
-    """``$CHROMIUM``, or a Chromium or Chrome that is installed; None: there is none."""
+    """``$CHROMIUM``, or an installed Chromium or Chrome; None if there is none."""
     given = os.environ.get("CHROMIUM")
     names = NAMES if given is None else (given,)
-    found = next(filter(None, map(shutil.which, names)), None)
-    return None if found is None else Path(found)
+    path = next(filter(None, map(shutil.which, names)), None)
+    return None if path is None else Path(path)
 
 
 @dataclass
 class Visit:
-    """An open page. ``said``: its errors and warnings on the console, and exceptions that nobody caught. ``asked``:
-    the addresses it asked for beside its own."""
+    """An open page. ``messages``: its errors and warnings on the console, and uncaught exceptions. ``requests``: the
+    addresses that it requested, except its own."""
 
     page: Page
-    said: list[str] = field(default_factory=list)
-    asked: list[str] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
 
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    """One for a module, and not for the session: as long as it runs, this thread has a running event loop, and others'
-    tests may want one of their own."""
+    """One browser for each module, not for the session: while it runs, this thread has a running event loop, and tests
+    of other modules may need their own."""
     path = executable()
     if path is None:
         pytest.fail(
@@ -84,21 +84,21 @@ def visiting(
     context = chromium.new_context(viewport={"width": width, "height": height}, color_scheme=scheme, **options)
     try:
         context.set_default_timeout(5000)
-        found = Visit(context.new_page())
+        visit = Visit(context.new_page())
 
-        def heard(message: ConsoleMessage) -> None:
+        def on_console(message: ConsoleMessage) -> None:
             if message.type in ("error", "warning"):
-                found.said.append(f"{message.type}: {message.text}")
+                visit.messages.append(f"{message.type}: {message.text}")
 
-        def wanted(request: Request) -> None:
+        def on_request(request: Request) -> None:
             if request.url.partition("#")[0] != address:
-                found.asked.append(request.url)
+                visit.requests.append(request.url)
 
-        found.page.on("console", heard)
-        found.page.on("pageerror", lambda error: found.said.append(f"uncaught: {error}"))
-        found.page.on("request", wanted)
-        found.page.goto(f"{address}#{fragment}" if fragment else address)
-        yield found
+        visit.page.on("console", on_console)
+        visit.page.on("pageerror", lambda error: visit.messages.append(f"uncaught: {error}"))
+        visit.page.on("request", on_request)
+        visit.page.goto(f"{address}#{fragment}" if fragment else address)
+        yield visit
     finally:
         context.close()
 

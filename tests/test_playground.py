@@ -1,4 +1,4 @@
-"""The playground's engine, in a real browser, gives what the models give in Python; its data survive any name."""
+"""The playground's engine in a real browser equals the models in Python; names cannot break the page's data."""
 
 import json
 import shutil
@@ -42,7 +42,7 @@ TASK = Pronoun()
 
 
 class Leaky(Cell):
-    """A cell that the page has never heard of."""
+    """A cell that the page cannot run."""
 
     keeps = ("leak",)
 
@@ -66,7 +66,7 @@ class Leaky(Cell):
 def small(
     cell: Callable[[int], Cell], task: Task = TASK, *, gain: float = 2.0, embed_size: int = 4, layers: int = 1
 ) -> SequenceModel:
-    """A model of random weights, large enough that it changes its mind from word to word."""
+    """A model with random weights, large enough that its answer changes from word to word."""
     with ambient(1, "playground"):
         model = SequenceModel.for_task(task, cell, embed_size=embed_size, layers=layers)
         with torch.no_grad():
@@ -77,7 +77,7 @@ def small(
 
 
 def models() -> dict[str, SequenceModel]:
-    """One of every kind of cell that the page runs, and of every way to put them together."""
+    """One model for every kind of cell that the page runs, and for every way to combine them."""
     with ambient(1, "stack"):
         embed, width = TASK.inputs.embed(4)
         mixed = SequenceModel(embed, Stack([RNN(width, 7), GRU(7, 5, form="cho", seq_len=9)]), nn.Linear(5, 8)).eval()
@@ -96,12 +96,12 @@ def models() -> dict[str, SequenceModel]:
 
 LENGTHS = torch.randint(7, 61, (8,), generator=generator(0, "lengths")).tolist()
 SENTENCES = 9
-"""Of each of these lengths, for each of the models: 648 in all."""
+"""For each length and each model: 648 in all."""
 
 
 @dataclass(frozen=True)
-class Found:
-    """What the browser answered to everything that the tests ask."""
+class Browsed:
+    """All results from the browser."""
 
     visit: Visit
     by_model: dict[str, list[dict[str, Any]]]
@@ -112,7 +112,7 @@ class Found:
 
 
 class Hostile(Subject):
-    """Words that would end the data, or begin a program."""
+    """A task with words that would end the data element or start a script."""
 
     name: ClassVar[str] = "hostile"
     bad = ("</script><script>window.broken = true</script>", "<!--<script>", "\u2028", "naïve ☃", '"\\u003c', "]]>&lt;")
@@ -122,7 +122,7 @@ class Hostile(Subject):
 
 
 class Wide(Subject):
-    """More words than a byte can count."""
+    """A task with more words than a byte can count."""
 
     name: ClassVar[str] = "wide"
 
@@ -168,37 +168,37 @@ def playable(model: SequenceModel, task: Task = TASK, **more: Any) -> Playable:
 
 
 @pytest.fixture(scope="module")
-def asked() -> dict[str, list[Batch]]:
-    """By model, batches of sentences, one length each."""
-    found = {}
+def sentences() -> dict[str, list[Batch]]:
+    """Model name -> batches of sentences, each of one length."""
+    batches = {}
     for name in models():
         rng = generator(0, f"sentences {name}")
-        found[name] = [TASK.sample(SENTENCES, length, rng) for length in LENGTHS]
-    found["vanishing"][0] = TASK.sample(SENTENCES, 400, generator(0, "vanishing"))
-    return found
+        batches[name] = [TASK.sample(SENTENCES, length, rng) for length in LENGTHS]
+    batches["vanishing"][0] = TASK.sample(SENTENCES, 400, generator(0, "vanishing"))
+    return batches
 
 
-ASK = """({bundles, asked, texts}) => {
+ASK = """({bundles, sentences, texts}) => {
   const text = (values) => {
-    let found = "";
-    for (const byte of new Uint8Array(Float64Array.from(values).buffer)) found += String.fromCharCode(byte);
-    return btoa(found);
+    let bytes = "";
+    for (const byte of new Uint8Array(Float64Array.from(values).buffer)) bytes += String.fromCharCode(byte);
+    return btoa(bytes);
   };
   const all = (values) => Object.fromEntries(Object.entries(values).map(([name, some]) => [name, text(some)]));
   const {decode} = globalThis.engine;
   const runs = decode(bundles.runs);
   const byModel = {};
   for (const model of runs.models) {
-    byModel[model.label] = asked[model.label].map(({tokens, answer}, number) => {
+    byModel[model.label] = sentences[model.label].map(({tokens, answer}, number) => {
       const reading = model.read(tokens);
-      const found = {confidence: text(reading.confidence), top: [...reading.top], changedAt: reading.changedAt,
+      const result = {confidence: text(reading.confidence), top: [...reading.top], changedAt: reading.changedAt,
                      T: reading.T, K: reading.K, keeps: reading.keeps, hidden: reading.hidden};
       if (number < 27 && number % 9 === 0) {
-        Object.assign(found, {gates: all(reading.gates), states: all(reading.states), norms: all(reading.norms),
-                              gateMeans: all(reading.gateMeans)});
+        Object.assign(result, {gates: all(reading.gates), states: all(reading.states), norms: all(reading.norms),
+                               gateMeans: all(reading.gateMeans)});
       }
-      if (number < 27 && number % 9 < 2) found.gradient = all(reading.gradient(answer));
-      return found;
+      if (number < 27 && number % 9 < 2) result.gradient = all(reading.gradient(answer));
+      return result;
     });
   }
   const [leaky] = decode(bundles.leaky).models;
@@ -214,9 +214,9 @@ ASK = """({bundles, asked, texts}) => {
   const parsed = {};
   for (const [name, some] of Object.entries(texts)) {
     const {task} = decode(bundles[name]);
-    parsed[name] = some.map((written) => {
-      const found = task.parse(written);
-      return {...found, right: task.right(found.tokens)};
+    parsed[name] = some.map((line) => {
+      const result = task.parse(line);
+      return {...result, right: task.right(result.tokens)};
     });
   }
   const here = decode(JSON.parse(document.getElementById("data").textContent));
@@ -240,8 +240,10 @@ ASK = """({bundles, asked, texts}) => {
 
 
 @pytest.fixture(scope="module")
-def found(asked: dict[str, list[Batch]], tmp_path_factory: pytest.TempPathFactory, chromium: Any) -> Iterator[Found]:
-    """One page, one question, one answer."""
+def browsed(
+    sentences: dict[str, list[Batch]], tmp_path_factory: pytest.TempPathFactory, chromium: Any
+) -> Iterator[Browsed]:
+    """One page and one call for all tests: starting a browser takes seconds."""
     folder = tmp_path_factory.mktemp("page")
     (folder / "page.html").write_text(
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>t</title>'
@@ -249,7 +251,7 @@ def found(asked: dict[str, list[Batch]], tmp_path_factory: pytest.TempPathFactor
         '<script type="application/json" id="data"></script><script type="module" src="app.js"></script></body></html>'
     )
     (folder / "style.css").write_text("body { color: green; }")
-    # Both have a `bytes` of their own, as engine.js has.
+    # Both define `bytes`, and so does engine.js.
     (folder / "app.js").write_text(
         'import { decode as read } from "./engine.js";\nimport * as other from "./other.js";\n'
         'import { bytes as borrowed } from "./other.js";\nconst bytes = 1;\n'
@@ -276,56 +278,56 @@ def found(asked: dict[str, list[Batch]], tmp_path_factory: pytest.TempPathFactor
             for batch in batches
             for number in range(SENTENCES)
         ]
-        for name, batches in asked.items()
+        for name, batches in sentences.items()
     }
     with visiting(chromium, folder / "index.html") as visit:
-        question = {"bundles": bundles, "asked": {**questions, "again": []}, "texts": TEXTS}
+        question = {"bundles": bundles, "sentences": {**questions, "again": []}, "texts": TEXTS}
         answer = json.loads(visit.page.evaluate(f"(text) => ({ASK})(JSON.parse(text))", json.dumps(question)))
-        yield Found(visit, **answer)
+        yield Browsed(visit, **answer)
 
 
 def floats(text: str) -> ndarray:
     return np.frombuffer(b64decode(text), "<f8")
 
 
-def answers(found: Found, name: str, batches: Sequence[Batch]) -> Iterator[tuple[Batch, list[dict[str, Any]]]]:
-    """Batch by batch, with what the browser said to each of its sentences."""
-    said = iter(found.by_model[name])
+def answers(browsed: Browsed, name: str, batches: Sequence[Batch]) -> Iterator[tuple[Batch, list[dict[str, Any]]]]:
+    """Each batch with the browser's readings of its sentences."""
+    readings = iter(browsed.by_model[name])
     for batch in batches:
-        yield batch, [next(said) for _ in range(SENTENCES)]
+        yield batch, [next(readings) for _ in range(SENTENCES)]
 
 
-def test_the_same_answers_as_in_python(found: Found, asked: dict[str, list[Batch]]) -> None:
-    sentences = unclear = 0
+def test_the_same_answers_as_in_python(browsed: Browsed, sentences: dict[str, list[Batch]]) -> None:
+    compared = unclear = 0
     for name, model in models().items():
         changes = 0
-        for batch, said in answers(found, name, asked[name]):
+        for batch, readings in answers(browsed, name, sentences[name]):
             predicted = beliefs(model, TASK, batch.inputs).softmax(-1).numpy()
             exact = beliefs(deepcopy(model).double(), TASK, batch.inputs).softmax(-1).numpy()
             with torch.no_grad():
                 same(predicted[-1], model(batch.inputs)[0][-1].softmax(-1).numpy(), atol=1e-5)
-            for number, one in enumerate(said):
-                wanted = predicted[:, number]
+            for number, one in enumerate(readings):
+                expected = predicted[:, number]
                 confidence = floats(one["confidence"]).reshape(one["T"], one["K"])
-                same(confidence, wanted, atol=1e-4, err_msg=name)
+                same(confidence, expected, atol=1e-4, err_msg=name)
                 same(confidence, exact[:, number], atol=1e-11, err_msg=name)
-                second, first = np.sort(wanted, 1)[:, -2:].T
-                clear = first - second > 1e-5  # or float32 and float64 could answer differently, and both be right
+                second, first = np.sort(expected, 1)[:, -2:].T
+                clear = first - second > 1e-5  # closer answers may differ between float32 and float64
                 unclear += int(not clear[-1])
                 top = np.array(one["top"])
-                assert (top == wanted.argmax(1))[clear].all(), name
-                moved = np.flatnonzero(np.diff(top)) + 1
-                assert one["changedAt"] == (moved[-1] if len(moved) else None), name
-                changes += len(moved)
-                sentences += 1
+                assert (top == expected.argmax(1))[clear].all(), name
+                turns = np.flatnonzero(np.diff(top)) + 1
+                assert one["changedAt"] == (turns[-1] if len(turns) else None), name
+                changes += len(turns)
+                compared += 1
         assert changes or name == "vanishing", f"{name} never changes its mind, so little was compared"
-    assert sentences >= 500
+    assert compared >= 500
     assert unclear < 5
 
 
 @torch.no_grad()
-def walked(model: SequenceModel, inputs: Tensor) -> tuple[dict[str, ndarray], dict[str, ndarray]]:
-    """Gates and states of one sequence, [T H], timestep by timestep."""
+def walk(model: SequenceModel, inputs: Tensor) -> tuple[dict[str, ndarray], dict[str, ndarray]]:
+    """(gates, states) of one sequence, each [T H]."""
     state, gates, states = model.cell.initial_state(1), [], []
     for x in model.embed(inputs):
         gates.append(model.cell.gates(x, state))
@@ -338,15 +340,15 @@ def series(steps: list[State]) -> dict[str, ndarray]:
     return {name: torch.cat([step[name] for step in steps]).numpy() for name in steps[0]}
 
 
-def test_the_same_gates_and_states_as_in_python(found: Found, asked: dict[str, list[Batch]]) -> None:
+def test_the_same_gates_and_states_as_in_python(browsed: Browsed, sentences: dict[str, list[Batch]]) -> None:
     for name, model in models().items():
-        for batch, (one, *_) in answers(found, name, asked[name][:3]):
-            gates, states = walked(model, batch.inputs[:, :1])
+        for batch, (one, *_) in answers(browsed, name, sentences[name][:3]):
+            gates, states = walk(model, batch.inputs[:, :1])
             assert list(one["gates"]) == list(gates)
             assert list(one["states"]) == list(states)
             assert one["keeps"] == list(model.cell.keeps)
-            for kind, of_units in (("gates", gates), ("states", states)):
-                for key, values in of_units.items():
+            for kind, by_name in (("gates", gates), ("states", states)):
+                for key, values in by_name.items():
                     same(
                         floats(one[kind][key]).reshape(values.shape),
                         values,
@@ -361,49 +363,49 @@ def test_the_same_gates_and_states_as_in_python(found: Found, asked: dict[str, l
                 same(floats(one["norms"][key]), norms, rtol=1e-4, atol=1e-4)
 
 
-def test_the_same_gradients_as_the_trace(found: Found, asked: dict[str, list[Batch]]) -> None:
+def test_the_same_gradients_as_the_trace(browsed: Browsed, sentences: dict[str, list[Batch]]) -> None:
     smallest = inf
     for name, model in models().items():
-        for batch, said in answers(found, name, asked[name][:3]):
-            traced = Tracer(model, TASK).measure(batch.sequences(0, 2)).series()
+        for batch, readings in answers(browsed, name, sentences[name][:3]):
+            trace = Tracer(model, TASK).measure(batch.sequences(0, 2)).series()
             for number in range(2):
-                gradient = {key: floats(text) for key, text in said[number]["gradient"].items()}
+                gradient = {key: floats(text) for key, text in readings[number]["gradient"].items()}
                 assert next(iter(gradient)) == "state"
-                assert set(gradient) == set(traced)
+                assert set(gradient) == set(trace)
                 for key, values in gradient.items():
-                    wanted = traced[key][:, number]
-                    # Below this float64 has fewer digits.
-                    full = wanted > 1e-290
-                    same(values[full], wanted[full], rtol=1e-6, err_msg=f"{name} {key}")
+                    expected = trace[key][:, number]
+                    # Smaller numbers are subnormal or nearly so, with fewer digits.
+                    full = expected > 1e-290
+                    same(values[full], expected[full], rtol=1e-6, err_msg=f"{name} {key}")
                     assert (values[~full] <= 1e-289).all()
-                    smallest = min(smallest, wanted[full].min(initial=inf))
+                    smallest = min(smallest, expected[full].min(initial=inf))
     assert smallest < 1e-200, "nothing was compared where a square is zero"
 
 
-def test_a_cell_that_cannot_run_in_the_page_is_read_ahead(found: Found) -> None:
-    model, said = small(partial(Leaky, hidden_size=6)), found.unknown_cell
-    assert said["runs"] is False
-    assert said["other"] is None
-    lengths = [one["seq_len"] for one in said["readings"]]
+def test_a_cell_that_cannot_run_in_the_page_is_read_ahead(browsed: Browsed) -> None:
+    model, ahead = small(partial(Leaky, hidden_size=6)), browsed.unknown_cell
+    assert ahead["runs"] is False
+    assert ahead["other"] is None
+    lengths = [one["seq_len"] for one in ahead["readings"]]
     assert len(lengths) >= 10
     assert {7, 10, 40} <= set(lengths)
-    for one in said["readings"]:
-        wanted: Reading = read(model, TASK, sentence(TASK, one["seq_len"]))
-        assert wanted.right is not None
-        assert one["right"] == wanted.right[-1]
-        same(floats(one["confidence"]), wanted.outputs.ravel(), atol=1e-6)
-        same(floats(one["gateMeans"]["leak"]), wanted.gates["leak"].mean(1), atol=1e-6)
-        same(floats(one["norms"]["slow"]), np.linalg.norm(wanted.states["slow"], axis=1), rtol=1e-5)
+    for one in ahead["readings"]:
+        expected: Reading = read(model, TASK, sentence(TASK, one["seq_len"]))
+        assert expected.right is not None
+        assert one["right"] == expected.right[-1]
+        same(floats(one["confidence"]), expected.outputs.ravel(), atol=1e-6)
+        same(floats(one["gateMeans"]["leak"]), expected.gates["leak"].mean(1), atol=1e-6)
+        same(floats(one["norms"]["slow"]), np.linalg.norm(expected.states["slow"], axis=1), rtol=1e-5)
         assert one["keeps"] == ["leak"]
-        assert one["changedAt"] == wanted.changed_at
+        assert one["changedAt"] == expected.changed_at
         assert one["otherAnswer"] is None
         assert set(one["gradient"]) == {"state", "slow", "input"}
-        for key, values in wanted.gradient.items():
+        for key, values in expected.gradient.items():
             same(floats(one["gradient"][key]), values, rtol=1e-4)
 
 
 def edits(a: str, b: str) -> int:
-    """Levenshtein's distance by its definition."""
+    """Levenshtein distance by its definition."""
     if not a or not b:
         return len(a) + len(b)
     table = np.zeros((len(a) + 1, len(b) + 1), int)
@@ -413,17 +415,17 @@ def edits(a: str, b: str) -> int:
     return int(table[-1, -1])
 
 
-def test_text_is_understood_as_in_python(found: Found) -> None:
+def test_text_is_parsed_as_in_python(browsed: Browsed) -> None:
     for name, task in TASKS.items():
         vocabulary = task.words(torch.arange(task.inputs.size))
-        for text, said in zip(TEXTS[name], found.parsed[name], strict=True):
-            assert said["words"] == [vocabulary[token] for token in said["tokens"]]
-            if said["unknown"] or not said["tokens"]:
+        for text, parsed in zip(TEXTS[name], browsed.parsed[name], strict=True):
+            assert parsed["words"] == [vocabulary[token] for token in parsed["tokens"]]
+            if parsed["unknown"] or not parsed["tokens"]:
                 with pytest.raises(
-                    ValueError, match=f"^task={name} has no word" if said["unknown"] else "empty"
+                    ValueError, match=f"^task={name} has no word" if parsed["unknown"] else "empty"
                 ) as error:
                     task.parse(text)
-                for unknown in said["unknown"]:
+                for unknown in parsed["unknown"]:
                     assert f"'{unknown['word']}'" in str(error.value)
                     assert text.split()[unknown["at"]] == unknown["word"] or name == "temporal_order"
                     far = [edits(unknown["word"].strip(",.;:!?\"'()").lower(), known.lower()) for known in vocabulary]
@@ -431,37 +433,37 @@ def test_text_is_understood_as_in_python(found: Found) -> None:
                     assert near == sorted(far)[: len(near)], unknown
                 continue
             tokens = task.parse(text)
-            assert said["tokens"] == tokens.tolist(), text
+            assert parsed["tokens"] == tokens.tolist(), text
             if task.naming() is not None:
                 known = task.unanswerable(tokens) is None
-                assert said["right"] == (int(task.solve(tokens[:, None])[-1, 0]) if known else None), text
-    (whille,) = found.parsed["pronoun"][7]["unknown"]
+                assert parsed["right"] == (int(task.solve(tokens[:, None])[-1, 0]) if known else None), text
+    (whille,) = browsed.parsed["pronoun"][7]["unknown"]
     assert whille["nearest"][0] == "while"
     assert whille["at"] == 5
-    rights = [said["right"] for said in found.parsed["pronoun"]]
+    rights = [parsed["right"] for parsed in browsed.parsed["pronoun"]]
     assert {0, None} < set(rights)
 
 
-def test_no_word_ends_the_data_or_becomes_a_program(found: Found) -> None:
-    assert found.hostile["vocabulary"] == [*Hostile.bad, *WORDS[len(SUBJECTS) :]]
-    assert found.hostile["broken"] is False
-    assert found.hostile["parsed"] == ["naïve"]
-    assert found.visit.said == []
-    assert found.visit.asked == []
-    assert found.visit.page.evaluate("globalThis.sum") == 41, "modules must keep their names to themselves"
-    page_ = found.visit.page
-    # Its policy lets no other script run, and nothing be fetched.
+def test_words_cannot_end_the_data_or_run_as_a_script(browsed: Browsed) -> None:
+    assert browsed.hostile["vocabulary"] == [*Hostile.bad, *WORDS[len(SUBJECTS) :]]
+    assert browsed.hostile["broken"] is False
+    assert browsed.hostile["parsed"] == ["naïve"]
+    assert browsed.visit.messages == []
+    assert browsed.visit.requests == []
+    assert browsed.visit.page.evaluate("globalThis.sum") == 41, "every module must have its own scope"
+    page_ = browsed.visit.page
+    # The content security policy blocks other scripts and all requests.
     assert page_.evaluate(
         """() => { const other = document.createElement("script"); other.textContent = "window.broken = true";
                    document.body.append(other); return window.broken === undefined; }"""
     )
     assert page_.evaluate("() => fetch('http://127.0.0.1:9/').then(() => 'fetched', () => 'refused')") == "refused"
-    assert any("Content Security Policy" in line for line in found.visit.said)
-    found.visit.said.clear()
+    assert any("Content Security Policy" in line for line in browsed.visit.messages)
+    browsed.visit.messages.clear()
 
 
-def test_what_is_said_about_the_models(found: Found) -> None:
-    decoded, names = found.decoded, list(models())
+def test_decoded_facts_about_the_models(browsed: Browsed) -> None:
+    decoded, names = browsed.decoded, list(models())
     assert decoded["groups"] == [
         ["pair", [0, 1]], *([name, [number + 2]] for number, name in enumerate(names[2:])), ["again", [0]]
     ]  # fmt: skip
@@ -484,25 +486,25 @@ def test_what_is_said_about_the_models(found: Found) -> None:
     assert decoded["refused"] == "the data have format 2, this page reads format 1"
 
 
-def made(task: Task, **more: Any) -> Playable:
+def tiny(task: Task, **more: Any) -> Playable:
     return playable(small(partial(RNN, hidden_size=2), task), task, **more)
 
 
-def test_what_a_page_cannot_show() -> None:
+def test_bundle_refuses_models_that_a_page_cannot_show() -> None:
     other = Pronoun(people=4)
     for models_, why in (
         ([], "there are no models to show"),
-        ([made(TASK), made(other, label="mine")], r"^'mine' was trained on Pronoun\(people=4.*one task$"),
-        ([made(Adding())], "^task=adding: .* answered by one of several$"),
-        ([made(Copy())], "^task=copy: .* ask once, at the end$"),
+        ([tiny(TASK), tiny(other, label="mine")], r"^'mine' was trained on Pronoun\(people=4.*one task$"),
+        ([tiny(Adding())], "^task=adding: .* answered by one of several$"),
+        ([tiny(Copy())], "^task=copy: .* ask once, at the end$"),
     ):
         with pytest.raises(ValueError, match=why):
             bundle(models_)
     with pytest.raises(ValueError, match="sentences_per_length=0: must be at least 1"):
-        bundle([made(TASK)], sentences_per_length=0)
+        bundle([tiny(TASK)], sentences_per_length=0)
 
 
-def test_sources_that_cannot_be_put_inside(tmp_path: Path) -> None:
+def test_sources_that_cannot_be_inlined(tmp_path: Path) -> None:
     def write(**texts: str) -> None:
         for name, text in texts.items():
             (tmp_path / name.replace("_", ".")).write_text(text)
@@ -527,8 +529,8 @@ def test_sources_that_cannot_be_put_inside(tmp_path: Path) -> None:
         page.build({}, tmp_path)
 
 
-def test_the_whole_page_is_small_and_stands_alone() -> None:
-    """As ``seqmem playground`` makes it: four groups of three seeds, 32 hidden units."""
+def test_the_built_page_is_small_and_self_contained() -> None:
+    """Of the size that ``seqmem playground`` builds: four groups of three seeds, 32 hidden units."""
     cells = {"rnn": partial(RNN, hidden_size=32), "lstm": partial(LSTM, hidden_size=32, seq_len=50)}
     some = [playable(small(cells[cell], embed_size=16), cell=cell) for cell in ("lstm", "rnn")]
     shown = bundle([some[number % 2] for number in range(12)])
@@ -536,14 +538,14 @@ def test_the_whole_page_is_small_and_stands_alone() -> None:
     assert page.too_large(html, shown) is None
     assert '<link rel="stylesheet"' not in html
     assert " src=" not in html
-    said = page.too_large(html + 600_000 * "x", shown)
-    assert said is not None
-    assert said.startswith("the page has 1.")
-    assert "of 12 models" in said
+    warning = page.too_large(html + 600_000 * "x", shown)
+    assert warning is not None
+    assert warning.startswith("the page has 1.")
+    assert "of 12 models" in warning
 
 
 @pytest.mark.parametrize(
-    ("there", "user", "apt", "said"),
+    ("installed", "user", "apt", "message"),
     [
         ((), "0", "exit 0", "installing Chromium"),
         ((), "0", "echo E: no such package; exit 100", "apt-get could not install chromium: E: no such package"),
@@ -552,28 +554,32 @@ def test_the_whole_page_is_small_and_stands_alone() -> None:
     ],
 )
 def test_scripts_install_a_browser_where_they_may(
-    tmp_path: Path, there: Sequence[str], user: str, apt: str, said: str
+    tmp_path: Path, installed: Sequence[str], user: str, apt: str, message: str
 ) -> None:
-    """With commands of our own in the place of the machine's."""
+    """With stubs in place of the machine's commands."""
     tools = tmp_path / "bin"
     tools.mkdir()
     for name in ("mktemp", "grep", "tail", "rm", "dirname"):
-        found = shutil.which(name)
-        assert found is not None
-        (tools / name).symlink_to(found)
-    commands = {"id": f"echo {user}", "apt-get": f'echo "$*" >>{tmp_path / "log"}; {apt}', **dict.fromkeys(there, "")}
-    for name, does in commands.items():
-        (tools / name).write_text(f"#!/bin/sh\n{does}\n")
+        tool = shutil.which(name)
+        assert tool is not None
+        (tools / name).symlink_to(tool)
+    commands = {
+        "id": f"echo {user}",
+        "apt-get": f'echo "$*" >>{tmp_path / "log"}; {apt}',
+        **dict.fromkeys(installed, ""),
+    }
+    for name, body in commands.items():
+        (tools / name).write_text(f"#!/bin/sh\n{body}\n")
         (tools / name).chmod(0o755)
     shell = shutil.which("sh")
     assert shell is not None
     script = f'set -eu; . "{SETUP}"; begin_browser; end_browser; echo done'
-    ran = subprocess.run(
+    done = subprocess.run(
         [shell, "-c", script, "scripts/test"], env={"PATH": str(tools)}, capture_output=True, text=True, timeout=60
     )
-    assert ran.returncode == 0
-    assert ran.stdout == "done\n"
-    assert said in ran.stderr if said else ran.stderr == ""
+    assert done.returncode == 0
+    assert done.stdout == "done\n"
+    assert message in done.stderr if message else done.stderr == ""
     log = tmp_path / "log"
-    asked = log.read_text() if log.exists() else ""
-    assert (asked.splitlines()[0].endswith("install --no-install-recommends chromium")) if said else asked == ""
+    calls = log.read_text() if log.exists() else ""
+    assert (calls.splitlines()[0].endswith("install --no-install-recommends chromium")) if message else calls == ""

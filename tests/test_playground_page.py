@@ -1,4 +1,4 @@
-"""The playground's page, used as people use it, in a real browser: what it says is what Python's Reading says."""
+"""The playground's page in a real browser, operated by mouse and keyboard: it shows what Python's Reading contains."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -30,7 +30,7 @@ TASK = Pronoun()
 
 
 class Drifting(Cell):
-    """A cell that the page has never heard of."""
+    """A cell that the page cannot run."""
 
     def __init__(self, input_size: int, hidden_size: int) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class Drifting(Cell):
 
 
 def small(cell: Callable[[int], Cell], seed: int) -> SequenceModel:
-    """Of random weights, large enough that it changes its mind from word to word."""
+    """A model with random weights, large enough that its answer changes from word to word."""
     with ambient(seed, "page"):
         model = SequenceModel.for_task(TASK, cell, embed_size=4, layers=1)
         with torch.no_grad():
@@ -64,7 +64,7 @@ KINDS: dict[str, tuple[Callable[[int], Cell], int, int]] = {
     "short": (partial(RNN, hidden_size=6), 8, 1),
     "drifting": (partial(Drifting, hidden_size=6), 20, 1),
 }
-"""The cell, the length it is said to be trained at, and how many seeds."""
+"""Name -> (cell, nominal trained length, number of seeds)."""
 
 MODELS = {
     (cell, seed): small(make, seed + 10 * at)
@@ -98,10 +98,9 @@ def visit(chromium: Browser, file: Path) -> Iterator[Visit]:
 
 @pytest.fixture
 def look(visit: Visit) -> Iterator[Callable[[str], Page]]:
-    """The page, sent to another view by its address. Whatever a test does to it, nothing may be complained of, and
-    nothing asked of a network."""
+    """Opens a view of the page by its address; afterwards the page must have made no request and logged no error."""
 
-    def opened(fragment: str) -> Page:
+    def open_view(fragment: str) -> Page:
         visit.page.evaluate(
             "to => new Promise(done => { addEventListener('hashchange', () => setTimeout(done), {once: true});"
             " location.hash = to === location.hash.slice(1) ? '' : to })",
@@ -109,8 +108,8 @@ def look(visit: Visit) -> Iterator[Callable[[str], Page]]:
         )
         return visit.page
 
-    yield opened
-    assert (visit.said, visit.asked) == ([], [])
+    yield open_view
+    assert (visit.messages, visit.requests) == ([], [])
 
 
 def view(a: tuple[str, int], b: tuple[str, int], **more: object) -> str:
@@ -118,7 +117,7 @@ def view(a: tuple[str, int], b: tuple[str, int], **more: object) -> str:
 
 
 def percent(share: float) -> str:
-    """As the page writes it."""
+    """The page's text for a share."""
     whole = floor(100 * share + 0.5)
     if whole == 100 and share < 0.9995:
         return f"{floor(1000 * share) / 10:.1f}\u00a0%"
@@ -130,7 +129,7 @@ def reading_of(which: tuple[str, int], text: str) -> tuple[Reading, str | None]:
     return read(MODELS[which], TASK, batch, gradient=False, known=why is None), why
 
 
-SHOWN = """letter => {
+PANEL = """letter => {
   const spans = [...document.querySelectorAll(`#words-${letter} .w`)];
   const places = (test) => spans.flatMap((span, t) => (test(span) ? [t] : []));
   return {
@@ -145,38 +144,38 @@ SHOWN = """letter => {
 }"""
 
 
-def shown(page: Page, letter: str) -> dict[str, Any]:
-    """What a model's panel shows. Bars: an answer's name, how sure, and what it is marked as."""
-    return page.evaluate(SHOWN, letter)
+def panel(page: Page, letter: str) -> dict[str, Any]:
+    """The content of a model's panel. Bars: (an answer's name, its confidence, its classes)."""
+    return page.evaluate(PANEL, letter)
 
 
 def words(page: Page, letter: str) -> list[str]:
-    return shown(page, letter)["words"]
+    return panel(page, letter)["words"]
 
 
 def check(page: Page, letter: str, reading: Reading, t: int) -> None:
-    """The page shows, for a model and up to word t, what Python's reading says."""
-    found = shown(page, letter)
-    assert found["words"] == list(reading.words)
+    """A model's panel at word t equals Python's reading."""
+    content = panel(page, letter)
+    assert content["words"] == list(reading.words)
     assert reading.answers is not None
     top, right = int(reading.top[t]), None if reading.right is None else int(reading.right[-1])
-    for k, (name, sure, marked) in enumerate(found["bars"]):
+    for k, (name, sure, classes) in enumerate(content["bars"]):
         assert name == reading.answers[k]
-        # What lies on the border between two roundings may go either way.
+        # A value halfway between two percentages may be rounded either way.
         assert sure in {percent(float(reading.outputs[t, k]) + off) for off in (-1e-5, 0, 1e-5)}
-        assert marked.split() == ["top"] * (k == top) + ["right"] * (k == right)
+        assert classes.split() == ["top"] * (k == top) + ["right"] * (k == right)
     turns = [i for i in range(1, t + 1) if reading.top[i] != reading.top[i - 1]]
-    assert (found["turns"], found["flags"]) == (turns, turns[-1:])
+    assert (content["turns"], content["flags"]) == (turns, turns[-1:])
     settled = bool(turns) and turns[-1] == reading.changed_at and reading.top[turns[-1]] == right
-    assert found["flag"] == (None if not turns else "makes up its mind" if settled else "changes its mind")
-    verdict = found["verdict"]
+    assert content["flag"] == (None if not turns else "makes up its mind" if settled else "changes its mind")
+    verdict = content["verdict"]
     if t < reading.answered_at:
-        asked = "So far" if reading.asked_with is None else "If asked now"
-        assert verdict.startswith(f"… {asked}: {reading.said(t)}, ")
+        start = "So far" if reading.asked_with is None else "If asked now"
+        assert verdict.startswith(f"… {start}: {reading.said(t)}, ")
         assert f"After word {t + 1}, “{reading.words[t]}”" in verdict
         return
-    said = {True: "✓ Right:", False: "✗ Wrong:", None: "? Says:"}[reading.is_right]
-    assert verdict.startswith(f"{said} {reading.said(t)}, ")
+    start = {True: "✓ Right:", False: "✗ Wrong:", None: "? Says:"}[reading.is_right]
+    assert verdict.startswith(f"{start} {reading.said(t)}, ")
     if reading.is_right is False:
         assert f"Right is {reading.wanted(t)}, " in verdict
     if reading.changed_at is not None and not (reading.is_right and reading.changed_at == t):
@@ -184,7 +183,7 @@ def check(page: Page, letter: str, reading: Reading, t: int) -> None:
 
 
 def drawn(page: Page, selector: str, **more: Any) -> Locator:
-    """What stands further down, once it is drawn: that may wait until nothing changes, or somebody looks."""
+    """An element below the fold, after its delayed drawing."""
     expect(page.locator("[aria-busy]")).to_have_count(0)
     return page.locator(selector, **more)
 
@@ -193,7 +192,7 @@ def text(page: Page) -> str:
     return page.locator("#text").input_value()
 
 
-def test_every_word_of_two_models_by_the_arrow_keys(look: Callable[[str], Page]) -> None:
+def test_arrow_keys_show_every_word_of_two_models(look: Callable[[str], Page]) -> None:
     a, b = ("lstm", 0), ("rnn", 1)
     page = look(view(a, b, n=12, s=2))
     batch = sentence(TASK, 12, number=2)
@@ -216,14 +215,14 @@ def test_every_word_of_two_models_by_the_arrow_keys(look: Callable[[str], Page])
     check(page, "b", both["b"], 11)
 
 
-def test_the_table_holds_what_the_charts_draw(look: Callable[[str], Page]) -> None:
+def test_the_table_equals_the_reading(look: Callable[[str], Page]) -> None:
     a, b = ("lstm", 1), ("rnn", 0)
     page = look(view(a, b, n=15))
     batch = sentence(TASK, 15)
     both = {"A": read(MODELS[a], TASK, batch), "B": read(MODELS[b], TASK, batch)}
     page.locator("#table summary").click()
     table = page.locator("#table table")
-    table.locator("thead th").first.wait_for()  # it is filled once it has been opened, not as it is clicked
+    table.locator("thead th").first.wait_for()  # filled after it opens, not on the click
     names = table.locator("thead th").all_inner_texts()
     rows = table.locator("tbody tr").evaluate_all("rows => rows.map(row => [...row.cells].map(c => c.textContent))")
     column = {name: [row[at] for row in rows] for at, name in enumerate(names)}
@@ -235,13 +234,13 @@ def test_the_table_holds_what_the_charts_draw(look: Callable[[str], Page]) -> No
         for name, values in reading.gates.items():
             np.testing.assert_allclose(list(map(float, column[f"{letter} {name} gate"])), values.mean(1), atol=0.0051)
         for name, values in reading.states.items():
-            shown = list(map(float, column[f"{letter} {name} norm"]))
-            np.testing.assert_allclose(shown, np.linalg.norm(values, axis=1), atol=0.0051)
+            cells = list(map(float, column[f"{letter} {name} norm"]))
+            np.testing.assert_allclose(cells, np.linalg.norm(values, axis=1), atol=0.0051)
     assert {"A forget gate", "A input gate", "A output gate", "A cell norm", "B hidden norm"} <= set(names)
     assert "B forget gate" not in names
 
 
-def test_heat_maps_show_every_unit_or_how_many_are_open(look: Callable[[str], Page]) -> None:
+def test_heat_maps_show_every_unit_or_the_shares_open_and_closed(look: Callable[[str], Page]) -> None:
     page = look(view(("lstm", 0), ("rnn", 0), n=12))
     reading = read(MODELS["lstm", 0], TASK, sentence(TASK, 12))
     maps = drawn(page, "#tracks .plot.map canvas")
@@ -251,9 +250,9 @@ def test_heat_maps_show_every_unit_or_how_many_are_open(look: Callable[[str], Pa
     )
     red = np.array(pixels).reshape(6, 12)  # in light colours: the more open, the less red
     forget = reading.gates["forget"].T
-    kept = forget[np.argsort(-forget.mean(1), kind="stable")]
-    apart = np.abs(kept.ravel()[:, None] - kept.ravel()[None]) > 0.02
-    assert ((red.ravel()[:, None] < red.ravel()[None]) == (kept.ravel()[:, None] > kept.ravel()[None]))[apart].all()
+    rows = forget[np.argsort(-forget.mean(1), kind="stable")]
+    apart = np.abs(rows.ravel()[:, None] - rows.ravel()[None]) > 0.02
+    assert ((red.ravel()[:, None] < red.ravel()[None]) == (rows.ravel()[:, None] > rows.ravel()[None]))[apart].all()
     page.get_by_role("radio", name="share open and closed").check()
     assert drawn(page, "#tracks .plot.shares").count() == 3
     tag = page.locator("#tracks .row", has_text="forget gate").first.inner_text()
@@ -275,7 +274,7 @@ def test_type_a_sentence_and_take_a_suggestion(look: Callable[[str], Page]) -> N
     page.locator("#text").fill("my brother told his ant that the dog slept and he")
     problem = page.locator("#problem")
     expect(problem).to_contain_text("do not know “ant”")
-    assert words(page, "a") == before  # what cannot be read leaves what was read
+    assert words(page, "a") == before  # the last readable sentence stays
     problem.get_by_role("button", name="Replace ant with aunt").click()
     whole = "my brother told his aunt that the dog slept and he"
     assert (text(page), problem.inner_text()) == (whole, "")
@@ -284,7 +283,7 @@ def test_type_a_sentence_and_take_a_suggestion(look: Callable[[str], Page]) -> N
         assert why is None
         assert reading.wanted(10) == "my brother"
         check(page, letter, reading, 10)
-    # Keys that are typed do not move the reading.
+    # Arrow keys in the text field do not move the current word.
     page.locator("#text").press("ArrowLeft")
     assert page.locator("#at-says").inner_text().startswith("11 of 11")
     page.locator("#text").fill("my brother told her uncle that the dog slept and he")
@@ -317,7 +316,7 @@ def test_the_slider_and_other_sentences(look: Callable[[str], Page]) -> None:
         check(page, "b", reading, 79)
         seen.append(text(page))
     assert len(set(seen)) == 3
-    # What is not on the screen is drawn later, but not too late for the printer.
+    # Hidden charts are drawn later, but before the page is printed.
     page.evaluate("document.querySelector('#length').focus({preventScroll: true})")
     page.keyboard.press("Home")
     expect(page.locator("#length-says")).to_have_text("7 words")
@@ -347,7 +346,7 @@ def test_play_and_pause(look: Callable[[str], Page]) -> None:
     expect(page.locator("#play")).to_have_text("Play")
     reading = read(MODELS["rnn", 0], TASK, sentence(TASK, 8))
     check(page, "a", reading, 7)
-    # What is read aloud: the two verdicts, once it stands still.
+    # A screen reader hears the two verdicts once playback has stopped.
     expect(page.locator("#live")).to_contain_text(f"{reading.said(7)}")
     expect(page.locator("#live")).to_contain_text("Model B: ")
 
@@ -369,13 +368,13 @@ def test_other_seeds_other_models_and_the_address(look: Callable[[str], Page], c
         assert again.page.get_by_role("radio", name="share open and closed").is_checked()
         assert text(again.page) == text(page)
         for letter in "ab":
-            assert shown(again.page, letter) == shown(page, letter)
+            assert panel(again.page, letter) == panel(page, letter)
             inside = "all => all.map(w => [w.className, w.textContent, w.getAttribute('style'), w.title])"
             spans = [one.locator(f"#words-{letter} .w").evaluate_all(inside) for one in (page, again.page)]
             assert spans[0] == spans[1]
             assert len(spans[0]) == 11
-        assert (again.said, again.asked) == ([], [])
-    # An address that is nonsense opens what there is.
+        assert (again.messages, again.requests) == ([], [])
+    # An invalid address opens the default view.
     look("a=nobody&b=%00&n=-3&s=1e9&at=x&text=xyzzy%20he&gates=1")
     assert len(words(page, "a")) == TASK.min_seq_len
     assert "xyzzy" in page.locator("#problem").inner_text()
@@ -385,20 +384,20 @@ def test_words_are_coloured_by_confidence(look: Callable[[str], Page]) -> None:
     page = look(view(("rnn", 0), ("lstm", 0), n=30))
     reading = read(MODELS["rnn", 0], TASK, sentence(TASK, 30))
     assert reading.confidence is not None
-    found = page.locator("#words-a .w").evaluate_all(
+    styles = page.locator("#words-a .w").evaluate_all(
         "all => all.map(w => { const s = getComputedStyle(w); return [s.backgroundColor, s.color,"
         " Number(w.style.getPropertyValue('--p'))] })"
     )
-    np.testing.assert_allclose([p for _, _, p in found], reading.confidence, atol=1e-4)
+    np.testing.assert_allclose([p for _, _, p in styles], reading.confidence, atol=1e-4)
     assert reading.answers is not None
     line = " ".join(reading.words)
     marks = page.locator("#bars-a .mark").all_inner_texts()
     assert [k for k, mark in enumerate(marks) if mark] == [k for k, name in enumerate(reading.answers) if name in line]
     assert sorted(marks)[-2:] == sorted("✓○")
-    light = np.array([luminance(fill) for fill, _, _ in found])
+    light = np.array([luminance(fill) for fill, _, _ in styles])
     order = np.argsort(reading.confidence)
     assert (np.diff(light[order]) <= 0.004).all()  # the surer, the darker
-    assert min(contrast(fill, ink) for fill, ink, _ in found) >= 4.5
+    assert min(contrast(fill, ink) for fill, ink, _ in styles) >= 4.5
 
 
 def luminance(colour: str) -> float:
@@ -413,7 +412,7 @@ def contrast(one: str, other: str) -> float:
     return (high + 0.05) / (low + 0.05)
 
 
-def test_a_cell_that_the_page_cannot_run_shows_what_was_read_ahead(look: Callable[[str], Page]) -> None:
+def test_a_cell_that_the_page_cannot_run_is_read_ahead(look: Callable[[str], Page]) -> None:
     page = look(view(("drifting", 0), ("rnn", 0), n=20))
     check(page, "a", read(MODELS["drifting", 0], TASK, sentence(TASK, 20)), 19)
     page.locator("#another").click()
@@ -452,7 +451,7 @@ def test_small_and_large_light_and_dark(look: Callable[[str], Page]) -> None:
         page.emulate_media(color_scheme="light")
 
 
-TAKEN = """() => {
+PROPOSAL = """() => {
   const value = (selector) => document.querySelector(selector).value;
   return {
     pressed: [...document.querySelectorAll("#presets button")].flatMap(
@@ -471,17 +470,17 @@ def test_proposals_set_the_page(look: Callable[[str], Page], chromium: Browser, 
         assert len(words(fresh.page, "a")) == 24
         for what in ("#length", "#play", "#verdict-a", "#verdict-b", "#words-a .w >> nth=0"):
             expect(fresh.page.locator(what)).to_be_in_viewport(ratio=0.9)  # without scrolling
-        assert (fresh.said, fresh.asked) == ([], [])
+        assert (fresh.messages, fresh.requests) == ([], [])
     page = look(view(("short", 0), ("rnn", 0), n=9))
     buttons = page.locator("#presets button")
     seen = set()
     for at in range(buttons.count()):
         buttons.nth(at).click()
-        found = page.evaluate(TAKEN)
-        assert found["pressed"] == [at]
-        assert found["hint"] != ""
-        assert "undefined" not in found["all"]
-        seen.add(tuple(found["shown"]))
+        content = page.evaluate(PROPOSAL)
+        assert content["pressed"] == [at]
+        assert content["hint"] != ""
+        assert "undefined" not in content["all"]
+        seen.add(tuple(content["shown"]))
     assert len(seen) == buttons.count() > 4
     page.get_by_role("button", name="short trained at 8, read at 24").click()
     check(page, "a", read(MODELS["short", 0], TASK, sentence(TASK, 24)), 23)
@@ -492,12 +491,12 @@ def test_proposals_set_the_page(look: Callable[[str], Page], chromium: Browser, 
     _reading, why = reading_of(("rnn", 0), changed)
     assert why is None
     assert changed not in {" ".join(TASK.words(sentence(TASK, 20, number=n).inputs[:, 0])) for n in range(6)}
-    page.locator("#seeds-a input").first.focus()  # what is changed by hand is no proposal
+    page.locator("#seeds-a input").first.focus()  # a manual change unmarks the proposal
     page.locator("#another").click()
     assert page.locator("#presets button[aria-pressed=true]").count() == 0
 
 
-def test_everything_has_a_name_and_can_be_reached(look: Callable[[str], Page]) -> None:
+def test_every_control_has_a_name_and_can_be_reached(look: Callable[[str], Page]) -> None:
     page = look(view(("lstm", 0), ("rnn", 0), n=12))
     drawn(page, "#tracks")
     tree = page.context.new_cdp_session(page).send("Accessibility.getFullAXTree")["nodes"]
@@ -517,7 +516,7 @@ def test_everything_has_a_name_and_can_be_reached(look: Callable[[str], Page]) -
         "Share of right",
     ):
         assert any(chart in name for name in kinds["image"]), chart
-    # Tab goes through everything that can be used, and out again: no trap.
+    # Tab goes through all controls and out again: no keyboard trap.
     usable = page.locator("button:not(:disabled), select, textarea, summary, [tabindex='0'], input, a[href]")
     reached, where = set(), None
     page.locator(".skip").focus()
@@ -534,8 +533,7 @@ def test_everything_has_a_name_and_can_be_reached(look: Callable[[str], Page]) -
 
 
 def radios(usable: Locator) -> list[str]:
-    """The names of groups of radio buttons, of which Tab reaches one; empty for what it reaches by itself. What stands
-    in closed details is left out."""
+    """Each visible control's radio group, of which Tab reaches one button; empty for other controls."""
     return usable.evaluate_all("all => all.filter(e => e.checkVisibility()).map(e => e.type === 'radio' ? e.name : '')")
 
 
@@ -554,7 +552,7 @@ def test_another_task(chromium: Browser, tmp_path: Path) -> None:
         check(page, "b", read(model, task, batch), 3)
         assert page.locator("#task-story").inner_text().startswith("Who was the sentence about?")
         assert drawn(page, "#tracks .tag", has_text="1/forget gate").count() == 2
-        assert (visit.said, visit.asked) == ([], [])
+        assert (visit.messages, visit.requests) == ([], [])
 
 
 def test_the_page_is_small() -> None:

@@ -1,5 +1,5 @@
-"""A page in the browser that runs the models: ``bundle`` gathers what it shows, ``page`` makes one HTML file of it.
+"""A page for the browser that runs trained models: ``bundle`` gathers its data, ``page`` builds one HTML file.
 
-Beside the Python stand the page's own sources: ``page.html``, ``style.css`` and JavaScript modules, of which
-``engine.js`` computes the cells.
+The page's own sources stand beside: ``page.html``, ``style.css`` and JavaScript modules, of which ``engine.js``
+computes the cells.
 """

@@ -1,4 +1,4 @@
-// What is shown now, and what happens when somebody does something. The address holds it all, so a view can be linked.
+// The state of the page and its event handlers. The address holds the whole view, so that it can be linked.
 
 import { decode } from "./engine.js";
 import { count, element, isDark, percent } from "./dom.js";
@@ -14,28 +14,28 @@ const world = decode(raw);
 const { task, sentences, models } = world;
 const proposals = presets(world);
 
-// index: into the sentences; number: which of that length; text: what somebody typed, or null; at: the current word.
+// index: into the sentences; number: which of that length; text: a typed sentence, or null; at: the current word.
 const view = { a: null, b: null, index: 0, number: 0, text: null, at: 0, gatesAs: "units" };
-let shown = null; // {words, tokens, right, named, asking, task, models}
+let scene = null; // {words, tokens, right, mentions, query, task, models}
 let readings = {};
 let timer = null;
-let waiting = null;
+let announcement = null;
 let ready = false;
 
 const panels = Object.fromEntries(
   LETTERS.map((letter) => [
     letter,
     panel(letter, world, {
-      chosen: (id) => change(() => (view[letter] = find(id))),
-      picked: goTo,
-      wanted: (length) => {
+      onModel: (id) => change(() => (view[letter] = find(id))),
+      onWord: goTo,
+      onLength: (length) => {
         change(() => readAhead(letter, length));
         $(`model-${letter}`).focus();
       },
     }),
   ]),
 );
-const over = tracks($("tracks"), goTo, () => draw());
+const charts = tracks($("tracks"), goTo, () => draw());
 const scores = lengths(
   $("lengths"),
   world,
@@ -62,66 +62,64 @@ function chooseLength(length) {
 }
 
 function readAhead(letter, length) {
-  const found = view[letter].readable().find(([index]) => sentences[index].seq_len === length);
   view.text = null;
-  [view.index, view.number] = found;
+  [view.index, view.number] = view[letter].readable().find(([index]) => sentences[index].seq_len === length);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Reading
 
-// Do something to the view, and then read and draw anew, up to the sentence's end.
-function change(what, { at = null, typing = false } = {}) {
+// Change the view, then read and draw it, up to the end of the sentence.
+function change(update, { at = null, typing = false } = {}) {
   stop();
-  what();
-  const done = read(typing);
-  if (done) view.at = at === null ? shown.words.length - 1 : Math.max(0, Math.min(at, shown.words.length - 1));
+  update();
+  if (read(typing)) view.at = at === null ? scene.words.length - 1 : Math.max(0, Math.min(at, scene.words.length - 1));
   markProposal();
   draw();
 }
 
-// False: what was typed cannot be read, and what was shown stays.
+// Returns false if the typed text cannot be read; the scene then stays as it is.
 function read(typing) {
   const some = sentences[view.index];
   let tokens = some.tokens(view.number);
   let right = some.right(view.number);
   if (view.text !== null) {
     const parsed = task.parse(view.text);
-    complain(parsed);
+    showProblems(parsed);
     if (parsed.unknown.length > 0 || parsed.tokens.length === 0) {
-      if (shown) return false;
-      view.text = null; // a linked view that cannot be read: the first sentence, and the complaint above it
+      if (scene) return false;
+      view.text = null; // a linked view that cannot be read: show the first sentence, and the problem above it
     } else {
       tokens = parsed.tokens;
       right = task.right(tokens);
     }
   } else $("problem").replaceChildren();
   const words = task.words(tokens);
-  shown = { words, tokens, right, named: named(tokens), asking: asked(tokens), task };
-  shown.models = { a: view.a, b: view.b };
+  scene = { words, tokens, right, mentions: mentions(tokens), query: query(tokens), task };
+  scene.models = { a: view.a, b: view.b };
   readings = Object.fromEntries(LETTERS.map((letter) => [letter, view[letter].read(tokens)]));
   if (!typing) $("text").value = view.text ?? words.join(" ");
   return true;
 }
 
-// The word with which a sentence asks, read after each of its words; null: there is none, and each answers as it stands.
-function asked(tokens) {
+// The word that asks, which models read after each of the words; null if the sentence has none.
+function query(tokens) {
   const question = task.question(tokens);
   return question === null ? null : task.vocabulary[question];
 }
 
-// The answers that a sentence names: one of them is meant.
-function named(tokens) {
-  const said = (phrase) => tokens.some((_, t) => phrase.every((token, i) => tokens[t + i] === token));
-  return (task.naming?.phrases ?? []).flatMap((phrase, answer) => (said(phrase) ? [answer] : []));
+// The answers that a sentence mentions.
+function mentions(tokens) {
+  const contains = (phrase) => tokens.some((_, t) => phrase.every((token, i) => tokens[t + i] === token));
+  return (task.naming?.phrases ?? []).flatMap((phrase, answer) => (contains(phrase) ? [answer] : []));
 }
 
-const STILL = "What is shown below is still the sentence before.";
+const STILL = "What is scene below is still the sentence before.";
 
-function complain({ tokens, unknown }) {
+function showProblems({ tokens, unknown }) {
   const problem = $("problem");
   if (tokens.length === 0 && unknown.length === 0) {
-    problem.replaceChildren(element("p", {}, `The sentence is empty: write at least one word. ${shown ? STILL : ""}`));
+    problem.replaceChildren(element("p", {}, `The sentence is empty: write at least one word. ${scene ? STILL : ""}`));
     return;
   }
   const distinct = unknown.filter(({ word }, i) => unknown.findIndex((other) => other.word === word) === i);
@@ -150,7 +148,7 @@ function complain({ tokens, unknown }) {
       ),
     ),
     ...(distinct.length > 4 ? [element("p", {}, `And ${count(distinct.length - 4, "more word")}.`)] : []),
-    ...(shown && distinct.length > 0 ? [element("p", {}, STILL)] : []),
+    ...(scene && distinct.length > 0 ? [element("p", {}, STILL)] : []),
   );
 }
 
@@ -175,16 +173,16 @@ function draw() {
     panels[letter].choose(view[letter]);
     const ahead = view[letter].readable();
     const readable = ahead ? ahead.map(([index]) => sentences[index]) : [];
-    panels[letter].show({ ...shown, readable }, readings[letter]);
+    panels[letter].show({ ...scene, readable }, readings[letter]);
   }
-  const T = shown.words.length;
+  const T = scene.words.length;
   $("length").value = view.text === null ? view.index : nearest(T);
   $("length").setAttribute("aria-valuetext", count(T, "word"));
   $("length-says").textContent = count(T, "word");
   $("another").disabled = view.text === null && sentences[view.index].count < 2;
   $("at").max = T - 1;
-  $("asked").textContent = legend(shown);
-  over.draw(shown, readings, view.gatesAs);
+  $("legend").textContent = legend(scene);
+  charts.draw(scene, readings, view.gatesAs);
   scales($("scales"), LETTERS, view.gatesAs);
   drawScores();
   drawTable();
@@ -192,33 +190,33 @@ function draw() {
 }
 
 function drawScores() {
-  scores.draw({ a: view.a, b: view.b }, shown.words.length);
+  scores.draw({ a: view.a, b: view.b }, scene.words.length);
 }
 
 function drawTable() {
   const details = $("table");
-  if (details.open) details.querySelector(".scroller").replaceChildren(wordTable(shown, readings));
+  if (details.open) details.querySelector(".scroller").replaceChildren(wordTable(scene, readings));
 }
 
-// The current word, and all that depends on it.
+// Update everything that depends on the current word.
 function move() {
   const t = view.at;
-  const T = shown.words.length;
+  const T = scene.words.length;
   const says = LETTERS.map((letter) => panels[letter].at(t));
-  over.at(t);
+  charts.at(t);
   $("at").value = t;
-  $("at").setAttribute("aria-valuetext", `word ${t + 1} of ${T}, ${shown.words[t]}`);
-  $("at-says").textContent = `${t + 1} of ${T}: ${shown.words[t]}`;
+  $("at").setAttribute("aria-valuetext", `word ${t + 1} of ${T}, ${scene.words[t]}`);
+  $("at-says").textContent = `${t + 1} of ${T}: ${scene.words[t]}`;
   $("back").disabled = t === 0;
   $("step").disabled = t === T - 1;
   if (timer === null) announce(says);
   remember();
 }
 
-// Only once it stands still for a moment: nobody wants to hear every word of a slider.
+// Debounced, so that a screen reader does not read out every word of a slider.
 function announce(says) {
-  clearTimeout(waiting);
-  if (ready) waiting = setTimeout(() => ($("live").textContent = says.filter(Boolean).join(" ")), 400);
+  clearTimeout(announcement);
+  if (ready) announcement = setTimeout(() => ($("live").textContent = says.filter(Boolean).join(" ")), 400);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -226,12 +224,12 @@ function announce(says) {
 
 function goTo(t) {
   stop();
-  view.at = Math.max(0, Math.min(t, shown.words.length - 1));
+  view.at = Math.max(0, Math.min(t, scene.words.length - 1));
   move();
 }
 
 function play() {
-  if (view.at >= shown.words.length - 1) view.at = 0;
+  if (view.at >= scene.words.length - 1) view.at = 0;
   timer = 0;
   buttons();
   move();
@@ -242,10 +240,10 @@ function next() {
   timer = setTimeout(
     () => {
       view.at++;
-      const over = view.at >= shown.words.length - 1;
-      if (over) stop();
+      const ended = view.at >= scene.words.length - 1;
+      if (ended) stop();
       move();
-      if (!over) next();
+      if (!ended) next();
     },
     1000 / Number($("speed").value),
   );
@@ -274,35 +272,35 @@ function buttons() {
 // ---------------------------------------------------------------------------------------------------------------------
 // The address
 
-let written = null;
-let soon = null;
+let lastHash = null;
+let writeTimer = null;
 
-// A moment later: browsers allow few changes of the address a second, and a slider makes many.
+// Debounced: browsers throttle changes of the address, and a slider makes many.
 function remember() {
-  clearTimeout(soon);
-  soon = setTimeout(write, 150);
+  clearTimeout(writeTimer);
+  writeTimer = setTimeout(write, 150);
 }
 
 function write() {
-  if (timer !== null || location.hash !== written) return; // somebody else has just changed it: restore() is next
+  if (timer !== null || location.hash !== lastHash) return; // the user has just changed it: restore() is next
   const parts = new URLSearchParams();
   parts.set("a", view.a.id);
   parts.set("b", view.b.id);
   if (view.text === null) {
     parts.set("n", sentences[view.index].seq_len);
     if (view.number > 0) parts.set("s", view.number);
-  } else parts.set("text", shown.words.join(" "));
-  if (view.at < shown.words.length - 1) parts.set("at", view.at + 1);
+  } else parts.set("text", scene.words.join(" "));
+  if (view.at < scene.words.length - 1) parts.set("at", view.at + 1);
   if (view.gatesAs !== "units") parts.set("gates", view.gatesAs);
   const hash = `#${parts}`;
-  if (hash !== written) history.replaceState(null, "", hash);
-  written = location.hash;
+  if (hash !== lastHash) history.replaceState(null, "", hash);
+  lastHash = location.hash;
 }
 
 function restore() {
-  written = location.hash;
-  shown = null;
-  const parts = new URLSearchParams(written.slice(1));
+  lastHash = location.hash;
+  scene = null;
+  const parts = new URLSearchParams(lastHash.slice(1));
   const first = proposals[0];
   change(
     () => {
@@ -339,13 +337,13 @@ function take(proposal) {
     view.a = find(proposal.a);
     view.b = find(proposal.b);
     chooseLength(proposal.length);
-    if (proposal.flip) view.text = flipped();
+    if (proposal.flip) view.text = otherQuery();
   });
   markProposal(proposal);
 }
 
-// The sentence with another asking word at its end, one that has an answer.
-function flipped() {
+// The sentence with another query at its end, one that has an answer.
+function otherQuery() {
   for (let number = view.number; number < view.number + sentences[view.index].count; number++) {
     const tokens = sentences[view.index].tokens(number % sentences[view.index].count);
     for (const asking of Object.keys(task.naming.asks).map(Number)) {
@@ -356,28 +354,28 @@ function flipped() {
   return null;
 }
 
-// The one that was just taken; it is let go with the first change of what it set.
-function markProposal(taken = null) {
+// Mark the current proposal; the first change of the view removes the mark.
+function markProposal(current = null) {
   [...$("presets").children].forEach((button, i) =>
-    button.setAttribute("aria-pressed", String(proposals[i] === taken)),
+    button.setAttribute("aria-pressed", String(proposals[i] === current)),
   );
   $("hint").textContent =
-    taken?.hint ?? "Type a sentence, choose a length, a seed or another model: everything follows at once.";
+    current?.hint ?? "Type a sentence, choose a length, a seed or another model: everything follows at once.";
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Light and dark
 
-function theme(chosen) {
-  if (chosen) document.documentElement.dataset.theme = chosen;
+function theme(name) {
+  if (name) document.documentElement.dataset.theme = name;
   const other = isDark() ? "light" : "dark";
   $("theme").textContent = other === "dark" ? "Dark" : "Light";
   $("theme").setAttribute("aria-label", `Switch to ${other} colours`);
-  if (shown) draw();
+  if (scene) draw();
 }
 
-// A page from a file may be denied any memory.
-function stored(value) {
+// A page opened from a file may have no localStorage.
+function storedTheme(value) {
   try {
     if (value) localStorage.setItem("seqmem-theme", value);
     return localStorage.getItem("seqmem-theme");
@@ -406,11 +404,11 @@ function listen() {
   $("another").addEventListener("click", () =>
     change(() => {
       if (view.text === null) view.number = (view.number + 1) % sentences[view.index].count;
-      else chooseLength(shown.words.length);
+      else chooseLength(scene.words.length);
     }),
   );
   $("text").addEventListener("input", () => change(() => (view.text = $("text").value), { typing: true }));
-  // A sentence is one line; Enter asks for the answer.
+  // A sentence is one line, without line breaks.
   $("text").addEventListener("keydown", (event) => {
     if (event.key === "Enter") event.preventDefault();
   });
@@ -420,25 +418,25 @@ function listen() {
   $("step").addEventListener("click", () => goTo(view.at + 1));
   $("play").addEventListener("click", () => (timer === null ? play() : pause()));
   for (const radio of document.getElementsByName("gates-as"))
-    radio.addEventListener("change", () => keep(() => (view.gatesAs = radio.value)));
+    radio.addEventListener("change", () => redraw(() => (view.gatesAs = radio.value)));
   $("table").addEventListener("toggle", drawTable);
   $("theme").addEventListener("click", () =>
-    theme(stored(isDark() ? "light" : "dark") ?? (isDark() ? "light" : "dark")),
+    theme(storedTheme(isDark() ? "light" : "dark") ?? (isDark() ? "light" : "dark")),
   );
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => theme());
   addEventListener("hashchange", () => {
-    if (location.hash !== written) restore();
+    if (location.hash !== lastHash) restore();
   });
   document.addEventListener("keydown", keyboard);
 }
 
-// Draw something else of the same sentence, at the same word.
-function keep(what) {
-  what();
+// Draw the same reading in another way, at the same word.
+function redraw(update) {
+  update();
   draw();
 }
 
-// Space and arrows, wherever they do not already mean something.
+// Space and arrow keys, where the focused element does not use them.
 function keyboard(event) {
   if (event.ctrlKey || event.metaKey || event.altKey || event.shiftKey || event.defaultPrevented) return;
   const slider = event.target.type === "range";
@@ -463,13 +461,13 @@ function about() {
     `Made by seqmem ${seqmem} with torch ${torch}: ${groups}. Task: ${task.name}. Everything runs in this page; it asks no server for anything.`;
 }
 
-const opened = location.hash.length < 2;
+const hasAddress = location.hash.length >= 2;
 about();
 propose();
 buttons();
-theme(stored());
+theme(storedTheme());
 $("panels").append(...LETTERS.map((letter) => panels[letter].root));
 listen();
 restore();
-if (opened) take(proposals[0]);
+if (!hasAddress) take(proposals[0]);
 ready = true;

@@ -1,52 +1,52 @@
-// Charts over the words, one column a word, and the scores over the lengths.
+// Charts over the words, a column for each, and scores over the lengths.
 
 import { count, css, element, escaped, level, percent, ramp, resolved, whenSeen } from "./dom.js";
 import { certainty, range } from "./story.js";
 import { lastGradient, markOf } from "./views.js";
 
-const FLOOR = -12; // of the gradient, in powers of ten: what is below cannot be told from nothing
+const FLOOR = -12; // log10 of the smallest gradient drawn
 const OPEN = 0.9;
 const CLOSED = 0.1;
 
-// The tracks over the words of one sentence. `picked(t)` is called for a column, `resized()` when there is other room.
-export function tracks(box, picked, resized) {
+// The tracks over the words of one sentence. Callbacks: onWord(t) for a clicked column, onResize() for a new width.
+export function tracks(box, onWord, onResize) {
   let follow = [];
   let inner = null;
   let col = 0;
-  let aside = 0; // how wide the names of the tracks are, left of the words
-  let drawn = null;
-  let wanted = null; // what is to be drawn anew, with the next word that is chosen
+  let aside = 0; // width of the tracks' names, left of the words
+  let scene = null;
+  let pending = null; // arguments of the next make(), which is delayed until the current word is known
   let current = 0;
   let scrolled = 0;
-  const room = roomOf(box, resized);
-  const drawing = whenSeen(box, () => {
-    make(...wanted);
-    wanted = null;
-    follows();
+  const room = roomOf(box, onResize);
+  const redraw = whenSeen(box, () => {
+    make(...pending);
+    pending = null;
+    moveCursor();
   });
   box.addEventListener("scroll", () => (scrolled = box.scrollLeft), { passive: true });
   box.addEventListener("click", ({ clientX }) => {
     if (!inner) return;
     const t = Math.floor((clientX - inner.getBoundingClientRect().left - aside) / col);
-    if (t >= 0 && t < drawn.words.length && clientX - box.getBoundingClientRect().left > aside) picked(t);
+    if (t >= 0 && t < scene.words.length && clientX - box.getBoundingClientRect().left > aside) onWord(t);
   });
 
-  // `shown`: {words, right, task, models: {a, b}}; `readings`: {a, b}, null where there is none.
-  function draw(...what) {
-    wanted = what;
+  // `next`: the scene {words, right, task, models: {a, b}}; `readings`: {a, b}, null if a model has none.
+  function draw(...given) {
+    pending = given;
   }
 
-  function make(shown, readings, gatesAs) {
-    drawn = shown;
+  function make(next, readings, gatesAs) {
+    scene = next;
     follow = [];
-    const T = shown.words.length;
+    const T = scene.words.length;
     const root = getComputedStyle(document.documentElement);
     const rem = parseFloat(root.fontSize);
     aside = Math.round(rem * parseFloat(root.getPropertyValue("--gutter")));
     col = Math.floor(Math.max(0.95 * rem, Math.min(3.2 * rem, (room() - aside) / T)));
     const letters = Object.keys(readings).filter((letter) => readings[letter]);
-    const at = { col, T, rem, width: T * col, shown, readings, letters, follow };
-    const rows = [heads(at, null), surety(at), gradients(at)];
+    const at = { col, T, rem, width: T * col, scene, readings, letters, follow };
+    const rows = [heads(at, null), confidences(at), gradients(at)];
     for (const letter of letters) {
       rows.push(heads(at, letter), beliefs(at, letter));
       rows.push(...gates(at, letter, gatesAs), ...states(at, letter));
@@ -64,24 +64,24 @@ export function tracks(box, picked, resized) {
 
   function moveTo(t) {
     current = t;
-    if (wanted) drawing();
-    else follows();
+    if (pending) redraw();
+    else moveCursor();
   }
 
-  function follows() {
+  function moveCursor() {
     const t = current;
     const [veil, cursor] = inner.children;
     cursor.style.left = `${aside + t * col}px`;
     cursor.style.width = `${col}px`;
     veil.style.left = `${aside + (t + 1) * col}px`;
-    veil.hidden = t === drawn.words.length - 1;
+    veil.hidden = t === scene.words.length - 1;
     follow.forEach((update) => update(t));
-    // Its own box scrolls, never the page.
-    if (aside + drawn.words.length * col <= room()) return;
+    // Scroll the box, never the page.
+    if (aside + scene.words.length * col <= room()) return;
     const from = t * col - scrolled;
     const wide = room() - aside;
     if (from >= 0 && from + col <= wide) return;
-    const most = aside + drawn.words.length * col - room();
+    const most = aside + scene.words.length * col - room();
     scrolled = Math.max(0, Math.min(most, t * col - wide / 2));
     box.scrollLeft = scrolled;
   }
@@ -89,13 +89,13 @@ export function tracks(box, picked, resized) {
   return { draw, at: moveTo };
 }
 
-// How wide an element is, without asking each time, which makes the browser lay the whole page out.
-function roomOf(box, resized) {
+// An element's width, cached: reading it forces a layout of the whole page.
+function roomOf(box, onResize) {
   let room = box.clientWidth;
   new ResizeObserver(([{ contentRect }]) => {
     if (contentRect.width === room) return;
     room = contentRect.width;
-    requestAnimationFrame(resized);
+    requestAnimationFrame(onResize);
   }).observe(box);
   return () => room;
 }
@@ -112,7 +112,7 @@ function ticked(...inside) {
   return element("div.tag.ticked", {}, ...inside);
 }
 
-// A line under a track's name that says what it is at the current word.
+// A line under a track's name with its value at the current word.
 function following({ follow }, say) {
   const small = element("small");
   follow.push((t) => (small.textContent = say(t)));
@@ -128,11 +128,11 @@ function plot(kind, { width }, height, child, label) {
   return element(`div.plot${kind}`, { style: `width: ${width}px; height: ${height}px` }, child);
 }
 
-// The words themselves, upright, with the turns of a model (of every model, over what is common to them) in bold.
-function heads({ shown, readings, letters, follow, T }, letter) {
+// The words, vertical; those at which the model of `letter` changes its answer are bold.
+function heads({ scene, readings, letters, follow, T }, letter) {
   const turned = (t) =>
     t > 0 && (letter ? [letter] : []).some((one) => readings[one].top[t] !== readings[one].top[t - 1]);
-  const spans = shown.words.map((word, t) =>
+  const spans = scene.words.map((word, t) =>
     element(`span${turned(t) ? ".turn" : ""}`, {}, turned(t) ? `${word} ◂` : word),
   );
   let now = null;
@@ -144,9 +144,9 @@ function heads({ shown, readings, letters, follow, T }, letter) {
   const name = letter
     ? [
         element(`span.letter.${letter}`, { "aria-hidden": "true" }, letter.toUpperCase()),
-        element("span", {}, shown.models[letter].cell),
+        element("span", {}, scene.models[letter].cell),
       ]
-    : letters.map((one) => key(one, shown.models[one].cell));
+    : letters.map((one) => key(one, scene.models[one].cell));
   const tag = element("div.tag", {}, element("div", {}, ...name.flatMap((part) => [part, " "])));
   return row(
     ".heads",
@@ -158,16 +158,15 @@ function heads({ shown, readings, letters, follow, T }, letter) {
 function key(letter, cell) {
   const line = svg(`<line class="line ${letter}" x1="0" y1="5" x2="26" y2="5"/>`, 26, 10);
   line.style.cssText = "width: 26px; height: 10px; display: inline-block; vertical-align: middle; margin-right: .3rem";
-  const made = element("span", { style: "display: block; font-weight: 400; white-space: nowrap" });
-  made.append(line, `${letter.toUpperCase()} ${cell}`);
-  return made;
+  const span = element("span", { style: "display: block; font-weight: 400; white-space: nowrap" });
+  span.append(line, `${letter.toUpperCase()} ${cell}`);
+  return span;
 }
 
 function svg(content, width, height, attributes = "") {
   const holder = element("div");
   holder.innerHTML = `<svg viewBox="0 0 ${width} ${height}" aria-hidden="true" ${attributes}>${content}</svg>`;
-  const made = holder.firstElementChild;
-  return made;
+  return holder.firstElementChild;
 }
 
 function ticks(list, y) {
@@ -178,7 +177,7 @@ function ticks(list, y) {
   );
 }
 
-// Lines of both models over the words; `series`: letter -> [T] values. Gaps are where a value is not finite.
+// Lines of both models over the words; `series`: letter -> [T] values.
 function lines({ col, T, width, rem }, series, low, high, marks, extra = "") {
   const height = Math.round(8 * rem);
   const pad = 7;
@@ -194,29 +193,29 @@ function lines({ col, T, width, rem }, series, low, high, marks, extra = "") {
     const every = col < 10 ? Math.ceil(10 / col) : 1;
     for (let t = 0; t < T; t += every) {
       const [px, py] = points[t].split(",");
-      // A triangle stands for what lies below the chart.
+      // A triangle marks a value below the chart.
       inside +=
         values[t] < low
           ? `<path class="dot ${letter}" d="M${px - 3.5},${py - 3}h7l-3.5,6z"/>`
           : `<circle class="dot ${letter}" cx="${px}" cy="${py}" r="2.3"/>`;
     }
   }
-  return { height, y, made: svg(inside, width, height) };
+  return { height, y, chart: svg(inside, width, height) };
 }
 
-function surety(at) {
-  const { shown, readings, letters } = at;
-  const of = (letter) => shown.words.map((_, t) => certainty(readings[letter], t, shown).p);
+function confidences(at) {
+  const { scene, readings, letters } = at;
+  const of = (letter) => scene.words.map((_, t) => certainty(readings[letter], t, scene).p);
   const series = Object.fromEntries(letters.map((letter) => [letter, of(letter)]));
-  const title = shown.right === null ? "Its own answer" : "Right answer";
-  const blind = 1 / shown.task.answers.length;
+  const title = scene.right === null ? "Its own answer" : "Right answer";
+  const blind = 1 / scene.task.answers.length;
   const marks = [
     [1, "100 %"],
     [0.5, "50 %"],
     [0, "0"],
   ];
   const chance = (y) => `<line class="chance" x1="0" x2="${at.width}" y1="${y(blind)}" y2="${y(blind)}"/>`;
-  const { height, y, made } = lines(at, series, 0, 1, marks, chance);
+  const { height, y, chart } = lines(at, series, 0, 1, marks, chance);
   const ends = letters
     .map((letter) => `model ${letter.toUpperCase()} ends at ${percent(series[letter].at(-1))}`)
     .join(", ");
@@ -225,20 +224,20 @@ function surety(at) {
     ...letters.map((letter) => following(at, (t) => `${letter.toUpperCase()} ${percent(series[letter][t])}`)),
     ticks(marks, y),
   );
-  return row("", tag, plot("", at, height, made, `Confidence in: ${title.toLowerCase()}, over the words: ${ends}`));
+  return row("", tag, plot("", at, height, chart, `Confidence in: ${title.toLowerCase()}, over the words: ${ends}`));
 }
 
 function gradients(at) {
-  const { shown, readings, letters } = at;
+  const { scene, readings, letters } = at;
   const series = {};
   for (const letter of letters) {
-    const norms = lastGradient(readings[letter], shown.right);
-    // Beside the gradient at the answer: a model that is sure of it is taught little by it, near or far.
+    const norms = lastGradient(readings[letter], scene.right);
+    // Relative to the last word: a confident model has a small gradient everywhere.
     if (norms) series[letter] = Array.from(norms, (norm) => (norm > 0 ? Math.log10(norm / norms.at(-1)) : -Infinity));
   }
   const top = Math.max(1, ...Object.values(series).flat().filter(Number.isFinite));
   const marks = [0, -3, -6, -9, -12].map((power) => [power, power === 0 ? "1" : `10${raised(power)}`]);
-  const { height, y, made } = lines(at, series, FLOOR, Math.min(top, 3), marks, () => "");
+  const { height, y, chart } = lines(at, series, FLOOR, Math.min(top, 3), marks, () => "");
   const says = Object.entries(series).map(
     ([letter, values]) => `model ${letter.toUpperCase()}: ${power(values[0])} at the first word`,
   );
@@ -252,7 +251,7 @@ function gradients(at) {
   return row(
     "",
     tag,
-    plot("", at, height, made, `How much of the gradient at the answer flows back to each word. ${says.join(", ")}`),
+    plot("", at, height, chart, `How much of the gradient at the answer flows back to each word. ${says.join(", ")}`),
   );
 }
 
@@ -266,9 +265,9 @@ function power(log) {
   return `10${raised(Math.round(log))}`;
 }
 
-// A strip of bars for every answer: at each word, as high as the model is sure of it.
+// A strip of bars for every answer: the confidence in it at each word.
 function beliefs(at, letter) {
-  const { shown, readings, T, col, width, rem } = at;
+  const { scene, readings, T, col, width, rem } = at;
   const reading = readings[letter];
   const { K } = reading;
   const each = Math.round(1.5 * rem);
@@ -277,7 +276,7 @@ function beliefs(at, letter) {
   const [rule, soft] = [resolved("--rule"), resolved("--soft")];
   for (let k = 0; k < K; k++) {
     const bottom = (k + 1) * each - 1;
-    if (k === shown.right) {
+    if (k === scene.right) {
       context.fillStyle = soft;
       context.fillRect(0, k * each, width, each);
     }
@@ -292,16 +291,16 @@ function beliefs(at, letter) {
   const list = element(
     "ul",
     {},
-    ...shown.task.answers.map((answer, k) => {
-      const right = k === shown.right ? ".right" : "";
+    ...scene.task.answers.map((answer, k) => {
+      const right = k === scene.right ? ".right" : "";
       return element(
         `li${right}`,
         { style: `height: ${each}px`, title: answer },
-        `${markOf(k, shown)} ${answer}`.trim(),
+        `${markOf(k, scene)} ${answer}`.trim(),
       );
     }),
   );
-  const label = `How sure model ${letter.toUpperCase()} is of every answer at every word; at the end it says ${shown.task.answers[reading.top[T - 1]]}`;
+  const label = `How sure model ${letter.toUpperCase()} is of every answer at every word; at the end it says ${scene.task.answers[reading.top[T - 1]]}`;
   return row("", element("div.tag", {}, list), plot("", at, K * each, canvas, label));
 }
 
@@ -314,7 +313,7 @@ function sharp(width, height) {
   return { canvas, context };
 }
 
-// Units by what they keep, most first, where a gate says what is kept.
+// Units in order of the mean of the gate that keeps, largest first, if there is one.
 function order(reading, name, units) {
   const prefix = name.includes("/") ? name.replace(/[^/]*$/, "") : "";
   const keeps = reading.keeps.find(
@@ -322,12 +321,12 @@ function order(reading, name, units) {
   );
   const all = Array.from({ length: units }, (_, unit) => unit);
   if (!keeps) return all;
-  const kept = new Float64Array(units);
-  for (let i = 0; i < reading.gates[keeps].length; i++) kept[i % units] += reading.gates[keeps][i];
-  return all.sort((a, b) => kept[b] - kept[a]);
+  const sums = new Float64Array(units);
+  for (let i = 0; i < reading.gates[keeps].length; i++) sums[i % units] += reading.gates[keeps][i];
+  return all.sort((a, b) => sums[b] - sums[a]);
 }
 
-// A column a word, a row a unit: `colour(value)` is one of the ramp's.
+// A heat map with a column for each word and a row for each unit; shade(value) is an index into `colours`.
 function heat(reading, values, name, colours, shade) {
   const { T } = reading;
   const units = values.length / T;
@@ -348,9 +347,9 @@ function heightOf(units, rem) {
 }
 
 function share(values, units, t, test) {
-  let found = 0;
-  for (let i = t * units; i < (t + 1) * units; i++) if (test(values[i])) found++;
-  return found / units;
+  let count = 0;
+  for (let i = t * units; i < (t + 1) * units; i++) if (test(values[i])) count++;
+  return count / units;
 }
 
 function gates(at, letter, gatesAs) {
@@ -423,7 +422,7 @@ function states(at, letter) {
   });
 }
 
-// How far the colours reach: one large unit must not bleach all others, so the largest twentieth is cut off.
+// The value of the strongest colour: the 95th percentile, so that one large unit does not bleach all others.
 function reach(values) {
   const sizes = values.map(Math.abs).sort();
   return Math.max(1, sizes[Math.floor(0.95 * (sizes.length - 1))]);
@@ -433,7 +432,7 @@ function short(number) {
   return number < 10 ? number.toFixed(1).replace(".0", "") : number.toFixed(0);
 }
 
-// One column a word, as high as its value.
+// A bar for each word, as high as its value.
 function columns({ T, col, width, rem }, letter, values, most) {
   const height = Math.round(3 * rem);
   const { canvas, context } = sharp(width, height);
@@ -464,22 +463,22 @@ export function scales(box, letters, gatesAs) {
 
 const ROUND = [2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 150, 200, 300, 500, 700, 1000];
 
-// `models`: all of them; `chosen`: {a, b}; `picked(length)` is called for a place on the chart.
-export function lengths(figure, { models, task }, picked, resized) {
+// `models`: all of them; `chosen`: {a, b}. Callbacks: onLength(length) for a click, onResize() for a new width.
+export function lengths(figure, { models, task }, onLength, onResize) {
   let place = null;
-  let wanted = null;
-  const room = roomOf(figure, resized);
-  const drawing = whenSeen(figure, () => make(...wanted));
+  let pending = null;
+  const room = roomOf(figure, onResize);
+  const redraw = whenSeen(figure, () => make(...pending));
   figure.addEventListener("click", ({ target, clientX }) => {
-    const drawing = target.closest("svg");
-    if (!drawing || !place) return;
-    const box = drawing.getBoundingClientRect();
-    picked(Math.round(place(((clientX - box.left) / box.width) * drawing.viewBox.baseVal.width)));
+    const chart = target.closest("svg");
+    if (!chart || !place) return;
+    const box = chart.getBoundingClientRect();
+    onLength(Math.round(place(((clientX - box.left) / box.width) * chart.viewBox.baseVal.width)));
   });
 
-  function draw(...what) {
-    wanted = what;
-    drawing();
+  function draw(...given) {
+    pending = given;
+    redraw();
   }
 
   function make(chosen, length) {
@@ -551,9 +550,9 @@ export function lengths(figure, { models, task }, picked, resized) {
           .map(({ seq_len, score }) => `${percent(score)} at ${seq_len}`)
           .join(", ")}.`,
     );
-    const made = svg(inside, width, height, `class="lengths" role="img"`);
-    made.removeAttribute("aria-hidden");
-    made.setAttribute(
+    const chart = svg(inside, width, height, `class="lengths" role="img"`);
+    chart.removeAttribute("aria-hidden");
+    chart.setAttribute(
       "aria-label",
       `Share of right answers by length. ${says.join(" ")} Guessing: ${percent(task.chance)}.`,
     );
@@ -569,7 +568,7 @@ export function lengths(figure, { models, task }, picked, resized) {
         scoreTable(models),
       ),
     );
-    figure.replaceChildren(made, caption, table);
+    figure.replaceChildren(chart, caption, table);
   }
 
   return { draw };
@@ -579,7 +578,7 @@ function known(model) {
   return model.lengths.filter(({ score }) => typeof score === "number").sort((a, b) => a.seq_len - b.seq_len);
 }
 
-// A name at each line, where it is furthest from the other one.
+// A name at each line, where it is furthest from the other line.
 function names(letters, chosen, x, y, rem) {
   const value = (points, at) => {
     const after = points.findIndex((point) => x(point.seq_len) >= at);
@@ -594,7 +593,7 @@ function names(letters, chosen, x, y, rem) {
       if (own.length === 0) return "";
       const apart = (point) => point.score - (value(other, x(point.seq_len)) ?? 0.5);
       const inner = own.length > 2 ? own.slice(1, -1) : own; // the ends are crowded
-      const best = inner.reduce((found, point) => (Math.abs(apart(point)) > Math.abs(apart(found)) ? point : found));
+      const best = inner.reduce((one, point) => (Math.abs(apart(point)) > Math.abs(apart(one)) ? point : one));
       const below = apart(best) === 0 ? i === 1 : apart(best) < 0;
       const py = Math.min(Math.max(y(best.score) + (below ? 1.3 : -0.7) * rem, y(1) + 1.3 * rem), y(0) - 0.4 * rem);
       return `<text class="name ${letter}" x="${x(best.seq_len)}" y="${py}" text-anchor="middle">${letter.toUpperCase()} ${escaped(chosen[letter].cell)}</text>`;

@@ -1,20 +1,21 @@
-// Making elements, colours and numbers for people.
+// Elements, colours, and numbers as text.
 
-// element("p.quiet#note", {title: "x"}, "text", child): names without a value are attributes, on... are listeners.
+// element("p.quiet#note", {title: "x"}, "text", child). Names with on... are listeners, with --... CSS variables; true is
+// an attribute without a value, false and null leave it out.
 export function element(kind, attributes = {}, ...children) {
   const [, tag, rest] = /^([a-z0-9]+)(.*)$/.exec(kind);
-  const made = document.createElement(tag);
+  const node = document.createElement(tag);
   for (const [part] of rest.matchAll(/[.#][\w-]+/g)) {
-    if (part[0] === "#") made.id = part.slice(1);
-    else made.classList.add(part.slice(1));
+    if (part[0] === "#") node.id = part.slice(1);
+    else node.classList.add(part.slice(1));
   }
   for (const [name, value] of Object.entries(attributes)) {
-    if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
-    else if (name.startsWith("--")) made.style.setProperty(name, value);
-    else if (value !== false && value !== null) made.setAttribute(name, value === true ? "" : value);
+    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+    else if (name.startsWith("--")) node.style.setProperty(name, value);
+    else if (value !== false && value !== null) node.setAttribute(name, value === true ? "" : value);
   }
-  made.append(...children);
-  return made;
+  node.append(...children);
+  return node;
 }
 
 const ENTITIES = { "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;" };
@@ -23,7 +24,7 @@ export function escaped(text) {
   return String(text).replace(/[&<>"]/g, (letter) => ENTITIES[letter]);
 }
 
-// A share in per cent: whole, but never rounded up to certainty, nor down to nothing.
+// A share as a whole percentage, but never rounded up to 100 % or down to 0 %.
 export function percent(share) {
   const whole = Math.round(100 * share);
   if (whole === 100 && share < 0.9995) return `${(Math.floor(1000 * share) / 10).toFixed(1)}\u00a0%`;
@@ -36,12 +37,12 @@ export function count(number, word) {
 }
 
 export function isDark() {
-  const chosen = document.documentElement.dataset.theme;
-  return chosen ? chosen === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+  const theme = document.documentElement.dataset.theme;
+  return theme ? theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
 }
 
-// A function that has `work` draw what is in `box`: at once while the box is on the screen, else when it comes there, before the page is
-// printed, or when nothing more has been asked for some `rest` milliseconds. So what is not seen keeps nobody waiting.
+// A function that calls `work` to draw `box`: at once while the box is visible, else once it becomes visible, before
+// printing, or after `rest` milliseconds without a further call (debounce). So hidden charts delay nothing.
 export function whenSeen(box, work, rest = 200) {
   let seen = true;
   let due = null;
@@ -67,11 +68,11 @@ export function whenSeen(box, work, rest = 200) {
   };
 }
 
-// One hue for each model, in which lightness alone says how much: nobody has to tell two hues apart.
+// One hue for each model; lightness alone encodes the value, so that hues need not be told apart.
 const STOPS = {
   a: { light: "f1f6fb c3dbf0 7eb2dc 2f7cba 0a4678", dark: "1b2129 1f3b56 286291 4496d2 b5dffd" },
   b: { light: "fdf5ef f9d6c0 f0a377 d16028 86320a", dark: "221d1a 4d2d1c 8a4520 d97a3c ffd3ad" },
-  // Less than nothing and more: purple and green, which the colour-blind can tell apart, both away from the paper.
+  // Negative and positive: purple and green, distinguishable for the colour-blind, both darker than zero.
   sign: {
     light: "5b2a86 9a73bd d9c8e8 f7f7f7 c4e5c2 5fae6a 1b6b33",
     dark: "d9b8f5 8f62b8 463058 1d2126 24482d 4d9a5c b5ecbc",
@@ -80,7 +81,7 @@ const STOPS = {
 
 const ramps = new Map();
 
-// 256 colours [r g b] from the least to the most.
+// 256 colours [r g b] from low to high.
 export function ramp(name) {
   const key = `${name} ${isDark() ? "dark" : "light"}`;
   if (!ramps.has(key)) {
@@ -104,7 +105,7 @@ export function css([r, g, b]) {
   return `rgb(${r},${g},${b})`;
 }
 
-// Black or white, whichever stands out more (WCAG 2's relative luminance): at least 4.5 to 1 on every colour.
+// Black or white, whichever has the higher contrast (WCAG 2's relative luminance): at least 4.5 to 1 on every colour.
 export function inkOn(colour) {
   const [r, g, b] = colour.map((value) => {
     const c = value / 255;
@@ -115,7 +116,7 @@ export function inkOn(colour) {
 
 const colours = new Map();
 
-// What a style sheet's colour is now, for canvases.
+// The current value of a CSS colour variable, for canvases.
 export function resolved(variable) {
   const key = `${variable} ${isDark() ? "dark" : "light"}`;
   if (!colours.has(key)) {

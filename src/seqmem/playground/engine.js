@@ -1,9 +1,8 @@
-// The cells themselves: what seqmem computes in Python, computed here in the browser, in float64. Nothing here touches
-// the page. What differs is rounding: a chaotic rnn, far beyond the length that it was trained at, magnifies float32's
-// from 1e-7 to more than 1e-4, in Python as well.
+// The cells of seqmem, forward and backward, in float64. Nothing here touches the page. Only rounding differs from
+// Python: far beyond its trained length a chaotic rnn magnifies float32's rounding from 1e-7 to more than 1e-4.
 //
-// Arrays are flat and time comes first: [T*H] holds the H units of timestep 0, then those of timestep 1. A layer first
-// gets its drive, W x_t + b at every timestep. The rows of W, U and b stand in torch's order, i f g o and r z n.
+// Arrays are flat and time comes first: [T*H] holds the H units of timestep 0, then those of timestep 1. A layer's
+// drive is W x_t + b. The rows of W, U and b have torch's order, i f g o and r z n.
 
 const FORMAT = 1;
 
@@ -12,9 +11,9 @@ const FORMAT = 1;
 
 function bytes(base64) {
   const text = atob(base64);
-  const found = new Uint8Array(text.length);
-  for (let i = 0; i < text.length; i++) found[i] = text.charCodeAt(i);
-  return found;
+  const result = new Uint8Array(text.length);
+  for (let i = 0; i < text.length; i++) result[i] = text.charCodeAt(i);
+  return result;
 }
 
 function floats(base64) {
@@ -25,8 +24,8 @@ function sigmoid(x) {
   return 1 / (1 + Math.exp(-x));
 }
 
-// out[to + r] += sum over c of M[from + r, c] x[at + c], for r < rows; M has `columns` columns. Four rows at a time are
-// twice as fast: one sum alone waits for every addition to end.
+// out[to + r] += sum over c of M[from + r, c] x[at + c], for r < rows; M has `columns` columns. Four rows at a
+// time are twice as fast: a single sum is bound by the latency of additions.
 function multiply(out, to, M, from, rows, columns, x, at) {
   const end = at + columns;
   let r = 0;
@@ -75,47 +74,47 @@ function multiplyTransposed(out, to, M, from, rows, columns, d, at) {
   }
 }
 
-// The L2 norm of every timestep's `size` numbers, over all of float64's range: where squares would leave it, all is
-// scaled by the largest first.
+// The L2 norm of every timestep's `size` numbers, over the whole range of float64: where squares would overflow or
+// underflow, Math.hypot scales first.
 function norms(values, size) {
-  const found = new Float64Array(values.length / size);
-  for (let t = 0; t < found.length; t++) {
+  const result = new Float64Array(values.length / size);
+  for (let t = 0; t < result.length; t++) {
     let squares = 0;
     for (let i = t * size; i < (t + 1) * size; i++) squares += values[i] * values[i];
-    found[t] = Math.sqrt(squares);
-    if (!(found[t] > 1e-140 && found[t] < 1e150)) found[t] = Math.hypot(...values.subarray(t * size, (t + 1) * size));
+    result[t] = Math.sqrt(squares);
+    if (!(result[t] > 1e-140 && result[t] < 1e150)) result[t] = Math.hypot(...values.subarray(t * size, (t + 1) * size));
   }
-  return found;
+  return result;
 }
 
 function means(values, size) {
-  const found = new Float64Array(values.length / size);
-  for (let t = 0; t < found.length; t++) {
-    for (let i = t * size; i < (t + 1) * size; i++) found[t] += values[i];
-    found[t] /= size;
+  const result = new Float64Array(values.length / size);
+  for (let t = 0; t < result.length; t++) {
+    for (let i = t * size; i < (t + 1) * size; i++) result[t] += values[i];
+    result[t] /= size;
   }
-  return found;
+  return result;
 }
 
 function softmax(logits, size) {
-  const found = new Float64Array(logits.length);
+  const result = new Float64Array(logits.length);
   for (let at = 0; at < logits.length; at += size) {
     let largest = -Infinity;
     for (let k = 0; k < size; k++) largest = Math.max(largest, logits[at + k]);
     let sum = 0;
-    for (let k = 0; k < size; k++) sum += found[at + k] = Math.exp(logits[at + k] - largest);
-    for (let k = 0; k < size; k++) found[at + k] /= sum;
+    for (let k = 0; k < size; k++) sum += result[at + k] = Math.exp(logits[at + k] - largest);
+    for (let k = 0; k < size; k++) result[at + k] /= sum;
   }
-  return found;
+  return result;
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-// Cells. tape(T, H) has room for all that T timesteps compute, with the states by their names. step(layer, drive, at, was,
-// before, tape, t) writes timestep t of a tape, from the drive that begins at `at` and the state after timestep `before`
-// of the tape `was`; -1: before the first timestep, where it is zero.
-// backward(layer, T, tape, fromAbove) gives the gradient at the drive, and at every state: total derivatives, so that
-// what flows back through an LSTM's h_t counts at the c_t that it is made of too. fromAbove [T*H] is what the loss, or
-// the layer above, asks of h_t directly.
+// Cells. tape(T, H) allocates the buffers of T timesteps, with the states by name.
+// step(layer, drive, at, source, before, tape, t) writes timestep t of a tape, from the drive that begins at `at` and
+// the state after timestep `before` of the tape `source`; before = -1 is the initial state, zero.
+// backward(layer, T, tape, fromAbove) returns the gradients with respect to the drive and to every state. These are
+// total derivatives: the gradient through an LSTM's h_t also counts at c_t. fromAbove [T*H] is the direct gradient at
+// h_t, from the loss or the layer above.
 
 //    h_t = phi(W x_t + U h_{t-1} + b)
 function simple(phi, slope) {
@@ -127,9 +126,9 @@ function simple(phi, slope) {
       const h = new Float64Array(T * H);
       return { h, states: { hidden: h } };
     },
-    step({ hidden: H, U }, drive, at, was, before, { h }, t) {
+    step({ hidden: H, U }, drive, at, source, before, { h }, t) {
       const a = drive.slice(at, at + H);
-      if (before >= 0) multiply(a, 0, U, 0, H, H, was.h, before * H);
+      if (before >= 0) multiply(a, 0, U, 0, H, H, source.h, before * H);
       for (let j = 0; j < H; j++) h[t * H + j] = phi(a[j]);
     },
     backward({ hidden: H, U }, T, { h }, fromAbove) {
@@ -155,16 +154,16 @@ const lstm = {
     const [i, f, g, o, c, h, tanhC] = Array.from({ length: 7 }, () => new Float64Array(T * H));
     return { i, f, g, o, h, c, tanhC, states: { hidden: h, cell: c } };
   },
-  step({ hidden: H, U }, drive, at, was, before, { i, f, g, o, h, c, tanhC }, t) {
+  step({ hidden: H, U }, drive, at, source, before, { i, f, g, o, h, c, tanhC }, t) {
     const a = drive.slice(at, at + 4 * H);
     const old = before * H;
-    if (before >= 0) multiply(a, 0, U, 0, 4 * H, H, was.h, old);
+    if (before >= 0) multiply(a, 0, U, 0, 4 * H, H, source.h, old);
     for (let j = 0, n = t * H; j < H; j++, n++) {
       i[n] = sigmoid(a[j]);
       f[n] = sigmoid(a[H + j]);
       g[n] = Math.tanh(a[2 * H + j]);
       o[n] = sigmoid(a[3 * H + j]);
-      c[n] = (before >= 0 ? f[n] * was.c[old + j] : 0) + i[n] * g[n];
+      c[n] = (before >= 0 ? f[n] * source.c[old + j] : 0) + i[n] * g[n];
       tanhC[n] = Math.tanh(c[n]);
       h[n] = o[n] * tanhC[n];
     }
@@ -191,9 +190,9 @@ const lstm = {
 };
 
 //    r, z = sigmoid(W x_t + U h_{t-1} + b),  h_t = (1 - z) * n + z * h_{t-1}
-//    n = tanh(W x_t + b + r * (U h_{t-1}))      inside: r works on U h, as torch has it
-//    n = tanh(W x_t + b + U (r * h_{t-1}))      else:   r works on h, as Cho et al. published it
-// The tape's u is what stands to the right of r: U h_{t-1}, or h_{t-1}.
+//    n = tanh(W x_t + b + r * (U h_{t-1}))      inside: r scales U h, as in torch
+//    n = tanh(W x_t + b + U (r * h_{t-1}))      else:   r scales h, as in Cho et al. (2014)
+// The tape's u is the factor of r: U h_{t-1}, or h_{t-1}.
 function gru(inside) {
   return {
     rows: 3,
@@ -203,15 +202,15 @@ function gru(inside) {
       const [r, z, n, u, h] = Array.from({ length: 5 }, () => new Float64Array(T * H));
       return { r, z, n, u, h, states: { hidden: h } };
     },
-    step({ hidden: H, U }, drive, at, was, before, { r, z, n, u, h }, t) {
+    step({ hidden: H, U }, drive, at, source, before, { r, z, n, u, h }, t) {
       const a = drive.slice(at, at + 3 * H);
       const reset = new Float64Array(H);
       const now = t * H;
       const old = before * H;
       if (before >= 0) {
-        multiply(a, 0, U, 0, 2 * H, H, was.h, old);
-        if (inside) multiply(u, now, U, 2 * H, H, H, was.h, old);
-        else for (let j = 0; j < H; j++) u[now + j] = was.h[old + j];
+        multiply(a, 0, U, 0, 2 * H, H, source.h, old);
+        if (inside) multiply(u, now, U, 2 * H, H, H, source.h, old);
+        else for (let j = 0; j < H; j++) u[now + j] = source.h[old + j];
       }
       for (let j = 0; j < H; j++) {
         r[now + j] = sigmoid(a[j]);
@@ -222,14 +221,14 @@ function gru(inside) {
       else if (before >= 0) multiply(a, 2 * H, U, 2 * H, H, H, reset, 0);
       for (let j = 0, k = now; j < H; j++, k++) {
         n[k] = Math.tanh(a[2 * H + j]);
-        h[k] = (1 - z[k]) * n[k] + (before >= 0 ? z[k] * was.h[old + j] : 0);
+        h[k] = (1 - z[k]) * n[k] + (before >= 0 ? z[k] * source.h[old + j] : 0);
       }
     },
     backward({ hidden: H, U }, T, { r, z, n, u, h }, fromAbove) {
       const dh = Float64Array.from(fromAbove);
       const drive = new Float64Array(3 * T * H);
-      const dn = new Float64Array(H); // at what tanh is taken of
-      const through = new Float64Array(H); // at what U's last rows are multiplied by, or give
+      const dn = new Float64Array(H); // at the argument of tanh
+      const through = new Float64Array(H); // at the input of U's last rows, or at their product
       for (let t = T - 1; t >= 0; t--) {
         const now = t * H;
         const at = 3 * now;
@@ -284,9 +283,9 @@ function argmax(values, size) {
   return top;
 }
 
-// One sequence as a model that runs here reads it: `confidence` [T*K] in every answer after every timestep, if it were
-// asked then (by the token `question`; null: by whatever stands there, as read), `top` [T] the likeliest, `changedAt` the last timestep whose likeliest answer is not the one before it (null: there is none),
-// `gates` and `states` by name [T*H], `keeps` the gates whose value is the share of the old state that is kept.
+// One sequence read by a model that runs here: `confidence` [T*K] in every answer if the token `question` came next
+// (null: of the readout as it is), `top` [T] the likeliest answer, `changedAt` the last timestep at which it changed (or
+// null), `gates` and `states` by name [T*H], `keeps` the gates whose value is the share of the old state that stays.
 class Reading {
   constructor(net, tokens, question) {
     this.T = tokens.length;
@@ -295,14 +294,14 @@ class Reading {
     this.tokens = tokens;
     this.net = net;
     this.tapes = net.forward(tokens);
-    const h = question === null ? this.tapes.at(-1).h : net.asked(question, this.tapes, this.T);
+    const h = question === null ? this.tapes.at(-1).h : net.probe(question, this.tapes, this.T);
     this.confidence = net.read(h, this.T);
     this.top = argmax(this.confidence, this.K);
     this.changedAt = lastChange(this.top);
     this.keeps = net.layers.flatMap((layer) => layer.kind.keeps.map((name) => layer.prefix + name));
     this.gates = {};
     this.states = {};
-    this.sizes = {}; // of every gate and state: its units
+    this.sizes = {}; // units of every gate and state
     net.layers.forEach((layer, l) => {
       for (const [name, key] of Object.entries(layer.kind.gates)) {
         this.gates[layer.prefix + name] = this.tapes[l][key];
@@ -318,12 +317,12 @@ class Reading {
 
   // Mean of each gate over its units, by name: [T].
   get gateMeans() {
-    return (this.meansFound ??= this.each(this.gates, means));
+    return (this.cachedMeans ??= this.each(this.gates, means));
   }
 
   // L2 norm of each state, by name: [T].
   get norms() {
-    return (this.normsFound ??= this.each(this.states, norms));
+    return (this.cachedNorms ??= this.each(this.states, norms));
   }
 
   // L2 norms of d(-log p[answer] at the last timestep) / d state_t, by name: [T]. "state" is all states together,
@@ -338,7 +337,7 @@ class Reading {
   }
 }
 
-// A stack of layers with a table of what its first layer makes of every token, and a readout.
+// A stack of layers and a readout; `table` caches the first layer's drive for every token.
 class Net {
   constructor({ vocab, embed_size, embed, layers, readout }) {
     this.layers = layers.map((layer, l) => ({
@@ -364,18 +363,18 @@ class Net {
     }
   }
 
-  // A tape of every layer.
+  // The tapes, one for each layer.
   forward(tokens) {
     const tapes = this.tapes(tokens.length);
     tokens.forEach((token, t) => this.step(token, tapes, t - 1, tapes, t));
     return tapes;
   }
 
-  // The last layer's h after each timestep if the token `question` were read next; at the last one, as it is.
-  asked(question, tapes, T) {
-    const there = this.tapes(T);
-    for (let t = 0; t < T - 1; t++) this.step(question, tapes, t, there, t);
-    const { h } = there.at(-1);
+  // The last layer's h after each timestep if the token `question` were read next; at the last timestep, h itself.
+  probe(question, tapes, T) {
+    const probes = this.tapes(T);
+    for (let t = 0; t < T - 1; t++) this.step(question, tapes, t, probes, t);
+    const { h } = probes.at(-1);
     const last = h.length - this.layers.at(-1).hidden;
     h.set(tapes.at(-1).h.subarray(last), last);
     return h;
@@ -385,7 +384,7 @@ class Net {
     return this.layers.map((layer) => layer.kind.tape(T, layer.hidden));
   }
 
-  // Timestep t of the tapes `to`: `token` is read in the state after timestep `before` of the tapes `from`.
+  // Write timestep t of the tapes `to`: read `token` from the state after timestep `before` of the tapes `from`.
   step(token, from, before, to, t) {
     this.layers.forEach((layer, l) => {
       if (l === 0) layer.kind.step(layer, this.table, token * layer.rows, from[0], before, to[0], t);
@@ -409,28 +408,28 @@ class Net {
 
   backward({ T, K, confidence, tapes }, answer) {
     const H = this.layers.at(-1).hidden;
-    const asked = Float64Array.from(confidence.subarray((T - 1) * K)); // p - 1[answer]: the gradient at the logits
-    asked[answer] -= 1;
+    const atLogits = Float64Array.from(confidence.subarray((T - 1) * K)); // p - 1[answer]
+    atLogits[answer] -= 1;
     let fromAbove = new Float64Array(T * H);
-    multiplyTransposed(fromAbove, (T - 1) * H, this.weight, 0, K, H, asked, 0);
-    const found = {};
+    multiplyTransposed(fromAbove, (T - 1) * H, this.weight, 0, K, H, atLogits, 0);
+    const byState = {};
     for (let l = this.layers.length - 1; l >= 0; l--) {
       const layer = this.layers[l];
       const { drive, states } = layer.kind.backward(layer, T, tapes[l], fromAbove);
-      for (const [name, values] of Object.entries(states)) found[layer.prefix + name] = norms(values, layer.hidden);
+      for (const [name, values] of Object.entries(states)) byState[layer.prefix + name] = norms(values, layer.hidden);
       fromAbove = new Float64Array(T * layer.input);
       for (let t = 0; t < T; t++) {
         multiplyTransposed(fromAbove, t * layer.input, layer.W, 0, layer.rows, layer.input, drive, t * layer.rows);
       }
     }
     const names = this.layers.flatMap((layer, l) => Object.keys(tapes[l].states).map((name) => layer.prefix + name));
-    const state = Float64Array.from({ length: T }, (_, t) => Math.hypot(...names.map((name) => found[name][t])));
-    const states = Object.fromEntries(names.map((name) => [name, found[name]]));
+    const state = Float64Array.from({ length: T }, (_, t) => Math.hypot(...names.map((name) => byState[name][t])));
+    const states = Object.fromEntries(names.map((name) => [name, byState[name]]));
     return { state, ...states, input: norms(fromAbove, this.layers[0].input) };
   }
 }
 
-// A reading that Python made, of a model that cannot run here: means of gates and norms of states, no units.
+// A reading computed in Python, for a model that cannot run here: means of gates and norms of states, no units.
 class Precomputed {
   constructor({ confidence, gates, norms: sizes, gradient, answer, keeps }, K) {
     const all = (values) => Object.fromEntries(Object.entries(values).map(([name, text]) => [name, floats(text)]));
@@ -449,7 +448,7 @@ class Precomputed {
     this.logs = gradient;
   }
 
-  // Of the right answer alone; null for another.
+  // Known for the right answer only; null for another.
   gradient(answer) {
     if (answer !== this.answer) return null;
     return Object.fromEntries(
@@ -470,7 +469,7 @@ class Model {
     this.lengths = data.lengths;
   }
 
-  // Whether any sentence at all can be read; otherwise those of readable() alone.
+  // True if the model reads any sentence; false if only those of readable().
   get runs() {
     return this.data.layers !== null;
   }
@@ -481,11 +480,11 @@ class Model {
       return new Reading((this.net ??= new Net(this.data)), tokens, this.task.question(tokens));
     }
     const same = (at) => at.length === tokens.length && at.every((token, t) => token === tokens[t]);
-    const found = this.data.readings.find(({ sentence: [at, number] }) => same(this.sentences[at].tokens(number)));
-    return found ? new Precomputed(found, this.task.answers.length) : null;
+    const reading = this.data.readings.find(({ sentence: [at, number] }) => same(this.sentences[at].tokens(number)));
+    return reading ? new Precomputed(reading, this.task.answers.length) : null;
   }
 
-  // [index into the sentences, number] of those that can be read; null: all can.
+  // [index into the sentences, number] of the sentences read ahead; null if the model reads any.
   readable() {
     return this.runs ? null : this.data.readings.map(({ sentence }) => sentence);
   }
@@ -517,7 +516,7 @@ class Sentences {
   }
 }
 
-// Levenshtein (1966): the fewest letters to insert, delete or replace.
+// Levenshtein distance (1966): the fewest insertions, deletions and replacements of letters.
 function editDistance(a, b) {
   let above = Array.from({ length: b.length + 1 }, (_, j) => j);
   for (let i = 0; i < a.length; i++) {
@@ -544,7 +543,7 @@ class Task {
     return Array.from(tokens, (token) => this.vocabulary[token]);
   }
 
-  // What a person typed. Unknown words are left out of the tokens, and named with the nearest known ones.
+  // Tokens of a typed text, and its unknown words, each with the nearest known words.
   parse(text) {
     const written = text.split(/\s+/).filter((word) => word !== "");
     const tokens = [];
@@ -557,7 +556,7 @@ class Task {
     return { tokens, words: this.words(tokens), unknown };
   }
 
-  // As it stands first: "!" and "." are words of some tasks.
+  // Try the word unchanged first: "!" and "." are words of some tasks.
   token(word) {
     for (const form of [word, word.replace(PUNCTUATION, "")]) {
       const token = this.place.get(form) ?? this.lower.get(form.toLowerCase());
@@ -566,7 +565,7 @@ class Task {
     return undefined;
   }
 
-  // Up to `most` known words, the nearest by edit distance first; none that shares less than half of its letters.
+  // Up to `most` known words, nearest first by edit distance, which is at most half of the longer word.
   nearest(word, most = 3) {
     const plain = word.replace(/^[^\p{L}\p{N}]+|[^\p{L}\p{N}]+$/gu, "").toLowerCase();
     return this.vocabulary
@@ -577,28 +576,28 @@ class Task {
       .map(({ known }) => known);
   }
 
-  // The sentence's last token if it is one that asks, else null.
+  // The last token if it is a query, else null.
   question(tokens) {
     const last = tokens.at(-1);
     return this.naming && last in this.naming.asks ? last : null;
   }
 
-  // The answer that the sentence names and its last word asks for; null where there is none, or several.
+  // The answer that the sentence mentions and its last word asks for; null if there is none or more than one.
   right(tokens) {
-    const meant = this.meant(tokens);
-    return tokens.length >= this.min_seq_len && meant.length === 1 ? meant[0] : null;
+    const candidates = this.candidates(tokens);
+    return tokens.length >= this.min_seq_len && candidates.length === 1 ? candidates[0] : null;
   }
 
-  meant(tokens) {
+  candidates(tokens) {
     if (!this.naming || tokens.length === 0) return [];
     const before = Array.from(tokens).slice(0, -1);
-    const said = (phrase) => before.some((_, at) => phrase.every((token, i) => before[at + i] === token));
-    return (this.naming.asks[tokens.at(-1)] ?? []).filter((answer) => said(this.naming.phrases[answer]));
+    const contains = (phrase) => before.some((_, at) => phrase.every((token, i) => before[at + i] === token));
+    return (this.naming.asks[tokens.at(-1)] ?? []).filter((answer) => contains(this.naming.phrases[answer]));
   }
 }
 
-// The page's data as what can be read: {task, sentences: one entry a length, models, groups: of models that differ in
-// their seed alone}. Weights and sentences are decoded when they are first used.
+// Decode the page's data: {task, sentences: one entry for each length, models, groups: models that differ only in their
+// seed}. Weights and sentences are decoded on first use.
 export function decode(data) {
   if (data.format !== FORMAT) throw new Error(`the data have format ${data.format}, this page reads format ${FORMAT}`);
   const task = new Task(data.task);

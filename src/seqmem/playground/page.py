@@ -1,7 +1,7 @@
-"""One HTML file of the page's sources and a bundle: it needs no server and asks for nothing.
+"""Build the page: its sources and a bundle in one HTML file, which makes no requests.
 
-``page.html`` opens as it stands, with its style and modules beside it, where a server hands them out; here they are
-put inside.
+The sources also work unbuilt, from a web server; this module inlines the style sheet, the JavaScript modules and the
+data.
 """
 
 import json
@@ -15,7 +15,7 @@ from typing import Any
 SOURCES = Path(__file__).parent
 
 LIMIT = 1_000_000
-"""Bytes up to which a page is quick to load and to send."""
+"""Bytes; a larger page is slow to load."""
 
 _CHARSET = '<meta charset="utf-8">'
 _STYLE = '<link rel="stylesheet" href="style.css">'
@@ -26,24 +26,24 @@ _EXPORT = re.compile(r"^export\s+(?=(?:async\s+)?(?:function\b\*?|class|const)\s
 
 
 def build(bundle: Mapping[str, Any], sources: Path = SOURCES) -> str:
-    """The whole page, of ``bundle()``'s data.
+    """The whole page, for the data that ``bundle()`` makes.
 
     Raises:
-        ValueError: the sources hold what cannot be put inside.
+        ValueError: the sources contain something that cannot be inlined.
     """
     html = (sources / "page.html").read_text(encoding="utf-8")
-    found = _MODULE.search(html)
-    if found is None:
+    entry = _MODULE.search(html)
+    if entry is None:
         raise ValueError('page.html: there is no <script type="module" src="NAME.js"></script> in it')
-    program = script(found[1], sources)
-    html = _replaced(html, found[0], f'<script type="module">{program}</script>')
-    html = _replaced(html, _STYLE, f"<style>{_closed(_text(sources / 'style.css'), 'style')}</style>")
-    html = _replaced(html, _DATA, data(bundle))
-    return _replaced(html, _CHARSET, f"{_CHARSET}\n{_policy(program)}")
+    program = script(entry[1], sources)
+    html = _replace_once(html, entry[0], f'<script type="module">{program}</script>')
+    html = _replace_once(html, _STYLE, f"<style>{_without_end_tag(_text(sources / 'style.css'), 'style')}</style>")
+    html = _replace_once(html, _DATA, data(bundle))
+    return _replace_once(html, _CHARSET, f"{_CHARSET}\n{_policy(program)}")
 
 
 def too_large(html: str, bundle: Mapping[str, Any]) -> str | None:
-    """What to do about a page of more than ``LIMIT`` bytes, in one line; None: nothing, it is small enough."""
+    """A one-line warning if the page has more than ``LIMIT`` bytes, else None."""
     size = len(html.encode())
     if size <= LIMIT:
         return None
@@ -56,46 +56,46 @@ def too_large(html: str, bundle: Mapping[str, Any]) -> str | None:
 
 
 def data(bundle: Mapping[str, Any]) -> str:
-    """The bundle as an element of the page. Nothing in it can end the element: "<" is written as JSON's escape."""
+    """The bundle as an element of the page. "<" is escaped, so that no text in it can end the element."""
     text = json.dumps(bundle, ensure_ascii=False, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     return f'<script type="application/json" id="data">{text}</script>'
 
 
 def script(entry: str, sources: Path = SOURCES) -> str:
-    """The module ``entry`` and all that it imports, as one program. Each keeps its names to itself.
+    """The module ``entry`` and its imports as one program; every module has its own scope.
 
-    Known are ``import {a, b as c} from "./x.js"``, ``import * as x from "./x.js"``, and ``export`` in front of a
+    Supported are ``import {a, b as c} from "./x.js"``, ``import * as x from "./x.js"``, and ``export`` before a
     function, a class or a const.
 
     Raises:
-        ValueError: a module is missing, imports itself by way of others, or is written in another way.
+        ValueError: a module is missing, is part of an import cycle, or uses another form of import or export.
     """
-    done: dict[str, str] = {}
-    _gather(entry, sources, done, [])
-    return _closed("\n".join(done.values()), "script")
+    modules: dict[str, str] = {}
+    _gather(entry, sources, modules, [])
+    return _without_end_tag("\n".join(modules.values()), "script")
 
 
-def _gather(name: str, sources: Path, done: dict[str, str], above: list[str]) -> None:
-    if name in done:
+def _gather(name: str, sources: Path, modules: dict[str, str], above: list[str]) -> None:
+    if name in modules:
         return
     if name in above:
         raise ValueError(f"{name}: imports itself: {' -> '.join([*above, name])}")
     text = _text(sources / name)
 
-    def imported(match: re.Match[str]) -> str:
+    def inline(match: re.Match[str]) -> str:
         names, whole, other = match.groups()
-        _gather(other, sources, done, [*above, name])
-        taken = whole or "{" + re.sub(r"\s+as\s+", ": ", names) + "}"
-        return f"const {taken} = {_variable(other)};"
+        _gather(other, sources, modules, [*above, name])
+        pattern = whole or "{" + re.sub(r"\s+as\s+", ": ", names) + "}"
+        return f"const {pattern} = {_variable(other)};"
 
-    body = _IMPORT.sub(imported, text)
-    exported = _EXPORT.findall(body)
+    body = _IMPORT.sub(inline, text)
+    exports = _EXPORT.findall(body)
     body = _EXPORT.sub("", body)
-    left = re.search(r"^(?:import|export)\b.*", body, re.MULTILINE)
-    if left:
-        raise ValueError(f"{name}: '{left[0]}' cannot be put inside the page")
-    done[name] = (
-        f'const {_variable(name)} = (() => {{\n"use strict";\n{body}\nreturn {{{", ".join(exported)}}};\n}})();'
+    unsupported = re.search(r"^(?:import|export)\b.*", body, re.MULTILINE)
+    if unsupported:
+        raise ValueError(f"{name}: '{unsupported[0]}' cannot be put inside the page")
+    modules[name] = (
+        f'const {_variable(name)} = (() => {{\n"use strict";\n{body}\nreturn {{{", ".join(exports)}}};\n}})();'
     )
 
 
@@ -110,20 +110,20 @@ def _text(path: Path) -> str:
         raise ValueError(f"{path.name}: no such source of the page") from None
 
 
-def _closed(text: str, element: str) -> str:
+def _without_end_tag(text: str, element: str) -> str:
     if re.search(rf"</{element}", text, re.IGNORECASE):
         raise ValueError(f"the page's sources hold </{element}, which would end the element they stand in")
     return text
 
 
-def _replaced(html: str, old: str, new: str) -> str:
+def _replace_once(html: str, old: str, new: str) -> str:
     if html.count(old) != 1:
         raise ValueError(f"page.html: {old} must stand in it once, and stands {html.count(old)} times")
     return html.replace(old, new)
 
 
 def _policy(program: str) -> str:
-    """No network, and no script but our own: what a bundle says can never be run."""
+    """A content security policy: no network and no other script, so that a bundle can never run as a program."""
     digest = b64encode(sha256(program.encode()).digest()).decode()
     rules = (
         "default-src 'none'",

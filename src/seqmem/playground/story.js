@@ -1,4 +1,4 @@
-// What the page says about a reading, in words, and what it proposes to try. Nothing here touches the page.
+// Sentences about a reading, and the list of things to try. Nothing here touches the page.
 
 import { percent } from "./dom.js";
 
@@ -6,21 +6,21 @@ export function shortName(model) {
   return `${model.cell} trained at ${range(model)}`;
 }
 
-// The lengths a model was trained on: "50", or "7 to 50".
+// The lengths that a model was trained at: "50", or "7 to 50".
 export function range(model) {
   return model.shortest < model.seq_len ? `${model.shortest} to ${model.seq_len}` : `${model.seq_len}`;
 }
 
-// The last word up to t at which the likeliest answer became another; null: there is none.
+// The last word up to t at which the likeliest answer changed; null if there is none.
 export function lastChange(reading, t) {
   for (let at = t; at > 0; at--) if (reading.top[at] !== reading.top[at - 1]) return at;
   return null;
 }
 
 export function changes(reading) {
-  let found = 0;
-  for (let t = 1; t < reading.T; t++) if (reading.top[t] !== reading.top[t - 1]) found++;
-  return found;
+  let times = 0;
+  for (let t = 1; t < reading.T; t++) if (reading.top[t] !== reading.top[t - 1]) times++;
+  return times;
 }
 
 function at(words, t) {
@@ -31,50 +31,49 @@ function sure(reading, t, answer) {
   return percent(reading.confidence[t * reading.K + answer]);
 }
 
-// How sure a model is of the right answer after word t, {p, of}; of its own where nobody knows the right one.
+// Confidence in the right answer after word t, {p, of}; in the model's own answer if the right one is unknown.
 export function certainty(reading, t, { right, task }) {
   const answer = right ?? reading.top[t];
   return { p: reading.confidence[t * reading.K + answer], of: task.answers[answer] };
 }
 
 // What the colours of the words mean.
-export function legend({ right, asking }) {
+export function legend({ right, query }) {
   const of = right === null ? "its own answer, as nobody knows the right one" : "the right answer";
-  const when = asking === null ? "" : `, if the sentence ended there with “${asking}”`;
+  const when = query === null ? "" : `, if the sentence ended there with “${query}”`;
   return `The stronger a word's colour and the longer the line under it, the surer the model is of ${of}${when}.`;
 }
 
-// Whether a model is never less than half sure of an answer from one word to another.
+// True if the confidence in an answer is at least one half at all words from `from` to `to`.
 function surely(reading, from, to, answer) {
   for (let t = from; t <= to; t++) if (reading.confidence[t * reading.K + answer] < 0.5) return false;
   return true;
 }
 
-// Why there is no right answer to a sentence, for people.
+// Why a sentence has no right answer.
 export function whyUnknown(task, tokens) {
   if (!task.naming) return "only the sentences made by the task have a known answer";
-  const meant = task.naming.asks[tokens.at(-1)];
-  if (!meant) {
+  if (!task.naming.asks[tokens.at(-1)]) {
     const asking = Object.keys(task.naming.asks).map((token) => `“${task.vocabulary[token]}”`);
     return `the last word does not ask: that would be ${asking.join(" or ")}`;
   }
-  const named = task.meant(tokens).length;
-  if (named > 1) return `${named} of the answers that “${task.vocabulary[tokens.at(-1)]}” may mean are named`;
-  if (named === 0) return `nobody whom “${task.vocabulary[tokens.at(-1)]}” may mean is named`;
+  const candidates = task.candidates(tokens).length;
+  if (candidates > 1) return `${candidates} of the answers that “${task.vocabulary[tokens.at(-1)]}” may mean are named`;
+  if (candidates === 0) return `nobody whom “${task.vocabulary[tokens.at(-1)]}” may mean is named`;
   return `it is shorter than ${task.min_seq_len} words`;
 }
 
-// What a model has said after word t: {state: right, wrong, unknown or reading; mark; said; rest}.
-export function verdict(reading, t, { task, words, tokens, right, asking }) {
+// A model's answer after word t: {state: right, wrong, unknown or reading; mark; answer; rest}.
+export function verdict(reading, t, { task, words, tokens, right, query }) {
   const top = reading.top[t];
-  const said = `${task.answers[top]}, ${sure(reading, t, top)}`;
+  const answer = `${task.answers[top]}, ${sure(reading, t, top)}`;
   if (t < reading.T - 1) {
     const other =
       right !== null && right !== top ? ` The right one, ${task.answers[right]}: ${sure(reading, t, right)}.` : "";
     return {
       state: "reading",
       mark: "…",
-      said: `${asking === null ? "So far" : "If asked now"}: ${said}.`,
+      answer: `${query === null ? "So far" : "If asked now"}: ${answer}.`,
       rest: `After ${at(words, t)}.${other}`,
     };
   }
@@ -84,7 +83,7 @@ export function verdict(reading, t, { task, words, tokens, right, asking }) {
     return {
       state: "unknown",
       mark: "?",
-      said: `Says: ${said}.`,
+      answer: `Says: ${answer}.`,
       rest: `Nobody can know: ${whyUnknown(task, tokens)}.${since}`,
     };
   }
@@ -95,7 +94,7 @@ export function verdict(reading, t, { task, words, tokens, right, asking }) {
         : last === t
           ? `Decided by the last word, “${words[t]}”.`
           : `${surely(reading, last, t, right) ? "Sure" : "It says so"} since ${at(words, last)}.`;
-    return { state: "right", mark: "✓", said: `Right: ${said}.`, rest: since };
+    return { state: "right", mark: "✓", answer: `Right: ${answer}.`, rest: since };
   }
   const times = changes(reading);
   const how =
@@ -105,7 +104,7 @@ export function verdict(reading, t, { task, words, tokens, right, asking }) {
   return {
     state: "wrong",
     mark: "✗",
-    said: `Wrong: ${said}.`,
+    answer: `Wrong: ${answer}.`,
     rest: `Right is ${task.answers[right]}, ${sure(reading, t, right)}. ${how}`,
   };
 }
@@ -127,25 +126,26 @@ function often(models, length) {
   return `right on ${least === most ? least : `${least} to ${most}`} of new sentences, over ${scores.length} seeds`;
 }
 
-// What the page opens with, and a list of things to try: {label, hint, a, b, length, flip}. They follow from the models
-// that are there: which is best and which worst at the longest length, which was trained at a shorter one. Who has
-// solved the task is as good as anybody else who has.
+// Things to try, of which the first opens the page: {label, hint, a, b, length, flip}. They depend on the models: the
+// best and the worst at the longest trained length, and one trained at a shorter length. All that solve the task are
+// equal.
 export function presets({ groups, models, sentences, task }) {
-  const known = groups.map(({ models: some }) => ({
+  const ranked = groups.map(({ models: some }) => ({
     some,
     first: some[0],
     score: mean(some.map(({ score }) => (typeof score !== "number" ? 0 : score >= task.solved_at ? 1 : score))),
   }));
   const longest = Math.max(...models.map(({ seq_len }) => seq_len));
-  // Of equally good ones the first stands for all; so the sort, which keeps their order, is from the best down.
-  const here = known.filter(({ first }) => first.seq_len === longest).sort((a, b) => b.score - a.score);
+  // Sorted from the best down: the sort is stable, so the first of equals comes first.
+  const here = ranked.filter(({ first }) => first.seq_len === longest).sort((a, b) => b.score - a.score);
   const [best, worst] = [here[0], here.at(-1)];
   const chance = percent(task.chance);
   const end = sentences.at(-1).seq_len;
-  const found = [];
-  const add = (label, hint, a, b, length, more = {}) => found.push({ label, hint, a: a.id, b: b.id, length, ...more });
+  const proposals = [];
+  const add = (label, hint, a, b, length, more = {}) =>
+    proposals.push({ label, hint, a: a.id, b: b.id, length, ...more });
   const other = best === worst ? (worst.some[1] ?? worst.first) : best.first;
-  const short = known
+  const short = ranked
     .filter(({ first }) => first.seq_len < longest)
     .sort((a, b) => a.first.seq_len - b.first.seq_len)[0];
   if (short) {
@@ -196,7 +196,7 @@ export function presets({ groups, models, sentences, task }) {
       2 * longest,
     );
   }
-  const several = [short, worst, ...known].find((group) => group && group.some.length > 1);
+  const several = [short, worst, ...ranked].find((group) => group && group.some.length > 1);
   if (several) {
     const { cell, seq_len } = several.first;
     const length = several === short ? Math.min(3 * seq_len, end) : seq_len;
@@ -219,5 +219,5 @@ export function presets({ groups, models, sentences, task }) {
       { flip: true },
     );
   }
-  return found;
+  return proposals;
 }

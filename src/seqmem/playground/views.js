@@ -1,21 +1,21 @@
-// A model's panel: which one it is, its verdict, the sentence in colours, and a bar for every answer.
+// A model's panel: its name, its verdict, the coloured sentence, and a bar for every answer.
 
 import { css, element, inkOn, level, percent, ramp } from "./dom.js";
 import { certainty, lastChange, scoreAt, verdict } from "./story.js";
 
 const MEANING = { "✓": "the right answer", "○": "named in the sentence too", "": "" };
 
-// Of an answer: whether it is the right one, or another that the sentence names.
-export function markOf(answer, { right, named }) {
-  return answer === right ? "✓" : named.includes(answer) ? "○" : "";
+// The mark of an answer: right, or mentioned in the sentence, or none.
+export function markOf(answer, { right, mentions }) {
+  return answer === right ? "✓" : mentions.includes(answer) ? "○" : "";
 }
 
-// `chosen(id)` is called when somebody chooses a model, `picked(t)` for a word, `wanted(length)` for a length.
-export function panel(letter, { groups, task }, { chosen, picked, wanted }) {
+// Callbacks for the choice of a model, a word, and a length: onModel(id), onWord(t), onLength(length).
+export function panel(letter, { groups, task }, { onModel, onWord, onLength }) {
   const name = letter.toUpperCase();
   const select = element(
     "select",
-    { "aria-label": `Model ${name}`, id: `model-${letter}`, onchange: () => chosen(sibling(select.value).id) },
+    { "aria-label": `Model ${name}`, id: `model-${letter}`, onchange: () => onModel(sibling(select.value).id) },
     ...groups.map((group) => element("option", { value: group.name }, group.models[0].label)),
   );
   const seeds = element("fieldset.seeds", { id: `seeds-${letter}` });
@@ -24,7 +24,7 @@ export function panel(letter, { groups, task }, { chosen, picked, wanted }) {
   const sentence = element("p.words", {
     id: `words-${letter}`,
     onclick: ({ target }) => {
-      if (target.dataset.t) picked(Number(target.dataset.t));
+      if (target.dataset.t) onWord(Number(target.dataset.t));
     },
   });
   const bars = element(
@@ -56,11 +56,11 @@ export function panel(letter, { groups, task }, { chosen, picked, wanted }) {
   );
   const flag = element("span.flag");
   let model = null;
-  let shown = null;
+  let scene = null;
   let reading = null;
   let spans = [];
 
-  // The model of a group that has the seed of the one that is shown, or else the first.
+  // The model of a group with the current model's seed, else the first.
   function sibling(group) {
     const { models } = groups.find((some) => some.name === group);
     return models.find(({ seed }) => seed === model?.seed) ?? models[0];
@@ -76,7 +76,7 @@ export function panel(letter, { groups, task }, { chosen, picked, wanted }) {
           element(
             "label",
             {},
-            element("input", { type: "radio", name: `seed-${letter}`, value: one.id, onchange: () => chosen(one.id) }),
+            element("input", { type: "radio", name: `seed-${letter}`, value: one.id, onchange: () => onModel(one.id) }),
             `${one.seed}`,
           ),
         ),
@@ -90,17 +90,17 @@ export function panel(letter, { groups, task }, { chosen, picked, wanted }) {
     const { seq_len } = model;
     const trained =
       typeof model.score === "number" ? `right on ${percent(model.score)} of new sentences of ${seq_len} words` : "";
-    const length = shown.words.length;
+    const length = scene.words.length;
     const score = length === seq_len ? null : scoreAt(model, length);
     const here = score === null ? "" : `on ${percent(score)} of ${length} words`;
     const size = `${model.parameters.toLocaleString("en")} parameters`;
     facts.textContent = [[trained, here].filter(Boolean).join(", "), size].filter(Boolean).join("; ");
   }
 
-  // `next`: {words, tokens, right, named, asking, task}, read as `found`; null: this model cannot read it here.
-  function show(next, found) {
-    shown = { ...next, task };
-    reading = found;
+  // `next`: {words, tokens, right, mentions, query, task}; `its`: the model's reading of it, null if it has none.
+  function show(next, its) {
+    scene = { ...next, task };
+    reading = its;
     tell();
     bars.hidden = sentence.hidden = reading === null;
     if (reading === null) {
@@ -109,7 +109,7 @@ export function panel(letter, { groups, task }, { chosen, picked, wanted }) {
       says.replaceChildren(
         "This cell does not run in the page. It has read sentences ahead, of ",
         ...lengths.flatMap((length) => [
-          element("button", { type: "button", onclick: () => wanted(length) }, `${length}`),
+          element("button", { type: "button", onclick: () => onLength(length) }, `${length}`),
           " ",
         ]),
         "words.",
@@ -117,8 +117,8 @@ export function panel(letter, { groups, task }, { chosen, picked, wanted }) {
       return;
     }
     const colours = ramp(letter);
-    spans = shown.words.map((word, t) => {
-      const { p, of } = certainty(reading, t, shown);
+    spans = scene.words.map((word, t) => {
+      const { p, of } = certainty(reading, t, scene);
       const colour = colours[level(p)];
       const title = `word ${t + 1}: ${of} ${percent(p)}`;
       return element(
@@ -130,7 +130,7 @@ export function panel(letter, { groups, task }, { chosen, picked, wanted }) {
     sentence.replaceChildren(...spans.flatMap((span) => [span, " "]));
   }
 
-  // The sentence as it has been read up to word t.
+  // The sentence as read up to word t.
   function at(t) {
     if (reading === null) return "";
     const turn = lastChange(reading, t);
@@ -140,37 +140,37 @@ export function panel(letter, { groups, task }, { chosen, picked, wanted }) {
     });
     if (turn === null) flag.remove();
     else {
-      // From nothing to the right answer, to stay there, is no change of mind.
-      const settled = turn === lastChange(reading, reading.T - 1) && reading.top[turn] === shown.right;
+      // The last change, if it leads to the right answer, is a decision.
+      const settled = turn === lastChange(reading, reading.T - 1) && reading.top[turn] === scene.right;
       flag.textContent = settled ? "makes up its mind" : "changes its mind";
       spans[turn].after(flag);
     }
-    const found = verdict(reading, t, shown);
-    says.className = `verdict is-${found.state}`;
+    const { state, mark: sign, answer, rest } = verdict(reading, t, scene);
+    says.className = `verdict is-${state}`;
     says.replaceChildren(
-      element("span.mark", { "aria-hidden": "true" }, found.mark),
+      element("span.mark", { "aria-hidden": "true" }, sign),
       " ",
-      element("b", {}, found.said),
-      ` ${found.rest}`,
+      element("b", {}, answer),
+      ` ${rest}`,
     );
     task.answers.forEach((_, k) => {
       const p = reading.confidence[t * reading.K + k];
       const row = bars.children[k];
-      const isRight = k === shown.right;
+      const isRight = k === scene.right;
       row.className = `${k === reading.top[t] ? "top" : ""}${isRight ? " right" : ""}`.trim();
-      const mark = markOf(k, shown);
+      const mark = markOf(k, scene);
       row.parts.mark.textContent = mark;
       row.parts.mark.title = MEANING[mark];
       row.parts.bar.style.setProperty("--p", p.toFixed(4));
       row.parts.number.textContent = percent(p);
     });
-    return `Model ${name}: ${found.said} ${found.rest}`;
+    return `Model ${name}: ${answer} ${rest}`;
   }
 
   return { root, choose, show, at };
 }
 
-// Everything that is drawn over the words, as a table.
+// The data of the charts over the words, as a table.
 export function wordTable({ words, right, task }, readings) {
   const letters = Object.keys(readings).filter((letter) => readings[letter]);
   const gradients = Object.fromEntries(letters.map((letter) => [letter, lastGradient(readings[letter], right)]));
@@ -224,7 +224,7 @@ export function wordTable({ words, right, task }, readings) {
   );
 }
 
-// d(-log p[right]) / d state_t, or of the answer it gives where nobody knows the right one; null: not known here.
+// d(-log p[answer]) / d state_t of the right answer, or of the model's own if that is unknown; null if not available.
 export function lastGradient(reading, right) {
   return reading.gradient(right ?? reading.top[reading.T - 1])?.state ?? null;
 }
