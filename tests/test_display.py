@@ -20,7 +20,7 @@ from commandline import TINY, Completed, forked, only_run, started, trained_to, 
 from seqmem.cells import RNN
 from seqmem.cli.config import schema as config
 from seqmem.cli.terminal import pages, words
-from seqmem.cli.terminal.live import Display, print_summary
+from seqmem.cli.terminal.live import Display, RunInfo, print_summary
 from seqmem.cli.terminal.strip import (
     ASCII,
     FLOOR,
@@ -315,7 +315,8 @@ def display(console: Console, **options: Any) -> Display:
         "baseline_loss": 1.386,
         "steps": 1000,
     }
-    return Display(console, **(usual | options))
+    clock = {"clock": options.pop("clock")} if "clock" in options else {}
+    return Display(console, RunInfo(**(usual | options)), **clock)
 
 
 def feed(

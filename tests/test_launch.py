@@ -17,9 +17,9 @@ import pytest
 from rich.console import Console
 
 from commandline import OWN_CELLS, TINY, Completed, assert_same_numbers, runs_below
-from seqmem.cli.launch import local
-from seqmem.cli.launch.jobs import Job, Outcome
-from seqmem.cli.launch.overview import Overview, Progress, cost
+from seqmem.cli.launch import jobs as launch_jobs
+from seqmem.cli.launch.jobs import Job, Outcome, Progress
+from seqmem.cli.launch.overview import Overview, cost
 from seqmem.cli.verbs import sweep as sweeps
 from seqmem.record.recorder import Recorder
 from seqmem.runs.directory import RunDirectory
@@ -79,7 +79,7 @@ def test_a_run_that_another_has(
     tmp_path: Path, typed: Callable[..., Completed], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is waited for, a little; then it is said in one line, and the others are done."""
-    monkeypatch.setattr(local, "_HELD", 0.1)
+    monkeypatch.setattr(launch_jobs, "LOCK_WAIT", 0.1)
     command = ("train", "-m", *TINY, "seed=0,1", "hydra.launcher.workers=1")
     assert typed("train", *TINY, "seed=0", "outputs=elsewhere").code == 0
     (elsewhere,) = runs_below(tmp_path / "elsewhere")

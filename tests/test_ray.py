@@ -18,7 +18,7 @@ import pytest
 from commandline import TINY, Completed, assert_same_numbers, runs_below
 from seqmem.cli.config.errors import ConfigError
 from seqmem.cli.launch import ray as launch
-from seqmem.cli.launch.jobs import Job, Outcome, work
+from seqmem.cli.launch.jobs import Job, Lines, Outcome, work
 from seqmem.cli.launch.one_run import StopSignals
 
 ADDING = (
@@ -231,7 +231,7 @@ def test_file_systems_that_are_not_shared(
     monkeypatch.setattr(Path, "exists", exists)
     job = Job(0, 1, "x", (), {"outputs": "outputs"}, str(tmp_path), "outputs/x")
     cluster.results[0] = Outcome(0, "finished", score=1.0)
-    sweep = launch._Sweep(cluster, SimpleNamespace(remote=lambda *_: 0), tmp_path, 0)
+    sweep = launch._Sweep(cluster, SimpleNamespace(remote=lambda *_: 0), tmp_path, 0, Lines())
     (outcome,) = sweep.run([job]).values()
     assert outcome.state == "failed"
     assert "its result is not here" in (outcome.error or "")

@@ -31,6 +31,7 @@ class Cell(nn.Module, ABC):
     ``keeps``: the gates whose value is the share of an old state that is kept (an LSTM's forget gate).
     ``equations``: the name of the published equations that its step computes, for a reader that knows them too.
     ``kernels``: those of ``KERNELS`` besides ``step`` that can compute its sequences.
+    ``compared``: options that TensorBoard's table of hyperparameters shows for runs of every cell.
 
     Shortcuts are definitions of the same step that go faster: ``forward``, ``forward_tokens``, ``tapped``. They hold
     for the step that they were written for: a subclass with a ``step`` of its own is computed by that step unless it
@@ -43,6 +44,7 @@ class Cell(nn.Module, ABC):
     keeps: tuple[str, ...] = ()
     equations: str | None = None
     kernels: tuple[str, ...] = ()
+    compared: tuple[str, ...] = ()
 
     walks: ClassVar[bool] = True
     """``forward`` is the loop over ``step``, not a shortcut. Set by the class statement."""

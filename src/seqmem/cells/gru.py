@@ -28,6 +28,7 @@ class GRU(FusedCell):
 
     source: ClassVar[str] = "Cho et al. 2014"
     keeps = ("update",)
+    compared = ("forget_bias", "init")
 
     def __init__(
         self,

@@ -30,6 +30,7 @@ class LSTM(FusedCell):
 
     source: ClassVar[str] = "Hochreiter & Schmidhuber 1997; Gers et al. 2000"
     keeps = ("forget",)
+    compared = ("forget_bias", "init")
 
     def __init__(
         self,

@@ -19,6 +19,7 @@ class RNN(FusedCell):
     """State: ``hidden`` [B H]. ``nonlinearity`` is ``tanh`` or ``relu``."""
 
     source: ClassVar[str] = "Elman 1990"
+    compared = ("init",)
 
     def __init__(self, input_size: int, hidden_size: int, *, nonlinearity: str = "tanh", init: str = "torch") -> None:
         if nonlinearity not in ("tanh", "relu"):

@@ -1,17 +1,19 @@
-"""A job of a sweep, as a plain value that any launcher can send anywhere, and what became of it.
+"""A job of a sweep, as a plain value that any launcher can send anywhere; its outcome; the queue of those that wait.
 
 A launcher is a function from jobs to outcomes: ``run_jobs(jobs, **options)`` in ``local``, ``slurm`` and ``ray``. Each
-job is one call of ``work``, in whatever process; the run's own directory is what is left of it, so that nothing is
-lost with the process, and a sweep is resumed by starting it again.
+job is one call of ``work``, in whatever process. The results are in the run's own directory, so nothing is lost with
+the process, and a sweep is resumed by starting it again.
 """
 
 import errno
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from types import TracebackType
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from filelock import Timeout
 from rich.console import Console
@@ -19,7 +21,12 @@ from rich.console import Console
 from ...runs.directory import RunDirectory, RunError
 from ..config.errors import ConfigError, one_line
 from ..config.schema import RunConfig, everything, from_mapping
-from .one_run import Stopped, StopSignals, execute, run_path, title
+from ..terminal.live import RunInfo
+from .one_run import Stopped, StopSignals, already_finished, execute, run_path, title
+
+LOCK_WAIT = 3.0
+"""Seconds to wait for a run that another process has locked. A sweep that was killed releases its runs at once, but
+only when its jobs have noticed."""
 
 State = Literal["finished", "failed", "stopped", "lost"]
 
@@ -29,11 +36,11 @@ class Job:
     """Everything that another process needs to do one run of a sweep.
 
     Args:
-        number: from 0; ``total``: of the whole sweep; 0: nobody knows yet.
-        overrides: what the user said of it, as Hydra writes it.
-        settings: the whole configuration, as ``config.everything`` has it.
-        folder: the working directory that relative paths and a user's own modules are looked up from.
-        path: the run's directory, as the configuration says it: relative to ``folder``, or absolute.
+        number: from 0; ``total``: jobs in the whole sweep; 0: not known yet.
+        overrides: the settings of its command line, as Hydra writes them.
+        settings: the whole configuration, as ``schema.everything`` returns it.
+        folder: the working directory for relative paths and a user's own modules.
+        path: the run's directory: relative to ``folder``, or absolute.
     """
 
     number: int
@@ -52,13 +59,26 @@ class Job:
     def run(self) -> RunDirectory:
         return RunDirectory(Path(self.folder) / self.path)
 
+    @property
+    def quiet(self) -> bool:
+        return bool(self.settings.get("quiet"))
+
+    @property
+    def force(self) -> bool:
+        return bool(self.settings.get("force"))
+
 
 @dataclass(frozen=True)
 class Outcome:
-    """``lost``: its process ended without a word. ``error``: one line for people; ``usage``: the user can correct it.
+    """How a job ended.
 
-    ``skipped``: it was finished before. ``exit_code``: a signal asked for an end; of a ``finished`` one it came too
-    late. ``held``: another process has the run. ``full``: the disk is, so that no other job can write either.
+    Args:
+        state: ``lost``: its process ended without reporting.
+        error: one line for people; ``usage``: the user can correct it.
+        skipped: it was finished before.
+        exit_code: a signal asked it to stop; where it is ``finished``, the signal came too late for it.
+        held: another process has locked the run.
+        full: the disk is full, so no other job could write either.
     """
 
     number: int
@@ -77,54 +97,54 @@ def job_prefix(number: int, total: int, title: str) -> str:
     return f"[{number + 1}{f'/{total}' if total else ''} {title}] "
 
 
-def say_failed(prefix: str, error: BaseException) -> None:
-    sys.stderr.write(f"{prefix}FAILED: {one_line(error)}\n")
-    sys.stderr.flush()
-
-
 def job_of(number: int, total: int, overrides: Sequence[str], config: RunConfig) -> Job:
-    """Of a ``RunConfig`` in the current directory."""
+    """The job that does this run, in the current directory."""
     return Job(
         number, total, title(config), tuple(overrides), everything(config), str(Path.cwd()), str(run_path(config))
     )
 
 
 def skip(job: Job) -> Outcome | None:
-    """Of a job that is finished already, without any work; None: it is to be done."""
-    run = job.run
-    if job.settings.get("force") or not run.finished:
+    """The outcome of a job whose run is finished already, without any work; None: it has to be done."""
+    if job.force or not job.run.finished:
         return None
+    outcome = finished_outcome(job)
+    return None if outcome is None else Outcome(job.number, "finished", score=outcome.score, skipped=True)
+
+
+def finished_outcome(job: Job) -> Outcome | None:
+    """The outcome in the run's directory; None: it is not finished, or unreadable, which doing the job will report."""
     try:
-        return Outcome(job.number, "finished", score=float((run.result() or {})["score"]), skipped=True)
+        result = job.run.result()
+        return None if result is None else Outcome(job.number, "finished", score=float(result["score"]))
     except (RunError, KeyError, TypeError, ValueError):
-        return None  # whoever does the work says what is wrong with it
+        return None
 
 
 def work(
     job: Job,
     *,
-    report: Callable[..., Any] | None = None,
+    report: Callable[[RunInfo], Any] | None = None,
     stop: StopSignals | None = None,
     silent: bool = False,
 ) -> Outcome:
-    """Do the job in this process, and raise nothing: what went wrong stands in the outcome, and in the run's directory.
+    """Do the job in this process and raise nothing: an error is in the outcome, and in the run's directory.
 
     Ctrl-C and SIGTERM let the run save itself, if this is the main thread: then the outcome is ``stopped``.
 
     Args:
-        report: an additional observer's factory for whoever shows progress: it is called with the display's arguments
-            and stands in its place (see ``display.Display``); None: plain lines with the job's prefix.
-        stop: of whoever asks several jobs to stop; None: the job has its own.
-        silent: a failure is said by whoever gets the outcome.
+        report: makes the observer that shows progress (see ``one_run.execute``); None: plain lines with the prefix.
+        stop: shared by several jobs that are asked to stop together; None: the job has its own.
+        silent: print no line for a failure; the caller does.
     """
     os.chdir(job.folder)
-    if job.folder not in sys.path:  # a cell of the user's own
+    if job.folder not in sys.path:  # for the user's own cells
         sys.path.insert(0, job.folder)
     skipped, stop = False, stop or StopSignals()
     try:
         config = from_mapping(job.settings)
         skipped = job.run.finished and not config.force
-        done = execute(
+        run = execute(
             config,
             overrides=job.overrides,
             console=Console(soft_wrap=True),
@@ -133,7 +153,7 @@ def work(
             alone=False,
             display=report,
         )
-        result = done.result()
+        result = run.result()
     except Stopped as stopped:
         return Outcome(job.number, "stopped", error=str(stopped), exit_code=stopped.exit_code)
     except Exception as error:
@@ -145,31 +165,199 @@ def work(
             error=one_line(error),
             usage=isinstance(error, ConfigError),
             held=isinstance(error, RunError) and isinstance(error.__context__, Timeout),
-            full=any(cause.errno in (errno.ENOSPC, errno.EDQUOT) for cause in _causes(error)),
+            full=any(cause.errno in (errno.ENOSPC, errno.EDQUOT) for cause in _os_errors(error)),
         )
     score = float("nan") if result is None else float(result["score"])
     too_late = stop.exit_code if stop.requested() else None
     return Outcome(job.number, "finished", score=score, skipped=skipped, exit_code=too_late)
 
 
-def _causes(error: BaseException) -> Iterator[OSError]:
-    """What the operating system said, on the way to ``error``."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, OSError):
-            yield seen
-        seen = seen.__cause__ or seen.__context__
+def say_failed(prefix: str, error: BaseException) -> None:
+    sys.stderr.write(f"{prefix}FAILED: {one_line(error)}\n")
+    sys.stderr.flush()
+
+
+def _os_errors(error: BaseException) -> Iterator[OSError]:
+    """The errors of the operating system that led to ``error``."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError):
+            yield cause
+        cause = cause.__cause__ or cause.__context__
 
 
 def lost(job: Job, why: str) -> Outcome:
-    """Of a job whose process is gone; its directory is told, so that whoever looks there later knows too."""
+    """The outcome of a job whose process is gone. Its directory records it too."""
     run = job.run
     try:
-        if run.finished:  # it was killed after its last word
+        if run.finished:  # the process ended after it had written its result
             return Outcome(job.number, "finished", score=float((run.result() or {})["score"]))
         status = run.status()
         if run.path.exists() and (status is None or status.state == "running"):
             run.set_status("failed", step=status.step if status else 0, error=why)
     except (RunError, OSError, KeyError):
-        pass  # the directory may be what is wrong; the outcome says it all the same
+        pass  # the directory may be what is wrong; the outcome reports it all the same
     return Outcome(job.number, "lost", error=why)
+
+
+# The queue
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a job is. ``first``: the step at which a resumed run went on; ``rate``: steps per second."""
+
+    step: int
+    steps: int
+    first: int = 0
+    score: str = ""
+    chance: str = ""
+    rate: float | None = None
+
+
+@runtime_checkable
+class View(Protocol):
+    """Shows a sweep while it runs. To be used in a ``with``."""
+
+    live: bool
+    """It draws the progress of running jobs."""
+
+    unread: bool
+    """The reader of the output is gone, as in ``seqmem train -m ... | head -1``."""
+
+    def __enter__(self) -> "View": ...  # noqa: PYI034  the tests' type checker knows no Self in single methods
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def skipped(self, job: Job) -> None: ...
+
+    def started(self, job: Job) -> None: ...
+
+    def progress(self, number: int, progress: Progress) -> None: ...
+
+    def ended(self, job: Job, outcome: Outcome | None) -> None:
+        """``outcome`` None: the job will be tried again."""
+
+    def say(self, job: Job | None, text: str, *, error: bool = False) -> None:
+        """Print whole lines, with the job's prefix if there is a job. ``error``: to stderr."""
+
+
+class Lines:
+    """A view that prints lines as they come: for pipes, files, and terminals that cannot do more."""
+
+    live = False
+
+    def __init__(self) -> None:
+        self.unread = False
+
+    def __enter__(self) -> "Lines":  # noqa: PYI034  the tests' type checker knows no Self in single methods
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """There is nothing to close."""
+
+    def skipped(self, job: Job) -> None:
+        if not job.quiet:
+            self.say(job, f"{already_finished(job.path)}\n")
+
+    def started(self, job: Job) -> None:
+        """The run prints that itself."""
+
+    def progress(self, number: int, progress: Progress) -> None:
+        """The run prints lines of its own."""
+
+    def ended(self, job: Job, outcome: Outcome | None) -> None:
+        """The run prints that itself."""
+
+    def say(self, job: Job | None, text: str, *, error: bool = False) -> None:
+        if self.unread:
+            return
+        stream = sys.stderr if error else sys.stdout
+        try:
+            stream.write(prefixed(job, text))
+            stream.flush()
+        except BrokenPipeError:
+            self.unread = True
+            # Python would complain at its end that it cannot flush the buffer.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def prefixed(job: Job | None, text: str) -> str:
+    """``text`` with the job's prefix in front of each line that lacks it."""
+    prefix = job.prefix if job is not None else ""
+    return "".join(
+        line if line.startswith(prefix) or not line.strip() else f"{prefix}{line}"
+        for line in text.splitlines(keepends=True)
+    )
+
+
+class Queue:
+    """The jobs that wait, and the outcomes of the others. Never two jobs at once for the same run's directory.
+
+    A job whose run another process has locked is retried for ``LOCK_WAIT`` seconds. Once the disk is full no other
+    job is started.
+    """
+
+    def __init__(self, jobs: Sequence[Job], view: View) -> None:
+        self._waiting = [(job, 0.0) for job in jobs]  # (job, the earliest time to start it)
+        self._held_since: dict[int, float] = {}
+        self._view = view
+        self.full: str | None = None
+        self.outcomes: list[Outcome] = []
+
+    def __len__(self) -> int:
+        """Jobs that may still be started."""
+        return len(self._waiting) if self.full is None else 0
+
+    def next(self, running: Sequence[Job] = ()) -> Job | None:
+        """A job to start now; None: there is none. A run that was finished meanwhile is skipped."""
+        if self.full is not None:
+            return None
+        busy, now = {job.path for job in running}, time.monotonic()
+        for place, (job, earliest) in enumerate(self._waiting):
+            if job.path not in busy and now >= earliest:
+                del self._waiting[place]
+                if (outcome := skip(job)) is None:
+                    return job
+                self._view.skipped(job)
+                self.outcomes.append(outcome)
+                return self.next(running)
+        return None
+
+    def put_back(self, job: Job) -> None:
+        """A job that was started and has done nothing."""
+        self._waiting.append((job, 0.0))
+
+    def ended(self, job: Job, outcome: Outcome, *, cancellable: bool = False) -> None:
+        """Account for a job.
+
+        Args:
+            cancellable: other jobs were started, but can still be kept from running.
+        """
+        if outcome.held:
+            now = time.monotonic()
+            if now - self._held_since.setdefault(job.number, now) < LOCK_WAIT:
+                self._waiting.append((job, now + LOCK_WAIT / 10))
+                self._view.ended(job, None)
+                return
+        self._view.ended(job, outcome)
+        self.outcomes.append(outcome)
+        if outcome.state in ("failed", "lost") and not (outcome.full and self.full):
+            self._view.say(job, f"FAILED: {outcome.error}\n", error=True)
+        if outcome.full and self.full is None:
+            self.full = outcome.error
+            if self._waiting or cancellable:
+                self._view.say(None, "no other run is started, as the disk is full\n", error=True)
+
+    def rest(self, stop: StopSignals) -> Iterator[Outcome]:
+        """The outcomes of the jobs that were not started."""
+        for job, _ in self._waiting:
+            if self.full is not None:
+                yield Outcome(job.number, "failed", error="not started: the disk is full", full=True)
+            else:
+                exit_code = stop.exit_code if stop.requested() else None
+                yield Outcome(job.number, "stopped", error="not started", exit_code=exit_code)

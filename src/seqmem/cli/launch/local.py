@@ -1,9 +1,8 @@
 """On this machine: each job in a process of its own, as many at once as there are cores, one thread each.
 
-The processes are forked from a server that has imported torch, so that a job starts in tens of milliseconds and one
-that is killed takes no other with it. All that a job has to say goes through a pipe to the process that the user
-started, which alone writes to the terminal. A job whose pipe closes knows that nobody waits for it any more: it saves
-itself and ends.
+The processes are forked from a server that has imported torch: a job starts in tens of milliseconds, and one that is
+killed takes no other with it. Everything a job prints goes through a pipe to the process that the user started, which
+alone writes to the terminal. When that pipe closes, the job knows that its parent is gone: it saves itself and ends.
 """
 
 import io
@@ -21,9 +20,9 @@ from typing import Any
 
 from ..config.errors import ConfigError
 from ..config.schema import usable_cores
-from .jobs import Job, Outcome, lost, skip, work
+from .jobs import Job, Outcome, Queue, View, lost, skip, work
 from .one_run import UNREAD, Stopped, StopSignals
-from .overview import Reporter, View, cost, view
+from .overview import Reporter, cost, view
 
 _PRELOADED = (
     "seqmem.cli.config.build", "seqmem.cli.launch.local", "seqmem.cli.terminal.live", "seqmem.record.recorder",
@@ -31,24 +30,20 @@ _PRELOADED = (
 )  # fmt: skip
 """What a job imports, imported once by the fork server for all jobs."""
 
-_HELD = 3.0
-"""Seconds that a run is waited for which another process has. A sweep that was killed lets go of its runs at once, but
-not before its jobs have noticed."""
-
 _GRACE = 30.0
 """Seconds in which a job may save itself when the process that started it is gone."""
 
 
 def run_jobs(jobs: Sequence[Job], *, workers: int | str = "auto") -> list[Outcome]:
-    """Every job's outcome, in the order of the jobs; of those that were not started as well.
+    """Every job's outcome, in the order of the jobs, including those that were not started.
 
     Args:
-        workers: processes at once. ``auto``: one for every usable core. 1: the jobs run in this process, one after
+        workers: concurrent processes. ``auto``: one for every usable core. 1: the jobs run in this process, one after
             the other.
 
     Raises:
         ConfigError: ``workers`` is neither.
-        Stopped: a second signal came, and nothing was waited for.
+        Stopped: a second signal came; running jobs were killed.
     """
     done = [outcome for job in jobs if (outcome := skip(job)) is not None]
     numbers = {outcome.number for outcome in done}
@@ -56,23 +51,23 @@ def run_jobs(jobs: Sequence[Job], *, workers: int | str = "auto") -> list[Outcom
     count = min(worker_count(workers), len(todo))
     stop = StopSignals()
     with stop.caught(), view(jobs, done, count) as shown:
-        # Those that take long come first, so that no core is left alone with one in the end.
-        queue = _Queue(sorted(todo, key=cost, reverse=True) if count > 1 else todo, shown)
+        # Start long jobs first: a long one started last would leave the other cores idle.
+        queue = Queue(sorted(todo, key=cost, reverse=True) if count > 1 else todo, shown)
         if count > 1:
             _in_processes(queue, count, shown, stop)
         else:
             _in_this_process(queue, shown, stop)
     if shown.unread and not stop.requested():
-        raise SystemExit(UNREAD)  # nobody is there to read a line
-    found = {outcome.number: outcome for outcome in [*done, *queue.outcomes, *queue.rest(stop)]}
-    return [found[job.number] for job in jobs]
+        raise SystemExit(UNREAD)  # there is no reader for a line
+    outcomes = {outcome.number: outcome for outcome in [*done, *queue.outcomes, *queue.rest(stop)]}
+    return [outcomes[job.number] for job in jobs]
 
 
 def worker_count(workers: Any) -> int:
-    """Processes at once.
+    """Concurrent processes.
 
     Raises:
-        ConfigError: it is no number of processes.
+        ConfigError: it is not a number of processes.
     """
     if workers == "auto":
         return usable_cores()
@@ -81,71 +76,18 @@ def worker_count(workers: Any) -> int:
     return workers
 
 
-class _Queue:
-    """The jobs that wait, and what became of the others."""
-
-    def __init__(self, jobs: Sequence[Job], shown: View) -> None:
-        self._waiting = [(job, 0.0) for job in jobs]  # (job, not before)
-        self._held: dict[int, float] = {}
-        self._view = shown
-        self._full: str | None = None
-        self.outcomes: list[Outcome] = []
-
-    def __len__(self) -> int:
-        return len(self._waiting) if self._full is None else 0
-
-    def next(self, running: Sequence[Job] = ()) -> Job | None:
-        """None: there is none that could start now. A run that is in the sweep twice is done, then found done."""
-        if self._full is not None:
-            return None
-        busy, now = {job.path for job in running}, time.monotonic()
-        for place, (job, not_before) in enumerate(self._waiting):
-            if job.path not in busy and now >= not_before:
-                del self._waiting[place]
-                if (outcome := skip(job)) is None:
-                    return job
-                self._view.skipped(job)
-                self.outcomes.append(outcome)
-                return self.next(running)
-        return None
-
-    def ended(self, job: Job, outcome: Outcome) -> None:
-        if outcome.held:
-            now = time.monotonic()
-            if now - self._held.setdefault(job.number, now) < _HELD:
-                self._waiting.append((job, now + _HELD / 10))
-                self._view.ended(job, None)
-                return
-        self._view.ended(job, outcome)
-        self.outcomes.append(outcome)
-        if outcome.state in ("failed", "lost") and not (outcome.full and self._full):
-            self._view.said(job, f"FAILED: {outcome.error}\n", error=True)
-        if outcome.full and self._full is None:
-            self._full = outcome.error
-            if self._waiting:
-                self._view.said(None, "no other run is started, as the disk is full\n", error=True)
-
-    def rest(self, stop: StopSignals) -> Iterator[Outcome]:
-        """Of the jobs that were not started."""
-        for job, _ in self._waiting:
-            if self._full is not None:
-                yield Outcome(job.number, "failed", error="not started: the disk is full", full=True)
-            else:
-                yield Outcome(job.number, "stopped", error="not started", exit_code=stop.exit_code)
-
-
-def _in_this_process(queue: _Queue, shown: View, stop: StopSignals) -> None:
+def _in_this_process(queue: Queue, shown: View, stop: StopSignals) -> None:
     while len(queue) and not stop.requested() and not shown.unread:
         job = queue.next()
         if job is None:
-            time.sleep(0.05)  # until a run that another process has may be free
+            time.sleep(0.05)  # until a run that another process has locked may be free
             continue
         shown.started(job)
         report = partial(Reporter, partial(shown.progress, job.number)) if shown.live else None
         queue.ended(job, work(job, report=report, stop=stop, silent=True))
 
 
-def _in_processes(queue: _Queue, count: int, shown: View, stop: StopSignals) -> None:
+def _in_processes(queue: Queue, count: int, shown: View, stop: StopSignals) -> None:
     running: dict[Connection, _Worker] = {}
     try:
         while len(queue) or running:
@@ -184,43 +126,43 @@ def _in_processes(queue: _Queue, count: int, shown: View, stop: StopSignals) -> 
 
 
 class _Worker:
-    """A job in its process, as seen from here."""
+    """A job in its process, seen from the process that the user started."""
 
     def __init__(self, job: Job, *, live: bool) -> None:
         self.job = job
         self._outcome: Outcome | None = None
-        self._asked = False
+        self._asked_to_stop = False
         context = _context()
         self.link, theirs = context.Pipe()
         with theirs:
             self._process = context.Process(
                 target=_do, args=(job, theirs, dict(os.environ), sys.orig_argv, live), name=job.title
             )
-            with _for_the_server():  # should the server have ended, it is started anew here
+            with _server_environment():  # this starts the server again if it has ended
                 self._process.start()
 
     def ask_to_stop(self, number: int) -> None:
-        if not self._asked:
-            self._asked = True
+        if not self._asked_to_stop:
+            self._asked_to_stop = True
             with suppress(OSError):
                 self.link.send(number)
 
     def listen(self, shown: View) -> bool:
-        """Pass on one thing that it says; False: it has ended."""
+        """Receive and pass on one message; False: the job has ended."""
         try:
-            kind, said = self.link.recv()
+            kind, message = self.link.recv()
         except (EOFError, OSError):
             return False
         if kind == "outcome":
-            self._outcome = said
+            self._outcome = message
         elif kind == "progress":
-            shown.progress(self.job.number, said)
+            shown.progress(self.job.number, message)
         else:
-            shown.said(self.job, said, error=kind == "err")
+            shown.say(self.job, message, error=kind == "err")
         return True
 
     def outcome(self) -> Outcome:
-        """Once it has ended: what it said last, or why it said nothing."""
+        """After the job has ended: the outcome that it sent, or why it sent none."""
         self._process.join(_GRACE)
         if self._outcome is None:
             code = self._process.exitcode
@@ -246,7 +188,7 @@ def warm() -> None:
         from multiprocessing import forkserver
 
         _context()
-        with _for_the_server():
+        with _server_environment():
             forkserver.ensure_running()
 
 
@@ -262,9 +204,12 @@ def _context() -> Any:
 
 
 @contextmanager
-def _for_the_server() -> Iterator[None]:
-    """What it inherits: one thread, as libraries start some when they are imported, and one that has threads must not
-    be forked; and deaf ears for the terminal's Ctrl-C, which would end it in the middle of an import."""
+def _server_environment() -> Iterator[None]:
+    """The environment that the server inherits.
+
+    One thread: libraries start threads when they are imported, and a process with threads must not be forked. And
+    Ctrl-C ignored: the terminal's would end the server in the middle of an import.
+    """
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     before = {name: os.environ.get(name) for name in names}
     os.environ.update(dict.fromkeys(names, "1"))
@@ -286,28 +231,28 @@ def _for_the_server() -> Iterator[None]:
 
 
 def _do(job: Job, link: Connection, environment: dict[str, str], command: list[str], live: bool) -> None:
-    os.environ.clear()  # the server's is that of its own start
+    os.environ.clear()  # the fork server's environment may be an older one
     os.environ.update(environment)
     sys.orig_argv[:] = command
-    stop = _Asked()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal, which the first process answers for all
+    stop = _PipedStop()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that the user started answers the terminal's Ctrl-C
     signal.signal(signal.SIGTERM, stop.by_signal)
-    said = _Pipe(link)
-    out, err = _Lines(said, "out"), _Lines(said, "err")
+    pipe = _Pipe(link)
+    out, err = _Lines(pipe, "out"), _Lines(pipe, "err")
     sys.stdout, sys.stderr = out, err
     threading.Thread(target=_listen, args=(link, stop), daemon=True).start()
-    report = partial(Reporter, partial(said.send, "progress")) if live else None
+    report = partial(Reporter, partial(pipe.send, "progress")) if live else None
     try:
         outcome = work(job, report=report, stop=stop, silent=True)
     except SystemExit:  # its lines could not be written
         outcome = Outcome(job.number, "stopped", exit_code=stop.exit_code)
     for stream in (out, err):
         stream.finish()
-    said.send("outcome", outcome)
+    pipe.send("outcome", outcome)
 
 
-class _Asked(StopSignals):
-    """To stop, through the pipe; its signal handlers stay those of the process."""
+class _PipedStop(StopSignals):
+    """A request to stop that comes through the pipe; the signal handlers stay those of the process."""
 
     @contextmanager
     def caught(self) -> Iterator[None]:
@@ -317,10 +262,10 @@ class _Asked(StopSignals):
         self.received = self.received or number
 
 
-def _listen(link: Connection, stop: _Asked) -> None:
+def _listen(link: Connection, stop: _PipedStop) -> None:
     try:
         stop.by_signal(link.recv(), None)
-        link.recv()  # nothing more comes but the end
+        link.recv()  # blocks until the pipe closes
     except (EOFError, OSError):
         stop.by_signal(signal.SIGTERM, None)
     time.sleep(_GRACE)
@@ -328,21 +273,21 @@ def _listen(link: Connection, stop: _Asked) -> None:
 
 
 class _Pipe:
-    """To the process that the user started; whoever is not heard any more goes on in silence."""
+    """To the process that the user started. Without that process, the job goes on in silence."""
 
     def __init__(self, link: Connection) -> None:
         self._link, self._lock = link, threading.Lock()
 
-    def send(self, kind: str, said: Any) -> None:
+    def send(self, kind: str, message: Any) -> None:
         with self._lock, suppress(OSError):
-            self._link.send((kind, said))
+            self._link.send((kind, message))
 
 
 class _Lines(io.TextIOBase):
-    """What the job writes, whole lines at a time."""
+    """A job's output stream: sends whole lines."""
 
     def __init__(self, pipe: _Pipe, kind: str) -> None:
-        self._pipe, self._kind, self._kept = pipe, kind, ""
+        self._pipe, self._kind, self._part = pipe, kind, ""
 
     @property
     def encoding(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -352,12 +297,12 @@ class _Lines(io.TextIOBase):
         return True
 
     def write(self, text: str) -> int:
-        *lines, self._kept = (self._kept + text).split("\n")
+        *lines, self._part = (self._part + text).split("\n")
         if lines:
             self._pipe.send(self._kind, "".join(f"{line}\n" for line in lines))
         return len(text)
 
     def finish(self) -> None:
-        """The last line may have no end; until then a part of a line waits for its rest."""
-        if self._kept:
+        """Send a last line that has no end."""
+        if self._part:
             self.write("\n")

@@ -1,4 +1,4 @@
-"""``seqmem train``: one run, or one job of a sweep. No torch at import: help and completion stay fast."""
+"""One run, from its configuration to its finished directory. No torch at import: help and completion stay fast."""
 
 import os
 import platform
@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
@@ -22,7 +23,7 @@ from ...runs.directory import RunDirectory, RunError, read_json, write_json
 from ...runs.settings import identity_hash, own_name
 from ..config import schema as settings
 from ..config.schema import RunConfig
-from ..terminal.live import Display
+from ..terminal.live import Display, RunInfo
 
 if TYPE_CHECKING:
     from ..config.build import Experiment
@@ -37,7 +38,7 @@ class Stopped(KeyboardInterrupt):
 
 
 UNREAD = 141
-"""Exit code of what is ended by the end of a pipe: as shells say of SIGPIPE."""
+"""Exit code of a process whose output has no reader any more: the one that shells report for SIGPIPE."""
 
 
 @dataclass
@@ -62,7 +63,7 @@ class StopSignals:
 
         try:
             former = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-        except ValueError:  # not the main thread: whoever runs us there decides how to stop
+        except ValueError:  # not the main thread: signals are handled elsewhere
             yield
             return
         try:
@@ -73,7 +74,7 @@ class StopSignals:
 
 
 def run_path(config: RunConfig) -> Path:
-    """Readable first, unique second: outputs/TASK/CELL/len50-seed0-1a2b3c4d."""
+    """``outputs/TASK/CELL/len50-seed0-1a2b3c4d``: readable, and unique by the hash of the run's identity."""
     name = f"len{config.seq_len}-seed{config.seed}-{identity_hash(settings.identity(config))}"
     return Path(config.outputs) / _safe(own_name(config.task)) / _safe(own_name(config.cell)) / name
 
@@ -86,6 +87,10 @@ def title(config: RunConfig) -> str:
     return f"{own_name(config.cell)} {own_name(config.task)} len{config.seq_len} seed{config.seed}"
 
 
+def already_finished(path: Path | str) -> str:
+    return f"already finished: {path} (force=true runs it again)"
+
+
 def execute(
     config: RunConfig,
     *,
@@ -94,38 +99,42 @@ def execute(
     prefix: str = "",
     stop: StopSignals | None = None,
     alone: bool = True,
-    display: Callable[..., Any] | None = None,
+    display: Callable[[RunInfo], Any] | None = None,
 ) -> RunDirectory:
-    """Train what is configured, unless its directory says that it is done.
+    """Train the run, unless it is finished.
 
-    ``alone``: it is not one of a sweep's jobs, and may take every core. ``display``: makes what stands in the place of
-    ``display.Display``, with the same arguments.
+    Args:
+        overrides: the settings of the command line, for the record.
+        prefix: in front of every line that is printed.
+        stop: where a request to stop is noticed; None: Ctrl-C and SIGTERM while it trains.
+        alone: it is no job of a sweep and may use every core.
+        display: makes the observer that shows progress, a context manager with an attribute ``unread``; None: a
+            ``Display`` on ``console``.
 
     Raises:
-        ConfigError, RunError, Diverged: one line for people each.
+        ConfigError: a setting cannot have its value.
+        RunError: the run failed; one line that says why.
         Stopped: a signal came; the run has saved itself.
     """
     run = RunDirectory(run_path(config))
     if run.finished and not config.force:
         if not config.quiet:
-            console.print(
-                f"{prefix}already finished: {run.path} (force=true runs it again)", soft_wrap=True, highlight=False
-            )
+            console.print(f"{prefix}{already_finished(run.path)}", soft_wrap=True, highlight=False)
         return run
 
     import torch
 
-    from ..config.build import build, check_trainable  # torch is needed from here on only
+    from ..config.build import build, check_trainable
 
     stop = stop or StopSignals()
     with ExitStack() as stack:
-        # Before anything else in torch, so that the threads it starts later inherit it.
+        # First of all: the threads that torch starts later inherit these settings.
         stack.enter_context(_torch_settings(config))
         experiment = build(config, alone=alone)
         check_trainable(experiment)
         torch.set_num_threads(experiment.backend.torch_threads)
         stack.enter_context(run.locked())
-        if run.finished and not config.force:  # by another process, while this one was getting ready
+        if run.finished and not config.force:  # another process has finished it since the check above
             return run
         stack.enter_context(stop.caught())
         from ...record.recorder import Recorder, load_checkpoint
@@ -136,9 +145,9 @@ def execute(
         try:
             if config.force:
                 run.restart()
-            begun = _describe(run, config, overrides, experiment)
-            if begun is not None and begun.get("seqmem") != version("seqmem") and not config.quiet:
-                line = f"{prefix}begun by seqmem {begun.get('seqmem')}, going on with {version('seqmem')}"
+            begun_with = _describe(run, config, overrides, experiment)
+            if begun_with is not None and begun_with.get("seqmem") != version("seqmem") and not config.quiet:
+                line = f"{prefix}begun by seqmem {begun_with.get('seqmem')}, going on with {version('seqmem')}"
                 line += ": the numbers may be neither's (force=true begins anew)"
                 console.print(line, soft_wrap=True, highlight=False)
             saved = run.file(runs.CHECKPOINT)
@@ -152,19 +161,17 @@ def execute(
                     hparams=_hparams(config, experiment),
                 )
             )
-            shown = stack.enter_context(
-                (display or Display)(
-                    console,
-                    title=f"{title(config)}, {experiment.backend.brief}",
-                    metric=experiment.task.targets.metric,
-                    chance=experiment.task.chance,
-                    baseline_loss=experiment.task.baseline_loss(config.seq_len),
-                    steps=config.steps,
-                    first_step=first_step,
-                    prefix=prefix,
-                    quiet=config.quiet,
-                )
+            info = RunInfo(
+                title=f"{title(config)}, {experiment.backend.brief}",
+                metric=experiment.task.targets.metric,
+                chance=experiment.task.chance,
+                baseline_loss=experiment.task.baseline_loss(config.seq_len),
+                steps=config.steps,
+                first_step=first_step,
+                prefix=prefix,
+                quiet=config.quiet,
             )
+            shown = stack.enter_context((display or partial(Display, console))(info))
             run.set_status("running", step=first_step)
             train(
                 experiment.model,
@@ -177,7 +184,7 @@ def execute(
             )
         except Interrupted as stopped:
             run.set_status("interrupted", step=stopped.step)
-            if not stop.requested():  # nobody is there to read a line
+            if not stop.requested():  # there is no reader for a line
                 raise SystemExit(UNREAD) from None
             command = "the same command without force=true" if config.force else "the same command"
             line = f"stopped at step {stopped.step} of {config.steps}, saved: {command} goes on from there"
@@ -203,10 +210,10 @@ def execute(
 
 
 def _record_failure(run: RunDirectory, error: Exception) -> None:
-    """Best effort: the disk may be the very thing that failed."""
+    """Best effort: the disk itself may have failed."""
     step = getattr(error, "step", None)
     try:
-        if step is None:  # as far as it had saved itself
+        if step is None:  # take the step of the last checkpoint
             with suppress(RunError):
                 step = getattr(run.status(), "step", None)
         run.set_status(
@@ -227,9 +234,9 @@ def _torch_settings(config: RunConfig) -> Iterator[None]:
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     dtype, tf32 = torch.get_default_dtype(), torch.backends.cudnn.allow_tf32
     torch.set_num_threads(1)  # until it is known whether the cell uses torch's threads
-    torch.set_default_dtype(torch.float32)  # what tasks and weights are made in, whatever a notebook has set
+    torch.set_default_dtype(torch.float32)  # of tasks and weights; a notebook may have set another
     torch.backends.cudnn.allow_tf32 = False  # float32 means float32: the fused cells must equal their steps
-    if config.deterministic:  # only then is it touched: it imports torch's compiler, which takes seconds
+    if config.deterministic:  # otherwise not even set to False: that imports torch's compiler, which takes seconds
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic with this alone
         torch.use_deterministic_algorithms(True)
     try:
@@ -245,24 +252,28 @@ def _torch_settings(config: RunConfig) -> Iterator[None]:
 def _describe(
     run: RunDirectory, config: RunConfig, overrides: Sequence[str], experiment: "Experiment"
 ) -> dict[str, Any] | None:
-    """What was run, with what; written anew at each start. Of a run that goes on: what it was begun with."""
+    """Write config.json, overrides.json and environment.json, anew at each start.
+
+    Returns:
+        The environment that a resumed run was begun in; None for a new run.
+    """
     run.file("error.txt").unlink(missing_ok=True)
     write_json(run.file(runs.CONFIG), settings.everything(config))
     write_json(run.file("overrides.json"), list(overrides))
     task = experiment.task
     metric = task.targets.metric
-    scale = {
+    score_facts = {
         "metric": metric.name,
         "higher_is_better": metric.higher_is_better,
         "chance": task.chance,
         "baseline_loss": task.baseline_loss(config.seq_len),
         "solved_at": task.solved_at,
         **task.facts(),
-    }  # so that an unfinished run's numbers can be read
-    # Of a run that goes on: with what it was begun, should that be something else.
+    }  # the numbers of an unfinished run mean nothing without them
+    # A resumed run may go on in another environment than it was begun in.
     former = read_json(run.file("environment.json")) if run.file(runs.CHECKPOINT).exists() else None
     earlier = [*former.pop("earlier", []), former] if former else []
-    write_json(run.file("environment.json"), environment(experiment) | scale | {"earlier": earlier})
+    write_json(run.file("environment.json"), environment(experiment) | score_facts | {"earlier": earlier})
     return earlier[0] if earlier else None
 
 
@@ -287,9 +298,9 @@ def environment(experiment: "Experiment") -> dict[str, Any]:
 
 
 def _git_commit() -> str | None:
-    """Of the directory the run was started in: the user's experiment, more often than seqmem itself."""
+    """The commit of the working directory: the user's experiment, more often than seqmem itself."""
     try:
-        found = subprocess.run(
+        git = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=40"],
             capture_output=True,
             text=True,
@@ -298,7 +309,7 @@ def _git_commit() -> str | None:
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return found.stdout.strip() or None if found.returncode == 0 else None
+    return git.stdout.strip() or None if git.returncode == 0 else None
 
 
 def _facts(config: RunConfig, experiment: "Experiment") -> dict[str, Any]:
@@ -318,7 +329,10 @@ def _facts(config: RunConfig, experiment: "Experiment") -> dict[str, Any]:
 
 
 def _hparams(config: RunConfig, experiment: "Experiment") -> dict[str, str | float | int | bool]:
-    """The same keys for every run, whatever its cell: TensorBoard shows no others in a sweep's table."""
+    """Hyperparameters for TensorBoard. Every run has the same keys: its table shows no others."""
+    from ...cells import CELLS
+
+    compared = sorted({name for cell in CELLS.values() for name in cell.compared})
     return {
         "cell": own_name(config.cell),
         "task": own_name(config.task),
@@ -327,8 +341,7 @@ def _hparams(config: RunConfig, experiment: "Experiment") -> dict[str, str | flo
         "hidden_size": experiment.hidden_size,
         "layers": int(config.cell.get("layers", 1)),
         "parameters": experiment.parameters,
-        "forget_bias": str(config.cell.get("forget_bias", "-")),
-        "init": str(config.cell.get("init", "-")),
+        **{name: str(config.cell.get(name, "-")) for name in compared},
         "optimizer": str(config.optimizer.get("name")),
         "lr": float(config.optimizer.get("lr", float("nan"))),
         "batch_size": config.batch_size,

@@ -4,14 +4,12 @@ On a terminal, one live picture: how many runs are done, running, failed, skippe
 and a line for each run that is running. Anywhere else, the lines of the runs themselves.
 """
 
-import os
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -20,12 +18,9 @@ from rich.table import Table
 from rich.text import Text
 
 from ...runs.settings import own_name
-from ..terminal.live import clock_text, moving, speed_text
+from ..terminal.live import Rate, RunInfo, clock_text, moving, speed_text
 from ..terminal.strip import fitted, marks
-from .jobs import Job, Outcome
-
-if TYPE_CHECKING:
-    import seqmem.signals
+from .jobs import Job, Lines, Outcome, Progress, View, prefixed
 
 _OFTEN = 0.2
 """Seconds between two reports of a job: as often as the picture changes."""
@@ -42,41 +37,17 @@ def cost(job: Job) -> float:
     return float(job.settings["steps"]) * (float(job.settings["seq_len"]) + _TIMESTEPS)
 
 
-@dataclass(frozen=True)
-class Progress:
-    """How far a job is. ``first``: where a resumed one went on; ``rate``: steps a second."""
-
-    step: int
-    steps: int
-    first: int = 0
-    score: str = ""
-    chance: str = ""
-    rate: float | None = None
-
-
 class Reporter:
-    """An observer of a training run in the place of ``live.Display``: it draws nothing, and sends."""
+    """An observer of a training run in the place of ``live.Display``: it draws nothing, and sends its progress."""
 
     unread = False
 
     def __init__(
-        self,
-        send: Callable[[Progress], Any],
-        console: Console,
-        *,
-        title: str,
-        metric: "seqmem.signals.Metric",
-        chance: float,
-        baseline_loss: float,
-        steps: int,
-        first_step: int = 0,
-        prefix: str = "",
-        quiet: bool = False,
-        clock: Callable[[], float] = time.monotonic,
+        self, send: Callable[[Progress], Any], run: RunInfo, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._send, self._metric, self._clock = send, metric, clock
-        self._now = Progress(first_step, steps, first_step, chance=metric.text(chance))
-        self._seen: list[tuple[float, int]] = []  # (when, step) of the latest reports
+        self._send, self._metric, self._clock = send, run.metric, clock
+        self._now = Progress(run.first_step, run.steps, run.first_step, chance=run.metric.text(run.chance))
+        self._rate = Rate(clock)
         self._sent_at = float("-inf")
 
     def __enter__(self) -> "Reporter":  # noqa: PYI034  the tests' type checker knows no Self in single methods
@@ -89,14 +60,11 @@ class Reporter:
         """There is nothing to put away."""
 
     def logged(self, step: int, kind: Literal["train", "eval"], values: Mapping[str, float]) -> None:
-        now = self._clock()
-        self._seen = [*self._seen[-29:], (now, step)]
-        (start, first), (end, last) = self._seen[0], self._seen[-1]
-        rate = (last - first) / (end - start) if end > start and last > first else self._now.rate
-        self._now = replace(self._now, step=step, rate=rate)
+        self._rate.add(step)
+        self._now = replace(self._now, step=step, rate=self._rate.value or self._now.rate)
         if kind == "eval":
             self._now = replace(self._now, score=self._metric.text(values["score"]))
-        if now - self._sent_at >= _OFTEN:
+        if self._clock() - self._sent_at >= _OFTEN:
             self._tell(self._now)
 
     def _tell(self, progress: Progress) -> None:
@@ -113,57 +81,6 @@ class Reporter:
         self._tell(replace(self._now, step=step, score=self._metric.text(result.score)))
 
 
-class View:
-    """Lines, as they come: for pipes, files, and terminals that cannot do more. To be used in a ``with``."""
-
-    live = False
-
-    def __init__(self) -> None:
-        self.unread = False
-        """Whether nobody reads any more, as in ``seqmem train -m ... | head -1``."""
-
-    def __enter__(self) -> "View":  # noqa: PYI034
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """There is nothing to put away."""
-
-    def skipped(self, job: Job) -> None:
-        if not job.settings.get("quiet"):
-            self.said(job, f"already finished: {job.path} (force=true runs it again)\n")
-
-    def started(self, job: Job) -> None:
-        """It says so itself."""
-
-    def progress(self, number: int, progress: Progress) -> None:
-        """Its lines say it."""
-
-    def ended(self, job: Job, outcome: Outcome | None) -> None:
-        """``outcome`` None: it will be tried again."""
-
-    def said(self, job: Job | None, text: str, *, error: bool = False) -> None:
-        """Whole lines, in one write; each says whose it is. ``job`` None: nobody's."""
-        prefix = job.prefix if job is not None else ""
-        whole = "".join(
-            line if line.startswith(prefix) or not line.strip() else f"{prefix}{line}"
-            for line in text.splitlines(keepends=True)
-        )
-        self._write(whole, sys.stderr if error else sys.stdout)
-
-    def _write(self, text: str, stream: Any) -> None:
-        if self.unread:
-            return
-        try:
-            stream.write(text)
-            stream.flush()
-        except BrokenPipeError:
-            self.unread = True
-            # What is still in its buffer would be said to be lost when Python ends.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-
-
 @dataclass
 class _Running:
     job: Job
@@ -171,12 +88,12 @@ class _Running:
     now: Progress | None = None
 
 
-class Overview(View):
-    """The live picture.
+class Overview:
+    """A view that draws one live picture.
 
     Args:
-        jobs: all of the sweep; ``done``: those of them that were finished before.
-        workers: jobs at once.
+        jobs: the whole sweep's; ``done``: the outcomes of those that were finished before.
+        workers: concurrent jobs.
     """
 
     live = True
@@ -190,7 +107,7 @@ class Overview(View):
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        super().__init__()
+        self.unread = False
         self._console, self._workers, self._clock = console, max(workers, 1), clock
         self._marks = marks(console)
         before = {outcome.number for outcome in done}
@@ -233,8 +150,8 @@ class Overview(View):
             share = 1 - running.now.first / running.now.steps if running.now is not None else 1.0
             self._speeds[_cell(job)] = paid + share * cost(job), seconds + self._clock() - running.since
 
-    def _write(self, text: str, stream: Any) -> None:
-        self._console.print(Text(text.rstrip("\n"), "red" if stream is sys.stderr else ""), soft_wrap=True)
+    def say(self, job: Job | None, text: str, *, error: bool = False) -> None:
+        self._console.print(Text(prefixed(job, text).rstrip("\n"), "red" if error else ""), soft_wrap=True)
 
     def seconds_left(self) -> float | None:
         """From what finished and running jobs took, by cell where one is known; None: nothing is known yet."""
@@ -325,10 +242,10 @@ def _cell(job: Job) -> str:
 def view(jobs: Sequence[Job], done: Sequence[Outcome], workers: int, console: Console | None = None) -> View:
     """The live picture where there is a terminal that can move; ``done``: what was finished before."""
     console = console or Console()
-    quiet = all(job.settings.get("quiet") for job in jobs)
+    quiet = all(job.quiet for job in jobs)
     if len(done) < len(jobs) and not quiet and moving(console):
         return Overview(console, jobs, done, workers)
-    shown, by_number = View(), {job.number: job for job in jobs}
+    shown, by_number = Lines(), {job.number: job for job in jobs}
     for outcome in done:
         shown.skipped(by_number[outcome.number])
     return shown

@@ -1,7 +1,7 @@
 """Each run is a task on a Ray cluster, in a process of its own.
 
-The cluster moves jobs and outcomes only. What a run is lies in its directory, which this machine and the cluster's
-nodes must share; so do the lines that the jobs print, which are shown here as they come.
+The cluster moves jobs and outcomes only. Run directories and the lines that jobs print are files, which this machine
+and the cluster's nodes must share; the lines are printed here as they appear.
 """
 
 import logging
@@ -20,20 +20,20 @@ from typing import Any
 from ...runs.directory import RunError
 from ..config.errors import ConfigError, one_line
 from ..config.schema import usable_cores
-from .jobs import Job, Outcome, lost, skip, work
-from .one_run import StopSignals
+from .jobs import Job, Lines, Outcome, Queue, View, lost, skip, work
+from .one_run import UNREAD, StopSignals
 
 _POLL = 0.3
-"""Seconds between two looks at what the jobs have printed."""
+"""Seconds between two polls of the jobs' printed lines."""
 
 _SAVING = 60.0
 """Seconds that running jobs have to save themselves after Ctrl-C."""
 
 _APPEARS = 10.0
-"""Seconds after which what one machine has written is there on another; network file systems remember for a while."""
+"""Seconds after which a file that one machine has written is visible on another: network file systems cache."""
 
 _LINE = 300
-"""The longest cause, in letters. Some of Ray's are pages."""
+"""The longest cause to print, in characters. Some of Ray's are pages."""
 
 _DEATHS = {
     "WorkerCrashedError": "its process died",
@@ -58,63 +58,64 @@ def run_jobs(
     """One outcome for each job, in their order. Ctrl-C and SIGTERM let running jobs save themselves.
 
     Args:
-        address: of a cluster that exists, as Ray has it ("auto": the one on this machine); None: one of our own, on
-            this machine, for as long as the sweep takes.
-        num_cpus, num_gpus, resources: what each job takes of a node. A part of a GPU is possible.
-        max_retries: starts after the first of a job whose worker or node dies; it goes on from its checkpoint.
-        autoscaling: the cluster adds nodes by itself, so what a job takes may be found on none of them yet.
+        address: of an existing cluster, in Ray's form ("auto": the one on this machine); None: start one on this
+            machine, for this sweep.
+        num_cpus, num_gpus, resources: what each job takes of a node. A fraction of a GPU is possible.
+        max_retries: restarts of a job whose worker or node dies; it goes on from its checkpoint.
+        autoscaling: the cluster adds nodes by itself, so it may not have a node for a job yet.
         runtime_env: Ray's, for the workers.
-        log_to_driver: also show what Ray itself has to say, and what workers print besides the jobs' lines.
+        log_to_driver: also print Ray's own messages, and what workers print besides the jobs' lines.
 
     Raises:
-        ConfigError: Ray is not installed; no node has what a job takes; an option cannot be.
+        ConfigError: Ray is not installed; no node has what a job takes; an option cannot have its value.
         RunError: there is no cluster at ``address``, or none can be started; the jobs' lines cannot be written.
     """
     if unknown:
         known = "address, num_cpus, num_gpus, resources, max_retries, autoscaling, runtime_env, log_to_driver"
         raise ConfigError(f"there is no setting 'hydra.launcher.{next(iter(unknown))}'. One of: {known}")
     needs = _checked(num_cpus, num_gpus, resources, max_retries)
+    view = Lines()
     outcomes: dict[int, Outcome] = {}
     waiting: list[Job] = []
     for job in jobs:
-        if (found := skip(job)) is None:
+        if (outcome := skip(job)) is None:
             waiting.append(job)
         else:
-            outcomes[job.number] = found
-            _say_skipped(job)
+            outcomes[job.number] = outcome
+            view.skipped(job)
     if waiting:
         if address is None:
-            # So that it listens on the loopback interface alone. Ray reads this when it is imported, and has no other
-            # setting for it: an address of 127.0.0.1 becomes the machine's own.
+            # Listen on the loopback interface only. Ray reads this variable when it is imported and has no other
+            # setting for it: it replaces an address of 127.0.0.1 by the machine's own.
             os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         ray = _ray()
         with _logs(waiting[0]) as logs, _cluster(ray, address, _environment(waiting[0], runtime_env), log_to_driver):
             at_once = _fitting(ray.nodes(), needs)
             if not at_once and not autoscaling:
-                raise ConfigError(_nowhere(ray.nodes(), needs))
-            if not waiting[0].settings.get("quiet"):
+                raise ConfigError(_no_room(ray.nodes(), needs))
+            if not waiting[0].quiet:
                 where = f"the cluster at {address}" if address else "a cluster of its own on this machine"
                 print(f"Ray: {where}, {at_once} {'job' if at_once == 1 else 'jobs'} at once", flush=True)
             task = ray.remote(
                 num_cpus=needs.pop("CPU"),
                 num_gpus=needs.pop("GPU"),
                 resources=needs or None,
-                max_calls=1,  # a process for each, so that no job sees what another has left
-                max_retries=0,  # here, so that it can be said, and counted
+                max_calls=1,  # a process for each job, so that no job depends on an earlier one's state
+                max_retries=0,  # we retry ourselves, to count and print it
             )(_task)
-            outcomes |= _Sweep(ray, task, logs, max_retries).run(waiting)
+            outcomes |= _Sweep(ray, task, logs, max_retries, view).run(waiting)
     return [outcomes[job.number] for job in jobs]
 
 
-def _task(job: Job, logs: str, wanted: str) -> Outcome:
-    """In a worker."""
+def _task(job: Job, logs: str, driver_version: str) -> Outcome:
+    """Do a job in a worker."""
     host = socket.gethostname()
     if not _appears(Path(logs)):
         raise RunError(
             f"{logs} is not there on the node {host}: the nodes need the file system that the runs are written to"
         )
-    if (found := version("seqmem")) != wanted:
-        raise RunError(f"the node {host} has seqmem {found}, and this machine {wanted}: install the same")
+    if (own := version("seqmem")) != driver_version:
+        raise RunError(f"the node {host} has seqmem {own}, and this machine {driver_version}: install the same")
     with (
         _log(logs, job).open("a", buffering=1, encoding="utf-8", errors="backslashreplace") as log,
         redirect_stdout(log),
@@ -125,79 +126,73 @@ def _task(job: Job, logs: str, wanted: str) -> Outcome:
 
 @dataclass
 class _Sweep:
-    """The jobs that are on the cluster, and what became of those that were."""
+    """The jobs that are on the cluster."""
 
     ray: Any
     task: Any
     logs: Path
     max_retries: int
-    running: dict[Any, Job] = field(default_factory=dict)  # by the reference to what it will return
+    view: View
+    running: dict[Any, Job] = field(default_factory=dict)  # by the reference to the outcome that Ray will return
     retries: dict[int, int] = field(default_factory=dict)
-    shown: dict[int, int] = field(default_factory=dict)  # bytes of a job's lines that were printed here
-    twins: dict[str, list[Job]] = field(default_factory=dict)  # jobs for a directory that another one is writing to
-    outcomes: dict[int, Outcome] = field(default_factory=dict)
-    full: bool = False  # the disk
+    read: dict[int, int] = field(default_factory=dict)  # job -> bytes of its lines that were printed here
     stopping: bool = False
 
     def run(self, jobs: Sequence[Job]) -> dict[int, Outcome]:
-        stop = StopSignals()
+        stop, queue = StopSignals(), Queue(jobs, self.view)
         with stop.caught():
             try:
-                for job in jobs:
-                    if job.path in self.twins:
-                        self.twins[job.path].append(job)
-                    else:
-                        self.twins[job.path] = []
+                while (len(queue) or self.running) and not stop.requested() and not self.view.unread:
+                    while (job := queue.next(list(self.running.values()))) is not None:
+                        self.view.started(job)
                         self._submit(job)
-                while self.running and not stop.requested():
-                    self._wait()
+                    self._wait(queue)
                 if stop.requested():
                     print(f"stopping, {len(self.running)} jobs are left; once more ends them at once", file=sys.stderr)
-                    self._stop()
-            except KeyboardInterrupt:  # the second one: what runs ends with this process, where it last saved itself
+                if stop.requested() or self.view.unread:
+                    self._stop(queue)
+            except KeyboardInterrupt:  # the second one: running jobs end with this process, at their last checkpoints
                 if not stop.requested():
                     raise
-            except OSError:  # nobody reads any more what is printed
-                self._stop()
-                raise
+        if self.view.unread and not stop.requested():
+            raise SystemExit(UNREAD)
+        outcomes = {outcome.number: outcome for outcome in [*queue.rest(stop), *queue.outcomes]}
+        exit_code = stop.exit_code if stop.requested() else None
         for job in jobs:
-            if job.number not in self.outcomes and self.full:
-                self.outcomes[job.number] = Outcome(
-                    job.number, "failed", error="not started: the disk is full", full=True
-                )
-            elif job.number not in self.outcomes or self.outcomes[job.number].state == "stopped":
-                self.outcomes[job.number] = Outcome(
-                    job.number, "stopped", error="stopped", exit_code=stop.exit_code if stop.requested() else None
-                )
-        return self.outcomes
+            if job.number not in outcomes or outcomes[job.number].state == "stopped":
+                outcomes[job.number] = Outcome(job.number, "stopped", error="stopped", exit_code=exit_code)
+        return outcomes
 
     def _submit(self, job: Job) -> None:
         self.running[self.task.remote(job, str(self.logs), version("seqmem"))] = job
 
     def _cancel(self, reference: Any) -> None:
-        """Ctrl-C to a job that runs, and the end of one that does not."""
+        """Send Ctrl-C to a running job; keep a waiting one from starting."""
         with suppress(self.ray.exceptions.RayError):
             self.ray.cancel(reference, force=False)
 
-    def _stop(self) -> None:
+    def _stop(self, queue: Queue) -> None:
         self.stopping = True
         for reference in self.running:
             self._cancel(reference)
         deadline = time.monotonic() + _SAVING
         while self.running and time.monotonic() < deadline:
-            self._wait()
+            self._wait(queue)
 
-    def _wait(self) -> None:
-        """Take what has come back, for a moment."""
+    def _wait(self, queue: Queue) -> None:
+        """Wait a moment for outcomes, and account for those that are there."""
+        if not self.running:
+            time.sleep(_POLL)  # until a run that another process has locked may be free
+            return
         ready, _ = self.ray.wait(list(self.running), num_returns=1, timeout=_POLL)
         if ready:
             ready, _ = self.ray.wait(list(self.running), num_returns=len(self.running), timeout=0)
         for job in self.running.values():
-            self._show(job)
+            self._print_lines(job)
         for reference in ready:
-            self._back(self.running.pop(reference), reference)
+            self._returned(self.running.pop(reference), reference, queue)
 
-    def _back(self, job: Job, reference: Any) -> None:
+    def _returned(self, job: Job, reference: Any, queue: Queue) -> None:
         errors, outcome, why = self.ray.exceptions, None, ""
         try:
             outcome = self.ray.get(reference)
@@ -206,76 +201,65 @@ class _Sweep:
         except errors.TaskCancelledError:
             why = "was cancelled"
             outcome = Outcome(job.number, "stopped", error=why)
-        except (errors.RayTaskError, errors.RuntimeEnvSetupError) as error:  # it would be so another time
+        except (errors.RayTaskError, errors.RuntimeEnvSetupError) as error:  # a retry would fail in the same way
             outcome = Outcome(job.number, "failed", error=_one_line(error))
         except errors.RayError as error:
             why = _one_line(error)
-        self._show(job)
-        if (self.stopping or self.full) and outcome is not None and outcome.state == "stopped":
-            return  # as it was told
-        tried = self.retries.get(job.number, 0)
-        if why and not self.stopping and not self.full and tried < self.max_retries:
-            if job.run.finished and not job.settings.get("force"):  # it died after its last word
-                self._account(job, lost(job, why))
+        self._print_lines(job)
+        ending = self.stopping or queue.full is not None
+        if ending and outcome is not None and outcome.state == "stopped":
+            queue.put_back(job)
+            return
+        tries = self.retries.get(job.number, 0)
+        if why and not ending and tries < self.max_retries:
+            if job.run.finished and not job.force:  # its worker died after it had written its result
+                self._account(job, lost(job, why), queue)
                 return
-            self.retries[job.number] = tried + 1
-            if not job.settings.get("quiet"):
-                print(f"{job.prefix}{why}: started again, {tried + 1} of {self.max_retries}", flush=True)
-            # What has been begun with force=true must not begin a second time.
-            force = bool(job.settings.get("force")) and job.run.finished
+            self.retries[job.number] = tries + 1
+            if not job.quiet:
+                self.view.say(job, f"{why}: started again, {tries + 1} of {self.max_retries}\n")
+            # With force=true the first start has deleted the old run; a retry must go on with the new one.
+            force = job.force and job.run.finished
             self._submit(replace(job, settings={**job.settings, "force": force}))
             return
         if outcome is None:
-            outcome = lost(job, f"{why}, {tried + 1} times" if tried else why)
+            outcome = lost(job, f"{why}, {tries + 1} times" if tries else why)
         if outcome.state == "finished" and not _appears(job.run.path / "result.json"):
             here = "it finished, but its result is not here: the nodes need the file system that runs are written to"
             outcome = Outcome(job.number, "failed", error=f"{job.run.path}: {here}")
-        self._account(job, outcome)
+        self._account(job, outcome, queue)
 
-    def _account(self, job: Job, outcome: Outcome) -> None:
-        self.outcomes[job.number] = outcome
-        if outcome.state in ("failed", "lost") and not (outcome.full and self.full):
-            sys.stderr.write(f"{job.prefix}FAILED: {outcome.error}\n")
-            sys.stderr.flush()
+    def _account(self, job: Job, outcome: Outcome, queue: Queue) -> None:
+        full_before = queue.full is not None
+        queue.ended(job, outcome, cancellable=bool(self.running))
         with suppress(OSError):
             if outcome.state == "finished" or not _log(self.logs, job).stat().st_size:
                 _log(self.logs, job).unlink(missing_ok=True)
-        if outcome.full and not self.full:
-            self.full = True
-            sys.stderr.write("no other run is started, as the disk is full\n")
+        if queue.full is not None and not full_before:
             for reference, other in self.running.items():
-                if not _log(self.logs, other).exists():
+                if not _log(self.logs, other).exists():  # it has not begun
                     self._cancel(reference)
-        others = self.twins[job.path]
-        while others and not self.stopping and not self.full:
-            twin = others.pop(0)
-            if (found := skip(twin)) is None:
-                self._submit(twin)
-                return
-            self.outcomes[twin.number] = found
-            _say_skipped(twin)
 
-    def _show(self, job: Job) -> None:
-        """Whole lines that the job has printed since."""
-        seen = self.shown.get(job.number, 0)
+    def _print_lines(self, job: Job) -> None:
+        """Print the whole lines that the job has written since the last time."""
+        start = self.read.get(job.number, 0)
         try:
             with _log(self.logs, job).open("rb") as log:
-                log.seek(seen)
+                log.seek(start)
                 new = log.read()
-        except OSError:  # it has not begun; or it is not to be seen from here, which is said when it ends
+        except OSError:  # it has not begun, or the file is not visible here, which is reported when it ends
             return
         end = new.rfind(b"\n") + 1
-        self.shown[job.number] = seen + end
-        for line in new[:end].decode(errors="backslashreplace").splitlines(keepends=True):
-            sys.stdout.write(line)
-            sys.stdout.flush()
+        self.read[job.number] = start + end
+        if end:
+            self.view.say(job, new[:end].decode(errors="backslashreplace"))
 
 
 # Before the first job
 
 
 def _checked(num_cpus: Any, num_gpus: Any, resources: Any, max_retries: Any) -> dict[str, Any]:
-    """What a job takes, as Ray counts it."""
+    """The resources that a job takes, in Ray's terms."""
     if resources is not None and not isinstance(resources, Mapping):
         raise ConfigError(f"hydra.launcher.resources={resources}: must be several settings, e.g. {{a100:1}}")
     needs: dict[str, Any] = {"CPU": num_cpus, "GPU": num_gpus, **(resources or {})}
@@ -300,9 +284,9 @@ def _ray() -> Any:
 
 
 def _environment(job: Job, runtime_env: Any) -> dict[str, Any]:
-    """Ray's runtime environment: the user's, in which the user's modules and this seqmem are found."""
-    said = runtime_env.get("env_vars") if isinstance(runtime_env, Mapping) else None
-    for name, part in (("runtime_env", runtime_env), ("runtime_env.env_vars", said)):
+    """Ray's runtime environment: the user's, with PYTHONPATH to the user's modules and this seqmem."""
+    env_vars = runtime_env.get("env_vars") if isinstance(runtime_env, Mapping) else None
+    for name, part in (("runtime_env", runtime_env), ("runtime_env.env_vars", env_vars)):
         if part is not None and not isinstance(part, Mapping):
             raise ConfigError(f"hydra.launcher.{name}={part}: must be several settings, e.g. {{a:1,b:2}}")
     given = dict(runtime_env or {})
@@ -317,22 +301,22 @@ def _environment(job: Job, runtime_env: Any) -> dict[str, Any]:
 
 @contextmanager
 def _cluster(ray: Any, address: str | None, runtime_env: dict[str, Any], log_to_driver: bool) -> Iterator[None]:
-    """This process as a driver; a cluster that was started for it ends with it."""
+    """Connect this process as a driver. A cluster that is started here ends here."""
     common = {"runtime_env": runtime_env, "log_to_driver": log_to_driver, "logging_level": logging.ERROR}
     own: dict[str, Any] = {}
     if address is None:
-        # Jobs and outcomes are small; Ray would set a third of the memory aside.
+        # Jobs and outcomes are small; by default Ray reserves a third of the memory.
         own = {"num_cpus": usable_cores(), "object_store_memory": 100 * 2**20, "include_dashboard": False}
     _answers(address)
     try:
         ray.init(address=address or "local", **own, **common)
-    except Exception as error:  # whatever Ray raises: it has a dozen kinds
+    except Exception as error:  # Ray raises a dozen kinds
         with suppress(Exception):
             ray.shutdown()
         what = f"no Ray cluster at {address}" if address else "Ray could not start a cluster on this machine"
         raise RunError(f"{what}: {_one_line(error)}") from error
     if not log_to_driver:
-        # Ray says at length when a worker dies, and so do we, in a line. There is no setting for it.
+        # We print one line when a worker dies; Ray prints many, and has no setting for it.
         with suppress(ImportError):
             vars(import_module("ray._private.worker"))["_worker_logs_enabled"] = False
     try:
@@ -342,14 +326,14 @@ def _cluster(ray: Any, address: str | None, runtime_env: dict[str, Any], log_to_
 
 
 def _answers(address: str | None) -> None:
-    """Ray tries for minutes to reach a cluster that is not there.
+    """Check that the address answers: Ray tries for minutes to reach a cluster that does not exist.
 
     Raises:
-        RunError: nobody listens at ``address``, where it names a machine and a port.
+        RunError: ``address`` names a machine and a port, and no connection to it is possible.
     """
     host, _, port = (address or "").rpartition("://")[2].partition("/")[0].rpartition(":")
     if not host or not port.isdecimal():
-        return  # "auto", and whatever else Ray knows how to find
+        return  # "auto", or another form that only Ray can resolve
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
     except (OSError, OverflowError) as error:
@@ -357,30 +341,30 @@ def _answers(address: str | None) -> None:
 
 
 def _fitting(nodes: Sequence[Mapping[str, Any]], needs: Mapping[str, int | float]) -> int:
-    """Jobs that run at once on the nodes as they are, were nothing else on them."""
+    """Concurrent jobs that the cluster's nodes have room for, if they run nothing else."""
     total = 0
     for node in nodes:
-        have = node["Resources"] if node["Alive"] else {}
+        free = node["Resources"] if node["Alive"] else {}
         # Ray counts in ten-thousandths.
-        fit = [round(have.get(name, 0) * 1e4) // round(amount * 1e4) for name, amount in needs.items() if amount > 0]
+        fit = [round(free.get(name, 0) * 1e4) // round(amount * 1e4) for name, amount in needs.items() if amount > 0]
         total += int(min(fit, default=1))
     return total
 
 
-def _nowhere(nodes: Sequence[Mapping[str, Any]], needs: Mapping[str, int | float]) -> str:
-    wanted = ", ".join(f"{amount:g} {name}" for name, amount in needs.items() if amount > 0)
+def _no_room(nodes: Sequence[Mapping[str, Any]], needs: Mapping[str, int | float]) -> str:
+    job = ", ".join(f"{amount:g} {name}" for name, amount in needs.items() if amount > 0)
     alive = [node["Resources"] for node in nodes if node["Alive"]]
-    most = {name: max((have.get(name, 0) for have in alive), default=0) for name, amount in needs.items() if amount > 0}
-    found = ", ".join(f"{amount:g} {name}" for name, amount in most.items())
+    most = {name: max((node.get(name, 0) for node in alive), default=0) for name, amount in needs.items() if amount > 0}
+    largest = ", ".join(f"{amount:g} {name}" for name, amount in most.items())
     return (
-        f"no node of the cluster has what a job takes ({wanted}; the most that one has: {found}), so it would wait for "
+        f"no node of the cluster has what a job takes ({job}; the most that one has: {largest}), so it would wait for "
         "ever: change hydra.launcher.num_cpus, num_gpus or resources, or say autoscaling=true if nodes are yet to come"
     )
 
 
 @contextmanager
 def _logs(job: Job) -> Iterator[Path]:
-    """The folder of what the jobs print; afterwards, of what those printed that did not finish."""
+    """The folder of the jobs' printed lines. Those of jobs that did not finish are left there."""
     name = f"ray-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     folder = Path(job.folder) / str(job.settings["outputs"]) / ".sweeps" / name
     try:
@@ -391,17 +375,12 @@ def _logs(job: Job) -> Iterator[Path]:
         yield folder
     finally:
         for empty in (folder, folder.parent):
-            with suppress(OSError):  # there is something in it
+            with suppress(OSError):  # it is not empty
                 empty.rmdir()
 
 
 def _log(logs: Path | str, job: Job) -> Path:
     return Path(logs) / f"{job.number + 1}.log"
-
-
-def _say_skipped(job: Job) -> None:
-    if not job.settings.get("quiet"):
-        print(f"{job.prefix}already finished: {job.path} (force=true runs it again)", flush=True)
 
 
 def _appears(path: Path) -> bool:
@@ -414,10 +393,10 @@ def _appears(path: Path) -> bool:
 
 
 def _one_line(error: BaseException) -> str:
-    """Of what Ray raised, or of what it carried here."""
-    carried = getattr(error, "cause", None)
-    if isinstance(carried, BaseException):
-        return one_line(carried)
+    """An error of Ray, or the error of a worker that it carries, in one line."""
+    cause = getattr(error, "cause", None)
+    if isinstance(cause, BaseException):
+        return one_line(cause)
     text = " ".join(str(error).split())
     for advice in (" Check python-core-worker-*.log files", " To troubleshoot", " To resolve this"):
         text = text.partition(advice)[0]

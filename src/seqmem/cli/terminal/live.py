@@ -1,4 +1,4 @@
-"""What a person sees of a run while it trains, and when it is done.
+"""What is shown of a run while it trains, and when it is finished.
 
 On a terminal, one live picture: progress, loss and score against chance, the gradient over timesteps. Anywhere else,
 and for the jobs of a sweep, plain lines.
@@ -8,6 +8,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal
 
@@ -29,49 +30,68 @@ if TYPE_CHECKING:  # torch takes seconds, and help and completion pass through h
     import seqmem.training.plan
 
 _LINES = 10
-"""Plain lines of a run that is fast; a slow one gets one every ``_PATIENCE`` seconds besides."""
+"""Plain lines of a run; a slow run also gets one every ``_PATIENCE`` seconds."""
 
 _PATIENCE = 30.0
 
 
-class Display:
-    """An observer of ``seqmem.training.loop.train``, to be used in a ``with``.
+@dataclass(frozen=True)
+class RunInfo:
+    """What is known about a run when its training starts.
 
     Args:
-        first_step: where a resumed run goes on.
+        chance, baseline_loss: of the best answer without a memory.
+        first_step: the step at which a resumed run goes on.
         prefix: in front of every line of a job in a sweep. With one there is never a live picture.
     """
 
-    def __init__(
-        self,
-        console: Console,
-        *,
-        title: str,
-        metric: "seqmem.signals.Metric",
-        chance: float,
-        baseline_loss: float,
-        steps: int,
-        first_step: int = 0,
-        prefix: str = "",
-        quiet: bool = False,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._console = console
-        self._title, self._prefix, self._quiet = title, prefix, quiet
-        self._metric, self._chance, self._baseline_loss = metric, chance, baseline_loss
-        self._step, self._first, self._steps = first_step, first_step, steps
+    title: str
+    metric: "seqmem.signals.Metric"
+    chance: float
+    baseline_loss: float
+    steps: int
+    first_step: int = 0
+    prefix: str = ""
+    quiet: bool = False
+
+
+class Rate:
+    """Steps per second, over the last 30 reports."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._marks = marks(console)
-        self._seen: deque[tuple[float, int]] = deque(maxlen=30)  # (when, step): speed is that of the last few reports
+        self._reports: deque[tuple[float, int]] = deque(maxlen=30)  # (time, step)
+
+    def add(self, step: int) -> None:
+        self._reports.append((self._clock(), step))
+
+    @property
+    def value(self) -> float | None:
+        """None: there are too few reports."""
+        if len(self._reports) < 2:
+            return None
+        (start, first), (end, last) = self._reports[0], self._reports[-1]
+        return (last - first) / (end - start) if end > start and last > first else None
+
+
+class Display:
+    """An observer of ``seqmem.training.loop.train``, to be used in a ``with``."""
+
+    def __init__(self, console: Console, run: RunInfo, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console, self._clock, self._marks = console, clock, marks(console)
+        self._title, self._prefix, self._quiet = run.title, run.prefix, run.quiet
+        self._metric, self._chance, self._baseline_loss = run.metric, run.chance, run.baseline_loss
+        self._step, self._first, self._steps = run.first_step, run.first_step, run.steps
+        self._rate = Rate(clock)
         self._loss: float | None = None
         self._score: float | None = None
         self._traces: dict[str, seqmem.decay.Trace] = {}
         self._decay: seqmem.decay.Decay | None = None
         self._printed_at, self._printed_tenth, self._line_due = clock(), -1, False
-        live = not quiet and not prefix and moving(console)
+        live = not run.quiet and not run.prefix and moving(console)
         self._live = Live(get_renderable=self._picture, console=console, refresh_per_second=4) if live else None
         self.unread = False
-        """Whether nobody reads any more, as in ``seqmem train | head -1``."""
+        """The reader of the output is gone, as in ``seqmem train | head -1``."""
 
     def __enter__(self) -> "Display":  # noqa: PYI034  the tests' type checker knows no Self in single methods
         if self._live is not None:
@@ -88,12 +108,12 @@ class Display:
         if self._live is not None:
             self._live.stop()
 
-    # What the training says
+    # Reports of the training
 
     def logged(self, step: int, kind: Literal["train", "eval"], values: Mapping[str, float]) -> None:
         self._flush()
         self._step = step
-        self._seen.append((self._clock(), step))
+        self._rate.add(step)
         if kind == "train" or self._loss is None:
             self._loss = values["loss"]
         if kind == "eval":
@@ -101,20 +121,20 @@ class Display:
         self._line_due = self._live is None and self._due(kind)
 
     def traced(self, step: int, trace: "seqmem.decay.Trace", decays: "Mapping[str, seqmem.decay.Decay]") -> None:
-        # Drawn only when there is something to draw on: a run may be traced a thousand times a second.
+        # Only kept here: a run may be traced a thousand times a second. The live picture draws it four times a second.
         untrained = {note: old for note, old in self._traces.items() if note == "untrained"}
         self._traces = {"untrained": trace} if step == 0 else {**untrained, f"step {step}": trace}
         self._decay = decays["state"]
         self._flush()
 
     def answered(self, step: int, batch: object, predicted: object) -> None:
-        """Answers to single questions are for the dashboard."""
+        """Answers to single questions are shown in TensorBoard."""
 
     def finished(self, step: int, result: "seqmem.training.plan.Result") -> None:
         self._flush()
         self._step, self._score, self._loss = step, result.score, result.loss
         if self._live is not None:
-            self._live.transient = True  # the summary says the same, and better
+            self._live.transient = True  # the summary that follows has the same, in more detail
         elif self._prefix:
             solved = f"solved at step {result.steps_to_solve}" if result.steps_to_solve is not None else ""
             self._print(_joined("finished", self._scores(), solved, self._half_life()))
@@ -122,13 +142,13 @@ class Display:
     # Plain lines
 
     def _flush(self) -> None:
-        """Print the line that is due. It waits for the trace of its step, which comes after the evaluation."""
+        """Print the line that is due. A line is printed late, so that it includes the trace of its step."""
         if self._line_due:
             self._line_due = False
             self._print(self._line())
 
     def _due(self, kind: str) -> bool:
-        """Whether it is time for a line: every tenth of the run, and where that takes long, now and then between."""
+        """Print a line at every tenth of the run, and in between where a tenth takes long."""
         tenth = self._step * _LINES // self._steps
         waited = self._clock() - self._printed_at
         if not (kind == "eval" and (tenth > self._printed_tenth or waited > _PATIENCE)) and waited < 2 * _PATIENCE:
@@ -139,7 +159,7 @@ class Display:
     def _line(self) -> str:
         chance = _loss_text(self._baseline_loss)
         loss = f"loss {_loss_text(self._loss)} (chance {chance})" if self._loss is not None else ""
-        speed = speed_text(rate) if (rate := self._rate()) else ""
+        speed = speed_text(rate) if (rate := self._rate.value) else ""
         step = f"step {self._step:>{len(str(self._steps))}}/{self._steps}"
         return _joined(step, loss, self._scores(), speed, self._half_life())
 
@@ -153,33 +173,26 @@ class Display:
         return f"half-life {self._decay.half_life:.3g}" if self._decay is not None else ""
 
     def _print(self, line: str) -> None:
-        """In one write, so that jobs which share a terminal or a file don't tear each other's lines."""
+        """Print in one write, so that jobs which share a terminal or a file do not break each other's lines."""
         if self._quiet or self.unread:
             return
         text = f"{self._prefix}{line}"
         try:
             self._console.print(text, soft_wrap=True, highlight=False, markup=False, emoji=False, style=None)
-        except (BrokenPipeError, SystemExit):  # which rich makes of it; the run has to be ended in order
+        except (BrokenPipeError, SystemExit):  # rich raises SystemExit; the run has to save itself first
             self.unread = True
-
-    def _rate(self) -> float | None:
-        """Steps a second, lately."""
-        if len(self._seen) < 2:
-            return None
-        (start, first), (end, last) = self._seen[0], self._seen[-1]
-        return (last - first) / (end - start) if end > start and last > first else None
 
     # The live picture
 
     def _picture(self) -> RenderableType:
-        have, width = self._marks, min(self._console.width, WIDEST)
-        parts: list[RenderableType] = [Text(fitted(self._title, width, have), "bold"), self._progress(width)]
+        width = min(self._console.width, WIDEST)
+        parts: list[RenderableType] = [Text(fitted(self._title, width, self._marks), "bold"), self._progress(width)]
         parts += self._numbers(width)
         parts += self._strips(width)
         return Group(*parts)
 
     def _progress(self, width: int) -> RenderableType:
-        rate = self._rate()
+        rate = self._rate.value
         speed = f"  {speed_text(rate)}" if rate else ""
         left = f"  {clock_text((self._steps - self._step) / rate)} left" if rate else ""
         if self._step >= self._steps:
@@ -191,7 +204,7 @@ class Display:
         return line
 
     def _numbers(self, width: int) -> list[Text]:
-        """Loss and score as bars, with a mark where chance is."""
+        """Loss and score as bars, with a mark at chance."""
         rows = []
         room = max(8, min(40, width - 48))
         metric = self._metric
@@ -229,12 +242,12 @@ class Display:
 
 
 def _below(value: float, chance: float) -> tuple[float, float | None]:
-    """Share of a bar and where chance is on it, for what should become small."""
+    """(share of a bar, position of chance on it) of a value that should become small."""
     return (value / chance * 0.8, 0.8) if chance > 0 else (0.0, None)
 
 
 def moving(console: Console) -> bool:
-    # FORCE_COLOR makes rich take a pipe for a terminal: colours are wanted there, a moving picture is not.
+    """Whether a live picture can be drawn. FORCE_COLOR makes rich treat a pipe as a terminal; that is for colours."""
     return console.is_interactive and ("FORCE_COLOR" not in os.environ or console.file.isatty())
 
 
@@ -256,21 +269,21 @@ def clock_text(seconds: float) -> str:
 
 
 def print_summary(console: Console, run: RunDirectory) -> None:
-    """What a run found, and what to type next.
+    """A run's result, and commands to type next.
 
     Raises:
         RunError: a file of the run cannot be read.
     """
-    found = read(run)
-    say(console, Text(), *page(found, console))
+    summary = read(run)
+    say(console, Text(), *page(summary, console))
     path = here(run.path)
     folder = path.parent.parent  # outputs/TASK/CELL/NAME: the runs of this task
     root = folder.parent
     commands = [
         (typed("seqmem", "watch", *([] if root == OUTPUTS else [root])), "every curve in TensorBoard"),
-        (typed("seqmem", "show", folder), f"all runs of {found.task} side by side"),
+        (typed("seqmem", "show", folder), f"all runs of {summary.task} side by side"),
         (typed("seqmem", "read", path), "a sentence, word by word"),
-        (typed("seqmem", "eval", path, f"seq_len={8 * found.seq_len}"), "other lengths"),
+        (typed("seqmem", "eval", path, f"seq_len={8 * summary.seq_len}"), "other lengths"),
     ]
     room = console.width - LABEL - 1
     widest = max((len(command) for command, why in commands if len(command) + 2 + len(why) <= room), default=0)
