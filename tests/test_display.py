@@ -1137,7 +1137,7 @@ def own_conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, content in files.items():
         (conf / name).parent.mkdir(parents=True, exist_ok=True)
         (conf / name).write_text(content)
-    monkeypatch.setattr(config, "conf_dir", lambda: conf)
+    monkeypatch.setattr(listing, "conf_dir", lambda: conf)
     return conf
 
 
