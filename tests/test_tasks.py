@@ -17,6 +17,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from seqmem.evaluate import CachedBatches, held_out
 from seqmem.randomness import generator
@@ -334,6 +335,19 @@ def test_the_solved_score_is_better_than_chance(task: Task) -> None:
     else:
         assert task.targets.metric.better(task.solved_at, task.chance)
         assert not task.targets.metric.reached(task.chance, task.solved_at)
+
+
+@every_task
+def test_a_certain_prediction_decodes_to_its_target(task: Task) -> None:
+    targets = draw(task, 5, longer(task)).targets
+    certain = one_hot(targets, task.targets.size).float() if task.targets.discrete else targets
+    assert torch.equal(task.targets.decode(certain), targets)
+
+
+def test_only_text_depends_on_more_than_its_options() -> None:
+    assert {name: dict(task().facts()) for name, task in TASKS.items() if task().facts()} == {
+        "text": {"corpus_sha256": corpus_sha256()}
+    }
 
 
 # ---- Definitions -----------------------------------------------------------------------------------------------------
