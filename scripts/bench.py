@@ -1,6 +1,6 @@
-"""Start-up, traces, what tracing costs, and how large a run's TensorBoard file is. Run it with scripts/bench.
+"""Time of start-up and of a trace, share of tracing in a run, size of its TensorBoard file. Run it with scripts/bench.
 
-Every figure is a median, or a share of one and the same run, so that a noisy machine does not decide.
+Every figure is a median or a share of a single run, to be robust on a noisy machine.
 """
 
 import os
@@ -29,28 +29,28 @@ main()
 
 
 def start_up(repeats: int = 5) -> float:
-    """Seconds from the command to the end of its first training step, median."""
+    """Seconds from the command to the end of its first training step; the median."""
     seconds = []
     for _ in range(repeats):
         with tempfile.TemporaryDirectory() as folder:
             command = [sys.executable, "-c", FIRST_STEP, "train", "cell=lstm", "task=pronoun", "seq_len=50"]
             environment = {**os.environ, "BENCH_START": str(time.time())}
-            found = subprocess.run(
+            done = subprocess.run(
                 [*command, f"outputs={folder}"], env=environment, capture_output=True, text=True, check=True
             )
-            seconds.append(float(found.stdout.rpartition("seconds ")[2]))
+            seconds.append(float(done.stdout.rpartition("seconds ")[2]))
     return statistics.median(seconds)
 
 
 def trace_seconds(repeats: int = 5) -> dict[str, float]:
-    """Seconds of one trace of 64 units over 1,000 timesteps, 32 sequences, by cell, median."""
+    """Median seconds of one trace by cell: 64 units, 1,000 timesteps, 32 sequences."""
     from seqmem.cells import CELLS
     from seqmem.models.recurrent import SequenceModel
     from seqmem.probes.gradient import Tracer
     from seqmem.randomness import ambient, generator
     from seqmem.tasks import Pronoun
 
-    task, found = Pronoun(), {}
+    task, medians = Pronoun(), {}
     batch = task.sample(32, 1000, generator(0, "bench"))
     for name, kind in CELLS.items():
         options: dict[str, Any] = {} if name == "rnn" else {"seq_len": 1000}
@@ -61,13 +61,13 @@ def trace_seconds(repeats: int = 5) -> dict[str, float]:
             start = time.perf_counter()
             Tracer(model, task).measure(batch)
             seconds.append(time.perf_counter() - start)
-        found[name] = statistics.median(seconds)
-    return found
+        medians[name] = statistics.median(seconds)
+    return medians
 
 
 @contextmanager
 def timed(where: Any, name: str, spent: dict[str, float], label: str) -> Iterator[None]:
-    """Count the time inside ``where.name`` while the block runs; what it calls is counted there, not here."""
+    """Add the time spent in ``where.name`` to ``spent``, without the time of timed functions that it calls."""
     inner: Callable[..., Any] = getattr(where, name)
 
     def outer(*args: Any, **kwargs: Any) -> Any:
@@ -85,7 +85,7 @@ def timed(where: Any, name: str, spent: dict[str, float], label: str) -> Iterato
 
 
 def default_run(cell: str) -> tuple[dict[str, float], float, int, dict[str, Any]]:
-    """(seconds by what they went to, seconds in all, bytes of the event file, result) of the default command."""
+    """The default run: (seconds by activity, total seconds, bytes of the event file, result)."""
     import seqmem
     from seqmem.probes.gradient import Tracer
     from seqmem.record.recorder import Recorder
@@ -114,12 +114,12 @@ def default_run(cell: str) -> tuple[dict[str, float], float, int, dict[str, Any]
 
 
 def flushing_denormals(cell: str, repeats: int = 3) -> tuple[float, bool]:
-    """(how many times as fast an update is with denormals flushed, at 200 words; whether every number is the same)."""
+    """At 200 words: (speed-up of an update by flushing denormals, True if all metrics stay the same)."""
     import seqmem
     from seqmem.training import loop
 
     @contextmanager
-    def as_it_was(*, on: bool) -> Iterator[None]:  # noqa: ARG001  the signature it stands in for
+    def no_flush(*, on: bool) -> Iterator[None]:  # noqa: ARG001  the signature of flush_denormal
         yield
 
     seconds: dict[bool, list[float]] = {True: [], False: []}
@@ -127,7 +127,7 @@ def flushing_denormals(cell: str, repeats: int = 3) -> tuple[float, bool]:
     ours = loop.flush_denormal
     for turn in range(2 * repeats):
         flush = turn % 2 == 0
-        loop.flush_denormal = ours if flush else as_it_was
+        loop.flush_denormal = ours if flush else no_flush
         spent: dict[str, float] = defaultdict(float)
         with tempfile.TemporaryDirectory() as folder, timed(loop, "update", spent, "updates"):
             run = seqmem.train(
@@ -164,10 +164,8 @@ def main() -> int:
     for cell in ("rnn", "lstm", "gru"):
         ratio, same = flushing_denormals(cell)
         verdicts.append(same)
-        said = "the same metrics.jsonl" if same else "OTHER NUMBERS"
-        print(
-            f"  {'ok  ' if same else 'OVER'}  denormals flushed, {cell} at 200 words: {ratio:.2f} times as fast, {said}"
-        )
+        mark, numbers = ("ok  ", "the same metrics.jsonl") if same else ("OVER", "OTHER NUMBERS")
+        print(f"  {mark}  denormals flushed, {cell} at 200 words: {ratio:.2f} times as fast, {numbers}")
     print("\nall within their limits" if all(verdicts) else "\nNOT all within their limits")
     return 0 if all(verdicts) else 1
 

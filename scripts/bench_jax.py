@@ -1,12 +1,12 @@
-"""The recurrences as jitted ``lax.scan`` in JAX, for scripts/bench kernels, which starts this where JAX is installed.
+"""The recurrences as a jitted ``lax.scan`` in JAX: a subprocess of scripts/bench kernels, if JAX is installed.
 
-A conversation in lines of JSON: a configuration comes in and what it computed goes out; then numbers of steps come in
-and the seconds they took go out. It needs jax and numpy alone, so that JAX may live in an environment of its own.
+It speaks JSON, a line for each message: it answers a configuration with results, and a number of steps with the seconds
+they take. It needs only jax and numpy, so that JAX can have its own environment.
 
 Axes: T time, B batch, D input features, H hidden, G gates.
 """
 # pyright: reportMissingImports=false
-# JAX is no dependency of seqmem, not even of its development.
+# JAX is not a dependency of seqmem, not even for development.
 
 import json
 import sys
@@ -46,48 +46,48 @@ STEPS = {"rnn": (rnn, 1), "lstm": (lstm, 2), "gru": (gru, 1)}
 
 
 def compiled(cell: str, arrays: dict[str, np.ndarray]) -> Any:
-    """A function of nothing: one forward and backward pass, compiled, with every gradient."""
+    """A function without arguments: one compiled forward and backward pass with all gradients."""
     step, carries = STEPS[cell]
 
     def outputs(vectors: Any, w: Any, u: Any, bias: Any, tokens: Any) -> Any:
         xs = vectors if tokens is None else vectors[tokens]
         zeros = jnp.zeros((xs.shape[1], u.shape[1]), xs.dtype)
-        # The whole sequence's input product stands before the scan, as torch and seqmem have it.
+        # The input product of the whole sequence comes before the scan, as in torch and seqmem.
         return lax.scan(lambda carried, pre: step(pre, u, carried), (zeros,) * carries, xs @ w.T + bias)[1]
 
-    def both(given: list[Any], random: Any, tokens: Any) -> Any:
-        found, back = jax.vjp(lambda *given: outputs(*given, tokens), *given)
-        return found, back(random)
+    def both(arguments: list[Any], random: Any, tokens: Any) -> Any:
+        primal, backward = jax.vjp(lambda *arguments: outputs(*arguments, tokens), *arguments)
+        return primal, backward(random)
 
-    given = [jnp.asarray(arrays[name]) for name in ("inputs", "weight_input", "weight_hidden", "bias")]
+    arguments = [jnp.asarray(arrays[name]) for name in ("inputs", "weight_input", "weight_hidden", "bias")]
     random = jnp.asarray(arrays["random"])
     tokens = jnp.asarray(arrays["tokens"]) if "tokens" in arrays else None
-    ready = jax.jit(both).lower(given, random, tokens).compile()
-    return lambda: jax.block_until_ready(ready(given, random, tokens))
+    function = jax.jit(both).lower(arguments, random, tokens).compile()
+    return lambda: jax.block_until_ready(function(arguments, random, tokens))
 
 
 def main() -> None:
-    def say(what: dict[str, Any]) -> None:
-        print(json.dumps(what), flush=True)
+    def send(message: dict[str, Any]) -> None:
+        print(json.dumps(message), flush=True)
 
     tiny = jax.jit(lambda x: x * 0.5)(jnp.float32(2e-38))
-    say({"version": jax.__version__, "flushes_denormals": bool(tiny == 0)})
+    send({"version": jax.__version__, "flushes_denormals": bool(tiny == 0)})
     run: Any = None
     for line in sys.stdin:
-        asked = json.loads(line)
-        if "cell" in asked:
-            run = None  # the former arrays go before the new ones come
-            with np.load(asked["arrays"]) as stored:
+        request = json.loads(line)
+        if "cell" in request:
+            run = None  # free the old arrays first
+            with np.load(request["arrays"]) as stored:
                 arrays = {name: stored[name] for name in stored.files}
-            run = compiled(asked["cell"], arrays)
+            run = compiled(request["cell"], arrays)
             outputs, gradients = run()
             value = float((np.asarray(outputs) * arrays["random"]).sum())
-            say({"value": value, "norms": [float(jnp.linalg.norm(gradient)) for gradient in gradients]})
+            send({"value": value, "norms": [float(jnp.linalg.norm(gradient)) for gradient in gradients]})
         else:
             cpu, wall = time.process_time(), time.perf_counter()
-            for _ in range(asked["steps"]):
+            for _ in range(request["steps"]):
                 run()
-            say({"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu})
+            send({"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu})
 
 
 if __name__ == "__main__":

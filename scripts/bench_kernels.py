@@ -1,19 +1,17 @@
-"""How fast the native kernels are. Run it with scripts/bench kernels [--quick].
+"""Speed of the native kernels. Run it with scripts/bench kernels [--quick].
 
-One step is the forward and the backward pass of one layer, float32, over tokens, as most tasks have them, each a
-learned vector of 32 numbers: from a given gradient of its outputs to the gradient of every weight and of the vectors.
---dense reads vectors of 32 real numbers instead, with their gradient. Side by side, in turns, on pinned cores, with
-denormals flushed for all:
+One step is the forward and the backward pass of one layer in float32, over tokens with learned embeddings of 32
+numbers: from a fixed gradient of the outputs to the gradients of all weights and embeddings. --dense reads vectors of
+32 real numbers instead, with their gradient. Compared, in turns, on pinned cores, with denormals flushed for all:
 
     native      the cell with kernel=native
-    nn          torch.nn's layer, as it comes
-    loop        a Python loop over the cell's step that keeps the gradient of every hidden state
-    floor       the matrix products that no implementation can avoid, by torch's BLAS, and nothing else
-    jax         a jitted lax.scan, where JAX is installed
+    nn          torch.nn's layer with default settings
+    loop        a Python loop over the cell's step that retains the gradient of every hidden state
+    floor       only the matrix products that every implementation needs, by torch's BLAS
+    jax         a jitted lax.scan, if JAX is installed
 
-What is timed is a turn of as many steps as take 20 ms; every figure is a median of at least 5 turns (loop and jax: 3,
-where they are slow). On one thread CPU time is compared, which a neighbour on the machine does not lengthen; on two
-threads wall time.
+A turn is as many steps as take 20 ms; every figure is a median of at least 5 turns (3 for loop and jax, if they are
+slow). On one thread CPU time counts, because other processes do not lengthen it; on two threads wall time counts.
 
 Axes: T time, B batch, D input features, H hidden, G gates.
 """
@@ -35,14 +33,14 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "outputs" / ".bench"  # what scripts/bench report makes the page from
+RESULTS = ROOT / "outputs" / ".bench"  # the input of scripts/bench report
 INPUT_SIZE = 32
-VOCABULARY = 121  # as many as the words of task=pronoun
+VOCABULARY = 121  # words of task=pronoun
 GATES = {"rnn": 1, "lstm": 4, "gru": 3}
-TURN = 0.02  # seconds that a turn takes at least
-LONG = 10_000  # timesteps of the check that a long sequence fits into memory
+TURN = 0.02  # least seconds of a turn
+LONG = 10_000  # timesteps of the sequence in the memory check
 
-# What the kernels promise. Ratios of seconds; geometric means over the grid, and the worst of it.
+# Largest ratios of seconds: (geometric mean over the grid, worst of the grid or None).
 LIMITS: dict[str, dict[str, tuple[float, float | None]]] = {
     "native/nn, 1 thread": {"rnn": (0.39, 0.75), "lstm": (0.66, 0.95), "gru": (0.36, 0.65)},
     "native/nn, 2 threads": {"rnn": (0.28, None), "lstm": (0.58, None), "gru": (0.28, None)},
@@ -50,8 +48,8 @@ LIMITS: dict[str, dict[str, tuple[float, float | None]]] = {
     "native/jax, 1 thread": {"rnn": (1.0, 1.0), "lstm": (1.0, 1.0), "gru": (1.0, 1.0)},
     "2 threads/1 thread, batch 128": {"rnn": (1 / 1.5, None), "lstm": (1 / 1.5, None), "gru": (1 / 1.5, None)},
 }
-QUICK_SLACK = 1.25  # scripts/bench kernels --quick looks at a part of the grid, for a moment
-MEMORY_LIMIT = 4.0  # GB, of a process with a sequence of LONG timesteps
+QUICK_SLACK = 1.25  # factor on the limits for --quick, which measures only part of the grid, briefly
+MEMORY_LIMIT = 4.0  # GB of a process with a sequence of LONG timesteps
 
 
 @dataclass(frozen=True, order=True)
@@ -74,7 +72,7 @@ QUICK = [
 BIG = Configuration("lstm", 1000, 128, 256)
 
 Timing = dict[str, float]
-"""``wall`` and ``cpu`` seconds of a step, medians; ``turns``, how many; ``spread``, the CPU time's (q3 - q1)/median."""
+"""``wall`` and ``cpu``: median seconds of a step; ``turns``: their number; ``spread``: (q3 - q1)/median of CPU time."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,7 @@ class Measured:
     sides: dict[str, Timing]
 
     def ratio(self, above: str, below: str) -> float | None:
-        """Of seconds; None where a side was not measured."""
+        """Ratio of two sides' seconds; None if one was not measured."""
         if above not in self.sides or below not in self.sides:
             return None
         clock = "cpu" if self.threads == 1 else "wall"
@@ -96,25 +94,29 @@ class NoKernels(RuntimeError):
 
 
 class Disagreement(RuntimeError):
-    """Two sides do not compute the same."""
+    """Two sides compute different numbers."""
 
 
-# The sides. Torch is imported inside: its threads live on the cores that the process was pinned to before.
+# The sides. Import torch inside: its threads run on the cores that the process is pinned to at import.
 
 
 def native_kernels() -> None:
-    """Raises NoKernels where there are none."""
+    """Check that there are native kernels.
+
+    Raises:
+        NoKernels: there are none.
+    """
     from seqmem.kernels import loading
 
-    found = loading.load()
-    if isinstance(found, loading.Unavailable):
-        raise NoKernels(f"no native kernels: {found.reason}")
+    library = loading.load()
+    if isinstance(library, loading.Unavailable):
+        raise NoKernels(f"no native kernels: {library.reason}")
 
 
 class Problem:
-    """One configuration: its inputs, its weights, and the ways to compute it.
+    """One configuration: its inputs, its weights, and the sides that compute it.
 
-    A way is a function of nothing that does one step and returns (outputs, gradients of inputs, W, U, bias).
+    A side is a method that does one step and returns (outputs, gradients of inputs, W, U, bias).
     """
 
     def __init__(self, configuration: Configuration, *, dense: bool) -> None:
@@ -140,10 +142,10 @@ class Problem:
             self.layer.bias_hh_l0.zero_()
 
     def _step(self, outputs: Callable[[], Any], weights: list[Any]) -> tuple[Any, list[Any]]:
-        """The gradient of the outputs is given: what a loss is made of is no part of the layer."""
-        found = outputs()
-        found.backward(self.random)
-        return found.detach(), self._gradients(weights)
+        """Forward and backward, with a fixed gradient of the outputs: the loss is not part of the layer."""
+        result = outputs()
+        result.backward(self.random)
+        return result.detach(), self._gradients(weights)
 
     def _gradients(self, weights: list[Any]) -> list[Any]:
         gradients = []
@@ -153,7 +155,7 @@ class Problem:
         return gradients[:4]
 
     def native(self, threads: int) -> tuple[Any, list[Any]]:
-        if not hasattr(self.cell, "kernel"):  # setting it would go unnoticed, and torch's kernel be measured
+        if not hasattr(self.cell, "kernel"):  # setting it would silently measure torch's kernel
             raise NoKernels("no native kernels: the cells have no attribute kernel")
         self.cell.kernel, self.cell.threads = "native", threads
         weights = [self.cell.weight_input, self.cell.weight_hidden, self.cell.bias]
@@ -178,22 +180,22 @@ class Problem:
         import torch
 
         def outputs() -> Any:
-            state, found = self.cell.initial_state(self.configuration.batch_size), []
+            state, sequence = self.cell.initial_state(self.configuration.batch_size), []
             for x in self._vectors().unbind(0):
                 output, state = self.cell.step(x, state)
                 output.retain_grad()
-                found.append(output)
-            return torch.stack(found)
+                sequence.append(output)
+            return torch.stack(sequence)
 
         return self._step(outputs, [self.cell.weight_input, self.cell.weight_hidden, self.cell.bias])
 
     def numbers(self, step: tuple[Any, list[Any]]) -> tuple[float, list[float]]:
-        """(the outputs' product with the gradient they are given, norms of the gradients) of a step."""
+        """Fingerprint of a step: (sum of outputs * their gradient, norms of the gradients)."""
         outputs, gradients = step
         return float((outputs * self.random).sum()), [float(gradient.norm()) for gradient in gradients]
 
     def arrays(self) -> dict[str, Any]:
-        """What another framework needs to compute the same."""
+        """Inputs and weights for another framework."""
         cell = self.cell
         tensors = {"inputs": self.inputs, "random": self.random, "bias": cell.bias}
         tensors |= {"weight_input": cell.weight_input, "weight_hidden": cell.weight_hidden}
@@ -203,11 +205,10 @@ class Problem:
 
 
 class Products:
-    """The matrix products of a step, into memory that is there already.
+    """The matrix products of a step, into preallocated buffers.
 
-    ``X W`` and its two gradients are products over the whole sequence (for tokens: the vocabulary), and so is dU;
-    ``h U`` and the gradient that goes back through it must be taken timestep by timestep. Weights stand as the product
-    likes them best.
+    ``X W``, its two gradients, and dU are products over the whole sequence (for tokens: over the vocabulary); ``h U``
+    and the gradient through it need one product for each timestep. Weights have the layout that is fastest.
     """
 
     def __init__(self, configuration: Configuration, *, dense: bool) -> None:
@@ -245,12 +246,12 @@ class Products:
         mm(gates.T, self.hidden.flatten(0, 1), out=self.out_u)
 
     def prepare(self) -> None:
-        """The views of every timestep, which cost nothing in a compiled loop."""
+        """Create the views of all timesteps in advance; in a compiled loop they would cost nothing."""
         self.forward_slices = list(zip(self.hidden.unbind(0), self.out_gates.unbind(0), strict=True))
         self.backward_slices = list(zip(self.gates.unbind(0), self.out_hidden.unbind(0), strict=True))[::-1]
 
     def calls(self) -> None:
-        """As many calls for products of one number: what Python and the dispatcher take of ``step``."""
+        """The same number of calls on 1 x 1 matrices: the overhead of Python and the dispatcher in ``step``."""
         import torch
 
         mm, one, out = torch.mm, self.one, self.one.clone()
@@ -263,7 +264,7 @@ class Products:
 
 
 class Jax:
-    """scripts/bench_jax.py in a process of its own, on the same core; it waits while others compute."""
+    """scripts/bench_jax.py in a subprocess on the same core; it is idle while other sides run."""
 
     def __init__(self, python: str, folder: Path) -> None:
         environment = {
@@ -279,33 +280,33 @@ class Jax:
             text=True,
         )
         self._folder = folder
-        self.about = self._hear()
+        self.about = self._receive()
 
-    def _hear(self) -> dict[str, Any]:
+    def _receive(self) -> dict[str, Any]:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError("the process with JAX ended; what it said stands above")
+            raise RuntimeError("the process with JAX ended; its output stands above")
         return json.loads(line)
 
-    def _ask(self, what: dict[str, Any]) -> dict[str, Any]:
+    def _request(self, message: dict[str, Any]) -> dict[str, Any]:
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(what) + "\n")
+        self._process.stdin.write(json.dumps(message) + "\n")
         self._process.stdin.flush()
-        return self._hear()
+        return self._receive()
 
     def load(self, problem: Problem) -> tuple[float, list[float]]:
-        """Compile ``problem``; what ``Problem.numbers`` says of it."""
+        """Compile ``problem``; returns its ``Problem.numbers``."""
         import numpy as np
 
         path = self._folder / "arrays.npz"
         np.savez(path, **problem.arrays())
-        found = self._ask({"cell": problem.configuration.cell, "arrays": str(path)})
-        return found["value"], found["norms"]
+        answer = self._request({"cell": problem.configuration.cell, "arrays": str(path)})
+        return answer["value"], answer["norms"]
 
     def run(self, steps: int) -> tuple[float, float]:
-        found = self._ask({"steps": steps})
-        return found["wall"], found["cpu"]
+        answer = self._request({"steps": steps})
+        return answer["wall"], answer["cpu"]
 
     def close(self) -> None:
         assert self._process.stdin is not None
@@ -313,19 +314,19 @@ class Jax:
         self._process.wait(timeout=60)
 
 
-def find_jax(wanted: str | None) -> str | None:
-    """A Python that has JAX: the one asked for, or this one; None: neither."""
+def find_jax(python: str | None) -> str | None:
+    """A Python with JAX: ``python``, or this one; None if neither."""
     import importlib.util
 
-    if wanted is not None:
-        return wanted
+    if python is not None:
+        return python
     return sys.executable if importlib.util.find_spec("jax") is not None else None
 
 
-# Taking turns.
+# Turns
 
 Turn = Callable[[int], tuple[float, float]]
-"""From a number of steps to the (wall, CPU) seconds they took."""
+"""A function from a number of steps to their (wall, CPU) seconds."""
 
 
 def turn(step: Callable[[], Any]) -> Turn:
@@ -350,7 +351,7 @@ def with_threads(threads: int, timed: Turn) -> Turn:
 
 
 def products_turn(products: Products) -> Turn:
-    """The products' seconds, less those of their calls."""
+    """The products' seconds without the overhead of their calls."""
     together, calls = turn(products.step), turn(products.calls)
 
     def timed(steps: int) -> tuple[float, float]:
@@ -361,7 +362,7 @@ def products_turn(products: Products) -> Turn:
 
 
 def own_floor(configuration: Configuration) -> Turn | None:
-    """The native library's own products, if it offers them: ``functions.floor(cell, T, B, D, H, threads)``."""
+    """The native library's own products, if it has ``functions.floor(cell, T, B, D, H, threads)``."""
     try:
         from seqmem.kernels import functions
     except ImportError:
@@ -374,27 +375,27 @@ def own_floor(configuration: Configuration) -> Turn | None:
 
 
 def take_turns(turns: dict[str, Turn], budget: float) -> dict[str, Timing]:
-    """In rounds, every side once a round; ``budget`` seconds, but at least 5 rounds (loop and jax: 3).
+    """Time all sides in rounds, for ``budget`` seconds but at least 5 rounds (3 for loop and jax).
 
-    Every side has been run before, so the first round, of one step each, counts where no more than one makes a turn.
+    Every side is warmed up already. So the first round, of one step each, counts for sides whose turn is one step.
     """
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in turns}
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in turns}
     steps, cost = {}, {}
     for name, timed in turns.items():
         wall, cpu = timed(1)
         steps[name] = max(1, min(50, int(TURN / max(wall, 1e-6))))
         cost[name] = wall * steps[name]
         if steps[name] == 1:
-            found[name].append((wall, cpu))
+            seconds[name].append((wall, cpu))
     slow = {name for name in turns if name in ("loop", "jax")}
     rounds = max(5, min(15, int(budget / sum(cost[name] for name in turns if name not in slow))))
-    wanted = {name: max(3, min(rounds, int(budget / cost[name]))) if name in slow else rounds for name in turns}
+    counts = {name: max(3, min(rounds, int(budget / cost[name]))) if name in slow else rounds for name in turns}
     for _ in range(rounds):
         for name, timed in turns.items():
-            if len(found[name]) < wanted[name]:
+            if len(seconds[name]) < counts[name]:
                 wall, cpu = timed(steps[name])
-                found[name].append((wall / steps[name], cpu / steps[name]))
-    return {name: _timing(seconds) for name, seconds in found.items()}
+                seconds[name].append((wall / steps[name], cpu / steps[name]))
+    return {name: _timing(pairs) for name, pairs in seconds.items()}
 
 
 def _timing(seconds: list[tuple[float, float]]) -> Timing:
@@ -409,10 +410,14 @@ def _timing(seconds: list[tuple[float, float]]) -> Timing:
     }
 
 
-def agree(what: str, found: tuple[float, list[float]], wanted: tuple[float, list[float]]) -> None:
-    """Raises Disagreement unless outputs and gradient norms are the same, up to what float32 does to long sequences."""
+def agree(what: str, numbers: tuple[float, list[float]], reference: tuple[float, list[float]]) -> None:
+    """Compare outputs and gradient norms, with a tolerance for float32 on long sequences.
+
+    Raises:
+        Disagreement: they differ.
+    """
     for name, a, b in zip(
-        ("outputs", "inputs", "W", "U", "bias"), (found[0], *found[1]), (wanted[0], *wanted[1]), strict=True
+        ("outputs", "inputs", "W", "U", "bias"), (numbers[0], *numbers[1]), (reference[0], *reference[1]), strict=True
     ):
         scale = abs(b) if name != "outputs" else max(abs(b), 1.0)
         if not abs(a - b) <= 2e-3 * scale:
@@ -424,13 +429,13 @@ def one_thread(
 ) -> Measured:
     problem, products = Problem(configuration, dense=dense), Products(configuration, dense=dense)
     products.prepare()
-    wanted = problem.numbers(problem.nn())
+    reference = problem.numbers(problem.nn())
     turns: dict[str, Turn] = {"nn": turn(problem.nn)}
     if native:
-        agree(f"{configuration} native", problem.numbers(problem.native(1)), wanted)
+        agree(f"{configuration} native", problem.numbers(problem.native(1)), reference)
         turns = {"native": turn(lambda: problem.native(1)), **turns}
     if loop:
-        agree(f"{configuration} loop", problem.numbers(problem.loop()), wanted)
+        agree(f"{configuration} loop", problem.numbers(problem.loop()), reference)
         turns["loop"] = turn(problem.loop)
     products.step()
     turns["products (torch)"] = products_turn(products)
@@ -438,19 +443,19 @@ def one_thread(
         turns["products (native)"] = own
         own(1)
     if jax is not None:
-        agree(f"{configuration} jax", jax.load(problem), wanted)
+        agree(f"{configuration} jax", jax.load(problem), reference)
         turns["jax"] = jax.run
-    found = take_turns(turns, budget)
-    floors = [found[name] for name in found if name.startswith("products")]
-    found["floor"] = min(floors, key=lambda timing: timing["cpu"])
-    return Measured(configuration, 1, found)
+    timings = take_turns(turns, budget)
+    floors = [timings[name] for name in timings if name.startswith("products")]
+    timings["floor"] = min(floors, key=lambda timing: timing["cpu"])
+    return Measured(configuration, 1, timings)
 
 
 def two_threads(configuration: Configuration, budget: float, *, side: str, dense: bool) -> Measured:
-    """``side`` is ``native``, with ``native, 1 thread`` in the same turns, or ``nn``: each in a process of its own.
+    """``side``: ``native``, which also times ``native, 1 thread``, or ``nn``; each side needs its own process.
 
-    torch's threads wait for more work by spinning, on the very cores that the native kernels' would run on; where
-    seqmem uses native kernels it leaves torch one thread.
+    torch's idle threads spin on the cores that the native kernels would use; with native kernels seqmem gives torch one
+    thread.
     """
     problem = Problem(configuration, dense=dense)
     turns: dict[str, Turn] = {}
@@ -466,7 +471,7 @@ def two_threads(configuration: Configuration, budget: float, *, side: str, dense
     return Measured(configuration, 2, take_turns(turns, budget))
 
 
-# A process for each number of threads: where a thread may run is settled when it starts.
+# A process for each number of threads: a thread's affinity is fixed when it starts.
 
 
 def usable_cores() -> list[int]:
@@ -476,13 +481,13 @@ def usable_cores() -> list[int]:
 
 
 def pin(threads: int) -> None:
-    """Keep this process, and what it starts, on as many cores; where the system cannot do that, nothing happens."""
+    """Restrict this process and its children to ``threads`` cores, if the system supports it."""
     if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, set(usable_cores()[-threads:]))  # the first core is where the system likes to work
+        os.sched_setaffinity(0, set(usable_cores()[-threads:]))  # not the first core, which the system uses most
 
 
 def worker(given: dict[str, Any]) -> None:
-    """Measures what it is given, a line of JSON for each configuration."""
+    """Measure the given configurations; print a line of JSON for each."""
     threads = given["threads"]
     pin(threads)
     import torch
@@ -504,7 +509,7 @@ def worker(given: dict[str, Any]) -> None:
                     configuration, jax, given["budget"], native=given["native"], loop=loop, dense=given["dense"]
                 )
             else:
-                sys.stdin.readline()  # its turn
+                sys.stdin.readline()  # wait for this process's turn
                 side, dense = given["two"], given["dense"]
                 measured = two_threads(configuration, given["budget"], side=side, dense=dense)
             print(json.dumps(asdict(measured)), flush=True)
@@ -513,7 +518,7 @@ def worker(given: dict[str, Any]) -> None:
 
 
 def one_step(given: dict[str, Any]) -> None:
-    """One step of one side in this process alone: a line with the most memory it took, and what torch takes, in GB."""
+    """One step of one side in this process; print the peak memory in GB, and the peak before the step."""
     import torch
 
     torch.set_flush_denormal(True)
@@ -538,7 +543,7 @@ def child(given: dict[str, Any]) -> Iterator[dict[str, Any]]:
         for line in process.stdout:
             yield json.loads(line)
     if process.returncode != 0:
-        raise RuntimeError("the measuring process ended with an error; what it said stands above")
+        raise RuntimeError("the measuring process ended with an error; its output stands above")
 
 
 def measure(
@@ -551,68 +556,68 @@ def measure(
     budget: float,
     dense: bool,
 ) -> tuple[list[Measured], dict[str, Any] | None]:
-    """(all of them, what JAX said of itself)."""
+    """(measurements, facts about JAX or None)"""
     values = [[c.cell, c.seq_len, c.batch_size, c.hidden_size] for c in configurations]
     given = {"configurations": values, "threads": threads, "native": native, "loop": loop, "jax": jax, "budget": budget}
     given["dense"] = dense
-    found, about = [], None
-    for said in child(given):
-        if "jax" in said:
-            about = said["jax"]
+    result, about = [], None
+    for message in child(given):
+        if "jax" in message:
+            about = message["jax"]
             continue
-        measured = Measured(Configuration(**said["configuration"]), said["threads"], said["sides"])
-        found.append(measured)
+        measured = Measured(Configuration(**message["configuration"]), message["threads"], message["sides"])
+        result.append(measured)
         print(f"  {line(measured)}", flush=True)
-    return found, about
+    return result, about
 
 
 def measure_two(configurations: list[Configuration], *, native: bool, budget: float, dense: bool) -> list[Measured]:
-    """Two processes, one a side, that take turns configuration by configuration."""
+    """Two processes, one for each side, which alternate by configuration."""
     values = [[c.cell, c.seq_len, c.batch_size, c.hidden_size] for c in configurations]
     given = {"configurations": values, "threads": 2, "loop": False, "jax": None, "budget": budget, "dense": dense}
     workers = []
     for side in ("native", "nn") if native else ("nn",):
         threads = "1" if side == "native" else "2"
         environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
-        told = json.dumps({**given, "two": side, "native": side == "native"})
-        command = [sys.executable, str(Path(__file__)), "--child", told]
+        arguments = json.dumps({**given, "two": side, "native": side == "native"})
+        command = [sys.executable, str(Path(__file__)), "--child", arguments]
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         workers.append(subprocess.Popen(command, env=environment, **pipes))
-    found = []
+    result = []
     for configuration in configurations:
         sides: dict[str, Timing] = {}
         for process in workers:
             process.stdin.write("\n")
             process.stdin.flush()
-            said = process.stdout.readline()
-            if not said:
-                raise RuntimeError("a measuring process ended with an error; what it said stands above")
-            sides |= json.loads(said)["sides"]
-        found.append(Measured(configuration, 2, sides))
-        print(f"  {line(found[-1])}", flush=True)
+            message = process.stdout.readline()
+            if not message:
+                raise RuntimeError("a measuring process ended with an error; its output stands above")
+            sides |= json.loads(message)["sides"]
+        result.append(Measured(configuration, 2, sides))
+        print(f"  {line(result[-1])}", flush=True)
     for process in workers:
         process.stdin.close()
         process.wait(timeout=60)
-    return found
+    return result
 
 
 def memory(cells: Iterable[str], *, native: bool, dense: bool) -> list[dict[str, Any]]:
-    """GB that a process takes for one step, by cell and side."""
-    found = []
+    """Memory of a process with one step, in GB, by cell and side."""
+    result = []
     sides = ("native", "nn", "loop") if native else ("nn", "loop")
     cases = [(replace(BIG, cell=cell), side) for cell in cells for side in sides]
     cases += [(Configuration("lstm", LONG, 32, 128), side) for side in sides if side != "loop"]
     for configuration, side in cases:
         c = configuration
-        (said,) = child(
+        (peaks,) = child(
             {"configuration": [c.cell, c.seq_len, c.batch_size, c.hidden_size], "side": side, "dense": dense}
         )
-        found.append({"configuration": asdict(c), "side": side, **said})
-        print(f"  {c} {side:<7} {said['peak']:5.2f} GB, {said['before']:.2f} of it before the step", flush=True)
-    return found
+        result.append({"configuration": asdict(c), "side": side, **peaks})
+        print(f"  {c} {side:<7} {peaks['peak']:5.2f} GB, {peaks['before']:.2f} of it before the step", flush=True)
+    return result
 
 
-# What it comes to.
+# Summaries
 
 
 def line(measured: Measured) -> str:
@@ -643,8 +648,8 @@ class Summary:
         return held and (self.limit_worst is None or self.worst <= self.limit_worst * slack)
 
 
-def summaries(found: list[Measured]) -> list[Summary]:
-    """One for each ratio and each cell for which there are numbers."""
+def summaries(measurements: list[Measured]) -> list[Summary]:
+    """A summary for each ratio and cell with measurements."""
     kinds: list[tuple[str, Callable[[Measured], float | None]]] = [
         ("native/nn, 1 thread", lambda m: m.ratio("native", "nn") if m.threads == 1 else None),
         ("native/floor, 1 thread", lambda m: m.ratio("native", "floor") if m.threads == 1 else None),
@@ -658,9 +663,10 @@ def summaries(found: list[Measured]) -> list[Summary]:
         ),
     ]
     result = []
-    for what, of in kinds:
+    for what, ratio_of in kinds:
         for cell in GATES:
-            ratios = {m.configuration: r for m in found if m.configuration.cell == cell and (r := of(m)) is not None}
+            own = [m for m in measurements if m.configuration.cell == cell]
+            ratios = {m.configuration: r for m in own if (r := ratio_of(m)) is not None}
             if not ratios:
                 continue
             where = max(ratios, key=lambda configuration: ratios[configuration])
@@ -670,21 +676,21 @@ def summaries(found: list[Measured]) -> list[Summary]:
 
 
 def verdict(summary: Summary, slack: float = 1.0) -> str:
-    """One line: the geometric mean, the worst, and whether they are within their limits."""
+    """One line: the geometric mean, the worst ratio, and ok or OVER."""
     limits = [
         f"{name} {value * slack:.2f}"
         for name, value in (("mean", summary.limit), ("worst", summary.limit_worst))
         if value is not None
     ]
     held = "" if not limits else "ok" if summary.within(slack) else "OVER"
-    said = f"  (limit: {', '.join(limits)})" if limits else ""
+    limit = f"  (limit: {', '.join(limits)})" if limits else ""
     where = " ".join(str(summary.where).split()[1:])
     mean, worst = f"{summary.mean:6.3f}", f"{summary.worst:6.3f}"
-    return f"  {held:<4}  {summary.cell:<4} {summary.what:<30} {mean}, worst {worst} at {where}{said}"
+    return f"  {held:<4}  {summary.cell:<4} {summary.what:<30} {mean}, worst {worst} at {where}{limit}"
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
+    """Facts about this machine."""
     import platform
 
     import torch
@@ -713,13 +719,13 @@ def machine() -> dict[str, Any]:
 
 
 def two_threads_again(dense: bool, budget: float) -> int:
-    """Two threads want two quiet cores; where they were not, this spares the hour's quarter that the rest takes."""
+    """Repeat only the part with two threads, which needs two quiet cores; all the rest takes a quarter of an hour."""
     path = RESULTS / ("kernels-dense.json" if dense else "kernels.json")
     stored = json.loads(path.read_text())
-    found = measure_two(FULL, native=True, budget=budget, dense=dense)
-    stored["measured"] = [m for m in stored["measured"] if m["threads"] == 1] + [asdict(m) for m in found]
+    measurements = measure_two(FULL, native=True, budget=budget, dense=dense)
+    stored["measured"] = [m for m in stored["measured"] if m["threads"] == 1] + [asdict(m) for m in measurements]
     path.write_text(json.dumps(stored, indent=1) + "\n")
-    print(*(verdict(summary) for summary in summaries(found)), sep="\n")
+    print(*(verdict(summary) for summary in summaries(measurements)), sep="\n")
     return 0
 
 
@@ -755,7 +761,7 @@ def main() -> int:
     grid = [c for c in (QUICK if options.quick else FULL) if options.only in (None, c.cell)]
     jax = None if options.quick else find_jax(options.jax)
     print("one thread, CPU time of a step", flush=True)
-    found, about_jax = measure(
+    measurements, about_jax = measure(
         grid, 1, native=native, loop=not options.quick, jax=jax, budget=options.budget, dense=options.dense
     )
     if about_jax is not None:
@@ -764,26 +770,26 @@ def main() -> int:
     if not options.quick:
         if len(usable_cores()) > 1 and not options.dense:
             print("\ntwo threads, wall time of a step", flush=True)
-            found += measure_two(grid, native=native, budget=options.budget, dense=options.dense)
+            measurements += measure_two(grid, native=native, budget=options.budget, dense=options.dense)
         print("\nmemory of a process with one step", flush=True)
         memories = memory([cell for cell in GATES if options.only in (None, cell)], native=native, dense=options.dense)
     slack = QUICK_SLACK if options.quick else 1.0
-    found_summaries = summaries(found)
+    ratios = summaries(measurements)
     print()
-    for summary in found_summaries:
+    for summary in ratios:
         print(verdict(summary, slack))
-    held = [summary.within(slack) for summary in found_summaries]
+    held = [summary.within(slack) for summary in ratios]
     for case in memories:
         if case["configuration"]["seq_len"] == LONG and case["side"] == "native":
             held.append(case["peak"] <= MEMORY_LIMIT)
-            said = "ok  " if held[-1] else "OVER"
-            print(f"  {said}  lstm of {LONG:,} timesteps: {case['peak']:.2f} GB  (limit {MEMORY_LIMIT:g})")
+            mark = "ok  " if held[-1] else "OVER"
+            print(f"  {mark}  lstm of {LONG:,} timesteps: {case['peak']:.2f} GB  (limit {MEMORY_LIMIT:g})")
     if jax is None and not options.quick:
         print("        JAX is not installed here: --jax PYTHON names a Python that has it")
     print(f"\n{'all' if all(held) else 'NOT all'} within their limits; {time.perf_counter() - start:.0f} s")
     if not options.quick and options.only is None and native:
         RESULTS.mkdir(parents=True, exist_ok=True)
-        stored = {"machine": about, "measured": [asdict(m) for m in found], "memory": memories}
+        stored = {"machine": about, "measured": [asdict(m) for m in measurements], "memory": memories}
         name = "kernels-dense.json" if options.dense else "kernels.json"
         (RESULTS / name).write_text(json.dumps(stored, indent=1) + "\n")
         print("scripts/bench report writes docs/performance.md from these figures")

@@ -1,9 +1,9 @@
-"""How fast seqmem trains, against a plain torch script for the same task. Run it with scripts/bench training.
+"""Training speed of seqmem and of a plain torch script for the same task. Run it with scripts/bench training.
 
-Whole training steps, from data to optimizer: `seqmem train cell=CELL task=pronoun` as it comes, with its traces,
-evaluations, log and checkpoints, against scripts/plain.py, which has only the evaluations. Both in one process, pinned,
-on the same number of threads, in turns; medians. Counted from the first batch to the last checkpoint: what comes before
-(start-up, the first look and trace) and after (the evaluation at many lengths) is left out.
+A step is everything from data to optimizer: `seqmem train cell=CELL task=pronoun` with default settings, so with
+traces, evaluations, log and checkpoints, against scripts/plain.py, which has only the evaluations. Both run alternately
+in one pinned process with the same number of threads; figures are medians. Time counts from the first batch to the last
+checkpoint, without start-up, the first evaluation and trace, and the final evaluation at many lengths.
 """
 
 import argparse
@@ -20,15 +20,15 @@ from typing import Any
 from bench_kernels import GATES, RESULTS, Configuration, Products, machine, pin, products_turn, usable_cores
 
 LIMITS = {50: {"rnn": 2.0, "lstm": 1.35, "gru": 2.0}, 200: {"rnn": 2.5, "lstm": 1.4, "gru": 2.5}}
-"""seq_len -> cell -> how many times as many steps a second seqmem promises."""
+"""seq_len -> cell -> the least ratio of seqmem's speed to the plain script's."""
 STEPS = {50: 1000, 200: 400}
-"""seq_len -> steps of a run: 1,000 are the default."""
+"""seq_len -> steps of a run; the default is 1,000."""
 TRACED = 2.0
-"""How many times as long a run may take that traces at every step as one that never does, at 50 words."""
+"""The largest ratio of a run's time with a trace at every step to one without traces, at 50 words."""
 BATCH, HIDDEN = 64, 64
 
 Speed = tuple[float, float, float]
-"""Steps a second, accuracy, steps a second of CPU time."""
+"""(steps a second, accuracy, steps a second of CPU time)"""
 
 
 def ours(cell: str, seq_len: int, threads: int, **settings: Any) -> Speed:
@@ -37,18 +37,18 @@ def ours(cell: str, seq_len: int, threads: int, **settings: Any) -> Speed:
     from seqmem.training import batches
 
     times: list[tuple[float, float]] = []
-    first_batch, save = batches.training_batches, Recorder.save  # where the loop begins and ends
+    first_batch, save = batches.training_batches, Recorder.save  # the start and the end of the loop
 
-    def beginning(*args: Any, **kwargs: Any) -> Any:
+    def start_clock(*args: Any, **kwargs: Any) -> Any:
         if not times:
             times.append((time.perf_counter(), time.process_time()))
         return first_batch(*args, **kwargs)
 
-    def saved(self: Any, checkpoint: dict[str, Any]) -> None:
+    def save_and_stop_clock(self: Any, checkpoint: dict[str, Any]) -> None:
         save(self, checkpoint)
         times.append((time.perf_counter(), time.process_time()))
 
-    batches.training_batches, Recorder.save = beginning, saved
+    batches.training_batches, Recorder.save = start_clock, save_and_stop_clock
     try:
         with tempfile.TemporaryDirectory() as folder:
             run = seqmem.train(
@@ -71,7 +71,7 @@ def plain_script(cell: str, seq_len: int, threads: int, *, flush: bool = True) -
     torch.set_flush_denormal(flush)
     steps = STEPS[seq_len] if flush else 100
     try:
-        plain.train(cell, seq_len, 1)  # torch's first optimizer imports its compiler: seconds
+        plain.train(cell, seq_len, 1)  # torch's first optimizer imports its compiler, which takes seconds
         cpu = time.process_time()
         accuracy, speed = plain.train(cell, seq_len, steps)
     finally:
@@ -80,8 +80,8 @@ def plain_script(cell: str, seq_len: int, threads: int, *, flush: bool = True) -
 
 
 @contextmanager
-def recurrence_timed(spent: dict[str, float]) -> Iterator[None]:
-    """Count the seconds inside the native kernels while training: the recurrence's products and what goes with them."""
+def time_recurrence(spent: dict[str, float]) -> Iterator[None]:
+    """Add the seconds in the native kernels during training to ``spent``."""
     import torch
 
     from seqmem.kernels import functions
@@ -91,7 +91,7 @@ def recurrence_timed(spent: dict[str, float]) -> Iterator[None]:
     def run(self: Any, name: str, call: Any) -> None:
         start = time.perf_counter()
         inner(self, name, call)
-        if self.dtype == torch.float32 and self.sizes[1] == BATCH:  # neither a trace nor an evaluation
+        if self.dtype == torch.float32 and self.sizes[1] == BATCH:  # excludes traces and evaluations
             spent[f"recurrence, {name}"] += time.perf_counter() - start
 
     functions.CallPlan.run = run
@@ -102,7 +102,7 @@ def recurrence_timed(spent: dict[str, float]) -> Iterator[None]:
 
 
 def profile(cell: str, threads: int) -> tuple[dict[str, float], float]:
-    """(share of the default run's training loop by what it went to, share of the bare matrix products), at 50 words."""
+    """The default run at 50 words: (share of time by activity, share that the bare matrix products would take)."""
     from bench import timed
 
     import seqmem
@@ -113,7 +113,7 @@ def profile(cell: str, threads: int) -> tuple[dict[str, float], float]:
     spent: dict[str, float] = defaultdict(float)
     with (
         tempfile.TemporaryDirectory() as folder,
-        recurrence_timed(spent),
+        time_recurrence(spent),
         timed(loop, "update", spent, "the rest of the updates"),
         timed(batches, "training_batches", spent, "data"),
         timed(loop, "evaluate", spent, "evaluation"),
@@ -154,40 +154,40 @@ def main() -> int:
     rows, held = [], []
     for seq_len in (length for length in LIMITS if options.seq_len in (None, length)):
         for cell in cells:
-            found: dict[str, list[Speed]] = {"seqmem": [], "plain": []}
+            speeds: dict[str, list[Speed]] = {"seqmem": [], "plain": []}
             for _ in range(options.rounds):
-                found["seqmem"].append(ours(cell, seq_len, options.threads))
-                found["plain"].append(plain_script(cell, seq_len, options.threads))
-            speed, accuracy, of_cpu = (
-                {side: statistics.median(run[i] for run in runs) for side, runs in found.items()} for i in range(3)
+                speeds["seqmem"].append(ours(cell, seq_len, options.threads))
+                speeds["plain"].append(plain_script(cell, seq_len, options.threads))
+            speed, accuracy, cpu_speed = (
+                {side: statistics.median(run[i] for run in runs) for side, runs in speeds.items()} for i in range(3)
             )
             ratio, limit = speed["seqmem"] / speed["plain"], LIMITS[seq_len][cell]
             held.append(ratio >= limit)
             row = {"cell": cell, "seq_len": seq_len, "speed": speed, "accuracy": accuracy, "limit": limit}
-            row["cpu"] = of_cpu["seqmem"] / of_cpu["plain"]
-            kept = ""
-            if cell == "rnn":  # whose gradients vanish
+            row["cpu"] = cpu_speed["seqmem"] / cpu_speed["plain"]
+            note = ""
+            if cell == "rnn":  # its gradients vanish into denormals
                 row["denormals kept"], *_ = plain_script(cell, seq_len, options.threads, flush=False)
-                kept = f"; plain with denormals {row['denormals kept']:.1f}"
+                note = f"; plain with denormals {row['denormals kept']:.1f}"
             rows.append(row)
             print(
                 f"  {'ok  ' if held[-1] else 'OVER'}  {cell:<4} {seq_len:>4} words  {speed['seqmem']:7.1f} and "
                 f"{speed['plain']:7.1f}: {ratio:.2f} times (limit {limit:g}; by CPU time {row['cpu']:.2f}); accuracy "
-                f"{100 * accuracy['seqmem']:.1f} and {100 * accuracy['plain']:.1f} %{kept}",
+                f"{100 * accuracy['seqmem']:.1f} and {100 * accuracy['plain']:.1f} %{note}",
                 flush=True,
             )
-    traced = {}
+    slowdowns = {}
     print("\ntraced at every step against never, 50 words")
     for cell in cells if options.seq_len in (None, 50) else ():
         turns = [
             [ours(cell, 50, options.threads, trace={"every": every})[0] for every in (0, 1)]
             for _ in range(options.rounds)
         ]
-        traced[cell] = statistics.median(never / always for never, always in turns)
-        held.append(traced[cell] <= TRACED)
+        slowdowns[cell] = statistics.median(never / always for never, always in turns)
+        held.append(slowdowns[cell] <= TRACED)
         spread = ", ".join(f"{never / always:.2f}" for never, always in turns)
-        kept = "ok  " if held[-1] else "OVER"
-        print(f"  {kept}  {cell:<4} {traced[cell]:.2f} times as long (limit {TRACED:g}): {spread}", flush=True)
+        verdict = "ok  " if held[-1] else "OVER"
+        print(f"  {verdict}  {cell:<4} {slowdowns[cell]:.2f} times as long (limit {TRACED:g}): {spread}", flush=True)
     profiles = {}
     print("\nwhere the default run's time goes, 50 words")
     for cell in cells:
@@ -200,7 +200,7 @@ def main() -> int:
     if options.only is None and options.seq_len is None:
         RESULTS.mkdir(parents=True, exist_ok=True)
         stored = {"machine": about, "threads": options.threads, "rounds": options.rounds, "steps": STEPS}
-        stored |= {"rows": rows, "profiles": profiles, "traced": traced, "traced limit": TRACED}
+        stored |= {"rows": rows, "profiles": profiles, "traced": slowdowns, "traced limit": TRACED}
         name = "training.json" if options.threads == 1 else f"training-{options.threads}.json"
         (RESULTS / name).write_text(json.dumps(stored, indent=1) + "\n")
         print("scripts/bench report writes docs/performance.md from these figures")

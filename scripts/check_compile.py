@@ -1,9 +1,9 @@
-"""What ``compile=true`` computes, and how long it takes: a minute for torch's compiler, so no test does it.
+"""Check that ``compile=true`` computes the same weights. Not a test, because torch's compiler takes a minute.
 
     OMP_NUM_THREADS=1 .venv/bin/python scripts/check_compile.py
 
-Runs updates of an lstm, with torch's layer and by its steps, whole and truncated, compiled and not, compares the
-weights that come out, and prints seconds. Exits with 1 where they differ by more than rounding.
+Trains an lstm with torch's layer, with its steps, and with truncated backpropagation, each compiled and not. Compares
+the weights and prints seconds. Exits with 1 if weights differ by more than rounding.
 """
 
 import sys
@@ -24,7 +24,7 @@ from seqmem.training.plan import CannotCompile, Plan
 SEQ_LEN, STEPS = 12, 50
 
 
-def trained(kernel: str, tbptt: int | None, *, compiled: bool) -> tuple[list[torch.Tensor], float]:
+def train_with(kernel: str, tbptt: int | None, *, compiled: bool) -> tuple[list[torch.Tensor], float]:
     """(weights after ``STEPS`` updates, seconds)"""
     cell: Callable[[int], Cell] = lambda d: LSTM(d, 32, seq_len=SEQ_LEN)  # noqa: E731
     with ambient(0, "weights"):
@@ -34,7 +34,7 @@ def trained(kernel: str, tbptt: int | None, *, compiled: bool) -> tuple[list[tor
         SEQ_LEN, steps=STEPS, evaluate_sequences=8, evaluate_every=STEPS, trace_every=0, compile=compiled, tbptt=tbptt
     )
     parameters = trainable(model)
-    torch.compiler.reset()  # what it has given up on in an earlier run it would not try again
+    torch.compiler.reset()  # it does not retry what it failed to compile before
     start = time.perf_counter()
     train(model, Pronoun(), OPTIMIZERS["adam"](parameters), plan)
     return [parameter.detach() for parameter in parameters], time.perf_counter() - start
@@ -45,7 +45,7 @@ def main() -> int:
     worst = 0.0
     for kernel, tbptt in (("torch", None), ("step", None), ("step", 5)):
         try:
-            (compiled, slow), (plain, fast) = (trained(kernel, tbptt, compiled=on) for on in (True, False))
+            (compiled, slow), (plain, fast) = (train_with(kernel, tbptt, compiled=on) for on in (True, False))
         except CannotCompile as error:
             print(error)
             return 1

@@ -1,4 +1,4 @@
-"""Exported files, read by the libraries they are for: scripts/check_export says more."""
+"""Checks of exported files with the libraries that read them; see scripts/check_export."""
 
 import importlib
 import json
@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 import seqmem
-from seqmem.cells.base import steps
 from seqmem.cli.config.build import build
 from seqmem.cli.config.schema import from_mapping
 from seqmem.cli.verbs.export import export_onnx, export_state_dict
@@ -50,7 +49,7 @@ TOLERANCE = 1e-5
 
 
 def apart(run: RunDirectory, path: Path, sequences: int) -> float:
-    """The largest difference of outputs and final states, over whole sequences, from ``Cell.step``."""
+    """The largest difference from ``Cell.step`` in outputs and final states over whole sequences."""
     runtime: Any = importlib.import_module("onnxruntime")
     config = from_mapping(run.config())
     model = build(config).model.eval()
@@ -59,63 +58,63 @@ def apart(run: RunDirectory, path: Path, sequences: int) -> float:
     batch = task.sample(sequences, config.seq_len, torch.Generator().manual_seed(5))
     inputs = batch.to("cpu", getattr(torch, config.dtype)).inputs
     session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    said = session.get_modelmeta().custom_metadata_map
-    if said["cell"] != run.result()["cell"] or json.loads(said["config"]) != run.config():  # pyright: ignore[reportOptionalSubscript]
-        raise RunError(f"its metadata are {said}")
-    first = said["initial_state"]
-    names = [given.name for given in session.get_inputs()[1:]]
+    metadata = session.get_modelmeta().custom_metadata_map
+    if metadata["cell"] != run.result()["cell"] or json.loads(metadata["config"]) != run.config():  # pyright: ignore[reportOptionalSubscript]
+        raise RunError(f"its metadata are {metadata}")
+    initial = metadata["initial_state"]
+    names = [port.name for port in session.get_inputs()[1:]]
     kind = np.float64 if config.dtype == "float64" else np.float32
-    state = {given.name: np.zeros((sequences, given.shape[1]), kind) for given in session.get_inputs()[1:]}
-    if first != "zeros":
-        state = {name: np.tile(np.array(values, kind), (sequences, 1)) for name, values in json.loads(first).items()}
+    state = {port.name: np.zeros((sequences, port.shape[1]), kind) for port in session.get_inputs()[1:]}
+    if initial != "zeros":
+        state = {name: np.tile(np.array(values, kind), (sequences, 1)) for name, values in json.loads(initial).items()}
     outputs = []
     for x in inputs.numpy():
         output, *new = session.run(None, {"input": x, **state})
         outputs.append(output)
         state = dict(zip(names, new, strict=True))
     with torch.no_grad():
-        wanted, state_after = [], {}
-        for output, new in steps(model.cell, model.embed(inputs), model.cell.initial_state(sequences)):
-            wanted.append(model.readout(output).numpy())
-            state_after = new
-    found = [np.abs(np.stack(outputs) - np.stack(wanted)).max()]
-    found += [np.abs(state[name] - value.numpy()).max() for name, value in state_after.items()]
-    return float(max(found))
+        expected, state_after = [], {}
+        for step in model.walk(inputs):
+            expected.append(model.read_out(step.output).numpy())
+            state_after = step.state
+    differences = [np.abs(np.stack(outputs) - np.stack(expected)).max()]
+    differences += [np.abs(state[name] - value.numpy()).max() for name, value in state_after.items()]
+    return float(max(differences))
 
 
 def check(settings: tuple[str, ...], folder: Path) -> str:
     run = seqmem.train(*TINY, *settings, outputs=folder / "outputs")
     path = folder / "step.onnx"
     export_onnx(run, path)
-    found = max(apart(run, path, sequences) for sequences in (1, 7))
-    if not found <= TOLERANCE:
-        raise RunError(f"{found:.2g} apart")
+    difference = max(apart(run, path, sequences) for sequences in (1, 7))
+    if not difference <= TOLERANCE:
+        raise RunError(f"{difference:.2g} apart")
     weights = load_checkpoint(run.file("checkpoint.pt"))["model"]
     export_state_dict(run, folder / "weights.safetensors")
     read = importlib.import_module("safetensors.torch").load_file(folder / "weights.safetensors")
     if {name: x.numpy().tobytes() for name, x in read.items()} != {k: x.numpy().tobytes() for k, x in weights.items()}:
         raise RunError("the .safetensors file has other weights")
-    return f"at most {found:.1g} from the model's outputs and states over 50 timesteps; .safetensors the same bits"
+    return f"at most {difference:.1g} from the model's outputs and states over 50 timesteps; .safetensors the same bits"
 
 
-def documented(folder: Path) -> str:
-    """The example in docs/export.md, typed as it stands there."""
+def check_documented(folder: Path) -> str:
+    """Run the example in docs/export.md literally."""
     docs = (Path(__file__).parents[1] / "docs" / "export.md").read_text()
     run = seqmem.train(*TINY, *RUNS["lstm"], outputs=folder / "outputs")
     export_onnx(run, folder / "lstm.onnx")
     code = re.findall(r"```python\n(.*?)```", docs, re.DOTALL)[-1].replace(
         '"lstm.onnx"', repr(str(folder / "lstm.onnx"))
     )
-    found: dict[str, Any] = {}
-    exec(code, found)
+    names: dict[str, Any] = {}
+    exec(code, names)
     model = build(from_mapping(run.config())).model.eval()
     model.load_state_dict(load_checkpoint(run.file("checkpoint.pt"))["model"])
     with torch.no_grad():
-        wanted = model(torch.tensor([3, 1, 4, 1, 5])[:, None])[0][-1].numpy()
-    off = float(np.abs(found["output"] - wanted).max())
-    if not off <= TOLERANCE:
-        raise RunError(f"{off:.2g} apart")
-    return f"{off:.1g} from the model"
+        expected = model(torch.tensor([3, 1, 4, 1, 5])[:, None])[0][-1].numpy()
+    difference = float(np.abs(names["output"] - expected).max())
+    if not difference <= TOLERANCE:
+        raise RunError(f"{difference:.2g} apart")
+    return f"{difference:.1g} from the model"
 
 
 def main() -> int:
@@ -125,8 +124,8 @@ def main() -> int:
         folder = Path(name)
         (folder / "exportedcells.py").write_text(OWN)
         sys.path.insert(0, name)
-        checks = {what: (lambda given=given: check(given, folder)) for what, given in RUNS.items()}
-        for what, claim in {**checks, "the example in docs/export.md": lambda: documented(folder)}.items():
+        checks = {what: (lambda settings=settings: check(settings, folder)) for what, settings in RUNS.items()}
+        for what, claim in {**checks, "the example in docs/export.md": lambda: check_documented(folder)}.items():
             try:
                 print(f"{what}: ok, {claim()}", flush=True)
             except (RunError, ValueError) as error:

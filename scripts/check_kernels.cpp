@@ -1,6 +1,6 @@
 // The native kernels without Python: scripts/check_kernels runs this under ThreadSanitizer, and on an emulated processor.
-// The forward pass against the cells' equations, written as plainly as can be; the backward pass against finite
-// differences of those; float against double; and the same bits whatever the number of threads.
+// The forward pass against a direct implementation of the equations; the backward pass against its finite differences;
+// float against double; and one thread against four, bit for bit.
 
 #include "recurrence.cpp"
 
@@ -19,14 +19,14 @@ struct Random {
 
 long failures = 0;
 
-void expect(bool well, const char* what, const SeqmemCall& call, double found, double expected) {
-  if (well) return;
+void expect(bool holds, const char* what, const SeqmemCall& call, double value, double expected) {
+  if (holds) return;
   failures++;
   fprintf(stderr, "%s, kind %ld, T %ld B %ld D %ld H %ld threads %ld: %.17g, expected %.17g\n", what, (long)call.cell,
-          (long)call.T, (long)call.B, (long)call.D, (long)call.H, (long)call.threads, found, expected);
+          (long)call.T, (long)call.B, (long)call.D, (long)call.H, (long)call.threads, value, expected);
 }
 
-// An array of exactly its size, so that a sanitizer sees a step beyond it.
+// An array allocated with its exact size, so that a sanitizer detects an overrun.
 template <class T> struct Array {
   long size;
   T* data;
@@ -49,9 +49,9 @@ long gates(long kind) { return kind == LSTM ? 4 : kind == GRU || kind == GRU_CHO
 
 void part_sizes(const SeqmemCall& call, long* sizes) {
   long G = gates(call.cell), state = call.B * call.H;
-  long found[PARTS] = {call.T * call.B * call.D, state,           call.cell == LSTM ? state : 0,
+  long values[PARTS] = {call.T * call.B * call.D, state,           call.cell == LSTM ? state : 0,
                        G * call.H * call.D,      G * call.H * call.H, G * call.H};
-  memcpy(sizes, found, sizeof found);
+  memcpy(sizes, values, sizeof values);
 }
 
 double squash(double x) { return 1 / (1 + exp(-x)); }
@@ -120,8 +120,8 @@ template <> struct Kernel<double> {
   static void reduce(const SeqmemCall* c, double* w, double* u, double* bias) { NAME(reduce, f64)(c, w, u, bias); }
 };
 
-// What the kernels find for inputs and weights `given`: outputs, the last cell state, and gradients of the loss
-// sum(weigh_outputs * outputs) + sum(weigh_cell * last cell state). Forward without keeping anything must agree.
+// Run the kernels on the inputs and weights `given`: outputs, the last cell state, and gradients of the loss
+// sum(weigh_outputs * outputs) + sum(weigh_cell * last cell state). A forward pass that saves nothing must agree.
 template <class T>
 void kernels(SeqmemCall call, double* const* given, const double* weigh_outputs, const double* weigh_cell, T* outputs,
              T* last_cell, T* const* gradients) {
@@ -145,7 +145,7 @@ void kernels(SeqmemCall call, double* const* given, const double* weigh_outputs,
   if (K::forward(&call)) failures++;
   call.outputs = outputs, call.saved = saved.data;
   if (K::forward(&call)) failures++;
-  expect(!memcmp(outputs, again.data, call.T * state * sizeof(T)), "outputs where nothing is kept", call, 0, 0);
+  expect(!memcmp(outputs, again.data, call.T * state * sizeof(T)), "outputs of a forward pass that saves nothing", call, 0, 0);
   sums.zero();
   memset(gradients[1], 0, state * sizeof(T));
   for (long i = 0; i < sizes[2]; i++) gradients[2][i] = (T)weigh_cell[i];
@@ -159,19 +159,19 @@ void kernels(SeqmemCall call, double* const* given, const double* weigh_outputs,
   for (long b = 0; b < call.B; b++) {  // no later timestep: the last state's gradient is its output's
     double squares = 0;
     for (long j = 0; j < call.H; j++) squares += pow(grad_outputs.data[(last + b) * call.H + j], 2);
-    double found = norm_hidden.data[last + b], expected = sqrt(squares);
-    expect(fabs(found - expected) <= K::TOLERANCE * expected, "norm of dL/dh_T", call, found, expected);
+    double norm = norm_hidden.data[last + b], expected = sqrt(squares);
+    expect(fabs(norm - expected) <= K::TOLERANCE * expected, "norm of dL/dh_T", call, norm, expected);
   }
   for (long i = 0; i < call.T * call.B; i++) {
     double squares = 0;
     for (long j = 0; j < call.D; j++) squares += pow(gradients[0][i * call.D + j], 2);
-    double found = norm_input.data[i], expected = sqrt(squares);
-    expect(fabs(found - expected) <= K::TOLERANCE * expected, "norm of dL/dx_t", call, found, expected);
+    double norm = norm_input.data[i], expected = sqrt(squares);
+    expect(fabs(norm - expected) <= K::TOLERANCE * expected, "norm of dL/dx_t", call, norm, expected);
   }
 }
 
-void close(const char* what, const SeqmemCall& call, double found, double expected, double tolerance) {
-  expect(fabs(found - expected) <= tolerance * (1 + fabs(expected)), what, call, found, expected);
+void close(const char* what, const SeqmemCall& call, double value, double expected, double tolerance) {
+  expect(fabs(value - expected) <= tolerance * (1 + fabs(expected)), what, call, value, expected);
 }
 
 void check(long kind, long T, long B, long D, long H) {
@@ -194,13 +194,13 @@ void check(long kind, long T, long B, long D, long H) {
   Array<double> d_outputs(steps), d_cell(state), d0(sizes[0]), d1(sizes[1]), d2(sizes[2]), d3(sizes[3]), d4(sizes[4]), d5(sizes[5]);
   Array<double> e_outputs(steps), e_cell(state), e0(sizes[0]), e1(sizes[1]), e2(sizes[2]), e3(sizes[3]), e4(sizes[4]), e5(sizes[5]);
   Array<float> f_outputs(steps), f_cell(state), f0(sizes[0]), f1(sizes[1]), f2(sizes[2]), f3(sizes[3]), f4(sizes[4]), f5(sizes[5]);
-  double *of_double[PARTS] = {d0.data, d1.data, d2.data, d3.data, d4.data, d5.data};
-  double *of_threads[PARTS] = {e0.data, e1.data, e2.data, e3.data, e4.data, e5.data};
-  float *of_float[PARTS] = {f0.data, f1.data, f2.data, f3.data, f4.data, f5.data};
-  kernels<double>(call, given, weigh_outputs.data, weigh_cell.data, d_outputs.data, d_cell.data, of_double);
+  double *double_gradients[PARTS] = {d0.data, d1.data, d2.data, d3.data, d4.data, d5.data};
+  double *thread_gradients[PARTS] = {e0.data, e1.data, e2.data, e3.data, e4.data, e5.data};
+  float *float_gradients[PARTS] = {f0.data, f1.data, f2.data, f3.data, f4.data, f5.data};
+  kernels<double>(call, given, weigh_outputs.data, weigh_cell.data, d_outputs.data, d_cell.data, double_gradients);
   call.threads = 4;
-  kernels<double>(call, given, weigh_outputs.data, weigh_cell.data, e_outputs.data, e_cell.data, of_threads);
-  kernels<float>(call, given, weigh_outputs.data, weigh_cell.data, f_outputs.data, f_cell.data, of_float);
+  kernels<double>(call, given, weigh_outputs.data, weigh_cell.data, e_outputs.data, e_cell.data, thread_gradients);
+  kernels<float>(call, given, weigh_outputs.data, weigh_cell.data, f_outputs.data, f_cell.data, float_gradients);
 
   for (long i = 0; i < steps; i++) {
     close("output", call, d_outputs.data[i], outputs.data[i], Kernel<double>::TOLERANCE);
@@ -213,10 +213,10 @@ void check(long kind, long T, long B, long D, long H) {
     }
   expect(!memcmp(d_outputs.data, e_outputs.data, steps * sizeof(double)), "outputs on four threads", call, 0, 0);
   for (int part = 0; part < PARTS; part++) {
-    expect(!memcmp(of_double[part], of_threads[part], sizes[part] * sizeof(double)), NAMES[part], call, 0, 0);
+    expect(!memcmp(double_gradients[part], thread_gradients[part], sizes[part] * sizeof(double)), NAMES[part], call, 0, 0);
     for (long i = 0; i < sizes[part]; i++)
-      close(NAMES[part], call, of_float[part][i], of_double[part][i], 20 * Kernel<float>::TOLERANCE);
-    // Along one random direction: the slope of the loss, by central differences of the equations.
+      close(NAMES[part], call, float_gradients[part][i], double_gradients[part][i], 20 * Kernel<float>::TOLERANCE);
+    // The slope of the loss along a random direction, by central differences of the equations.
     const double step = 1e-6;
     double slope = 0, dot = 0;
     double* before = given[part];
@@ -233,7 +233,7 @@ void check(long kind, long T, long B, long D, long H) {
     }
     given[part] = before;
     slope /= 2 * step;
-    for (long i = 0; i < sizes[part]; i++) dot += of_double[part][i] * direction[i];
+    for (long i = 0; i < sizes[part]; i++) dot += double_gradients[part][i] * direction[i];
     close(NAMES[part], call, dot, slope, 1e-5);
     free(moved), free(direction);
   }
@@ -243,12 +243,12 @@ void check(long kind, long T, long B, long D, long H) {
 }  // namespace
 
 int main() {
-  // T B D H: below, at and above the widths of vectors, tiles and chunks; blocks of several timesteps; long rows.
+  // T B D H: below, at and above the sizes of vectors, tiles and chunks; blocks of several timesteps; long rows.
   const long shapes[][4] = {{1, 1, 1, 1}, {7, 3, 5, 4}, {20, 33, 9, 21}, {9, 20, 32, 64},
                             {5, 16, 17, 129}, {40, 50, 1, 16}, {3, 2, 0, 7}, {70, 1, 3, 33}};
-  long done = 0;
+  long count = 0;
   for (long kind = RNN_TANH; kind <= GRU_CHO; kind++)
-    for (const long* s : shapes) check(kind, s[0], s[1], s[2], s[3]), done++;
-  if (!failures) printf("%ld kinds and shapes\n", done);
+    for (const long* s : shapes) check(kind, s[0], s[1], s[2], s[3]), count++;
+  if (!failures) printf("%ld kinds and shapes\n", count);
   return failures != 0;
 }

@@ -1,4 +1,4 @@
-"""Sweeps on real Ray clusters: scripts/check_ray says more."""
+"""Checks of sweeps on real Ray clusters; see scripts/check_ray."""
 
 import argparse
 import fcntl
@@ -33,9 +33,9 @@ TWELVE = (f"optimizer.lr={','.join([*RATES[:4], DIVERGES, *RATES[4:]])}", f"step
 FOUR = ("cell=custom", "cell.target=owncells.Leaky", "seed=0,1,2,3", f"steps={STEPS}", *SHORT)
 RAY = ("train", "-m", "hydra/launcher=ray")
 LINE = re.compile(r"seqmem train: |\[\d+/\d+ |sweep of |Ray: |stopping, |\d+ of \d+ runs finished|  [a-z ]+: ")
-"""How every line begins that may be printed."""
+"""The allowed beginnings of lines of output."""
 
-# A cluster of two nodes of one core each, on this machine. Nodes are taken away when their number is read.
+# A cluster of two nodes with one core each, on this machine. A number on stdin removes that node.
 CLUSTER = """\
 import sys
 from ray.cluster_utils import Cluster
@@ -50,7 +50,7 @@ cluster.shutdown()
 
 
 class Failed(Exception):
-    """A claim does not hold; the message is what was seen."""
+    """A claim does not hold; the message says what was observed."""
 
 
 def main() -> int:
@@ -58,23 +58,23 @@ def main() -> int:
     parser.add_argument("--ray", default="2.60.0", help="the version to install")
     parser.add_argument("--inside", help=argparse.SUPPRESS)
     parser.add_argument("only", nargs="*", help="words of the claims to check; none: all")
-    asked = parser.parse_args()
-    if asked.inside:
+    options = parser.parse_args()
+    if options.inside:
         loopback_up()
-        return check(Path(asked.inside), asked.only)
+        return check(Path(options.inside), options.only)
     if sys.platform != "linux" or shutil.which("unshare") is None:
         print("scripts/check_ray: needs Linux and unshare, so that no port is open to others", file=sys.stderr)
         return 2
     with tempfile.TemporaryDirectory(prefix="seqmem-ray-") as folder:
-        began = time.monotonic()
-        python = with_ray(Path(folder) / "venv", asked.ray)
-        print(f"ray {asked.ray} installed ({time.monotonic() - began:.0f} s)", flush=True)
-        alone = ["unshare", "--net"] if os.geteuid() == 0 else ["unshare", "--net", "--map-root-user"]
-        return subprocess.call([*alone, str(python), __file__, "--inside", folder, *asked.only])
+        start = time.monotonic()
+        python = with_ray(Path(folder) / "venv", options.ray)
+        print(f"ray {options.ray} installed ({time.monotonic() - start:.0f} s)", flush=True)
+        unshare = ["unshare", "--net"] if os.geteuid() == 0 else ["unshare", "--net", "--map-root-user"]
+        return subprocess.call([*unshare, str(python), __file__, "--inside", folder, *options.only])
 
 
 def with_ray(venv: Path, version: str) -> Path:
-    """A virtual environment with Ray, on top of the one that this is."""
+    """A virtual environment with Ray, on top of the current one; returns its Python."""
     subprocess.run([sys.executable, "-m", "venv", venv], check=True)
     pip = [venv / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     done = subprocess.run([*pip, f"ray=={version}"], capture_output=True, text=True, check=False)
@@ -87,7 +87,7 @@ def with_ray(venv: Path, version: str) -> Path:
 
 
 def loopback_up() -> None:
-    """The only network that there is here."""
+    """Activate the loopback device, the only one in this network namespace."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         fcntl.ioctl(any_socket, 0x8914, struct.pack("16sh", b"lo", 0x41))  # SIOCSIFFLAGS: up, running
 
@@ -105,29 +105,29 @@ def check(folder: Path, only: list[str]) -> int:
         ("what cannot be, in one line", refusals),
     ]
     os.environ["RAY_TMPDIR"] = str(folder / "tmp")
-    os.environ["HOME"] = str(folder)  # where Ray keeps its token
+    os.environ["HOME"] = str(folder)  # Ray stores its token there
     (folder / "tmp").mkdir()
     bad = []
     for name, claim in checks:
         if only and not any(word in name for word in only):
             continue
-        began = time.monotonic()
+        start = time.monotonic()
         place = folder / claim.__name__
         place.mkdir()
         try:
-            said = f"ok: {claim(place)}"
-            nothing_runs()
-        except Exception as why:  # each claim by itself
-            said = "FAILED"
+            verdict = f"ok: {claim(place)}"
+            wait_for_processes()
+        except Exception as why:  # go on with the next claim
+            verdict = "FAILED"
             bad.append(name)
             print(f"{type(why).__name__}: {why}", file=sys.stderr)
-        print(f"{name:<40} {said} ({time.monotonic() - began:.0f} s)", flush=True)
+        print(f"{name:<40} {verdict} ({time.monotonic() - start:.0f} s)", flush=True)
     print(f"verdict: not all well: {', '.join(bad)}" if bad else "verdict: all well")
     return 1 if bad else 0
 
 
-def nothing_runs() -> None:
-    """Workers notice by themselves that their cluster has gone."""
+def wait_for_processes() -> None:
+    """Wait for Ray's processes to end, which they do when they notice that their cluster is gone."""
     deadline = time.monotonic() + 60
     while left := processes():
         if time.monotonic() > deadline:
@@ -135,30 +135,32 @@ def nothing_runs() -> None:
         time.sleep(0.2)
 
 
-# What is claimed
+# Claims
 
 
 def twelve(folder: Path) -> str:
-    with started(*RAY, *TWELVE, cwd=folder) as sweep:
+    with start(*RAY, *TWELVE, cwd=folder) as sweep:
         victim = kill_one(folder, sweep)
-        said = sweep.end()
-    holds(said.code == 1, said, "exit code 1")
-    fits(said)
-    (failed,) = [line for line in said.lines if "FAILED" in line]
-    holds(re.match(r"\[5/12 rnn adding len20 seed0\] FAILED: the loss became (nan|inf) at step", failed), said, "[5/12")
-    (again,) = [line for line in said.lines if "started again" in line]
-    holds(again.endswith("started again, 1 of 3"), said, "started again")
+        output = sweep.end()
+    holds(output.code == 1, output, "exit code 1")
+    fits(output)
+    (failed,) = [line for line in output.lines if "FAILED" in line]
+    holds(
+        re.match(r"\[5/12 rnn adding len20 seed0\] FAILED: the loss became (nan|inf) at step", failed), output, "[5/12"
+    )
+    (again,) = [line for line in output.lines if "started again" in line]
+    holds(again.endswith("started again, 1 of 3"), output, "started again")
     prefix = again[: again.index("]") + 1]
-    steps = [int(found[1]) for line in said.lines if (found := re.match(re.escape(prefix) + r" step +(\d+)/", line))]
-    holds("11 of 12 runs finished" in said.lines, said, "11 of 12 runs finished")
-    holds(result(victim) is not None, said, "a result of what was killed")
+    steps = [int(match[1]) for line in output.lines if (match := re.match(re.escape(prefix) + r" step +(\d+)/", line))]
+    holds("11 of 12 runs finished" in output.lines, output, "11 of 12 runs finished")
+    holds(result(victim) is not None, output, "a result of the killed run")
     return f"11 of 12 finished; {again[len(prefix) + 1 :]}; its lines: step {', '.join(map(str, steps))}"
 
 
 def bitwise(folder: Path) -> str:
     from commandline import assert_same_numbers, runs_below  # pyright: ignore[reportMissingImports]
 
-    end(seqmem("train", "-m", *TWELVE, cwd=folder), code=1)
+    check_code(seqmem("train", "-m", *TWELVE, cwd=folder), code=1)
     compared = 0
     for run in runs_below(folder):
         if (run / "result.json").exists():
@@ -172,28 +174,28 @@ def bitwise(folder: Path) -> str:
 def nothing_left(folder: Path) -> str:
     place = folder.parent / twelve.__name__
     before = contents(place)
-    said = end(seqmem(*RAY, f"optimizer.lr={','.join(RATES)}", *TWELVE[1:], cwd=place), code=0)
-    fits(said)
-    already = [line for line in said.lines if "already finished" in line]
-    holds(len(already) == len(RATES) and said.lines[-1] == "11 of 11 runs finished", said, "11 already finished")
-    holds(not any(line.startswith("Ray:") for line in said.lines), said, "no cluster")
-    holds(contents(place) == before, said, "no file changed")
-    said = end(seqmem(*RAY, *TWELVE, cwd=place), code=1)
-    already = [line for line in said.lines if "already finished" in line]
-    holds(len(already) == len(RATES), said, "11 already finished")
+    output = check_code(seqmem(*RAY, f"optimizer.lr={','.join(RATES)}", *TWELVE[1:], cwd=place), code=0)
+    fits(output)
+    already = [line for line in output.lines if "already finished" in line]
+    holds(len(already) == len(RATES) and output.lines[-1] == "11 of 11 runs finished", output, "11 already finished")
+    holds(not any(line.startswith("Ray:") for line in output.lines), output, "no cluster")
+    holds(contents(place) == before, output, "no file changed")
+    output = check_code(seqmem(*RAY, *TWELVE, cwd=place), code=1)
+    already = [line for line in output.lines if "already finished" in line]
+    holds(len(already) == len(RATES), output, "11 already finished")
     return "11 skipped without a cluster; with the failed one again, that one alone is started"
 
 
 def lost_for_good(folder: Path) -> str:
     few = ("seed=0,1,2,3", f"steps={STEPS}", *ADDING)
-    with started(*RAY, "hydra.launcher.max_retries=0", *few, cwd=folder) as sweep:
+    with start(*RAY, "hydra.launcher.max_retries=0", *few, cwd=folder) as sweep:
         victim = kill_one(folder, sweep)
-        said = sweep.end()
-    fits(said)
-    (failed,) = [line for line in said.lines if "FAILED" in line]
-    holds(said.code == 1 and "3 of 4 runs finished" in said.lines, said, "3 of 4, exit code 1")
-    holds(json.loads((victim / "status.json").read_text())["state"] == "failed", said, "failed in its status")
-    again = end(seqmem(*RAY, *few, cwd=folder), code=0)
+        output = sweep.end()
+    fits(output)
+    (failed,) = [line for line in output.lines if "FAILED" in line]
+    holds(output.code == 1 and "3 of 4 runs finished" in output.lines, output, "3 of 4, exit code 1")
+    holds(json.loads((victim / "status.json").read_text())["state"] == "failed", output, "failed in its status")
+    again = check_code(seqmem(*RAY, *few, cwd=folder), code=0)
     holds("4 of 4 runs finished" in again.lines, again, "4 of 4")
     same_as_local(folder, few, [victim])
     return f"3 of 4 finished; {failed.partition('FAILED: ')[2]}; started again, it ends bit for bit as it would have"
@@ -201,71 +203,71 @@ def lost_for_good(folder: Path) -> str:
 
 def ctrl_c(folder: Path) -> str:
     few = ("seed=0,1,2,3", f"steps={STEPS}", *ADDING)
-    with started(*RAY, *few, cwd=folder) as sweep:
+    with start(*RAY, *few, cwd=folder) as sweep:
         until(lambda: len(list(folder.rglob("checkpoint.pt"))) >= 2, sweep)
-        pressed = time.monotonic()
+        started_at = time.monotonic()
         sweep.process.send_signal(signal.SIGINT)
-        said = sweep.end()
-        took = time.monotonic() - pressed
-    fits(said)
-    line = next((line for line in said.lines if line.startswith("seqmem train: stopped")), "")
-    holds(said.code == 130 and line, said, "exit code 130, stopped")
+        output = sweep.end()
+        took = time.monotonic() - started_at
+    fits(output)
+    line = next((line for line in output.lines if line.startswith("seqmem train: stopped")), "")
+    holds(output.code == 130 and line, output, "exit code 130, stopped")
     states = {run: json.loads((run / "status.json").read_text())["state"] for run in runs(folder)}
     saved = [run for run, state in states.items() if state == "interrupted"]
-    holds(saved and set(states.values()) <= {"interrupted", "finished"}, said, f"all saved: {states.values()}")
-    end(seqmem(*RAY, *few, cwd=folder), code=0)
+    holds(saved and set(states.values()) <= {"interrupted", "finished"}, output, f"all saved: {states.values()}")
+    check_code(seqmem(*RAY, *few, cwd=folder), code=0)
     same_as_local(folder, few, saved)
     return f"exit 130 after {took:.0f} s, {len(saved)} jobs saved themselves; they end bit for bit as they would have"
 
 
 def killed(folder: Path) -> str:
     few = ("seed=0,1,2,3", f"steps={STEPS}", *ADDING)
-    with started(*RAY, *few, cwd=folder) as sweep:
+    with start(*RAY, *few, cwd=folder) as sweep:
         until(lambda: len(list(folder.rglob("checkpoint.pt"))) >= 2, sweep)
-        begun = runs(folder)
+        unfinished = runs(folder)
         sweep.process.kill()
         sweep.end()
     until(lambda: not processes(), None)
-    end(seqmem(*RAY, *few, cwd=folder), code=0)
-    same_as_local(folder, few, begun)
-    return f"no process is left after it; {len(begun)} jobs that ran end bit for bit as they would have"
+    check_code(seqmem(*RAY, *few, cwd=folder), code=0)
+    same_as_local(folder, few, unfinished)
+    return f"no process is left after it; {len(unfinished)} jobs that ran end bit for bit as they would have"
 
 
 def node_dies(folder: Path) -> str:
     from commandline import OWN_CELLS  # pyright: ignore[reportMissingImports]
 
     (folder / "owncells.py").write_text(OWN_CELLS)
-    with cluster(folder.parent / "tmp") as (address, node):
-        with started(*RAY, f"hydra.launcher.address={address}", *FOUR, cwd=folder) as sweep:
+    with cluster(folder.parent / "tmp") as (address, remove):
+        with start(*RAY, f"hydra.launcher.address={address}", *FOUR, cwd=folder) as sweep:
             until(lambda: len(list(folder.rglob("checkpoint.pt"))) >= 2, sweep)
-            node(1)
-            said = sweep.end()
-        fits(said)
-        holds(said.code == 0 and "4 of 4 runs finished" in said.lines, said, "4 of 4 runs finished")
-        holds("2 jobs at once" in said.out, said, "2 jobs at once")
-        again = [line for line in said.lines if "started again" in line]
-        holds(again, said, "started again")
-        nothing = end(seqmem(*RAY, f"hydra.launcher.address={address}", *FOUR, cwd=folder), code=0)
-        holds(nothing.lines[-1] == "4 of 4 runs finished", nothing, "nothing left")
-        holds(processes(), nothing, "the cluster, which is not the sweep's, goes on")
+            remove(1)
+            output = sweep.end()
+        fits(output)
+        holds(output.code == 0 and "4 of 4 runs finished" in output.lines, output, "4 of 4 runs finished")
+        holds("2 jobs at once" in output.out, output, "2 jobs at once")
+        again = [line for line in output.lines if "started again" in line]
+        holds(again, output, "started again")
+        rerun = check_code(seqmem(*RAY, f"hydra.launcher.address={address}", *FOUR, cwd=folder), code=0)
+        holds(rerun.lines[-1] == "4 of 4 runs finished", rerun, "nothing left")
+        holds(processes(), rerun, "the cluster, which is not the sweep's, goes on")
     same_as_local(folder, FOUR, runs(folder))
-    return f"4 of 4 finished, cells of one's own found; {again[0].partition('] ')[2]}; the cluster is left as it was"
+    return f"4 of 4 finished, custom cells imported; {again[0].partition('] ')[2]}; the cluster is left as it was"
 
 
 def not_shared(folder: Path) -> str:
     few = ("seed=0,1", "steps=10", *ADDING)
     with cluster(folder.parent / "tmp", hidden=folder) as (address, _):
-        said = end(seqmem(*RAY, f"hydra.launcher.address={address}", *few, cwd=folder), code=1)
-    fits(said)
-    failed = [line for line in said.lines if "FAILED" in line and "is not there on the node" in line]
-    holds(len(failed) == 2, said, "2 FAILED: not there on the node")
+        output = check_code(seqmem(*RAY, f"hydra.launcher.address={address}", *few, cwd=folder), code=1)
+    fits(output)
+    failed = [line for line in output.lines if "FAILED" in line and "is not there on the node" in line]
+    holds(len(failed) == 2, output, "2 FAILED: not there on the node")
     return failed[0].partition("FAILED: ")[2].replace(str(folder), "...")
 
 
 def refusals(folder: Path) -> str:
     one = ("seed=0", "steps=10", *ADDING)
-    seen = []
-    for code, wanted, options in (
+    refused = []
+    for code, message, options in (
         (2, "no node of the cluster has what a job takes", ["num_cpus=999"]),
         (2, "no node of the cluster has what a job takes", ["resources={a100: 1}"]),
         (1, "no Ray cluster at 127.0.0.1:1", ["address=127.0.0.1:1"]),
@@ -274,19 +276,21 @@ def refusals(folder: Path) -> str:
         (2, "runtime_env", ["runtime_env={env_vars: 3}"]),
         (2, "nodes", ["nodes=3"]),
     ):
-        said = end(seqmem(*RAY, *(f"hydra.launcher.{option}" for option in options), *one, cwd=folder), code=code)
-        fits(said)
-        line = next((line for line in said.lines if line.startswith("seqmem train: ")), "")
-        holds(wanted in line and len(line) < 500, said, wanted)
-        seen.append(options[0])
-    return ", ".join(seen)
+        output = check_code(
+            seqmem(*RAY, *(f"hydra.launcher.{option}" for option in options), *one, cwd=folder), code=code
+        )
+        fits(output)
+        line = next((line for line in output.lines if line.startswith("seqmem train: ")), "")
+        holds(message in line and len(line) < 500, output, message)
+        refused.append(options[0])
+    return ", ".join(refused)
 
 
 # Tools
 
 
 @dataclass(frozen=True)
-class Said:
+class Output:
     code: int
     out: str
 
@@ -299,13 +303,13 @@ class Said:
 class Sweep:
     process: "subprocess.Popen[str]"
 
-    def end(self) -> Said:
+    def end(self) -> Output:
         out, _ = self.process.communicate(timeout=400)
-        return Said(self.process.returncode, out)
+        return Output(self.process.returncode, out)
 
 
 @contextmanager
-def started(*args: str, cwd: Path) -> Iterator[Sweep]:
+def start(*args: str, cwd: Path) -> Iterator[Sweep]:
     command = [sys.executable, "-m", "seqmem", *args]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", "CUDA_VISIBLE_DEVICES": ""}
     process = subprocess.Popen(
@@ -318,32 +322,32 @@ def started(*args: str, cwd: Path) -> Iterator[Sweep]:
         process.communicate()
 
 
-def seqmem(*args: str, cwd: Path) -> Said:
-    with started(*args, cwd=cwd) as sweep:
+def seqmem(*args: str, cwd: Path) -> Output:
+    with start(*args, cwd=cwd) as sweep:
         return sweep.end()
 
 
-def end(said: Said, *, code: int) -> Said:
-    holds(said.code == code, said, f"exit code {code}")
-    return said
+def check_code(output: Output, *, code: int) -> Output:
+    holds(output.code == code, output, f"exit code {code}")
+    return output
 
 
-def holds(true: object, said: Said, wanted: str) -> None:
-    if not true:
-        raise Failed(f"wanted {wanted}; exit code {said.code}, and said:\n{said.out}")
+def holds(condition: object, output: Output, expected: str) -> None:
+    if not condition:
+        raise Failed(f"expected {expected}; exit code {output.code}, output:\n{output.out}")
 
 
-def fits(said: Said) -> None:
-    """Nothing but our own lines."""
-    for line in said.lines:
-        if "network_util.cc" in line:  # Ray has looked for a network, for an address that is not its own
+def fits(output: Output) -> None:
+    """Check that the output has only seqmem's own lines."""
+    for line in output.lines:
+        if "network_util.cc" in line:  # Ray's search for a network, at a remote address
             continue
-        holds(LINE.match(line), said, f"no such line: {line!r}")
+        holds(LINE.match(line), output, f"no such line: {line!r}")
 
 
-def until(true: Callable[[], object], sweep: Sweep | None, seconds: float = 300) -> None:
+def until(condition: Callable[[], object], sweep: Sweep | None, seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
-    while not true():
+    while not condition():
         if sweep is not None and sweep.process.poll() is not None:
             raise Failed(f"it ended before that: {sweep.end()}")
         if time.monotonic() > deadline:
@@ -365,9 +369,9 @@ def contents(folder: Path) -> dict[Path, bytes]:
 
 
 def kill_one(folder: Path, sweep: Sweep) -> Path:
-    """The worker of a run that has saved itself and is not at its end."""
+    """Kill the worker of a run that has a checkpoint and is not finished; returns the run."""
 
-    def half_way() -> list[Path]:
+    def half_done() -> list[Path]:
         return [
             run
             for run in runs(folder)
@@ -375,8 +379,8 @@ def kill_one(folder: Path, sweep: Sweep) -> Path:
             if 100 <= max(json.loads(line)["step"] for line in whole_lines(run / "metrics.jsonl")) < STEPS
         ]
 
-    until(half_way, sweep)
-    run = half_way()[0]
+    until(half_done, sweep)
+    run = half_done()[0]
     os.kill(json.loads((run / "status.json").read_text())["pid"], signal.SIGKILL)
     return run
 
@@ -385,34 +389,34 @@ def whole_lines(path: Path) -> list[str]:
     return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")] or ['{"step": -1}']
 
 
-def same_as_local(folder: Path, overrides: tuple[str, ...], found: list[Path]) -> None:
-    """``found``: runs of a sweep below ``folder``; the same sweep without Ray must have the same numbers."""
+def same_as_local(folder: Path, overrides: tuple[str, ...], compared: list[Path]) -> None:
+    """Check that the ``compared`` runs below ``folder`` have the numbers of the same sweep without Ray."""
     from commandline import assert_same_numbers  # pyright: ignore[reportMissingImports]
 
-    end(seqmem("train", "-m", *overrides, "outputs=local", cwd=folder), code=0)
-    for run in found:
+    check_code(seqmem("train", "-m", *overrides, "outputs=local", cwd=folder), code=0)
+    for run in compared:
         if run.is_relative_to(folder / "outputs"):
             assert_same_numbers(run, folder / "local" / run.relative_to(folder / "outputs"))
 
 
 def processes() -> list[str]:
-    """Ray's, in this network: command lines."""
+    """Command lines of Ray's processes in this network namespace."""
     ours = Path("/proc/self/ns/net").readlink()
-    found = []
+    commands = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
             command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
             state = (process / "stat").read_text().rpartition(")")[2].split()[0]
             if (process / "ns" / "net").readlink() == ours and ("ray::" in command or "/ray/" in command):
-                found += [command[:80]] if state != "Z" else []
+                commands += [command[:80]] if state != "Z" else []
         except OSError:  # it has ended
             continue
-    return found
+    return commands
 
 
 @contextmanager
 def cluster(folder: Path, *, hidden: Path | None = None) -> Iterator[tuple[str, Callable[[int], None]]]:
-    """(its address; takes a node away). ``hidden``: a folder that its nodes see empty."""
+    """(the address, a function that removes a node). ``hidden``: a folder that is empty on its nodes."""
     command = [sys.executable, "-c", CLUSTER]
     if hidden is not None:
         command = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"', str(hidden), *command]
@@ -426,14 +430,14 @@ def cluster(folder: Path, *, hidden: Path | None = None) -> Iterator[tuple[str, 
         if not address:
             raise Failed("no cluster could be started")
 
-        def gone(number: int) -> None:
+        def remove(number: int) -> None:
             assert process.stdin is not None
             assert process.stdout is not None
             process.stdin.write(f"{number}\n")
             process.stdin.flush()
             process.stdout.readline()
 
-        yield address, gone
+        yield address, remove
     finally:
         process.stdin.close()
         process.wait(60)

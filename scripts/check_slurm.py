@@ -1,7 +1,7 @@
-"""Sweeps on a real Slurm of one node (scripts/check_slurm): a line for each claim, and a verdict.
+"""Checks of sweeps on a real Slurm of one node; see scripts/check_slurm.
 
-The daemons stay in the foreground, as children of this process, and are ended with it; their sockets, keys and logs
-are in a temporary folder, and the network is a namespace of our own (``unshare --net``).
+The daemons run in the foreground as children of this process and end with it; their sockets, keys and logs are in a
+temporary folder, and the network is a separate namespace (``unshare --net``).
 """
 
 import json
@@ -33,7 +33,7 @@ from torch import nn
 from seqmem.cells import Cell
 
 class Moody(Cell):
-    """h = tanh(W x + a h). `moody`, alone: its numbers explode; `slow`: its steps take MOODY_SECONDS."""
+    """h = tanh(W x + a h). Mood `moody`: its numbers explode; moods `slow...`: its steps take MOODY_SECONDS."""
     def __init__(self, input_size: int, hidden_size: int, mood: str = "calm", a: float = 0.9):
         super().__init__()
         self.input_size, self.output_size, self.mood, self.a = input_size, hidden_size, mood, a
@@ -117,22 +117,22 @@ class Verdict:
             print(f"         seen: {seen}", flush=True)
 
 
-def until(true: Callable[[], object], seconds: float, what: str) -> None:
+def until(condition: Callable[[], object], seconds: float, what: str) -> None:
     deadline = time.monotonic() + seconds
-    while not true():
+    while not condition():
         if time.monotonic() > deadline:
             raise TimeoutError(f"{what}: not within {seconds:.0f} s")
         time.sleep(0.3)
 
 
-class Start:
-    """One start of ``seqmem ARGS`` in ``folder``, with what it says in a file."""
+class Command:
+    """A process of ``seqmem ARGS`` in ``folder``, with its output in a file."""
 
-    all: ClassVar[list["Start"]] = []
+    all: ClassVar[list["Command"]] = []
 
     def __init__(self, folder: Path, *args: str, **env: str) -> None:
-        Start.all.append(self)
-        self._log = folder / f"said-{time.monotonic_ns()}.txt"
+        Command.all.append(self)
+        self._log = folder / f"output-{time.monotonic_ns()}.txt"
         self.args = args
         with self._log.open("w") as out:
             self.process = subprocess.Popen(
@@ -155,12 +155,12 @@ class Start:
         return self.process.wait(seconds)
 
 
-def said(*command: str) -> str:
+def output_of(*command: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout
 
 
 class Cluster:
-    """munge, mariadb, slurmdbd (with ``accounting``), slurmctld and slurmd, until the end of ``running``."""
+    """munge, slurmctld and slurmd, with ``accounting`` also mariadb and slurmdbd; they stop when ``running`` ends."""
 
     def __init__(self, root: Path, *, accounting: bool) -> None:
         self._root, self._accounting, self._daemons = root, accounting, []
@@ -211,9 +211,9 @@ class Cluster:
         if self._accounting:
             self._start_accounting(host)
         self._daemon("slurmctld", "-D", "-f", str(conf))
-        until(lambda: "is UP" in said("scontrol", "ping"), 60, "slurmctld")
+        until(lambda: "is UP" in output_of("scontrol", "ping"), 60, "slurmctld")
         self._daemon("slurmd", "-D", "-f", str(conf), "-N", host)
-        until(lambda: "idle" in said("sinfo", "--noheader", "--format=%T"), 60, "slurmd")
+        until(lambda: "idle" in output_of("sinfo", "--noheader", "--format=%T"), 60, "slurmd")
 
     def _start_accounting(self, host: str) -> None:
         root = self._root
@@ -232,9 +232,9 @@ class Cluster:
         conf.write_text(SLURMDBD_CONF.format(host=host, root=root))
         conf.chmod(0o600)
         self._daemon("slurmdbd", "-D", MYSQL_UNIX_PORT=str(sock))
-        until(lambda: "seqmem" in said("sacctmgr", "--immediate", "add", "cluster", "seqmem"), 60, "slurmdbd")
-        said("sacctmgr", "--immediate", "add", "account", "lab")
-        said("sacctmgr", "--immediate", "add", "user", "root", "account=lab")
+        until(lambda: "seqmem" in output_of("sacctmgr", "--immediate", "add", "cluster", "seqmem"), 60, "slurmdbd")
+        output_of("sacctmgr", "--immediate", "add", "account", "lab")
+        output_of("sacctmgr", "--immediate", "add", "user", "root", "account=lab")
 
     def _daemon(
         self, name: str, *arguments: str, user: str | None = None, group: str | None = None, **env: str
@@ -253,7 +253,7 @@ class Cluster:
 
 
 def run_of(folder: Path, mood: str) -> Path | None:
-    """The directory of the run of this mood (or cell and seed), if it has begun."""
+    """The directory of the run with this mood (or cell and seed), if it exists."""
     for path in folder.rglob("config.json"):
         config = json.loads(path.read_text())
         if mood in (config["cell"].get("args", {}).get("mood"), f"{config['cell']['name']}{config['seed']}"):
@@ -269,17 +269,17 @@ def status(folder: Path, mood: str) -> dict[str, object]:
 
 
 def trains(folder: Path, mood: str) -> bool:
-    """It has written its first numbers."""
+    """True if the run has written metrics."""
     run = run_of(folder, mood)
     return run is not None and (run / "metrics.jsonl").exists() and (run / "metrics.jsonl").stat().st_size > 0
 
 
 def same_numbers(one: Path | None, other: Path | None) -> str:
-    """Why they are not bit for bit the same; empty: they are."""
+    """The first difference between two runs; empty if they are the same bit for bit."""
     from commandline import assert_same_numbers  # pyright: ignore[reportMissingImports]
 
     if one is None or other is None:
-        return "one of them was never begun"
+        return "one of them was never started"
     try:
         assert_same_numbers(one, other)
     except (AssertionError, OSError) as error:
@@ -288,42 +288,42 @@ def same_numbers(one: Path | None, other: Path | None) -> str:
 
 
 def slurm_ids(folder: Path) -> dict[str, str]:
-    """Kind of run -> Slurm's id of its latest submission."""
-    found = {}
+    """Mood or cell of a run -> Slurm's id of its latest submission."""
+    ids = {}
     for line in (folder / "outputs" / ".sweeps" / "slurm" / "jobs.jsonl").read_text().splitlines():
-        said_of = json.loads(line)
+        record = json.loads(line)
         with suppress(OSError):
-            config = json.loads((Path(said_of["run"]) / "config.json").read_text())
-            found[config["cell"].get("args", {}).get("mood") or config["cell"]["name"]] = said_of["job"]
-    return found
+            config = json.loads((Path(record["run"]) / "config.json").read_text())
+            ids[config["cell"].get("args", {}).get("mood") or config["cell"]["name"]] = record["job"]
+    return ids
 
 
 def check_refusals(verdict: Verdict, folder: Path) -> None:
-    start = Start(folder, *CELLS, *SLURM, "hydra.launcher.partition=nowhere")
+    command = Command(folder, *CELLS, *SLURM, "hydra.launcher.partition=nowhere")
     verdict(
         "a partition that there is not: sbatch's words in one line, exit code 1",
-        start.end() == 1 and start.has(r"^seqmem train: sbatch refused: .*invalid partition specified: nowhere.*$"),
-        start.text,
+        command.end() == 1 and command.has(r"^seqmem train: sbatch refused: .*invalid partition specified: nowhere.*$"),
+        command.text,
     )
-    start = Start(folder, *CELLS, *SLURM, "+hydra.launcher.partitoin=debug")
+    command = Command(folder, *CELLS, *SLURM, "+hydra.launcher.partitoin=debug")
     verdict(
         "an option that there is not: exit code 2, and the nearest that there is",
-        start.end() == 2 and start.has(r"^seqmem train: .*partitoin.*'?partition"),
-        start.text,
+        command.end() == 2 and command.has(r"^seqmem train: .*partitoin.*'?partition"),
+        command.text,
     )
 
 
 def check_sweep(verdict: Verdict, folder: Path, local: Path) -> None:
-    """Of 13 jobs one diverges; others run out of time, are requeued, cancelled and killed; the launcher is stopped."""
-    first = Start(folder, *SWEEP, *SLURM, MOODY_SECONDS="0.8")
+    """13 jobs: one diverges, others time out or are requeued, cancelled or killed; then the launcher is stopped."""
+    first = Command(folder, *SWEEP, *SLURM, MOODY_SECONDS="0.8")
     until(lambda: trains(folder, "slow_timeout") and trains(folder, "slow_requeued"), 90, "the first two jobs train")
     verdict("an array: all jobs under one id of Slurm", first.has(r"^13 jobs submitted: Slurm job \d+ "), first.text)
-    said("scontrol", "requeue", slurm_ids(folder)["slow_requeued"])
+    output_of("scontrol", "requeue", slurm_ids(folder)["slow_requeued"])
     until(lambda: trains(folder, "slow_killed"), 120, "the job to be killed trains")
     os.kill(int(str(status(folder, "slow_killed")["pid"])), signal.SIGKILL)
     until(lambda: trains(folder, "slow_cancelled"), 120, "the job to be cancelled trains")
-    said("scancel", slurm_ids(folder)["slow_cancelled"])
-    asked = {
+    output_of("scancel", slurm_ids(folder)["slow_cancelled"])
+    patterns = {
         "slow_requeued": "requeued, saved at step ", "slow_timeout": "requeued, saved at step ",
         "slow_cancelled": r"stopped: ended by Slurm; stopped at step \d+ of 60, saved",
         "slow_killed": r"LOST: Slurm job \d+_2 FAILED, signal 9, on .*_log.out",
@@ -334,22 +334,22 @@ def check_sweep(verdict: Verdict, folder: Path, local: Path) -> None:
         "slow_timeout": "out of time: it saves itself and is requeued",
         "slow_cancelled": "cancelled with scancel: it saves itself and is not requeued",
         "slow_killed": "its process killed with -9: lost, with Slurm's state as the cause",
-        "moody": "it diverges: said at once, with its cause",
+        "moody": "it diverges: reported at once, with its cause",
     }
-    for mood, pattern in asked.items():
+    for mood, pattern in patterns.items():
         with suppress(TimeoutError):
             until(partial(first.has, line(mood, pattern)), 150, mood)
         verdict(claims[mood], first.has(line(mood, pattern)), first.text)
     os.kill(first.process.pid, signal.SIGINT)
     code = first.end(60)
     verdict(
-        "Ctrl-C: exit code 130, and how the jobs go on is said",
+        "Ctrl-C: exit code 130, and a message how to watch and cancel the jobs",
         code == 130
         and first.has(r"^seqmem train: stopped watching; the jobs go on in Slurm: squeue --jobs=\d+ .*scancel"),
         (code, first.text),
     )
-    second = Start(folder, *SWEEP, *SLURM, MOODY_SECONDS="0.1")
-    reference = Start(local, *SWEEP, "hydra/launcher=local")
+    second = Command(folder, *SWEEP, *SLURM, MOODY_SECONDS="0.1")
+    reference = Command(local, *SWEEP, "hydra/launcher=local")
     code = second.end()
     again = re.search(r"^(\d+) of (\d+) jobs are in Slurm already", second.text, re.MULTILINE)
     new = re.search(r"^(\d+) jobs submitted", second.text, re.MULTILINE)
@@ -368,7 +368,7 @@ def check_sweep(verdict: Verdict, folder: Path, local: Path) -> None:
     wrong = [why for mood in calm if (why := same_numbers(run_of(folder, mood), run_of(local, mood)))]
     verdict("all 12 end bit for bit as on this machine's own cores, whatever happened on the way", not wrong, wrong)
     record = (folder / "outputs" / ".sweeps" / "slurm" / "jobs.jsonl").read_bytes()
-    third = Start(folder, *SWEEP[: -1 - len(TINY)], f"cell.args.mood={','.join(calm)}", *TINY, *SLURM)
+    third = Command(folder, *SWEEP[: -1 - len(TINY)], f"cell.args.mood={','.join(calm)}", *TINY, *SLURM)
     code = third.end()
     verdict(
         "started once more: nothing is left to do, nothing is submitted, exit code 0",
@@ -386,7 +386,7 @@ def check_without_accounting(verdict: Verdict, folder: Path, local: Path) -> Non
         "disabled" in subprocess.run(["sacct"], capture_output=True, text=True, check=False).stderr,
     )
     sweep = [*SWEEP[: -1 - len(TINY)], "cell.args.mood=slow_killed,b,c", "seed=7", *TINY]
-    first = Start(folder, *sweep, *SLURM, MOODY_SECONDS="0.5")
+    first = Command(folder, *sweep, *SLURM, MOODY_SECONDS="0.5")
     until(lambda: trains(folder, "slow_killed"), 90, "the job to be killed trains")
     os.kill(int(str(status(folder, "slow_killed")["pid"])), signal.SIGKILL)
     with suppress(subprocess.TimeoutExpired):
@@ -398,9 +398,9 @@ def check_without_accounting(verdict: Verdict, folder: Path, local: Path) -> Non
         and first.has("^2 of 3 runs finished"),
         first.text,
     )
-    second, cells = Start(folder, *sweep, *SLURM), Start(folder, *CELLS, *SLURM)
-    references = Start(local, *sweep, "hydra/launcher=local"), Start(local, *CELLS, "hydra/launcher=local")
-    codes = [start.end() for start in (second, cells, *references)]
+    second, cells = Command(folder, *sweep, *SLURM), Command(folder, *CELLS, *SLURM)
+    references = Command(local, *sweep, "hydra/launcher=local"), Command(local, *CELLS, "hydra/launcher=local")
+    codes = [command.end() for command in (second, cells, *references)]
     verdict(
         "started again, beside a sweep of rnn, lstm and gru: all finish, exit code 0",
         codes == [0] * 4,
@@ -412,7 +412,7 @@ def check_without_accounting(verdict: Verdict, folder: Path, local: Path) -> Non
 
 
 def line(mood: str, what: str) -> str:
-    """A pattern of what is said of a job of the sweep."""
+    """A pattern for a line about a job of the sweep."""
     return rf"^\[{MOODS.index(mood) + 1}/{len(MOODS)} .*?\] {what}"
 
 
@@ -421,11 +421,11 @@ def main() -> int:
         "ip link set lo up", "ip link add seqmem0 type veth peer name seqmem1", "ip addr add 10.9.0.1/24 dev seqmem0",
         "ip link set seqmem0 up", "ip link set seqmem1 up",
     ):  # fmt: skip
-        subprocess.run(command.split(), check=True)  # a host that has an address: with `lo` alone names are not found
+        subprocess.run(command.split(), check=True)  # with `lo` alone, host names cannot be resolved
     root = Path(tempfile.mkdtemp(prefix="seqmem-slurm-"))
     root.chmod(0o755)
-    print(f"{said('slurmctld', '-V').strip()}, in {root}", flush=True)
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that the daemons are ended
+    print(f"{output_of('slurmctld', '-V').strip()}, in {root}", flush=True)
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # to end the daemons
     verdict = Verdict()
     for accounting in (True, False):
         place = root / ("accounting" if accounting else "plain")
@@ -441,14 +441,14 @@ def main() -> int:
                 else:
                     check_without_accounting(verdict, *folders)
             except (TimeoutError, subprocess.TimeoutExpired) as error:
-                texts = [path.read_text() for path in sorted(folders[0].glob("said-*"))]
-                verdict(f"{error}", holds=False, seen="\n\n".join([*texts, said("squeue", "--array")]))
+                texts = [path.read_text() for path in sorted(folders[0].glob("output-*"))]
+                verdict(f"{error}", holds=False, seen="\n\n".join([*texts, output_of("squeue", "--array")]))
             finally:
-                for start in Start.all:
-                    start.process.kill()
-                said("scancel", f"--user={os.getuid()}")
+                for command in Command.all:
+                    command.process.kill()
+                output_of("scancel", f"--user={os.getuid()}")
                 with suppress(TimeoutError):
-                    until(lambda: not said("squeue", "--noheader"), 60, "the jobs' end")
+                    until(lambda: not output_of("squeue", "--noheader"), 60, "the jobs' end")
     if os.environ.get("SEQMEM_KEEP") != "1":
         shutil.rmtree(root, ignore_errors=True)
     print("every check passed" if not verdict.failed else f"{len(verdict.failed)} checks FAILED", flush=True)

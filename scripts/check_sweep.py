@@ -1,10 +1,9 @@
-"""Sweeps on one machine: how much faster than serially, and what is left after faults. scripts/check_sweep says more.
+"""Checks of sweeps on one machine: speed-up, and recovery from faults. Run it with scripts/check_sweep.
 
-3 cells x 4 lengths x seeds of `pronoun`, run one after the other, and by one process a core: the ratio of both times,
-and that both find the same numbers, bit for bit. Then the same sweep is killed with SIGKILL, all of its processes at
-once, twice on the way, and started again: every run must be finished in the end, and what was finished before a kill
-must be as it was. Then single faults: a job that is killed, a parent that is killed, a disk that is full, a second
-sweep at the same place, a reader that goes away.
+Runs 3 cells x 4 lengths x seeds of `pronoun` serially, and in parallel with one process for each core, and compares
+times and, bit for bit, numbers. Then all processes of the same sweep are killed with SIGKILL, twice, and the sweep is
+started again: in the end every run must be finished, and runs finished before a kill must not change. Then single
+faults: a killed job, a killed parent, a full disk, a second sweep in the same directory, a closed pipe.
 """
 
 import argparse
@@ -26,13 +25,13 @@ import numpy as np
 from seqmem.cli.config.schema import usable_cores
 
 ENOUGH = 0.9
-"""Of as many times as fast as there are cores: 1.8 on two."""
+"""The least speed-up, relative to the number of cores: 1.8 on two."""
 
 TIMEOUT = 4 * 3600
 
 
 class Failed(Exception):
-    """A check has found something; the message says what."""
+    """A check failed; the message says how."""
 
 
 def main() -> int:
@@ -49,14 +48,14 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="seqmem-check-"))
     bad = []
 
-    def check(name: str, made: Callable[[], str]) -> None:
-        began = time.monotonic()
+    def check(name: str, claim: Callable[[], str]) -> None:
+        start = time.monotonic()
         try:
-            said = f"ok, {made()}"
+            verdict = f"ok, {claim()}"
         except Failed as why:
             bad.append(name)
-            said = f"FAILED: {why}"
-        print(f"{name:<28} {said} ({time.monotonic() - began:.0f} s)", flush=True)
+            verdict = f"FAILED: {why}"
+        print(f"{name:<28} {verdict} ({time.monotonic() - start:.0f} s)", flush=True)
 
     print(f"{total} runs of {steps} steps, {usable_cores()} cores, load {os.getloadavg()[0]:.1f}", flush=True)
     small = ["cell=rnn,lstm", "seq_len=10,20", "seed=0,1", f"steps={min(steps, 300)}"]
@@ -98,8 +97,8 @@ def run(settings: Sequence[str], outputs: Path, workers: int | str = "auto") -> 
 
 
 @contextmanager
-def started(settings: Sequence[str], outputs: Path):
-    """The sweep in a process group of its own, of which nothing is left in the end."""
+def start(settings: Sequence[str], outputs: Path):
+    """Start the sweep in its own process group, and kill the group in the end."""
     log = outputs.with_suffix(".log")
     with log.open("a") as file:
         process = subprocess.Popen(command(settings, outputs), stdout=file, stderr=file, start_new_session=True)
@@ -115,9 +114,9 @@ def kill_all(process: subprocess.Popen[Any]) -> None:
     process.wait()
 
 
-def until(true: Callable[[], object], process: subprocess.Popen[Any]) -> None:
+def until(condition: Callable[[], object], process: subprocess.Popen[Any]) -> None:
     deadline = time.monotonic() + TIMEOUT
-    while not true():
+    while not condition():
         if process.poll() is not None:
             raise Failed(f"it ended by itself, with exit code {process.returncode}")
         if time.monotonic() > deadline:
@@ -126,20 +125,20 @@ def until(true: Callable[[], object], process: subprocess.Popen[Any]) -> None:
 
 
 def results(outputs: Path) -> dict[Path, int]:
-    """Finished runs, and when they were."""
+    """Finished run -> time at which it finished, in ns."""
     return {path.parent.relative_to(outputs): path.stat().st_mtime_ns for path in outputs.rglob("result.json")}
 
 
-def whole(said: subprocess.CompletedProcess[str], outputs: Path, total: int) -> None:
-    """All is finished, and said to be."""
-    found = len(results(outputs))
-    if said.returncode or found != total or f"{total} of {total} runs finished" not in said.stdout:
-        last = (said.stdout + said.stderr).strip().splitlines()[-1:]
-        raise Failed(f"{found} of {total} results, exit code {said.returncode}, {last}")
+def whole(done: subprocess.CompletedProcess[str], outputs: Path, total: int) -> None:
+    """Check that all runs are finished, and that the output says so."""
+    count = len(results(outputs))
+    if done.returncode or count != total or f"{total} of {total} runs finished" not in done.stdout:
+        last = (done.stdout + done.stderr).strip().splitlines()[-1:]
+        raise Failed(f"{count} of {total} results, exit code {done.returncode}, {last}")
 
 
 def equal(outputs: Path, other: Path) -> None:
-    """The same numbers in every run, bit for bit."""
+    """Check that every run has the same numbers, bit for bit."""
     for path in results(outputs):
         if (outputs / path / "metrics.jsonl").read_bytes() != (other / path / "metrics.jsonl").read_bytes():
             raise Failed(f"{path}/metrics.jsonl differs")
@@ -156,70 +155,70 @@ def equal(outputs: Path, other: Path) -> None:
 def speed(folder: Path, sweep: Sequence[str], total: int, enough: float) -> str:
     seconds = {}
     for name, workers in (("serial", 1), ("parallel", "auto")):
-        began = time.monotonic()
+        start = time.monotonic()
         whole(run(sweep, folder / name, workers), folder / name, total)
-        seconds[name] = time.monotonic() - began
+        seconds[name] = time.monotonic() - start
     equal(folder / "serial", folder / "parallel")
     ratio = seconds["serial"] / seconds["parallel"]
-    said = f"{seconds['serial']:.1f} s serially, {seconds['parallel']:.1f} s in parallel: {ratio:.2f} times as fast"
+    figures = f"{seconds['serial']:.1f} s serially, {seconds['parallel']:.1f} s in parallel: {ratio:.2f} times as fast"
     if ratio < enough:
-        raise Failed(f"{said}, not {enough:.2f}")
-    return f"{said}, the same numbers"
+        raise Failed(f"{figures}, not {enough:.2f}")
+    return f"{figures}, the same numbers"
 
 
 def killed_twice(folder: Path, sweep: Sequence[str], total: int) -> str:
     outputs = folder / "killed"
-    seen = []
+    snapshots = []
     for part in (total // 4, total // 2):
-        with started(sweep, outputs) as process:
+        with start(sweep, outputs) as process:
             until(lambda part=part: len(results(outputs)) >= part, process)
-        seen.append(results(outputs))
+        snapshots.append(results(outputs))
     whole(run(sweep, outputs), outputs, total)
     last = results(outputs)
-    for before in seen:
+    for before in snapshots:
         if any(last[path] != when for path, when in before.items()):
             raise Failed("a finished run was run again")
     if (folder / "serial").exists():
         equal(folder / "serial", outputs)
-    return f"at {len(seen[0])} and {len(seen[1])} results of {total}, none lost, the same numbers"
+    return f"at {len(snapshots[0])} and {len(snapshots[1])} results of {total}, none lost, the same numbers"
 
 
 def running(outputs: Path) -> list[int]:
-    """Processes that say that they run."""
-    found = []
+    """Process ids of the runs whose status is running."""
+    pids = []
     for path in outputs.rglob("status.json"):
         status = json.loads(path.read_text())
         if status["state"] == "running":
-            found.append(status["pid"])
-    return found
+            pids.append(status["pid"])
+    return pids
 
 
 def killed_job(folder: Path, sweep: Sequence[str]) -> str:
     outputs = folder / "job"
-    with started(sweep, outputs) as process:
+    with start(sweep, outputs) as process:
         until(lambda: running(outputs), process)
         os.kill(running(outputs)[0], signal.SIGKILL)
         code = process.wait(timeout=TIMEOUT)
-    said = outputs.with_suffix(".log").read_text()
-    if code != 1 or "7 of 8 runs finished" not in said or "killed by signal 9: out of memory?" not in said:
-        raise Failed(f"exit code {code}: {said.strip().splitlines()[-2:]}")
+    log = outputs.with_suffix(".log").read_text()
+    if code != 1 or "7 of 8 runs finished" not in log or "killed by signal 9: out of memory?" not in log:
+        raise Failed(f"exit code {code}: {log.strip().splitlines()[-2:]}")
     whole(run(sweep, outputs), outputs, 8)
     return "the other 7 finished, and it did when started again"
 
 
 def killed_parent(folder: Path, sweep: Sequence[str]) -> str:
     outputs = folder / "parent"
-    with started(sweep, outputs) as process:
+    with start(sweep, outputs) as process:
         until(lambda: running(outputs), process)
         process.kill()
         process.wait()
-        began = time.monotonic()
+        killed_at = time.monotonic()
         pids = running(outputs)
         while any(alive(pid) for pid in pids):
-            if time.monotonic() - began > 60:
+            if time.monotonic() - killed_at > 60:
                 raise Failed("its workers live on")
             time.sleep(0.02)
-        took = time.monotonic() - began
+        took = time.monotonic() - killed_at
         states = {json.loads(path.read_text())["state"] for path in outputs.rglob("status.json")}
     if not states <= {"interrupted", "finished"}:
         raise Failed(f"its workers did not save themselves: {states}")
@@ -241,33 +240,34 @@ def full_disk(folder: Path, sweep: Sequence[str]) -> str:
         return "not checked: it needs root, for a small tmpfs"
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(outputs)], check=True)
     try:
-        said = run(sweep, outputs)
-        kept = results(outputs)
-        lines = [line for line in said.stderr.splitlines() if "No space left" in line]
-        if "Traceback" in said.stderr + said.stdout or said.returncode != 1 or len(lines) != 1 or not kept:
-            raise Failed(f"exit code {said.returncode}, {len(kept)} kept, said {said.stderr.strip().splitlines()[:4]}")
+        done = run(sweep, outputs)
+        finished = results(outputs)
+        lines = [line for line in done.stderr.splitlines() if "No space left" in line]
+        if "Traceback" in done.stderr + done.stdout or done.returncode != 1 or len(lines) != 1 or not finished:
+            errors = done.stderr.strip().splitlines()[:4]
+            raise Failed(f"exit code {done.returncode}, {len(finished)} finished, errors {errors}")
         subprocess.run(["mount", "-o", "remount,size=64m", str(outputs)], check=True)
         whole(run(sweep, outputs), outputs, 8)
-        if any(results(outputs)[path] != when for path, when in kept.items()):
+        if any(results(outputs)[path] != when for path, when in finished.items()):
             raise Failed("a finished run was run again")
     finally:
         subprocess.run(["umount", str(outputs)], check=True)
-    return f"said once, {len(kept)} of 8 kept, the rest done when there was room"
+    return f"one error line, {len(finished)} of 8 stay as they are, the rest finishes once there is room"
 
 
 def two_sweeps(folder: Path, sweep: Sequence[str]) -> str:
     outputs = folder / "two"
     longer = [setting.replace("steps=", "steps=1") for setting in sweep]  # 1100 for 100
-    with started(longer, outputs) as process:
+    with start(longer, outputs) as process:
         until(lambda: running(outputs), process)
-        said = run(longer, outputs)
+        second = run(longer, outputs)
         code = process.wait(timeout=TIMEOUT)
-    if "Traceback" in said.stdout + said.stderr or said.returncode not in (0, 1):
-        raise Failed(f"the second: exit code {said.returncode}: {said.stderr.strip().splitlines()[-1:]}")
-    if said.returncode == 1 and "is in use by another seqmem" not in said.stdout:
-        raise Failed(f"the second does not say why: {said.stdout.strip().splitlines()[-2:]}")
+    if "Traceback" in second.stdout + second.stderr or second.returncode not in (0, 1):
+        raise Failed(f"the second: exit code {second.returncode}: {second.stderr.strip().splitlines()[-1:]}")
+    if second.returncode == 1 and "is in use by another seqmem" not in second.stdout:
+        raise Failed(f"the second does not say why: {second.stdout.strip().splitlines()[-2:]}")
     whole(run(longer, outputs), outputs, 8)
-    return f"exit codes {code} and {said.returncode}, all 8 finished between them"
+    return f"exit codes {code} and {second.returncode}, all 8 finished between them"
 
 
 def no_reader(folder: Path, sweep: Sequence[str]) -> str:
@@ -280,12 +280,12 @@ def no_reader(folder: Path, sweep: Sequence[str]) -> str:
         assert process.stderr is not None
         process.stdout.readline()
         process.stdout.close()
-        said = process.stderr.read()
+        errors = process.stderr.read()
         code = process.wait(timeout=TIMEOUT)
     finally:
         kill_all(process)
-    if said or code != 141:
-        raise Failed(f"exit code {code}, said {said.splitlines()[-1:]}")
+    if errors or code != 141:
+        raise Failed(f"exit code {code}, errors {errors.splitlines()[-1:]}")
     whole(run(sweep, outputs), outputs, 8)
     return "it stopped in silence, and went on when started again"
 

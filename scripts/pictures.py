@@ -1,4 +1,4 @@
-"""The README's pictures: BROWSER RUNS PLAYGROUND REPORT DOCS. Called by scripts/pictures, which says what they are."""
+"""Make the README's pictures; called by scripts/pictures as pictures.py BROWSER RUNS PLAYGROUND REPORT DOCS."""
 
 import io
 import os
@@ -20,7 +20,7 @@ from seqmem.runs.directory import RunDirectory, find_runs
 
 
 def photograph(browser: str, address: str, picture: Path, width: int, height: int) -> None:
-    """A page as headless Chromium shows it. Virtual time lets TensorBoard's charts finish drawing."""
+    """Take a screenshot in headless Chromium. Virtual time lets TensorBoard's charts finish drawing."""
     with tempfile.TemporaryDirectory() as profile:
         command = [
             browser,
@@ -37,15 +37,15 @@ def photograph(browser: str, address: str, picture: Path, width: int, height: in
 
 
 def terminal(browser: str, console: Console, title: str, picture: Path) -> None:
-    """What was printed on a recording console, as a picture of a terminal."""
-    drawn = console.export_svg(title=title)
-    drawn = re.sub(r"@font-face \{.*?\}", "", drawn, flags=re.DOTALL)  # fonts from a server somewhere
-    drawn = drawn.replace("Fira Code", "DejaVu Sans Mono")
-    found = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', drawn)
-    assert found is not None  # rich always gives one
-    width, height = (round(float(size)) for size in found.groups())
+    """Save the output of a recording console as a picture of a terminal."""
+    svg = console.export_svg(title=title)
+    svg = re.sub(r"@font-face \{.*?\}", "", svg, flags=re.DOTALL)  # these fonts are on a server
+    svg = svg.replace("Fira Code", "DejaVu Sans Mono")
+    box = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)
+    assert box is not None  # rich always writes one
+    width, height = (round(float(size)) for size in box.groups())
     with tempfile.NamedTemporaryFile("w", suffix=".html", encoding="utf-8") as page:
-        page.write(f"<meta charset=utf-8><body style='margin:0'>{drawn}</body>")
+        page.write(f"<meta charset=utf-8><body style='margin:0'>{svg}</body>")
         page.flush()
         photograph(browser, f"file://{page.name}", picture, width, height)
 
@@ -55,22 +55,22 @@ def recording(width: int) -> Console:
 
 
 READ = ("rnn/len10-seed0", "lstm/len50-seed0")
-"""Of the playground: an rnn at lengths that rnns learn, where at 50 words they learn nothing, and an lstm."""
+"""Runs of the playground: an rnn at a length that it can learn (it learns nothing at 50 words), and an lstm."""
 
 LENGTH, SENTENCE = 30, 2
-"""Beyond what the rnn was trained at, and no longer than a picture should be."""
+"""A length beyond the rnn's training that still fits a picture."""
 
 
 def only_run(folder: Path, part: str) -> RunDirectory:
-    (found,) = (run for run in find_runs(folder) if part in run.path.as_posix())
-    return found
+    (match,) = (run for run in find_runs(folder) if part in run.path.as_posix())
+    return match
 
 
 def main() -> None:
     browser, runs, playground, report, docs = sys.argv[1], *(Path(path).resolve() for path in sys.argv[2:])
     docs.mkdir(exist_ok=True)
-    found = find_runs(runs)
-    lstm = next(run for run in found if run.config()["cell"]["name"] == "lstm")
+    compared = find_runs(runs)
+    lstm = next(run for run in compared if run.config()["cell"]["name"] == "lstm")
 
     photograph(browser, f"file://{report}/index.html", docs / "report.png", 1200, 1200)
 
@@ -81,7 +81,7 @@ def main() -> None:
     terminal(browser, console, "seqmem train cell=lstm task=pronoun seq_len=50", docs / "train.png")
 
     console = recording(88)
-    for line in pages.comparison([pages.read(run) for run in found], console):
+    for line in pages.comparison([pages.read(run) for run in compared], console):
         console.print(line, soft_wrap=True, highlight=False)
     terminal(browser, console, "seqmem show outputs", docs / "show.png")
 
@@ -100,7 +100,7 @@ def main() -> None:
         assert watch.stdout is not None
         address = next(line.strip() for line in watch.stdout if "http" in line)
         photograph(browser, address, docs / "tensorboard.png", 1500, 1000)
-        watch.terminate()  # SIGINT is ignored by what a script started in the background
+        watch.terminate()  # a background process of a script ignores SIGINT
     print("made", *sorted(path.name for path in docs.glob("*.png")))
 
 

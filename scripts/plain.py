@@ -1,10 +1,10 @@
-"""A plain torch training script for the task that seqmem calls pronoun: what seqmem's own training is measured against.
+"""A plain torch training script for seqmem's task pronoun, the baseline for the speed of seqmem's training.
 
     python scripts/plain.py --cell lstm --seq-len 50 --steps 1000 --threads 1
 
-It needs torch alone, and is written as well as one writes such a script: batches without a Python loop over sentences,
-torch's own recurrent layer, a readout at the answered word only, a fused optimizer, no waiting for numbers that are not
-looked at. What it does not do is measure the gradient at every word, save checkpoints or write a log to disk.
+It needs only torch and is reasonably fast: batches without a Python loop over sentences, torch's recurrent layer, a
+readout only at the answered word, a fused optimizer, and no sync points for numbers that are not printed. Unlike seqmem
+it does not measure gradients, save checkpoints or write a log.
 
     my brother near the lamp told his aunt that tonight the garden seemed old so ... while he      -> my brother
 
@@ -37,7 +37,7 @@ OPEN = {
     "LAST": "last this one every",
     "WEEK": "week summer morning night evening winter",
 }
-# Of one word, two words, and so on: with these any gap can be filled.
+# Phrases of one word, two words, and so on, which fill any gap.
 PHRASES = [
     "TIME",
     "LAST WEEK",
@@ -62,7 +62,7 @@ TEMPLATES = [*PEOPLE, *PHRASES, *CLAUSES, "TOLD", "that", "he", "she", NOTHING]
 
 
 class Sentences:
-    """A sentence is a row of templates, a template a row of slots, and every slot has words to draw one from."""
+    """A sentence is a list of templates, a template a list of slots, and a slot a set of words to draw from."""
 
     def __init__(self) -> None:
         slots = {slot: OPEN.get(slot, slot).split() for template in TEMPLATES for slot in template.split()}
@@ -81,7 +81,7 @@ class Sentences:
         self.at = {template: i for i, template in enumerate(TEMPLATES)}
 
     def sample(self, sentences: int, seq_len: int) -> tuple[Tensor, Tensor]:
-        """(words [T B], who is meant [B])."""
+        """(words [T B], the person asked for [B])"""
         at = self.at
         phrase, clause, nothing = at[PHRASES[0]], at[CLAUSES[0]], at[NOTHING]
 
@@ -112,7 +112,7 @@ class Sentences:
         asks = torch.where(answer < len(HE), at["he"], at["she"])[:, None]
         rows = [first[:, None], between, always("TOLD"), second[:, None], always("that"), filler, asks]
         slots = self.templates[torch.cat(rows, 1)]
-        slots = slots[slots >= 0].view(sentences, seq_len)  # every sentence has the same length
+        slots = slots[slots >= 0].view(sentences, seq_len)  # all sentences have the same length
         words = self.choices[slots, (torch.rand(sentences, seq_len) * self.sizes[slots]).long()]
         return words.T.contiguous(), answer
 
@@ -125,7 +125,7 @@ class Model(nn.Module):
         self.readout = nn.Linear(hidden, len(PEOPLE))
         if cell == "rnn":
             return
-        # Chrono (Tallec & Ollivier 2018): memories from one word up to the whole sentence.
+        # Chrono initialization (Tallec & Ollivier 2018): time scales from one word to the whole sentence.
         with torch.no_grad():
             self.layer.bias_hh_l0.zero_()
             keep = torch.empty(hidden).uniform_(1, seq_len - 1).log_()
@@ -142,7 +142,7 @@ class Model(nn.Module):
 def train(
     cell: str = "lstm", seq_len: int = 50, steps: int = 1000, seed: int = 0, log: Callable[[str], Any] | None = None
 ) -> tuple[float, float]:
-    """(accuracy on 256 new sentences after the last step, training steps a second, with all that belongs to one)."""
+    """(accuracy on 256 new sentences after the last step, training steps a second including data and evaluation)"""
     torch.manual_seed(seed)
     sentences = Sentences()
     model = Model(cell, len(sentences.vocabulary), seq_len)
@@ -175,14 +175,16 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--keep-denormals", action="store_true", help="do not treat them as zero")
-    given = parser.parse_args()
-    if given.seq_len < 7:
-        parser.error(f"--seq-len {given.seq_len}: a sentence has at least 7 words")
-    if given.steps < 1 or given.threads < 1:
+    options = parser.parse_args()
+    if options.seq_len < 7:
+        parser.error(f"--seq-len {options.seq_len}: a sentence has at least 7 words")
+    if options.steps < 1 or options.threads < 1:
         parser.error("--steps and --threads must be at least 1")
-    torch.set_num_threads(given.threads)
-    torch.set_flush_denormal(not given.keep_denormals)  # vanishing gradients live among them: three times as slow
-    accuracy, speed = train(given.cell, given.seq_len, given.steps, given.seed, log=print)
+    torch.set_num_threads(options.threads)
+    torch.set_flush_denormal(
+        not options.keep_denormals
+    )  # vanishing gradients become denormals, which are three times as slow
+    accuracy, speed = train(options.cell, options.seq_len, options.steps, options.seed, log=print)
     print(f"accuracy {100 * accuracy:.1f} %   {speed:.1f} steps a second")
 
 

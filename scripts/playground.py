@@ -1,7 +1,7 @@
-"""The page of ``seqmem playground``, from nothing, and whether what it shows is so.
+"""Make the page of ``seqmem playground``, and check the documentation's claims about it.
 
-A real browser opens it and reads 1,000 new sentences with every model, by the program that is in the page. Every seed
-must do what the documentation says: no median, and none left out.
+Every model reads 1,000 new sentences in a real browser, by the page's own program. The claims must hold for every
+single seed.
 """
 
 import argparse
@@ -32,36 +32,36 @@ from seqmem.tasks import Pronoun  # noqa: E402
 
 SENTENCES = 1000
 COMPARED = 500
-"""How many readings of each model, the same number of each length, are compared with Python's."""
+"""Readings of each model that are compared with Python's, in equal parts by length."""
 
 CLOSE = 1e-4
-"""How far confidences may be from Python's in float32, in which the models were trained."""
+"""The largest difference from Python's confidences in float32, the dtype of training."""
 
-SELDOM = 0.002
-"""How many answers may be further away beyond the trained length, where an rnn multiplies float32's rounding."""
+EXCEPTIONS = 0.002
+"""The share of answers that may differ more beyond the trained length, where an rnn magnifies float32's rounding."""
 
 LENGTHS = {50: (10, 50), 10: (10, 20, 30, 50)}
-"""Trained length -> lengths that are read."""
+"""Trained length -> lengths to read."""
 
-UNLIKELY = 0.001
-"""How seldom somebody who guesses may be called better than chance, over all seeds together."""
+SIGNIFICANCE = 0.001
+"""Significance level of the test against guessing, over all seeds together."""
 
 ASK = """([engine, sentences, compared]) => {
   const {decode} = new Function(engine + "; return $engine;")();
-  const found = decode(JSON.parse(document.getElementById("data").textContent));
+  const page = decode(JSON.parse(document.getElementById("data").textContent));
   const encoded = (values) => {
     let text = "";
     for (const byte of new Uint8Array(values.buffer)) text += String.fromCharCode(byte);
     return btoa(text);
   };
-  return found.models.map((model) => sentences[model.seq_len].map(({seq_len, tokens, right}, _, lengths) => {
+  return page.models.map((model) => sentences[model.seq_len].map(({seq_len, tokens, right}, _, lengths) => {
     const some = Math.floor(compared / lengths.length);
     const start = performance.now();
     const readings = tokens.map((each) => model.read(each));
     const last = (reading) => reading.top[reading.T - 1];
     return {
       seq_len, right: readings.filter((reading, at) => last(reading) === right[at]).length,
-      known: tokens.filter((each, at) => found.task.right(each) === right[at]).length,
+      known: tokens.filter((each, at) => page.task.right(each) === right[at]).length,
       answers: readings.slice(0, some).map(last),
       confidence: readings.slice(0, some).map((reading) => encoded(reading.confidence)),
       milliseconds: (performance.now() - start) / tokens.length,
@@ -74,32 +74,32 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=5, help="of every kind of model (default: 5)")
     parser.add_argument("--out", type=Path, default=ROOT / "docs/playground.html", help="the page")
-    given = parser.parse_args()
+    options = parser.parse_args()
     path = executable()
     if path is None:
         print("Chromium is needed (on Debian: apt-get install chromium), or CHROMIUM=/path/to/it", file=sys.stderr)
         return 2
 
     start = time.monotonic()
-    command = [sys.executable, "-m", "seqmem", "playground", "--no-open", "--out", str(given.out)]
-    if subprocess.run([*command, "--seeds", str(given.seeds)], cwd=ROOT, check=False).returncode:
+    command = [sys.executable, "-m", "seqmem", "playground", "--no-open", "--out", str(options.out)]
+    if subprocess.run([*command, "--seeds", str(options.seeds)], cwd=ROOT, check=False).returncode:
         return 1
     print(f"that took {time.monotonic() - start:.0f} s\n")
 
     task = Pronoun()
     sentences = {length: _sentences(task, length) for length in sorted({*LENGTHS[50], *LENGTHS[10]})}
-    asked = {trained_at: [sentences[length] for length in lengths] for trained_at, lengths in LENGTHS.items()}
-    page = given.out.read_text(encoding="utf-8")
+    questions = {trained_at: [sentences[length] for length in lengths] for trained_at, lengths in LENGTHS.items()}
+    page = options.out.read_text(encoding="utf-8")
     engine = re.search(r"const \$engine = .*?^\}\)\(\);$", page, re.DOTALL | re.MULTILINE)
     if engine is None:
-        print(f"{given.out}: there is no engine in it", file=sys.stderr)
+        print(f"{options.out}: there is no engine in it", file=sys.stderr)
         return 1
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
-        # The page forbids itself what is needed to ask its program from outside.
-        with visiting(browser, given.out, bypass_csp=True) as visit:
-            said = visit.page.evaluate(ASK, [engine[0], asked, COMPARED])
-        with visiting(browser, given.out) as visit:
+        # The page's content security policy would block calls from outside.
+        with visiting(browser, options.out, bypass_csp=True) as visit:
+            readings = visit.page.evaluate(ASK, [engine[0], questions, COMPARED])
+        with visiting(browser, options.out) as visit:
             checks = _page(visit, page)
         version = browser.version
         browser.close()
@@ -107,12 +107,12 @@ def main() -> int:
     bundle = json.loads(page.partition('id="data">')[2].partition("</script>")[0])
     models = bundle["models"]
     print(f"right answers to {SENTENCES} new sentences of each length, in Chromium {version}:")
-    for model, rows in zip(models, said, strict=True):
+    for model, rows in zip(models, readings, strict=True):
         scores = "  ".join(f"{row['seq_len']} words {row['right'] / SENTENCES:6.1%}" for row in rows)
         slowest = max(row["milliseconds"] for row in rows)
         print(f"  {model['label']:<34} seed {model['seed']:<3} {scores}   {slowest:.2f} ms a sentence")
-    checks += _claims(models, said, task.chance)
-    checks += _same_as_python(models, said, sentences, task)
+    checks += _claims(models, readings, task.chance)
+    checks += _same_as_python(models, readings, sentences, task)
     print()
     for claim, holds in checks:
         print(f"{'yes' if holds else 'NO '}  {claim}")
@@ -122,7 +122,7 @@ def main() -> int:
 
 
 def _sentences(task: Pronoun, length: int) -> dict[str, Any]:
-    """New ones: neither of the training nor of its evaluation."""
+    """New sentences, used neither in training nor in its evaluation."""
     batches = list(held_out(task, length, seed=0, sequences=SENTENCES, stream="verdict"))
     tokens = torch.cat([batch.inputs for batch in batches], 1).T
     right = torch.cat([batch.targets[-1] for batch in batches])
@@ -143,22 +143,22 @@ def _page(visit: Visit, page: str) -> list[tuple[str, bool]]:
     ]
 
 
-def _claims(models: Sequence[dict[str, Any]], said: Sequence[Any], chance: float) -> list[tuple[str, bool]]:
+def _claims(models: Sequence[dict[str, Any]], readings: Sequence[Any], chance: float) -> list[tuple[str, bool]]:
     def shares(cell: str, trained_at: int, length: int) -> list[float]:
         return [
             row["right"] / SENTENCES
-            for model, rows in zip(models, said, strict=True)
+            for model, rows in zip(models, readings, strict=True)
             for row in rows
             if (model["cell"], model["seq_len"], row["seq_len"]) == (cell, trained_at, length)
         ]
 
     checks = []
     for cell in ("lstm", "gru"):
-        found = shares(cell, 50, 50)
-        checks.append((f"every {cell} is right on 99 % at 50 words: {_range(found)}", min(found) >= 0.99))
+        scores = shares(cell, 50, 50)
+        checks.append((f"every {cell} is right on 99 % at 50 words: {_range(scores)}", min(scores) >= 0.99))
     guessing = shares("rnn", 50, 50)
-    most = _most_by_chance(SENTENCES, chance, UNLIKELY / len(guessing)) / SENTENCES
-    limit = f"somebody who guesses has up to {most:.1%}"
+    most = _most_by_chance(SENTENCES, chance, SIGNIFICANCE / len(guessing)) / SENTENCES
+    limit = f"guessing reaches up to {most:.1%}"
     claim = f"no rnn trained at 50 words does better than chance at 50: {_range(guessing)}; {limit}"
     checks.append((claim, max(guessing) <= most))
     short = {length: shares("rnn", 10, length) for length in LENGTHS[10]}
@@ -168,12 +168,12 @@ def _claims(models: Sequence[dict[str, Any]], said: Sequence[Any], chance: float
         (f"and on less than 75 % at 30: {_range(short[30])}", max(short[30]) < 0.75),
         (f"and on less than 65 % at 50: {_range(short[50])}", max(short[50]) < 0.65),
     ]
-    known = all(row["known"] == SENTENCES for rows in said for row in rows)
+    known = all(row["known"] == SENTENCES for rows in readings for row in rows)
     return [*checks, ("the page knows the right answer to each of these sentences", known)]
 
 
 def _most_by_chance(trials: int, chance: float, unlikely: float) -> int:
-    """The most right answers that ``trials`` guesses have, except with a probability of ``unlikely``: exactly."""
+    """The number of right answers that ``trials`` guesses exceed with a probability of at most ``unlikely``: exact."""
     tail, right = 0.0, trials
     while right >= 0:
         tail += comb(trials, right) * chance**right * (1 - chance) ** (trials - right)
@@ -183,22 +183,22 @@ def _most_by_chance(trials: int, chance: float, unlikely: float) -> int:
     return 0
 
 
-def _range(found: Sequence[float]) -> str:
-    return f"{min(found):.1%} to {max(found):.1%} of {len(found)} seeds"
+def _range(scores: Sequence[float]) -> str:
+    return f"{min(scores):.1%} to {max(scores):.1%} of {len(scores)} seeds"
 
 
 @torch.no_grad()
 def _same_as_python(
-    models: Sequence[dict[str, Any]], said: Sequence[Any], sentences: dict[int, dict[str, Any]], task: Pronoun
+    models: Sequence[dict[str, Any]], readings: Sequence[Any], sentences: dict[int, dict[str, Any]], task: Pronoun
 ) -> list[tuple[str, bool]]:
     runs = {}
     for run in find_runs(ROOT / "outputs/playground"):
         config = run.config()
         runs[config["cell"]["name"], config["seq_len"], config["seed"]] = run
-    # By what is claimed: (how far apart at most, where).
+    # Claim -> (largest difference, where).
     furthest: dict[str, tuple[float, str]] = {"every word": (0.0, ""), "familiar": (0.0, "")}
     others, compared, far, beyond = 0, 0, 0, 0
-    for model, rows in zip(models, said, strict=True):
+    for model, rows in zip(models, readings, strict=True):
         own = trained(runs[model["cell"], model["seq_len"], model["seed"]]).model
         for dtype in (torch.float32, torch.float64):
             own.to(dtype)
@@ -228,8 +228,8 @@ def _same_as_python(
             )
         ),
         (
-            f"beyond that length {SELDOM:.1%} of float32's answers at most are over {CLOSE:g} away: {far} of {beyond}",
-            far <= SELDOM * beyond,
+            f"beyond it {EXCEPTIONS:.1%} of float32's answers at most are over {CLOSE:g} away: {far} of {beyond}",
+            far <= EXCEPTIONS * beyond,
         ),
     ]
 

@@ -1,21 +1,20 @@
-# Sourced by the other scripts: makes $root/.venv ready on first use, and whenever what it is made of has changed;
-# compiles the native kernels anew when their sources alone have. Without a C++ compiler there are none, and all works.
-# SEQMEM_VENV=DIR puts it elsewhere, PYTHON=/path/to/python3.12 picks the Python (3.11 to 3.13).
+# Sourced by the other scripts: sets $root/.venv up on first use, and again when its dependencies have changed; compiles
+# the native kernels when their sources have. They are optional: everything works without a C++ compiler.
+# SEQMEM_VENV=DIR chooses another directory, PYTHON=/path/to/python3.12 the Python (3.11 to 3.13).
 root=$(CDPATH= cd -- "$(dirname -- "$0")/.." && pwd)
 venv=${SEQMEM_VENV:-$root/.venv}
-# Without compiled modules every start would compile torch anew, for seconds: what is in here is compiled once, as Python
-# does unless it is told otherwise.
+# Without cached bytecode every start would compile torch's modules again, which takes seconds.
 unset PYTHONDONTWRITEBYTECODE
 
 setup() {
   kernels=$(cat "$root"/src/seqmem/kernels/*.cpp "$root/src/seqmem/kernels/build.py" | cksum | tr ' ' -)
-  wanted=$(cat "$root/pyproject.toml" "$root/constraints.txt" "$root/scripts/hatch_build.py" | cksum | tr ' ' -)
+  dependencies=$(cat "$root/pyproject.toml" "$root/constraints.txt" "$root/scripts/hatch_build.py" | cksum | tr ' ' -)
   stamp=$venv/seqmem-ready
-  if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted $kernels" ]; then return; fi
-  if [ -f "$stamp" ] && [ "$(cut -d ' ' -f 1 "$stamp")" = "$wanted" ]; then
+  if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$dependencies $kernels" ]; then return; fi
+  if [ -f "$stamp" ] && [ "$(cut -d ' ' -f 1 "$stamp")" = "$dependencies" ]; then
     echo "seqmem: compiling its native kernels anew" >&2
-    "$venv/bin/python" -m seqmem.kernels.build >&2 || true # it says itself why not
-    echo "$wanted $kernels" >"$stamp"
+    "$venv/bin/python" -m seqmem.kernels.build >&2 || true # it prints the reason itself
+    echo "$dependencies $kernels" >"$stamp"
     return
   fi
   python=${PYTHON:-python3}
@@ -25,15 +24,15 @@ setup() {
   echo "seqmem: setting itself up in $venv (once, a minute or two)" >&2
   [ -x "$venv/bin/python" ] || "$python" -m venv "$venv" ||
     { echo "$0: cannot make a virtual environment in $venv (on Debian: apt-get install python3-venv)" >&2; exit 1; }
-  # Byte-compiling everything up front would double the time; Python does it for what is used.
+  # Byte-compiling all packages would double the time; Python compiles modules on first use.
   "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile \
     --constraint "$root/constraints.txt" --editable "$root[dev]" >&2 ||
     { echo "$0: pip could not install what seqmem needs; see above" >&2; exit 1; }
-  echo "$wanted $kernels" >"$stamp"
+  echo "$dependencies $kernels" >"$stamp"
 }
 
-# The page's tests drive a real browser. Where there is none, and this may be done, begin_browser installs Debian's in
-# the background, beside pip; end_browser waits for it. $CHROMIUM names one of your own.
+# The page's tests need a real browser. If there is none, begin_browser installs Debian's in the background (as root),
+# in parallel with pip; end_browser waits for it. $CHROMIUM names another browser.
 begin_browser() {
   browser=
   if [ -n "${CHROMIUM:-}" ]; then return; fi

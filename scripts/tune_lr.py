@@ -1,7 +1,7 @@
-"""Tune the learning rate of each cell by a search of the same budget, then compare the cells at theirs.
+"""Tune the learning rate of each cell with the same budget, then compare the cells at their best rates.
 
-Run it with scripts/tune_lr. The seed of the searches is none of those that are compared, so a rate that was lucky with
-it gains nothing by it. A last table gives, for each cell, the rate and the scores that it came to.
+Run it with scripts/tune_lr. The searches use a seed that is not compared, so that a rate which suits this seed by luck
+has no advantage. A final table lists the rate and the scores of each cell.
 """
 
 import argparse
@@ -25,31 +25,31 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=5, help="seeds 0 to N-1 at the best one")
     parser.add_argument("--minimize", action="store_true", help="a low score is the better one: task=adding, task=text")
     parser.add_argument("--python", default=sys.executable, help="that has hydra-optuna-sweeper")
-    given = parser.parse_intermixed_args()
-    if given.trials < 1 or given.seeds < 1:
+    options = parser.parse_intermixed_args()
+    if options.trials < 1 or options.seeds < 1:
         parser.error("--trials and --seeds must be at least 1")
-    refused = [word for word in given.settings if word.startswith(("seed=", "optimizer.lr="))]
+    refused = [word for word in options.settings if word.startswith(("seed=", "optimizer.lr="))]
     if refused:
         parser.error(f"{refused[0]}: seeds and rates are what this chooses")
-    tried = [given.python, "-c", "import hydra_plugins.hydra_optuna_sweeper, seqmem"]
-    if subprocess.run(tried, capture_output=True, check=False).returncode:
-        print(f"scripts/tune_lr: {given.python} has no Optuna sweeper: pip install 'seqmem[optuna]'", file=sys.stderr)
+    command = [options.python, "-c", "import hydra_plugins.hydra_optuna_sweeper, seqmem"]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        print(f"scripts/tune_lr: {options.python} has no Optuna sweeper: pip install 'seqmem[optuna]'", file=sys.stderr)
         return 2
-    cells = next((word.partition("=")[2] for word in given.settings if word.startswith("cell=")), "lstm").split(",")
-    others = [word for word in given.settings if not word.startswith("cell=")]
+    cells = next((word.partition("=")[2] for word in options.settings if word.startswith("cell=")), "lstm").split(",")
+    others = [word for word in options.settings if not word.startswith("cell=")]
     if not any(word.startswith("seq_len=") for word in others):
         others.append("seq_len=20")
     rows = []
     for cell in cells:
-        rate = search(given.python, cell, others, given.trials, minimize=given.minimize)
+        rate = search(options.python, cell, others, options.trials, minimize=options.minimize)
         if rate is None:
             return 1
-        rows.append((cell, rate, scores(given.python, cell, others, rate, given.seeds)))
-    print(f"\n{'cell':<12}{'rate':>12}{'median':>10}{'lowest':>10}{'highest':>10}{'runs':>6}  of {given.seeds}")
-    for cell, rate, found in rows:
-        numbers = (statistics.median(found), min(found), max(found)) if found else (float("nan"),) * 3
-        print(f"{cell:<12}{rate:>12.4g}" + "".join(f"{number:>10.4f}" for number in numbers) + f"{len(found):>6}")
-    return 0 if all(len(found) == given.seeds for *_, found in rows) else 1
+        rows.append((cell, rate, scores(options.python, cell, others, rate, options.seeds)))
+    print(f"\n{'cell':<12}{'rate':>12}{'median':>10}{'lowest':>10}{'highest':>10}{'runs':>6}  of {options.seeds}")
+    for cell, rate, finished in rows:
+        numbers = (statistics.median(finished), min(finished), max(finished)) if finished else (float("nan"),) * 3
+        print(f"{cell:<12}{rate:>12.4g}" + "".join(f"{number:>10.4f}" for number in numbers) + f"{len(finished):>6}")
+    return 0 if all(len(finished) == options.seeds for *_, finished in rows) else 1
 
 
 def outputs(settings: list[str]) -> Path:
@@ -57,37 +57,37 @@ def outputs(settings: list[str]) -> Path:
 
 
 def search(python: str, cell: str, settings: list[str], trials: int, *, minimize: bool) -> float | None:
-    """The best rate for a cell; None: there is none, and it was said why. The same search has the same folder."""
+    """The best rate for a cell; None, with a message, if there is none. The same search has the same folder."""
     name = blake2b("\n".join([cell, str(trials), *sorted(settings)]).encode(), digest_size=4).hexdigest()
     folder = outputs(settings) / ".sweeps" / f"tune_lr-{name}"
-    found = folder / "optimization_results.yaml"
-    found.unlink(missing_ok=True)
+    results = folder / "optimization_results.yaml"
+    results.unlink(missing_ok=True)
     print(f"\n{cell}: a search over {trials} rates", flush=True)
     command = [python, "-m", "seqmem", "train", "-m", "experiment=tune_lr", f"cell={cell}", *settings]
     command += ["hydra.sweeper.direction=minimize"] if minimize else []
     done = subprocess.run(
         [*command, f"hydra.sweeper.n_trials={trials}", f"hydra.sweep.dir={folder}"], check=False
-    ).returncode  # 1 as well where a rate was too high for training, which is an answer
-    if done not in (0, 1) or not found.exists():
+    ).returncode  # also 1 if training diverged at some rate, which is a valid result
+    if done not in (0, 1) or not results.exists():
         print(f"scripts/tune_lr: the search for {cell} found no rate (exit code {done})", file=sys.stderr)
         return None
-    best = OmegaConf.load(found)
+    best = OmegaConf.load(results)
     assert isinstance(best, DictConfig)
     return float(best.best_params["optimizer.lr"])
 
 
 def scores(python: str, cell: str, settings: list[str], rate: float, seeds: int) -> list[float]:
-    """Of the seeds at that rate, as far as they finished."""
+    """Scores of the finished seeds at that rate."""
     print(f"\n{cell}: {seeds} seeds at optimizer.lr={rate!r}", flush=True)
     chosen = [f"cell={cell}", f"optimizer.lr={rate!r}", *settings]
     every = ",".join(map(str, range(seeds)))
     subprocess.run([python, "-m", "seqmem", "train", "-m", *chosen, f"seed={every}"], check=False)
-    found = []
+    finished = []
     for seed in range(seeds):
-        with suppress(RunError):  # it was said when it happened
+        with suppress(RunError):  # reported when it happened
             result = seqmem.train(*chosen, f"seed={seed}", "quiet=true").result()
-            found += [float(result["score"])] if result else []
-    return found
+            finished += [float(result["score"])] if result else []
+    return finished
 
 
 if __name__ == "__main__":
