@@ -16,7 +16,8 @@ from seqmem.cli.config.build import build
 from seqmem.cli.config.schema import from_mapping
 from seqmem.cli.verbs.export import export_onnx, export_state_dict
 from seqmem.record.recorder import load_checkpoint
-from seqmem.runs.directory import RunDirectory, RunError
+from seqmem.runs.directory import RunDirectory
+from seqmem.runs.files import RunError
 
 TINY = ("steps=40", "batch_size=8", "trace.every=0", "evaluate.sequences=16", "device=cpu", "quiet=true")
 RUNS = {

@@ -15,7 +15,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 import seqmem
-from seqmem.runs.directory import RunError
+from seqmem.runs.files import RunError
 
 
 def main() -> int:

@@ -4,6 +4,9 @@
 """
 
 import json
+import os
+import socket
+import subprocess
 from collections.abc import Mapping, Sequence
 from math import inf
 from pathlib import Path
@@ -11,8 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from seqmem.metrics import metric_called
 from seqmem.report.collect import Collection, Group, Run
-from seqmem.runs.directory import plain_json
+from seqmem.runs.directory import State
+from seqmem.runs.files import plain_json
 
 CONFIG: dict[str, Any] = {
     "cell": {"name": "lstm", "hidden_size": 8, "layers": 1, "params": None, "forget_bias": "chrono", "init": "torch"},
@@ -53,7 +58,8 @@ def run(
     }
     return Run(
         path=path, task=task, task_name=task, cell=cell, variant="", label=cell, seq_len=seq_len, seed=seed, steps=400,
-        score=score, loss=1.0, chance=chance, metric=metric, higher_is_better=higher_is_better, solved_at=goal,
+        score=score, loss=1.0, chance=chance, metric=metric_called(metric, higher_is_better=higher_is_better),
+        solved_at=goal,
         solved=False, steps_to_solve=steps_to_solve, by_length=dict(by_length or {seq_len: score}),
         decays={when: {"state": {"half_life": half_life, "horizon": inf}} for when in ("start", "end")}, config=config,
         environment={"command": ["/opt/python", "/opt/bin/seqmem", "train", f"cell={cell}"], "torch": "2.13.0"},
@@ -119,6 +125,18 @@ def write(path: Path, value: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(plain_json(value)))
 
 
+def stored_result(config: Mapping[str, Any], score: float) -> dict[str, Any]:
+    """The fields of a ``result.json`` of a run of ``config``, as 0.1.0 wrote it."""
+    return {
+        "task": config["task"]["name"], "cell": config["cell"]["name"], "seq_len": config["seq_len"],
+        "seed": config["seed"], "hidden_size": 8, "layers": 1, "parameters": 100, "steps": config["steps"],
+        "device": "cpu", "baseline_loss": 1.4, "metric": "accuracy", "higher_is_better": True, "score": score,
+        "chance": 0.25, "loss": 0.1, "solved_at": 0.99, "solved": score >= 0.99, "steps_to_solve": None,
+        "by_length": [{"seq_len": config["seq_len"], "score": score, "loss": 0.1, "sequences": 1000}],
+        "gradient": {"start": {}, "end": {}}, "seconds": 1.5, "versions": {"seqmem": "0.1.0"},
+    }  # fmt: skip
+
+
 def run_directory(
     folder: Path,
     score: float | None = 1.0,
@@ -150,20 +168,29 @@ def run_directory(
     if score is None:
         return folder
     tested = {settings["seq_len"]: score} if by_length is None else by_length
-    result = {
-        "task": settings["task"]["name"], "cell": settings["cell"]["name"], "seq_len": settings["seq_len"],
-        "seed": settings["seed"], "hidden_size": 8, "layers": 1, "parameters": 100, "steps": settings["steps"],
-        "device": "cpu", "baseline_loss": 1.4, "metric": "accuracy", "higher_is_better": True, "score": score,
-        "chance": 0.25, "loss": 0.1, "solved_at": 0.99, "solved": score >= 0.99, "steps_to_solve": solved_after,
+    result = stored_result(settings, score) | {
+        "steps_to_solve": solved_after,
         "by_length": [{"seq_len": k, "score": v, "loss": 0.1, "sequences": 1000} for k, v in tested.items()],
         "gradient": {
             when: {"state": {"half_life": value, "horizon": inf, "r2": 1.0}}
             for when, value in zip(("start", "end"), half_lives, strict=True)
         },
-        "seconds": 1.5, "versions": {"seqmem": "0.1.0"},
-    }  # fmt: skip
+    }
     write(folder / "result.json", {**result, **facts})
     return folder
+
+
+def write_status(path: Path, state: State, *, step: int = 50, error: str | None = None, pid: int = 0) -> None:
+    """Write what a run's process on this machine wrote last. ``pid``: 0 is this process."""
+    fields = {"state": state, "step": step, "error": error, "pid": pid or os.getpid(), "host": socket.gethostname()}
+    write(path / "status.json", fields)
+
+
+def ended_process() -> int:
+    """The id of a process that has ended."""
+    with subprocess.Popen(["true"]) as process:
+        process.wait()
+    return process.pid
 
 
 def directories(folder: Path, scores: Mapping[str, Mapping[int, Sequence[float]]], **facts: Any) -> Path:

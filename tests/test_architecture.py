@@ -12,17 +12,18 @@ SOURCE = Path(__file__).parents[1] / "src" / "seqmem"
 FILES = sorted(SOURCE.rglob("*.py"))
 
 CORE = {
-    *("signals", "randomness", "cells", "tasks", "models", "decay", "probes", "evaluate", "optimizers"),
+    *("metrics", "signals", "randomness", "cells", "tasks", "models", "decay", "probes", "evaluate", "optimizers"),
 }
 LAW: dict[str, set[str]] = {
-    "signals": set(),
+    "metrics": set(),
+    "signals": {"metrics"},
     "randomness": set(),
     "optimizers": set(),
     "span": set(),
     "decay": set(),
     "kernels": {"kernels"},
     "cells": {"cells", "kernels"},
-    "tasks": {"tasks", "signals"},
+    "tasks": {"tasks", "signals", "metrics"},
     "models": {"models", "signals", "randomness", "cells", "tasks.base"},
     "probes": {"probes", "signals", "randomness", "cells", "tasks.base", "models", "decay"},
     "evaluate": {"signals", "randomness", "cells", "tasks.base", "models"},
@@ -31,11 +32,11 @@ LAW: dict[str, set[str]] = {
         *("training", "signals", "randomness", "cells", "tasks.base", "models", "probes", "decay"),
         *("evaluate", "reading"),
     },
-    "runs": {"runs", "decay"},
+    "runs": {"runs", "decay", "metrics"},
     "record": {
-        *("record", "runs", "training", "decay", "probes", "evaluate", "models", "tasks.base", "signals"),
+        *("record", "runs", "training", "decay", "probes", "evaluate", "models", "tasks.base", "signals", "metrics"),
     },
-    "report": {"report", "runs", "decay"},
+    "report": {"report", "runs", "decay", "metrics"},
     "playground": {"playground", "reading", *CORE},
     "cli": {
         *("cli", "report", "span", "reading", "playground", "runs", "record", "training", "kernels"),

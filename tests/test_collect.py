@@ -9,21 +9,26 @@ import numpy as np
 import pytest
 
 from made_up import CONFIG, run_directory
+from seqmem.metrics import ACCURACY
 from seqmem.report.collect import collect
-from seqmem.runs.directory import RunDirectory, RunError, write_json
+from seqmem.runs.directory import RunDirectory
+from seqmem.runs.files import RunError, write_json
 
 
 def test_everything_is_read(tmp_path: Path) -> None:
     path = run_directory(
         tmp_path / "a", 0.75, changes={"seed": 3}, solved_after=400, by_length={10: 0.75, 5: 1.0}, half_lives=(2.5, inf)
     )
-    lines = [{"seq_len": 40, "score": 0.3, "loss": 1, "sequences": 10}, {"seq_len": 5, "score": "nan"}]
+    lines = [
+        {"seq_len": 40, "score": 0.3, "loss": 1, "sequences": 10},
+        {"seq_len": 5, "score": "nan", "loss": 1, "sequences": 10},
+    ]
     (path / "evaluations.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     collection = collect([tmp_path])
     (run,) = collection.runs
     assert (run.path, run.task, run.cell, run.variant, run.label) == (path, "pronoun", "lstm", "", "lstm")
     assert (run.seq_len, run.seed, run.steps, run.score, run.loss) == (10, 3, 1000, 0.75, 0.1)
-    assert (run.chance, run.metric, run.higher_is_better, run.solved_at) == (0.25, "accuracy", True, 0.99)
+    assert (run.chance, run.metric, run.solved_at) == (0.25, ACCURACY, 0.99)
     assert (run.solved, run.steps_to_solve, run.hidden_size, run.parameters) == (False, 400, 8, 100)
     assert list(run.by_length) == [5, 10, 40]
     assert isnan(run.by_length[5])  # the later number of `seqmem eval`

@@ -23,7 +23,6 @@ from seqmem.cli.terminal import pages, words
 from seqmem.cli.terminal.live import Display, RunInfo, print_summary
 from seqmem.cli.terminal.strip import (
     ASCII,
-    FLOOR,
     UNICODE,
     Marks,
     bar,
@@ -32,19 +31,19 @@ from seqmem.cli.terminal.strip import (
     heat_strip,
     legend,
     marks,
-    profile,
     say,
     strip_line,
 )
 from seqmem.cli.verbs import list as listing
 from seqmem.cli.verbs import show
-from seqmem.decay import FLOOR as TRACE_FLOOR
-from seqmem.decay import Trace, decay, together
+from seqmem.decay import Trace, decay, profile, together
 from seqmem.evaluate import Evaluation
 from seqmem.models.recurrent import SequenceModel
 from seqmem.probes.gradient import Tracer
 from seqmem.randomness import generator
-from seqmem.runs.directory import RunDirectory, RunError, plain_json, write_json
+from seqmem.runs.directory import RunDirectory
+from seqmem.runs.files import RunError, plain_json, write_json
+from seqmem.runs.summary import read
 from seqmem.signals import ACCURACY, BITS, SQUARED_ERROR
 from seqmem.tasks import TASKS, Pronoun
 from seqmem.tasks.text import corpus_sha256
@@ -234,7 +233,6 @@ def test_profile_of_numbers_at_the_edge() -> None:
     assert np.isnan(profile(np.full((5, 2), inf), end)).all()
     overflowing = np.repeat(np.array([[1e308], [inf], [nan], [1.0], [1.0]]), 2, axis=1)
     np.testing.assert_array_equal(profile(overflowing, end), [inf, inf, nan, 0, 0])
-    assert FLOOR == TRACE_FLOOR
 
 
 def test_all_states_together_are_a_trace_s_state() -> None:
@@ -787,12 +785,6 @@ def test_numbers_in_words() -> None:
     ]  # fmt: skip
 
 
-def test_scores_are_written_as_metrics_write_them() -> None:
-    for metric in (ACCURACY, BITS, SQUARED_ERROR):
-        for score in (0.0, 0.12345, 0.99999, 4.6951, 1e-7, nan):
-            assert words.score_text(metric.name, score) == metric.text(score)
-
-
 @pytest.mark.parametrize("width", [80, 200])
 def test_pages_and_tables_fit_a_terminal(width: int, tmp_path: Path) -> None:
     kinds = [("rnn", 50, "finished", 0.5), ("lstm", 50, "finished", 1.0)]
@@ -802,7 +794,7 @@ def test_pages_and_tables_fit_a_terminal(width: int, tmp_path: Path) -> None:
         for cell, seq_len, state, rate in kinds
     ]
     console, written = terminal(width)
-    readings = [pages.read(run) for run in runs]
+    readings = [read(run) for run in runs]
     for reading in readings:
         say(console, *pages.page(reading, console))
     say(console, *pages.comparison(readings, console))
@@ -815,13 +807,13 @@ def test_pages_and_tables_fit_a_terminal(width: int, tmp_path: Path) -> None:
 
 def test_a_run_s_page_is_readable_on_a_very_narrow_terminal(tmp_path: Path) -> None:
     console, written = terminal(40)
-    say(console, *pages.page(pages.read(make_run(tmp_path)), console))
+    say(console, *pages.page(read(make_run(tmp_path)), console))
     assert max(map(len, plain(written.getvalue()))) <= 40
 
 
 def test_without_colour_the_blocks_remain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
-    reading = pages.read(make_run(tmp_path))
+    reading = read(make_run(tmp_path))
     console, written = terminal(80)
     say(console, *pages.page(reading, console), *pages.comparison([reading, reading], console))
     assert not COLOUR.search(written.getvalue())
@@ -838,7 +830,7 @@ def test_everything_can_be_written_in_any_encoding(encoding: str, tmp_path: Path
     runs = [make_run(tmp_path, cell="rnn", norms=norms), make_run(tmp_path), make_run(tmp_path, seed=2, state="failed")]
     file = encoded(encoding)
     console = Console(file=file)
-    readings = [pages.read(run) for run in runs]
+    readings = [read(run) for run in runs]
     say(console, *pages.comparison(readings, console))
     for reading in readings:
         say(console, *pages.page(reading, console))
@@ -1022,6 +1014,7 @@ def _break_status(run: RunDirectory) -> None:
 
 
 def _break_metrics(run: RunDirectory) -> None:
+    run.file("result.json").unlink()  # a finished run is shown without its metrics
     run.file("metrics.jsonl").write_text('{"kind": "eval"\n')
 
 
@@ -1051,7 +1044,7 @@ def test_a_damaged_run_is_named_and_the_others_are_shown(
     bad, good = make_run(tmp_path / "outputs", cell="rnn"), make_run(tmp_path / "outputs", cell="lstm")
     harm(bad)
     with pytest.raises(RunError, match="rnn"):
-        pages.read(bad)
+        _ = read(bad).profiles
     code, out, err = shown(capsys, bad.path)
     assert (code, out) == (1, "")
     assert err.startswith("seqmem show: ")

@@ -20,7 +20,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from commandline import TINY, Completed, only_run
 from seqmem.record.events import EventFile, GrowingFile, whole_records
 from seqmem.record.pictures.heatmap import HEIGHT, PLOT, UNKNOWN, WIDTH, colours, heatmap, visible
-from seqmem.runs.directory import EVENTS
+from seqmem.runs.files import EVENTS
 
 
 @pytest.fixture

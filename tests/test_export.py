@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from commandline import TINY, Completed, only_run
+from made_up import run_directory
 from seqmem.cli.config.build import build
 from seqmem.cli.config.schema import from_mapping
 from seqmem.record.recorder import load_checkpoint
@@ -114,11 +115,7 @@ def test_what_cannot_be_exported(typed: Typed) -> None:
 def test_onnx_says_what_it_needs(typed: Typed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from seqmem.cli.verbs import export as exporting
 
-    config = {"task": "pronoun", "cell": "rnn"}
-    run = tmp_path / "run"
-    run.mkdir()
-    for name in ("config.json", "result.json"):
-        (run / name).write_text(json.dumps(config))
+    run = run_directory(tmp_path / "run")
     monkeypatch.setattr(exporting, "ONNX", ("onnx_which_is_not_there",))
     said = typed("export", str(run), "--onnx", "x.onnx")
     said.refuses("needs onnx_which_is_not_there: pip install 'seqmem[onnx]'", code=1, verb="export")

@@ -12,7 +12,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import seqmem
 from commandline import TINY, Completed, assert_same_numbers
 from seqmem.record.events import whole_records
-from seqmem.runs.directory import RunDirectory, RunError
+from seqmem.runs.directory import RunDirectory
+from seqmem.runs.files import RunError
 
 Typed = Callable[..., Completed]
 LSTM = (*TINY, "cell=lstm", "device=cpu", "quiet=true")

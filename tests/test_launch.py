@@ -6,7 +6,6 @@ import json
 import os
 import re
 import socket
-import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from io import StringIO
@@ -17,12 +16,13 @@ import pytest
 from rich.console import Console
 
 from commandline import OWN_CELLS, TINY, Completed, assert_same_numbers, runs_below
+from made_up import ended_process, run_directory, write_status
 from seqmem.cli.launch import jobs as launch_jobs
 from seqmem.cli.launch.jobs import Job, Outcome, Progress
 from seqmem.cli.launch.overview import Overview, cost
 from seqmem.cli.verbs import sweep as sweeps
 from seqmem.record.recorder import Recorder
-from seqmem.runs.directory import RunDirectory
+from seqmem.runs.directory import RunDirectory, State
 
 FATAL = """
 import os, signal
@@ -208,31 +208,16 @@ def test_more_jobs_than_lines() -> None:
 
 
 def made(
-    folder: Path, cell: str, seq_len: int, seed: int, state: str, *, score: float = 0.0, pid: int = 0, **more: Any
+    folder: Path, cell: str, seq_len: int, seed: int, state: State, *, score: float = 0.0, pid: int = 0, bias: int = 0
 ) -> Path:
     """A run's directory by hand."""
-    path = folder / "pronoun" / cell / f"len{seq_len}-seed{seed}-{abs(hash(str(more))):x}"
-    path.mkdir(parents=True)
-    config = {
-        "cell": {"name": cell, "hidden_size": 64, **more}, "task": {"name": "pronoun"}, "seq_len": seq_len,
-        "seed": seed, "steps": 100, "outputs": str(folder),
-    }  # fmt: skip
-    (path / "config.json").write_text(json.dumps(config))
-    status = {"state": state, "step": 50, "error": None, "pid": pid or os.getpid(), "host": socket.gethostname()}
+    path = folder / "pronoun" / cell / f"len{seq_len}-seed{seed}-{bias}"
+    changes = {"cell.name": cell, "cell.forget_bias": bias, "seq_len": seq_len, "seed": seed}
+    run_directory(path, score if state == "finished" else None, changes=changes)
     if state == "failed":
-        status["error"] = "OSError: no luck"
         (path / "error.txt").write_text("Traceback")
-    (path / "status.json").write_text(json.dumps(status))
-    if state == "finished":
-        (path / "result.json").write_text(json.dumps({"score": score, "metric": "accuracy"}))
+    write_status(path, state, error="OSError: no luck" if state == "failed" else None, pid=pid)
     return path
-
-
-def gone() -> int:
-    """The number of a process that has ended."""
-    with subprocess.Popen(["true"]) as process:
-        process.wait()
-    return process.pid
 
 
 def test_status_of_a_sweep(tmp_path: Path, typed: Callable[..., Completed]) -> None:
@@ -240,7 +225,7 @@ def test_status_of_a_sweep(tmp_path: Path, typed: Callable[..., Completed]) -> N
     for seed, score in enumerate((0.25, 0.5, 0.75)):
         made(folder, "rnn", 10, seed, "finished", score=score)
     made(folder, "rnn", 20, 0, "running")
-    killed = made(folder, "rnn", 20, 1, "running", pid=gone())
+    killed = made(folder, "rnn", 20, 1, "running", pid=ended_process())
     failed = made(folder, "lstm", 10, 0, "failed")
     made(folder, "lstm", 20, 2, "interrupted")
     said = typed("sweep", "status")
@@ -267,7 +252,7 @@ def test_status_of_a_sweep(tmp_path: Path, typed: Callable[..., Completed]) -> N
 def test_status_leaves_out_what_is_no_run(tmp_path: Path, typed: Callable[..., Completed]) -> None:
     folder = tmp_path / "outputs"
     for bias in (0, 1):
-        made(folder, "lstm", 10, 0, "finished", score=1.0, forget_bias=bias)
+        made(folder, "lstm", 10, 0, "finished", score=1.0, bias=bias)
     half = made(folder, "lstm", 20, 0, "finished")
     (half / "result.json").write_text('{"score": 0.')
     for name, files in {
@@ -287,7 +272,7 @@ def test_status_leaves_out_what_is_no_run(tmp_path: Path, typed: Callable[..., C
         "pronoun             10", "lstm forget_bias=0  ✓ 100.0 %", "lstm forget_bias=1  ✓ 100.0 %"
     ]  # fmt: skip
     assert len(left_out) == 4
-    assert "left out outputs/alien: is not a run: config.json says no cell, task, seq_len, seed or steps" in left_out
+    assert "left out: outputs/alien is not what this seqmem writes: it has no 'task'" in left_out
     assert "left out outputs/begun: ended before it began" in left_out
     assert "left out outputs/foreign: is not a run: it has no config.json" in left_out
     assert left_out[3].startswith(f"left out: {half.relative_to(tmp_path) / 'result.json'} cannot be read: ")

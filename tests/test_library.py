@@ -22,7 +22,8 @@ import seqmem
 from commandline import OWN_CELLS, TINY, Completed, assert_same_numbers, environment, only_run, runs_below
 from seqmem.cells import LSTM
 from seqmem.randomness import generator
-from seqmem.runs.directory import RunDirectory, RunError
+from seqmem.runs.directory import RunDirectory
+from seqmem.runs.files import RunError
 from seqmem.tasks import Adding
 
 
@@ -102,7 +103,7 @@ def test_a_cell_of_ones_own(tmp_path: Path) -> None:
     run = seqmem.train(*TINY, cell=cell, quiet=True)
     result = run.result()
     assert result is not None
-    assert (result["cell"], set(result["gradient"]["end"])) == ("Leaky", {"state", "input", "h"})
+    assert (result["cell"], set(result["probes"]["gradient"]["end"])) == ("Leaky", {"state", "input", "h"})
     assert run.config()["cell"]["args"] == {"alpha": 0.9}
 
 

@@ -28,7 +28,8 @@ from seqmem.cli.verbs import playground as playing
 from seqmem.evaluate import evaluate_lengths
 from seqmem.playground import bundle as bundles
 from seqmem.record.recorder import load_checkpoint
-from seqmem.runs.directory import RunDirectory, RunError
+from seqmem.runs.directory import RunDirectory
+from seqmem.runs.files import RunError
 from seqmem.tasks import Pronoun
 
 Typed = Callable[..., Completed]

@@ -43,7 +43,9 @@ from seqmem.record.recorder import (
     load_checkpoint,
     sentences,
 )
-from seqmem.runs.directory import CHECKPOINT, EVENTS, GRADIENTS, METRICS, TRACES, RunDirectory, RunError
+from seqmem.runs.directory import RunDirectory
+from seqmem.runs.files import CHECKPOINT, EVENTS, GRADIENTS, METRICS, TRACES, RunError
+from seqmem.runs.result import Facts
 from seqmem.signals import Batch
 from seqmem.tasks import TASKS, Adding, Copy, Task
 from seqmem.training import loop as training
@@ -112,9 +114,7 @@ def setup(path: Path, *, cell: str = "lstm", task: str = "pronoun", layers: int 
     with ambient(0, "init"):
         model = SequenceModel.for_task(made, lambda width: kind(width, 6, **options), layers=layers)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-    facts = {"cell": cell, "seq_len": 12, "seed": 0, "steps": steps, "hidden_size": 6, "layers": layers}
-    facts["device"] = "cpu"
-    facts["parameters"] = parameter_count(model)
+    facts = Facts(task, cell, 12, 0, 6, layers, parameter_count(model), steps, "cpu")
     run = RunDirectory(path)
     path.mkdir(parents=True, exist_ok=True)
     recorder = Recorder(
@@ -442,11 +442,11 @@ def test_metrics_say_everything_and_no_time(whole: Setup) -> None:
     assert keys == {
         "train": {"loss", "learning_rate", "gradient_norm", "gradient_norm_clipped"},
         "eval": {"loss", "score"},
-        "trace": {"gradient"},
+        "trace": {"probes"},
         "length": {"seq_len", "score", "loss", "sequences"},
     }
-    assert set(rows[1]["gradient"]) == {"state", "hidden", "cell", "input"}
-    assert set(rows[1]["gradient"]["state"]) == set(Decay(1.0, 1.0, 1.0, 1, 1.0, 1).numbers())
+    assert set(rows[1]["probes"]["gradient"]) == {"state", "hidden", "cell", "input"}
+    assert set(rows[1]["probes"]["gradient"]["state"]) == set(Decay(1.0, 1.0, 1.0, 1, 1.0, 1).numbers())
     for line in whole.run.file(METRICS).read_text().splitlines():
         json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
 
@@ -472,7 +472,7 @@ def test_scalars_are_the_metrics(whole: Setup) -> None:
         for name in set(mine[0]) - {"kind", "step"}:
             written = [(e.step, e.value) for e in found.Scalars(f"{kind}/{name}")]
             assert written == [(row["step"], pytest.approx(row[name])) for row in mine]
-    traces = [(row["step"], row["gradient"]["state"]) for row in rows if row["kind"] == "trace"]
+    traces = [(row["step"], row["probes"]["gradient"]["state"]) for row in rows if row["kind"] == "trace"]
     for name, cap in (("half_life", 120), ("horizon", 12)):
         written = [(e.step, e.value) for e in found.Scalars(f"gradient/{name}")]
         assert written == [(step, pytest.approx(min(numbers[name], cap))) for step, numbers in traces]
@@ -631,8 +631,8 @@ def test_the_result_says_what_the_run_found(whole: Setup) -> None:
     assert (result["solved_at"], result["solved"], result["steps_to_solve"]) == (0.99, False, None)
     own = next(row for row in result["by_length"] if row["seq_len"] == 12)
     assert (result["score"], result["loss"]) == (own["score"], own["loss"])
-    traces = [row["gradient"] for row in whole.run.metrics() if row["kind"] == "trace"]
-    assert result["gradient"] == {"start": traces[0], "end": traces[-1]}
+    traces = [row["probes"]["gradient"] for row in whole.run.metrics() if row["kind"] == "trace"]
+    assert result["probes"]["gradient"] == {"start": traces[0], "end": traces[-1]}
     assert result["seconds"] > 0
     assert result["device"] == "cpu"
     assert set(result["versions"]) == {"python", "torch", "seqmem"}
@@ -853,7 +853,7 @@ def test_a_run_without_traces(tmp_path: Path) -> None:
     }  # fmt: skip
     result = run.result()
     assert result is not None
-    assert result["gradient"] == {"start": {}, "end": {}}
+    assert result["probes"]["gradient"] == {"start": {}, "end": {}}
 
 
 def test_a_run_that_diverges_is_a_failure_in_the_table(tmp_path: Path) -> None:
@@ -895,7 +895,7 @@ def test_what_cannot_be_drawn_has_a_floor_or_a_cap(tmp_path: Path) -> None:
     assert curve(run, "gradient/half_life")[1] == [40]  # ten times the sequence
     assert curve(run, "gradient/horizon")[1] == [4]
     assert curve(run, "gradient/log10_first_over_last")[1] == [FLOOR]
-    row = run.metrics()[-1]["gradient"]["state"]
+    row = run.metrics()[-1]["probes"]["gradient"]["state"]
     assert (row["half_life"], row["log10_first_over_last"]) == (inf, -inf)
 
 

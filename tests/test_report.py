@@ -12,9 +12,11 @@ import pytest
 from made_up import directories, run_directory
 from seqmem.cli.main import main
 from seqmem.cli.verbs import report as reporting
+from seqmem.metrics import ACCURACY, SQUARED_ERROR
 from seqmem.report import statistics, tables
 from seqmem.report.collect import Collection, collect
-from seqmem.runs.directory import RunDirectory, plain_json
+from seqmem.runs.directory import RunDirectory
+from seqmem.runs.files import plain_json
 
 # Tables
 
@@ -175,7 +177,7 @@ def test_a_report_without_a_finished_run(typed: Any, tmp_path: Path) -> None:
 
 def test_text_of_numbers() -> None:
     interval = statistics.median_interval
-    assert reporting.interval_text("accuracy", interval([1.0])) == "one seed"
-    assert reporting.interval_text("accuracy", interval([1.0, 0.5])) == "50.0-100.0"
-    assert reporting.interval_text("mean squared error", interval([0.25, 0.5])) == "0.25 to 0.5"
-    assert reporting.interval_text("accuracy", interval([])) == "-"
+    assert reporting.interval_text(ACCURACY, interval([1.0])) == "one seed"
+    assert reporting.interval_text(ACCURACY, interval([1.0, 0.5])) == "50.0-100.0"
+    assert reporting.interval_text(SQUARED_ERROR, interval([0.25, 0.5])) == "0.25 to 0.5"
+    assert reporting.interval_text(ACCURACY, interval([])) == "-"

@@ -11,7 +11,7 @@ import pytest
 
 import seqmem
 from commandline import OWN_CELLS, TINY, Completed, assert_same_numbers, only_run
-from seqmem.cli.verbs.reproduce import compare
+from seqmem.runs.compare import compare
 from seqmem.runs.directory import RunDirectory
 
 Typed = Callable[..., Completed]

@@ -20,11 +20,12 @@ from submitit.core.job_environment import JobEnvironment
 from submitit.core.utils import DelayedSubmission, JobPaths
 
 from commandline import TINY, Completed, assert_same_numbers
+from made_up import stored_result
 from seqmem.cli.config.compose import own_hydra
 from seqmem.cli.config.errors import ConfigError
 from seqmem.cli.config.schema import RunConfig, from_mapping
 from seqmem.cli.launch import jobs, slurm
-from seqmem.runs.directory import RunError, write_json
+from seqmem.runs.files import RunError, write_json
 
 CELL = '''\
 import os
@@ -89,7 +90,7 @@ def some_jobs(count: int, *overrides: str) -> list[jobs.Job]:
 
 def finish(job: jobs.Job, score: float) -> None:
     job.run.path.mkdir(parents=True, exist_ok=True)
-    write_json(job.run.file("result.json"), {"score": score})
+    write_json(job.run.file("result.json"), stored_result(job.settings, score))
 
 
 def squeue(*rows: tuple[str, str, str, str], name: str = "seqmem-abc") -> str:
@@ -165,8 +166,10 @@ def test_an_array_of_what_is_left(cluster: Path, capsys: pytest.CaptureFixture[s
     script = cluster / "sbatch"
     script.write_text(
         script.read_text().replace(
-            "exit 0", "".join(f"mkdir -p {j.run.path}; echo '{{\"score\": {s}}}' >{j.run.path}/result.json\n"
-                              for j, s in ((two, 0.25), (four, 1.0)))
+            "exit 0", "".join(
+                f"mkdir -p {j.run.path}; echo '{json.dumps(stored_result(j.settings, s))}' >{j.run.path}/result.json\n"
+                for j, s in ((two, 0.25), (four, 1.0))
+            )
         )
     )  # fmt: skip
     outcomes = slurm.run_jobs(

@@ -12,7 +12,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from commandline import TINY, Completed, end, runs_below, started, until
-from seqmem.runs.directory import RunDirectory, write_json
+from made_up import stored_result
+from seqmem.runs.directory import RunDirectory
+from seqmem.runs.files import write_json
 from seqmem.span import Span, search, still_needed
 
 Typed = Callable[..., Completed]
@@ -134,7 +136,8 @@ def simulated(monkeypatch: pytest.MonkeyPatch) -> Callable[[Mapping[int, int]], 
                     outcomes.append(Outcome(job.number, "failed", error="the loss became nan at step 3"))
                     continue
                 score = 1.0 if length <= longest[seed] else 0.25
-                write_json(job.run.file("result.json"), {"score": score, "steps_to_solve": 150 if score == 1 else None})
+                solved_after = {"steps_to_solve": 150 if score == 1 else None}
+                write_json(job.run.file("result.json"), stored_result(job.settings, score) | solved_after)
                 outcomes.append(Outcome(job.number, "finished", score=score))
             return outcomes
 

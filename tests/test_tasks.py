@@ -171,7 +171,7 @@ def test_the_best_answer_without_a_memory_scores_chance_and_costs_baseline_loss(
     for batch in (fitted, fresh):
         guess = best_guess(task, fitted, batch)
         targets = batch.targets if task.targets.discrete else batch.targets.double()
-        scores.append(per_sequence(task.targets.metric.per_step(guess, targets), batch.asked.double()))
+        scores.append(per_sequence(task.targets.score(guess, targets), batch.asked.double()))
         losses.append(per_sequence(task.targets.loss(guess, targets), batch.weights.double()))
     # A fit scores too well on its own data and too badly on fresh data. The true value lies between, up to the sampling
     # error.

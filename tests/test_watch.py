@@ -19,7 +19,7 @@ from seqmem.cli.main import run_verb
 from seqmem.cli.verbs.watch import PINNED, main, page
 from seqmem.record.events import EventFile
 from seqmem.record.recorder import describe
-from seqmem.runs.directory import CONFIG, EVENTS
+from seqmem.runs.files import CONFIG, EVENTS
 from seqmem.tasks import Pronoun
 
 RUN = "pronoun/lstm/len3-seed0-0123abcd"

@@ -19,6 +19,9 @@ INPUT = "input"
 FLOOR = 1e-300
 """Norms at or below this are not told from zero: float64 holds nothing under 1e-308 at full precision."""
 
+FAINTEST, STRONGEST = -8.0, 0.0
+"""Ends of every scale of colours or blocks: log10 of the gradient, relative to the gradient at the answer."""
+
 
 def together(norms: Mapping[str, ndarray]) -> ndarray:
     """The norm of everything that each timestep writes, from the norms [... T B] by name; ``input`` does not count.
@@ -31,6 +34,58 @@ def together(norms: Mapping[str, ndarray]) -> ndarray:
         none = np.logical_and.reduce(unwritten)
         states = [np.where(rows & ~none, 0.0, values) for rows, values in zip(unwritten, states, strict=True)]
     return reduce(np.hypot, states)  # squares would underflow at the root of the floor
+
+
+def by_distance(norms: ndarray, answered_at: ndarray) -> ndarray:
+    """Norms [T B] by timesteps back from each sequence's own answer, [K B]; NaN before its first timestep."""
+    first, last = int(answered_at.min()), int(answered_at.max())
+    if first == last:
+        return norms[last::-1]
+    at = answered_at[None, :] - np.arange(last + 1)[:, None]
+    return np.where(at >= 0, np.take_along_axis(norms, np.maximum(at, 0), axis=0), np.nan)
+
+
+def mean_by_distance(norms: ndarray, answered_at: ndarray) -> ndarray:
+    """The mean over sequences by timesteps back from the answer, [K].
+
+    A sequence without a number at a distance is left out; NaN where no sequence has one.
+    """
+    back = by_distance(norms, answered_at)
+    absent = np.isnan(back)
+    if not absent.any():
+        return back.mean(1)
+    counts = back.shape[1] - absent.sum(1)
+    return np.where(counts > 0, np.where(absent, 0, back).sum(1) / np.maximum(counts, 1), np.nan)
+
+
+def log10_by_distance(norms: ndarray, answered_at: ndarray) -> ndarray:
+    """log10 of ``mean_by_distance``, [K]; ``-inf`` at or below FLOOR, ``inf`` where the mean overflows."""
+    with np.errstate(over="ignore"):
+        means = mean_by_distance(norms, answered_at)
+    logs = np.full(len(means), -inf)
+    np.log10(means, out=logs, where=~(means <= FLOOR))
+    return logs
+
+
+def relative_to_answer(log10: ndarray) -> ndarray:
+    """Rows [R K] of ``log10_by_distance``, relative to the answer.
+
+    A cell that answers before it updates its state has no gradient at the answer: its rows are relative to the nearest
+    timestep that has one. A row without any stays as it is; one that is infinite there becomes NaN throughout.
+    """
+    above = ~(np.isneginf(log10) | np.isnan(log10))
+    answer = np.take_along_axis(log10, above.argmax(1)[:, None], axis=1)
+    with np.errstate(invalid="ignore"):
+        relative = np.where(np.isfinite(answer), log10 - answer, np.nan)
+    return np.where(above.any(1, keepdims=True), relative, log10)
+
+
+def profile(norms: ndarray, answered_at: ndarray) -> ndarray:
+    """log10 of the mean over sequences, relative to the answer, from the first timestep to the answer: [K].
+
+    ``-inf``: float64 cannot tell it from zero; NaN: it is no number.
+    """
+    return relative_to_answer(log10_by_distance(norms, answered_at)[None])[0, ::-1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,21 +114,12 @@ class Trace:
         return decays_of([self])[0]
 
     def back(self, norms: ndarray) -> ndarray:
-        """The same norms by timesteps back from each sequence's own answer; NaN before its first timestep."""
-        first, last = int(self.answered_at.min()), int(self.answered_at.max())
-        if first == last:
-            return norms[last::-1]
-        at = self.answered_at[None, :] - np.arange(last + 1)[:, None]
-        return np.where(at >= 0, np.take_along_axis(norms, np.maximum(at, 0), axis=0), np.nan)
+        """``by_distance`` of norms of these sequences."""
+        return by_distance(norms, self.answered_at)
 
     def mean_back(self, norms: ndarray) -> ndarray:
-        """Mean over sequences by timesteps back from the answer; NaN where no sequence is that long."""
-        back = self.back(norms)
-        absent = np.isnan(back)
-        if not absent.any():
-            return back.mean(1)
-        counts = back.shape[1] - absent.sum(1)
-        return np.where(counts > 0, np.where(absent, 0, back).sum(1) / np.maximum(counts, 1), np.nan)
+        """``mean_by_distance`` of norms of these sequences."""
+        return mean_by_distance(norms, self.answered_at)
 
 
 @dataclass(frozen=True)

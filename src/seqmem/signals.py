@@ -3,7 +3,7 @@
 Axes: T time, B batch, K classes or output features, D input features. Time comes first.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from math import log
 from typing import Protocol, runtime_checkable
@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
+
+from .metrics import ACCURACY, BITS, SQUARED_ERROR, Metric
 
 
 def _correct(predicted: Float[Tensor, "T B K"], targets: Shaped[Tensor, "T B"]) -> Float[Tensor, "T B"]:
@@ -30,31 +32,7 @@ def _squared_error(predicted: Float[Tensor, "T B K"], targets: Float[Tensor, "T 
     return (predicted - targets).square().mean(-1)
 
 
-@dataclass(frozen=True)
-class Metric:
-    """How one answer is scored, and which scores are better.
-
-    ``per_step(predicted [T B K], targets [T B ...]) -> [T B]``; a score is its mean over the asked timesteps.
-    """
-
-    name: str
-    higher_is_better: bool
-    per_step: Callable[[Tensor, Tensor], Tensor]
-
-    def better(self, a: float, b: float) -> bool:
-        return a > b if self.higher_is_better else a < b
-
-    def reached(self, score: float, goal: float) -> bool:
-        return score >= goal if self.higher_is_better else score <= goal
-
-    def text(self, score: float) -> str:
-        """The score as people write it: ``99.2 %`` for an accuracy, four significant digits otherwise."""
-        return f"{100 * score:.1f} %" if self.name == "accuracy" else f"{score:.4g}"
-
-
-ACCURACY = Metric("accuracy", higher_is_better=True, per_step=_correct)
-BITS = Metric("bits per character", higher_is_better=False, per_step=_bits)
-SQUARED_ERROR = Metric("mean squared error", higher_is_better=False, per_step=_squared_error)
+_PER_STEP: Mapping[Metric, Callable[[Tensor, Tensor], Tensor]] = {ACCURACY: _correct, BITS: _bits}
 
 
 @runtime_checkable
@@ -72,7 +50,9 @@ class Signal(Protocol):
         ...
 
     @property
-    def metric(self) -> Metric: ...
+    def metric(self) -> Metric:
+        """How to read a score: the mean of ``score`` over the asked timesteps."""
+        ...
 
     def embed(self, width: int) -> tuple[nn.Module, int]:
         """A module from ``[T B ...]`` to ``[T B D]``, and D."""
@@ -87,6 +67,10 @@ class Signal(Protocol):
 
         It may depend on that timestep's prediction and target only: training skips timesteps without a weight.
         """
+        ...
+
+    def score(self, predicted: Float[Tensor, "T B K"], targets: Shaped[Tensor, "T B ..."]) -> Float[Tensor, "T B"]:
+        """The score of each timestep, in the unit of ``metric``."""
         ...
 
 
@@ -104,7 +88,7 @@ class OneHot(nn.Module):
 
 @dataclass(frozen=True)
 class Tokens:
-    """One of ``size`` symbols per timestep, stored as int64 ids in [0, size)."""
+    """One of ``size`` symbols per timestep, stored as int64 ids in [0, size). ``metric``: ACCURACY or BITS."""
 
     size: int
     metric: Metric = ACCURACY
@@ -123,6 +107,9 @@ class Tokens:
     def loss(self, predicted: Float[Tensor, "T B K"], targets: Shaped[Tensor, "T B"]) -> Float[Tensor, "T B"]:
         """Cross-entropy in nats."""
         return _nats(predicted, targets)
+
+    def score(self, predicted: Float[Tensor, "T B K"], targets: Shaped[Tensor, "T B"]) -> Float[Tensor, "T B"]:
+        return _PER_STEP[self.metric](predicted, targets)
 
 
 @dataclass(frozen=True)
@@ -146,6 +133,9 @@ class Reals:
     def loss(self, predicted: Float[Tensor, "T B K"], targets: Float[Tensor, "T B K"]) -> Float[Tensor, "T B"]:
         """Squared error, averaged over features."""
         return _squared_error(predicted, targets)
+
+    def score(self, predicted: Float[Tensor, "T B K"], targets: Float[Tensor, "T B K"]) -> Float[Tensor, "T B"]:
+        return self.loss(predicted, targets)
 
 
 @dataclass(frozen=True)

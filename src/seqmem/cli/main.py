@@ -8,6 +8,8 @@ from contextlib import redirect_stdout
 from importlib import import_module
 from importlib.metadata import version
 
+from .config.errors import exit_code, full_errors, nearest, one_line
+
 VERBS = {
     "train": "train, trace the gradient through time, evaluate; -m sweeps",
     "eval": "score finished runs at any lengths",
@@ -54,8 +56,6 @@ def _dispatch(args: list[str]) -> int:
     verb, rest = args[0], args[1:]
     if verb in VERBS:
         return run_verb(verb, rest)
-    from .config.errors import nearest
-
     hint = nearest(verb, list(VERBS)) or (f" Settings follow a verb: seqmem train {verb}." if "=" in verb else "")
     print(f"seqmem: there is no command '{verb}'.{hint} One of: {', '.join(VERBS)}", file=sys.stderr)
     return 2
@@ -63,8 +63,6 @@ def _dispatch(args: list[str]) -> int:
 
 def run_verb(verb: str, args: list[str]) -> int:
     """The exit code of ``seqmem VERB ARGS``. An exception is printed as one line, or raised if HYDRA_FULL_ERROR=1."""
-    from .config.errors import exit_code, full_errors, one_line
-
     try:
         return import_module(f"{__package__}.verbs.{verb}").main(args)
     except Exception as error:

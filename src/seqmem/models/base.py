@@ -216,6 +216,6 @@ def loss_per_sequence(
 
 def score_per_sequence(task: Task, predicted: Float[Tensor, "T B K"], batch: Batch) -> Float[Tensor, " B"]:
     """The mean score, in the targets' metric, over the timesteps at which each sequence is asked."""
-    per_step = task.targets.metric.per_step(predicted, batch.targets)
+    per_step = task.targets.score(predicted, batch.targets)
     asked = batch.asked.to(per_step.dtype)
     return (per_step * asked).sum(0) / asked.sum(0)

@@ -27,21 +27,22 @@ from numpy import ndarray
 from torch import Tensor
 
 from ..decay import INPUT, Decay, Trace
-from ..runs.directory import (
+from ..runs.directory import RunDirectory
+from ..runs.files import (
     CHECKPOINT,
     EVENTS,
     GRADIENTS,
     METRICS,
     RESULT,
     TRACES,
-    RunDirectory,
     RunError,
-    TraceLayout,
     plain_json,
     write_atomically,
     write_json,
     written_atomically,
 )
+from ..runs.result import Facts, Scale
+from ..runs.traces import TraceLayout
 from ..signals import Batch
 from ..tasks.base import Task
 from ..training.plan import Diverged, Result
@@ -249,7 +250,7 @@ class Recorder:
         *,
         config: Mapping[str, Any],
         task: Task,
-        facts: Mapping[str, Any],
+        facts: Facts,
         hparams: Mapping[str, Hparam],
     ) -> None:
         self.run, self.config, self.task, self.facts, self.hparams = run, config, task, facts, hparams
@@ -352,7 +353,7 @@ class Recorder:
         log.events.scalars(step, {f"gradient/{name}": x for name, x in _shown(decays["state"], seq_len).items()})
         with self._writing():
             # By steps alone, so that a run that is resumed draws what it would have.
-            steps = self.facts["steps"]
+            steps = self.facts.steps
             if before is None or step * CURVES // steps > before * CURVES // steps:
                 self._curves("latest", trace)
             if step == 0:
@@ -366,7 +367,7 @@ class Recorder:
         from .pictures.sentences import palette, picture  # pictures are not needed before the first step
 
         events = self._opened().events
-        steps, read = self.facts["steps"], sentences(self.task, batch, predicted)
+        steps, read = self.facts.steps, sentences(self.task, batch, predicted)
         title = f"step {step:,} of {steps:,}" if steps < 10_000 else f"step {step:,}"  # a picture is narrow
         events.text("answers", answers(self.task, read, title=title), step)
         for number, one in enumerate(read, start=1):
@@ -458,19 +459,14 @@ class Recorder:
 
     def _summary(self, step: int, result: Result, seconds: float) -> dict[str, Any]:
         """``result.json``."""
-        metric, goal = self.task.targets.metric, self.task.solved_at
+        scale = scale_of(self.task, self.facts.seq_len)
         return {
-            "task": self.task.name,
-            **self.facts,
+            **self.facts.fields(),
             "steps": step,
-            "metric": metric.name,
-            "higher_is_better": metric.higher_is_better,
+            **scale.fields(),
             "score": result.score,
-            "chance": self.task.chance,
             "loss": result.loss,
-            "baseline_loss": self.task.baseline_loss(self.facts["seq_len"]),
-            "solved_at": goal,
-            "solved": goal is not None and metric.reached(result.score, goal),
+            "solved": scale.solves(result.score),
             "steps_to_solve": result.steps_to_solve,
             "by_length": [asdict(found) for found in result.by_length],
             "gradient": {
@@ -485,6 +481,11 @@ class Recorder:
                 "seqmem": version("seqmem"),
             },
         }
+
+
+def scale_of(task: Task, seq_len: int) -> Scale:
+    """How to read scores and losses of a task at a length."""
+    return Scale(task.targets.metric, task.chance, task.baseline_loss(seq_len), task.solved_at)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -640,7 +641,7 @@ def sentences(task: Task, batch: Batch, predicted: Float[Tensor, "T B K"]) -> "l
         asked, words = batch.asked[upto, b], task.words(batch.inputs[upto, b])
         if asked.sum() == 1:  # the one answer is what there is to be sure of, all the way
             targets = targets[-1:].expand_as(targets)
-        scores = metric.per_step(outputs[:, None], targets[:, None])[:, 0]
+        scores = task.targets.score(outputs[:, None], targets[:, None])[:, 0]
         if symbols:
             chosen = outputs.argmax(-1)
             names = {symbol: task.answer(torch.tensor(symbol)) for symbol in {*chosen.tolist(), *targets.tolist()}}

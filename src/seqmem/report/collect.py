@@ -11,15 +11,19 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import isnan, nan
+from math import isnan
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..decay import FLOOR
-from ..runs.directory import CONFIG, RESULT, RunDirectory, RunError, read_json
-from ..runs.settings import identity_hash, own_name, training_settings
+from ..decay import log10_by_distance, relative_to_answer
+from ..metrics import Metric
+from ..runs.directory import RunDirectory
+from ..runs.files import CONFIG, RESULT, RunError
+from ..runs.result import StoredResult
+from ..runs.settings import identity_hash, training_settings
+from ..runs.summary import Summary, read
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,10 +42,7 @@ class Profiles:
     def relative(self) -> np.ndarray:
         """``log10`` [N K], relative to the answer (of a cell that answers before it updates its state: to the
         nearest timestep that has a gradient)."""
-        there = ~np.isneginf(self.log10)
-        first = np.take_along_axis(self.log10, there.argmax(1)[:, None], axis=1)
-        with np.errstate(invalid="ignore"):  # -inf all along a row stays what it is
-            return np.where(there.any(1, keepdims=True), self.log10 - first, self.log10)
+        return relative_to_answer(self.log10)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,18 +87,21 @@ class Run:
     score: float
     loss: float
     chance: float | None
-    metric: str
-    higher_is_better: bool
+    metric: Metric
     solved_at: float | None
     solved: bool
     steps_to_solve: int | None
     by_length: dict[int, float]
     decays: dict[str, dict[str, dict[str, float]]]
-    config: dict[str, Any]
-    environment: dict[str, Any]
+    config: Mapping[str, Any]
+    environment: Mapping[str, Any]
     hidden_size: int
     parameters: int
     seconds: float
+
+    @property
+    def higher_is_better(self) -> bool:
+        return self.metric.higher_is_better
 
     def profiles(self, *, ends: bool = False) -> Profiles | None:
         """The gradient back from the answer, read from the disk at every call; None: it was not traced.
@@ -115,13 +119,8 @@ class Run:
         step = gradients.step
         middle = int(np.abs(step - step[-1] / 2).argmin())
         kept = sorted({0, middle, len(step) - 1}) if ends else range(len(step))
-        carried = [values for name, values in gradients.norms.items() if name != "input"]
-        if not carried or any(values.ndim != 3 or len(values) != len(step) for values in carried):
-            raise RunError(f"{self.path}: its gradients are not those of a cell with a state")
-        rows = [
-            mean_back(np.hypot.reduce([values[i] for values in carried]), gradients.answered_at)
-            for i in kept  # one at a time: all together they may take as much memory again
-        ]
+        # One at a time: all together they may take as much memory again.
+        rows = [log10_by_distance(gradients.state(place), gradients.answered_at) for place in kept]
         return Profiles(step[list(kept)], np.stack(rows))
 
 
@@ -216,21 +215,22 @@ def collect(paths: Iterable[Path | str]) -> Collection:
     folders = [Path(path) for path in paths]
     left_out: list[LeftOut] = []
     unfinished: list[Unfinished] = []
-    read: list[Run] = []
+    finished: list[Run] = []
     for folder in _folders(folders, left_out):
         try:
-            found = _read(folder)
+            summary = read(RunDirectory(folder))
         except RunError as error:
             left_out.append(LeftOut(folder, _without(folder, str(error))))
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError) as error:
-            left_out.append(LeftOut(folder, _foreign(error)))
+            continue
+        if summary.result is not None:
+            finished.append(_run(summary, summary.result))
         else:
-            (read if isinstance(found, Run) else unfinished).append(found)  # pyright: ignore[reportArgumentType]
-    if not read and not unfinished:
+            unfinished.append(Unfinished(folder, summary.state, summary.step, summary.error))
+    if not finished and not unfinished:
         where = ", ".join(map(str, folders)) or "no folder"
         more = f"; {len(left_out)} left out, the first {left_out[0].path}: {left_out[0].reason}" if left_out else ""
         raise RunError(f"no runs below {where}: a run's directory has a {CONFIG}{more}")
-    runs = _labelled(_once(read, left_out))
+    runs = _labelled(_once(finished, left_out))
     runs.sort(key=lambda run: (natural(run.task), natural(run.cell), natural(run.label), run.seq_len, run.seed))
     return Collection(folders, _one_a_seed(runs, left_out), unfinished, left_out)
 
@@ -239,21 +239,6 @@ def natural(text: str) -> list[tuple[int, float, str]]:
     """A key by which ``forget_bias=2`` comes before ``forget_bias=10``."""
     parts = re.split(r"(\d+(?:\.\d+)?)", text)
     return [(0, float(part), "") if i % 2 else (1, 0.0, part) for i, part in enumerate(parts)]
-
-
-def mean_back(norms: np.ndarray, answered_at: np.ndarray) -> np.ndarray:
-    """log10 of the mean over sequences by timesteps back from each one's answer: [K], from norms [T B], answers [B].
-
-    ``-inf`` is what float64 cannot tell from zero, NaN what is no number.
-    """
-    at = answered_at[None, :] - np.arange(int(answered_at.max()) + 1)[:, None]
-    present = at >= 0
-    aligned = np.where(present, np.take_along_axis(norms, np.maximum(at, 0), axis=0), 0.0)
-    with np.errstate(over="ignore"):  # an explosion that overflows is infinite
-        means = aligned.sum(1) / present.sum(1)
-    logs = np.full(len(means), -np.inf)
-    np.log10(means, out=logs, where=~(means <= FLOOR))
-    return logs
 
 
 # Finding and reading
@@ -279,85 +264,37 @@ def _folders(given: Sequence[Path], left_out: list[LeftOut]) -> Iterator[Path]:
                 yield folder
 
 
-def _read(folder: Path) -> Run | Unfinished:
-    """One run. KeyError, TypeError or ValueError where its files hold something else than seqmem writes.
-
-    Raises:
-        RunError: a file cannot be read, or the files contradict each other.
-    """
-    directory = RunDirectory(folder)
-    config = directory.config()
-    task, cell = own_name(config["task"]), own_name(config["cell"])
-    seq_len, seed = _whole(config, "seq_len"), _whole(config, "seed")
-    result = directory.result()
-    if result is None:
-        status = directory.status()
-        if status is None:
-            return Unfinished(folder, "not started", 0, None)
-        return Unfinished(folder, str(status.state), int(status.step), status.error)
-    for key, wanted in {"task": task, "cell": cell, "seq_len": seq_len, "seed": seed}.items():
-        # A user's own task says its name in the result, and its class in the config.
-        if result[key] != wanted and not (key == "task" and config["task"]["name"] == "custom"):
-            raise RunError(f"{CONFIG} and {RESULT} are of two runs: {key} is {wanted!r} and {result[key]!r}")
-    tested = [*result["by_length"], *directory.evaluations()]
-    goal = result["solved_at"]
-    chance, to_solve = result["chance"], result["steps_to_solve"]
+def _run(summary: Summary, result: StoredResult) -> Run:
     return Run(
-        path=folder,
-        task=task,
-        task_name=task,
-        cell=cell,
+        path=summary.run.path,
+        task=summary.task,
+        task_name=summary.task,
+        cell=summary.cell,
         variant="",
-        label=cell,
-        seq_len=seq_len,
-        seed=seed,
-        steps=_whole(result, "steps"),
-        score=float(result["score"]),
-        loss=float(result["loss"]),
-        chance=None if chance is None else float(chance),
-        metric=str(result["metric"]),
-        higher_is_better=bool(result["higher_is_better"]),
-        solved_at=None if goal is None else float(goal),
+        label=summary.cell,
+        seq_len=summary.seq_len,
+        seed=summary.seed,
+        steps=result["steps"],
+        score=result["score"],
+        loss=result["loss"],
+        chance=result["chance"],
+        metric=summary.scale.metric,
+        solved_at=result["solved_at"],
         solved=bool(result["solved"]),
-        steps_to_solve=None if to_solve is None else _whole(result, "steps_to_solve"),
-        by_length=dict(sorted((_whole(row, "seq_len"), float(row["score"])) for row in tested)),
-        decays={
-            when: {state: {key: float(value) for key, value in one.items()} for state, one in states.items()}
-            for when, states in result["gradient"].items()
-        },
-        config=config,
-        environment=_beside(folder / "environment.json"),
-        hidden_size=_whole(result, "hidden_size"),
-        parameters=_whole(result, "parameters"),
-        seconds=float(result.get("seconds", nan)),
+        steps_to_solve=result["steps_to_solve"],
+        by_length=summary.by_length,
+        decays=result["probes"].get("gradient", {}),
+        config=summary.config,
+        environment=summary.environment,
+        hidden_size=result["hidden_size"],
+        parameters=result["parameters"],
+        seconds=result["seconds"],
     )
-
-
-def _whole(facts: Mapping[str, Any], key: str) -> int:
-    value = facts[key]
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
-        raise ValueError(f"{key} is {value!r}, no whole number")
-    return int(value)
-
-
-def _beside(path: Path) -> dict[str, Any]:
-    """A file that a run can be used without."""
-    try:
-        found = read_json(path)
-    except RunError:
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _without(folder: Path, said: str) -> str:
     """What is wrong with a folder, for where the folder is named beside it."""
     return said.removeprefix(str(folder)).lstrip("/: ")
-
-
-def _foreign(error: Exception) -> str:
-    if isinstance(error, KeyError):
-        return f"not of this version of seqmem, or not of seqmem: it has no {error}"
-    return f"not what seqmem writes: {' '.join(str(error).split())}"
 
 
 # Which runs are the same, and by what the others differ

@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from ..runs.directory import RunError, write_atomically
+from ..runs.files import RunError, write_atomically
 from . import figures, sections
 from .collect import Collection
 from .figures.base import FigureKind, Plot, TaskRuns, Traces, colours

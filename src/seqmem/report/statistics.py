@@ -13,6 +13,7 @@ from math import comb, inf, isinf, isnan, sqrt
 
 import numpy as np
 
+from ..metrics import Metric
 from .collect import Collection, Group, Run
 
 LEVEL = 0.95
@@ -23,13 +24,6 @@ ALPHA = 0.05
 
 DEFAULT_THRESHOLD = 0.99
 """The accuracy that counts as solved where the task has no rule of its own."""
-
-
-def score_text(metric: str, score: float) -> str:
-    """As ``Metric.text`` in ``seqmem.signals``, which would bring torch with it."""
-    if isnan(score) or isinf(score):
-        return "nan"
-    return f"{100 * score:.1f} %" if metric == "accuracy" else f"{score:.4g}"
 
 
 # Medians
@@ -142,7 +136,7 @@ def rule(run: Run, threshold: float | None = None) -> float | None:
     ``threshold``, where given, is an accuracy and holds for accuracies; any other metric keeps the task's own rule.
     Without one it is the task's rule, and DEFAULT_THRESHOLD for an accuracy of a task that has none.
     """
-    if run.metric == "accuracy":
+    if run.metric.percent:
         if threshold is not None:
             return threshold
         return run.solved_at if run.solved_at is not None else DEFAULT_THRESHOLD
@@ -154,13 +148,13 @@ def rule_text(run: Run, threshold: float | None = None) -> str:
     goal = rule(run, threshold)
     if goal is None:
         return ""
-    return f"at {'least' if run.higher_is_better else 'most'} {score_text(run.metric, goal)}"
+    return f"at {'least' if run.higher_is_better else 'most'} {run.metric.text(goal)}"
 
 
 def reaches(run: Run, score: float, threshold: float | None = None) -> bool:
     """True if ``score`` solves the run's task; NaN does not."""
     goal = rule(run, threshold)
-    return goal is not None and bool(score >= goal if run.higher_is_better else score <= goal)
+    return goal is not None and run.metric.reached(score, goal)
 
 
 def solved(run: Run, threshold: float | None = None) -> bool:
@@ -325,14 +319,13 @@ class Bimodal:
     n: int
     goal: float
     line: float
-    metric: str
-    higher_is_better: bool
+    metric: Metric
 
     def __str__(self) -> str:
-        side = "below" if self.higher_is_better else "above"
+        side = "below" if self.metric.higher_is_better else "above"
         return (
-            f"{self.high} of {self.n} seeds reach {score_text(self.metric, self.goal)}, "
-            f"{self.low} of {self.n} stay {side} {score_text(self.metric, self.line)}"
+            f"{self.high} of {self.n} seeds reach {self.metric.text(self.goal)}, "
+            f"{self.low} of {self.n} stay {side} {self.metric.text(self.line)}"
         )
 
 
@@ -366,7 +359,7 @@ def bimodality(runs: Sequence[Run], threshold: float | None = None, *, at: int |
     if reached < least or low < least or n - reached - low >= min(reached, low):
         return None
     line = first.chance + WAY * (goal - first.chance)
-    return Bimodal(int(reached), low, n, goal, line, first.metric, first.higher_is_better)
+    return Bimodal(int(reached), low, n, goal, line, first.metric)
 
 
 # Two cells
@@ -443,7 +436,7 @@ class Comparison:
     @property
     def difference_text(self) -> str:
         """``+75.0 points [74.1, 76.0]``, positive where a is better; with its level where it is not LEVEL."""
-        scale, unit = (100, " points") if self.a.first.metric == "accuracy" else (1, "")
+        scale, unit = (100, " points") if self.a.first.metric.percent else (1, "")
         interval = self.difference
         if not interval.n:
             return "-"

@@ -12,7 +12,7 @@ from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..runs.directory import written_atomically
+from ..runs.files import written_atomically
 from .collect import Collection, Run
 from .statistics import (
     decay_interval,
@@ -85,6 +85,7 @@ def _run(run: Run, threshold: float | None) -> dict[str, Any]:
         **own,
         **decays,
         **made_by,
+        "metric": run.metric.name,
         "solved_at": rule(run, threshold),
         "solved": solved(run, threshold) if rule(run, threshold) is not None else None,
         "command": " ".join(map(str, command)) if isinstance(command, list) else _text(command),
@@ -131,7 +132,7 @@ def _groups(collection: Collection, threshold: float | None) -> list[dict[str, A
             row |= {
                 "seq_len": length,
                 "seeds": len(runs),
-                "metric": one.metric,
+                "metric": one.metric.name,
                 "chance": one.chance,
                 "solved_at": rule(one, threshold),
                 "score_level": score.level,

@@ -4,7 +4,8 @@ import re
 from collections.abc import Iterable, Sequence
 from math import isinf, isnan
 
-from .statistics import Span, score_text
+from ..metrics import Metric
+from .statistics import Span
 
 
 def clean(text: str, at_most: int = 200) -> str:
@@ -15,9 +16,9 @@ def clean(text: str, at_most: int = 200) -> str:
     return line if len(line) <= at_most else f"{line[:half]}…{line[-half:]}"
 
 
-def score_words(metric: str, score: float) -> str:
-    """A score with its unit; ``diverged`` where it is not finite."""
-    return "diverged" if isnan(score) or isinf(score) else with_signs(score_text(metric, score))
+def score_words(metric: Metric, score: float) -> str:
+    """``Metric.text`` with typographic signs."""
+    return with_signs(metric.text(score))
 
 
 def with_signs(text: str) -> str:

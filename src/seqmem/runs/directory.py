@@ -1,4 +1,4 @@
-"""A run's directory: who it is, what it holds, how it survives being killed, and how it is read back.
+"""A run's directory: what it holds, how it survives being killed, and what has become of its run.
 
     outputs/pronoun/lstm/len50-seed0-1a2b3c4d/
         config.json  overrides.json  environment.json    what was run, with what
@@ -11,80 +11,31 @@
         result.json         written last: its presence means finished
         evaluations.jsonl   what ``seqmem eval`` added later
 
-Whatever is rewritten is written beside its place and renamed into it; whatever grows is cut back to where the last
-checkpoint saw it end. So nothing half-written is ever read.
-
-A trace takes 8 bytes for each timestep, sequence and series (every state, and the input): 38 kB for 50 timesteps,
-32 sequences and an lstm, so 384 MB for 10,000 traces. Half of the sequences take half of it.
-
-Axes: N traces, T timesteps, B sequences.
+Files that are rewritten are written beside their place and renamed into it. Files that grow are cut back to their size
+at the last checkpoint. So a reader never sees a half-written file.
 """
 
-import json
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import cached_property
-from math import isfinite
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
-from zipfile import BadZipFile
+from typing import Any, Literal, get_args
 
-import numpy as np
 from filelock import FileLock, Timeout
 
-METRICS = "metrics.jsonl"
-EVENTS = "events.out.tfevents.0.seqmem"
-TRACES = "traces.bin"
-GRADIENTS = "gradients.npz"
-CHECKPOINT = "checkpoint.pt"
-RESULT = "result.json"
-STATUS = "status.json"
-CONFIG = "config.json"
-EVALUATIONS = "evaluations.jsonl"
+from . import files
+from .files import RunError, read_json, read_lines, write_json
+from .result import StoredResult, current_row, read_result, whole
+from .traces import Gradients, read_growing, read_stored
 
-RunState = Literal["running", "interrupted", "failed", "finished"]
+State = Literal["finished", "running", "interrupted", "killed", "failed", "not started"]
+"""What has become of a run. ``interrupted``: it was asked to stop and has saved itself. ``killed``: its process ended
+without writing a last status. An interrupted or killed run goes on from its last checkpoint."""
 
-
-class RunError(Exception):
-    """A run's directory cannot be used. The message is one line for people: what, where, what instead."""
-
-
-def plain_json(value: Any) -> Any:
-    """``value`` with what JSON cannot say as strings that ``float`` understands: "inf", "-inf" and "nan"."""
-    if isinstance(value, float):  # first what most of it is: to ask for a Mapping takes longest
-        return value if isfinite(value) else str(value)
-    if isinstance(value, dict | Mapping):
-        return {key: plain_json(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain_json(inner) for inner in value]
-    return value
-
-
-@contextmanager
-def written_atomically(path: Path) -> Iterator[BinaryIO]:
-    """Write beside ``path`` and rename into it, so that a reader sees the old content or the new, never a part."""
-    beside = path.with_name(path.name + ".partial")
-    try:
-        with beside.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except OSError:
-        beside.unlink(missing_ok=True)
-        raise
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    with written_atomically(path) as file:
-        file.write(content)
-
-
-def write_json(path: Path, value: Any) -> None:
-    write_atomically(path, (json.dumps(plain_json(value), indent=1, allow_nan=False) + "\n").encode())
+Recorded = Literal["running", "interrupted", "failed", "finished"]
+"""The states that a run writes down itself."""
 
 
 class RunDirectory:
@@ -101,18 +52,34 @@ class RunDirectory:
 
     @property
     def finished(self) -> bool:
-        return self.file(RESULT).exists()
+        return self.file(files.RESULT).exists()
+
+    @property
+    def state(self) -> State:
+        """What has become of the run. A process on another host is taken to be alive.
+
+        Raises:
+            RunError: the status cannot be read.
+        """
+        if self.finished:
+            return "finished"
+        status = self.status()
+        if status is None:
+            return "not started"
+        # A run writes "finished" just before its result: without a result its process is there, or was killed.
+        state = "running" if status.state == "finished" else status.state
+        return "killed" if state == "running" and not status.alive else state
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the directory for this process; the system lets go of it however the process ends.
+        """Hold the directory for this process; the system releases the lock however the process ends.
 
         Raises:
             RunError: another process holds it, or it cannot be made or written.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.file("run.lock"))
+            lock = FileLock(self.file(files.LOCK))
             lock.acquire(timeout=0)
         except Timeout:
             status = self.status()
@@ -125,22 +92,31 @@ class RunDirectory:
         finally:
             lock.release()
 
-    def set_status(self, state: RunState, *, step: int, error: str | None = None) -> None:
+    def set_status(self, state: Recorded, *, step: int, error: str | None = None) -> None:
         status = {"state": state, "step": step, "error": error, "pid": os.getpid(), "host": socket.gethostname()}
-        write_json(self.file(STATUS), status)
+        write_json(self.file(files.STATUS), status)
 
     def status(self) -> "Status | None":
-        found = read_json(self.file(STATUS))
-        if found is not None and found.get("state") == "finished" and not self.finished:
-            found["state"] = "running"  # it was about to write its result
+        """What the run's process wrote last; None before it wrote anything. ``state`` says what has become of it.
+
+        Raises:
+            RunError: the file cannot be read.
+        """
+        values = read_json(self.file(files.STATUS))
+        if values is None:
+            return None
         try:
-            return Status(**found) if found is not None else None
-        except TypeError as error:
-            raise RunError(f"{self.file(STATUS)} is not a status that this seqmem knows: {error}") from error
+            return Status(**values)
+        except (TypeError, ValueError) as error:
+            where = self.file(files.STATUS)
+            raise RunError(f"{where} is not a status that this seqmem knows: {error}") from error
 
     def restart(self) -> None:
-        """Forget everything a former start left behind."""
-        for name in (RESULT, CHECKPOINT, METRICS, EVENTS, TRACES, GRADIENTS, EVALUATIONS, STATUS):
+        """Delete everything that an earlier start left behind."""
+        for name in (
+            files.RESULT, files.CHECKPOINT, files.METRICS, files.EVENTS, files.TRACES, files.GRADIENTS,
+            files.EVALUATIONS, files.STATUS,
+        ):  # fmt: skip
             self.file(name).unlink(missing_ok=True)
 
     # Reading
@@ -151,168 +127,104 @@ class RunDirectory:
         Raises:
             RunError: this is not a run's directory.
         """
-        found = read_json(self.file(CONFIG))
-        if found is None:
-            raise RunError(f"{self.path} is not a run: it has no {CONFIG}")
-        return found
+        config = read_json(self.file(files.CONFIG))
+        if config is None:
+            raise RunError(f"{self.path} is not a run: it has no {files.CONFIG}")
+        return config
 
-    def result(self) -> dict[str, Any] | None:
-        """``result.json``, with its numbers as numbers; None if the run is not finished."""
-        found = read_json(self.file(RESULT))
-        return None if found is None else _numbers(found)
+    def environment(self) -> dict[str, Any]:
+        """Versions and machine, the command, and how to read the run's numbers; empty where that is not recorded.
+
+        Raises:
+            RunError: the file cannot be read.
+        """
+        return read_json(self.file(files.ENVIRONMENT)) or {}
+
+    def result(self) -> StoredResult | None:
+        """What the run measured, as in ``result.json``; None if it is not finished.
+
+        Raises:
+            RunError: the file cannot be read, or another version of seqmem wrote it.
+        """
+        path = self.file(files.RESULT)
+        values = read_json(path)
+        if values is None:
+            return None
+        try:
+            return read_result(values)
+        except KeyError as error:
+            name = error.args[0]
+            raise RunError(f"{path} has no {name}: it was written by another version of seqmem") from error
+        except (TypeError, ValueError, AttributeError) as error:
+            raise RunError(f"{path} is not what seqmem writes: {' '.join(str(error).split())}") from error
 
     def metrics(self) -> list[dict[str, Any]]:
-        return _read_lines(self.file(METRICS))
+        """Every number of the training, in the order in which it was written."""
+        return [current_row(row) for row in read_lines(self.file(files.METRICS))]
 
     def evaluations(self) -> list[dict[str, Any]]:
-        return _read_lines(self.file(EVALUATIONS))
+        """What ``seqmem eval`` added: the fields of a ``result.Length`` each."""
+        return read_lines(self.file(files.EVALUATIONS))
 
-    def gradients(self, *, ends: bool = False) -> "Gradients | None":
+    def gradients(self, *, ends: bool = False) -> Gradients | None:
         """Every trace so far; None if there is none.
 
         Args:
-            ends: the first and the latest alone, which take little memory however many there are.
+            ends: the first and the latest trace only, which take little memory however many there are.
 
         Raises:
             RunError: they cannot be read.
         """
-        found = self.growing_gradients(ends=ends)
-        return found if found is not None else self.stored_gradients(ends=ends)
+        growing = self.growing_gradients(ends=ends)
+        return growing if growing is not None else self.stored_gradients(ends=ends)
 
-    def growing_gradients(self, *, ends: bool = False) -> "Gradients | None":
-        """What ``traces.bin`` has: every whole trace of a run that trains, or was killed."""
-        path = self.file(TRACES)
-        try:
-            with path.open("rb") as file:
-                layout = TraceLayout.read(file)
-                count = layout.whole(path.stat().st_size) if layout is not None else 0
-                if layout is None or not count:
-                    return None
-                parts = []
-                for first, many in dict.fromkeys([(0, 1), (count - 1, 1)] if ends else [(0, count)]):
-                    file.seek(layout.end(first))
-                    parts.append(np.fromfile(file, layout.dtype, many))
-                traces = np.concatenate(parts)
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise RunError(f"{path} cannot be read: {error}") from error
-        return Gradients(traces["step"], layout.answered_at, {name: traces[f"norm/{name}"] for name in layout.names})
+    def growing_gradients(self, *, ends: bool = False) -> Gradients | None:
+        """The whole traces in ``traces.bin``, of a run that trains or was killed."""
+        return read_growing(self.file(files.TRACES), ends=ends)
 
-    def stored_gradients(self, *, ends: bool = False) -> "Gradients | None":
-        """What ``gradients.npz`` has."""
-        try:
-            with self.file(GRADIENTS).open("rb") as file, np.load(file) as stored:  # np.load leaks what it cannot read
-                names = [name.removeprefix("norm/") for name in stored.files if name.startswith("norm/")]
-                steps = stored["step"]
-                kept = np.unique([0, len(steps) - 1]) if ends and len(steps) else slice(None)
-                return Gradients(
-                    steps[kept], stored["answered_at"], {name: stored[f"norm/{name}"][kept] for name in names}
-                )
-        except FileNotFoundError:
-            return None
-        except (OSError, EOFError, ValueError, KeyError, IndexError, BadZipFile) as error:
-            raise RunError(f"{self.file(GRADIENTS)} cannot be read: {error}") from error
-
-
-@dataclass(frozen=True, eq=False)
-class TraceLayout:
-    """How traces lie in ``traces.bin``: after a line of JSON that says this, one after another, all of one size."""
-
-    names: tuple[str, ...]
-    timesteps: int
-    answered_at: np.ndarray
-
-    @cached_property
-    def dtype(self) -> np.dtype:
-        """Of one trace: its step, then the norms [T B] of each series."""
-        shape = (self.timesteps, len(self.answered_at))
-        return np.dtype([("step", "<i8"), *((f"norm/{name}", "<f8", shape) for name in self.names)])
-
-    @cached_property
-    def header(self) -> bytes:
-        said = {"names": self.names, "timesteps": self.timesteps, "answered_at": self.answered_at.tolist()}
-        return (json.dumps(said) + "\n").encode()
-
-    def end(self, count: int) -> int:
-        """Where ``count`` traces end, in bytes."""
-        return len(self.header) + count * self.dtype.itemsize
-
-    def whole(self, size: int) -> int:
-        """Whole traces in a file of ``size`` bytes."""
-        return max(0, size - len(self.header)) // self.dtype.itemsize
-
-    @classmethod
-    def read(cls, file: BinaryIO) -> "TraceLayout | None":
-        """From the beginning of the file, up to the first trace; None if that much is not written yet."""
-        line = file.readline()
-        if not line.endswith(b"\n"):
-            return None
-        said = json.loads(line)
-        found = cls(tuple(said["names"]), int(said["timesteps"]), np.array(said["answered_at"], dtype=np.int64))
-        if found.header != line:
-            raise ValueError("its first line is not one that this seqmem writes")
-        return found
+    def stored_gradients(self, *, ends: bool = False) -> Gradients | None:
+        """The traces in ``gradients.npz``, of a run that stopped or finished."""
+        return read_stored(self.file(files.GRADIENTS), ends=ends)
 
 
 @dataclass(frozen=True)
 class Status:
-    state: RunState
+    """What a run's process wrote last.
+
+    Raises:
+        ValueError: an unknown state, or a step or process id that is no whole number.
+    """
+
+    state: Recorded
     step: int
     error: str | None
     pid: int
     host: str
 
+    def __post_init__(self) -> None:
+        if self.state not in get_args(Recorded):
+            raise ValueError(f"its state is {self.state!r}")
+        whole(self.step, "its step")
+        whole(self.pid, "its pid")
 
-@dataclass(frozen=True, eq=False)
-class Gradients:
-    """All traces of a run. ``step`` [N]; ``answered_at`` [B]; ``norms``: name -> [N T B], float64."""
+    @property
+    def alive(self) -> bool:
+        """False if the process was on this machine and is gone."""
+        return self.host != socket.gethostname() or _alive(self.pid)
 
-    step: np.ndarray
-    answered_at: np.ndarray
-    norms: dict[str, np.ndarray] = field(default_factory=dict)
+
+def _alive(pid: int) -> bool:
+    if os.name != "posix":  # elsewhere, os.kill does not ask but kills
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):  # another user's process
+        return True
+    return True
 
 
 def find_runs(folder: Path | str) -> list[RunDirectory]:
     """All runs at or below ``folder``, by path."""
-    return [RunDirectory(found.parent) for found in sorted(Path(folder).rglob(CONFIG))]
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """None if there is no such file.
-
-    Raises:
-        RunError: it cannot be read.
-    """
-    try:
-        found = json.loads(path.read_text())
-    except FileNotFoundError:
-        return None
-    except NotADirectoryError:
-        return None
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path} cannot be read: {error}") from error
-    if not isinstance(found, dict):
-        raise RunError(f"{path} cannot be read: it is not what seqmem writes")
-    return found
-
-
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    """Lines of JSON; a last line without its end is still being written, and is left out."""
-    try:
-        lines = path.read_text().splitlines(keepends=True)
-    except FileNotFoundError:
-        return []
-    try:
-        return [_numbers(json.loads(line)) for line in lines if line.endswith("\n")]
-    except ValueError as error:
-        raise RunError(f"{path} cannot be read: {error}") from error
-
-
-def _numbers(value: Any) -> Any:
-    """The inverse of ``plain_json``."""
-    if isinstance(value, dict):
-        return {key: _numbers(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_numbers(inner) for inner in value]
-    return float(value) if value in ("inf", "-inf", "nan") else value
+    return [RunDirectory(config.parent) for config in sorted(Path(folder).rglob(files.CONFIG))]

@@ -3,7 +3,9 @@
 import re
 from pathlib import Path
 
-from ...runs.directory import RunDirectory, RunError, find_runs
+from ...runs.directory import RunDirectory, find_runs
+from ...runs.files import RunError
+from ...runs.result import StoredResult
 
 OUTPUTS = Path("outputs")
 
@@ -59,9 +61,15 @@ def one_run(given: str, command: str) -> RunDirectory:
     return found[0]
 
 
-def refuse_unfinished(run: RunDirectory) -> None:
-    """Raise RunError where a run has not been trained to its end."""
-    if not run.finished:
+def finished_result(run: RunDirectory) -> StoredResult:
+    """The result of a run that must be finished.
+
+    Raises:
+        RunError: it has not been trained to its end, or its files cannot be read.
+    """
+    result = run.result()
+    if result is None:
         status = run.status()
-        state = f"{status.state} at step {status.step}" if status else "not started"
-        raise RunError(f"{run.path} is not finished ({state}): train it to the end first")
+        step = f" at step {status.step}" if status else ""
+        raise RunError(f"{run.path} is not finished ({run.state}{step}): train it to the end first")
+    return result

@@ -10,7 +10,7 @@ import os
 from collections.abc import Sequence
 from typing import NoReturn
 
-from ...runs.directory import RunError
+from ...runs.files import RunError
 
 
 class ConfigError(Exception):

@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass
 from textwrap import shorten
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ...runs.directory import CHECKPOINT, RunDirectory, RunError
+from ...runs.directory import RunDirectory
+from ...runs.files import CHECKPOINT, RunError
+from ...runs.result import StoredResult
 from . import schema as settings
-from .choose import refuse_unfinished
+from .choose import finished_result
 from .compose import configuration
 
 if TYPE_CHECKING:
@@ -17,14 +19,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Trained:
-    """``result``: what the run says about itself, as in ``result.json``."""
+    """A finished run and its model."""
 
     run: RunDirectory
     config: settings.RunConfig
     model: "Model"
     task: "Task"
     backend: "Backend"
-    result: dict[str, Any]
+    result: StoredResult
 
 
 def trained(run: RunDirectory, device: str = "cpu") -> Trained:
@@ -35,7 +37,7 @@ def trained(run: RunDirectory, device: str = "cpu") -> Trained:
         ConfigError: there is no such device.
     """
     config = configuration(run)
-    refuse_unfinished(run)
+    result = finished_result(run)
     if not run.file(CHECKPOINT).exists():
         raise RunError(f"{run.path} lacks its {CHECKPOINT}: train it again with force=true")
 
@@ -49,4 +51,4 @@ def trained(run: RunDirectory, device: str = "cpu") -> Trained:
     except (RuntimeError, KeyError) as error:
         said = shorten(str(error), 200, placeholder=" ...")
         raise RunError(f"{run.file(CHECKPOINT)} does not fit the run's configuration: {said}") from error
-    return Trained(run, config, experiment.model.eval(), experiment.task, experiment.backend, run.result() or {})
+    return Trained(run, config, experiment.model.eval(), experiment.task, experiment.backend, result)

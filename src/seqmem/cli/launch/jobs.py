@@ -18,7 +18,8 @@ from typing import Any, Literal, Protocol, runtime_checkable
 from filelock import Timeout
 from rich.console import Console
 
-from ...runs.directory import RunDirectory, RunError
+from ...runs.directory import RunDirectory
+from ...runs.files import RunError
 from ..config.errors import ConfigError, one_line
 from ..config.schema import RunConfig, everything, from_mapping
 from ..terminal.live import RunInfo

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from ...runs import directory as runs
-from ...runs.directory import RunDirectory, RunError, read_json, write_json
+from ...runs.directory import RunDirectory
+from ...runs.files import CHECKPOINT, CONFIG, ENVIRONMENT, ERROR, OVERRIDES, RunError, write_json
+from ...runs.result import Facts
 from ...runs.settings import identity_hash, own_name
 from ..config import schema as settings
 from ..config.schema import RunConfig
@@ -150,7 +151,7 @@ def execute(
                 line = f"{prefix}begun by seqmem {begun_with.get('seqmem')}, going on with {version('seqmem')}"
                 line += ": the numbers may be neither's (force=true begins anew)"
                 console.print(line, soft_wrap=True, highlight=False)
-            saved = run.file(runs.CHECKPOINT)
+            saved = run.file(CHECKPOINT)
             first_step = load_checkpoint(saved)["progress"]["step"] if saved.exists() else 0
             recorder = stack.enter_context(
                 Recorder(
@@ -158,7 +159,7 @@ def execute(
                     config=settings.identity(config),
                     task=experiment.task,
                     facts=facts,
-                    hparams=_hparams(config, experiment),
+                    hparams=_hparams(config, facts),
                 )
             )
             info = RunInfo(
@@ -221,7 +222,7 @@ def _record_failure(run: RunDirectory, error: Exception) -> None:
             step=step or 0,
             error=f"{error}" if isinstance(error, RunError) else f"{type(error).__name__}: {error}",
         )
-        run.file("error.txt").write_text("".join(traceback.format_exception(error)))
+        run.file(ERROR).write_text("".join(traceback.format_exception(error)))
     except OSError:
         pass
 
@@ -257,23 +258,17 @@ def _describe(
     Returns:
         The environment that a resumed run was begun in; None for a new run.
     """
-    run.file("error.txt").unlink(missing_ok=True)
-    write_json(run.file(runs.CONFIG), settings.everything(config))
-    write_json(run.file("overrides.json"), list(overrides))
-    task = experiment.task
-    metric = task.targets.metric
-    score_facts = {
-        "metric": metric.name,
-        "higher_is_better": metric.higher_is_better,
-        "chance": task.chance,
-        "baseline_loss": task.baseline_loss(config.seq_len),
-        "solved_at": task.solved_at,
-        **task.facts(),
-    }  # the numbers of an unfinished run mean nothing without them
+    from ...record.recorder import scale_of
+
+    run.file(ERROR).unlink(missing_ok=True)
+    write_json(run.file(CONFIG), settings.everything(config))
+    write_json(run.file(OVERRIDES), list(overrides))
+    # Without its scale the numbers of an unfinished run mean nothing.
+    scale = scale_of(experiment.task, config.seq_len).fields() | {**experiment.task.facts()}
     # A resumed run may go on in another environment than it was begun in.
-    former = read_json(run.file("environment.json")) if run.file(runs.CHECKPOINT).exists() else None
+    former = run.environment() if run.file(CHECKPOINT).exists() else None
     earlier = [*former.pop("earlier", []), former] if former else []
-    write_json(run.file("environment.json"), environment(experiment) | score_facts | {"earlier": earlier})
+    write_json(run.file(ENVIRONMENT), environment(experiment) | scale | {"earlier": earlier})
     return earlier[0] if earlier else None
 
 
@@ -312,39 +307,38 @@ def _git_commit() -> str | None:
     return git.stdout.strip() or None if git.returncode == 0 else None
 
 
-def _facts(config: RunConfig, experiment: "Experiment") -> dict[str, Any]:
+def _facts(config: RunConfig, experiment: "Experiment") -> Facts:
     first = next(experiment.model.parameters())
-    return {
-        "task": own_name(config.task),
-        "cell": own_name(config.cell),
-        "seq_len": config.seq_len,
-        "seed": config.seed,
-        "hidden_size": experiment.hidden_size,
-        "layers": config.cell.get("layers", 1),
-        "parameters": experiment.parameters,
-        "steps": config.steps,
-        "device": str(first.device),
-        "baseline_loss": experiment.task.baseline_loss(config.seq_len),
-    }
+    return Facts(
+        task=own_name(config.task),
+        cell=own_name(config.cell),
+        seq_len=config.seq_len,
+        seed=config.seed,
+        hidden_size=experiment.hidden_size,
+        layers=config.cell.get("layers", 1),
+        parameters=experiment.parameters,
+        steps=config.steps,
+        device=str(first.device),
+    )
 
 
-def _hparams(config: RunConfig, experiment: "Experiment") -> dict[str, str | float | int | bool]:
+def _hparams(config: RunConfig, facts: Facts) -> dict[str, str | float | int | bool]:
     """Hyperparameters for TensorBoard. Every run has the same keys: its table shows no others."""
     from ...cells import CELLS
 
     compared = sorted({name for cell in CELLS.values() for name in cell.compared})
     return {
-        "cell": own_name(config.cell),
-        "task": own_name(config.task),
-        "seq_len": config.seq_len,
-        "seed": config.seed,
-        "hidden_size": experiment.hidden_size,
-        "layers": int(config.cell.get("layers", 1)),
-        "parameters": experiment.parameters,
+        "cell": facts.cell,
+        "task": facts.task,
+        "seq_len": facts.seq_len,
+        "seed": facts.seed,
+        "hidden_size": facts.hidden_size,
+        "layers": int(facts.layers),
+        "parameters": facts.parameters,
         **{name: str(config.cell.get(name, "-")) for name in compared},
         "optimizer": str(config.optimizer.get("name")),
         "lr": float(config.optimizer.get("lr", float("nan"))),
         "batch_size": config.batch_size,
-        "steps": config.steps,
+        "steps": facts.steps,
         "lengths": str(config.task.get("lengths", "fixed")),
     }

@@ -17,7 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ...runs.directory import RunError
+from ...runs.files import RunError
 from ..config.errors import ConfigError, one_line
 from ..config.schema import usable_cores
 from .jobs import Job, Lines, Outcome, Queue, View, lost, skip, work

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from ...runs.directory import RunError
+from ...runs.files import RunError
 from ..config.errors import ConfigError, nearest
 from .jobs import Job, Outcome, lost, skip, work
 from .one_run import Stopped, StopSignals

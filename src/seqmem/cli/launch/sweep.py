@@ -14,7 +14,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, flag_override
 
-from ...runs.directory import RunDirectory, RunError
+from ...runs.directory import RunDirectory
+from ...runs.files import RunError
 from ..config.compose import command_line_config_dir, explained, with_own_arguments
 from ..config.errors import one_line
 from ..config.schema import RunConfig, from_mapping
@@ -209,7 +210,7 @@ def _state(path: Path, outcome: Outcome | None) -> tuple[str, str]:
     if run.finished:
         return "finished", ""
     try:
-        status = run.status()
+        state, status = run.state, run.status()
     except RunError as error:
         return "unreadable", str(error)
-    return (status.state, status.error or "") if status is not None else ("not started", "")
+    return state, (status.error or "") if status is not None else ""

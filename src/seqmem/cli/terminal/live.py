@@ -18,15 +18,17 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from ...decay import profile
 from ...runs.directory import RunDirectory
+from ...runs.summary import read
 from ..config.choose import OUTPUTS
-from .pages import LABEL, WIDEST, page, read
-from .strip import bar, columns, fitted, legend, marks, profile, say, strip_line
+from .pages import LABEL, WIDEST, page
+from .strip import bar, columns, fitted, legend, marks, say, strip_line
 from .words import half_life_text, here, horizon_text, typed
 
 if TYPE_CHECKING:  # torch takes seconds, and help and completion pass through here
+    import seqmem.metrics
     import seqmem.probes.gradient
-    import seqmem.signals
     import seqmem.training.plan
 
 _LINES = 10
@@ -46,7 +48,7 @@ class RunInfo:
     """
 
     title: str
-    metric: "seqmem.signals.Metric"
+    metric: "seqmem.metrics.Metric"
     chance: float
     baseline_loss: float
     steps: int
@@ -213,8 +215,7 @@ class Display:
             drawn = bar(share, goal, self._marks, room, "cyan")
             rows.append([Text("loss"), Text(_loss_text(self._loss)), drawn, _loss_text(self._baseline_loss)])
         if self._score is not None:
-            fraction = metric.name == "accuracy"
-            share, goal = (self._score, self._chance) if fraction else _below(self._score, self._chance)
+            share, goal = (self._score, self._chance) if metric.percent else _below(self._score, self._chance)
             drawn = bar(share, goal, self._marks, room, "green" if metric.better(self._score, self._chance) else "cyan")
             label = metric.name if len(metric.name) <= LABEL else "score"
             rows.append([Text(label), Text(metric.text(self._score), "bold"), drawn, metric.text(self._chance)])

@@ -17,11 +17,7 @@ from rich.cells import cell_len
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-from ...decay import FLOOR
-
-LOW, HIGH = -8.0, 0.0
-"""log10 of the gradient, relative to that at the answer, where the lowest block begins and the highest one ends."""
-
+from ...decay import FAINTEST, STRONGEST
 
 EXPLODED = 1.0
 """From ten times the gradient at the answer on, a timestep is marked: a full block would look like a memory."""
@@ -100,27 +96,6 @@ def say(console: Console, *lines: RenderableType) -> None:
         console.print(line, soft_wrap=not console.is_terminal, highlight=False, markup=False, emoji=False)
 
 
-def profile(norms: np.ndarray, answered_at: np.ndarray) -> np.ndarray:
-    """log10 of the mean over sequences, relative to the answer: [K], from norms [T B] and answers [B].
-
-    Sequences are laid on top of each other at their own answers. ``-inf`` is what float64 cannot tell from zero,
-    NaN what is no number.
-    """
-    length = int(answered_at.max()) + 1
-    back = answered_at[None, :] - np.arange(length)[::-1, None]
-    present = back >= 0
-    aligned = np.where(present, np.take_along_axis(norms, np.maximum(back, 0), axis=0), 0.0)
-    with np.errstate(over="ignore"):  # an explosion that overflows is infinite, and drawn as an explosion
-        means = aligned.sum(1) / np.maximum(present.sum(1), 1)
-    logs = np.full(length, -np.inf)
-    np.log10(means, out=logs, where=~(means <= FLOOR))
-    above = np.flatnonzero(~np.isneginf(logs) & ~np.isnan(logs))
-    if not len(above):
-        return logs
-    answer = logs[above[-1]]  # of a cell that answers before it updates its state, the last timestep that has any
-    return logs - answer if np.isfinite(answer) else np.full(length, np.nan)
-
-
 def heat_strip(values: np.ndarray, have: Marks, width: int, longest: int | None = None) -> Text:
     """``values`` (a ``profile``) in at most ``width`` characters, each the mean over its timesteps.
 
@@ -149,7 +124,7 @@ def _block(values: np.ndarray, have: Marks) -> tuple[str, str]:
     height = float(there.mean())
     if height >= EXPLODED:
         return have.exploded, _EXPLODED_STYLE
-    share = min(max((height - LOW) / (HIGH - LOW), 0.0), 1.0)
+    share = min(max((height - FAINTEST) / (STRONGEST - FAINTEST), 0.0), 1.0)
     return have.blocks[min(int(share * len(have.blocks)), len(have.blocks) - 1)], _colour(round(share * 28))
 
 

@@ -7,11 +7,6 @@ from math import inf, isinf, isnan
 from pathlib import Path
 
 
-def score_text(metric: str, score: float) -> str:
-    """As ``Metric.text`` in ``seqmem.signals``, which would bring torch with it."""
-    return f"{100 * score:.1f} %" if metric == "accuracy" else f"{score:.4g}"
-
-
 def half_life_text(timesteps: float) -> str:
     if isinf(timesteps):
         return "does not decay"

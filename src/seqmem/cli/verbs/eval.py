@@ -9,13 +9,14 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from ...runs.directory import EVALUATIONS, EVENTS, RunDirectory, RunError, plain_json, write_atomically
+from ...runs.directory import RunDirectory
+from ...runs.files import EVALUATIONS, EVENTS, RunError, plain_json, write_atomically
 from ..config.choose import one_run
 from ..config.errors import ConfigError, Parser
 
 if TYPE_CHECKING:
     from ...evaluate import Evaluation
-    from ...signals import Metric
+    from ...metrics import Metric
     from ...tasks import Task
 
 NUMBERS = ("seq_len", "sequences")

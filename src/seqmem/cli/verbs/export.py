@@ -14,8 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...runs.directory import CHECKPOINT, RunDirectory, RunError, write_atomically, written_atomically
-from ..config.choose import one_run, refuse_unfinished
+from ...runs.directory import RunDirectory
+from ...runs.files import CHECKPOINT, RunError, write_atomically, written_atomically
+from ..config.choose import finished_result, one_run
 from ..config.compose import configuration
 from ..config.errors import Parser
 from ..config.schema import Kernel
@@ -57,7 +58,7 @@ def main(args: Sequence[str]) -> int:
     if step is not None and step.suffix != ".onnx":
         parser.error(f"--onnx {step}: must end with .onnx")
     run = one_run(options.run, "seqmem export")
-    refuse_unfinished(run)
+    finished_result(run)
     if step is not None:
         _refuse_without_onnx()
     if weights is not None:

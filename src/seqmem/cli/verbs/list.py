@@ -15,7 +15,6 @@ from ...kernels import loading
 from ..config.errors import Parser
 from ..config.schema import conf_dir, usable_cores
 from ..terminal.strip import columns, say
-from ..terminal.words import score_text
 
 if TYPE_CHECKING:  # torch takes seconds, and --help needs none of it
     import seqmem.cells
@@ -23,9 +22,6 @@ if TYPE_CHECKING:  # torch takes seconds, and --help needs none of it
 
 _NO_OPTIONS = ("defaults", "name", "usual_seq_len", "lengths", "shortest", "hidden_size", "layers", "params")
 """Settings of a cell or a task that are not parameters of its class."""
-
-_UNITS = {"accuracy": "", "mean squared error": "MSE", "bits per character": "bits/char"}
-"""Metrics where there is little room; a percentage says itself what it is."""
 
 
 def main(args: list[str]) -> int:
@@ -134,8 +130,8 @@ def _task(choice: Choice) -> list[str]:
         return ["", "", choice.comment()]
     kind = TASKS[settings["name"]]
     task = kind(**{key: value for key, value in settings.items() if key not in _NO_OPTIONS})
-    metric = task.targets.metric.name
-    chance = f"{score_text(metric, task.chance)} {_UNITS.get(metric, metric)}".rstrip()
+    metric = task.targets.metric
+    chance = f"{metric.text(task.chance)} {metric.unit}".rstrip()
     return [chance, str(task.min_seq_len), _source(kind, choice)]
 
 

@@ -21,10 +21,11 @@ from rich.console import Console
 from rich.text import Text
 
 from ...playground.page import build, too_large
-from ...report.statistics import score_text
-from ...runs.directory import RunDirectory, RunError, write_atomically
+from ...runs.directory import RunDirectory
+from ...runs.files import RunError, write_atomically
 from ...runs.settings import own_name, training_settings
-from ..config.choose import find, refuse_unfinished
+from ...runs.summary import read
+from ..config.choose import find, finished_result
 from ..config.compose import compose_settings
 from ..config.errors import ConfigError, Parser
 from ..config.schema import RunConfig, from_mapping
@@ -38,8 +39,8 @@ from ..terminal.words import here
 
 if TYPE_CHECKING:
     from ...evaluate import Evaluation
+    from ...metrics import Metric
     from ...playground.bundle import Playable
-    from ...signals import Metric
     from ...tasks import Task
     from ..launch.jobs import Job, Outcome
 
@@ -231,8 +232,8 @@ def _told(jobs: "Sequence[Job]", *, live: bool) -> Iterator[None]:
         for path, one in list(waiting.items()):
             if one.run.finished:
                 del waiting[path]
-                result = one.run.result() or {}
-                score = score_text(result.get("metric", ""), float(result.get("score", nan)))
+                summary = read(one.run)
+                score = summary.scale.metric.text(nan if summary.score is None else summary.score)
                 print(f"[{len(jobs) - len(waiting)}/{len(jobs)}] {one.title}: {score}", flush=True)
 
     def watch() -> None:
@@ -266,7 +267,7 @@ def _chosen(given: Sequence[str]) -> list[RunDirectory]:
         except FileNotFoundError as error:
             raise ConfigError(str(error)) from None
         if len(runs) == 1:
-            refuse_unfinished(runs[0])
+            finished_result(runs[0])
         finished = [run for run in runs if run.finished]
         if not finished:
             raise RunError(f"{name}: none of its {len(runs)} runs is finished: train one to the end first")
@@ -396,7 +397,7 @@ def _lengths(task: "Task", trained_at: Sequence[int]) -> list[int]:
 def _playable(one: "Trained", label: _Labels, lengths: Sequence[int]) -> "Playable":
     from ...playground.bundle import Playable
 
-    gradient = one.result.get("gradient", {}).get("end", {}).get("state", {})
+    gradient = one.result["probes"].get("gradient", {}).get("end", {}).get("state", {})
     half_life = gradient.get("half_life")
     return Playable(
         one.model,

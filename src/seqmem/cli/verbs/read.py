@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.text import Text
 
 from ...decay import decay
-from ...runs.directory import RunDirectory, RunError, plain_json
+from ...runs.directory import RunDirectory
+from ...runs.files import RunError, plain_json
 from ...runs.settings import own_name
 from ..config.choose import find
 from ..config.errors import ConfigError, Parser, nearest

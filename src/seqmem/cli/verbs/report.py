@@ -11,10 +11,11 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from ...metrics import Metric
 from ...report import statistics as said
 from ...report import tables
 from ...report.collect import Collection, Group, collect
-from ...runs.directory import CONFIG, RunError, plain_json
+from ...runs.files import CONFIG, RunError, plain_json
 from ..config.choose import OUTPUTS
 from ..config.errors import ConfigError, Parser
 from ..terminal.pages import WIDEST
@@ -183,9 +184,11 @@ def _spans(collection: Collection, threshold: float | None, width: int) -> list[
 
 def _scores(collection: Collection, threshold: float | None, width: int) -> list[Text]:
     one = collection.runs[0]
-    chance = f", chance {said.score_text(one.metric, one.chance)}" if one.chance is not None else ""
+    chance = f", chance {one.metric.text(one.chance)}" if one.chance is not None else ""
     rule = said.rule_text(one, threshold)
-    head = Text.assemble((one.task, "bold"), (f"  {one.metric}{chance}{', solved ' + rule if rule else ''}", "dim"))
+    head = Text.assemble(
+        (one.task, "bold"), (f"  {one.metric.name}{chance}{', solved ' + rule if rule else ''}", "dim")
+    )
     rows = [
         (group.label if not place else "", _row(group, length, threshold))
         for group in collection.groups
@@ -204,7 +207,7 @@ def _row(group: Group, length: int, threshold: float | None) -> list[Text]:
     halves = [said.decay_interval(runs, when).median for when in ("start", "end")]
     return [
         Text(str(length)),
-        Text(said.score_text(one.metric, found.median), style),
+        Text(one.metric.text(found.median), style),
         Text(interval_text(one.metric, found), "dim"),
         Text(str(count) if known else f"- of {count.n}", style),
         Text(str(steps) if one.solved_at is not None else "-"),
@@ -213,12 +216,12 @@ def _row(group: Group, length: int, threshold: float | None) -> list[Text]:
     ]
 
 
-def interval_text(metric: str, found: said.Interval) -> str:
+def interval_text(metric: Metric, found: said.Interval) -> str:
     """``98.9-100.0``; nothing for a single seed."""
     if found.n < 2:
         return "one seed" if found.n else "-"
-    ends = [said.score_text(metric, value).removesuffix(" %") for value in (found.low, found.high)]
-    return "-".join(dict.fromkeys(ends)) if metric == "accuracy" else " to ".join(dict.fromkeys(ends))
+    ends = [metric.text(value).removesuffix(" %") for value in (found.low, found.high)]
+    return "-".join(dict.fromkeys(ends)) if metric.percent else " to ".join(dict.fromkeys(ends))
 
 
 def _timesteps(value: float) -> str:
@@ -327,7 +330,7 @@ def _group(group: Group, threshold: float | None) -> dict[str, Any]:
     return {
         "task": group.task,
         "label": group.label,
-        "metric": group.first.metric,
+        "metric": group.first.metric.name,
         "chance": group.first.chance,
         "solved_at": said.rule(group.first, threshold),
         "memory_span": span.length,

@@ -1,4 +1,4 @@
-"""``seqmem show``: runs in the terminal. No torch here: it starts in the blink of an eye, and runs are only files."""
+"""``seqmem show``: runs in the terminal. No torch here: it must start fast, and runs are only files."""
 
 import argparse
 import sys
@@ -6,10 +6,11 @@ import sys
 from rich.console import Console
 from rich.text import Text
 
-from ...runs.directory import RunError
+from ...runs.files import RunError
+from ...runs.summary import read
 from ..config.choose import OUTPUTS, find
 from ..config.errors import Parser
-from ..terminal.pages import comparison, page, read
+from ..terminal.pages import comparison, page
 from ..terminal.strip import say
 
 MOST_RUNS = 20
@@ -19,15 +20,17 @@ def main(args: list[str]) -> int:
     options = _parser().parse_args(args)
     console = Console()
     try:
-        found = [run for given in options.runs or [str(OUTPUTS)] for run in find(given)]
+        chosen = [run for given in options.runs or [str(OUTPUTS)] for run in find(given)]
     except FileNotFoundError as error:
         print(f"seqmem show: {error}", file=sys.stderr)
         return 2
-    runs = list({run.path.resolve(): run for run in found}.values())
+    runs = list({run.path.resolve(): run for run in chosen}.values())
     shown, failed = [], False
     for run in runs if options.all else runs[:MOST_RUNS]:
         try:
-            shown.append(read(run))
+            summary = read(run)
+            _ = summary.profiles  # unreadable traces are reported here, before anything is printed
+            shown.append(summary)
         except RunError as error:
             failed = True
             print(f"seqmem show: {error}", file=sys.stderr, flush=True)

@@ -17,7 +17,8 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.text import Text
 
-from ...runs.directory import RunDirectory, RunError, plain_json, write_json
+from ...runs.directory import RunDirectory
+from ...runs.files import RunError, plain_json, write_json
 from ...runs.settings import identity_hash, own_name
 from ...span import RESOLUTION, Span, search, still_needed
 from ..config.compose import compose_settings, explained, with_own_arguments
@@ -28,7 +29,7 @@ from ..launch.jobs import job_of
 from ..launch.one_run import Stopped, run_path, title
 
 if TYPE_CHECKING:
-    from ...signals import Metric
+    from ...metrics import Metric
     from ...tasks import Task
     from ..launch.jobs import Outcome
 

@@ -1,9 +1,8 @@
-"""``seqmem sweep status``: what has become of a sweep's runs, read off their directories. No torch: they are files."""
+"""``seqmem sweep status``: what has become of a sweep's runs. No torch: it reads their directories."""
 
 import argparse
 import json
 import os
-import socket
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,18 +10,17 @@ from dataclasses import asdict, dataclass
 from math import nan
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal
 
 from rich.console import Console
 from rich.text import Text
 
-from ...runs.directory import CONFIG, METRICS, RESULT, STATUS, RunDirectory, RunError, plain_json, read_json
-from ...runs.settings import IDENTITY, flat, own_name
+from ...metrics import metric_called
+from ...runs.directory import RunDirectory, State
+from ...runs.files import CONFIG, ERROR, LOCK, METRICS, RESULT, STATUS, RunError, plain_json
+from ...runs.settings import IDENTITY, flat
+from ...runs.summary import Summary, read
 from ..config.errors import Parser
 from ..terminal.strip import columns, fitted, marks, say
-from ..terminal.words import score_text
-
-State = Literal["finished", "running", "interrupted", "failed", "killed"]
 
 _SIGNS: dict[str, tuple[str, str, str]] = {
     "finished": ("✓", "+", "green"),
@@ -30,27 +28,28 @@ _SIGNS: dict[str, tuple[str, str, str]] = {
     "interrupted": ("‖", "=", "yellow"),
     "failed": ("✗", "x", "red"),
     "killed": ("†", "!", "red"),
+    "not started": ("○", "o", "dim"),
     "not there": ("·", ".", "dim"),
 }
 """State -> (sign, the same where the terminal has no such letters, style)."""
 
 _SEEDS = 8
-"""Seeds of a cell of the table that have a sign each; of more, their numbers are given."""
+"""A cell of the table shows a sign for each of up to so many seeds, and numbers for more."""
 
 _NAMED = 20
-"""Failures, and directories that are no runs, that are named where ``--all`` is not said."""
+"""Failures, and directories that are no runs, that are named without ``--all``."""
 
-_OURS = (STATUS, RESULT, METRICS, "run.lock")
+_OURS = (STATUS, RESULT, METRICS, LOCK)
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a run's directory says, in short.
+    """A run, as ``--json`` prints it.
 
     Args:
-        folder: in which it was looked for.
-        row: what tells its row of the table from others, e.g. ``rnn`` or ``lstm forget_bias=1``.
-        error: one line; ``log``: the file that says more.
+        folder: the directory of the command line that it is in.
+        row: the label of its row of the table, e.g. ``rnn`` or ``lstm forget_bias=1``.
+        error: why it needs attention, in one line; ``log``: the file that says more.
     """
 
     path: str
@@ -87,7 +86,7 @@ def main(args: list[str]) -> int:
     if runs:
         say(console, *table(runs, console))
     most = None if options.all else _NAMED
-    say(console, *_failures([run for run in runs if run.state in ("failed", "killed")], most))
+    say(console, *_failures([run for run in runs if run.state in ("failed", "killed", "not started")], most))
     say(console, *_left_out(unreadable, most))
     return 0
 
@@ -119,37 +118,27 @@ Both go on from their last checkpoint when the sweep is started again.""",
 
 def survey(folders: Sequence[Path]) -> tuple[list[Run], dict[str, str]]:
     """(every run at or below the folders; directory -> why it is left out)"""
-    found: dict[str, tuple[Path, Path, dict[str, Any]]] = {}
-    unreadable: dict[str, str] = {}
+    runs: dict[str, tuple[Path, Summary]] = {}
+    left_out: dict[str, str] = {}
     for folder in folders:
         for path, names in _leaves(folder):
             if CONFIG not in names:
                 ours = any(name in names for name in _OURS)
-                unreadable[str(path)] = "ended before it began" if ours else f"is not a run: it has no {CONFIG}"
+                left_out[str(path)] = "ended before it began" if ours else f"is not a run: it has no {CONFIG}"
+                continue
+            if (place := os.path.realpath(path)) in runs:
                 continue
             try:
-                config = read_json(path / CONFIG)
+                runs[place] = folder, read(RunDirectory(path))
             except RunError as error:
-                unreadable[str(path)] = str(error)
-                continue
-            if not isinstance(config, dict) or not {"cell", "task", "seq_len", "seed", "steps"} <= config.keys():
-                unreadable[str(path)] = f"is not a run: {CONFIG} says no cell, task, seq_len, seed or steps"
-                continue
-            found.setdefault(os.path.realpath(path), (path, folder, config))
-    rows = _rows([config for *_, config in found.values()])
-    runs, host = [], socket.gethostname()
-    for (path, folder, config), row in zip(found.values(), rows, strict=True):
-        try:
-            runs.append(_read(path, folder, config, row, host))
-        except RunError as error:
-            unreadable[str(path)] = str(error)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            unreadable[str(path)] = f"is not a run that this seqmem knows: {type(error).__name__}: {error}"
-    return sorted(runs, key=lambda run: (run.folder, run.task, run.row, run.seq_len, run.seed, run.path)), unreadable
+                left_out[str(path)] = str(error)
+    rows = _rows([summary for _, summary in runs.values()])
+    found = [_run(summary, folder, row) for (folder, summary), row in zip(runs.values(), rows, strict=True)]
+    return sorted(found, key=lambda run: (run.folder, run.task, run.row, run.seq_len, run.seed, run.path)), left_out
 
 
 def _leaves(folder: Path) -> Iterator[tuple[Path, set[str]]]:
-    """Directories that have files, with their names; what is hidden is not ours, and nothing is below a run."""
+    """Directories that have files, with the files' names; hidden ones and those below a run are left out."""
     for where, below, names in os.walk(folder):
         if CONFIG in names:
             below.clear()
@@ -158,65 +147,52 @@ def _leaves(folder: Path) -> Iterator[tuple[Path, set[str]]]:
             yield Path(where), set(names)
 
 
-def _read(path: Path, folder: Path, config: Mapping[str, Any], row: str, host: str) -> Run:
-    run = RunDirectory(path)
-    result, status = run.result(), run.status()
-    state: State = "killed"  # before it could say anything
-    if result is not None:
-        state = "finished"
-    elif status is not None:
-        state = status.state
-        if state == "running" and status.host == host and not _alive(status.pid):
-            state = "killed"
-    # What stands in the status of a run that is killed is old.
-    error = status.error if status is not None and state == "failed" else None
-    if state == "killed":
-        error = f"its process is gone ({status.pid} on {status.host})" if status is not None else "it never began"
-    log = path / "error.txt"
+def _run(summary: Summary, folder: Path, row: str) -> Run:
+    reason, status, log = summary.error, summary.status, summary.run.file(ERROR)
+    if summary.state == "killed" and status is not None:
+        reason = f"its process is gone ({status.pid} on {status.host})"
+    if summary.state == "not started":
+        reason = "it never began"
+    finished = summary.finished and summary.score is not None
     return Run(
-        str(path), str(folder), own_name(config["task"]), own_name(config["cell"]), row,
-        int(config["seq_len"]), int(config["seed"]), state,
-        int(config["steps"]) if result is not None else (status.step if status is not None else 0),
-        int(config["steps"]), float(result["score"]) if result is not None else nan,
-        str(result["metric"]) if result is not None else "", " ".join(error.split()) if error else None,
-        str(log) if state == "failed" and log.exists() else None,
-    )  # fmt: skip
+        path=str(summary.run.path),
+        folder=str(folder),
+        task=summary.task,
+        cell=summary.cell,
+        row=row,
+        seq_len=summary.seq_len,
+        seed=summary.seed,
+        state=summary.state,
+        step=summary.step,
+        steps=summary.steps,
+        score=summary.score if finished and summary.score is not None else nan,
+        metric=summary.scale.metric.name if finished else "",
+        error=" ".join(reason.split()) if reason else None,
+        log=str(log) if summary.state == "failed" and log.exists() else None,
+    )
 
 
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):
-        return True  # of somebody else
-    return True
-
-
-def _rows(configs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Of each run the name of its cell, and the settings in which the runs of its cell and task differ."""
+def _rows(runs: Sequence[Summary]) -> list[str]:
+    """For each run the name of its cell, and the settings in which the runs of its cell and task differ."""
     texts = [
-        {name: "null" if value is None else str(value) for name, value in flat(config, *IDENTITY).items()}
-        for config in configs
+        {name: "null" if value is None else str(value) for name, value in flat(run.config, *IDENTITY).items()}
+        for run in runs
     ]
     groups: dict[tuple[str, str], list[int]] = {}
-    for place, config in enumerate(configs):
-        try:
-            groups.setdefault((own_name(config["task"]), own_name(config["cell"])), []).append(place)
-        except (KeyError, TypeError, AttributeError):
-            groups.setdefault(("", "?"), []).append(place)  # it is refused when it is read
-    rows = [""] * len(configs)
+    for place, run in enumerate(runs):
+        groups.setdefault((run.task, run.cell), []).append(place)
+    rows = [""] * len(runs)
     for (_, cell), places in groups.items():
-        keys = sorted({key for place in places for key in texts[place]} - {"seq_len", "seed"})
-        differ = [key for key in keys if len({texts[place].get(key) for place in places}) > 1]
+        names = sorted({name for place in places for name in texts[place]} - {"seq_len", "seed"})
+        differ = [name for name in names if len({texts[place].get(name) for place in places}) > 1]
         for place in places:
-            said = [f"{key.removeprefix('cell.')}={texts[place].get(key, '-')}" for key in differ]
-            rows[place] = " ".join([cell, *said])
+            values = [f"{name.removeprefix('cell.')}={texts[place].get(name, '-')}" for name in differ]
+            rows[place] = " ".join([cell, *values])
     return rows
 
 
 def table(runs: Sequence[Run], console: Console) -> list[Text]:
-    """For each task rows and lengths, with a sign for every seed that any of its runs has, and the median score."""
+    """For each task a table of rows and lengths, with a sign for every seed and the median score."""
     have = marks(console)
     sign = {state: signs[1 if have.ellipsis == "~" else 0] for state, signs in _SIGNS.items()}
     lines: list[Text] = []
@@ -237,15 +213,15 @@ def table(runs: Sequence[Run], console: Console) -> list[Text]:
         lines += [Text(folder, "dim")] if several else []
         lines += [*_blocks(head, body, console.width if console.is_terminal else 10**6), Text()]
     counts = Counter(run.state for run in runs)
-    said = Text(f"{len(runs)} runs: ")
+    totals = Text(f"{len(runs)} runs: ")
     for state in [state for state in _SIGNS if counts[state]]:
-        said.append(f"{sign[state]} ", _SIGNS[state][2]).append(f"{counts[state]} {state}  ")
-    said.rstrip()
-    return [*lines, said]
+        totals.append(f"{sign[state]} ", _SIGNS[state][2]).append(f"{counts[state]} {state}  ")
+    totals.rstrip()
+    return [*lines, totals]
 
 
 def _blocks(head: list[Text], body: list[list[Text]], width: int) -> list[Text]:
-    """A table; where it is wider than the terminal, its columns go on below."""
+    """A table; columns that do not fit into ``width`` go on below."""
     widths = [max(row[place].cell_len for row in [head, *body]) for place in range(len(head))]
     lines: list[Text] = []
     start = 1
@@ -274,7 +250,7 @@ def _place(by_seed: Mapping[int, Run], seeds: Sequence[int], sign: Mapping[str, 
     scores = [run.score for run in by_seed.values() if run.state == "finished"]
     if scores:
         metric = next(run.metric for run in by_seed.values() if run.state == "finished")
-        text.append(f" {score_text(metric, median(scores))}")
+        text.append(f" {metric_called(metric).text(median(scores))}")
     return text
 
 

@@ -11,7 +11,8 @@ from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from urllib.parse import quote, urlencode
 
-from ...runs.directory import RunError, find_runs
+from ...runs.directory import find_runs
+from ...runs.files import RunError
 from ..config.errors import ConfigError, Parser
 
 PINNED = (

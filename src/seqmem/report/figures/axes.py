@@ -53,7 +53,7 @@ def score_axis(axes: Axes, measure: Measure, values: Sequence[Number], *, uprigh
     """The axis of a score, with chance and goal as lines: 0 to 100 % for a fraction, else what ``values`` span."""
     line, axis = (axes.axhline, axes.yaxis) if upright else (axes.axvline, axes.xaxis)
     limits, scale = (axes.set_ylim, axes.set_yscale) if upright else (axes.set_xlim, axes.set_xscale)
-    if measure.share:
+    if measure.metric.percent:
         limits(-0.02, 1.02)
         axis.set_major_locator(FixedLocator([0, 0.25, 0.5, 0.75, 1]))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))

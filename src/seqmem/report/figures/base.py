@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 
 from matplotlib.figure import Figure
 
-from ...runs.directory import RunError
+from ...runs.files import RunError
 from ..collect import Collection, Group, Profiles, Run
 from ..statistics import Comparison, TwoGroups
 

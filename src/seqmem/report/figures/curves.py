@@ -3,17 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ...metrics import Metric
 from ..collect import Group, Run
 from ..statistics import rule, score_interval, solved_count
 
 
 @dataclass(frozen=True)
 class Measure:
-    """What a score is. ``share``: a fraction, shown in percent. ``goal``: the score that counts as solved."""
+    """How to read a score. ``goal``: the score that counts as solved."""
 
-    name: str
-    share: bool
-    higher_is_better: bool
+    metric: Metric
     chance: float | None
     goal: float | None
 
@@ -49,7 +48,7 @@ class Curves:
 
 def measure(group: Group, threshold: float | None) -> Measure:
     run = group.first
-    return Measure(run.metric, run.metric == "accuracy", run.higher_is_better, run.chance, rule(run, threshold))
+    return Measure(run.metric, run.chance, rule(run, threshold))
 
 
 def point(length: int, runs: Sequence[Run], threshold: float | None, *, at: int | None = None) -> Point:

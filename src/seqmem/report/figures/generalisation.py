@@ -36,7 +36,7 @@ def plots(task: TaskRuns) -> Iterator[Plot]:
         )
         alt = "Median score by tested length. " + " ".join(
             f"{clean(group.label, 40)} trained at {line.trained}: "
-            + ", ".join(f"{score_words(curves.measure.name, p.median)} at {p.x}" for p in line.points[:8])
+            + ", ".join(f"{score_words(curves.measure.metric, p.median)} at {p.x}" for p in line.points[:8])
             + "."
             for group, curves in some
             for line in curves.lines[:4]
@@ -83,7 +83,7 @@ def draw(panels: Sequence[tuple[str, Curves]]) -> Figure:
         axes.set_title(clean(label, 40))
         axes.set_xlabel("tested length")
     for row in grid:
-        row[0].set_ylabel(clean(panels[0][1].measure.name, 40))
+        row[0].set_ylabel(clean(panels[0][1].measure.metric.name, 40))
     for axes in flat[len(panels) :]:
         axes.set_axis_off()
     shade_legend(figure, trained, "trained at")

@@ -30,7 +30,7 @@ def plots(task: TaskRuns) -> Iterator[Plot]:
         caption += f" Below the axis: how many seeds solve it ({rule})." if rule else ""
         alt = f"Median score by trained length on {clean(task.name, 60)}. " + " ".join(
             f"{clean(line.label, 40)}: "
-            + ", ".join(f"{score_words(curves.measure.name, p.median)} at {p.x}" for p in line.points[:12])
+            + ", ".join(f"{score_words(curves.measure.metric, p.median)} at {p.x}" for p in line.points[:12])
             + "."
             for line in curves.lines
         )
@@ -69,7 +69,7 @@ def draw(curves: Curves) -> Figure:
         axes.plot(xs, median, color=colour, marker=marker, ms=5.5, lw=2.2, clip_on=False, transform=shifted)
     length_axis(axes, lengths)
     score_axis(axes, curves.measure, [value for line in curves.lines for p in line.points for value in (p.low, p.high)])
-    axes.set_ylabel(clean(curves.measure.name, 40))
+    axes.set_ylabel(clean(curves.measure.metric.name, 40))
     if rows:
         _solved_counts(axes, curves, lengths)
         axes.set_xlabel("trained length (timesteps)", labelpad=15 * rows + 8)

@@ -61,7 +61,7 @@ def plots(task: TaskRuns) -> Iterator[Plot]:
                 caption += " At the right: how many solve it."
             alt = f"Scores of every run {where}. " + " ".join(
                 f"{clean(row.label, 40)}: {row.solved} of {row.of} solved, median "
-                f"{score_words(strip.measure.name, row.median)}."
+                f"{score_words(strip.measure.metric, row.median)}."
                 for row in strip.rows
             )
             yield Plot(f"strip-{number}", partial(draw, strip), caption, alt)
@@ -115,7 +115,7 @@ def draw(strip: Strip) -> Figure:
     axes.set_yticklabels([clean(row.label, 28) for row in strip.rows])
     axes.grid(visible=False, axis="y")
     score_axis(axes, strip.measure, [value for row in strip.rows for value in row.values], upright=False)
-    axes.set_xlabel(f"{clean(strip.measure.name, 40)} at length {strip.length}")
+    axes.set_xlabel(f"{clean(strip.measure.metric.name, 40)} at length {strip.length}")
     return figure
 
 

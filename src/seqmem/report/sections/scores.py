@@ -8,7 +8,6 @@ from ..statistics import (
     decay_interval,
     rule_text,
     score_interval,
-    score_text,
     solved_count,
     steps_to_solve,
 )
@@ -21,7 +20,7 @@ def about(task: TaskRuns) -> str:
     first = task.first
     sentences = []
     if first.chance is not None:
-        sentences.append(f"Without a memory the {clean(first.metric, 40)} is {score_text(first.metric, first.chance)}.")
+        sentences.append(f"Without a memory the {clean(first.metric.name, 40)} is {first.metric.text(first.chance)}.")
     if goal := rule_text(first, task.threshold):
         sentences.append(f"A run has solved it with {goal}.")
     steps = extremes(run.steps for group in task.groups for length in group.lengths for run in group.at(length))
@@ -34,7 +33,7 @@ def figures(_: TaskRuns) -> Section:
 
 
 def table(task: TaskRuns) -> Section:
-    metric = clean(task.first.metric, 40) + ("" if task.first.higher_is_better else ", where lower is better")
+    metric = clean(task.first.metric.name, 40) + ("" if task.first.higher_is_better else ", where lower is better")
     text = (
         f"Scores are {metric}: the median over seeds and its bootstrap interval in brackets. Half-life and horizon, "
         "medians in timesteps, are read off the gradient after training (before it, in brackets)."

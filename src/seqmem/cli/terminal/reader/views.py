@@ -15,8 +15,8 @@ from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.text import Text
 
-from ....decay import decay
-from ..strip import ASCII, EXPLODED, HIGH, LOW, UNICODE, Marks, bar, fitted, profile
+from ....decay import FAINTEST, STRONGEST, decay, profile
+from ..strip import ASCII, EXPLODED, UNICODE, Marks, bar, fitted
 from ..strip import marks as marks_of
 from ..words import half_life_text, share_text
 
@@ -249,7 +249,7 @@ def beliefs(scene: Scene, index: int, at: int, width: int, signs: Signs) -> Colu
     count = len(answers)
     several = not reading.asks_once
     metric = scene.task.targets.metric
-    per_step = _surprise(reading) if several and metric.name != "accuracy" else None
+    per_step = _surprise(reading) if several and not metric.percent else None
     names = max(map(cell_len, answers))
     wants = len(" wants ") + names if several and right is not None else 0
     plan = _layout(answers, width, wants, _BITS if per_step is not None else 0)
@@ -603,9 +603,8 @@ def gradient(scene: Scene, index: int, _: int, width: int, signs: Signs) -> Colu
         height = float(logs[t])
         text = share_text(height).replace("nothing", "0")
         style = "#ff2d2d" if isnan(height) or height >= EXPLODED else OTHER
-        drawn = (
-            share_bar((height - LOW) / (HIGH - LOW), max(room, 0), signs) if isfinite(height) else " " * max(room, 0)
-        )
+        share = (height - FAINTEST) / (STRONGEST - FAINTEST)
+        drawn = share_bar(share, max(room, 0), signs) if isfinite(height) else " " * max(room, 0)
         mark = signs.marks.exploded if height >= EXPLODED else " "
         return Text.assemble((drawn, style), (mark, "bold #ff2d2d"), (fitted(text, 8, signs.marks), ""), no_wrap=True)
 

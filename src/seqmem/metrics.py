@@ -1,0 +1,52 @@
+"""What a score is, and how people write it. No torch: reports and tables need it, too."""
+
+from dataclasses import dataclass
+from math import isfinite, sqrt
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How to read a score.
+
+    Args:
+        percent: it is a fraction, which people write in percent.
+        unit: what follows a score in a table; empty where the number says it.
+    """
+
+    name: str
+    higher_is_better: bool
+    percent: bool = False
+    unit: str = ""
+
+    def better(self, a: float, b: float) -> bool:
+        return bool(a > b if self.higher_is_better else a < b)
+
+    def reached(self, score: float, goal: float) -> bool:
+        return bool(score >= goal if self.higher_is_better else score <= goal)
+
+    def beats(self, score: float, chance: float, sequences: int) -> bool:
+        """Better than ``chance`` by more than a score on so many sequences varies.
+
+        Three standard errors of a fraction of that many answers, 5 % of any other score.
+        """
+        if self.percent:
+            return score > chance + 3 * sqrt(chance * (1 - chance) / sequences)
+        return score > chance * 1.05 if self.higher_is_better else score < chance * 0.95
+
+    def text(self, score: float) -> str:
+        """``99.2 %`` for a fraction, four significant digits otherwise; ``diverged`` for NaN."""
+        if not isfinite(score):
+            return "diverged"
+        return f"{100 * score:.1f} %" if self.percent else f"{score:.4g}"
+
+
+ACCURACY = Metric("accuracy", higher_is_better=True, percent=True)
+BITS = Metric("bits per character", higher_is_better=False, unit="bits/char")
+SQUARED_ERROR = Metric("mean squared error", higher_is_better=False, unit="MSE")
+
+METRICS = {metric.name: metric for metric in (ACCURACY, BITS, SQUARED_ERROR)}
+
+
+def metric_called(name: str, *, higher_is_better: bool = True) -> Metric:
+    """The metric of that name; a user's own task may have another, which is written as a plain number."""
+    return METRICS.get(name) or Metric(name, higher_is_better, unit=name)

@@ -1,0 +1,109 @@
+"""The files of a run: their names, how they are written atomically, how JSON is read back."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from math import isfinite
+from pathlib import Path
+from typing import Any, BinaryIO
+
+CONFIG = "config.json"
+OVERRIDES = "overrides.json"
+ENVIRONMENT = "environment.json"
+STATUS = "status.json"
+METRICS = "metrics.jsonl"
+TRACES = "traces.bin"
+GRADIENTS = "gradients.npz"
+EVENTS = "events.out.tfevents.0.seqmem"
+CHECKPOINT = "checkpoint.pt"
+RESULT = "result.json"
+EVALUATIONS = "evaluations.jsonl"
+ERROR = "error.txt"
+LOCK = "run.lock"
+
+
+class RunError(Exception):
+    """A run's directory cannot be used. The message is one line for people: what, where, what instead."""
+
+
+def plain_json(value: Any) -> Any:
+    """``value`` with numbers that JSON lacks as strings that ``float`` understands: "inf", "-inf" and "nan"."""
+    if isinstance(value, float):  # the most frequent type first; a test for Mapping takes longest
+        return value if isfinite(value) else str(value)
+    if isinstance(value, dict | Mapping):
+        return {key: plain_json(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain_json(inner) for inner in value]
+    return value
+
+
+def with_numbers(value: Any) -> Any:
+    """The inverse of ``plain_json``."""
+    if isinstance(value, dict):
+        return {key: with_numbers(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [with_numbers(inner) for inner in value]
+    return float(value) if value in ("inf", "-inf", "nan") else value
+
+
+@contextmanager
+def written_atomically(path: Path) -> Iterator[BinaryIO]:
+    """Write beside ``path`` and rename into it, so that a reader sees the old content or the new, never a part."""
+    beside = path.with_name(path.name + ".partial")
+    try:
+        with beside.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except OSError:
+        beside.unlink(missing_ok=True)
+        raise
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    with written_atomically(path) as file:
+        file.write(content)
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_atomically(path, (json.dumps(plain_json(value), indent=1, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """A JSON object; None if there is no such file. Numbers that JSON lacks stay strings, see ``with_numbers``.
+
+    Raises:
+        RunError: it cannot be read, or is no object.
+    """
+    try:
+        value = json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        raise RunError(f"{path} cannot be read: {error}") from error
+    if not isinstance(value, dict):
+        raise RunError(f"{path} cannot be read: it is not what seqmem writes")
+    return value
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """JSON objects, one a line; none if there is no such file. A last line without its end is still being written.
+
+    Raises:
+        RunError: a line cannot be read, or is no object.
+    """
+    try:
+        lines = path.read_text().splitlines(keepends=True)
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} cannot be read: {error}") from error
+    try:
+        values = [with_numbers(json.loads(line)) for line in lines if line.endswith("\n")]
+    except (ValueError, RecursionError) as error:
+        raise RunError(f"{path} cannot be read: {error}") from error
+    if not all(isinstance(value, dict) for value in values):
+        raise RunError(f"{path} cannot be read: it is not what seqmem writes")
+    return values

@@ -1,0 +1,189 @@
+"""What a run measured: the types of ``result.json`` and of the facts in it, and how older files are read.
+
+A Scale says how to read a run's scores. It is written before training, so that the numbers of an unfinished run can be
+read, too.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from math import inf
+from typing import Any, TypedDict, cast
+
+from ..metrics import Metric, metric_called
+from .files import with_numbers
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a run is, in the words of its result.
+
+    Args:
+        task, cell: names; a user's own class goes by the class's name.
+        seq_len: the training length in timesteps.
+        hidden_size: units a layer. ``parameters``: of the whole model.
+        steps: updates.
+        device: what it was trained on, e.g. ``cpu`` or ``cuda:0``.
+    """
+
+    task: str
+    cell: str
+    seq_len: int
+    seed: int
+    hidden_size: int
+    layers: int
+    parameters: int
+    steps: int
+    device: str
+
+    def fields(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How to read a run's scores and losses. None: not known, or the task has none.
+
+    Args:
+        chance: the score without a memory; ``baseline_loss``: the loss without a memory.
+        solved_at: the score from which on the task counts as solved.
+    """
+
+    metric: Metric
+    chance: float | None
+    baseline_loss: float | None
+    solved_at: float | None
+
+    def fields(self) -> dict[str, Any]:
+        """As in ``environment.json`` and ``result.json``."""
+        return {
+            "metric": self.metric.name,
+            "higher_is_better": self.metric.higher_is_better,
+            "chance": self.chance,
+            "baseline_loss": self.baseline_loss,
+            "solved_at": self.solved_at,
+        }
+
+    def solves(self, score: float) -> bool:
+        return self.solved_at is not None and self.metric.reached(score, self.solved_at)
+
+    def beats_chance(self, score: float, sequences: int) -> bool:
+        """Better than chance by more than a score on so many sequences varies; True where no chance is known."""
+        return self.chance is None or self.metric.beats(score, self.chance, sequences)
+
+
+def read_scale(fields: Mapping[str, Any]) -> Scale:
+    """The inverse of ``Scale.fields``; what is missing is not known."""
+    metric = metric_called(fields.get("metric", "score"), higher_is_better=fields.get("higher_is_better", True))
+    return Scale(metric, *(_optional(fields.get(name)) for name in ("chance", "baseline_loss", "solved_at")))
+
+
+class Length(TypedDict):
+    """Scores at one length, on so many held-out sequences."""
+
+    seq_len: int
+    sequences: int
+    score: float
+    loss: float
+
+
+class StoredResult(TypedDict):
+    """``result.json``. Lengths are in timesteps, steps in updates; infinities and NaN are floats.
+
+    ``score`` and ``loss``: on held-out sequences of the training length, after training. ``steps_to_solve``: the first
+    evaluation during training that reached ``solved_at``; None: none did. ``probes``: name -> ``start`` and ``end`` of
+    training -> what the probe measured; for ``gradient``: series -> the numbers of a ``decay.Decay``.
+    """
+
+    task: str
+    cell: str
+    seq_len: int
+    seed: int
+    hidden_size: int
+    layers: int
+    parameters: int
+    steps: int
+    device: str
+    baseline_loss: float | None
+    metric: str
+    higher_is_better: bool
+    score: float
+    chance: float | None
+    loss: float
+    solved_at: float | None
+    solved: bool | None
+    steps_to_solve: int | None
+    by_length: list[Length]
+    probes: dict[str, dict[str, Any]]
+    seconds: float
+    steps_per_second: float
+    versions: dict[str, str]
+
+
+def current_row(row: dict[str, Any]) -> dict[str, Any]:
+    """A line of ``metrics.jsonl`` in its current layout: earlier versions had no ``probes`` around ``gradient``."""
+    if "gradient" not in row:
+        return row
+    others = {name: value for name, value in row.items() if name != "gradient"}
+    return {**others, "probes": {"gradient": row["gradient"], **row.get("probes", {})}}
+
+
+def read_result(values: Mapping[str, Any]) -> StoredResult:
+    """``result.json`` in its current layout, with its numbers as numbers.
+
+    Raises:
+        KeyError: a field is missing.
+        TypeError, ValueError, AttributeError: a field has another type.
+    """
+    fields = current_row(with_numbers(dict(values)))
+    steps, seconds = whole(fields["steps"], "steps"), float(fields["seconds"])
+    checked = StoredResult(
+        task=str(fields["task"]),
+        cell=str(fields["cell"]),
+        seq_len=whole(fields["seq_len"], "seq_len"),
+        seed=whole(fields["seed"], "seed"),
+        hidden_size=whole(fields["hidden_size"], "hidden_size"),
+        layers=whole(fields.get("layers", 1), "layers"),
+        parameters=whole(fields["parameters"], "parameters"),
+        steps=steps,
+        device=str(fields.get("device", "cpu")),
+        baseline_loss=_optional(fields.get("baseline_loss")),
+        metric=str(fields["metric"]),
+        higher_is_better=bool(fields["higher_is_better"]),
+        score=float(fields["score"]),
+        chance=_optional(fields["chance"]),
+        loss=float(fields["loss"]),
+        solved_at=_optional(fields["solved_at"]),
+        solved=None if fields["solved"] is None else bool(fields["solved"]),
+        steps_to_solve=None if fields["steps_to_solve"] is None else whole(fields["steps_to_solve"], "steps_to_solve"),
+        by_length=[read_length(row) for row in fields["by_length"]],
+        probes={str(name): dict(measured) for name, measured in fields["probes"].items()},
+        seconds=seconds,
+        steps_per_second=float(fields.get("steps_per_second", steps / seconds if seconds > 0 else inf)),
+        versions=dict(fields.get("versions", {})),
+    )
+    return cast("StoredResult", {**fields, **checked})  # fields that another version added stay
+
+
+def read_length(row: Mapping[str, Any]) -> Length:
+    """A row of ``by_length``, of ``evaluations.jsonl``, or a ``length`` row of ``metrics.jsonl``.
+
+    Raises:
+        KeyError, TypeError, ValueError: a field is missing or has another type.
+    """
+    return Length(
+        seq_len=whole(row["seq_len"], "seq_len"),
+        score=float(row["score"]),
+        loss=float(row["loss"]),
+        sequences=whole(row["sequences"], "sequences"),
+    )
+
+
+def whole(value: Any, name: str) -> int:
+    """Raise ValueError unless ``value`` is a whole number: 3 and 3.0 are, True is not."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
+        raise ValueError(f"{name} is {value!r}, no whole number")
+    return int(value)
+
+
+def _optional(value: Any) -> float | None:
+    return None if value is None else float(value)

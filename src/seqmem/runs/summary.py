@@ -1,0 +1,205 @@
+"""The reader of a run, finished or not: what it is, what has become of it, what it measured.
+
+Axes: T time, B sequences, K timesteps, the first one first and the answer last.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from numpy import ndarray
+
+from ..decay import profile
+from .directory import RunDirectory, State, Status
+from .files import CONFIG, OVERRIDES, RESULT, RunError
+from .result import Length, Scale, StoredResult, read_length, read_scale, whole
+from .settings import own_name
+from .traces import Gradients
+
+
+@dataclass(frozen=True, eq=False)
+class Summary:
+    """What a run's files say.
+
+    Args:
+        task, cell: names; a user's own class goes by the class's name.
+        step: the last update that is known of; ``steps``: updates in the plan.
+        status: what its process wrote last; None: nothing.
+        error: why it failed; None where ``state`` is another.
+        score, loss: at the training length, after training or of the latest evaluation; None: none yet.
+        solved, steps_to_solve: as in ``result.StoredResult``; None where they are not known.
+        lengths: scores by length: those of the run, and those that ``seqmem eval`` added.
+        probes: name -> ``start`` and ``end`` (or the latest measurement) -> what the probe measured.
+    """
+
+    run: RunDirectory
+    config: Mapping[str, Any]
+    task: str
+    cell: str
+    seq_len: int
+    seed: int
+    steps: int
+    state: State
+    step: int
+    status: Status | None
+    error: str | None
+    scale: Scale
+    score: float | None
+    loss: float | None
+    solved: bool | None
+    steps_to_solve: int | None
+    lengths: Sequence[Length]
+    probes: Mapping[str, Mapping[str, Any]]
+    result: StoredResult | None
+
+    @property
+    def finished(self) -> bool:
+        return self.state == "finished"
+
+    @cached_property
+    def by_length(self) -> dict[int, float]:
+        """Length -> score, in ascending order; what was added last counts."""
+        return {row["seq_len"]: row["score"] for row in sorted(self.lengths, key=lambda row: row["seq_len"])}
+
+    @property
+    def sequences(self) -> int:
+        """Held-out sequences behind ``score``."""
+        own = [row["sequences"] for row in self.lengths if row["seq_len"] == self.seq_len]
+        return own[0] if own else 256
+
+    @cached_property
+    def traces(self) -> Gradients | None:
+        """The first and the latest trace; None: it was not traced.
+
+        Raises:
+            RunError: they cannot be read.
+        """
+        gradients = self.run.gradients(ends=True)
+        return None if gradients is None or not len(gradients.step) else gradients
+
+    @property
+    def traced_at(self) -> int | None:
+        """The step of the latest trace."""
+        return None if self.traces is None else int(self.traces.step[-1])
+
+    @cached_property
+    def profiles(self) -> dict[str, ndarray]:
+        """``start`` and ``end`` (or the latest trace) -> ``decay.profile``, [K]. Empty: it was not traced.
+
+        Raises:
+            RunError: the traces cannot be read.
+        """
+        if self.traces is None:
+            return {}
+        profiles = {"end": profile(self.traces.state(-1), self.traces.answered_at)}
+        if self.traces.step[0] == 0:
+            profiles["start"] = profile(self.traces.state(0), self.traces.answered_at)
+        return profiles
+
+    @cached_property
+    def environment(self) -> dict[str, Any]:
+        """Versions and machine; empty where the file is missing or damaged: a run can be shown without it."""
+        return _environment(self.run)
+
+    @property
+    def overrides(self) -> list[str] | None:
+        """The settings of the command line that started it; None where they are not recorded."""
+        return overrides(self.run)
+
+
+def overrides(run: RunDirectory) -> list[str] | None:
+    """The settings of the command line that started a run; None where they are not recorded."""
+    try:
+        words = json.loads(run.file(OVERRIDES).read_text())
+    except (OSError, ValueError):
+        return None
+    return [str(word) for word in words] if isinstance(words, list) else None
+
+
+def read(run: RunDirectory) -> Summary:
+    """Read a run.
+
+    Raises:
+        RunError: a file of the run is missing, damaged, or not what it should be; one line that names the run.
+    """
+    try:
+        config, result = run.config(), run.result()
+        return _unfinished(run, config) if result is None else _finished(run, config, result)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        # The JSON is whole, but not what seqmem writes.
+        reason = f"it has no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+        raise RunError(f"{run.path} is not what this seqmem writes: {reason}") from error
+
+
+def _finished(run: RunDirectory, config: Mapping[str, Any], result: StoredResult) -> Summary:
+    known, measured = _plan(config), {key: result[key] for key in ("task", "cell", "seq_len", "seed")}
+    if config["task"]["name"] == "custom":  # its class, and in results of earlier versions the name it gives itself
+        measured["task"] = known["task"]
+    for key, value in measured.items():
+        if value != known[key]:
+            raise RunError(f"{run.path}: {CONFIG} and {RESULT} are of two runs: {key} is {known[key]!r} and {value!r}")
+    return Summary(
+        run=run,
+        config=config,
+        **known,
+        state="finished",
+        step=result["steps"],
+        status=None,
+        error=None,
+        scale=read_scale(result),
+        score=result["score"],
+        loss=result["loss"],
+        solved=result["solved"],
+        steps_to_solve=result["steps_to_solve"],
+        lengths=[*result["by_length"], *map(read_length, run.evaluations())],
+        probes=result["probes"],
+        result=result,
+    )
+
+
+def _unfinished(run: RunDirectory, config: Mapping[str, Any]) -> Summary:
+    known, state, status, metrics = _plan(config), run.state, run.status(), run.metrics()
+    scores = [row for row in metrics if row["kind"] == "eval"]
+    latest = scores[-1] if scores else {}
+    probes: dict[str, dict[str, Any]] = {}
+    for row in metrics:
+        for name, measured in row.get("probes", {}).items():
+            stages = probes.setdefault(name, {})
+            stages["end"] = measured
+            if row["step"] == 0:
+                stages["start"] = measured
+    steps = [int(row["step"]) for row in metrics[-1:]] + ([status.step] if status is not None else [])
+    return Summary(
+        run=run,
+        config=config,
+        **known,
+        state=state,
+        step=max(steps, default=0),
+        status=status,
+        error=status.error if status is not None and state == "failed" else None,
+        scale=read_scale(_environment(run)),
+        score=latest.get("score"),
+        loss=latest.get("loss"),
+        solved=None,
+        steps_to_solve=None,
+        lengths=[read_length(row) for row in metrics if row["kind"] == "length"],
+        probes=probes,
+        result=None,
+    )
+
+
+def _plan(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "task": own_name(config["task"]),
+        "cell": own_name(config["cell"]),
+        **{name: whole(config[name], name) for name in ("seq_len", "seed", "steps")},
+    }
+
+
+def _environment(run: RunDirectory) -> dict[str, Any]:
+    try:
+        return run.environment()
+    except RunError:
+        return {}

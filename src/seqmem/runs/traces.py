@@ -1,0 +1,137 @@
+"""Gradient traces on disk: ``traces.bin`` while a run trains, ``gradients.npz`` afterwards.
+
+A trace takes 8 bytes for each timestep, sequence and series (every state, and the input): 38 kB for 50 timesteps,
+32 sequences and an lstm, so 384 MB for 10,000 traces. Half of the sequences take half of it.
+
+Axes: N traces, T timesteps, B sequences.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import BinaryIO
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy import ndarray
+
+from ..decay import INPUT, together
+from .files import RunError
+
+
+@dataclass(frozen=True, eq=False)
+class Gradients:
+    """Traces of a run. ``step`` [N]; ``answered_at`` [B]; ``norms``: series -> [N T B], float64.
+
+    Raises:
+        ValueError: there is no series of a state, or one of another shape.
+    """
+
+    step: ndarray
+    answered_at: ndarray
+    norms: Mapping[str, ndarray]
+
+    def __post_init__(self) -> None:
+        states = [values for name, values in self.norms.items() if name != INPUT]
+        if not states or any(values.ndim != 3 or len(values) != len(self.step) for values in states):
+            raise ValueError("its gradients are not those of a cell with a state")
+
+    def state(self, place: int) -> ndarray:
+        """The norm of everything that the cell carries, [T B], of the trace at a place."""
+        return together({name: values[place] for name, values in self.norms.items()})
+
+
+@dataclass(frozen=True, eq=False)
+class TraceLayout:
+    """The layout of ``traces.bin``: a line of JSON with these fields, then the traces, all of one size."""
+
+    names: tuple[str, ...]
+    timesteps: int
+    answered_at: ndarray
+
+    @cached_property
+    def dtype(self) -> np.dtype:
+        """One trace: its step, then the norms [T B] of each series."""
+        shape = (self.timesteps, len(self.answered_at))
+        return np.dtype([("step", "<i8"), *((f"norm/{name}", "<f8", shape) for name in self.names)])
+
+    @cached_property
+    def header(self) -> bytes:
+        fields = {"names": self.names, "timesteps": self.timesteps, "answered_at": self.answered_at.tolist()}
+        return (json.dumps(fields) + "\n").encode()
+
+    def end(self, count: int) -> int:
+        """The end of the first ``count`` traces, in bytes from the start of the file."""
+        return len(self.header) + count * self.dtype.itemsize
+
+    def whole(self, size: int) -> int:
+        """The number of whole traces in a file of ``size`` bytes."""
+        return max(0, size - len(self.header)) // self.dtype.itemsize
+
+    @classmethod
+    def read(cls, file: BinaryIO) -> "TraceLayout | None":
+        """Read the layout, up to the first trace; None if the line is not written to its end yet.
+
+        Raises:
+            ValueError, KeyError, TypeError: the line is not one that this seqmem writes.
+        """
+        line = file.readline()
+        if not line.endswith(b"\n"):
+            return None
+        fields = json.loads(line)
+        layout = cls(tuple(fields["names"]), int(fields["timesteps"]), np.array(fields["answered_at"], dtype=np.int64))
+        if layout.header != line:
+            raise ValueError("its first line is not one that this seqmem writes")
+        return layout
+
+
+def read_growing(path: Path, *, ends: bool = False) -> Gradients | None:
+    """Every whole trace of a ``traces.bin``; None if there is no file, or no whole trace in it.
+
+    Args:
+        ends: read the first and the latest trace only.
+
+    Raises:
+        RunError: the file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            layout = TraceLayout.read(file)
+            count = layout.whole(path.stat().st_size) if layout is not None else 0
+            if layout is None or not count:
+                return None
+            parts = []
+            for first, many in dict.fromkeys([(0, 1), (count - 1, 1)] if ends else [(0, count)]):
+                file.seek(layout.end(first))
+                parts.append(np.fromfile(file, layout.dtype, many))
+            traces = np.concatenate(parts)
+            norms = {name: traces[f"norm/{name}"] for name in layout.names}
+            return Gradients(traces["step"], layout.answered_at, norms)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{path} cannot be read: {error}") from error
+
+
+def read_stored(path: Path, *, ends: bool = False) -> Gradients | None:
+    """The traces of a ``gradients.npz``; None if there is no file.
+
+    Args:
+        ends: return the first and the latest trace only.
+
+    Raises:
+        RunError: the file cannot be read.
+    """
+    try:
+        with path.open("rb") as file, np.load(file) as stored:  # np.load does not close a file that it cannot read
+            names = [name.removeprefix("norm/") for name in stored.files if name.startswith("norm/")]
+            steps = stored["step"]
+            chosen = np.unique([0, len(steps) - 1]) if ends and len(steps) else slice(None)
+            norms = {name: stored[f"norm/{name}"][chosen] for name in names}
+            return Gradients(steps[chosen], stored["answered_at"], norms)
+    except FileNotFoundError:
+        return None
+    except (OSError, EOFError, ValueError, KeyError, IndexError, BadZipFile) as error:
+        raise RunError(f"{path} cannot be read: {error}") from error

@@ -1,0 +1,240 @@
+"""Every way of looking at a run says the same of it: `show`, `sweep status`, `report`, the launcher and the library."""
+
+import json
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from commandline import Completed
+from made_up import ended_process, run_directory, write, write_status
+from seqmem import RunDirectory
+from seqmem.cli.config.choose import finished_result
+from seqmem.cli.launch import sweep
+from seqmem.report.collect import collect
+from seqmem.runs.compare import compare
+from seqmem.runs.directory import State, find_runs
+from seqmem.runs.files import RunError, plain_json, read_json, read_lines
+from seqmem.runs.result import StoredResult
+from seqmem.runs.summary import read
+
+Typed = Callable[..., Completed]
+
+
+@dataclass(frozen=True)
+class Case:
+    """``state``: what has become of the run that ``make`` writes; None: its files are damaged."""
+
+    state: State | None
+    make: Callable[[Path], object]
+
+
+def unfinished(path: Path, state: State, *, error: str | None = None, pid: int = 0) -> None:
+    run_directory(path, None)
+    write_status(path, state, error=error, pid=pid)
+
+
+def finished_without_a_result(path: Path) -> None:
+    """The process was killed between its last status and its result."""
+    unfinished(path, "finished", pid=ended_process())
+
+
+def on_another_host(path: Path) -> None:
+    unfinished(path, "running")
+    status = json.loads((path / "status.json").read_text())
+    write(path / "status.json", {**status, "host": "elsewhere", "pid": ended_process()})
+
+
+def cut_off(path: Path, file: str) -> None:
+    run_directory(path, None if file == "status.json" else 1.0)
+    if file == "status.json":
+        write_status(path, "running")
+    (path / file).write_text((path / file).read_text()[:25])
+
+
+CASES = {
+    "finished": Case("finished", run_directory),
+    "not started": Case("not started", lambda path: run_directory(path, None)),
+    "running": Case("running", lambda path: unfinished(path, "running")),
+    "running elsewhere": Case("running", on_another_host),
+    "killed": Case("killed", lambda path: unfinished(path, "running", pid=ended_process())),
+    "killed at the end": Case("killed", finished_without_a_result),
+    "interrupted": Case("interrupted", lambda path: unfinished(path, "interrupted", pid=ended_process())),
+    "failed": Case("failed", lambda path: unfinished(path, "failed", error="OSError: no luck", pid=ended_process())),
+    "diverged": Case("failed", lambda path: unfinished(path, "failed", error="Diverged: the loss became nan")),
+    "damaged result": Case(None, lambda path: cut_off(path, "result.json")),
+    "damaged status": Case(None, lambda path: cut_off(path, "status.json")),
+    "damaged config": Case(None, lambda path: cut_off(path, "config.json")),
+}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_every_view_says_the_same_of_a_state(case: Case, tmp_path: Path, typed: Typed) -> None:
+    path = tmp_path / "outputs" / "pronoun" / "lstm" / "len10-seed0"
+    case.make(path)
+    run = RunDirectory(path)
+    shown, status = typed("show", str(path)), json.loads(typed("sweep", "status", "--json").out)
+    if case.state is None:
+        damaged = next(name for name in ("result.json", "status.json", "config.json") if name in shown.err)
+        assert (shown.code, shown.err.count("\n")) == (1, 1)
+        assert status["runs"] == []
+        assert damaged in next(iter(status["left_out"].values()))
+        with pytest.raises(RunError, match=rf"{damaged} cannot be read"):
+            collect([tmp_path])
+        with pytest.raises(RunError, match=rf"{damaged} cannot be read"):
+            read(run)
+        return
+    assert (shown.code, shown.err) == (0, "")
+    assert f"  {case.state}" in shown.out.splitlines()[0]
+    assert [entry["state"] for entry in status["runs"]] == [case.state]
+    collection = collect([tmp_path])
+    states = [entry.state for entry in collection.unfinished] + ["finished"] * len(collection.runs)
+    assert states == [case.state]
+    assert run.state == read(run).state == case.state
+    assert sweep._state(path, None)[0] == case.state
+    if case.state == "finished":
+        assert finished_result(run)["score"] == 1.0
+    else:
+        with pytest.raises(RunError, match=rf"is not finished \({case.state}"):
+            finished_result(run)
+
+
+def test_a_failure_is_told_in_the_same_words(tmp_path: Path, typed: Typed) -> None:
+    path = tmp_path / "outputs" / "pronoun" / "lstm" / "len10-seed0"
+    CASES["diverged"].make(path)
+    reason = "Diverged: the loss became nan"
+    assert reason in typed("show", str(path)).out
+    assert reason in typed("sweep", "status").out
+    assert [entry.error for entry in collect([tmp_path]).unfinished] == [reason]
+    assert read(RunDirectory(path)).error == reason
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    run = RunDirectory(path)
+    with run.locked():
+        run.set_status("running", step=3)
+        yield
+
+
+def test_reading_needs_no_lock(tmp_path: Path, typed: Typed) -> None:
+    path = run_directory(tmp_path / "outputs" / "run", None)
+    with locked(path):
+        assert "running at step 3 of 1000" in typed("show", str(path)).out
+        assert "1 running" in typed("sweep", "status").out
+        with pytest.raises(RunError, match=f"in use by another seqmem .process .* on {socket.gethostname()}"):
+            RunDirectory(path).locked().__enter__()
+
+
+# What was measured
+
+
+def test_results_of_earlier_versions_are_read_in_the_current_layout(tmp_path: Path) -> None:
+    run = RunDirectory(run_directory(tmp_path / "run", half_lives=(2.0, 8.0)))
+    stored = json.loads((run.path / "result.json").read_text())
+    assert "probes" not in stored
+    result = run.result()
+    assert result is not None
+    assert "gradient" not in result
+    assert result["probes"]["gradient"]["end"]["state"]["half_life"] == 8.0
+    assert (result["layers"], result["steps_per_second"]) == (1, pytest.approx(1000 / 1.5))
+    row = {"kind": "trace", "step": 0, "gradient": {"state": {"half_life": "inf"}}}
+    (run.path / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    assert run.metrics() == [{"kind": "trace", "step": 0, "probes": {"gradient": {"state": {"half_life": np.inf}}}}]
+
+
+def test_a_current_result_is_read_as_it_is(tmp_path: Path) -> None:
+    run = RunDirectory(run_directory(tmp_path / "run"))
+    result = run.result()
+    assert result is not None
+    write(run.path / "result.json", dict(result))
+    assert run.result() == result
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "reason"),
+    [
+        ("seconds", None, "result.json has no seconds: it was written by another version of seqmem"),
+        ("seq_len", "ten", "result.json is not what seqmem writes: seq_len is 'ten', no whole number"),
+        ("steps", True, "steps is True, no whole number"),
+        ("by_length", 3, "result.json is not what seqmem writes"),
+        ("seed", 7, "are of two runs: seed is 0 and 7"),
+    ],
+)
+def test_a_result_that_cannot_be_is_named_in_one_line(field: str, value: object, reason: str, tmp_path: Path) -> None:
+    path = run_directory(tmp_path / "run")
+    stored = json.loads((path / "result.json").read_text())
+    if value is None:
+        del stored[field]
+    else:
+        stored[field] = value
+    write(path / "result.json", stored)
+    with pytest.raises(RunError, match=reason) as raised:
+        read(RunDirectory(path))
+    assert str(path) in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_an_unfinished_run_shows_its_latest_numbers(tmp_path: Path) -> None:
+    path = run_directory(tmp_path / "run", None)
+    scale = {"metric": "accuracy", "higher_is_better": True, "chance": 0.25, "baseline_loss": 1.4, "solved_at": 0.99}
+    write(path / "environment.json", scale)
+    rows = [
+        {"kind": "trace", "step": 0, "probes": {"gradient": {"state": {"half_life": 2.0}}, "other": {"number": 1.0}}},
+        {"kind": "eval", "step": 50, "score": 0.5, "loss": 1.0},
+        {"kind": "trace", "step": 60, "probes": {"gradient": {"state": {"half_life": 4.0}}}},
+        {"kind": "eval", "step": 100, "score": 0.75, "loss": 0.5},
+    ]
+    (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"kind": "ev')
+    write_status(path, "running", step=90)
+    summary = read(RunDirectory(path))
+    assert (summary.state, summary.step, summary.score, summary.loss) == ("running", 100, 0.75, 0.5)
+    assert (summary.scale.metric.name, summary.scale.chance, summary.scale.fields()) == ("accuracy", 0.25, scale)
+    assert summary.probes["gradient"] == {"start": {"state": {"half_life": 2.0}}, "end": {"state": {"half_life": 4.0}}}
+    assert summary.probes["other"] == {"start": {"number": 1.0}, "end": {"number": 1.0}}
+    assert (summary.solved, summary.by_length, summary.profiles) == (None, {}, {})
+
+
+def test_runs_are_compared_without_their_weights(tmp_path: Path) -> None:
+    runs = [RunDirectory(run_directory(tmp_path / name)) for name in ("a", "b")]
+    assert compare(*runs).same
+    stored = json.loads(runs[1].file("result.json").read_text())
+    write(runs[1].path / "result.json", {**stored, "loss": 0.125, "seconds": 99})
+    first = compare(*runs).first
+    assert first is not None
+    assert (first.file, first.name, first.was, first.now) == ("result.json", "loss", 0.1, 0.125)
+    assert first.apart == pytest.approx(0.025)
+
+
+# Files
+
+
+def test_numbers_that_json_lacks_survive(tmp_path: Path) -> None:
+    values = {"a": [np.inf, -np.inf, 1.5], "b": {"c": float("nan")}, "d": "text", "e": None}
+    (tmp_path / "lines").write_text(json.dumps(plain_json(values)) + "\n")
+    (row,) = read_lines(tmp_path / "lines")
+    assert repr(row) == repr(values)
+
+
+@pytest.mark.parametrize("text", ["[1]", "{", "nul", "[" * 100_000])
+def test_what_is_no_object_is_an_error(text: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text(f"{text}\n")
+    for reader in (read_json, read_lines):
+        with pytest.raises(RunError, match="file cannot be read"):
+            reader(tmp_path / "file")
+    assert read_json(tmp_path / "nowhere") is None
+    assert read_lines(tmp_path / "nowhere") == []
+
+
+def test_a_result_is_what_the_recorder_writes(tmp_path: Path, typed: Typed) -> None:
+    """Every field that the type names, and no other."""
+    assert typed("train", "steps=2", "seq_len=8", "cell.hidden_size=4", "quiet=true", "evaluate.sequences=8").code == 0
+    (run,) = find_runs(tmp_path)
+    result = run.result()
+    assert result is not None
+    assert result.keys() == StoredResult.__annotations__.keys()
+    assert read(run).result == result
