@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Shaped
 from numpy import ndarray
 from torch import Tensor
 
-from .cells.state import State, concatenate, values
+from .cells.state import State, concatenate, newest
 from .models.base import Model, Step
 from .probes.gradient import Tracer
 from .randomness import generator
@@ -188,7 +188,7 @@ def read(model: Model, task: Task, batch: Batch, *, gradient: bool = True, known
         asked_with=words[-1] if task.last_is_query(batch.inputs) else None,
         gates=_series([step.gates() for step in steps]),
         keeps=model.keeps,
-        states=_series([values(step.state) for step in steps]),
+        states=_series([newest(step.state) for step in steps]),
         gradient=norms,
         texts=(tuple(map(task.answer, right)) if known else None, tuple(map(task.answer, said))),
     )
@@ -223,7 +223,7 @@ def _next(model: Model, query: Shaped[Tensor, "B ..."], state: State) -> Float[T
     return next(iter(model.walk(query[None], state))).output
 
 
-def _series(rows: Sequence[Mapping[str, Float[Tensor, "1 _"]]]) -> dict[str, Float[ndarray, "T _"]]:
+def _series(rows: Sequence[Mapping[str, Shaped[Tensor, "1 _"]]]) -> dict[str, Float[ndarray, "T _"]]:
     """One row for each timestep; NaN where a timestep has no values of that name."""
     series: dict[str, list[Tensor | None]] = {}
     for t, row in enumerate(rows):
@@ -232,7 +232,7 @@ def _series(rows: Sequence[Mapping[str, Float[Tensor, "1 _"]]]) -> dict[str, Flo
     return {name: _filled(units).numpy() for name, units in series.items()}
 
 
-def _filled(rows: Sequence[Float[Tensor, "1 _"] | None]) -> Float[Tensor, "T _"]:
+def _filled(rows: Sequence[Shaped[Tensor, "1 units"] | None]) -> Float[Tensor, "T _"]:
     like = next(row for row in rows if row is not None)
     blank = torch.full(like.shape, nan, dtype=torch.float64)
-    return torch.cat([blank if row is None else row for row in rows])
+    return torch.cat([blank if row is None else row.double() for row in rows])

@@ -13,5 +13,7 @@ from .stack import Stack as Stack
 from .state import Leaf as Leaf
 from .state import Slots as Slots
 from .state import State as State
+from .state import join as join
+from .state import part as part
 
 CELLS: dict[str, type[Cell]] = {"rnn": RNN, "lstm": LSTM, "gru": GRU}

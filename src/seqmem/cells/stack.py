@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from .base import Cell, Tapped
-from .state import State, join, split
+from .state import State, join, part
 
 
 class Stack(Cell):
@@ -100,7 +100,7 @@ class Stack(Cell):
         return join(dict(zip(self._names, states, strict=True)))
 
     def _split(self, state: Mapping[str, Any]) -> list[dict[str, Any]]:
-        return list(split(state, self._names).values())
+        return [part(state, name) for name in self._names]
 
 
 class _TappedStack:
@@ -123,12 +123,11 @@ class _TappedStack:
         *,
         to_inputs: Float[Tensor, "T B D"] | None = None,
     ) -> tuple[Float[Tensor, "T B"], dict[str, Float[Tensor, "T B"]]]:
-        ends = split(final, self._names)
         norms: dict[str, dict[str, Tensor]] = {}
         by_input = self.outputs
         for name, layer, below in zip(
             reversed(self._names), reversed(self._layers), [*reversed(self._between), to_inputs], strict=True
         ):
-            by_input, norms[name] = layer.backward(outputs, ends[name], to_inputs=below)
+            by_input, norms[name] = layer.backward(outputs, part(final, name), to_inputs=below)
             outputs = below
         return by_input, join({name: norms[name] for name in self._names})

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Shaped
 from torch import Tensor
 
 
@@ -192,17 +192,10 @@ def join(states: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     return {f"{part}/{name}": leaf for part, state in states.items() for name, leaf in state.items()}
 
 
-def split(state: Mapping[str, Any], parts: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """The inverse of ``join``: the state of each part; empty for a part that has none.
-
-    Raises:
-        KeyError: a name belongs to no part.
-    """
-    states: dict[str, dict[str, Any]] = {part: {} for part in parts}
-    for key, leaf in state.items():
-        part, name = key.split("/", 1)
-        states[part][name] = leaf
-    return states
+def part(state: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The inverse of ``join``: what is under ``name/``; empty if nothing is."""
+    prefix = f"{name}/"
+    return {key.removeprefix(prefix): leaf for key, leaf in state.items() if key.startswith(prefix)}
 
 
 # Files
@@ -228,9 +221,8 @@ def from_plain(plain: Mapping[str, Any]) -> State:
     }
 
 
-def values(state: Mapping[str, Any]) -> dict[str, Float[Tensor, "B _"]]:
-    """What a reader sees of each leaf after a timestep, whatever its shape, in a row: of slots the newest one.
-
-    Empty slots are left out.
-    """
-    return {name: tensors(leaf)[-1].flatten(1) for name, leaf in state.items() if len(tensors(leaf))}
+def newest(state: Mapping[str, Any]) -> dict[str, Shaped[Tensor, "B _"]]:
+    """One row of values for each leaf, whatever its shape: a tensor's, or those of the newest slot. Empty slots are
+    left out."""
+    last = {name: tensors(leaf)[-1] for name, leaf in state.items() if len(tensors(leaf))}
+    return {name: leaf.reshape(len(leaf), -1) for name, leaf in last.items()}

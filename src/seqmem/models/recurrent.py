@@ -124,9 +124,7 @@ def _gates(cell: Cell, x: Float[Tensor, "B D"], state: State) -> Callable[[], Ma
     return lambda: cell.gates(x, state)
 
 
-def _outputs_at(
-    cell: Cell, outputs: Float[Tensor, "T B H"], final: Mapping[str, Tensor], at: slice
-) -> Float[Tensor, "A B H"]:
+def _outputs_at(cell: Cell, outputs: Float[Tensor, "T B H"], final: State, at: slice) -> Float[Tensor, "A B H"]:
     """``outputs[at]``. The last one alone is read off the state: the backward pass then begins there, and not with
     zeros for all others."""
     last = at == slice(len(outputs) - 1, len(outputs)) and cell.output_state
@@ -163,7 +161,7 @@ class _Taps:
             taps.forward()
         with torch.enable_grad():
             outputs, read = taps.outputs.detach().requires_grad_(), model.cell.output_state
-            final = {} if read is None else {read: taps.final[read].detach().requires_grad_()}
+            final: State = {} if read is None else {read: taps.final[read].detach().requires_grad_()}
             total = loss(model.readout(_outputs_at(model.cell, outputs, final, self._at)))
             by_outputs, *by_final = torch.autograd.grad(total, [outputs, *final.values()], allow_unused=True)
         return taps.backward(by_outputs, dict(zip(final, by_final, strict=True)))

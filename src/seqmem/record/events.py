@@ -116,10 +116,20 @@ class EventFile:
         self._write(step, [self._value(tag, "scalars", simple_value=value) for tag, value in values.items()])
 
     def curves(self, xs: Sequence[int] | ndarray, values: Mapping[str, Sequence[float] | ndarray]) -> None:
-        """Curves over the same ``xs``, whole numbers that grow, replacing what was written under their tags."""
-        columns = {tag: np.asarray(column, dtype=np.float64).tolist() for tag, column in values.items()}
+        """Curves over the same ``xs``, whole numbers that grow, replacing what was written under their tags.
+
+        A curve that is NaN in places, where a model does not write that state, is written at the others alone.
+        """
+        columns = {tag: np.asarray(column, dtype=np.float64) for tag, column in values.items()}
+        gaps = {tag: np.isnan(column) for tag, column in columns.items()}
+        with_gaps = [tag for tag, gap in gaps.items() if gap.any() and not gap.all()]
+        points = {tag: column.tolist() for tag, column in columns.items()}
         for at, x in enumerate(np.asarray(xs).tolist()):
-            self.scalars(x, {tag: column[at] for tag, column in columns.items()})
+            here = {tag: column[at] for tag, column in points.items()}
+            for tag in with_gaps:
+                if gaps[tag][at]:
+                    del here[tag]
+            self.scalars(x, here)
 
     def curve(self, tag: str, values: Sequence[float] | ndarray, xs: Sequence[int] | ndarray | None = None) -> None:
         """One curve; without ``xs`` over 0, 1, 2 …"""

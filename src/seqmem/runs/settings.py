@@ -39,6 +39,7 @@ SETTINGS: dict[str, Setting] = {
     "cell": Setting("training"),
     "task": Setting("training"),
     "task.usual_seq_len": Setting("default"),  # of seq_len
+    "model.name": Setting("training", since="0.2.0", before="recurrent"),
     "optimizer": Setting("training"),
     "seq_len": Setting("training"),
     "seed": Setting("training"),

@@ -7,18 +7,20 @@ refused here, wrong values by the class itself.
 import inspect
 import re
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Literal, Union, get_args, get_origin
 
 import torch
 from torch import nn, optim
 
-from ...cells import CELLS, Cell, use_kernel
+from ...cells import CELLS, Cell, CellFactory, use_kernel
 from ...cells.base import cells_in
+from ...cells.state import tensors
 from ...kernels.loading import Library, Unavailable, load
-from ...models.base import Model, hidden_size_for, parameter_count, trainable
-from ...models.recurrent import RecurrentModel
+from ...models import MODELS, Model, stacked
+from ...models.base import hidden_size_for, parameter_count, trainable
 from ...optimizers import OPTIMIZERS
 from ...randomness import ambient
 from ...tasks import TASKS, Task
@@ -27,6 +29,7 @@ from .errors import ConfigError, nearest
 from .schema import RunConfig, look_beside_the_user, usable_cores
 
 _CELL_COMMON = ("name", "hidden_size", "layers", "params")
+_MODEL_COMMON = ("name",)
 _TASK_COMMON = ("name", "usual_seq_len", "lengths", "shortest")
 
 _PLAN_NAMES = {
@@ -89,13 +92,16 @@ def build(config: RunConfig, *, alone: bool = True) -> Experiment:
     task, plan = build_task(config), build_plan(config)
     _checked("", lambda: plan.check(task))
     device = find_device(config.device)
-    make = _cell_maker(config, task)
+    make = _model_maker(config, task)
     hidden_size = _hidden_size(config, make)
     with ambient(config.seed, "weights"):
         model = _checked("cell.", lambda: make(hidden_size))
-    if config.cell.get("name") == "custom":
-        with ambient(config.seed, "trial"):
-            _try(model.cell, f"cell.target={config.cell['target']}")
+    with ambient(config.seed, "trial"):
+        if config.cell.get("name") == "custom":
+            for cell in cells_in(model)[:1]:
+                _try(cell, f"cell.target={config.cell['target']}")
+        if config.model.get("name") == "custom":
+            _try_model(model, task, f"model.target={config.model['target']}")
     model.to(device, getattr(torch, config.dtype))
     backend = _checked("", lambda: _choose_kernel(config, model, device, alone=alone))
     kind = _choice("optimizer", config.optimizer.get("name"), OPTIMIZERS)
@@ -209,8 +215,24 @@ def _threads(config: RunConfig) -> int | None:
     return given
 
 
-def _cell_maker(config: RunConfig, task: Task) -> Callable[[int], Model]:
+def _model_maker(config: RunConfig, task: Task) -> Callable[[int], Model]:
     """A function from a hidden size to a fresh model."""
+    kind, options, where = _chosen("model", config.model, MODELS, Model, _MODEL_COMMON)
+    parameters = inspect.signature(kind).parameters
+    # What the settings say already is no option of the model.
+    told = {"embed_size": config.embed_size, "seq_len": config.seq_len}
+    checked = arguments(kind, options, where, skip=2, told=(*told, "layers"))
+    checked |= {name: value for name, value in told.items() if name in parameters}
+    cells = _cell_maker(config)
+
+    def make(hidden_size: int) -> Model:
+        return _made(kind, config.model, "model", task, cells(hidden_size), **checked)
+
+    return make
+
+
+def _cell_maker(config: RunConfig) -> Callable[[int], CellFactory]:
+    """From a hidden size to a factory of the cells that the settings describe, on top of each other."""
     settings = config.cell
     kind, options, where = _chosen("cell", settings, CELLS, Cell, _CELL_COMMON)
     checked = arguments(kind, options, where, skip=2)
@@ -222,11 +244,11 @@ def _cell_maker(config: RunConfig, task: Task) -> Callable[[int], Model]:
     if config.embed_size < 0:
         raise ConfigError(f"embed_size={config.embed_size}: must be at least 1, or 0 for one-hot")
 
-    def make(hidden_size: int) -> Model:
+    def make(hidden_size: int) -> CellFactory:
         def cell(input_size: int) -> Cell:
             return _made(kind, settings, "cell", input_size, hidden_size, **checked)
 
-        return RecurrentModel.for_task(task, cell, embed_size=config.embed_size, layers=layers)
+        return stacked(cell, layers)
 
     return make
 
@@ -277,20 +299,55 @@ def _try(cell: Cell, where: str) -> None:
         before = cell.initial_state(batch_size)
         with torch.no_grad():
             output, after = cell.step(x, dict(before))
-        shapes = {name: tuple(value.shape) for name, value in before.items()}
+        shapes = {name: tuple(tensor.shape) for name, leaf in before.items() for tensor in tensors(leaf)}
+        shapes |= {name: tuple(tensor.shape) for name, leaf in after.items() for tensor in tensors(leaf)}
         names, size = set(after), tuple(output.shape)
     except Exception as error:
         raise ConfigError(f"{where}: its first step fails: {_said(error)}") from error
     if not shapes:
-        raise ConfigError(f"{where}: initial_state is empty: a cell that carries nothing has no memory to measure")
-    if any(shape[:1] != (batch_size,) for shape in shapes.values()):
-        raise ConfigError(f"{where}: initial_state({batch_size}) has shapes {shapes}: the batch must come first")
-    if names != set(shapes):
-        raise ConfigError(f"{where}: step makes a state of {sorted(names)} out of {sorted(shapes)}: names must stay")
-    if "input" in names or ("state" in names and len(names) > 1):
-        raise ConfigError(f"{where}: no state can be called 'input', nor 'state' beside others: traces are")
+        raise ConfigError(f"{where}: its state is empty: a cell that carries nothing has no memory to measure")
+    if not set(before) <= names:
+        raise ConfigError(f"{where}: step makes a state of {sorted(names)} out of {sorted(before)}: names must stay")
+    _check_state(shapes, batch_size, where)
     if size != (batch_size, cell.output_size):
         raise ConfigError(f"{where}: step's output has shape {size}, not {(batch_size, cell.output_size)}")
+
+
+def _try_model(model: Model, task: Task, where: str) -> None:
+    """One short sequence through a copy of a model of the user's own, likewise."""
+    model = deepcopy(model)
+    batch_size, seq_len = 3, task.min_seq_len
+    first = next(model.parameters(), torch.zeros(()))
+    inputs = task.sample(batch_size, seq_len, torch.Generator().manual_seed(0)).to("cpu", first.dtype).inputs
+    try:
+        steps = list(model.walk(inputs))
+        predicted, _ = model(inputs)
+        states = [model.initial_state(batch_size), *(step.state for step in steps)]
+        shapes = {
+            name: tuple(tensor.shape) for state in states for name, leaf in state.items() for tensor in tensors(leaf)
+        }
+        differentiable = all(step.x.requires_grad for step in steps)
+    except Exception as error:
+        raise ConfigError(f"{where}: its first sequence fails: {_said(error)}") from error
+    if len(steps) != seq_len:
+        raise ConfigError(f"{where}: walk yields {len(steps)} steps over {seq_len} timesteps: one each")
+    if not differentiable:
+        raise ConfigError(f"{where}: walk yields an x without a gradient: take it from seqmem.models.entering")
+    if not shapes:
+        raise ConfigError(f"{where}: its state is empty: a model that carries nothing has no memory to measure")
+    _check_state(shapes, batch_size, where)
+    if tuple(predicted.shape) != (seq_len, batch_size, task.targets.size):
+        wanted = (seq_len, batch_size, task.targets.size)
+        raise ConfigError(f"{where}: its predictions have shape {tuple(predicted.shape)}, not {wanted}")
+
+
+def _check_state(shapes: Mapping[str, tuple[int, ...]], batch_size: int, where: str) -> None:
+    if any(shape[:1] != (batch_size,) for shape in shapes.values()):
+        raise ConfigError(
+            f"{where}: its state has shapes {dict(shapes)} for {batch_size} sequences: the batch comes first"
+        )
+    if "input" in shapes or ("state" in shapes and len(shapes) > 1):
+        raise ConfigError(f"{where}: no state can be called 'input', nor 'state' beside others: traces are")
 
 
 def _said(error: BaseException) -> str:
@@ -341,14 +398,22 @@ def _load(target: str, base: type, group: str) -> Any:
     return kind
 
 
-def arguments(kind: Callable[..., Any], given: Mapping[str, Any], where: str, *, skip: int = 0) -> dict[str, Any]:
-    """``given`` as keyword arguments of ``kind``, by its signature; the first ``skip`` parameters are not settings.
+def arguments(
+    kind: Callable[..., Any],
+    given: Mapping[str, Any],
+    where: str,
+    *,
+    skip: int = 0,
+    told: Sequence[str] = ("seq_len",),
+) -> dict[str, Any]:
+    """``given`` as keyword arguments of ``kind``, by its signature. The first ``skip`` parameters are not settings, nor
+    those in ``told``.
 
     Raises:
         ConfigError: an unknown name, a missing one, or a value of the wrong type.
     """
     parameters = dict(list(inspect.signature(kind).parameters.items())[skip:])
-    settings = {name: found for name, found in parameters.items() if name != "seq_len"}
+    settings = {name: found for name, found in parameters.items() if name not in told}
     anything = any(found.kind is inspect.Parameter.VAR_KEYWORD for found in settings.values())
     checked = {}
     for name, value in given.items():

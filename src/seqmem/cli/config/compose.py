@@ -24,7 +24,7 @@ EXTRAS = {"hydra/sweeper/optuna": "optuna", "hydra/launcher/joblib": "joblib"}
 """Config groups of other projects' plugins -> the extra of seqmem that installs them."""
 
 _KINDS = {"Integer": "a whole number", "Float": "a number", "bool": "true or false"}
-_CHOICE = r"(cell|task|optimizer)=\w+"
+_CHOICE = r"(cell|task|model|optimizer)=\w+"
 
 
 @contextmanager
@@ -96,7 +96,7 @@ def command_line_config_dir(hydra: Any) -> str | None:
 
 def with_own_arguments(overrides: Sequence[str]) -> list[str]:
     """``cell.args.alpha=0.9`` -> ``++cell.args.alpha=0.9``: no file lists the arguments of a user's own class."""
-    return [re.sub(r"^(cell|task)\.args(?=[.=])", r"++\1.args", override) for override in overrides]
+    return [re.sub(r"^(cell|task|model)\.args(?=[.=])", r"++\1.args", override) for override in overrides]
 
 
 @dataclass(frozen=True)

@@ -89,11 +89,21 @@ class CustomTask:
 
 
 @dataclass
+class CustomModel:
+    """``model=custom``, likewise."""
+
+    name: str = "custom"
+    target: str = MISSING
+    args: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
 class RunConfig:
     """One run. The comments in conf/train.yaml say what each setting means, ``runs.settings`` what its role is."""
 
     cell: Any = MISSING  # mappings, whose own signatures are their types
     task: Any = MISSING
+    model: Any = field(default_factory=lambda: {"name": "recurrent"})
     optimizer: Any = MISSING
     seq_len: int = MISSING
     seed: int = 0
@@ -126,6 +136,7 @@ def register() -> None:
     store.store(name="run_schema", node=RunConfig)
     store.store(name="custom_cell_schema", node=CustomCell)
     store.store(name="custom_task_schema", node=CustomTask)
+    store.store(name="custom_model_schema", node=CustomModel)
 
 
 def conf_dir() -> Path:
@@ -172,7 +183,8 @@ def everything(config: RunConfig) -> dict[str, Any]:
 def identity(config: RunConfig) -> dict[str, Any]:
     """The settings that can change a run's numbers, and the code of a user's own classes."""
     settings = settings_of.identity(everything(config))
-    return settings | {name: {**settings[name], **_own_code(settings[name])} for name in ("cell", "task")}
+    chosen = [name for name in ("cell", "task", "model") if name in settings]
+    return settings | {name: {**settings[name], **_own_code(settings[name])} for name in chosen}
 
 
 def _own_code(part: dict[str, Any]) -> dict[str, str]:

@@ -55,7 +55,7 @@ def main(args: list[str]) -> int:
 def _parser() -> Parser:
     parser = Parser(
         prog="seqmem list",
-        description="""List the cells, tasks, optimizers and experiments there are, and what this
+        description="""List the cells, tasks, models, optimizers and experiments there are, and what this
 machine computes with.""",
         epilog="""Each is a YAML file with settings and their defaults, chosen by its name:
 
@@ -147,6 +147,7 @@ def _described(choice: Choice) -> list[str]:
 _GROUPS = {
     "cell": (["states", "source"], _cell),
     "task": (["chance", "shortest", "source"], _task),
+    "model": ([""], _described),
     "optimizer": ([""], _described),
     "experiment": ([""], _described),
 }

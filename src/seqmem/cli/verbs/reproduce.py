@@ -115,7 +115,7 @@ def _check_name(run: RunDirectory, name: str, config: settings.RunConfig) -> lis
     own = run.path.resolve().name
     if own == name or not re.fullmatch(r"len\d+-seed-?\d+-[0-9a-f]{8}", own):
         return []
-    custom = [str(part["target"]) for part in (config.cell, config.task) if part.get("name") == "custom"]
+    custom = [str(part["target"]) for part in (config.cell, config.task, config.model) if part.get("name") == "custom"]
     if custom:
         raise RunError(
             f"{run.path}: the code of {' or '.join(custom)} is not what it was when the run was made, or is not found "
