@@ -193,8 +193,9 @@ def _restore(
         return _Progress()
     model.load_state_dict(saved["model"])
     optimizer.load_state_dict(saved["optimizer"])
-    now = _Progress(**saved["progress"])
+    carried = saved["progress"]["carried"]
+    now = _Progress(**{**saved["progress"], "carried": None if carried is None else from_plain(carried)})
     now.pending = [values.to(device) for values in now.pending]
     if now.carried is not None:
-        now.carried = map_leaves(lambda leaf: leaf.to(device), from_plain(now.carried))
+        now.carried = map_leaves(lambda leaf: leaf.to(device), now.carried)
     return now
