@@ -143,13 +143,15 @@ def test_every_command_takes_it_as_it_takes_ours(doors: Typed, choice: str) -> N
         assert result.code == 0, (command, result)
     reading = json.loads(doors("read", str(run), "--json").out, parse_constant=no_constant)
     assert np.asarray(reading["models"][0]["outputs"]).shape == (8, 8)
-    result = json.loads((run / "result.json").read_text(), parse_constant=no_constant)
-    assert set(result["gradient"]["end"]) - {"state", "input"} == set(RunDirectory(run).gradients().norms) - {"input"}
+    gradients = RunDirectory(run).gradients()
+    assert gradients is not None
+    assert (np.isfinite(gradients.norms["input"]) & (gradients.norms["input"] > 0)).any((0, 2))[-1]
     assert Path("report/index.html").exists()
 
 
 def test_the_trace_is_of_what_each_timestep_wrote(doors: Typed) -> None:
     gradients = RunDirectory(trained(doors, "two phases")).gradients()
+    assert gradients is not None
     written = {name: np.isfinite(norms).all((0, 2)) for name, norms in gradients.norms.items()}
     assert all((np.isnan(norms).all((0, 2)) == ~written[name]).all() for name, norms in gradients.norms.items())
     first = np.arange(8) < 4
