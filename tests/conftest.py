@@ -1,5 +1,6 @@
 """Settings of every test: one thread, so that numbers do not depend on the machine's cores."""
 
+import gc
 import logging
 import os
 import sys
@@ -12,6 +13,11 @@ import torch
 from commandline import Completed
 
 torch.set_num_threads(1)
+
+
+def pytest_collection_finish() -> None:
+    """Spare every later garbage collection the million objects of what is imported: it saves a tenth of all time."""
+    gc.freeze()
 
 
 @pytest.fixture

@@ -593,10 +593,10 @@ SLOW_LINES = (*(word for word in TINY if not word.startswith(("steps=", "evaluat
 
 def test_a_run_whose_reader_leaves_is_interrupted_and_goes_on_later(tmp_path: Path) -> None:
     """seqmem train | head -1"""
-    command = ("train", *SLOW_LINES, "steps=1000")
+    command = ("train", *SLOW_LINES, "steps=400")
     with started(*command, cwd=tmp_path) as process:
         assert process.stdout is not None
-        assert "1000 steps" in process.stdout.readline()
+        assert "400 steps" in process.stdout.readline()
         process.stdout.close()
         assert process.wait(timeout=60) == 141
         assert process.stderr is not None
@@ -604,7 +604,7 @@ def test_a_run_whose_reader_leaves_is_interrupted_and_goes_on_later(tmp_path: Pa
     run = only_run(tmp_path)
     status = json.loads((run / "status.json").read_text())
     assert status["state"] == "interrupted"
-    assert 0 < status["step"] < 1000
+    assert 0 < status["step"] < 400
     assert not (run / "result.json").exists()
     said = forked(*command, cwd=tmp_path)
     assert (said.code, said.err) == (0, "")

@@ -211,6 +211,7 @@ except AttributeError as error:
 
 from seqmem import SequenceModel, gradient_trace
 from seqmem.cells import RNN
+from seqmem.optimizers import OPTIMIZERS
 from seqmem.tasks import TASKS
 import torch
 assert not {"hydra", "omegaconf", "rich", "tensorboard"} & set(sys.modules), "the core needs the runner"
@@ -220,6 +221,14 @@ found = gradient_trace(model, task, task.sample(2, 6, torch.Generator().manual_s
 assert {name: tuple(norms.shape) for name, norms in found.items()} == {"input": (6, 2), "hidden": (6, 2)}
 assert not {"hydra", "omegaconf", "rich", "tensorboard"} & set(sys.modules), "the core needs the runner"
 
+for make in OPTIMIZERS.values():  # as torch makes them, their first step imports its compiler
+    parameter = torch.nn.Parameter(torch.ones(2))
+    optimizer = make([parameter])
+    parameter.sum().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    optimizer.load_state_dict(optimizer.state_dict())
+    assert not torch.equal(parameter.detach(), torch.ones(2))
 seqmem.train("seq_len=8", "steps=2", "quiet=true", "evaluate.sequences=8")
 assert "torch._dynamo" not in sys.modules, "torch's compiler takes seconds to import"
 drawn = random.getstate()

@@ -1,7 +1,5 @@
 """Optimizers: each equals torch's, bit for bit or step for step."""
 
-import subprocess
-import sys
 from functools import partial
 from typing import Any
 
@@ -83,17 +81,3 @@ def test_every_optimizer_is_torchs_own_step_for_step(name: str, options: dict[st
             sum(p.pow(4).sum() for p in parameters).backward()  # pyright: ignore[reportAttributeAccessIssue]
             optimizer.step()
     torch.testing.assert_close(ours, twins, rtol=1e-6, atol=1e-7)
-
-
-def test_no_optimizer_imports_torchs_compiler():
-    """It would cost every run four seconds before its first step."""
-    code = (
-        "import sys, torch; from seqmem.optimizers import OPTIMIZERS\n"
-        "for make in OPTIMIZERS.values():\n"
-        "    p = torch.nn.Parameter(torch.ones(2)); o = make([p]); p.sum().backward(); o.step(); o.zero_grad()\n"
-        "    o.load_state_dict(o.state_dict())\n"
-        "    assert not torch.equal(p.detach(), torch.ones(2))\n"
-        "print('torch._dynamo' in sys.modules)"
-    )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout == "False\n"

@@ -239,7 +239,7 @@ def test_file_systems_that_are_not_shared(
 
 def test_what_cannot_be(typed: Callable[..., Completed], cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(option: str) -> Completed:
-        said = typed(*RAY, f"hydra.launcher.{option}", *ADDING)
+        said = typed(*RAY, f"hydra.launcher.{option}")
         return Completed(said.code, "", said.err)
 
     refused("num_cpus=3").refuses("no node of the cluster has what a job takes (3 CPU; ", code=2)

@@ -13,6 +13,7 @@ from commandline import (
     assert_same_numbers,
     end,
     environment,
+    forked,
     only_run,
     rows,
     started,
@@ -26,7 +27,7 @@ LONGER = (
 )  # fmt: skip
 
 
-def test_killed_and_stopped_and_ended(tmp_path: Path, typed: Callable[..., Completed]) -> None:
+def test_killed_and_stopped_and_ended(tmp_path: Path) -> None:
     """kill -9, then Ctrl-C, then to the end."""
     outputs = tmp_path / "outputs"
     with started(*LONGER, cwd=tmp_path) as process:
@@ -48,9 +49,9 @@ def test_killed_and_stopped_and_ended(tmp_path: Path, typed: Callable[..., Compl
         code=128 + signal.SIGINT,
     )
     started_first = (run / "events.out.tfevents.0.seqmem").stat().st_ino
-    assert typed(*LONGER).code == 0
+    assert forked(*LONGER, cwd=tmp_path).code == 0
     assert (run / "events.out.tfevents.0.seqmem").stat().st_ino == started_first
-    assert typed(*LONGER, "outputs=whole").code == 0
+    assert forked(*LONGER, "outputs=whole", cwd=tmp_path).code == 0
     assert_same_numbers(run, only_run(tmp_path / "whole"))
 
 
@@ -72,12 +73,10 @@ def test_two_at_once(tmp_path: Path, typed: Callable[..., Completed]) -> None:
 
 
 DRIVER = """\
-import io, json, os, signal, sys
+import gc, io, json, os, signal, sys
 from seqmem.cli.config.compose import own_hydra
 from seqmem.cli.config.schema import from_mapping
 from seqmem.cli.launch.one_run import execute
-# Imported before the forks, so that no child has to.
-import seqmem.cli.config.build, seqmem.cli.terminal.live, seqmem.record.recorder
 from hydra import compose
 from rich import get_console
 
@@ -120,9 +119,16 @@ def run(outputs, killed_at):
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), json.loads(touches or "[]")
 
 
-for name, (thoroughly, overrides) in json.loads(sys.argv[1]).items():
-    with own_hydra():
-        config = from_mapping(compose("train", overrides=overrides))
+cases = json.loads(sys.argv[1])
+with own_hydra():
+    configs = {name: from_mapping(compose("train", overrides=overrides)) for name, (_, overrides) in cases.items()}
+config = next(iter(configs.values()))
+config.outputs = "warm-up"
+execute(config, overrides=[], console=get_console())  # imports what every fork would import anew
+gc.freeze()
+
+for name, (thoroughly, overrides) in cases.items():
+    config = configs[name]
     code, touches = run(f"{name}/whole", -1)
     assert code == 0, code
     assert run(f"{name}/again", -1)[1] == touches
@@ -133,7 +139,7 @@ for name, (thoroughly, overrides) in json.loads(sys.argv[1]).items():
             if "overrides" not in touched and "environment" not in touched:
                 alike.setdefault("removed" if "remove" in touched else touched, []).append(moment)
         last = range(len(touches) - 4, len(touches) + 1)
-        moments = sorted({*last, *(found[len(found) // 2] for found in alike.values())})
+        moments = sorted({*last, *(times[len(times) // 2] for times in alike.values())})
     for moment in moments:
         at = (name, moment, touches[moment - 1])
         code, _ = run(f"{name}/cut{moment}", moment)
@@ -154,9 +160,9 @@ KINDS = {
 
 def test_killed_at_any_moment(tmp_path: Path) -> None:
     """Between any two things that a run does to its files, and with a file just opened and still empty."""
-    asked = {name: (name == "lstm", [*TINY, *settings, "quiet=true"]) for name, settings in KINDS.items()}
+    cases = {name: (name == "lstm", [*TINY, *settings, "quiet=true"]) for name, settings in KINDS.items()}
     done = subprocess.run(
-        [sys.executable, "-c", DRIVER, json.dumps(asked)],
+        [sys.executable, "-c", DRIVER, json.dumps(cases)],
         cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -18,9 +18,12 @@ from pathlib import Path
 from typing import Any
 
 PRELOADED = (
-    "hydra.main", "torch", "seqmem.cli.config.build", "seqmem.cli.launch.one_run", "seqmem.cli.launch.sweep",
-    "seqmem.cli.terminal.live", "seqmem.cli.verbs.train", "seqmem.record.recorder",
+    "hydra.main", "numpy.ma", "torch", "PIL.GifImagePlugin", "PIL.ImageDraw", "PIL.ImageFont", "PIL.JpegImagePlugin",
+    "PIL.PngImagePlugin", "seqmem.cli.config.build", "seqmem.cli.launch.one_run", "seqmem.cli.launch.sweep",
+    "seqmem.cli.terminal.live", "seqmem.cli.verbs.train", "seqmem.reading", "seqmem.record.pictures.heatmap",
+    "seqmem.record.pictures.sentences", "seqmem.record.recorder", "seqmem.training.loop",
 )  # fmt: skip
+"""What a training imports, most of it late; a name that has moved is an error at the first fork."""
 
 
 def serve(channel: socket.socket) -> None:
