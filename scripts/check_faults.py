@@ -33,7 +33,12 @@ TINY = (
 
 KILLED_AT_30 = """\
 import os, signal, sys
-from seqmem.record.recorder import Recorder
+try:
+    from seqmem.cli.main import main
+    from seqmem.record.recorder import Recorder
+except ModuleNotFoundError:  # an older version
+    from seqmem.cli import main
+    from seqmem.record import Recorder
 original = Recorder.save
 def save(self, checkpoint):
     original(self, checkpoint)
@@ -41,7 +46,6 @@ def save(self, checkpoint):
         os.kill(os.getpid(), signal.SIGKILL)
 if os.environ.get("KILLED"):
     Recorder.save = save
-from seqmem.cli.main import main
 sys.exit(main())
 """
 
