@@ -72,7 +72,7 @@ export function whenSeen(box, work, rest = 200) {
 const STOPS = {
   a: { light: "f1f6fb c3dbf0 7eb2dc 2f7cba 0a4678", dark: "1b2129 1f3b56 286291 4496d2 b5dffd" },
   b: { light: "fdf5ef f9d6c0 f0a377 d16028 86320a", dark: "221d1a 4d2d1c 8a4520 d97a3c ffd3ad" },
-  // Negative and positive: purple and green, distinguishable for the colour-blind, both darker than zero.
+  // Negative and positive: purple and green, distinguishable for the colour-blind, with more contrast than zero.
   sign: {
     light: "5b2a86 9a73bd d9c8e8 f7f7f7 c4e5c2 5fae6a 1b6b33",
     dark: "d9b8f5 8f62b8 463058 1d2126 24482d 4d9a5c b5ecbc",
