@@ -24,12 +24,17 @@ from rich.console import Console
 from commandline import TINY, Completed, runs_below
 from seqmem import train
 from seqmem.cli.config.trained import trained
-from seqmem.cli.verbs import playground as playing
+from seqmem.cli.launch import demo
+from seqmem.cli.verbs import playground
 from seqmem.evaluate import evaluate_lengths
 from seqmem.playground import bundle as bundles
+from seqmem.playground import serve
 from seqmem.record.recorder import load_checkpoint
 from seqmem.runs.directory import RunDirectory
+<<<<<<< HEAD
 from seqmem.runs.files import RunError
+=======
+>>>>>>> 3d0ed56 (playground: the server is playground/serve.py, its own models launch/demo.py; slurm, local, build and compose in the field's words)
 from seqmem.tasks import Pronoun
 
 Typed = Callable[..., Completed]
@@ -43,8 +48,8 @@ SMALL = (
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the command trains for itself takes a tenth of a second, and no test opens a browser."""
-    monkeypatch.setattr(playing, "SETTINGS", (*playing.SETTINGS, *SMALL))
-    monkeypatch.setattr(playing, "SEQUENCES", 8)
+    monkeypatch.setattr(demo, "SETTINGS", (*demo.SETTINGS, *SMALL))
+    monkeypatch.setattr(playground, "SEQUENCES", 8)
     monkeypatch.setattr(bundles, "bundle", partial(bundles.bundle, sentences_per_length=2))
     monkeypatch.setattr(webbrowser, "open", lambda *_: pytest.fail("a browser was opened"))
 
@@ -94,7 +99,7 @@ def test_it_trains_what_is_missing_and_reuses_the_rest(
         assert (min(measured), max(measured)) == (7, 200)
         assert {row["seq_len"]: row["score"] for row in result["by_length"]}.items() <= measured.items()
 
-    found = playing._own(Console(), 1, 1)
+    found = demo.train_models(Console(), 1, 1)
     assert capsys.readouterr().out == "4 models, trained before, in outputs/playground\n"
     assert [run.path.resolve() for run in found] == list(_as_trained(first))
     assert written(tmp_path) == first
@@ -120,10 +125,8 @@ def _as_trained(runs: dict[Path, int]) -> Iterator[Path]:
 
 
 def test_a_run_that_cannot_be_trained_is_said(typed: Typed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        playing, "SETTINGS", (*playing.SETTINGS, "optimizer.lr=1e30", "optimizer=sgd", "clip_norm=null")
-    )
-    monkeypatch.setattr(playing, "MODELS", (("cell=rnn", "cell.nonlinearity=relu"),))
+    monkeypatch.setattr(demo, "SETTINGS", (*demo.SETTINGS, "optimizer.lr=1e30", "optimizer=sgd", "clip_norm=null"))
+    monkeypatch.setattr(playground, "MODELS", (("cell=rnn", "cell.nonlinearity=relu"),))
     said = typed("playground", "--seeds", "1", "--workers", "1")
     assert said.code == 1
     assert said.err.splitlines()[-1].startswith("seqmem playground: ")
@@ -249,7 +252,7 @@ def test_it_refuses_before_it_trains(args: tuple[str, ...], line: str, code: int
 def test_where_its_runs_cannot_be_written_it_says_so_once(
     typed: Typed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(playing, "MODELS", playing.MODELS[:1])
+    monkeypatch.setattr(demo, "MODELS", demo.MODELS[:1])
     (tmp_path / "outputs").write_text("mine")
     said = typed("playground", "--seeds", "1", "--out", "page.html", "--workers", "1")
     said.refuses("cannot write to outputs/playground: Not a directory", code=1, verb="playground")
@@ -270,20 +273,20 @@ def test_a_port_in_use(typed: Typed, tmp_path: Path, taken: int, monkeypatch: py
         f"port {taken} is in use: name another, or leave out --port", code=1, verb="playground"
     )
     assert not runs_below(tmp_path)
-    monkeypatch.setattr(playing, "PORTS", (taken,))
+    monkeypatch.setattr(serve, "PORTS", (taken,))
     typed("playground", "--serve").refuses("--port 0 takes any that is free", code=1, verb="playground")
-    monkeypatch.setattr(playing, "PORTS", (taken, 0))
-    with playing._bound(None) as server:
+    monkeypatch.setattr(serve, "PORTS", (taken, 0))
+    with serve.bound(None) as server:
         assert server.server_port not in (0, taken)
 
 
 def test_a_port_that_is_taken_while_it_trains() -> None:
-    with playing._bound(0) as server, socket.socket() as other:
+    with serve.bound(0) as server, socket.socket() as other:
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         other.bind(("127.0.0.1", server.server_port))
         other.listen()
-        with pytest.raises(RunError, match=f"port {server.server_port} is in use"):
-            playing._serve(server, b"", open_it=False)
+        with pytest.raises(serve.PortError, match=f"port {server.server_port} is in use"):
+            server.listen(b"")
 
 
 def test_it_serves_the_page_and_nothing_else_until_ctrl_c(
@@ -310,17 +313,17 @@ def test_it_serves_the_page_and_nothing_else_until_ctrl_c(
         finally:
             os.kill(os.getpid(), signal.SIGINT)
 
-    serve = playing._Server.serve_forever
+    serve_forever = serve.Server.serve_forever
 
     def serve_and_visit(server: Any, poll_interval: float = 0.02) -> None:
         visitor = threading.Thread(target=visit, args=(server,))
         visitor.start()
         try:
-            serve(server, poll_interval)
+            serve_forever(server, poll_interval)
         finally:
             visitor.join()
 
-    monkeypatch.setattr(playing._Server, "serve_forever", serve_and_visit)
+    monkeypatch.setattr(serve.Server, "serve_forever", serve_and_visit)
     before = signal.getsignal(signal.SIGINT)
     said = typed("playground", runs["first"], "--serve", "--port", "0", "--out", "a.html")
     assert (said.code, said.err) == (0, "")
@@ -385,24 +388,21 @@ def test_the_page_is_opened_where_there_is_a_browser(
 
     monkeypatch.setattr(webbrowser, "get", get)
     monkeypatch.setattr(webbrowser, "open", lambda address: opened.append(address) or browser)
-    playing._open("file:///a.html", wanted=True, console=Terminal())
+    playground._open("file:///a.html", Terminal())
     assert opened == ["file:///a.html"] * opens
     assert capsys.readouterr().out.strip() == line
-    playing._open("file:///a.html", wanted=False, console=Terminal())
-    assert opened == ["file:///a.html"] * opens
-    assert capsys.readouterr().out == ""
 
 
 # The parts
 
 
 def test_lengths_are_spread_from_the_shortest_to_four_times_the_longest() -> None:
-    lengths = playing._lengths(Pronoun(), [10, 50])
+    lengths = playground._lengths(Pronoun(), [10, 50])
     assert lengths == [7, 10, 12, 14, 20, 30, 40, 50, 70, 100, 120, 140, 200]  # as conf/experiment/playground.yaml has
     conf = (Path(__file__).parents[1] / "conf/experiment/playground.yaml").read_text()
     assert f"lengths: {lengths}" in conf
     for longest in (7, 33, 1000):
-        found = playing._lengths(Pronoun(), [longest])
+        found = playground._lengths(Pronoun(), [longest])
         assert found == sorted(set(found))
         assert {7, longest, 4 * longest} <= set(found)
         assert max(np.diff(np.log(found))) < np.log(2)

@@ -347,7 +347,7 @@ def test_ctrl_c(cluster: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 class Node:
     """The other side: what runs in a job, with submitit's own handlers."""
 
-    def __init__(self, task: slurm.Task, timeouts: int) -> None:
+    def __init__(self, task: slurm.ArrayTask, timeouts: int) -> None:
         self._task, self._timeouts = task, timeouts
 
     def run(self) -> jobs.Outcome:
@@ -371,7 +371,7 @@ def node(cluster: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call
     def make(*overrides: str, timeouts: int = 1) -> Node:
         cell = ("cell=custom", "cell.target=signalled.Signalled", "checkpoint_every=1000")
         (job,) = some_jobs(1, *cell, *overrides)
-        return Node(slurm.Task(job, timeouts, str(tmp_path / "logs")), timeouts)
+        return Node(slurm.ArrayTask(job, timeouts, str(tmp_path / "logs")), timeouts)
 
     return make
 

@@ -1,6 +1,6 @@
-"""Hydra looks for launchers in this namespace alone. They are thin: seqmem.cli.launch does the work.
+"""Hydra's launcher plugins, which it looks for in this namespace only. ``seqmem.cli.launch`` does the work.
 
-Hydra imports this module whenever it starts: nothing heavy here.
+Hydra imports this module whenever it starts, so nothing slow is imported here.
 """
 
 from collections.abc import Sequence
@@ -39,10 +39,10 @@ class _Launcher(Launcher):
 
     @staticmethod
     def _returned(overrides: Sequence[str], score: float) -> JobReturn:
-        # Always completed: Hydra would raise a failure's exception, and seqmem has said it better.
-        found = JobReturn(overrides=overrides, status=JobStatus.COMPLETED)
-        found.return_value = None if isnan(score) else score  # Optuna takes no NaN
-        return found
+        # Always COMPLETED: Hydra would raise the exception of a failed job, which we have printed in one line.
+        returned = JobReturn(overrides=overrides, status=JobStatus.COMPLETED)
+        returned.return_value = None if isnan(score) else score  # Optuna accepts no NaN
+        return returned
 
 
 class LocalLauncher(_Launcher):

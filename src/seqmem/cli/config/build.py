@@ -36,12 +36,12 @@ _PLAN_NAMES = {
     "evaluate_": "evaluate.", "trace_": "trace.", "lengths": "task.lengths", "shortest": "task.shortest",
     "checkpoint_every_t": "train.checkpoint_every_t",
 }  # fmt: skip
-"""How the fields of Plan are called on the command line, where that differs."""
+"""Fields of Plan -> settings, where the names differ."""
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """All that ``train`` needs, and the facts about it that are worth writing down."""
+    """What training needs, and the facts about it that a run records."""
 
     model: Model
     task: Task
@@ -76,18 +76,18 @@ class Backend:
 
     @property
     def torch_threads(self) -> int:
-        """Beside native kernels one: they give the same bits on any number of threads, torch does not."""
+        """One beside native kernels: their results do not depend on the number of threads, torch's do."""
         return 1 if self.name == "native" else self.threads
 
 
 def build(config: RunConfig, *, alone: bool = True) -> Experiment:
-    """The weights are a function of the seed (and the sizes) alone, drawn on the CPU in float32.
+    """Build a run's objects. The weights are a function of the seed and the sizes, drawn on the CPU in float32.
 
     Args:
-        alone: no other run is to be expected on this machine, so that ``threads=auto`` may take every core.
+        alone: no other run is expected on this machine, so ``threads=auto`` may use every core.
 
     Raises:
-        ConfigError: a setting cannot be what it is.
+        ConfigError: a setting cannot have its value.
     """
     task, plan = build_task(config), build_plan(config)
     _checked("", lambda: plan.check(task))
@@ -113,7 +113,7 @@ def build(config: RunConfig, *, alone: bool = True) -> Experiment:
 def build_task(config: RunConfig) -> Task:
     kind, options, where = _chosen("task", config.task, TASKS, Task, _TASK_COMMON)
     checked = arguments(kind, options, where)
-    return _checked("task.", lambda: _made(kind, config.task, "task", **checked))
+    return _checked("task.", lambda: _make(kind, config.task, "task", **checked))
 
 
 def build_plan(config: RunConfig) -> Plan:
@@ -153,32 +153,32 @@ def check_trainable(experiment: Experiment) -> None:
     _checked("", lambda: check_precision(experiment.plan.precision, first.device, first.dtype))
 
 
-def find_device(wanted: str) -> torch.device:
+def find_device(name: str) -> torch.device:
     """``auto`` is CUDA where there is one.
 
     Raises:
         ConfigError: this machine has no such device.
     """
-    if wanted == "auto":
+    if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", wanted):
-        raise ConfigError(f"device={wanted}: must be auto, cpu, cuda or cuda:N")
-    device = torch.device(wanted)
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise ConfigError(f"device={name}: must be auto, cpu, cuda or cuda:N")
+    device = torch.device(name)
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"device={wanted}: torch sees no CUDA device here; use device=cpu or device=auto")
+        raise ConfigError(f"device={name}: torch sees no CUDA device here; use device=cpu or device=auto")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(f"device={wanted}: there are only {torch.cuda.device_count()} CUDA devices here")
+        raise ConfigError(f"device={name}: there are only {torch.cuda.device_count()} CUDA devices here")
     return device
 
 
 def _choose_kernel(config: RunConfig, model: Model, device: torch.device, *, alone: bool) -> Backend:
-    """Tell the model's cells what to compute with.
+    """Choose what computes the model's cells, and set it.
 
     Raises:
-        ConfigError: ``kernel=native`` where that cannot be, or no number of threads.
-        ValueError: the environment asks for an instruction set that there is not.
+        ConfigError: ``kernel=native`` is impossible here, or ``threads`` is no number of threads.
+        ValueError: the environment names an instruction set that does not exist here.
     """
-    asked, kernel = _threads(config), config.kernel.value
+    threads, kernel = _threads(config), config.kernel.value
     kernels, library = {name for cell in cells_in(model) for name in cell.kernels}, load()
     why = ""
     if "native" not in kernels:
@@ -194,10 +194,10 @@ def _choose_kernel(config: RunConfig, model: Model, device: torch.device, *, alo
     if kernel == "native" and why:
         raise ConfigError(f"kernel=native: {why}; or use kernel=auto")
     if kernel in ("auto", "native") and not why and isinstance(library, Library):
-        backend = Backend("native", library.isa, asked or (usable_cores() if alone else 1))
+        backend = Backend("native", library.isa, threads or (usable_cores() if alone else 1))
     else:
         by_step = kernel == "step" or (kernels and "torch" not in kernels)
-        backend = Backend("step" if by_step else "torch", why if kernel == "auto" else "", asked or 1)
+        backend = Backend("step" if by_step else "torch", why if kernel == "auto" else "", threads or 1)
     use_kernel(model, kernel, backend.threads)
     return backend
 
@@ -208,8 +208,7 @@ def _threads(config: RunConfig) -> int | None:
     if given == "auto":
         return None
     if not isinstance(given, int) or isinstance(given, bool):
-        said = "null" if given is None else str(given).lower() if isinstance(given, bool) else given
-        raise ConfigError(f"threads={said}: must be auto or a whole number")
+        raise ConfigError(f"threads={_as_typed(given)}: must be auto or a whole number")
     if given < 1:
         raise ConfigError(f"threads={given}: must be at least 1, or auto")
     return given
@@ -237,7 +236,7 @@ def _cell_maker(config: RunConfig) -> Callable[[int], CellFactory]:
     kind, options, where = _chosen("cell", settings, CELLS, Cell, _CELL_COMMON)
     checked = arguments(kind, options, where, skip=2)
     if "seq_len" in inspect.signature(kind).parameters:
-        checked.setdefault("seq_len", config.seq_len)  # a cell that wants to know how long it must remember
+        checked.setdefault("seq_len", config.seq_len)  # for cells whose initialisation depends on it
     layers = _as(int, settings.get("layers", 1), "cell.layers")
     if layers < 1:
         raise ConfigError(f"cell.layers={layers}: must be at least 1")
@@ -246,7 +245,7 @@ def _cell_maker(config: RunConfig) -> Callable[[int], CellFactory]:
 
     def make(hidden_size: int) -> CellFactory:
         def cell(input_size: int) -> Cell:
-            return _made(kind, settings, "cell", input_size, hidden_size, **checked)
+            return _make(kind, settings, "cell", input_size, hidden_size, **checked)
 
         return stacked(cell, layers)
 
@@ -260,16 +259,16 @@ def _hidden_size(config: RunConfig, make: Callable[[int], nn.Module]) -> int:
         if size < 1:
             raise ConfigError(f"cell.hidden_size={size}: must be at least 1")
         return size
-    wanted = _as(int, params, "cell.params")
-    if wanted < 1:
-        raise ConfigError(f"cell.params={wanted}: must be at least 1")
-    return _checked("cell.", lambda: hidden_size_for(wanted, make))
+    count = _as(int, params, "cell.params")
+    if count < 1:
+        raise ConfigError(f"cell.params={count}: must be at least 1")
+    return _checked("cell.", lambda: hidden_size_for(count, make))
 
 
 def _chosen(
     group: str, settings: Mapping[str, Any], known: Mapping[str, Any], base: type, common: tuple[str, ...]
 ) -> tuple[Any, dict[str, Any], str]:
-    """(the class that was chosen, its options, what they are called on the command line)"""
+    """(the chosen class, its options, the prefix of their settings)"""
     if settings.get("name") != "custom":
         return _choice(group, settings.get("name"), known), _without(settings, common), group
     for name in _without(settings, (*common, "target", "args")):
@@ -277,22 +276,24 @@ def _chosen(
     return _load(settings["target"], base, group), dict(settings.get("args") or {}), f"{group}.args"
 
 
-def _made(kind: Callable[..., Any], settings: Mapping[str, Any], group: str, /, *given: Any, **options: Any) -> Any:
-    """``kind(*given, **options)``. A class of the user's own may fail in any way; that too is a setting to correct."""
+def _make(kind: Callable[..., Any], settings: Mapping[str, Any], group: str, /, *given: Any, **options: Any) -> Any:
+    """``kind(*given, **options)``. Any error in a user's own class becomes a ConfigError."""
     if settings.get("name") != "custom":
         return kind(*given, **options)
     where = f"{group}.target={settings['target']}"
     try:
-        made = kind(*given, **options)
+        instance = kind(*given, **options)
     except Exception as error:
-        raise ConfigError(f"{where}: cannot be made: {_said(error)}") from error
-    if group == "cell" and not (isinstance(getattr(made, "output_size", None), int) and hasattr(made, "input_size")):
+        raise ConfigError(f"{where}: cannot be made: {_with_type(error)}") from error
+    if group == "cell" and not (
+        isinstance(getattr(instance, "output_size", None), int) and hasattr(instance, "input_size")
+    ):
         raise ConfigError(f"{where}: must set input_size and output_size, whole numbers, in __init__")
-    return made
+    return instance
 
 
 def _try(cell: Cell, where: str) -> None:
-    """One timestep of a cell of the user's own, before anything is trained or, in a sweep, started."""
+    """Do one step of a user's own cell, so that its errors show before anything is trained or a sweep is started."""
     batch_size = 3
     x = torch.zeros(batch_size, cell.input_size)
     try:
@@ -303,7 +304,7 @@ def _try(cell: Cell, where: str) -> None:
         shapes |= {name: tuple(tensor.shape) for name, leaf in after.items() for tensor in tensors(leaf)}
         names, size = set(after), tuple(output.shape)
     except Exception as error:
-        raise ConfigError(f"{where}: its first step fails: {_said(error)}") from error
+        raise ConfigError(f"{where}: its first step fails: {_with_type(error)}") from error
     if not shapes:
         raise ConfigError(f"{where}: its state is empty: a cell that carries nothing has no memory to measure")
     if not set(before) <= names:
@@ -313,6 +314,7 @@ def _try(cell: Cell, where: str) -> None:
         raise ConfigError(f"{where}: step's output has shape {size}, not {(batch_size, cell.output_size)}")
 
 
+<<<<<<< HEAD
 def _try_model(model: Model, task: Task, where: str) -> None:
     """One short sequence through a copy of a model of the user's own, likewise."""
     model = deepcopy(model)
@@ -351,6 +353,9 @@ def _check_state(shapes: Mapping[str, tuple[int, ...]], batch_size: int, where: 
 
 
 def _said(error: BaseException) -> str:
+=======
+def _with_type(error: BaseException) -> str:
+>>>>>>> 3d0ed56 (playground: the server is playground/serve.py, its own models launch/demo.py; slurm, local, build and compose in the field's words)
     return f"{type(error).__name__}: {error}"
 
 
@@ -365,22 +370,22 @@ def _without(settings: Mapping[str, Any], common: tuple[str, ...]) -> dict[str, 
 
 
 def _checked(prefix: str, make: Callable[[], Any]) -> Any:
-    """``make()``, with what its classes say about wrong values turned into an error of the setting's full name."""
+    """``make()``. A ValueError of its classes becomes a ConfigError with the setting's full name."""
     try:
         return make()
     except ConfigError:
         raise
     except ValueError as error:
-        said = str(error)
+        text = str(error)
         for name, setting in _PLAN_NAMES.items():
-            if not prefix and said.startswith(name):
-                said = setting + said.removeprefix(name)
-        named = "=" in said.partition(" ")[0]
-        raise ConfigError(prefix + said if named or not prefix else f"{prefix.rstrip('.')}: {said}") from error
+            if not prefix and text.startswith(name):
+                text = setting + text.removeprefix(name)
+        named = "=" in text.partition(" ")[0]
+        raise ConfigError(prefix + text if named or not prefix else f"{prefix.rstrip('.')}: {text}") from error
 
 
 def _load(target: str, base: type, group: str) -> Any:
-    """A class of the user's own, looked for beside them first."""
+    """Import a user's own class, from the working directory first."""
     module_name, _, name = target.rpartition(".")
     if not module_name:
         raise ConfigError(f"{group}.target={target}: must be module.Class, e.g. my{group}s.{target or 'Mine'}")
@@ -388,7 +393,7 @@ def _load(target: str, base: type, group: str) -> Any:
     try:
         module = __import__(module_name, fromlist=[name])
     except (Exception, SystemExit) as error:
-        raise ConfigError(f"{group}.target={target}: cannot import {module_name}: {_said(error)}") from error
+        raise ConfigError(f"{group}.target={target}: cannot import {module_name}: {_with_type(error)}") from error
     kind = getattr(module, name, None)
     if kind is None:
         classes = [key for key, value in vars(module).items() if isinstance(value, type) and issubclass(value, base)]
@@ -413,8 +418,13 @@ def arguments(
         ConfigError: an unknown name, a missing one, or a value of the wrong type.
     """
     parameters = dict(list(inspect.signature(kind).parameters.items())[skip:])
+<<<<<<< HEAD
     settings = {name: found for name, found in parameters.items() if name not in told}
     anything = any(found.kind is inspect.Parameter.VAR_KEYWORD for found in settings.values())
+=======
+    settings = {name: parameter for name, parameter in parameters.items() if name != "seq_len"}
+    anything = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in settings.values())
+>>>>>>> 3d0ed56 (playground: the server is playground/serve.py, its own models launch/demo.py; slurm, local, build and compose in the field's words)
     checked = {}
     for name, value in given.items():
         if name not in settings and not anything:
@@ -424,27 +434,32 @@ def arguments(
             )
         hint = settings[name].annotation if name in settings else Any
         checked[name] = _as(hint, value, f"{where}.{name}")
-    for name, found in settings.items():
-        required = found.default is inspect.Parameter.empty and found.kind is not inspect.Parameter.VAR_KEYWORD
+    for name, parameter in settings.items():
+        variadic = parameter.kind is inspect.Parameter.VAR_KEYWORD
+        required = parameter.default is inspect.Parameter.empty and not variadic
         if required and name not in checked:
             raise ConfigError(f"{where}.{name} is not set: give it a value, {where}.{name}=...")
     return checked
 
 
 def _as(hint: Any, value: Any, where: str) -> Any:
-    """``value`` as the type ``hint``: numbers and Literals are checked, anything unusual is passed as it is."""
-    fits, wanted = _fit(hint, value)
-    if fits is _NO:
-        shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
-        raise ConfigError(f"{where}={shown}: must be {wanted}")
-    return fits
+    """``value`` as the type ``hint``: numbers and Literals are checked; other types are passed through."""
+    converted, description = _fit(hint, value)
+    if converted is _NO:
+        raise ConfigError(f"{where}={_as_typed(value)}: must be {description}")
+    return converted
+
+
+def _as_typed(value: Any) -> Any:
+    """A value as it is written on the command line."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else value
 
 
 _NO = object()
 
 
 def _fit(hint: Any, value: Any) -> tuple[Any, str]:
-    """(the value converted, or _NO; what it must be)"""
+    """(the converted value, or _NO; a description of what it must be)"""
     origin = get_origin(hint)
     if hint is bool:
         return (value if isinstance(value, bool) else _NO), "true or false"
@@ -461,10 +476,11 @@ def _fit(hint: Any, value: Any) -> tuple[Any, str]:
         return (value if value in get_args(hint) else _NO), " or ".join(str(option) for option in get_args(hint))
     if origin in (Union, types.UnionType):
         tried = [_fit(option, value) for option in get_args(hint)]
-        return next((fits for fits, _ in tried if fits is not _NO), _NO), " or ".join(wanted for _, wanted in tried)
+        alternatives = " or ".join(description for _, description in tried)
+        return next((converted for converted, _ in tried if converted is not _NO), _NO), alternatives
     if origin is tuple and Ellipsis not in get_args(hint):
         items = value if isinstance(value, list | tuple) else ()
         parts = [_fit(option, item) for option, item in zip(get_args(hint), items, strict=False)]
-        right = len(items) == len(get_args(hint)) and all(fits is not _NO for fits, _ in parts)
-        return (tuple(fits for fits, _ in parts) if right else _NO), f"a list of {len(get_args(hint))} values"
+        right = len(items) == len(get_args(hint)) and all(converted is not _NO for converted, _ in parts)
+        return (tuple(converted for converted, _ in parts) if right else _NO), f"a list of {len(get_args(hint))} values"
     return value, "something else"

@@ -1,4 +1,4 @@
-"""The runs that a person names on a command line. No torch, no Hydra."""
+"""The runs that are named on a command line. No torch, no Hydra."""
 
 import re
 from pathlib import Path
@@ -11,10 +11,10 @@ OUTPUTS = Path("outputs")
 
 
 def find(given: str) -> list[RunDirectory]:
-    """The runs that ``given`` means.
+    """The runs that a word of a command line names.
 
     Raises:
-        FileNotFoundError: there are none, or several that are no folder's; the message is one line for people.
+        FileNotFoundError: there are none, or several that are no folder's; the message is one line.
     """
     path = Path(given)
     if path.is_dir() and (runs := find_runs(path)):
@@ -40,25 +40,25 @@ def find(given: str) -> list[RunDirectory]:
 
 
 def _natural(run: RunDirectory) -> list[tuple[int, str]]:
-    """An order in which len50 comes before len100."""
+    """A sort key: len50 before len100."""
     return [(int(part) if part.isdecimal() else 0, part) for part in re.split(r"(\d+)", run.path.as_posix())]
 
 
 def one_run(given: str, command: str) -> RunDirectory:
-    """The one run that is meant.
+    """The one run that a word of a command line names.
 
     Raises:
-        RunError: none is called so, or several are.
+        RunError: there is none, or more than one.
     """
     if Path(given).exists():
         return RunDirectory(given)
     try:
-        found = find(given)
+        runs = find(given)
     except FileNotFoundError as error:
         raise RunError(str(error)) from None
-    if len(found) > 1:
-        raise RunError(f"{given}: {len(found)} runs are called like that, {command} takes one: {found[0].path}, ...")
-    return found[0]
+    if len(runs) > 1:
+        raise RunError(f"{given}: {len(runs)} runs are called like that, {command} takes one: {runs[0].path}, ...")
+    return runs[0]
 
 
 def finished_result(run: RunDirectory) -> StoredResult:

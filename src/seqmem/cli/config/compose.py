@@ -101,7 +101,7 @@ def with_own_arguments(overrides: Sequence[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class Arguments:
-    """What stands behind ``seqmem train``: Hydra's options, as they were written, and the settings."""
+    """The arguments of ``seqmem train``: Hydra's options, as they were written, and the settings."""
 
     options: list[str]
     overrides: list[str]
@@ -109,33 +109,33 @@ class Arguments:
 
     @property
     def argv(self) -> list[str]:
-        """In the order in which Hydra understands them: ``cell=rnn -m seed=0,1`` would be refused."""
+        """In an order that Hydra accepts; it refuses ``cell=rnn -m seed=0,1``."""
         return [*self.overrides, *self.options]
 
 
 def parsed(args: Sequence[str]) -> Arguments:
-    """As Hydra would read it, except that a mistake is one line and not Hydra's usage.
+    """Parse a command line as Hydra does. A mistake is one line, not Hydra's usage.
 
     Raises:
-        ConfigError: an option that there is not, or one that lacks its value.
+        ConfigError: an option is unknown, or lacks its value.
     """
     parser = get_args_parser()
 
     def refuse(message: str) -> NoReturn:
-        if found := re.match(r"unrecognized arguments: (--?([\w./@]+)=\S*)", message):
-            raise ConfigError(f"'{found[1]}': settings have no dashes: {found[1].lstrip('-')}")
+        if match := re.match(r"unrecognized arguments: (--?([\w./@]+)=\S*)", message):
+            raise ConfigError(f"'{match[1]}': settings have no dashes: {match[1].lstrip('-')}")
         raise ConfigError(f"{message}; see seqmem train --help")
 
     parser.error = refuse
-    found = parser.parse_intermixed_args(args)
+    parsed_args = parser.parse_intermixed_args(args)
     options = list(args)
-    for override in found.overrides:
+    for override in parsed_args.overrides:
         options.remove(override)
-    return Arguments(options, found.overrides, found.config_dir)
+    return Arguments(options, parsed_args.overrides, parsed_args.config_dir)
 
 
 def explain(error: Exception, overrides: Sequence[str] = (), config_dir: str | None = None) -> str:
-    """One line for a person who mistyped something on a command line of these ``overrides``."""
+    """What is wrong with a command line of these ``overrides``, in one line."""
     return " ".join(_explain(error, overrides, config_dir).split())
 
 
@@ -152,21 +152,21 @@ def _explain(error: Exception, overrides: Sequence[str], config_dir: str | None)
         return f"no {group} is called '{name}'.{missing} One of: {', '.join(options)}"
     if isinstance(error, MissingConfigException):
         return first
-    if found := re.match(r"Could not override '([^']+)'", text) or re.match(r"Key '([^']+)' is not in struct", text):
-        return unknown_setting(_full_key(text) or found[1], overrides, config_dir)
-    if found := re.match(r"Key '([^']+)' not in", text):
-        return unknown_setting(_full_key(text) or found[1], overrides, config_dir)
-    if found := re.match(r"Could not append to config\. An item is already at '([^']+)'", text):
-        return f"'{found[1]}' exists already: write {found[1]}=... without the +"
-    if found := re.match(r"Ambiguous value for argument '([^']+)'", text):
-        return f"{found[1]} is several values: add -m to run each, or write [...] for one list"
-    if found := re.match(r"Sweep parameters '(.+)' requires --multirun", first):
-        return f"{found[1]} is several values: add -m to run each"
+    if match := re.match(r"Could not override '([^']+)'", text) or re.match(r"Key '([^']+)' is not in struct", text):
+        return unknown_setting(_full_key(text) or match[1], overrides, config_dir)
+    if match := re.match(r"Key '([^']+)' not in", text):
+        return unknown_setting(_full_key(text) or match[1], overrides, config_dir)
+    if match := re.match(r"Could not append to config\. An item is already at '([^']+)'", text):
+        return f"'{match[1]}' exists already: write {match[1]}=... without the +"
+    if match := re.match(r"Ambiguous value for argument '([^']+)'", text):
+        return f"{match[1]} is several values: add -m to run each, or write [...] for one list"
+    if match := re.match(r"Sweep parameters '(.+)' requires --multirun", first):
+        return f"{match[1]} is several values: add -m to run each"
     if isinstance(error, OverrideParseException):
         quotes = "; a value with special characters needs quotes of its own, e.g. 'outputs=\"my runs\"'"
         return f"cannot read '{error.override}': settings are key=value, e.g. seq_len=50{quotes * ('=' in first)}"
-    if found := re.match(r"Error merging override (.*)", text):
-        return f"{found[1]}: {_unwrap(str(error.__cause__ or ''))}"
+    if match := re.match(r"Error merging override (.*)", text):
+        return f"{match[1]}: {_unwrap(str(error.__cause__ or ''))}"
     if text.startswith("Config group override must be a string"):
         return "a cell, task or optimizer is chosen by its name, e.g. cell=lstm"
     if isinstance(error, OmegaConfBaseException):
@@ -176,22 +176,22 @@ def _explain(error: Exception, overrides: Sequence[str], config_dir: str | None)
 
 
 def unknown_setting(name: str, overrides: Sequence[str], config_dir: str | None) -> str:
-    """What to say of a setting that there is not, with the nearest that there is."""
+    """The line about an unknown setting, with the nearest one that exists."""
     chosen = [word for word in overrides if re.fullmatch(_CHOICE, word)]
     names = setting_names(chosen, config_dir)
     group, dot, rest = name.partition(".")
     siblings = [known.removeprefix(group + dot) for known in names if dot and known.startswith(group + dot)]
-    said = f"there is no setting '{name}'."
+    line = f"there is no setting '{name}'."
     if hint := nearest(rest, siblings, group + dot) if siblings else nearest(name, names):
-        return f"{said}{hint} See seqmem train --help"
+        return f"{line}{hint} See seqmem train --help"
     if siblings:
         choice = next((word for word in chosen if word.startswith(f"{group}=")), group)
-        return f"{said} {choice} has {', '.join(sibling for sibling in siblings if sibling != 'name')}"
-    return f"{said} See seqmem train --help"
+        return f"{line} {choice} has {', '.join(sibling for sibling in siblings if sibling != 'name')}"
+    return f"{line} See seqmem train --help"
 
 
 def setting_names(chosen: Sequence[str], config_dir: str | None) -> list[str]:
-    """Every setting, dotted, under the cell, task and optimizer that were chosen."""
+    """Every setting, dotted, for the chosen cell, task and optimizer."""
     search = [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"] if config_dir else []
     try:
         with own_hydra():
@@ -210,25 +210,25 @@ def setting_names(chosen: Sequence[str], config_dir: str | None) -> list[str]:
 
 
 def _full_key(text: str) -> str | None:
-    found = re.search(r"^\s*full_key: *(\S+)", text, re.MULTILINE)
-    return found[1] if found else None
+    match = re.search(r"^\s*full_key: *(\S+)", text, re.MULTILINE)
+    return match[1] if match else None
 
 
 def _unwrap(text: str) -> str:
-    """OmegaConf's type errors in our words."""
+    """OmegaConf's type errors, in our words."""
     line = text.partition("\n")[0]
-    if found := re.match(r"Value '(.*)' of type '\w+' could not be converted to (\w+)", line):
-        return f"'{found[1]}' is not {_KINDS.get(found[2], found[2])}"
-    if found := re.match(r"Invalid value '(.*)', expected one of \[(.*)\]", line):
-        return f"'{found[1]}' is not one of {found[2]}"
-    if found := re.match(r"Value '(.*)' is not a valid bool", line):
-        return f"'{found[1]}' is not true or false"
+    if match := re.match(r"Value '(.*)' of type '\w+' could not be converted to (\w+)", line):
+        return f"'{match[1]}' is not {_KINDS.get(match[2], match[2])}"
+    if match := re.match(r"Invalid value '(.*)', expected one of \[(.*)\]", line):
+        return f"'{match[1]}' is not one of {match[2]}"
+    if match := re.match(r"Value '(.*)' is not a valid bool", line):
+        return f"'{match[1]}' is not true or false"
     if re.match(r"field '.*' is not Optional", line):
         return "must have a value"
     if "is not a ListConfig, list or tuple" in line:
         return "must be a list, e.g. [10,20]"
     if re.match(r"(Cannot assign \w+ to|Invalid type assigned: \w+ is not a subclass of) ", line):
         return "must be several settings, e.g. {a:1,b:2}"
-    if found := re.match(r"(\w+) raised while resolving interpolation: (.*)", line):
-        return found[2].strip('"')
+    if match := re.match(r"(\w+) raised while resolving interpolation: (.*)", line):
+        return match[2].strip('"')
     return line[:1].lower() + line[1:]

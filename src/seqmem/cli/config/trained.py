@@ -1,4 +1,4 @@
-"""A finished run's model, as it was after training."""
+"""A finished run's model, with its trained weights."""
 
 from dataclasses import dataclass
 from textwrap import shorten
@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Trained:
+<<<<<<< HEAD
     """A finished run and its model."""
+=======
+    """``result``: the content of ``result.json``."""
+>>>>>>> 3d0ed56 (playground: the server is playground/serve.py, its own models launch/demo.py; slurm, local, build and compose in the field's words)
 
     run: RunDirectory
     config: settings.RunConfig
@@ -30,7 +34,7 @@ class Trained:
 
 
 def trained(run: RunDirectory, device: str = "cpu") -> Trained:
-    """The model on ``device``, in eval mode, run by whatever kernels there are.
+    """The model on ``device``, in eval mode, computed by the best kernels available here.
 
     Raises:
         RunError: no such run, not finished, or its checkpoint is missing, unreadable or of another model.
@@ -44,11 +48,17 @@ def trained(run: RunDirectory, device: str = "cpu") -> Trained:
     from ...record.recorder import load_checkpoint
     from .build import build
 
-    config.device, config.kernel = device, settings.Kernel.auto  # what it was trained with may not be had here
+    config.device, config.kernel = device, settings.Kernel.auto  # those of its training may not exist here
     experiment = build(config)
     try:
         experiment.model.load_state_dict(load_checkpoint(run.file(CHECKPOINT))["model"])
     except (RuntimeError, KeyError) as error:
+<<<<<<< HEAD
         said = shorten(str(error), 200, placeholder=" ...")
         raise RunError(f"{run.file(CHECKPOINT)} does not fit the run's configuration: {said}") from error
     return Trained(run, config, experiment.model.eval(), experiment.task, experiment.backend, result)
+=======
+        reason = shorten(str(error), 200, placeholder=" ...")
+        raise RunError(f"{run.file(CHECKPOINT)} does not fit the run's configuration: {reason}") from error
+    return Trained(run, config, experiment.model.eval(), experiment.task, experiment.backend, run.result() or {})
+>>>>>>> 3d0ed56 (playground: the server is playground/serve.py, its own models launch/demo.py; slurm, local, build and compose in the field's words)

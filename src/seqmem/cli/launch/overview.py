@@ -1,7 +1,7 @@
-"""What a person sees of a sweep on one machine while it runs.
+"""What is shown of a sweep on one machine while it runs.
 
-On a terminal, one live picture: how many runs are done, running, failed, skipped and waiting, how long it will take,
-and a line for each run that is running. Anywhere else, the lines of the runs themselves.
+On a terminal, one live picture: the numbers of runs that are done, running, failed, skipped and waiting, the time left,
+and a line for each running run. Anywhere else, the lines of the runs themselves.
 """
 
 import time
@@ -23,17 +23,17 @@ from ..terminal.strip import fitted, marks
 from .jobs import Job, Lines, Outcome, Progress, View, prefixed
 
 _OFTEN = 0.2
-"""Seconds between two reports of a job: as often as the picture changes."""
+"""Seconds between two reports of a job: the refresh interval of the picture."""
 
 _TIMESTEPS = 25
-"""What a training step costs besides its timesteps, counted in timesteps."""
+"""The fixed cost of a training step, in timesteps."""
 
 _BAR = 24
 _WIDEST = 160
 
 
 def cost(job: Job) -> float:
-    """How long a job takes, in no unit: good for comparing jobs."""
+    """How long a job takes, in arbitrary units: for comparing jobs."""
     return float(job.settings["steps"]) * (float(job.settings["seq_len"]) + _TIMESTEPS)
 
 
@@ -57,7 +57,7 @@ class Reporter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """There is nothing to put away."""
+        """There is nothing to close."""
 
     def logged(self, step: int, kind: Literal["train", "eval"], values: Mapping[str, float]) -> None:
         self._rate.add(step)
@@ -72,10 +72,10 @@ class Reporter:
         self._send(progress)
 
     def traced(self, step: int, trace: object, decays: object) -> None:
-        """Gradients are for the run's directory."""
+        """Gradients are not shown."""
 
     def answered(self, step: int, batch: object, predicted: object) -> None:
-        """As are answers."""
+        """Answers are not shown."""
 
     def finished(self, step: int, result: Any) -> None:
         self._tell(replace(self._now, step=step, score=self._metric.text(result.score)))
@@ -115,7 +115,7 @@ class Overview:
         self._running: dict[int, _Running] = {}
         self._counts = Counter(skipped=len(before))
         self._total = len(jobs)
-        self._speeds: dict[str, tuple[float, float]] = {}  # cell -> (cost that was paid, in so many seconds)
+        self._speeds: dict[str, tuple[float, float]] = {}  # cell -> (cost of its jobs so far, seconds they took)
         self._live = Live(get_renderable=self.picture, console=console, refresh_per_second=4, transient=True)
 
     def __enter__(self) -> "Overview":  # noqa: PYI034
@@ -154,7 +154,7 @@ class Overview:
         self._console.print(Text(prefixed(job, text).rstrip("\n"), "red" if error else ""), soft_wrap=True)
 
     def seconds_left(self) -> float | None:
-        """From what finished and running jobs took, by cell where one is known; None: nothing is known yet."""
+        """Estimated from finished and running jobs, if possible of the same cell; None: there is no data yet."""
         now, speeds = self._clock(), dict(self._speeds)
         for running in self._running.values():
             if running.now is not None and running.now.step > running.now.first:
@@ -240,7 +240,7 @@ def _cell(job: Job) -> str:
 
 
 def view(jobs: Sequence[Job], done: Sequence[Outcome], workers: int, console: Console | None = None) -> View:
-    """The live picture where there is a terminal that can move; ``done``: what was finished before."""
+    """The live picture if the terminal can draw one, else lines. ``done``: of runs that were finished before."""
     console = console or Console()
     quiet = all(job.quiet for job in jobs)
     if len(done) < len(jobs) and not quiet and moving(console):

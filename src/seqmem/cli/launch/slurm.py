@@ -1,9 +1,9 @@
 """A Slurm array, by submitit: each job of the sweep is a task of the array.
 
-submitit writes the batch file, sends the jobs there and requeues them. The waiting is our own: submitit asks the
-accounting alone, and waits for ever for a job that died where there is none. Here squeue says which jobs are alive, and
-the runs' directories what became of them. Which run is which job of Slurm is written down beside the logs, so that a
-sweep that is started again watches what is still queued, and submits the rest.
+submitit writes the batch file, submits the jobs and requeues them. We wait for them ourselves: submitit polls Slurm's
+accounting only, and where there is none it waits forever for a job that died. We ask squeue which jobs are alive, and
+read their outcomes from the runs' directories. A record beside the logs maps runs to Slurm jobs, so a sweep that is
+started again watches the jobs that are still queued and submits the others.
 """
 
 import io
@@ -26,7 +26,7 @@ from filelock import FileLock
 
 from ...runs.files import RunError
 from ..config.errors import ConfigError, nearest
-from .jobs import Job, Outcome, lost, skip, work
+from .jobs import Job, Outcome, finished_outcome, lost, skip, work
 from .one_run import Stopped, StopSignals
 
 if TYPE_CHECKING:
@@ -35,26 +35,26 @@ if TYPE_CHECKING:
 ENDED = frozenset(
     "BOOT_FAIL CANCELLED COMPLETED DEADLINE FAILED NODE_FAIL OUT_OF_MEMORY PREEMPTED REVOKED TIMEOUT".split()
 )
-"""Slurm's words for a job that does nothing any more. In every other state it may still run."""
+"""Slurm's states of a job that has ended. In every other state it may still run."""
 
 USUAL = ("None", "Resources", "Priority", "JobArrayTaskLimit", "BeginTime", "Cleaning", "")
-"""Slurm's reasons for a job that waits, which pass by themselves."""
+"""Slurm's reasons for a pending job that need no attention."""
 
 GRACE = 20.0
-"""Seconds until a job that Slurm ended counts as lost: a shared file system may show its last words late."""
+"""Seconds until a job that Slurm ended counts as lost: a shared file system may show its result late."""
 
 RECORD = "jobs.jsonl"
 
 
 @dataclass
 class Options:
-    """``hydra.launcher``; the comments in conf/hydra/launcher/slurm.yaml say what each means.
+    """The settings of ``hydra.launcher``; the comments in conf/hydra/launcher/slurm.yaml explain them.
 
     Raises:
-        ConfigError: one of them cannot be what it is.
+        ConfigError: one of them cannot have its value.
     """
 
-    partition: Any = None  # no other types here: they come from a command line, and __post_init__ says what is wrong
+    partition: Any = None  # all Any: values come from a command line, and __post_init__ checks them
     timeout_min: Any = 60
     mem_gb: Any = 2
     cpus_per_task: Any = 1
@@ -88,7 +88,7 @@ class Options:
             value = getattr(self, name)
             setattr(self, name, None if value is None else str(value))  # a partition may be called 2024
         self.setup = [] if self.setup is None else self.setup
-        self.sbatch = {} if self.sbatch is None else self.sbatch  # {} in the file would take no other keys
+        self.sbatch = {} if self.sbatch is None else self.sbatch  # with {} in the yaml file Hydra would allow no keys
         if not isinstance(self.setup, list) or not all(isinstance(line, str) for line in self.setup):
             raise ConfigError("hydra.launcher.setup: must be a list of shell commands, e.g. ['module load python']")
         if not isinstance(self.sbatch, dict) or any(isinstance(value, dict | list) for value in self.sbatch.values()):
@@ -105,9 +105,13 @@ class Options:
             raise ConfigError(f"hydra.launcher.{name}={value}: must be a whole number, at least {least}")
 
     def parameters(self, name: str, arrays: int) -> dict[str, Any]:
-        """For submitit; ``arrays`` share what may run at once."""
+        """Parameters for submitit.
+
+        Args:
+            arrays: the number of arrays, which share ``array_parallelism``.
+        """
         extra = {key: value for key, value in self.sbatch.items() if value is not None and value is not False}
-        wanted = {
+        parameters = {
             "job_name": name,
             "time": self.timeout_min,
             "mem": None if self.mem_gb is None else f"{round(self.mem_gb * 1024)}M",
@@ -116,24 +120,24 @@ class Options:
             "array_parallelism": max(1, self.array_parallelism // arrays),
             "setup": self.setup or None,
             "signal_delay_s": self.signal_delay_s,
-            "srun_args": [f"--cpus-per-task={self.cpus_per_task}"],  # which srun does not take from sbatch since 22.05
+            "srun_args": [f"--cpus-per-task={self.cpus_per_task}"],  # srun does not inherit it from sbatch since 22.05
             "additional_parameters": {"requeue": True, **extra},
             **{key: getattr(self, key) for key in ("partition", "account", "qos", "constraint")},
         }
-        return {"wckey": None, **{key: value for key, value in wanted.items() if value is not None}}
+        return {"wckey": None, **{key: value for key, value in parameters.items() if value is not None}}
 
 
 def run_jobs(jobs: Sequence[Job], **options: Any) -> list[Outcome]:
-    """Submit what is neither finished nor queued already, and wait for all of it.
+    """Submit the jobs that are neither finished nor queued, and wait for all of them.
 
     Raises:
-        ConfigError: an option that there is not, or that cannot be; submitit is missing.
+        ConfigError: an option is unknown or cannot have its value; submitit is missing.
         RunError: there is no Slurm here, or it refuses.
         Stopped: Ctrl-C; the jobs go on in Slurm.
     """
-    wanted = _options(options)
-    outcomes = {job.number: found for job in jobs if (found := skip(job)) is not None}
-    left = {}  # by place: a grid may name the same run twice
+    checked = _options(options)
+    outcomes = {job.number: outcome for job in jobs if (outcome := skip(job)) is not None}
+    left = {}  # by the run's directory: a grid may name the same run twice
     for job in jobs:
         if job.number not in outcomes:
             left.setdefault(_place(job), job)
@@ -141,10 +145,10 @@ def run_jobs(jobs: Sequence[Job], **options: Any) -> list[Outcome]:
         print("nothing is left to do: nothing is submitted to Slurm", flush=True)
         return [outcomes[job.number] for job in jobs]
     _check_commands()
-    folder = Path(jobs[0].folder, wanted.folder or Path(jobs[0].settings["outputs"], ".sweeps", "slurm"))
-    watched, ended = _submit(left, wanted, folder)
+    folder = Path(jobs[0].folder, checked.folder or Path(jobs[0].settings["outputs"], ".sweeps", "slurm"))
+    watched, ended = _submit(left, checked, folder)
     try:
-        ended |= _Watch(watched, folder, float(wanted.poll_s)).wait()
+        ended |= _Watch(watched, folder, float(checked.poll_s)).wait()
     except KeyboardInterrupt:
         arrays = ",".join(dict.fromkeys(one.slurm_id.partition("_")[0] for one in watched))
         raise Stopped(
@@ -189,7 +193,7 @@ def _place(job: Job) -> str:
 
 
 class _SlurmSignals(StopSignals):
-    """Slurm repeats itself (SIGUSR2 before the time is over, SIGTERM when it is): the run stops after its step."""
+    """Slurm sends several signals (SIGUSR2 before the time limit, SIGTERM at it); each means: stop after the step."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -206,10 +210,10 @@ class _SlurmSignals(StopSignals):
 
     @contextmanager
     def caught(self) -> Iterator[None]:
-        yield  # from the first moment on, and to the last
+        yield  # the handlers are installed for the whole life of the process
 
     def wants_requeue(self) -> bool:
-        """A plain SIGTERM comes before a pre-emption, but also from scancel."""
+        """Slurm sends a plain SIGTERM before a pre-emption, but also on scancel: its state tells them apart."""
         return self.received == self.ahead or _state_inside() in ("RUNNING", "PREEMPTED")
 
 
@@ -220,8 +224,8 @@ def _state_inside() -> str:
 
 
 @dataclass(frozen=True)
-class Task:
-    """One job in one task of the array: what submitit pickles, calls there, and calls again after a requeue."""
+class ArrayTask:
+    """A job as one task of the array: submitit pickles it, calls it in Slurm, and calls it again after a requeue."""
 
     job: Job
     max_num_timeout: int
@@ -231,18 +235,18 @@ class Task:
         from submitit.core.utils import UncompletedJobError
 
         stop = _SlurmSignals()
-        _pickle(Path(self.folder), _own_id()).unlink(missing_ok=True)  # of an attempt that was stopped
+        _pickle(Path(self.folder), _own_id()).unlink(missing_ok=True)  # left by an earlier attempt
         outcome = work(self._forced_once(), stop=stop, silent=True)
         if outcome.error:
             print(f"{self.job.prefix}{outcome.state}: {outcome.error}", flush=True)
         if outcome.state != "stopped":
             return outcome
-        outcome = replace(outcome, exit_code=None)  # a signal for this job is none for the sweep
+        outcome = replace(outcome, exit_code=None)  # the signal was for this job, not for the sweep
         if not stop.wants_requeue():
             return replace(outcome, error=f"ended by Slurm; {outcome.error}")
         try:
             assert callable(stop.requeue)
-            stop.requeue(stop.ahead, None)  # does not return where it could
+            stop.requeue(stop.ahead, None)  # does not return if it succeeds
         except UncompletedJobError:
             return replace(
                 outcome, error=f"out of time more than max_num_timeout={self.max_num_timeout} times; {outcome.error}"
@@ -252,12 +256,12 @@ class Task:
         return outcome
 
     def _forced_once(self) -> Job:
-        """``force=true`` forgets what there was when the job starts first, and not again after each requeue."""
-        if not self.job.settings.get("force"):
+        """With ``force=true``, delete the old run when the job starts first, and not again after each requeue."""
+        if not self.job.force:
             return self.job
         marker = _marker(Path(self.folder), _own_id())
         if not marker.exists():
-            with suppress(RunError), self.job.run.locked():  # work finds the same, and says it
+            with suppress(RunError), self.job.run.locked():  # work meets the same error, and reports it
                 self.job.run.restart()
                 marker.touch()
         return replace(self.job, settings={**self.job.settings, "force": False}) if marker.exists() else self.job
@@ -275,7 +279,7 @@ def _own_id() -> str:
 
 
 def _pickle(folder: Path, slurm_id: str) -> Path:
-    """Where submitit writes what a task returned or raised."""
+    """The file to which submitit writes a task's return value or error."""
     return folder / f"{slurm_id}_0_result.pkl"
 
 
@@ -305,11 +309,11 @@ class _Watched:
         return self.folder / f"{self.slurm_id}_0_log.out"
 
 
-def _submit(left: dict[str, Job], wanted: Options, folder: Path) -> tuple[list[_Watched], dict[str, Outcome]]:
-    """(what is in Slurm now; by place, what Slurm would not take)"""
+def _submit(left: dict[str, Job], options: Options, folder: Path) -> tuple[list[_Watched], dict[str, Outcome]]:
+    """(the jobs that are in Slurm now; directory -> outcome of the jobs that Slurm refused)"""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / "jobs.lock"):  # two who start the same sweep at once submit it once
+        with FileLock(folder / "jobs.lock"):  # the same sweep, started twice at once, is submitted once
             queued = _still_queued(folder, _queue())
             watched = [_Watched(job, queued[place], folder) for place, job in left.items() if place in queued]
             new = {place: job for place, job in left.items() if place not in queued}
@@ -318,7 +322,7 @@ def _submit(left: dict[str, Job], wanted: Options, folder: Path) -> tuple[list[_
             refused, why = {}, ""
             try:
                 with _undisturbed():
-                    for slurm_id, place in _submitted(new, wanted, folder):
+                    for slurm_id, place in _submit_new(new, options, folder):
                         watched.append(_Watched(new[place], slurm_id, folder))
             except SlurmError as error:
                 why = f"sbatch refused: {error}"
@@ -341,7 +345,7 @@ def _submit(left: dict[str, Job], wanted: Options, folder: Path) -> tuple[list[_
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Between sbatch's answer and our writing it down, Ctrl-C waits."""
+    """Delay Ctrl-C until sbatch's answer is written to the record."""
     former = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -349,8 +353,8 @@ def _undisturbed() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, former)
 
 
-def _submitted(new: dict[str, Job], wanted: Options, folder: Path) -> Iterator[tuple[str, str]]:
-    """(Slurm's id, the run's place), as soon as it is in Slurm and written down.
+def _submit_new(new: dict[str, Job], options: Options, folder: Path) -> Iterator[tuple[str, str]]:
+    """Submit jobs. Yields (Slurm's id, the run's directory) of each when it is in Slurm and in the record.
 
     Raises:
         SlurmError: sbatch refuses.
@@ -363,13 +367,15 @@ def _submitted(new: dict[str, Job], wanted: Options, folder: Path) -> Iterator[t
     parts = [places[first : first + most] for first in range(0, len(places), most)]
     for part in parts:
         name = f"seqmem-{os.urandom(3).hex()}"
-        executor = SlurmExecutor(folder, max_num_timeout=wanted.max_num_timeout)
-        executor.update_parameters(**wanted.parameters(name, len(parts)))
+        executor = SlurmExecutor(folder, max_num_timeout=options.max_num_timeout)
+        executor.update_parameters(**options.parameters(name, len(parts)))
         try:
             with redirect_stderr(io.StringIO()):  # submitit prints what it raises
-                sent = executor.submit_array([Task(new[place], wanted.max_num_timeout, str(folder)) for place in part])
+                sent = executor.submit_array(
+                    [ArrayTask(new[place], options.max_num_timeout, str(folder)) for place in part]
+                )
         except (FailedSubmissionError, UncompletedJobError) as error:
-            raise SlurmError(_last_words(str(error))) from error
+            raise SlurmError(_messages(str(error))) from error
         with (folder / RECORD).open("a") as file:
             for place, one in zip(part, sent, strict=True):
                 file.write(json.dumps({"run": place, "job": one.job_id, "name": name}) + "\n")
@@ -382,19 +388,19 @@ def _submitted(new: dict[str, Job], wanted: Options, folder: Path) -> Iterator[t
 
 
 def _still_queued(folder: Path, queue: Mapping[str, "Seen"]) -> dict[str, str]:
-    """Place -> Slurm's id, of the runs that an earlier start submitted and that Slurm has not ended.
+    """Run's directory -> Slurm's id of its job, for jobs of earlier starts that Slurm has not ended.
 
-    Slurm may count from 1 again some day: a job is ours if its name is the one that we gave it.
+    Slurm may number jobs from 1 again some day, so the name that we gave the job must match too.
     """
-    found: dict[str, str] = {}
+    queued: dict[str, str] = {}
     with suppress(FileNotFoundError):
         for line in (folder / RECORD).read_text().splitlines():
             with suppress(ValueError, KeyError, TypeError):  # a line that a full disk cut
-                said = json.loads(line)
-                seen = queue.get(said["job"])
-                if seen is not None and seen.alive and seen.name == said["name"]:
-                    found[said["run"]] = said["job"]
-    return found
+                entry = json.loads(line)
+                seen = queue.get(entry["job"])
+                if seen is not None and seen.alive and seen.name == entry["name"]:
+                    queued[entry["run"]] = entry["job"]
+    return queued
 
 
 def _short(path: Path) -> str:
@@ -405,7 +411,7 @@ def _short(path: Path) -> str:
 
 
 class _Watch:
-    """Says what happens to jobs until nothing more can."""
+    """Waits for jobs in Slurm, and prints what happens to them."""
 
     def __init__(self, watched: Sequence[_Watched], folder: Path, poll_s: float) -> None:
         self._left = {_place(one.job): one for one in watched}
@@ -416,7 +422,7 @@ class _Watch:
         self._outcomes: dict[str, Outcome] = {}
 
     def wait(self) -> dict[str, Outcome]:
-        """By place."""
+        """Run's directory -> outcome of its job."""
         while self._left:
             self.look(time.monotonic())
             if self._left:
@@ -424,7 +430,7 @@ class _Watch:
         return self._outcomes
 
     def look(self, now: float) -> None:
-        """Once; ``now`` in seconds."""
+        """Poll once. ``now``: seconds of a monotonic clock."""
         try:
             queue = _queue()
         except SlurmError as error:
@@ -437,49 +443,49 @@ class _Watch:
                 print(f"Slurm answers again, after {now - self._silent_since:.0f} s", flush=True)
             self._silent_since = None
         with suppress(OSError):
-            list(self._folder.iterdir())  # makes a network file system look again
+            list(self._folder.iterdir())  # refreshes the cache of a network file system
         for place, one in list(self._left.items()):
             outcome, seen = self._returned(one), queue.get(one.slurm_id) if queue is not None else None
             if outcome is not None and outcome.state == "stopped" and (queue is None or (seen and seen.alive)):
-                outcome = None  # whoever stopped it may have requeued it
+                outcome = None  # it may have been requeued
             if outcome is None and queue is not None:
-                outcome = self._seen(one, seen, now)
+                outcome = self._follow(one, seen, now)
             if outcome is not None:
                 del self._left[place]
                 self._outcomes[place] = outcome
-                _say(one.job, outcome)
+                _print_outcome(one.job, outcome)
         if queue is not None:
-            self._tell_reasons(queue)
+            self._print_reasons(queue)
 
     def _returned(self, one: _Watched) -> Outcome | None:
-        """What the job's process said in the end, if it agrees with the run's directory."""
+        """The outcome that the job's process returned, if the run's directory agrees."""
         try:
-            kind, said = pickle.loads(one.pickle.read_bytes())
+            kind, returned = pickle.loads(one.pickle.read_bytes())
         except FileNotFoundError:
             return None
-        except Exception:  # of another version, or half written: its directory says more
+        except Exception:  # written by another version, or half written: rely on the run's directory
             return None
         if kind == "error":
-            last = next((line for line in reversed(str(said).splitlines()) if line.strip()), "it says nothing")
+            last = next((line for line in reversed(str(returned).splitlines()) if line.strip()), "it says nothing")
             return Outcome(one.job.number, "failed", error=f"{last}; its log: {_short(one.log)}")
-        if not isinstance(said, Outcome):
+        if not isinstance(returned, Outcome):
             return None
-        if said.state == "finished":
-            return _finished(one.job)  # None: not yet to be seen from here
-        return replace(said, number=one.job.number)
+        if returned.state == "finished":
+            return finished_outcome(one.job)  # None: the result is not visible here yet
+        return replace(returned, number=one.job.number)
 
-    def _seen(self, one: _Watched, seen: "Seen | None", now: float) -> Outcome | None:
-        """Tell what is new of a job; its outcome, if it has ended without one of its own."""
+    def _follow(self, one: _Watched, seen: "Seen | None", now: float) -> Outcome | None:
+        """Print a job's change of state; its outcome, if it has ended without returning one."""
         if seen is not None and seen.alive:
             one.gone_since = None
-            self._tell(one, seen)
+            self._print_state(one, seen)
             return None
         if one.gone_since is None:
             one.gone_since = now
         if now - one.gone_since < GRACE:
             return None
-        forgotten = not one.job.settings.get("force") or _marker(self._folder, one.slurm_id).exists()
-        if forgotten and (outcome := _finished(one.job)) is not None:
+        own_result = not one.job.force or _marker(self._folder, one.slurm_id).exists()  # not that of an earlier run
+        if own_result and (outcome := finished_outcome(one.job)) is not None:
             return outcome
         status = _status(one.job)
         if status is not None and status != self._before[_place(one.job)] and status.state == "failed":
@@ -487,10 +493,10 @@ class _Watch:
         why = f"Slurm job {one.slurm_id} {_cause(one.slurm_id, seen)}"
         if one.log.exists():
             why += f"; its log: {_short(one.log)}"
-        return lost(one.job, why) if forgotten else Outcome(one.job.number, "lost", error=why)
+        return lost(one.job, why) if own_result else Outcome(one.job.number, "lost", error=why)
 
-    def _tell(self, one: _Watched, seen: "Seen") -> None:
-        quiet = one.job.settings.get("quiet")
+    def _print_state(self, one: _Watched, seen: "Seen") -> None:
+        quiet = one.job.quiet
         if seen.state == "RUNNING" and not one.running:
             one.running = True
             if not quiet:
@@ -502,8 +508,8 @@ class _Watch:
                 at = f", saved at step {status.step}" if status is not None and status.state == "interrupted" else ""
                 print(f"{one.job.prefix}requeued{at}: goes on when Slurm starts it again", flush=True)
 
-    def _tell_reasons(self, queue: Mapping[str, "Seen"]) -> None:
-        """Of jobs that wait for something which may never come: once for each reason."""
+    def _print_reasons(self, queue: Mapping[str, "Seen"]) -> None:
+        """Print once each reason for which jobs are pending that may never pass."""
         waiting: dict[str, list[str]] = {}
         for one in self._left.values():
             seen = queue.get(one.slurm_id)
@@ -516,24 +522,15 @@ class _Watch:
                 print(f"Slurm job {which}: {reason}", flush=True)
 
 
-def _finished(job: Job) -> Outcome | None:
-    """What its directory says, if it says that it is finished."""
-    try:
-        result = job.run.result()
-        return None if result is None else Outcome(job.number, "finished", score=float(result["score"]))
-    except (RunError, KeyError, TypeError, ValueError):
-        return None
-
-
 def _status(job: Job) -> Any:
     with suppress(RunError):
         return job.run.status()
     return None
 
 
-def _say(job: Job, outcome: Outcome) -> None:
+def _print_outcome(job: Job, outcome: Outcome) -> None:
     if outcome.state == "finished":
-        if not job.settings.get("quiet"):
+        if not job.quiet:
             print(f"{job.prefix}finished: score {outcome.score:.4g}", flush=True)
     else:
         word = "stopped" if outcome.state == "stopped" else outcome.state.upper()
@@ -544,7 +541,7 @@ def _say(job: Job, outcome: Outcome) -> None:
 
 
 class SlurmError(Exception):
-    """A command of Slurm failed; the message is what it said, in one line."""
+    """A command of Slurm failed; the message is its own, in one line."""
 
 
 @dataclass(frozen=True)
@@ -567,66 +564,68 @@ def _slurm(*command: str) -> str:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise SlurmError(f"{command[0]}: {error}") from error
     if done.returncode:
-        raise SlurmError(_last_words(done.stderr or done.stdout) or f"{command[0]} exits with {done.returncode}")
+        raise SlurmError(_messages(done.stderr or done.stdout) or f"{command[0]} exits with {done.returncode}")
     return done.stdout
 
 
-def _last_words(said: str) -> str:
+def _messages(output: str) -> str:
     """``sbatch: error: invalid partition specified: x``, then ``sbatch: error: Batch job submission failed: ...``"""
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
-    told = [line.partition("error: ")[2] or line.partition("fatal: ")[2] for line in lines]
-    return "; ".join(line for line in told if line) or " ".join(lines)
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    messages = [line.partition("error: ")[2] or line.partition("fatal: ")[2] for line in lines]
+    return "; ".join(line for line in messages if line) or " ".join(lines)
 
 
 def _queue() -> dict[str, Seen]:
-    """Every job of this user that Slurm knows, by its id (12, or 12_3 in an array); for some minutes ended ones too.
+    """Slurm's id (12, or 12_3 in an array) -> job, for every job of this user. Slurm lists ended ones for some minutes.
 
     Raises:
         SlurmError: squeue gets no answer.
     """
-    said = _slurm("squeue", "--noheader", "--array", "--states=all", f"--user={os.getuid()}", "--format=%i|%T|%j|%N|%r")
-    found = {}
-    for line in said.splitlines():
+    output = _slurm(
+        "squeue", "--noheader", "--array", "--states=all", f"--user={os.getuid()}", "--format=%i|%T|%j|%N|%r"
+    )
+    queue = {}
+    for line in output.splitlines():
         slurm_id, _, rest = line.strip().partition("|")
         words = rest.split("|", 3)
         if len(words) == 4:
-            found[slurm_id] = Seen(*words)
-    return found
+            queue[slurm_id] = Seen(*words)
+    return queue
 
 
 def _details(slurm_id: str) -> dict[str, str]:
-    said = _slurm("scontrol", "--oneliner", "show", "job", slurm_id)
-    return dict(word.split("=", 1) for word in said.split() if "=" in word)
+    output = _slurm("scontrol", "--oneliner", "show", "job", slurm_id)
+    return dict(word.split("=", 1) for word in output.split() if "=" in word)
 
 
 def _cause(slurm_id: str, seen: Seen | None) -> str:
-    """Why a job ended, in Slurm's words: OUT_OF_MEMORY, exit code 0:125, on n1."""
+    """Why a job ended, in Slurm's terms: ``OUT_OF_MEMORY, signal 9, on n1``."""
     with suppress(SlurmError):
-        found = _details(slurm_id)
-        if found.get("JobState") in ENDED:
-            node = found.get("NodeList", "").replace("(null)", "")
-            return _caused(found["JobState"], found.get("ExitCode", ""), node, found.get("Reason", ""))
-    if shutil.which("sacct"):  # which fails where nothing is accounted
+        details = _details(slurm_id)
+        if details.get("JobState") in ENDED:
+            node = details.get("NodeList", "").replace("(null)", "")
+            return _cause_text(details["JobState"], details.get("ExitCode", ""), node, details.get("Reason", ""))
+    if shutil.which("sacct"):  # it fails where there is no accounting
         with suppress(SlurmError, IndexError, ValueError):
-            said = _slurm(
+            output = _slurm(
                 "sacct", "--noheader", "--parsable2", "--allocations", f"--jobs={slurm_id}",
                 "--format=State,ExitCode,NodeList",
             )  # fmt: skip
-            state, exit_code, node = said.splitlines()[-1].split("|", 2)
-            return _caused(state.split()[0], exit_code, node, "")
+            state, exit_code, node = output.splitlines()[-1].split("|", 2)
+            return _cause_text(state.split()[0], exit_code, node, "")
     if seen is not None:
-        return _caused(seen.state, "", seen.node, seen.reason)
+        return _cause_text(seen.state, "", seen.node, seen.reason)
     return "is gone: Slurm no longer knows it"
 
 
-def _caused(state: str, exit_code: str, node: str, reason: str) -> str:
+def _cause_text(state: str, exit_code: str, node: str, reason: str) -> str:
     parts = [state]
     if reason not in USUAL and reason != "NonZeroExitCode":  # the code itself follows
         parts.append(reason)
     if exit_code and exit_code != "0:0":
         status, _, number = exit_code.partition(":")
         if number in ("", "0") and status.isdecimal() and int(status) > 128:
-            number = str(int(status) - 128)  # as shells say it
+            number = str(int(status) - 128)  # shells report a signal so
         parts.append(f"signal {number}" if number not in ("", "0") else f"exit code {status}")
     if node and node != "None assigned":
         parts.append(f"on {node}")
@@ -634,7 +633,7 @@ def _caused(state: str, exit_code: str, node: str, reason: str) -> str:
 
 
 def _longest_array() -> int:
-    """Tasks in one array; Slurm's own limit is 1000 unless it is configured."""
+    """The most tasks in one array; 1000 is Slurm's default."""
     with suppress(SlurmError, ValueError):
         for line in _slurm("scontrol", "show", "config").splitlines():
             key, _, value = line.partition("=")

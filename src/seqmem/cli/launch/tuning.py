@@ -1,4 +1,4 @@
-"""What Hydra's Optuna sweeper found, said in the end: by itself it writes a file and nothing else."""
+"""Prints the result of Hydra's Optuna sweeper at its end: the sweeper itself only writes a file."""
 
 from contextlib import suppress
 from importlib import import_module
@@ -8,24 +8,24 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-FOUND = "optimization_results.yaml"
+RESULTS = "optimization_results.yaml"
 
 
 class BestCallback(Callback):
-    """``hydra.callbacks`` of an experiment that searches."""
+    """For ``hydra.callbacks`` of an experiment that searches."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        Path(config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)  # which the sweeper takes to be there
-        with suppress(ImportError):  # an extra, which another sweeper does without
+        Path(config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)  # the sweeper expects it to exist
+        with suppress(ImportError):  # an extra; other sweepers do not need it
             optuna = import_module("optuna")
-            optuna.logging.set_verbosity(optuna.logging.WARNING)  # its own lines would stand between those of the runs
+            optuna.logging.set_verbosity(optuna.logging.WARNING)  # its lines would come between those of the runs
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        path = Path(config.hydra.sweep.dir) / FOUND
+        path = Path(config.hydra.sweep.dir) / RESULTS
         if not path.exists():
             return
-        found = OmegaConf.load(path)
-        assert isinstance(found, DictConfig)
-        best = " ".join(f"{name}={value:.6g}" for name, value in found.best_params.items())
-        said = f"best of {config.hydra.sweeper.n_trials}: {best} with a score of {found.best_value:.4g}"
-        print(f"{said} ({path})", flush=True)
+        results = OmegaConf.load(path)
+        assert isinstance(results, DictConfig)
+        best = " ".join(f"{name}={value:.6g}" for name, value in results.best_params.items())
+        line = f"best of {config.hydra.sweeper.n_trials}: {best} with a score of {results.best_value:.4g}"
+        print(f"{line} ({path})", flush=True)

@@ -1,18 +1,14 @@
 """``seqmem playground``: a page in which the browser runs the models. Without runs it trains a few of its own first."""
 
 import argparse
-import errno
 import os
 import signal
 import sys
-import threading
 import webbrowser
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from math import isnan, nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,18 +17,22 @@ from rich.console import Console
 from rich.text import Text
 
 from ...playground.page import build, too_large
+<<<<<<< HEAD
 from ...runs.directory import RunDirectory
 from ...runs.files import RunError, write_atomically
 from ...runs.settings import own_name, training_settings
 from ...runs.summary import read
 from ..config.choose import find, finished_result
 from ..config.compose import compose_settings
+=======
+from ...playground.serve import HOST, PORTS, PortError, Server, bound
+from ...runs.directory import RunDirectory, RunError, write_atomically
+from ...runs.settings import own_name, training_settings
+from ..config.choose import find, refuse_unfinished
+>>>>>>> 3d0ed56 (playground: the server is playground/serve.py, its own models launch/demo.py; slurm, local, build and compose in the field's words)
 from ..config.errors import ConfigError, Parser
-from ..config.schema import RunConfig, from_mapping
 from ..config.trained import Trained, trained
-from ..launch import local
-from ..launch.jobs import job_of
-from ..launch.one_run import Stopped
+from ..launch.demo import SEEDS, check_writable, train_models
 from ..terminal.live import moving
 from ..terminal.strip import say
 from ..terminal.words import here
@@ -42,23 +42,11 @@ if TYPE_CHECKING:
     from ...metrics import Metric
     from ...playground.bundle import Playable
     from ...tasks import Task
-    from ..launch.jobs import Job, Outcome
 
 OUTPUTS = Path("outputs/playground")
 """Where the command's own runs are, and the page."""
 
 PAGE = OUTPUTS / "index.html"
-
-SETTINGS: tuple[str, ...] = ("experiment=playground",)
-MODELS: tuple[tuple[str, ...], ...] = (
-    ("cell=rnn",),
-    ("cell=lstm",),
-    ("cell=gru",),
-    ("cell=rnn", "seq_len=10", "task.shortest=null"),
-)
-"""What the command trains for itself: ``SETTINGS`` and one of these, in ``SEEDS`` seeds."""
-
-SEEDS = 5
 
 SEQUENCES = 1000
 """Held-out sequences of every length that a score is of."""
@@ -66,12 +54,12 @@ SEQUENCES = 1000
 NICE = (1, 1.2, 1.4, 2, 3, 4, 5, 7)
 """Lengths that scores are measured at, times powers of ten."""
 
-HOST, PORTS = "127.0.0.1", range(8000, 8020)
-"""Where the page is served, if no port is asked for: the first that is free."""
-
 
 def main(args: Sequence[str]) -> int:
-    return _play(_parser().parse_intermixed_args(list(args)))
+    try:
+        return _play(_parser().parse_intermixed_args(list(args)))
+    except PortError as error:
+        raise RunError(str(error)) from error
 
 
 def _parser() -> Parser:
@@ -110,24 +98,29 @@ examples:
 
 
 def _play(given: argparse.Namespace) -> int:
-    """Everything that can be refused is refused before anything is trained."""
+    """Check everything that can be wrong before anything is trained."""
     _refuse(given)
     out: Path = given.out if given.out is not None else PAGE
-    _writable(out)
+    if out.is_dir():
+        raise ConfigError(f"--out {out}: it is a folder; give a file, e.g. {out / 'index.html'}")
+    check_writable(out)
     console = Console(highlight=False)
     with ExitStack() as stack:
-        server = stack.enter_context(_bound(given.port)) if given.serve else None
-        runs = _chosen(given.runs) if given.runs else _own(console, given.seeds or SEEDS, _workers(given.workers))
+        server = stack.enter_context(bound(given.port)) if given.serve else None
+        if given.runs:
+            runs = _chosen(given.runs)
+        else:
+            runs = train_models(console, given.seeds or SEEDS, _workers(given.workers))
         content, warning = _made(console, runs, out)
         size = f"{len(content) / 1e3:.0f} kB" if len(content) < 1e6 else f"{len(content) / 1e6:.1f} MB"
         say(console, Text(), Text.assemble(("page  ", "dim"), (str(here(out)), "bold"), (f"  {size}", "dim")))
         if warning is not None:
             say(console, Text(warning, "yellow"))
-        wanted = not given.no_open and console.is_terminal
+        open_it = not given.no_open and console.is_terminal
         if server is not None:
-            _serve(server, content, open_it=wanted)
-        else:
-            _open(out.resolve().as_uri(), wanted=wanted, console=console)
+            _serve(server, content, open_it=open_it)
+        elif open_it:
+            _open(out.resolve().as_uri(), console)
     return 0
 
 
@@ -147,9 +140,10 @@ def _refuse(given: argparse.Namespace) -> None:
     _workers(given.workers)
 
 
-def _workers(said: str | None) -> int | str:
-    if said in (None, "auto"):
+def _workers(given: str | None) -> int | str:
+    if given in (None, "auto"):
         return "auto"
+<<<<<<< HEAD
     if not said.isdecimal() or int(said) < 1:
         raise ConfigError(f"--workers {said}: must be auto or a whole number from 1 on")
     return int(said)
@@ -248,6 +242,11 @@ def _told(jobs: "Sequence[Job]", *, live: bool) -> Iterator[None]:
         over.set()
         watcher.join()
     tell()
+=======
+    if not given.isdecimal() or int(given) < 1:
+        raise ConfigError(f"--workers {given}: must be auto or a whole number from 1 on")
+    return int(given)
+>>>>>>> 3d0ed56 (playground: the server is playground/serve.py, its own models launch/demo.py; slurm, local, build and compose in the field's words)
 
 
 # Runs that are given
@@ -478,10 +477,8 @@ def _range(scores: Sequence[float], metric: "Metric") -> str:
 # To look at it
 
 
-def _open(address: str, *, wanted: bool, console: Console) -> None:
-    """In a browser, if one is wanted and there is one."""
-    if not wanted:
-        return
+def _open(address: str, console: Console) -> None:
+    """Open the address in a browser, if there is one."""
     if not _browser_there():
         line = "no browser to open: take the file to where there is one, or --serve it here"
         say(console, Text(line, "yellow"))
@@ -504,100 +501,15 @@ def _browser_there() -> bool:
     return True
 
 
-class _Server(ThreadingHTTPServer):
-    """Of one page, on this machine alone."""
-
-    content = b""
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A browser that went away in the middle of the page is none."""
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: _Server  # pyright: ignore[reportIncompatibleVariableOverride]
-    server_version, sys_version = "seqmem", ""
-
-    def do_GET(self) -> None:
-        self._answer(body=True)
-
-    def do_HEAD(self) -> None:
-        self._answer(body=False)
-
-    def _answer(self, *, body: bool) -> None:
-        known = self.path.partition("?")[0] in ("/", "/index.html")
-        content = self.server.content if known else b"there is one page here: /\n"
-        self.send_response(HTTPStatus.OK if known else HTTPStatus.NOT_FOUND)
-        self.send_header("Content-Type", f"text/{'html' if known else 'plain'}; charset=utf-8")
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        if body:
-            self.wfile.write(content)
-
-    def end_headers(self) -> None:
-        for name, value in HEADERS.items():
-            self.send_header(name, value)
-        super().end_headers()
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-        """The terminal is for the address."""
-
-
-HEADERS = {
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; "
-        "form-action 'none'; frame-ancestors 'none'"
-    ),
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-store",
-}
-"""Of every answer. The page asks for nothing, and may not; its own policy, inside it, names its script by its hash."""
-
-
-@contextmanager
-def _bound(port: int | None) -> Iterator[_Server]:
-    """A server that has its port, and does not listen yet.
-
-    Raises:
-        RunError: the port is in use, or may not be used.
-    """
-    server = None
-    for candidate in PORTS if port is None else (port,):
-        try:
-            server = _Server((HOST, candidate), _Handler, bind_and_activate=False)
-            server.server_bind()
-            break
-        except OSError as error:
-            if server is not None:
-                server.server_close()
-            server = None
-            if port is not None or error.errno != errno.EADDRINUSE:
-                raise RunError(_no_port(candidate, error)) from error
-    if server is None:
-        raise RunError(f"the ports {PORTS[0]} to {PORTS[-1]} are in use: --port 0 takes any that is free")
-    with server:
-        yield server
-
-
-def _no_port(port: int, error: OSError) -> str:
-    if error.errno == errno.EADDRINUSE:
-        return f"port {port} is in use: name another, or leave out --port for the next free one"
-    return f"cannot listen on port {port}: {error.strerror or error}"
-
-
-def _serve(server: _Server, content: bytes, *, open_it: bool) -> None:
-    server.content = content
-    try:
-        server.server_activate()
-    except OSError as error:
-        raise RunError(_no_port(server.server_port, error)) from error
-    address = f"http://{HOST}:{server.server_port}/"
-    # What a script starts in the background ignores Ctrl-C, unless it says otherwise.
+def _serve(server: Server, content: bytes, *, open_it: bool) -> None:
+    """Serve the page until Ctrl-C."""
+    server.listen(content)
+    # A process that a script starts in the background ignores Ctrl-C by default.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        print(f"\nserved at\n\n    {address}\n\nCtrl-C ends it.", flush=True)
+        print(f"\nserved at\n\n    {server.address}\n\nCtrl-C ends it.", flush=True)
         if open_it and _browser_there():
-            webbrowser.open(address)
+            webbrowser.open(server.address)
         server.serve_forever()
     except KeyboardInterrupt:
         print("\nthe server has ended.", flush=True)
