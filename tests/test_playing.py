@@ -31,10 +31,6 @@ from seqmem.playground import bundle as bundles
 from seqmem.playground import serve
 from seqmem.record.recorder import load_checkpoint
 from seqmem.runs.directory import RunDirectory
-<<<<<<< HEAD
-from seqmem.runs.files import RunError
-=======
->>>>>>> 3d0ed56 (playground: the server is playground/serve.py, its own models launch/demo.py; slurm, local, build and compose in the field's words)
 from seqmem.tasks import Pronoun
 
 Typed = Callable[..., Completed]
@@ -126,7 +122,7 @@ def _as_trained(runs: dict[Path, int]) -> Iterator[Path]:
 
 def test_a_run_that_cannot_be_trained_is_said(typed: Typed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "SETTINGS", (*demo.SETTINGS, "optimizer.lr=1e30", "optimizer=sgd", "clip_norm=null"))
-    monkeypatch.setattr(playground, "MODELS", (("cell=rnn", "cell.nonlinearity=relu"),))
+    monkeypatch.setattr(demo, "MODELS", (("cell=rnn", "cell.nonlinearity=relu"),))
     said = typed("playground", "--seeds", "1", "--workers", "1")
     assert said.code == 1
     assert said.err.splitlines()[-1].startswith("seqmem playground: ")

@@ -225,7 +225,7 @@ def _model_maker(config: RunConfig, task: Task) -> Callable[[int], Model]:
     cells = _cell_maker(config)
 
     def make(hidden_size: int) -> Model:
-        return _made(kind, config.model, "model", task, cells(hidden_size), **checked)
+        return _make(kind, config.model, "model", task, cells(hidden_size), **checked)
 
     return make
 
@@ -314,9 +314,8 @@ def _try(cell: Cell, where: str) -> None:
         raise ConfigError(f"{where}: step's output has shape {size}, not {(batch_size, cell.output_size)}")
 
 
-<<<<<<< HEAD
 def _try_model(model: Model, task: Task, where: str) -> None:
-    """One short sequence through a copy of a model of the user's own, likewise."""
+    """Read one short sequence with a copy of a user's own model, for the same reason."""
     model = deepcopy(model)
     batch_size, seq_len = 3, task.min_seq_len
     first = next(model.parameters(), torch.zeros(()))
@@ -330,7 +329,7 @@ def _try_model(model: Model, task: Task, where: str) -> None:
         }
         differentiable = all(step.x.requires_grad for step in steps)
     except Exception as error:
-        raise ConfigError(f"{where}: its first sequence fails: {_said(error)}") from error
+        raise ConfigError(f"{where}: its first sequence fails: {_with_type(error)}") from error
     if len(steps) != seq_len:
         raise ConfigError(f"{where}: walk yields {len(steps)} steps over {seq_len} timesteps: one each")
     if not differentiable:
@@ -352,10 +351,7 @@ def _check_state(shapes: Mapping[str, tuple[int, ...]], batch_size: int, where: 
         raise ConfigError(f"{where}: no state can be called 'input', nor 'state' beside others: traces are")
 
 
-def _said(error: BaseException) -> str:
-=======
 def _with_type(error: BaseException) -> str:
->>>>>>> 3d0ed56 (playground: the server is playground/serve.py, its own models launch/demo.py; slurm, local, build and compose in the field's words)
     return f"{type(error).__name__}: {error}"
 
 
@@ -418,13 +414,8 @@ def arguments(
         ConfigError: an unknown name, a missing one, or a value of the wrong type.
     """
     parameters = dict(list(inspect.signature(kind).parameters.items())[skip:])
-<<<<<<< HEAD
-    settings = {name: found for name, found in parameters.items() if name not in told}
-    anything = any(found.kind is inspect.Parameter.VAR_KEYWORD for found in settings.values())
-=======
-    settings = {name: parameter for name, parameter in parameters.items() if name != "seq_len"}
+    settings = {name: parameter for name, parameter in parameters.items() if name not in told}
     anything = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in settings.values())
->>>>>>> 3d0ed56 (playground: the server is playground/serve.py, its own models launch/demo.py; slurm, local, build and compose in the field's words)
     checked = {}
     for name, value in given.items():
         if name not in settings and not anything:

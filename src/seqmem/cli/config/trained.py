@@ -19,11 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Trained:
-<<<<<<< HEAD
     """A finished run and its model."""
-=======
-    """``result``: the content of ``result.json``."""
->>>>>>> 3d0ed56 (playground: the server is playground/serve.py, its own models launch/demo.py; slurm, local, build and compose in the field's words)
 
     run: RunDirectory
     config: settings.RunConfig
@@ -53,12 +49,6 @@ def trained(run: RunDirectory, device: str = "cpu") -> Trained:
     try:
         experiment.model.load_state_dict(load_checkpoint(run.file(CHECKPOINT))["model"])
     except (RuntimeError, KeyError) as error:
-<<<<<<< HEAD
-        said = shorten(str(error), 200, placeholder=" ...")
-        raise RunError(f"{run.file(CHECKPOINT)} does not fit the run's configuration: {said}") from error
-    return Trained(run, config, experiment.model.eval(), experiment.task, experiment.backend, result)
-=======
         reason = shorten(str(error), 200, placeholder=" ...")
         raise RunError(f"{run.file(CHECKPOINT)} does not fit the run's configuration: {reason}") from error
-    return Trained(run, config, experiment.model.eval(), experiment.task, experiment.backend, run.result() or {})
->>>>>>> 3d0ed56 (playground: the server is playground/serve.py, its own models launch/demo.py; slurm, local, build and compose in the field's words)
+    return Trained(run, config, experiment.model.eval(), experiment.task, experiment.backend, result)

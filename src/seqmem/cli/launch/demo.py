@@ -11,12 +11,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from ...runs.directory import RunDirectory, RunError
+from ...runs.directory import RunDirectory
+from ...runs.files import RunError
+from ...runs.summary import read
 from ..config.compose import compose_settings
 from ..config.schema import RunConfig, from_mapping
 from ..terminal.live import moving
 from ..terminal.strip import say
-from ..terminal.words import here, score_text
+from ..terminal.words import here
 from . import local
 from .jobs import Job, Outcome, job_of
 from .one_run import Stopped
@@ -109,8 +111,8 @@ def _line_per_run(jobs: Sequence[Job], *, live: bool) -> Iterator[None]:
         for path, job in list(waiting.items()):
             if job.run.finished:
                 del waiting[path]
-                result = job.run.result() or {}
-                score = score_text(result.get("metric", ""), float(result.get("score", nan)))
+                summary = read(job.run)
+                score = summary.scale.metric.text(nan if summary.score is None else summary.score)
                 print(f"[{len(jobs) - len(waiting)}/{len(jobs)}] {job.title}: {score}", flush=True)
 
     def watch() -> None:

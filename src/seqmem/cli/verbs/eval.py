@@ -56,7 +56,7 @@ def main(args: Sequence[str]) -> int:
 
 
 def evaluate_run(run: RunDirectory, lengths: list[int] | None, sequences: int, device: str) -> None:
-    """Evaluate, print the table, and add the numbers to the run.
+    """Score the run, print the table, and add the scores to the run.
 
     Raises:
         RunError: no such run, not finished, or unreadable.
@@ -70,11 +70,11 @@ def evaluate_run(run: RunDirectory, lengths: list[int] | None, sequences: int, d
     from ...record.recorder import describe
     from ..config.trained import trained
 
-    found_run = trained(run, device)
-    config, task, model = found_run.config, found_run.task, found_run.model
-    torch.set_num_threads(found_run.backend.torch_threads)
-    wanted = sorted(set(lengths)) if lengths else length_grid(task, config.seq_len)
-    for length in wanted:
+    finished = trained(run, device)
+    config, task, model = finished.config, finished.task, finished.model
+    torch.set_num_threads(finished.backend.torch_threads)
+    grid = sorted(set(lengths)) if lengths else length_grid(task, config.seq_len)
+    for length in grid:
         try:
             task.check(1, length)
         except ValueError as error:
@@ -82,34 +82,35 @@ def evaluate_run(run: RunDirectory, lengths: list[int] | None, sequences: int, d
         if task.max_seq_len is not None and length > task.max_seq_len:
             raise ConfigError(f"seq_len={length} is too long for task={task.name}: at most {task.max_seq_len}")
     with ambient(config.seed, "measure", config.steps, device=next(model.parameters()).device):
-        found = evaluate_lengths(model, task, wanted, seed=config.seed, sequences=sequences)
-    _print(run, task, config.seq_len, found)
+        evaluations = evaluate_lengths(model, task, grid, seed=config.seed, sequences=sequences)
+    _print(run, task, config.seq_len, evaluations)
     with run.locked():
-        written, list_of = run.file(EVENTS), run.file(EVALUATIONS)
+        events_file, list_file = run.file(EVENTS), run.file(EVALUATIONS)
         former = [plain_json(row) for row in run.evaluations()]
         lines = [
-            json.dumps(row, allow_nan=False) + "\n" for row in [*former, *(plain_json(vars(one)) for one in found)]
+            json.dumps(row, allow_nan=False) + "\n"
+            for row in [*former, *(plain_json(vars(one)) for one in evaluations)]
         ]
-        write_atomically(list_of, "".join(lines).encode())
+        write_atomically(list_file, "".join(lines).encode())
         try:
-            # A power cut may have cost the file its last record, which is no reason to add nothing to it.
-            events = EventFile(written, keep=whole_records(written), describe=partial(describe, task=task))
+            # A power cut may have damaged the last record; cut it off and append after the whole ones.
+            events = EventFile(events_file, keep=whole_records(events_file), describe=partial(describe, task=task))
         except (OSError, ValueError) as error:
-            raise RunError(f"the scores are in {list_of}, but {written} cannot be added to: {error}") from error
+            raise RunError(f"the scores are in {list_file}, but {events_file} cannot be added to: {error}") from error
         try:
-            scores = [one.score for one in found]
-            events.curve("eval/score_by_length (seqmem eval)", scores, [one.seq_len for one in found])
+            scores = [one.score for one in evaluations]
+            events.curve("eval/score_by_length (seqmem eval)", scores, [one.seq_len for one in evaluations])
         finally:
             events.close()
 
 
-def _print(run: RunDirectory, task: "Task", trained: int, found: "list[Evaluation]") -> None:
+def _print(run: RunDirectory, task: "Task", trained: int, evaluations: "list[Evaluation]") -> None:
     metric: Metric = task.targets.metric
     console = Console(highlight=False)
     table = Table(box=box.SIMPLE_HEAD, title=str(run.path), title_justify="left", title_style="dim")
     for name in ("length", metric.name, "chance", "loss", "without memory", "sequences"):
         table.add_column(name, justify="right")
-    for one in found:
+    for one in evaluations:
         mark = " (trained)" if one.seq_len == trained else ""
         cells = (
             f"{one.seq_len}{mark}",

@@ -38,14 +38,14 @@ def main(args: list[str]) -> int:
         for choice in _choices(folders, group):
             try:
                 rows.append([choice.name, *describe(choice)])
-            except Exception as error:  # a user's own file may hold anything; the others are still listed
+            except Exception as error:  # a user's own file may hold anything; list the others
                 problems.append(f"{choice.path}: {' '.join(str(error).split()) or type(error).__name__}")
         if rows:
             say(console, *_section([f"{group}s", *titles], rows, console), Text())
     say(console, Text.assemble(("compute  ", "bold"), compute()))
     try:
         say(console, Text.assemble(("kernels  ", "bold"), loading.describe()))
-    except ValueError as error:  # of what the environment asks for
+    except ValueError as error:  # the environment names an instruction set that does not exist
         problems.append(str(error))
     for problem in problems:
         print(f"seqmem list: {problem}", file=sys.stderr)
@@ -80,13 +80,13 @@ class Choice:
     def settings(self) -> dict[str, Any]:
         from omegaconf import OmegaConf
 
-        found = OmegaConf.to_container(OmegaConf.load(self.path))
-        if not isinstance(found, dict):
+        settings = OmegaConf.to_container(OmegaConf.load(self.path))
+        if not isinstance(settings, dict):
             raise TypeError("it has no settings")
-        return {str(key): value for key, value in found.items()}
+        return {str(key): value for key, value in settings.items()}
 
     def comment(self) -> str:
-        """The first line of its comment; Hydra's directives are none."""
+        """The first line of its comment that is no directive of Hydra."""
         for line in self.path.read_text(encoding="utf-8").splitlines():
             if line.strip() and not line.startswith("#"):
                 break
@@ -97,13 +97,13 @@ class Choice:
 
 
 def _choices(folders: list[Path], group: str) -> list[Choice]:
-    """A user's own file hides one of ours of the same name, as Hydra has it."""
-    found = {}
+    """A user's own file hides one of ours of the same name, as in Hydra."""
+    choices = {}
     for folder in folders:
         for path in sorted((folder / group).rglob("*.yaml")):
             name = path.relative_to(folder / group).with_suffix("").as_posix()
-            found[name] = Choice(name, path, own=folder is not folders[0])
-    return sorted(found.values(), key=lambda choice: (choice.name == "custom", choice.name))
+            choices[name] = Choice(name, path, own=folder is not folders[0])
+    return sorted(choices.values(), key=lambda choice: (choice.name == "custom", choice.name))
 
 
 def _cell(choice: Choice) -> list[str]:
@@ -116,7 +116,7 @@ def _cell(choice: Choice) -> list[str]:
     kind = CELLS[settings["name"]]
     options = {key: value for key, value in settings.items() if key not in _NO_OPTIONS}
     if "seq_len" in inspect.signature(kind).parameters:
-        options["seq_len"] = 10  # any will do: the names of states don't depend on it
+        options["seq_len"] = 10  # any length: the names of states do not depend on it
     cell = kind(1, 1, **options)
     return [", ".join(cell.initial_state(1)), _source(kind, choice)]
 
@@ -151,7 +151,7 @@ _GROUPS = {
     "optimizer": ([""], _described),
     "experiment": ([""], _described),
 }
-"""Group of conf/ -> titles of its columns, and what fills them."""
+"""Group of conf/ -> (titles of its columns, the function that fills them)."""
 
 
 def _section(titles: list[str], rows: list[list[str]], console: Console) -> Iterator[Text]:
@@ -170,7 +170,7 @@ def _section(titles: list[str], rows: list[list[str]], console: Console) -> Iter
 
 
 def compute() -> str:
-    """What there is to compute with, e.g. ``torch 2.13.0, 2 cores, no CUDA``."""
+    """The hardware and torch, e.g. ``torch 2.13.0, 2 cores, no CUDA``."""
     import torch
 
     cores = usable_cores()

@@ -17,19 +17,11 @@ from rich.console import Console
 from rich.text import Text
 
 from ...playground.page import build, too_large
-<<<<<<< HEAD
+from ...playground.serve import HOST, PORTS, PortError, Server, bound
 from ...runs.directory import RunDirectory
 from ...runs.files import RunError, write_atomically
 from ...runs.settings import own_name, training_settings
-from ...runs.summary import read
 from ..config.choose import find, finished_result
-from ..config.compose import compose_settings
-=======
-from ...playground.serve import HOST, PORTS, PortError, Server, bound
-from ...runs.directory import RunDirectory, RunError, write_atomically
-from ...runs.settings import own_name, training_settings
-from ..config.choose import find, refuse_unfinished
->>>>>>> 3d0ed56 (playground: the server is playground/serve.py, its own models launch/demo.py; slurm, local, build and compose in the field's words)
 from ..config.errors import ConfigError, Parser
 from ..config.trained import Trained, trained
 from ..launch.demo import SEEDS, check_writable, train_models
@@ -44,15 +36,15 @@ if TYPE_CHECKING:
     from ...tasks import Task
 
 OUTPUTS = Path("outputs/playground")
-"""Where the command's own runs are, and the page."""
+"""The folder of the command's own runs and of the page."""
 
 PAGE = OUTPUTS / "index.html"
 
 SEQUENCES = 1000
-"""Held-out sequences of every length that a score is of."""
+"""Held-out sequences for each score."""
 
 NICE = (1, 1.2, 1.4, 2, 3, 4, 5, 7)
-"""Lengths that scores are measured at, times powers of ten."""
+"""Lengths at which scores are measured, times powers of ten."""
 
 
 def main(args: Sequence[str]) -> int:
@@ -111,7 +103,7 @@ def _play(given: argparse.Namespace) -> int:
             runs = _chosen(given.runs)
         else:
             runs = train_models(console, given.seeds or SEEDS, _workers(given.workers))
-        content, warning = _made(console, runs, out)
+        content, warning = _write_page(console, runs, out)
         size = f"{len(content) / 1e3:.0f} kB" if len(content) < 1e6 else f"{len(content) / 1e6:.1f} MB"
         say(console, Text(), Text.assemble(("page  ", "dim"), (str(here(out)), "bold"), (f"  {size}", "dim")))
         if warning is not None:
@@ -143,123 +135,22 @@ def _refuse(given: argparse.Namespace) -> None:
 def _workers(given: str | None) -> int | str:
     if given in (None, "auto"):
         return "auto"
-<<<<<<< HEAD
-    if not said.isdecimal() or int(said) < 1:
-        raise ConfigError(f"--workers {said}: must be auto or a whole number from 1 on")
-    return int(said)
-
-
-def _writable(out: Path) -> None:
-    """Find out now what would otherwise be found out after a minute of training."""
-    if out.is_dir():
-        raise ConfigError(f"--out {out}: it is a folder; give a file, e.g. {out / 'index.html'}")
-    beside = out.with_name(out.name + ".partial")  # where it will be written first
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        beside.open("ab").close()
-        beside.unlink()
-    except OSError as error:
-        reason = os.strerror(errno.ENOTDIR) if isinstance(error, FileExistsError) else error.strerror
-        raise RunError(f"cannot write to {out.parent}: {reason or error}") from error
-
-
-# Runs of its own
-
-
-def _own(console: Console, seeds: int, workers: int | str) -> list[RunDirectory]:
-    """Train what is not trained yet.
-
-    Raises:
-        RunError: one cannot be trained, or cannot be written.
-        Stopped: a signal came; what was running has saved itself.
-    """
-    live = moving(console)
-    configs = _configs(seeds, quiet=not live)
-    jobs = [job_of(number, len(configs), words, config) for number, (words, config) in enumerate(configs)]
-    missing = [one for one in jobs if not one.run.finished]
-    folder = here(Path(configs[0][1].outputs))
-    if not missing:
-        say(console, Text(f"{len(jobs)} models, trained before, in {folder}", "dim"))
-        return [one.run for one in jobs]
-    before = f", {len(jobs) - len(missing)} more are there" if len(missing) < len(jobs) else ""
-    count = f"{len(missing)} models" if len(missing) > 1 else "one model"
-    say(console, Text(f"training {count} in {folder}{before}; this is done once"))
-    _writable(Path(configs[0][1].outputs) / "any")
-    if workers == "auto" or int(workers) > 1:
-        local.warm()
-    with _told(missing, live=live):
-        outcomes = local.run_jobs(missing, workers=workers)
-    for one, outcome in zip(missing, outcomes, strict=True):
-        if outcome.state != "finished":
-            _failed(one, outcome)
-    return [one.run for one in jobs]
-
-
-def _configs(seeds: int, *, quiet: bool) -> list[tuple[list[str], RunConfig]]:
-    """(what would be said on the command line, the configuration) of every run."""
-    configs = []
-    for model in MODELS:
-        composed = compose_settings([*SETTINGS, *model])
-        for seed in range(seeds):
-            composed.seed = seed
-            config = from_mapping({key: value for key, value in composed.items() if key != "hydra"})
-            config.quiet = quiet
-            configs.append(([*SETTINGS, *model, f"seed={seed}"], config))
-    return configs
-
-
-def _failed(one: "Job", outcome: "Outcome") -> None:
-    if outcome.state == "stopped":
-        raise Stopped("stopped: the same command goes on from there", outcome.exit_code or 130)
-    raise RunError(f"{outcome.error or 'a model could not be trained'} ({one.path}); the same command goes on")
-
-
-@contextmanager
-def _told(jobs: "Sequence[Job]", *, live: bool) -> Iterator[None]:
-    """Where there is no terminal that could show a picture of it, a line for every run that ends."""
-    if live:
-        yield
-        return
-    over, waiting = threading.Event(), {one.path: one for one in jobs}
-
-    def tell() -> None:
-        for path, one in list(waiting.items()):
-            if one.run.finished:
-                del waiting[path]
-                summary = read(one.run)
-                score = summary.scale.metric.text(nan if summary.score is None else summary.score)
-                print(f"[{len(jobs) - len(waiting)}/{len(jobs)}] {one.title}: {score}", flush=True)
-
-    def watch() -> None:
-        while not over.wait(0.2):
-            tell()
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        over.set()
-        watcher.join()
-    tell()
-=======
     if not given.isdecimal() or int(given) < 1:
         raise ConfigError(f"--workers {given}: must be auto or a whole number from 1 on")
     return int(given)
->>>>>>> 3d0ed56 (playground: the server is playground/serve.py, its own models launch/demo.py; slurm, local, build and compose in the field's words)
 
 
-# Runs that are given
+# The runs
 
 
 def _chosen(given: Sequence[str]) -> list[RunDirectory]:
-    """The runs that are meant; of a folder, those that are finished.
+    """The named runs; of a folder, the finished ones.
 
     Raises:
-        ConfigError: none is called so, or they are of several tasks.
-        RunError: one that is named itself is not finished, or a folder has none that is.
+        ConfigError: there is no such run, or they are of several tasks.
+        RunError: a named run is not finished, or a folder has no finished run.
     """
-    found: dict[Path, RunDirectory] = {}
+    by_path: dict[Path, RunDirectory] = {}
     for name in given:
         try:
             runs = find(name)
@@ -275,25 +166,25 @@ def _chosen(given: Sequence[str]) -> list[RunDirectory]:
             print(
                 f"{name}: {left_out} of {len(runs)} runs {'is' if left_out == 1 else 'are'} not finished, and left out"
             )
-        found |= {run.path.resolve(): run for run in finished}
-    runs = list(found.values())
+        by_path |= {run.path.resolve(): run for run in finished}
+    runs = list(by_path.values())
     first, *others = [(run, _task_settings(run.config())) for run in runs]
     for run, task in others:
         if task != first[1]:
             raise ConfigError(
-                f"{run.path} was trained on {_task_said(task)}, {first[0].path} on {_task_said(first[1])}: "
+                f"{run.path} was trained on {_task_text(task)}, {first[0].path} on {_task_text(first[1])}: "
                 "a page shows models of one task"
             )
     return runs
 
 
 def _task_settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What is asked, without how long the sequences were that it was learned from."""
+    """The settings of a task without those for the lengths of training."""
     left_out = ("usual_seq_len", "lengths", "shortest")
     return {key: value for key, value in config["task"].items() if key not in left_out}
 
 
-def _task_said(task: Mapping[str, Any]) -> str:
+def _task_text(task: Mapping[str, Any]) -> str:
     settings = " ".join(f"{key}={value}" for key, value in task.items() if key not in ("name", "target"))
     return f"task={own_name(task)} {settings}".rstrip()
 
@@ -309,10 +200,10 @@ class _Labels:
     shortest: int | None
 
 
-def _labels(found: "Sequence[Trained]") -> list[_Labels]:
+def _labels(models: "Sequence[Trained]") -> list[_Labels]:
     alike: dict[tuple[str, int | None, int], list[dict[str, Any]]] = defaultdict(list)
     keys, flats = [], []
-    for one in found:
+    for one in models:
         config = one.config
         shortest = None
         if config.task.get("lengths") == "uniform":
@@ -333,37 +224,39 @@ def _labels(found: "Sequence[Trained]") -> list[_Labels]:
     return labels
 
 
-def _made(console: Console, runs: Sequence[RunDirectory], out: Path) -> tuple[bytes, str | None]:
-    """Write the page, and say what its models can do: the page, and what to do about its size if it is too large.
+def _write_page(console: Console, runs: Sequence[RunDirectory], out: Path) -> tuple[bytes, str | None]:
+    """Write the page and print its models' scores.
+
+    Returns:
+        The page, and what to do about its size if it is too large.
 
     Raises:
         ConfigError: the page cannot show their task.
         RunError: a run cannot be read, or the page not written.
     """
-
-    found = [trained(run) for run in runs]
+    models = [trained(run) for run in runs]
 
     import torch
 
     from ...playground.bundle import Playable, bundle, common_task
 
-    torch.set_num_threads(max(one.backend.torch_threads for one in found))
-    labels = _labels(found)
+    torch.set_num_threads(max(one.backend.torch_threads for one in models))
+    labels = _labels(models)
     playables: dict[tuple[str, int], Playable] = {}
     try:
-        task = common_task([Playable(one.model, one.task, "", one.config.seq_len) for one in found])
-        lengths = _lengths(task, [one.config.seq_len for one in found])
+        task = common_task([Playable(one.model, one.task, "", one.config.seq_len) for one in models])
+        lengths = _lengths(task, [one.config.seq_len for one in models])
         with _status(console) as status:
-            for number, (one, label) in enumerate(zip(found, labels, strict=True), start=1):
-                status(f"measuring {number} of {len(found)} models at {len(lengths)} lengths")
+            for number, (one, label) in enumerate(zip(models, labels, strict=True), start=1):
+                status(f"measuring {number} of {len(models)} models at {len(lengths)} lengths")
                 key = label.text, one.config.seed
                 if key in playables:
                     print(f"{one.run.path}: the same as another but for how it was measured; left out")
                     continue
                 playables[key] = _playable(one, label, lengths)
             status("making the page")
-            made = bundle(list(playables.values()))
-            html = build(made)
+            content = bundle(list(playables.values()))
+            html = build(content)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     try:
@@ -371,12 +264,12 @@ def _made(console: Console, runs: Sequence[RunDirectory], out: Path) -> tuple[by
     except OSError as error:
         raise RunError(f"cannot write to {out}: {error.strerror or error}") from error
     say(console, *_table(list(playables.values()), task, console.width))
-    return html.encode(), too_large(html, made)
+    return html.encode(), too_large(html, content)
 
 
 @contextmanager
 def _status(console: Console) -> Iterator[Any]:
-    """A line that says what is being done and then goes away, where there is a terminal that can."""
+    """On a terminal, a line about the work that is being done; it disappears at the end."""
     if not moving(console):
         yield lambda _: None
         return
@@ -385,12 +278,12 @@ def _status(console: Console) -> Iterator[Any]:
 
 
 def _lengths(task: "Task", trained_at: Sequence[int]) -> list[int]:
-    """From the shortest there is to four times the longest that was trained at, about evenly on a logarithmic scale."""
+    """From the shortest to four times the longest trained length, about evenly on a logarithmic scale."""
     shortest, longest = task.min_seq_len, 4 * max(trained_at)
     most = task.max_seq_len if task.max_seq_len is not None else longest
     nice = {round(factor * 10**power) for power in range(6) for factor in NICE}
-    wanted = {shortest, *trained_at, longest, *(length for length in nice if shortest <= length <= longest)}
-    return sorted(length for length in wanted if shortest <= length <= most)
+    candidates = {shortest, *trained_at, longest, *(length for length in nice if shortest <= length <= longest)}
+    return sorted(length for length in candidates if shortest <= length <= most)
 
 
 def _playable(one: "Trained", label: _Labels, lengths: Sequence[int]) -> "Playable":
@@ -414,7 +307,7 @@ def _playable(one: "Trained", label: _Labels, lengths: Sequence[int]) -> "Playab
 
 
 def _scores(one: "Trained", lengths: Sequence[int]) -> "list[Evaluation]":
-    """What the run measured itself is not measured again: its sentences are the same."""
+    """Scores at the lengths. Those that the run has are not measured again: the sentences are the same."""
     from ...evaluate import Evaluation, evaluate_lengths
     from ...randomness import ambient
 
@@ -426,19 +319,19 @@ def _scores(one: "Trained", lengths: Sequence[int]) -> "list[Evaluation]":
     }
     missing = [length for length in lengths if length not in known]
     if missing:
-        # By a model of its own: the memory that kernels keep for the next time, hundreds of MB, goes away with it.
+        # Use a model of its own: the buffers that its kernels cache, hundreds of MB, are freed with it.
         model = trained(one.run).model
         with ambient(one.config.seed, "measure", one.config.steps, device=next(model.parameters()).device):
-            found = evaluate_lengths(model, one.task, missing, seed=one.config.seed, sequences=SEQUENCES)
-        known |= {each.seq_len: each for each in found}
+            evaluations = evaluate_lengths(model, one.task, missing, seed=one.config.seed, sequences=SEQUENCES)
+        known |= {each.seq_len: each for each in evaluations}
     return [known[length] for length in lengths]
 
 
 def _table(models: "Sequence[Playable]", task: "Task", width: int) -> list[Text]:
-    """Scores of every group, the lowest and the highest seed, at lengths that were trained at and at the longest."""
+    """The lowest and highest score of every group's seeds, at trained lengths and at the longest."""
     metric: Metric = task.targets.metric
     trained_at = sorted({model.seq_len for model in models})
-    longest = max(found.seq_len for found in models[0].lengths)
+    longest = max(evaluation.seq_len for evaluation in models[0].lengths)
     lengths = list(dict.fromkeys([*trained_at[:1], *trained_at[1:][-3:], longest]))
     groups: dict[str, list[Playable]] = defaultdict(list)
     for model in models:
@@ -464,17 +357,17 @@ def _table(models: "Sequence[Playable]", task: "Task", width: int) -> list[Text]
 
 
 def _at(model: "Playable", length: int) -> float:
-    return next((found.score for found in model.lengths if found.seq_len == length), nan)
+    return next((evaluation.score for evaluation in model.lengths if evaluation.seq_len == length), nan)
 
 
 def _range(scores: Sequence[float], metric: "Metric") -> str:
-    """In per cent: ``24.1-26.6``."""
+    """A range in percent: ``24.1-26.6``."""
     known = sorted(score for score in scores if not isnan(score))
     ends = dict.fromkeys(metric.text(score).removesuffix(" %") for score in (*known[:1], *known[-1:]))
     return "-".join(ends) or "?"
 
 
-# To look at it
+# Opening and serving it
 
 
 def _open(address: str, console: Console) -> None:
@@ -488,7 +381,7 @@ def _open(address: str, console: Console) -> None:
 
 
 def _browser_there() -> bool:
-    """One that draws pages: without a display ``webbrowser`` would find those that read them out in the terminal."""
+    """Whether there is a graphical browser. Without a display ``webbrowser`` finds text browsers for the terminal."""
     graphical = sys.platform in ("darwin", "win32") or any(
         map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER"))
     )

@@ -32,16 +32,16 @@ if TYPE_CHECKING:
     from ...tasks import Task
 
 MOST = 6
-"""Models that are read side by side."""
+"""The most models side by side."""
 
 TIMES = 4
-"""How far beyond the longest trained length the arrows go."""
+"""The arrow keys go to this many times the longest trained length."""
 
 FASTEST = 1000
-"""Words a second: more than a terminal draws."""
+"""Words per second: more than a terminal can draw."""
 
 _NOT_THE_TASK = ("usual_seq_len", "lengths", "shortest")
-"""Settings of a task that say at which lengths to train, and not what."""
+"""Settings of a task that only say at which lengths to train."""
 
 
 def main(args: Sequence[str]) -> int:
@@ -93,11 +93,11 @@ n and p another sentence; 1, 2, 3 or TAB another view; + and - speed; q leaves."
     return parser
 
 
-# Who reads
+# The models
 
 
 def _models(given: Sequence[str]) -> "list[Trained]":
-    """The models of the runs that are meant.
+    """The models of the named runs.
 
     Raises:
         ConfigError: none, too many, or of several tasks.
@@ -107,14 +107,14 @@ def _models(given: Sequence[str]) -> "list[Trained]":
     notes: list[str] = []
     for name in given or ["outputs"]:
         try:
-            found = find(name)
+            named = find(name)
         except FileNotFoundError as error:
             raise ConfigError(str(error)) from None
-        finished = [run for run in found if run.finished] if len(found) > 1 else found
+        finished = [run for run in named if run.finished] if len(named) > 1 else named
         if not finished:
-            raise RunError(f"{name}: none of its {len(found)} runs is finished; seqmem train goes on with them")
-        if left_out := len(found) - len(finished):
-            notes.append(f"{name}: not finished, so left out: {left_out} of {len(found)} runs")
+            raise RunError(f"{name}: none of its {len(named)} runs is finished; seqmem train goes on with them")
+        if left_out := len(named) - len(finished):
+            notes.append(f"{name}: not finished, so left out: {left_out} of {len(named)} runs")
         runs |= {run.path.resolve(): run for run in finished}
     if len(runs) > MOST:
         some = typed("seqmem", "read", *(here(run.path) for run in _some(list(runs.values()))))
@@ -138,7 +138,7 @@ def _models(given: Sequence[str]) -> "list[Trained]":
 
 
 def _some(runs: Sequence[RunDirectory]) -> list[RunDirectory]:
-    """A few to begin with: of one task and, where there are several cells, one of each."""
+    """A few runs to suggest: of one task and, where there are several cells, one of each."""
     first = _task(runs[0])
     alike = [run for run in runs if _task(run) == first]
     cells: dict[str, RunDirectory] = {}
@@ -173,7 +173,7 @@ class Readers:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The cell, and as much more as tells them apart."""
+        """The cell, and as much more as is needed to tell the models apart."""
         cells = [_cell(model) for model in self.models]
         lengths = [f"{cell} at {model.config.seq_len}" for cell, model in zip(cells, self.models, strict=True)]
         seeds = [f"{label} seed {model.config.seed}" for label, model in zip(lengths, self.models, strict=True)]
@@ -222,7 +222,7 @@ def _lengths(model: "Trained") -> str:
     return f"{config.task.get('shortest') or model.task.min_seq_len}-{config.seq_len}"
 
 
-# What is read
+# The sentence
 
 
 def _name(batch: "Batch", task: "Task", number: int | None) -> str:
@@ -232,7 +232,7 @@ def _name(batch: "Batch", task: "Task", number: int | None) -> str:
 
 
 def _sentence(readers: Readers, options: argparse.Namespace) -> "tuple[int | None, Batch, str | None, str]":
-    """(length, or None of a sentence of the user's own; the batch; why nobody knows the answer; how it is called)"""
+    """(length, or None for a user's own sentence; the batch; why its answer is unknown; its name)"""
     if not 0 < options.speed <= FASTEST:
         raise ConfigError(f"--speed {options.speed:g}: must be more than 0, and at most {FASTEST}")
     if options.text is not None:
@@ -267,8 +267,8 @@ def _until(given: str | None, readers: Readers, batch: "Batch") -> int | None:
     if place is not None and 1 <= place <= len(words):
         return place - 1
     for alike in (str, str.lower):
-        if alike(given) in (found := [alike(word) for word in words]):
-            return found.index(alike(given))
+        if alike(given) in (spellings := [alike(word) for word in words]):
+            return spellings.index(alike(given))
     if place is not None:
         raise ConfigError(f"--until {given}: there are {len(words)} {one}s, counted from 1")
     near = nearest(given, list(dict.fromkeys(words)))
@@ -310,7 +310,7 @@ def _play(readers: Readers, scene: Scene, options: argparse.Namespace, length: i
     try:
         with Terminal(console, sys.stdin.fileno()) as terminal:
             play(player, terminal)
-    except EOFError:  # nobody is there any more
+    except EOFError:  # the terminal is gone
         return
     _farewell(player, options, console)
 
@@ -325,17 +325,17 @@ def play(player: Player, terminal: Terminal) -> None:
 
 
 def _farewell(player: Player, options: argparse.Namespace, console: Console) -> None:
-    """What remains on the screen: the verdicts, and how to see the same again."""
+    """Print what stays on the screen: the results, and the command that shows the same again."""
     player.settle()
-    found = page(player.scene, player.at, player.view, console.width, player.signs)
+    last = page(player.scene, player.at, player.view, console.width, player.signs)
     command: list[str | Path] = ["seqmem", "read", *options.runs]
     if player.length is not None:
         command += ["--length", str(player.length), "--sentence", str(player.number)]
     else:
-        command += ["--text", options.text]  # of letters the blanks count
+        command += ["--text", options.text]  # in a text of characters blanks count
     command += ["--view", player.view] if player.view != VIEWS[0] else []
     command += ["--until", str(player.at + 1)] if player.at < len(player.scene) - 1 else []
-    say(console, found.title, *found.foot)
+    say(console, last.title, *last.foot)
     # The terminal breaks it where it must, so that it can be copied as one line.
     console.print(Text(typed(*command, "--whole"), "dim"), soft_wrap=True)
 

@@ -12,8 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ...metrics import Metric
-from ...report import statistics as said
-from ...report import tables
+from ...report import statistics, tables
 from ...report.collect import Collection, Group, collect
 from ...runs.files import CONFIG, RunError, plain_json
 from ..config.choose import OUTPUTS
@@ -127,7 +126,7 @@ def _parts(collection: Collection, threshold: float | None, page: Path, width: i
 
 def _counted(collection: Collection) -> str:
     counts = {"finished": collection.runs, "unfinished": collection.unfinished, "left out": collection.left_out}
-    return "runs: " + ", ".join(f"{len(found)} {what}" for what, found in counts.items() if found or what == "finished")
+    return "runs: " + ", ".join(f"{len(runs)} {what}" for what, runs in counts.items() if runs or what == "finished")
 
 
 LABEL = 20
@@ -163,7 +162,7 @@ def _spans(collection: Collection, threshold: float | None, width: int) -> list[
     for task in collection.tasks:
         lines.append(Text(task, "bold"))
         for group in collection.only(task).groups:
-            span = said.memory_span(group, threshold)
+            span = statistics.memory_span(group, threshold)
             label = group.label
             if len(label) > beside:
                 lines += [Text(part) for part in textwrap.wrap(f"  {label}", width, subsequent_indent="      ")]
@@ -174,8 +173,8 @@ def _spans(collection: Collection, threshold: float | None, width: int) -> list[
                 counts = "the task has no rule of success"
             elif span.beyond:
                 counts += f"  ({', '.join(map(str, span.beyond))} as well, beyond one that is not)"
-            told = textwrap.wrap(counts, max(20, width - line.cell_len - 3))
-            for place, part in enumerate(told):
+            parts = textwrap.wrap(counts, max(20, width - line.cell_len - 3))
+            for place, part in enumerate(parts):
                 start = line if not place else Text(" " * line.cell_len)
                 lines.append(start.copy().append(f"   {part}", "dim"))
     rule = "the longest trained length that at least half of the seeds solve, as every shorter one; then seeds that did"
@@ -185,7 +184,7 @@ def _spans(collection: Collection, threshold: float | None, width: int) -> list[
 def _scores(collection: Collection, threshold: float | None, width: int) -> list[Text]:
     one = collection.runs[0]
     chance = f", chance {one.metric.text(one.chance)}" if one.chance is not None else ""
-    rule = said.rule_text(one, threshold)
+    rule = statistics.rule_text(one, threshold)
     head = Text.assemble(
         (one.task, "bold"), (f"  {one.metric.name}{chance}{', solved ' + rule if rule else ''}", "dim")
     )
@@ -200,27 +199,27 @@ def _scores(collection: Collection, threshold: float | None, width: int) -> list
 
 def _row(group: Group, length: int, threshold: float | None) -> list[Text]:
     runs, one = group.at(length), group.first
-    found, count = said.score_interval(runs), said.solved_count(runs, threshold)
-    steps = said.steps_to_solve(runs)
-    known = said.rule(one, threshold) is not None
+    interval, count = statistics.score_interval(runs), statistics.solved_count(runs, threshold)
+    steps = statistics.steps_to_solve(runs)
+    known = statistics.rule(one, threshold) is not None
     style = ("green" if count.half else "red" if not count.k else "yellow") if known else ""
-    halves = [said.decay_interval(runs, when).median for when in ("start", "end")]
+    halves = [statistics.decay_interval(runs, when).median for when in ("start", "end")]
     return [
         Text(str(length)),
-        Text(one.metric.text(found.median), style),
-        Text(interval_text(one.metric, found), "dim"),
+        Text(one.metric.text(interval.median), style),
+        Text(interval_text(one.metric, interval), "dim"),
         Text(str(count) if known else f"- of {count.n}", style),
         Text(str(steps) if one.solved_at is not None else "-"),
         Text(" to ".join(map(_timesteps, halves))),
-        Text(str(said.span_tested(group, length, threshold))),
+        Text(str(statistics.span_tested(group, length, threshold))),
     ]
 
 
-def interval_text(metric: Metric, found: said.Interval) -> str:
+def interval_text(metric: Metric, interval: statistics.Interval) -> str:
     """``98.9-100.0``; nothing for a single seed."""
-    if found.n < 2:
-        return "one seed" if found.n else "-"
-    ends = [metric.text(value).removesuffix(" %") for value in (found.low, found.high)]
+    if interval.n < 2:
+        return "one seed" if interval.n else "-"
+    ends = [metric.text(value).removesuffix(" %") for value in (interval.low, interval.high)]
     return "-".join(dict.fromkeys(ends)) if metric.percent else " to ".join(dict.fromkeys(ends))
 
 
@@ -232,16 +231,16 @@ def _timesteps(value: float) -> str:
 
 def _two_groups(collection: Collection, threshold: float | None) -> list[Text]:
     lines = []
-    for told in said.two_groups(collection, threshold):
-        trained = f"{told.group.task} {told.group.label}, trained at {told.seq_len}"
-        tested = f", tested at {told.at}" if told.at != told.seq_len else ""
-        lines.append(Text(f"{trained}{tested}: {told.bimodal}"))
+    for two in statistics.two_groups(collection, threshold):
+        trained = f"{two.group.task} {two.group.label}, trained at {two.seq_len}"
+        tested = f", tested at {two.at}" if two.at != two.seq_len else ""
+        lines.append(Text(f"{trained}{tested}: {two.bimodal}"))
     return [Text(), Text("two groups of seeds, which no median describes", "dim"), *lines] if lines else []
 
 
 def _pairs(collection: Collection, threshold: float | None, width: int) -> list[Text]:
-    found = said.comparisons(collection, threshold)
-    earned = sorted((pair for pair in found if pair.earned), key=lambda pair: pair.adjusted)
+    pairs = statistics.comparisons(collection, threshold)
+    earned = sorted((pair for pair in pairs if pair.earned), key=lambda pair: pair.adjusted)
     lines: list[Text] = []
     if earned:
         rows = []
@@ -255,11 +254,11 @@ def _pairs(collection: Collection, threshold: float | None, width: int) -> list[
         if len(earned) > PAIRS:
             lines.append(Text(f"and {len(earned) - PAIRS} more on the page", "dim"))
         lines.append(Text("p: exact sign test, with Holm's correction for all pairs of a task", "dim"))
-    if few := [pair for pair in found if not pair.earned]:
+    if few := [pair for pair in pairs if not pair.earned]:
         which = f"{len(few)} {'more ' if earned else ''}pair{'s' if len(few) > 1 else ''} of cells cannot be compared: "
         most = max(pair.n for pair in few)
         line = f"{which}{most} common seed{'s' if most > 1 else ''} cannot show a difference at the 5 % level; it takes"
-        lines += [Text(), *(Text(part, "yellow") for part in textwrap.wrap(f"{line} {said.FEWEST}", width))]
+        lines += [Text(), *(Text(part, "yellow") for part in textwrap.wrap(f"{line} {statistics.FEWEST}", width))]
     return lines
 
 
@@ -302,7 +301,7 @@ def _summary(collection: Collection, threshold: float | None, page: Path) -> dic
                 "p_adjusted": pair.adjusted,
                 "verdict": pair.verdict,
             }
-            for pair in said.comparisons(collection, threshold)
+            for pair in statistics.comparisons(collection, threshold)
         ],
         "unfinished": [{**vars(one), "path": str(one.path)} for one in collection.unfinished],
         "left_out": [{"path": str(one.path), "reason": one.reason} for one in collection.left_out],
@@ -310,21 +309,21 @@ def _summary(collection: Collection, threshold: float | None, page: Path) -> dic
 
 
 def _group(group: Group, threshold: float | None) -> dict[str, Any]:
-    span = said.memory_span(group, threshold)
+    span = statistics.memory_span(group, threshold)
     lengths = []
     for length in group.lengths:
-        runs, steps = group.at(length), said.steps_to_solve(group.at(length))
-        two = said.bimodality(runs, threshold)
+        runs, steps = group.at(length), statistics.steps_to_solve(group.at(length))
+        two = statistics.bimodality(runs, threshold)
         lengths.append(
             {
                 "seq_len": length,
                 "seeds": [run.seed for run in runs],
-                "score": _interval(said.score_interval(runs)),
-                "solved": said.solved_count(runs, threshold).k if span.known else None,
+                "score": _interval(statistics.score_interval(runs)),
+                "solved": statistics.solved_count(runs, threshold).k if span.known else None,
                 "steps_to_solve": _interval(steps.steps),
-                "half_life": {when: _interval(said.decay_interval(runs, when)) for when in ("start", "end")},
+                "half_life": {when: _interval(statistics.decay_interval(runs, when)) for when in ("start", "end")},
                 "two_groups": None if two is None else str(two),
-                "reaches": str(said.span_tested(group, length, threshold)),
+                "reaches": str(statistics.span_tested(group, length, threshold)),
             }
         )
     return {
@@ -332,12 +331,18 @@ def _group(group: Group, threshold: float | None) -> dict[str, Any]:
         "label": group.label,
         "metric": group.first.metric.name,
         "chance": group.first.chance,
-        "solved_at": said.rule(group.first, threshold),
+        "solved_at": statistics.rule(group.first, threshold),
         "memory_span": span.length,
         "memory_span_text": str(span),
         "lengths": lengths,
     }
 
 
-def _interval(found: said.Interval) -> dict[str, float]:
-    return {"median": found.median, "low": found.low, "high": found.high, "level": found.level, "n": found.n}
+def _interval(interval: statistics.Interval) -> dict[str, float]:
+    return {
+        "median": interval.median,
+        "low": interval.low,
+        "high": interval.high,
+        "level": interval.level,
+        "n": interval.n,
+    }

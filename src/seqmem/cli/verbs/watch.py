@@ -21,7 +21,7 @@ PINNED = (
     "eval/score",
     "eval/score_by_length",
 )
-"""Cards that stand on top of the page, in this order."""
+"""Cards at the top of the page, in this order."""
 
 _SAMPLES = {"scalars": 5000, "images": 100, "text": 100}  # TensorBoard's own limits would thin curves and drop answers
 
@@ -37,12 +37,12 @@ def main(args: list[str]) -> int:
     if not 0 <= (options.port or 0) <= 65535:
         raise ConfigError(f"--port {options.port}: must be from 1 to 65535, or 0 for any that is free")
 
-    from tensorboard import program  # half a second that no error above should wait for
+    from tensorboard import program  # takes half a second; the checks above need it not
 
     board = program.TensorBoard()
-    muttered = io.StringIO()
+    output = io.StringIO()
     try:
-        with _quiet(muttered):
+        with _quiet(output):
             board.configure(
                 logdir=str(folder),
                 host=options.host,
@@ -58,11 +58,11 @@ def main(args: list[str]) -> int:
         raise RunError(error.msg) from None
     except OSError as error:
         raise RunError(f"cannot listen on {options.host}: {error.strerror or error}") from error
-    except SystemExit:  # the web server under TensorBoard says why and leaves
-        reason = muttered.getvalue().strip().splitlines()
+    except SystemExit:  # the web server under TensorBoard prints why and exits
+        reason = output.getvalue().strip().splitlines()
         raise RunError(f"cannot listen on {options.host}: {reason[-1] if reason else 'no reason given'}") from None
     count = f"{len(runs)} run{'s' if len(runs) != 1 else ''}"
-    # What a script starts in the background ignores Ctrl-C, unless it says otherwise.
+    # A process that a script starts in the background ignores Ctrl-C by default.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         print(f"TensorBoard shows {count} in {folder} at\n\n    {address}\n\nCtrl-C ends it.", flush=True)
@@ -77,8 +77,8 @@ def main(args: list[str]) -> int:
 def page(address: str) -> str:
     """The time series page of the TensorBoard at ``address``, with ``PINNED`` on top and nothing smoothed."""
     pins = [{"plugin": "scalars", "tag": tag} for tag in PINNED]
-    asked = {"pinnedCards": json.dumps(pins, separators=(",", ":")), "smoothing": "0"}
-    return f"{address}?{urlencode(asked, quote_via=quote, safe='/,:')}#timeseries"
+    query = {"pinnedCards": json.dumps(pins, separators=(",", ":")), "smoothing": "0"}
+    return f"{address}?{urlencode(query, quote_via=quote, safe='/,:')}#timeseries"
 
 
 def _parser() -> Parser:
@@ -103,8 +103,8 @@ def _parser() -> Parser:
 
 
 @contextmanager
-def _quiet(muttered: io.StringIO) -> Iterator[None]:
-    """TensorBoard explains its fast reader at each start, and warns of every curve that is drawn anew."""
+def _quiet(output: io.StringIO) -> Iterator[None]:
+    """Silence TensorBoard: it explains its fast reader at each start and warns of every curve that is rewritten."""
     logging.getLogger("tensorboard").setLevel(logging.ERROR)
-    with redirect_stderr(muttered):
+    with redirect_stderr(output):
         yield

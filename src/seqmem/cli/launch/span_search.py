@@ -1,0 +1,237 @@
+"""The search for a memory span: lengths, each a few ordinary runs, and what their scores say."""
+
+import re
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from math import nan
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.text import Text
+
+from ...runs.directory import RunDirectory, RunError, write_json
+from ...runs.settings import identity_hash, own_name
+from ...span import RESOLUTION, Span, still_needed
+from ..config.errors import ConfigError
+from ..config.schema import RunConfig, from_mapping, identity
+from . import local
+from .jobs import Outcome, job_of
+from .one_run import Stopped, run_path
+
+if TYPE_CHECKING:
+    from ...signals import Metric
+    from ...tasks import Task
+
+
+@dataclass
+class LengthResult:
+    """The results of a length: one for each seed that was needed, in the order of the seeds."""
+
+    length: int
+    seeds: int
+    runs: list[Path] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
+    steps_to_solve: list[int | None] = field(default_factory=list)
+    solved_seeds: list[bool] = field(default_factory=list)
+
+    @property
+    def needed(self) -> int:
+        solved = sum(self.solved_seeds)
+        return still_needed(self.seeds, solved, len(self.solved_seeds) - solved)
+
+    @property
+    def solved(self) -> bool:
+        return 2 * sum(self.solved_seeds) >= self.seeds
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "seq_len": self.length,
+            "solved": self.solved,
+            "solved_seeds": sum(self.solved_seeds),
+            "seeds": len(self.solved_seeds),
+            "scores": self.scores,
+            "steps_to_solve": self.steps_to_solve,
+            "runs": [str(path) for path in self.runs],
+        }
+
+
+@dataclass
+class SpanSearch:
+    """The settings, the limits, and the results so far. Lengths are in timesteps, ``budget`` in training steps."""
+
+    overrides: list[str]
+    composed: DictConfig
+    first: RunConfig
+    task: "Task"
+    goal: float
+    seeds: int
+    start: int
+    shortest: int
+    longest: int
+    budget: int
+    workers: int | str
+    quiet: bool
+    results: list[LengthResult] = field(default_factory=list)
+
+    def spent(self) -> int:
+        """Steps of all runs so far, also those of earlier starts, so that a search started again decides alike."""
+        return self.first.steps * sum(len(result.runs) for result in self.results)
+
+    @property
+    def metric(self) -> "Metric":
+        return self.task.targets.metric
+
+    def file(self) -> Path:
+        """The file of the result. The budget is not part of its name: a larger one only completes the result."""
+        run = run_path(self.first)
+        about = {key: value for key, value in identity(self.first).items() if key not in ("seq_len", "seed")}
+        limits = {"seeds": self.seeds, "from": self.start, "max": self.longest, "threshold": self.goal}
+        name = f"{run.parent.parent.name}-{run.parent.name}-{identity_hash({**about, 'span': limits})}.json"
+        return Path(self.first.outputs) / "spans" / name
+
+    def ask(self, length: int) -> bool | None:
+        if self.spent() + self.seeds * self.first.steps > self.budget:
+            return None
+        result = LengthResult(length, self.seeds)
+        while needed := result.needed:
+            self._run(result, needed)
+        self.results.append(result)
+        if not self.quiet:
+            print(self._row(result), flush=True)
+        self.save(None)
+        return result.solved
+
+    def _run(self, tried: LengthResult, count: int) -> None:
+        """Run the next ``count`` seeds at once: as many as are needed in any case."""
+        first = len(tried.runs)
+        jobs = []
+        for number in range(count):
+            overrides = [*self.overrides, f"seq_len={tried.length}", f"seed={first + number}"]
+            config = with_length(self.composed, tried.length, first + number)
+            config.quiet = True  # the table shows their results
+            jobs.append(job_of(number, count, overrides, config))
+        missing = [at for at, one in enumerate(jobs) if not one.run.finished or self.first.force]
+        outcomes: dict[int, Outcome] = {}
+        if missing:
+            with _progress(tried.length, [jobs[at].run for at in missing], self.first.steps, quiet=self.quiet):
+                done = local.run_jobs([jobs[at] for at in missing], workers=self.workers)
+            outcomes = dict(zip(missing, done, strict=True))
+        for at, one in enumerate(jobs):
+            outcome = outcomes.get(at)
+            result = one.run.result()
+            if result is None and outcome is not None and not _diverged(one.run):
+                self._stopped(outcome, one.path)
+            score = nan if result is None else float(result["score"])
+            tried.runs.append(Path(one.path))
+            tried.scores.append(score)
+            tried.solved_seeds.append(result is not None and self.metric.reached(score, self.goal))
+            tried.steps_to_solve.append(None if result is None else result["steps_to_solve"])
+
+    def _stopped(self, outcome: "Outcome", path: str) -> None:
+        """Raise the reason why a run has no result."""
+        if outcome.state == "stopped":
+            raise Stopped("stopped: the same command goes on from there", outcome.exit_code or 130)
+        if outcome.usage:
+            raise ConfigError(outcome.error or "a run cannot be")
+        raise RunError(
+            f"{outcome.error or 'a run failed'} ({path}); what is finished is kept: the same command goes on"
+        )
+
+    def heading(self) -> str:
+        scores = f"{self.metric.name}, lowest first"
+        return f"{'length':>6}  {'solved':<6}  {'seeds':>7}  {scores:<31}  steps to solve"
+
+    def _row(self, result: LengthResult) -> str:
+        solved = f"{sum(result.solved_seeds)} of {len(result.solved_seeds)}"
+        known = sorted(score for score in result.scores if score == score)
+        texts = [self.metric.text(score) for score in known]
+        scores = ", ".join(texts)
+        if len(scores) > 30 and len(known) > 1:
+            scores = f"{texts[0]} to {texts[-1]}, median {self.metric.text(median(known))}"
+        if diverged := len(result.scores) - len(known):
+            scores = ", ".join(filter(None, (scores, f"{diverged} diverged")))
+        steps = sorted(steps for steps in result.steps_to_solve if steps is not None)
+        after = "" if not steps else f"{steps[0]}" if steps[0] == steps[-1] else f"{steps[0]} to {steps[-1]}"
+        line = f"{result.length:>6}  {'yes' if result.solved else 'no':<6}  {solved:>7}  {scores}"
+        return f"{line:<56}  {after}".rstrip()
+
+    def save(self, span: Span | None) -> dict[str, Any]:
+        """Write the results so far. ``span``: None while the search goes on."""
+        content = {
+            "task": own_name(self.first.task),
+            "cell": own_name(self.first.cell),
+            "overrides": self.overrides,
+            "span": span.solved if span else None,
+            "fails_at": span.failed if span else None,
+            "ended": span.ended if span else "unfinished",
+            "metric": self.metric.name,
+            "threshold": self.goal,
+            "seeds": self.seeds,
+            "from": self.start,
+            "shortest": self.shortest,
+            "max": self.longest,
+            "resolution": RESOLUTION,
+            "budget": self.budget,
+            "steps": self.spent(),
+            "questions": [result.as_json() for result in self.results],
+        }
+        path = self.file()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(path, content)
+        except OSError as error:
+            raise RunError(f"cannot write to {path}: {error.strerror or error}") from error
+        return content
+
+
+def with_length(composed: DictConfig, length: int, seed: int) -> RunConfig:
+    """The configuration with this length and seed; settings that refer to them follow."""
+    composed.seq_len, composed.seed = length, seed
+    return from_mapping(composed)
+
+
+def _diverged(run: RunDirectory) -> bool:
+    """A diverged run is a result: the cell does not learn this length. Other failures are errors."""
+    status = run.status()
+    return status is not None and status.state == "failed" and (status.error or "").startswith("Diverged:")
+
+
+@contextmanager
+def _progress(length: int, running: Sequence[RunDirectory], steps: int, *, quiet: bool) -> Iterator[None]:
+    """On a terminal, show how far the runs are, from their own files, until they end."""
+    console = Console()
+    if quiet or not console.is_terminal or console.is_dumb_terminal:
+        yield
+        return
+    over = threading.Event()
+    with console.status("") as line:
+
+        def watch() -> None:
+            while True:
+                at = ", ".join(f"{_last_step(run)}" for run in running)
+                line.update(Text(f"length {length}: step {at} of {steps}", no_wrap=True, overflow="ellipsis"))
+                if over.wait(0.5):
+                    return
+
+        watcher = threading.Thread(target=watch, daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            over.set()
+            watcher.join()
+
+
+def _last_step(run: RunDirectory) -> int:
+    try:
+        with run.file("metrics.jsonl").open("rb") as file:
+            file.seek(max(0, file.seek(0, 2) - 4096))
+            steps = re.findall(rb'"step": (\d+)', file.read())
+    except OSError:
+        return 0
+    return int(steps[-1]) if steps else 0
