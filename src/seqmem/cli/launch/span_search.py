@@ -14,7 +14,8 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.text import Text
 
-from ...runs.directory import RunDirectory, RunError, write_json
+from ...runs.directory import RunDirectory
+from ...runs.files import RunError, write_json
 from ...runs.settings import identity_hash, own_name
 from ...span import RESOLUTION, Span, still_needed
 from ..config.errors import ConfigError
@@ -24,7 +25,7 @@ from .jobs import Outcome, job_of
 from .one_run import Stopped, run_path
 
 if TYPE_CHECKING:
-    from ...signals import Metric
+    from ...metrics import Metric
     from ...tasks import Task
 
 
