@@ -1,18 +1,98 @@
-"""Models: loss and score of a sequence, the search for a hidden size, layers, devices."""
+"""Models: walking and predicting, loss and score of a sequence, the search for a hidden size, layers, devices."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
+from doors import Attention, TwoPhase
 from seqmem.cells import CELLS, GRU, LSTM, RNN, Cell
+from seqmem.cells.state import leaves, written
+from seqmem.models import Model, RecurrentModel, stacked
 from seqmem.models.base import hidden_size_for, loss_per_sequence, parameter_count, score_per_sequence, trainable
 from seqmem.models.recurrent import SequenceModel
 from seqmem.optimizers import OPTIMIZERS
-from seqmem.randomness import generator
-from seqmem.tasks import TASKS, Copy, Pronoun, Subject
+from seqmem.randomness import ambient, generator
+from seqmem.tasks import TASKS, Adding, Copy, Pronoun, Subject, Task
 from seqmem.training.update import update
+
+MODELS: dict[str, Callable[[Task], Model]] = {
+    **{
+        name: lambda task, kind=kind: RecurrentModel.for_task(task, lambda d: kind(d, 4, **_told(kind)), embed_size=3)
+        for name, kind in CELLS.items()
+    },
+    "one-hot stack": lambda task: RecurrentModel.for_task(task, lambda d: RNN(d, 4), embed_size=0, layers=2),
+    "attention": lambda task: RecurrentModel.for_task(task, lambda d: Attention(d, 4), embed_size=3),
+    "two phases": lambda task: TwoPhase(task, lambda d: GRU(d, 4, forget_bias=1.0), embed_size=3, source=4),
+    "two phases, stacks": lambda task: TwoPhase(task, stacked(lambda d: Attention(d, 4), 2), embed_size=3, source=4),
+}
+
+
+def _told(kind: type[Cell]) -> dict[str, int]:
+    return {} if kind is RNN else {"seq_len": 9}
+
+
+@pytest.fixture(params=MODELS)
+def model(request: pytest.FixtureRequest) -> Model:
+    with ambient(0, request.param):
+        return MODELS[request.param](Pronoun()).double()
+
+
+@pytest.mark.parametrize("at", [None, slice(8, 9), slice(2, 5)])
+def test_forward_is_its_walk_in_values_final_state_and_all_gradients(model: Model, at: slice | None):
+    inputs = Pronoun().sample(3, 9, generator(0, "t")).inputs
+    walked = list(model.walk(inputs))
+    expected, end = model.read_out(torch.stack([step.output for step in walked])[at or slice(None)]), walked[-1].state
+    predicted, final = model(inputs, at=at)
+    torch.testing.assert_close((predicted, final), (expected, end), rtol=1e-10, atol=1e-12)
+    parameters = trainable(model)
+
+    def gradients(values: Tensor) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(values.square().sum(), parameters, materialize_grads=True)
+
+    torch.testing.assert_close(gradients(predicted), gradients(expected), rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("cut", [1, 3, 4, 5, 8])
+def test_a_sequence_may_be_cut_anywhere_and_its_state_carried(model: Model, cut: int):
+    inputs = Pronoun().sample(3, 9, generator(0, "t")).inputs
+    whole, final = model(inputs)
+    head, state = model(inputs[:cut])
+    tail, state = model(inputs[cut:], state)
+    torch.testing.assert_close((torch.cat([head, tail]), state), (whole, final), rtol=1e-10, atol=1e-12)
+
+
+def test_predicting_is_forward_where_nothing_is_fed_back(model: Model):
+    batch = Pronoun().sample(3, 9, generator(0, "t"))
+    for at in (None, slice(8, 9)):
+        torch.testing.assert_close(model.predict(batch, at=at), model(batch.inputs, at=at)[0], rtol=0, atol=0)
+
+
+def test_a_walk_says_what_happens_at_each_timestep(model: Model):
+    inputs = Pronoun().sample(3, 9, generator(0, "t")).inputs
+    state = model.initial_state(3)
+    walked = list(model.walk(inputs, state))
+    assert len(walked) == 9
+    for step in walked:
+        assert step.x.requires_grad
+        assert len(step.x) == len(step.output) == 3
+        assert all(((gate >= 0) & (gate <= 1)).all() for gate in step.gates().values())
+        assert any(written(state, step.state).values())
+        state = step.state
+    assert {name for step in walked for name in step.gates()} >= set(model.keeps)
+    with torch.no_grad():
+        assert not any(leaf.requires_grad for step in model.walk(inputs) for leaf in (step.x, *leaves(step.state)))
+
+
+def test_walking_marks_no_input_of_the_callers():
+    """Real numbers enter as they are: asking for their gradient must not change the batch."""
+    batch = Adding().sample(3, 9, generator(0, "t"))
+    model = RecurrentModel.for_task(Adding(), lambda d: RNN(d, 4))
+    assert all(step.x.requires_grad for step in model.walk(batch.inputs))
+    assert not batch.inputs.requires_grad
 
 
 def test_the_loss_and_score_of_a_sequence_are_weighted_means_of_its_timesteps():
