@@ -29,16 +29,12 @@ def trained(typed: Typed, folder: str, *settings: str) -> Path:
 
 
 def outputs_of(run: Path, inputs: torch.Tensor) -> torch.Tensor:
-    """[T B K], by ``step``, the definition."""
+    """[T B K], by ``walk``, the definition."""
     config = from_mapping(RunDirectory(run).config())
     model = build(config).model.eval()
     model.load_state_dict(load_checkpoint(run / "checkpoint.pt")["model"])
-    state, found = model.cell.initial_state(inputs.shape[1]), []
     with torch.no_grad():
-        for x in model.embed(inputs):
-            output, state = model.cell.step(x, state)
-            found.append(model.readout(output))
-    return torch.stack(found)
+        return torch.stack([model.read_out(step.output) for step in model.walk(inputs)])
 
 
 def example(place: int) -> str:

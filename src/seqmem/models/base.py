@@ -58,8 +58,8 @@ class Model(nn.Module, ABC):
         gradient by it. A leaf of the state that stays as it was is handed on as the same object.
         """
 
-    def read_out(self, outputs: Float[Tensor, "A B H"]) -> Float[Tensor, "A B K"]:
-        """Predictions from the outputs of any timesteps; by default the outputs are the predictions."""
+    def read_out(self, outputs: Float[Tensor, "*A B H"]) -> Float[Tensor, "*A B K"]:
+        """Predictions from the outputs of one timestep, or of several; by default the outputs are the predictions."""
         return outputs
 
     def forward(

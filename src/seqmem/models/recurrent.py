@@ -59,7 +59,7 @@ class RecurrentModel(Model):
             yield Step(x, output, new, _gates(self.cell, x, old))
             old = new
 
-    def read_out(self, outputs: Float[Tensor, "A B H"]) -> Float[Tensor, "A B K"]:
+    def read_out(self, outputs: Float[Tensor, "*A B H"]) -> Float[Tensor, "*A B K"]:
         return self.readout(outputs)
 
     def forward(
