@@ -1,4 +1,4 @@
-"""``seqmem playground``: what it trains and reuses, what it refuses, the page it writes, serves and opens."""
+"""``seqmem playground``: training and reuse of models, refusals, and the page that it writes, serves and opens."""
 
 import json
 import os
@@ -43,7 +43,7 @@ SMALL = (
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the command trains for itself takes a tenth of a second, and no test opens a browser."""
+    """Training takes a tenth of a second, and no test opens a browser."""
     monkeypatch.setattr(demo, "SETTINGS", (*demo.SETTINGS, *SMALL))
     monkeypatch.setattr(playground, "SEQUENCES", 8)
     monkeypatch.setattr(bundles, "bundle", partial(bundles.bundle, sentences_per_length=2))
@@ -51,35 +51,35 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def data(page: Path) -> dict[str, Any]:
-    """What the page says about itself."""
-    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page.read_text(), re.DOTALL)
-    assert found is not None
-    return json.loads(found[1])
+    """The page's data."""
+    match = re.search(r'<script type="application/json" id="data">(.*?)</script>', page.read_text(), re.DOTALL)
+    assert match is not None
+    return json.loads(match[1])
 
 
 def floats(text: str) -> np.ndarray:
     return np.frombuffer(b64decode(text), "<f4")
 
 
-def written(folder: Path) -> dict[Path, int]:
-    """When the results below a folder were written."""
+def result_times(folder: Path) -> dict[Path, int]:
+    """Run below a folder -> time at which its result was written, in ns."""
     return {run: (run / "result.json").stat().st_mtime_ns for run in runs_below(folder)}
 
 
-# Runs of its own
+# Its own models
 
 
 def test_it_trains_what_is_missing_and_reuses_the_rest(
     typed: Typed, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    said = typed("playground", "--seeds", "1", "--workers", "1")
-    assert (said.code, said.err) == (0, "")
+    done = typed("playground", "--seeds", "1", "--workers", "1")
+    assert (done.code, done.err) == (0, "")
     page = tmp_path / "outputs/playground/index.html"
-    first, content = written(tmp_path), page.read_bytes()
+    first, content = result_times(tmp_path), page.read_bytes()
     assert len(first) == 4
-    told = [line.partition(" len")[0] for line in said.out.splitlines() if line.startswith("[")]
-    assert told == ["[1/4] rnn pronoun", "[2/4] lstm pronoun", "[3/4] gru pronoun", "[4/4] rnn pronoun"]
-    assert "outputs/playground/index.html" in said.out
+    jobs = [line.partition(" len")[0] for line in done.out.splitlines() if line.startswith("[")]
+    assert jobs == ["[1/4] rnn pronoun", "[2/4] lstm pronoun", "[3/4] gru pronoun", "[4/4] rnn pronoun"]
+    assert "outputs/playground/index.html" in done.out
 
     bundle = data(page)
     assert [(model["cell"], model["shortest"], model["seq_len"]) for model in bundle["models"]] == [
@@ -91,46 +91,46 @@ def test_it_trains_what_is_missing_and_reuses_the_rest(
         assert (floats(model["embed"]) == saved["embed.weight"].numpy().ravel()).all()
         result = json.loads((run / "result.json").read_text())
         assert model["score"] == result["score"]
-        measured = {row["seq_len"]: row["score"] for row in model["lengths"]}
-        assert (min(measured), max(measured)) == (7, 200)
-        assert {row["seq_len"]: row["score"] for row in result["by_length"]}.items() <= measured.items()
+        scores = {row["seq_len"]: row["score"] for row in model["lengths"]}
+        assert (min(scores), max(scores)) == (7, 200)
+        assert {row["seq_len"]: row["score"] for row in result["by_length"]}.items() <= scores.items()
 
-    found = demo.train_models(Console(), 1, 1)
+    models = demo.train_models(Console(), 1, 1)
     assert capsys.readouterr().out == "4 models, trained before, in outputs/playground\n"
-    assert [run.path.resolve() for run in found] == list(_as_trained(first))
-    assert written(tmp_path) == first
+    assert [run.path.resolve() for run in models] == list(_as_trained(first))
+    assert result_times(tmp_path) == first
 
-    lost = next(run for run in first if run.parent.name == "gru")
-    shutil.rmtree(lost)
+    deleted = next(run for run in first if run.parent.name == "gru")
+    shutil.rmtree(deleted)
     third = typed("playground", "--seeds", "1", "--workers", "1", "--out", "elsewhere/page.html")
     assert "training one model in outputs/playground, 3 more are there" in third.out
-    assert {run: when for run, when in written(tmp_path).items() if run != lost}.items() <= first.items()
+    assert {run: when for run, when in result_times(tmp_path).items() if run != deleted}.items() <= first.items()
     assert (tmp_path / "elsewhere/page.html").read_bytes() == content
 
-    # They are the experiment's, and ordinary runs.
-    now = written(tmp_path)
+    # They are the runs of conf/experiment/playground.yaml.
+    now = result_times(tmp_path)
     for words in (("cell=gru", "seed=0"), ("cell=rnn", "seq_len=10", "task.shortest=null")):
         assert train("experiment=playground", *SMALL, *words).path.resolve() in now
-    assert written(tmp_path) == now
+    assert result_times(tmp_path) == now
 
 
 def _as_trained(runs: dict[Path, int]) -> Iterator[Path]:
-    """In the order of the page."""
+    """The runs in the order of the page."""
     for cell, length in (("rnn", "50"), ("lstm", "50"), ("gru", "50"), ("rnn", "10")):
         yield from sorted(run for run in runs if run.parent.name == cell and run.name.startswith(f"len{length}-"))
 
 
-def test_a_run_that_cannot_be_trained_is_said(typed: Typed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_training_is_reported(typed: Typed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "SETTINGS", (*demo.SETTINGS, "optimizer.lr=1e30", "optimizer=sgd", "clip_norm=null"))
     monkeypatch.setattr(demo, "MODELS", (("cell=rnn", "cell.nonlinearity=relu"),))
-    said = typed("playground", "--seeds", "1", "--workers", "1")
-    assert said.code == 1
-    assert said.err.splitlines()[-1].startswith("seqmem playground: ")
-    assert "the same command goes on" in said.err.splitlines()[-1]
+    done = typed("playground", "--seeds", "1", "--workers", "1")
+    assert done.code == 1
+    assert done.err.splitlines()[-1].startswith("seqmem playground: ")
+    assert "the same command goes on" in done.err.splitlines()[-1]
     assert not (tmp_path / "outputs/playground/index.html").exists()
 
 
-# Runs that are given
+# Given runs
 
 
 ONCE = ("steps=1", "evaluate.every=1", "trace.every=1", "log_every=1", "checkpoint_every=1")
@@ -149,43 +149,43 @@ KINDS = {
 
 @pytest.fixture(scope="module")
 def trained_once(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """By name, the directory of a tiny run; those of other tasks each in outputs of its own."""
-    folder, found = tmp_path_factory.mktemp("runs"), {}
+    """Name -> directory of a tiny run; every other task has its own outputs folder."""
+    folder, paths = tmp_path_factory.mktemp("runs"), {}
     for name, words in KINDS.items():
         outputs = folder / (name if any(word.startswith("task=") for word in words) else "outputs")
-        found[name] = train(*TINY, *ONCE, *words, "quiet=true", outputs=outputs, device="cpu").path
-    return found
+        paths[name] = train(*TINY, *ONCE, *words, "quiet=true", outputs=outputs, device="cpu").path
+    return paths
 
 
 @pytest.fixture
 def runs(trained_once: dict[str, Path], typed: Typed, tmp_path: Path) -> dict[str, str]:
-    """The same in this test's own directory, as one would type them there."""
+    """A copy in this test's directory: name -> path as typed there."""
     folder = trained_once["first"].parents[3]
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     return {name: str(path.relative_to(folder)) for name, path in trained_once.items()}
 
 
-def test_runs_that_are_given(typed: Typed, tmp_path: Path, runs: dict[str, str]) -> None:
-    said = typed("playground", runs["first"], runs["second"].rpartition("-")[2], runs["relu"], "--out", "a.html")
-    assert (said.code, said.err) == (0, "")
+def test_given_runs(typed: Typed, tmp_path: Path, runs: dict[str, str]) -> None:
+    done = typed("playground", runs["first"], runs["second"].rpartition("-")[2], runs["relu"], "--out", "a.html")
+    assert (done.code, done.err) == (0, "")
     models = data(tmp_path / "a.html")["models"]
     tanh, relu = "rnn nonlinearity=tanh, trained at 8 words", "rnn nonlinearity=relu, trained at 8 words"
     assert [(model["label"], model["seed"]) for model in models] == [(tanh, 0), (tanh, 1), (relu, 0)]
     assert len({model["id"] for model in models}) == 3
-    assert f"{tanh}  2 seeds" in said.out
-    assert f"{relu}  seed 0" in said.out
+    assert f"{tanh}  2 seeds" in done.out
+    assert f"{relu}  seed 0" in done.out
 
     one = trained(RunDirectory(tmp_path / runs["second"]))
     assert [row["seq_len"] for row in models[1]["lengths"]] == [7, 8, 10, 12, 14, 20, 30, 32]
-    wanted = evaluate_lengths(one.model, one.task, [7, 8, 10, 12, 14, 20, 30, 32], seed=1, sequences=8)
-    assert [row["score"] for row in models[1]["lengths"]] == [found.score for found in wanted]
+    expected = evaluate_lengths(one.model, one.task, [7, 8, 10, 12, 14, 20, 30, 32], seed=1, sequences=8)
+    assert [row["score"] for row in models[1]["lengths"]] == [evaluation.score for evaluation in expected]
 
-    # A folder stands for what is finished in it; one training is shown once.
+    # A folder means its finished runs; runs with the same training are shown once.
     (tmp_path / runs["relu"] / "result.json").unlink()
-    said = typed("playground", "outputs", "--out", "a.html")
-    assert (said.code, said.err) == (0, "")
-    assert "outputs: 1 of 4 runs is not finished, and left out" in said.out
-    assert "the same as another but for how it was measured; left out" in said.out
+    done = typed("playground", "outputs", "--out", "a.html")
+    assert (done.code, done.err) == (0, "")
+    assert "outputs: 1 of 4 runs is not finished, and left out" in done.out
+    assert "the same as another but for how it was measured; left out" in done.out
     label = "rnn, trained at 8 words"
     assert [(model["label"], model["seed"]) for model in data(tmp_path / "a.html")["models"]] == [
         (label, 0),
@@ -212,13 +212,13 @@ def test_runs_that_cannot_be_shown(typed: Typed, tmp_path: Path, runs: dict[str,
     refused(first, runs["relu"], line=f"{runs['relu']} lacks its checkpoint.pt", code=1)
     shutil.copy(tmp_path / first / "checkpoint.pt", tmp_path / runs["people"])
     refused("people", line="does not fit the run's configuration", code=1)
-    copied = tmp_path / runs["copy"]
-    (copied / "result.json").unlink()
-    shutil.copytree(copied, copied.with_name("another"))
+    unfinished = tmp_path / runs["copy"]
+    (unfinished / "result.json").unlink()
+    shutil.copytree(unfinished, unfinished.with_name("another"))
     refused("copy", line="copy: none of its 2 runs is finished", code=1)
 
 
-# What else can be wrong with the command line
+# Other errors of the command line
 
 
 @pytest.mark.parametrize(
@@ -245,38 +245,36 @@ def test_it_refuses_before_it_trains(args: tuple[str, ...], line: str, code: int
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_where_its_runs_cannot_be_written_it_says_so_once(
-    typed: Typed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unwritable_outputs_are_one_error_line(typed: Typed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "MODELS", demo.MODELS[:1])
     (tmp_path / "outputs").write_text("mine")
-    said = typed("playground", "--seeds", "1", "--out", "page.html", "--workers", "1")
-    said.refuses("cannot write to outputs/playground: Not a directory", code=1, verb="playground")
+    done = typed("playground", "--seeds", "1", "--out", "page.html", "--workers", "1")
+    done.refuses("cannot write to outputs/playground: Not a directory", code=1, verb="playground")
 
 
 # The server
 
 
 @pytest.fixture
-def taken() -> Iterator[int]:
-    """A port that somebody listens on."""
+def port_in_use() -> Iterator[int]:
+    """A port with a listener."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         yield other.getsockname()[1]
 
 
-def test_a_port_in_use(typed: Typed, tmp_path: Path, taken: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    typed("playground", "--serve", "--port", str(taken)).refuses(
-        f"port {taken} is in use: name another, or leave out --port", code=1, verb="playground"
+def test_a_port_in_use(typed: Typed, tmp_path: Path, port_in_use: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    typed("playground", "--serve", "--port", str(port_in_use)).refuses(
+        f"port {port_in_use} is in use: name another, or leave out --port", code=1, verb="playground"
     )
     assert not runs_below(tmp_path)
-    monkeypatch.setattr(serve, "PORTS", (taken,))
+    monkeypatch.setattr(serve, "PORTS", (port_in_use,))
     typed("playground", "--serve").refuses("--port 0 takes any that is free", code=1, verb="playground")
-    monkeypatch.setattr(serve, "PORTS", (taken, 0))
+    monkeypatch.setattr(serve, "PORTS", (port_in_use, 0))
     with serve.bound(None) as server:
-        assert server.server_port not in (0, taken)
+        assert server.server_port not in (0, port_in_use)
 
 
-def test_a_port_that_is_taken_while_it_trains() -> None:
+def test_a_port_that_another_process_takes_during_training() -> None:
     with serve.bound(0) as server, socket.socket() as other:
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         other.bind(("127.0.0.1", server.server_port))
@@ -321,11 +319,11 @@ def test_it_serves_the_page_and_nothing_else_until_ctrl_c(
 
     monkeypatch.setattr(serve.Server, "serve_forever", serve_and_visit)
     before = signal.getsignal(signal.SIGINT)
-    said = typed("playground", runs["first"], "--serve", "--port", "0", "--out", "a.html")
-    assert (said.code, said.err) == (0, "")
+    done = typed("playground", runs["first"], "--serve", "--port", "0", "--out", "a.html")
+    assert (done.code, done.err) == (0, "")
     assert signal.getsignal(signal.SIGINT) is before
-    assert re.search(r"http://127\.0\.0\.1:[1-9]\d*/\n", said.out)
-    assert said.out.endswith("Ctrl-C ends it.\n\nthe server has ended.\n")
+    assert re.search(r"http://127\.0\.0\.1:[1-9]\d*/\n", done.out)
+    assert done.out.endswith("Ctrl-C ends it.\n\nthe server has ended.\n")
 
     page = (tmp_path / "a.html").read_bytes()
     assert answers["address"] == "127.0.0.1"
@@ -338,18 +336,18 @@ def test_it_serves_the_page_and_nothing_else_until_ctrl_c(
     assert int(headers["Content-Length"]) == len(page)
     assert answers["other"][0] == answers["above"][0] == 404
     assert answers["post"][0] == 501
-    for _, kept, _ in (answers[name] for name in ("page", "head", "other", "post")):
-        rules = dict(rule.split(" ", 1) for rule in kept["Content-Security-Policy"].split("; "))
+    for _, headers, _ in (answers[name] for name in ("page", "head", "other", "post")):
+        rules = dict(rule.split(" ", 1) for rule in headers["Content-Security-Policy"].split("; "))
         assert rules["default-src"] == rules["base-uri"] == rules["frame-ancestors"] == "'none'"
         assert not any("http" in allowed or "'self'" in allowed or "*" in allowed for allowed in rules.values())
-        assert kept["X-Content-Type-Options"] == "nosniff"
+        assert headers["X-Content-Type-Options"] == "nosniff"
 
 
 # The browser
 
 
 class Terminal(Console):
-    """A console that takes itself for a terminal."""
+    """A console that acts as a terminal."""
 
     def __init__(self) -> None:
         super().__init__(force_terminal=True, color_system=None, width=100)
@@ -389,7 +387,7 @@ def test_the_page_is_opened_where_there_is_a_browser(
     assert capsys.readouterr().out.strip() == line
 
 
-# The parts
+# Lengths
 
 
 def test_lengths_are_spread_from_the_shortest_to_four_times_the_longest() -> None:
@@ -398,7 +396,7 @@ def test_lengths_are_spread_from_the_shortest_to_four_times_the_longest() -> Non
     conf = (Path(__file__).parents[1] / "conf/experiment/playground.yaml").read_text()
     assert f"lengths: {lengths}" in conf
     for longest in (7, 33, 1000):
-        found = playground._lengths(Pronoun(), [longest])
-        assert found == sorted(set(found))
-        assert {7, longest, 4 * longest} <= set(found)
-        assert max(np.diff(np.log(found))) < np.log(2)
+        lengths = playground._lengths(Pronoun(), [longest])
+        assert lengths == sorted(set(lengths))
+        assert {7, longest, 4 * longest} <= set(lengths)
+        assert max(np.diff(np.log(lengths))) < np.log(2)
