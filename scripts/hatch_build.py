@@ -1,5 +1,5 @@
-"""Hatchling's hook: compiles the native kernels for a wheel or an editable install. Without a compiler it warns, and
-the wheel is one for any machine, in which torch's kernels are used.
+"""Build hook for Hatchling: compiles the native kernels for a wheel or an editable install. Without a compiler it warns
+and builds a pure Python wheel, which uses torch's kernels.
 """
 
 import importlib.util
@@ -18,7 +18,7 @@ class NativeKernels(BuildHookInterface):
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         sources = Path(self.root) / "src" / KERNELS
         builder = _load(sources / "build.py")
-        # A wheel leaves the library of a checkout alone, which an editable install may be using.
+        # Build a wheel's library elsewhere: an editable install may be using the one in the checkout.
         self._folder = tempfile.TemporaryDirectory(prefix="seqmem-wheel-")
         try:
             library = builder.build(sources, sources if version == "editable" else Path(self._folder.name))
@@ -29,14 +29,14 @@ class NativeKernels(BuildHookInterface):
             return
         build_data["force_include"][str(library)] = f"{KERNELS}/{library.name}"
         build_data["pure_python"] = False
-        build_data["tag"] = f"py3-none-{_platform()}"  # ctypes loads it: any Python will do
+        build_data["tag"] = f"py3-none-{_platform()}"  # loaded by ctypes, so any Python
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
         self._folder.cleanup()
 
 
 def _platform() -> str:
-    """This machine's own name: nobody has checked the library against manylinux's or musllinux's promises."""
+    """The tag of this machine; the library is not checked against the rules of manylinux or musllinux."""
     return next(tag for tag in platform_tags() if not tag.startswith(("manylinux", "musllinux")))
 
 
