@@ -9,15 +9,27 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
+import compilers
 from commandline import Completed
 
 torch.set_num_threads(1)
+
+# The same few examples everywhere, without a database: a failure is one for all.
+settings.register_profile(
+    "laws", derandomize=True, database=None, deadline=None, max_examples=15, suppress_health_check=list(HealthCheck)
+)
+settings.load_profile("laws")
 
 
 def pytest_collection_finish() -> None:
     """Spare every later garbage collection the million objects of what is imported: it saves a tenth of all time."""
     gc.freeze()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    terminalreporter.write_line(compilers.summary())
 
 
 @pytest.fixture

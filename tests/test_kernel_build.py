@@ -99,6 +99,12 @@ def test_the_choice_of_a_compiler_and_its_errors(monkeypatch: pytest.MonkeyPatch
 
 
 @needs_compiler
+def test_where_there_is_a_compiler_there_are_kernels() -> None:
+    """Otherwise their laws would be skipped in silence: scripts/test compiles them before it tests."""
+    assert isinstance(loading.load(), Library), loading.load()
+
+
+@needs_compiler
 def test_a_failed_build_leaves_the_old_library(sources: Path) -> None:
     built = build(sources)
     old = built.read_bytes()

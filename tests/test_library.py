@@ -80,23 +80,6 @@ def test_it_is_the_command_lines_run(tmp_path: Path, typed: Callable[..., Comple
     assert (run.path / "result.json").stat().st_mtime_ns == before
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "plain", "with space", "it's", 'say "this"', "back\\slash", "a\\'b", "end\\", "end\\\\", "a=b,c:d", "[x]",
-        "{y}", "ü", "~", "-",
-    ],
-)  # fmt: skip
-def test_any_word_can_be_a_setting(tmp_path: Path, text: str) -> None:
-    """Hydra's grammar would read some of these as something else; a keyword is taken as it is."""
-    from seqmem.cli.config.compose import own_hydra
-    from seqmem.cli.config.schema import from_mapping
-    from seqmem.cli.notebook import _overrides
-
-    with own_hydra():
-        assert from_mapping(compose("train", overrides=[*_overrides({"outputs": text})])).outputs == text
-
-
 def test_a_cell_of_ones_own(tmp_path: Path) -> None:
     (tmp_path / "owncells.py").write_text(OWN_CELLS)
     cell = {"name": "custom", "target": "owncells.Leaky", "hidden_size": 4, "args": {"alpha": 0.9}}

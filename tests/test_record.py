@@ -92,9 +92,9 @@ class Setup:
     optimizer: torch.optim.Optimizer
     recorder: Recorder
 
-    def train(self, plan: Plan = PLAN, bomb: Bomb | None = None) -> Result:
+    def train(self, plan: Plan = PLAN, bomb: Bomb | None = None, **options: Any) -> Result:
         observers = [self.recorder] if bomb is None else [bomb, self.recorder]
-        return train(self.model, self.task, self.optimizer, plan, observers, checkpoints=self.recorder)
+        return train(self.model, self.task, self.optimizer, plan, observers, checkpoints=self.recorder, **options)
 
     def die(self) -> None:
         """Lose what was not written, as a killed process does."""
