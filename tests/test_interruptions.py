@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
 from seqmem.runs.directory import RunDirectory
 from seqmem.runs.files import CHECKPOINT, METRICS
@@ -74,6 +74,4 @@ class Disturbances(RuleBasedStateMachine):
 
 def test_whatever_happens_it_ends_as_the_run_that_nothing_disturbed(tmp_path: Path) -> None:
     Disturbances.whole = finish(tmp_path / "whole", PLAN, cell="rnn", steps=6)
-    case = Disturbances.TestCase()
-    case.settings = settings(max_examples=6, stateful_step_count=5)
-    case.runTest()
+    run_state_machine_as_test(Disturbances, settings=settings(max_examples=6, stateful_step_count=5))
