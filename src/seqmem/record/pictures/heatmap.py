@@ -1,8 +1,8 @@
 """The gradient over timesteps and over training, as a picture.
 
-Every picture has the same colours for the same numbers, so that two runs can be compared by eye: from ``TOP`` (the
-norm at the answer, or above it) down to ``BOTTOM`` (a hundred-millionth of it, or less). What is too small even for
-float64 is grey: it is not dark for being small, it is not known.
+Every picture has the same colours for the same numbers, so that two runs can be compared by eye: from
+``decay.STRONGEST`` (the norm at the answer, or more) down to ``decay.FAINTEST`` (a hundred-millionth of it, or less).
+Grey is a number that is not known, because it is below what float64 holds.
 
 Axes: N traces, R of them in the picture, T timesteps.
 """
@@ -15,16 +15,15 @@ from jaxtyping import Float, Int, UInt8
 from numpy import ndarray
 from PIL import Image, ImageDraw, ImageFont
 
-TOP, BOTTOM = 0.0, -8.0
-"""log10 of the norm relative to the norm at the answer: the ends of the colour scale."""
+from ...decay import FAINTEST, STRONGEST
 
 UNKNOWN = (150, 160, 172)
-"""The colour of what is not a number, and of zeros."""
+"""The colour of zero and of what is not a number."""
 
 WIDTH, HEIGHT = 344, 208
 PLOT = (46, 22, 276, 170)
-"""The picture, and where the map lies in it: left, top, right, bottom. TensorBoard's cards are a little wider than this
-and scale by dropping or doubling pixels, which letters survive only when they are doubled."""
+"""Left, top, right and bottom of the map inside the picture. TensorBoard's cards are a little wider than the picture
+and scale it by dropping or doubling pixels; letters stay readable only if pixels are doubled."""
 
 _Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
 _INK, _PAPER = (32, 33, 36), (255, 255, 255)  # opaque: readable on TensorBoard's light page and on its dark one
@@ -43,19 +42,19 @@ _INFERNO = np.array(
 def colours(log10_norms: Float[ndarray, "*shape"]) -> UInt8[ndarray, "*shape 3"]:
     """The colour of every number."""
     known = np.isfinite(log10_norms) | (log10_norms == np.inf)
-    at = (np.clip(np.where(known, log10_norms, BOTTOM), BOTTOM, TOP) - BOTTOM) / (TOP - BOTTOM)
+    at = (np.clip(np.where(known, log10_norms, FAINTEST), FAINTEST, STRONGEST) - FAINTEST) / (STRONGEST - FAINTEST)
     stops = np.linspace(0, 1, len(_INFERNO))
-    found = np.stack([np.interp(at, stops, channel) for channel in _INFERNO.T], axis=-1)
-    return np.where(known[..., None], found.round(), UNKNOWN).astype(np.uint8)
+    rgb = np.stack([np.interp(at, stops, channel) for channel in _INFERNO.T], axis=-1)
+    return np.where(known[..., None], rgb.round(), UNKNOWN).astype(np.uint8)
 
 
 def visible(traces: int) -> Int[ndarray, " R"]:
-    """Which of so many traces a picture shows: as many as it has lines of pixels, or all of them."""
+    """Indices of the traces that a picture of so many traces shows: one for each line of pixels, or all of them."""
     return np.flatnonzero(np.bincount(_rows(traces)))  # np.unique would import half of numpy
 
 
 def _rows(traces: int) -> Int[ndarray, " lines"]:
-    """Which trace each line of pixels shows: the nearest, never a mixture of several."""
+    """The index of the trace that each line of pixels shows: the nearest one, never an average."""
     _, top, _, bottom = PLOT
     return np.arange(bottom - top) * traces // (bottom - top)
 
@@ -66,9 +65,9 @@ def heatmap(
     """Timesteps from left to right, training steps (one row for each trace) from top to bottom.
 
     Args:
-        log10_norms: log10 of the gradient norm relative to the norm at the answer; -inf or NaN where it is unknown.
-            Of the ``visible`` traces alone, R of them.
-        steps: the training step of every trace, N of them.
+        log10_norms: log10 of the gradient norm relative to the norm at the answer, of the R ``visible`` traces only;
+            -inf or NaN where it is unknown.
+        steps: the training steps of all N traces.
     """
     left, top, right, bottom = PLOT
     traces, timesteps = len(steps), log10_norms.shape[1]
@@ -100,7 +99,7 @@ def heatmap(
 
 @lru_cache(maxsize=1)
 def _font() -> _Font:
-    return ImageFont.load_default(size=11)  # which unpacks it every time
+    return ImageFont.load_default(size=11)  # cached: each call unpacks the font
 
 
 def _draw_scale(
@@ -116,11 +115,11 @@ def _draw_scale(
         draw.rectangle((left - 1, bottom - 12, left + wide, bottom), UNKNOWN, _INK)
         draw.text((left + wide + 5, bottom - 6), "zero", _INK, font, anchor="lm")
         bottom -= 20
-    scale = np.linspace(TOP, BOTTOM, bottom - top)[:, None].repeat(wide, axis=1)
+    scale = np.linspace(STRONGEST, FAINTEST, bottom - top)[:, None].repeat(wide, axis=1)
     picture.paste(Image.fromarray(colours(scale)), (left, top))
     draw.rectangle((left - 1, top - 1, left + wide, bottom), outline=_INK)
-    for exponent in range(int(TOP), int(BOTTOM) - 1, -2):
-        y = top + (TOP - exponent) / (TOP - BOTTOM) * (bottom - top - 1)
+    for exponent in range(int(STRONGEST), int(FAINTEST) - 1, -2):
+        y = top + (STRONGEST - exponent) / (STRONGEST - FAINTEST) * (bottom - top - 1)
         draw.line((left + wide, y, left + wide + 3, y), _INK)
         draw.text((left + wide + 5, y), f"1e{exponent}" if exponent else "1", _INK, font, anchor="lm")
     draw.text((WIDTH - 4, top - 6), "of answer", _INK, font, anchor="rs")

@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
+from ...decay import FAINTEST, STRONGEST
 from ..collect import Group, Run
 from ..wording import clean, listing
 from .axes import new_figure, power_of_ten
@@ -24,9 +25,6 @@ MOST_LABELS, MOST_LENGTHS = 4, 4
 
 MOST_ROWS = 60
 """Traces in one map: evenly spaced ones, the first and the last among them."""
-
-TOP, BOTTOM = 0.0, -8.0
-"""log10 of the norm relative to the norm at the answer: the ends of a heat map's colours, the same in every map."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,8 +82,8 @@ def draw(label: str, panels: Sequence[Panel]) -> Figure:
             np.ma.masked_invalid(panel.log10),
             aspect="auto",
             cmap=mpl.colormaps["inferno"].with_extremes(bad="#96a0ac"),
-            vmin=BOTTOM,
-            vmax=TOP,
+            vmin=FAINTEST,
+            vmax=STRONGEST,
             interpolation="nearest",
             extent=(-0.5, timesteps - 0.5, rows - 0.5, -0.5),
         )
