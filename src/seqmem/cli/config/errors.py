@@ -35,7 +35,7 @@ def exit_code(error: BaseException) -> int:
 
 
 def full_errors() -> bool:
-    """Whether the user wants tracebacks: ``HYDRA_FULL_ERROR=1``, as for any Hydra application."""
+    """True if the user asks for tracebacks with ``HYDRA_FULL_ERROR=1``, as for any Hydra application."""
     return os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 

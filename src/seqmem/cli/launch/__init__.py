@@ -1,1 +1,1 @@
-"""Where the jobs of a sweep run: on this machine's cores (local), on Slurm, on Ray. No torch at import."""
+"""Doing runs: one run, the jobs of a sweep, and the launchers local, slurm and ray. No torch at import."""

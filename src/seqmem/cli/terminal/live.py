@@ -248,7 +248,7 @@ def _below(value: float, chance: float) -> tuple[float, float | None]:
 
 
 def moving(console: Console) -> bool:
-    """Whether a live picture can be drawn. FORCE_COLOR makes rich treat a pipe as a terminal; that is for colours."""
+    """True where a live picture can be drawn. FORCE_COLOR makes rich treat a pipe as a terminal, for colours only."""
     return console.is_interactive and ("FORCE_COLOR" not in os.environ or console.file.isatty())
 
 

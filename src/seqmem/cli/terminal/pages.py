@@ -77,19 +77,19 @@ def _decays(run: Summary) -> dict[str, Mapping[str, float]]:
 
 def page(run: Summary, console: Console) -> list[Text]:
     """Everything about one run, in lines."""
-    have, width = marks(console), min(console.width, WIDEST)
-    settings = f"{run.seq_len} timesteps {have.dot} seed {run.seed}"
+    signs, width = marks(console), min(console.width, WIDEST)
+    settings = f"{run.seq_len} timesteps {signs.dot} seed {run.seed}"
     head = Text.assemble((f"{run.cell} on {run.task}", "bold"), "  ", (settings, "dim"))
     state = state_text(run)
     gap = max(2, width - head.cell_len - state.cell_len)
-    lines = [Text.assemble(head, " " * gap, state), Text(have.line * width, "dim")]
+    lines = [Text.assemble(head, " " * gap, state), Text(signs.line * width, "dim")]
     if run.error:
         lines.append(_row("error", Text(run.error, "red")))
     if run.state in ("interrupted", "killed"):
         lines.append(_row("go on with", Text(_command(run), "bold")))
     lines += _scores(run)
-    lines += _lengths(run, have, width)
-    lines += _gradient(run, have, width)
+    lines += _lengths(run, signs, width)
+    lines += _gradient(run, signs, width)
     lines += _about(run)
     lines.append(_row("files", Text(str(here(run.run.path)))))
     return lines
@@ -123,7 +123,7 @@ def _scores(run: Summary) -> list[Text]:
     return rows
 
 
-def _lengths(run: Summary, have: Marks, width: int) -> list[Text]:
+def _lengths(run: Summary, signs: Marks, width: int) -> list[Text]:
     if not run.by_length:
         return []
     rows = []
@@ -136,14 +136,14 @@ def _lengths(run: Summary, have: Marks, width: int) -> list[Text]:
             [
                 Text(f"{length}", "bold" if own else ""),
                 Text(run.scale.metric.text(score), style),
-                bar(*_bar_shares(run, score), have, max(10, min(40, width - 55)), style),
-                Text(f"{have.pointer} {trained}" if own else "", "bold"),
+                bar(*_bar_shares(run, score), signs, max(10, min(40, width - 55)), style),
+                Text(f"{signs.pointer} {trained}" if own else "", "bold"),
             ]
         )
     lines = columns(rows, right={0, 1})
     left_out = len(run.by_length) - len(lengths)
     note = f"  ({left_out} of {len(run.by_length)} lengths left out)" if left_out else ""
-    chance = f"{have.goal} chance" if run.scale.chance is not None else ""
+    chance = f"{signs.goal} chance" if run.scale.chance is not None else ""
     labelled = [_row("by length" if i == 0 else "", line) for i, line in enumerate(lines)]
     # The mark of chance is explained at the end of the first line's bar.
     labelled[0].append_text(Text(f"  {chance}{note}", "dim"))
@@ -157,7 +157,7 @@ def _thinned(values: list[int], most: int, *, keep: int) -> list[int]:
     return sorted(chosen | ({keep} & set(values)))
 
 
-def _gradient(run: Summary, have: Marks, width: int) -> list[Text]:
+def _gradient(run: Summary, signs: Marks, width: int) -> list[Text]:
     if not run.profiles:
         return [Text(), _row("gradient", ("no trace yet" if not run.finished else "not traced", "dim"))]
     notes = {"start": "untrained", "end": f"step {run.traced_at}"}
@@ -167,16 +167,16 @@ def _gradient(run: Summary, have: Marks, width: int) -> list[Text]:
     longest = max(len(notes[when]) for when in order)
     lines = [Text()]
     for i, when in enumerate(order):
-        drawn = strip_line(have, run.profiles[when], width - LABEL - 1, notes[when].ljust(longest))
+        drawn = strip_line(signs, run.profiles[when], width - LABEL - 1, notes[when].ljust(longest))
         drawn.rstrip()
         lines.append(_row("" if i else "gradient", drawn))
-    key = legend(have, *(run.profiles[when] for when in order))
+    key = legend(signs, *(run.profiles[when] for when in order))
     lines.append(_row("", key, ("  of the gradient at the answer", "dim")))
     known = _decays(run)
     decays = [known[when] for when in order if when in known]
     if not decays:
         return lines
-    arrow = f" {have.arrow} "
+    arrow = f" {signs.arrow} "
 
     def change(texts: Iterable[str]) -> str:
         """From the start to the end; a number that does not change is given once."""
@@ -228,16 +228,16 @@ class _Group:
 
 def comparison(runs: Sequence[Summary], console: Console) -> list[Text]:
     """Runs side by side, in lines: a block for each task."""
-    have = marks(console)
+    signs = marks(console)
     lines: list[Text] = []
     for task in dict.fromkeys(run.task for run in runs):
-        group = _group([run for run in runs if run.task == task], have)
+        group = _group([run for run in runs if run.task == task], signs)
         lines += [Text()] if lines else []
-        lines += _block(group, have, console.width)
+        lines += _block(group, signs, console.width)
     return lines
 
 
-def _group(runs: Sequence[Summary], have: Marks) -> _Group:
+def _group(runs: Sequence[Summary], signs: Marks) -> _Group:
     texts = [_settings(run) for run in runs]
     names = list(dict.fromkeys(name for one in texts for name in one))
     differ = [name for name in names if _differs(name, texts)]
@@ -253,7 +253,7 @@ def _group(runs: Sequence[Summary], have: Marks) -> _Group:
     scale = runs[0].scale
     if len({(run.scale.metric, run.scale.chance) for run in runs}) == 1 and scale.chance is not None:
         common.append(f"chance {scale.metric.text(scale.chance)}")
-    fitting = {name: [fitted(value, 20, have) for value in values] for name, values in settings.items()}
+    fitting = {name: [fitted(value, 20, signs) for value in values] for name, values in settings.items()}
     return _Group(runs, fitting, common)
 
 
@@ -281,8 +281,8 @@ def _differs(name: str, texts: Sequence[Mapping[str, str]]) -> bool:
     return any(name not in one for one in texts if one["cell"] in cells)
 
 
-def _block(group: _Group, have: Marks, width: int) -> list[Text]:
-    title = Text.assemble((group.runs[0].task, "bold"), "  ", (f" {have.dot} ".join(group.common), "dim"))
+def _block(group: _Group, signs: Marks, width: int) -> list[Text]:
+    title = Text.assemble((group.runs[0].task, "bold"), "  ", (f" {signs.dot} ".join(group.common), "dim"))
     title.rstrip()
     names = [[Text(value, "bold") for value in row] for row in zip(*group.settings.values(), strict=True)]
     heads = [Text(name, "dim") for name in group.settings]
@@ -292,13 +292,13 @@ def _block(group: _Group, have: Marks, width: int) -> list[Text]:
     traced = [run for run in group.runs if "end" in run.profiles]
     lines = [title, Text()]
     longest = max((len(run.profiles["end"]) for run in traced), default=0)
-    key = legend(have, *(run.profiles["end"] for run in traced))
+    key = legend(signs, *(run.profiles["end"] for run in traced))
     when = "at the end" if all(run.finished for run in traced) else "at the latest trace"
     if traced and width - widest - 3 >= max(40, min(longest, 60)):
         room = min(width - widest - 3, longest)
         lines.append(_beside(table[0], widest, Text.assemble((_ends(room), "dim"))))
         for line, run in zip(table[1:], group.runs, strict=True):
-            lines.append(_beside(line, widest, _aligned(run, have, room, longest)))
+            lines.append(_beside(line, widest, _aligned(run, signs, room, longest)))
         lines.append(_beside(Text(), widest, Text.assemble(key, (f"  gradient {when}", "dim"))))
     else:
         lines += table
@@ -309,8 +309,8 @@ def _block(group: _Group, have: Marks, width: int) -> list[Text]:
             lines += [Text(), Text.assemble((f"gradient {when}  ", "dim"), key)]
             lines.append(_beside(left[0], wide, Text(_ends(room), "dim")))
             for line, run in zip(left[1:], group.runs, strict=True):
-                lines.append(_beside(line, wide, _aligned(run, have, room, longest)))
-    return lines + _length_table(group, names, heads, numeric, have, width)
+                lines.append(_beside(line, wide, _aligned(run, signs, room, longest)))
+    return lines + _length_table(group, names, heads, numeric, signs, width)
 
 
 def _is_number(text: str) -> bool:
@@ -329,10 +329,10 @@ def _beside(line: Text, width: int, drawn: Text) -> Text:
     return Text.assemble(line, " " * (width - line.cell_len + 3), drawn)
 
 
-def _aligned(run: Summary, have: Marks, room: int, longest: int) -> Text:
+def _aligned(run: Summary, signs: Marks, room: int, longest: int) -> Text:
     if "end" not in run.profiles:
         return Text("no trace", "dim")
-    return heat_strip(run.profiles["end"], have, room, longest)
+    return heat_strip(run.profiles["end"], signs, room, longest)
 
 
 def _results(group: _Group, names: list[list[Text]], heads: list[Text], numeric: set[int], width: int) -> list[Text]:
@@ -383,7 +383,7 @@ def _brief(timesteps: float) -> str:
 
 
 def _length_table(
-    group: _Group, names: list[list[Text]], heads: list[Text], numeric: set[int], have: Marks, width: int
+    group: _Group, names: list[list[Text]], heads: list[Text], numeric: set[int], signs: Marks, width: int
 ) -> list[Text]:
     counts = Counter(length for run in group.runs for length in run.by_length)
     if not counts:
@@ -405,9 +405,9 @@ def _length_table(
                 cells.append(Text())
                 continue
             own = length == run.seq_len
-            cells.append(Text(run.scale.metric.text(score) + (have.pointer if own else " "), _score_style(run, score)))
+            cells.append(Text(run.scale.metric.text(score) + (signs.pointer if own else " "), _score_style(run, score)))
         rows.append([*name, *cells])
     lines = columns([head, *rows], right=numeric | set(range(len(heads), len(head))))
     left_out = len(counts) - len(lengths)
     note = f", {left_out} of {len(counts)} lengths left out" if left_out else ""
-    return [Text(), Text(f"by length  ({have.pointer} trained{note})", "dim"), *lines]
+    return [Text(), Text(f"by length  ({signs.pointer} trained{note})", "dim"), *lines]

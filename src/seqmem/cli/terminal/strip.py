@@ -2,8 +2,8 @@
 
     first ▁▁▁▁▁▁▁▂▂▃▃▄▅▆▇█ answer        10⁻⁸ ▁▂▃▄▅▆▇█ 1
 
-Left is the first timestep, right the answer; 1 is the gradient at the answer. The scale is the same for every run, so
-strips compare. Colour says nothing that the blocks don't.
+The first timestep is at the left, the answer at the right; 1 is the gradient at the answer. The scale is the same for
+every run, so strips can be compared. Colour repeats what the blocks show.
 
 Axes: T time, B batch, K timesteps, the first one first and the answer last.
 """
@@ -20,7 +20,7 @@ from rich.text import Text
 from ...decay import FAINTEST, STRONGEST
 
 EXPLODED = 1.0
-"""From ten times the gradient at the answer on, a timestep is marked: a full block would look like a memory."""
+"""log10 from which a timestep is marked as exploded: a full block would look like a memory."""
 
 # From indigo to yellow with rising lightness, like matplotlib's plasma but never as dark as a terminal's background.
 _RAMP = ("#5a46b8", "#7d3fb5", "#a3389f", "#c73f83", "#e35765", "#f17c4b", "#f8a53a", "#f6d743")
@@ -38,7 +38,7 @@ class Marks:
     low: str
     full: str
     parts: str
-    """What a bar that ends within a cell ends with, by how much of the cell is filled; may be empty."""
+    """Characters for the partly filled last cell of a bar, from little to much; may be empty."""
     goal: str
     line: str
     arrow: str
@@ -80,7 +80,7 @@ ASCII = Marks(
 
 
 def marks(console: Console) -> Marks:
-    """Blocks where the console's encoding has them; the fonts of old Windows consoles do not."""
+    """Unicode if the console's encoding has it, else ASCII; the fonts of old Windows consoles lack the blocks."""
     if console.legacy_windows:
         return ASCII
     try:
@@ -91,84 +91,84 @@ def marks(console: Console) -> Marks:
 
 
 def say(console: Console, *lines: RenderableType) -> None:
-    """Print each line in one write. A terminal wraps what is too long; a file or a pipe gets every line whole."""
+    """Print each line in one write. A terminal wraps long lines; a file or a pipe gets every line whole."""
     for line in lines:
         console.print(line, soft_wrap=not console.is_terminal, highlight=False, markup=False, emoji=False)
 
 
-def heat_strip(values: np.ndarray, have: Marks, width: int, longest: int | None = None) -> Text:
+def heat_strip(values: np.ndarray, signs: Marks, width: int, longest: int | None = None) -> Text:
     """``values`` (a ``profile``) in at most ``width`` characters, each the mean over its timesteps.
 
     Args:
-        longest: how many timesteps the whole width stands for. A shorter sequence takes its share at the right, so
-            that in strips under each other a column is the same number of timesteps from the answer.
+        longest: timesteps that fill the whole width. A shorter sequence takes its share at the right, so that in
+            strips below each other a column is the same number of timesteps from the answer.
     """
     longest = max(longest or 0, len(values))
     whole = min(width, longest)
-    # Cut by distance from the answer, so that the cuts of a shorter sequence are those of the longest.
+    # Cut by distance from the answer, so that shorter sequences are cut at the same places.
     edges = np.arange(whole + 1) * longest // whole
     parts = [values[::-1][near:far] for near, far in pairwise(edges) if near < len(values)]
     text = Text(" " * (whole - len(parts)), no_wrap=True, end="")
     for part in reversed(parts):
-        text.append(*_block(part, have))
+        text.append(*_block(part, signs))
     return text
 
 
-def _block(values: np.ndarray, have: Marks) -> tuple[str, str]:
-    """(character, style) of the mean of ``values``; zeros are left out of it unless there is nothing else."""
+def _block(values: np.ndarray, signs: Marks) -> tuple[str, str]:
+    """(character, style) of the mean of ``values``, without zeros unless there is nothing else."""
     if np.isnan(values).any():
-        return have.unknown, _EXPLODED_STYLE
+        return signs.unknown, _EXPLODED_STYLE
     there = values[~np.isneginf(values)]
     if not len(there):
-        return have.zero, "dim"
+        return signs.zero, "dim"
     height = float(there.mean())
     if height >= EXPLODED:
-        return have.exploded, _EXPLODED_STYLE
+        return signs.exploded, _EXPLODED_STYLE
     share = min(max((height - FAINTEST) / (STRONGEST - FAINTEST), 0.0), 1.0)
-    return have.blocks[min(int(share * len(have.blocks)), len(have.blocks) - 1)], _colour(round(share * 28))
+    return signs.blocks[min(int(share * len(signs.blocks)), len(signs.blocks) - 1)], _colour(round(share * 28))
 
 
 @cache
 def _colour(shade: int) -> str:
-    """One of 29 colours of the ramp: few enough for rich to keep what each means to the terminal."""
+    """One of 29 colours of the ramp: few enough for rich to cache their terminal codes."""
     place = shade / 28 * (len(_RAMP) - 1)
     low = min(int(place), len(_RAMP) - 2)
     pairs = zip(*(bytes.fromhex(_RAMP[i][1:]) for i in (low, low + 1)), strict=True)
     return "#" + "".join(f"{round(a + (b - a) * (place - low)):02x}" for a, b in pairs)
 
 
-def strip_line(have: Marks, values: np.ndarray, width: int, note: str = "") -> Text:
+def strip_line(signs: Marks, values: np.ndarray, width: int, note: str = "") -> Text:
     """``first ▁▂▄█ answer  note`` in at most ``width`` characters."""
     room = max(8, width - len("first  answer") - (len(note) + 2 if note else 0))
-    line = Text.assemble(("first ", "dim"), heat_strip(values, have, room), (" answer", "dim"), no_wrap=True)
+    line = Text.assemble(("first ", "dim"), heat_strip(values, signs, room), (" answer", "dim"), no_wrap=True)
     return line.append(f"  {note}", "dim") if note else line
 
 
-def legend(have: Marks, *shown: np.ndarray) -> Text:
+def legend(signs: Marks, *shown: np.ndarray) -> Text:
     """What the blocks mean; zeros and explosions are explained where ``shown`` has any."""
     text = Text(end="", no_wrap=True)
-    text.append(have.low + " ", "dim")
-    for level, block in enumerate(have.blocks):
+    text.append(signs.low + " ", "dim")
+    for level, block in enumerate(signs.blocks):
         text.append(block, _colour(round(level * 4)))
     text.append(" 1", "dim")
     if any(np.isneginf(values).any() for values in shown):
-        text.append(f"  {have.zero} zero", "dim")
+        text.append(f"  {signs.zero} zero", "dim")
     if any((values[np.isfinite(values)] >= EXPLODED).any() for values in shown):
-        text.append(f"  {have.exploded}", _EXPLODED_STYLE).append(" over 10", "dim")
+        text.append(f"  {signs.exploded}", _EXPLODED_STYLE).append(" over 10", "dim")
     if any(np.isnan(values).any() for values in shown):
-        text.append(f"  {have.unknown}", _EXPLODED_STYLE).append(" not a number", "dim")
+        text.append(f"  {signs.unknown}", _EXPLODED_STYLE).append(" not a number", "dim")
     return text
 
 
-def bar(share: float, goal: float | None, have: Marks, width: int, style: str) -> Text:
+def bar(share: float, goal: float | None, signs: Marks, width: int, style: str) -> Text:
     """``share`` (0 to 1) of ``width`` filled, with a mark at ``goal``; exactly ``width`` characters."""
-    fineness = len(have.parts) + 1
+    fineness = len(signs.parts) + 1
     whole, part = divmod(round(min(max(share, 0.0), 1.0) * width * fineness) if np.isfinite(share) else 0, fineness)
-    drawn = have.full * whole + (have.parts[part - 1] if part else "")
+    drawn = signs.full * whole + (signs.parts[part - 1] if part else "")
     text = Text(drawn.ljust(width), style, no_wrap=True, end="")
     if goal is not None:
         at = min(int(goal * width), width - 1)
-        text = Text.assemble(text[:at], (have.goal, "bold"), text[at + 1 :], end="", no_wrap=True)
+        text = Text.assemble(text[:at], (signs.goal, "bold"), text[at + 1 :], end="", no_wrap=True)
     return text
 
 
@@ -187,11 +187,10 @@ def columns(rows: list[list[Text]], *, right: frozenset[int] | set[int] = frozen
     return lines
 
 
-def fitted(text: str, width: int, have: Marks) -> str:
+def fitted(text: str, width: int, signs: Marks) -> str:
     """``text``, cut to ``width`` cells."""
     if cell_len(text) <= width:
         return text
-    kept = text
-    while kept and cell_len(kept) > max(width - 1, 0):
-        kept = kept[:-1]
-    return kept + have.ellipsis
+    while text and cell_len(text) > max(width - 1, 0):
+        text = text[:-1]
+    return text + signs.ellipsis

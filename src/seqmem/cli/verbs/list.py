@@ -61,7 +61,7 @@ machine computes with.""",
 
   seqmem train cell=gru task=copy optimizer=sgd
 
-chance: the score of the best answer by somebody without a memory.
+chance: the score of the best answer without a memory.
 shortest: the smallest valid seq_len, in timesteps.""",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

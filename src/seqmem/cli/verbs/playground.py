@@ -381,7 +381,7 @@ def _open(address: str, console: Console) -> None:
 
 
 def _browser_there() -> bool:
-    """Whether there is a graphical browser. Without a display ``webbrowser`` finds text browsers for the terminal."""
+    """True if there is a graphical browser. Without a display ``webbrowser`` finds text browsers for the terminal."""
     graphical = sys.platform in ("darwin", "win32") or any(
         map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER"))
     )
