@@ -164,13 +164,13 @@ def decays_of(traces: Sequence[Trace]) -> list[dict[str, Decay]]:
     rows: list[ndarray] = []
     places: list[dict[str, int]] = []
     for trace in traces:
-        found: dict[int, int] = {}  # of one state alone ``state`` is the same numbers
+        row_of: dict[int, int] = {}  # with a single state, ``state`` is the same array: read it once
         series = trace.series()
         for norms in series.values():
-            if id(norms) not in found:
-                found[id(norms)] = len(rows)
+            if id(norms) not in row_of:
+                row_of[id(norms)] = len(rows)
                 rows.append(trace.mean_back(norms))
-        places.append({name: found[id(norms)] for name, norms in series.items()})
+        places.append({name: row_of[id(norms)] for name, norms in series.items()})
     read = _decays(np.stack(rows)) if rows else []
     return [{name: read[place] for name, place in of_trace.items()} for of_trace in places]
 

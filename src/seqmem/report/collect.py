@@ -1,6 +1,6 @@
-"""Every run below some folders, read from its files: what a report is made of. Thousands of runs in seconds.
+"""Collects every run below some folders, for a report. Thousands of runs take seconds.
 
-What cannot be used is named and left out, and never ends the reading of the rest.
+A run that cannot be used is named and left out; the others are still read.
 
 Axes: N traces, T timesteps, B sequences, K timesteps back from the answer, 0 the answer itself.
 """
@@ -19,7 +19,7 @@ import numpy as np
 
 from ..decay import log10_by_distance, relative_to_answer
 from ..metrics import Metric
-from ..runs.directory import RunDirectory
+from ..runs.directory import RunDirectory, State
 from ..runs.files import CONFIG, RESULT, RunError
 from ..runs.result import StoredResult
 from ..runs.settings import identity_hash, training_settings
@@ -118,10 +118,10 @@ class Run:
             return None
         step = gradients.step
         middle = int(np.abs(step - step[-1] / 2).argmin())
-        kept = sorted({0, middle, len(step) - 1}) if ends else range(len(step))
+        places = sorted({0, middle, len(step) - 1}) if ends else range(len(step))
         # One at a time: all together they may take as much memory again.
-        rows = [log10_by_distance(gradients.state(place), gradients.answered_at) for place in kept]
-        return Profiles(step[list(kept)], np.stack(rows))
+        rows = [log10_by_distance(gradients.state(place), gradients.answered_at) for place in places]
+        return Profiles(step[list(places)], np.stack(rows))
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,10 +156,10 @@ class Group:
 
 @dataclass(frozen=True)
 class Unfinished:
-    """A run without a result. ``state``: running, interrupted, failed, or not started; ``error``: its own words."""
+    """A run without a result. ``state``: as in ``RunDirectory.state``; ``error``: why it failed."""
 
     path: Path
-    state: str
+    state: State
     step: int
     error: str | None
 
@@ -188,11 +188,11 @@ class Collection:
     @property
     def groups(self) -> list[Group]:
         """By task and label, as the runs are ordered."""
-        found: dict[tuple[str, str], dict[int, dict[int, Run]]] = defaultdict(lambda: defaultdict(dict))
+        by_group: dict[tuple[str, str], dict[int, dict[int, Run]]] = defaultdict(lambda: defaultdict(dict))
         for run in self.runs:
-            found[run.task, run.label][run.seq_len][run.seed] = run
+            by_group[run.task, run.label][run.seq_len][run.seed] = run
         groups = []
-        for (task, label), runs in found.items():
+        for (task, label), runs in by_group.items():
             ordered = {length: dict(sorted(runs[length].items())) for length in sorted(runs)}
             one = next(iter(next(iter(ordered.values())).values()))
             groups.append(Group(task, label, one.cell, one.variant, ordered))
@@ -206,8 +206,8 @@ class Collection:
 def collect(paths: Iterable[Path | str]) -> Collection:
     """Read every run at or below ``paths``.
 
-    A training that is found twice counts once: the run that was tested at more lengths, else the first by path; the
-    other is among ``left_out``. Settings of the machine and of the measuring make no training another one.
+    A training that stands in two directories counts once: the run that was tested at more lengths, else the first by
+    path; the other is among ``left_out``. Trainings are the same if their ``training_settings`` are.
 
     Raises:
         RunError: there is no run, finished or not; the message names what was left out, if that is all there is.
@@ -252,12 +252,12 @@ def _folders(given: Sequence[Path], left_out: list[LeftOut]) -> Iterator[Path]:
         def unreadable(error: OSError) -> None:
             left_out.append(LeftOut(Path(error.filename), f"cannot be read: {error.strerror}"))
 
-        found = [
+        holding = [
             Path(folder)
             for folder, _, files in os.walk(start, onerror=unreadable, followlinks=False)
             if CONFIG in files or RESULT in files
         ]
-        for folder in sorted(found):
+        for folder in sorted(holding):
             real = folder.resolve()
             if real not in seen:
                 seen.add(real)
@@ -292,9 +292,9 @@ def _run(summary: Summary, result: StoredResult) -> Run:
     )
 
 
-def _without(folder: Path, said: str) -> str:
+def _without(folder: Path, message: str) -> str:
     """What is wrong with a folder, for where the folder is named beside it."""
-    return said.removeprefix(str(folder)).lstrip("/: ")
+    return message.removeprefix(str(folder)).lstrip("/: ")
 
 
 # Which runs are the same, and by what the others differ
@@ -305,16 +305,16 @@ def _once(runs: Sequence[Run], left_out: list[LeftOut]) -> list[Run]:
     alike: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
         alike[identity_hash(training_settings(run.config))].append(run)
-    kept = []
+    chosen = []
     for same in alike.values():
         best = max(same, key=lambda run: len(run.by_length))  # the first of several
-        kept.append(best)
+        chosen.append(best)
         for run in same:
             if run is not best:
                 equal = run.score == best.score or (isnan(run.score) and isnan(best.score))
                 but = "" if equal else f", with another score ({run.score:.6g} there, {best.score:.6g} here)"
                 left_out.append(LeftOut(run.path, f"the same training as {best.path}, which counts{but}"))
-    return kept
+    return chosen
 
 
 def _labelled(runs: Sequence[Run]) -> list[Run]:
@@ -323,7 +323,7 @@ def _labelled(runs: Sequence[Run]) -> list[Run]:
     task_text: dict[int, str] = {}
     for same in _sorted_by(runs, lambda run: run.task_name):
         keys = [key for key in _differing([flat[id(run)] for run in same], "task.") if key not in _DRAWING]
-        task_text |= {id(run): _said(flat[id(run)], keys, keys) for run in same}
+        task_text |= {id(run): _setting_words(flat[id(run)], keys, keys) for run in same}
     cell_keys = {}
     for same in _sorted_by(runs, lambda run: run.cell):
         cell_keys[same[0].cell] = _differing([flat[id(run)] for run in same], "cell.")
@@ -332,7 +332,7 @@ def _labelled(runs: Sequence[Run]) -> list[Run]:
         keys = cell_keys[same[0].cell] + _other_keys(same, flat)
         for run in same:
             task = f"{run.task_name} {task_text[id(run)]}".rstrip()
-            variant = _said(flat[id(run)], keys, keys)
+            variant = _setting_words(flat[id(run)], keys, keys)
             done.append(replace(run, task=task, variant=variant, label=f"{run.cell} {variant}".rstrip()))
     return done
 
@@ -342,14 +342,14 @@ _DRAWING = ("task.lengths", "task.shortest")
 
 
 def _sorted_by(runs: Sequence[Run], key: Callable[[Run], Any]) -> Iterator[list[Run]]:
-    found: dict[Any, list[Run]] = defaultdict(list)
+    groups: dict[Any, list[Run]] = defaultdict(list)
     for run in runs:
-        found[key(run)].append(run)
-    yield from found.values()
+        groups[key(run)].append(run)
+    yield from groups.values()
 
 
 def _differing(flat: Sequence[Mapping[str, Any]], prefix: str) -> list[str]:
-    """Settings of a cell or a task that some of them have otherwise, or not at all."""
+    """Settings of a cell or a task that differ between the runs, or that some of them lack."""
     keys = dict.fromkeys(key for one in flat for key in one if key.startswith(prefix))
     return [key for key in keys if len({_value(one[key]) if key in one else None for one in flat}) > 1]
 
@@ -361,7 +361,7 @@ def _other_keys(runs: Sequence[Run], flat: Mapping[int, Mapping[str, Any]]) -> l
     one for each length. And what one optimizer has and another has not goes without saying.
     """
     keys = dict.fromkeys(key for run in runs for key in flat[id(run)] if not key.startswith(("cell.", "task.")))
-    found = []
+    differing = []
     for key in [*_DRAWING, *(key for key in keys if key not in ("seed", "seq_len"))]:
         by: dict[Any, dict[int, set[str]]] = defaultdict(lambda: defaultdict(set))
         for run in runs:
@@ -372,11 +372,11 @@ def _other_keys(runs: Sequence[Run], flat: Mapping[int, Mapping[str, Any]]) -> l
         if any(len(values) > 1 for lengths in by.values() for values in lengths.values()) or (
             key in (*_DRAWING, "optimizer.name") and any(len(set.union(*x.values())) > 1 for x in by.values())
         ):
-            found.append(key)
-    return found
+            differing.append(key)
+    return differing
 
 
-def _said(flat: Mapping[str, Any], keys: Sequence[str], among: Sequence[str]) -> str:
+def _setting_words(flat: Mapping[str, Any], keys: Sequence[str], among: Sequence[str]) -> str:
     """``forget_bias=1 lr=0.01``; keys in full where their last words are not enough to tell them apart."""
     short = {key: key.removesuffix(".name").rpartition(".")[2] for key in among}
     doubled = [word for word, count in Counter(short.values()).items() if count > 1]
@@ -394,9 +394,9 @@ def _value(value: Any) -> str:
 
 def _one_a_seed(runs: Sequence[Run], left_out: list[LeftOut]) -> list[Run]:
     """One run for each task, label, length and seed: where versions differ, a configuration may not say it all."""
-    kept: dict[tuple[str, str, int, int], Run] = {}
+    firsts: dict[tuple[str, str, int, int], Run] = {}
     for run in runs:
-        first = kept.setdefault((run.task, run.label, run.seq_len, run.seed), run)
+        first = firsts.setdefault((run.task, run.label, run.seq_len, run.seed), run)
         if first is not run:
             left_out.append(LeftOut(run.path, f"nothing tells it from {first.path}, which counts"))
-    return list(kept.values())
+    return list(firsts.values())

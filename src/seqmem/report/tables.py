@@ -97,8 +97,8 @@ _WHENS = ("start", "end")
 
 
 def _decay(run: Run, when: str, what: str) -> float | None:
-    found = run.decays.get(when, {}).get("state", {}).get(what)
-    return None if found is None or isnan(found) else found
+    value = run.decays.get(when, {}).get("state", {}).get(what)
+    return None if value is None or isnan(value) else value
 
 
 def _text(value: Any) -> str | None:
@@ -150,8 +150,8 @@ def _groups(collection: Collection, threshold: float | None) -> list[dict[str, A
                 for what in ("half_life", "horizon")
                 for when in _WHENS
             }
-            for name, found in spreads.items():
-                for end, value in zip(_SPREAD, (found.median, found.low, found.high), strict=True):
+            for name, interval in spreads.items():
+                for end, value in zip(_SPREAD, (interval.median, interval.low, interval.high), strict=True):
                     row[name + end] = None if isnan(value) else value
             rows.append(row)
     return rows

@@ -164,7 +164,7 @@ def from_mapping(settings: Any) -> RunConfig:
 
 
 def _plain(settings: Any) -> Any:
-    """Without the types that Hydra gave parts of it: they have done their work."""
+    """As plain values, without the types that Hydra gave parts of it."""
     if not OmegaConf.is_config(settings):
         return settings
     missing = sorted(OmegaConf.missing_keys(settings))

@@ -133,8 +133,8 @@ def survey(folders: Sequence[Path]) -> tuple[list[Run], dict[str, str]]:
             except RunError as error:
                 left_out[str(path)] = str(error)
     rows = _rows([summary for _, summary in runs.values()])
-    found = [_run(summary, folder, row) for (folder, summary), row in zip(runs.values(), rows, strict=True)]
-    return sorted(found, key=lambda run: (run.folder, run.task, run.row, run.seq_len, run.seed, run.path)), left_out
+    entries = [_run(summary, folder, row) for (folder, summary), row in zip(runs.values(), rows, strict=True)]
+    return sorted(entries, key=lambda run: (run.folder, run.task, run.row, run.seq_len, run.seed, run.path)), left_out
 
 
 def _leaves(folder: Path) -> Iterator[tuple[Path, set[str]]]:
@@ -193,8 +193,8 @@ def _rows(runs: Sequence[Summary]) -> list[str]:
 
 def table(runs: Sequence[Run], console: Console) -> list[Text]:
     """For each task a table of rows and lengths, with a sign for every seed and the median score."""
-    have = marks(console)
-    sign = {state: signs[1 if have.ellipsis == "~" else 0] for state, signs in _SIGNS.items()}
+    symbols = marks(console)
+    sign = {state: signs[1 if symbols.ellipsis == "~" else 0] for state, signs in _SIGNS.items()}
     lines: list[Text] = []
     several = len({run.folder for run in runs}) > 1
     for folder, task in dict.fromkeys((run.folder, run.task) for run in runs):
@@ -208,7 +208,7 @@ def table(runs: Sequence[Run], console: Console) -> list[Text]:
         names = list(dict.fromkeys(run.row for run in mine))
         for name in names:
             cells = [_place(by_place.get((name, length), {}), seeds, sign) for length in lengths]
-            body.append([Text(fitted(name, max(12, console.width // 3), have)), *cells])
+            body.append([Text(fitted(name, max(12, console.width // 3), symbols)), *cells])
         head = [Text(task, "bold"), *(Text(str(length), "bold") for length in lengths)]
         lines += [Text(folder, "dim")] if several else []
         lines += [*_blocks(head, body, console.width if console.is_terminal else 10**6), Text()]

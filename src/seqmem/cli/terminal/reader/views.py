@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ....decay import FAINTEST, STRONGEST, decay, profile
+from ....metrics import Metric
 from ..strip import ASCII, EXPLODED, UNICODE, Marks, bar, fitted
 from ..strip import marks as marks_of
 from ..words import half_life_text, share_text
@@ -378,7 +379,7 @@ def _belief_verdict(scene: Scene, index: int, at: int, signs: Signs) -> list[Tex
     reading, metric = scene.readings[index], scene.task.targets.metric
     end = reading.answered_at
     if not reading.asks_once:
-        return _several_verdict(reading, at, metric.name, scene.unit, signs)
+        return _several_verdict(reading, at, metric, scene.unit, signs)
     t = min(at, end)
     answer = f"{reading.said(t)}, {100 * reading.outputs[t, reading.top[t]]:.0f} %"
     guess = " (a guess)" if reading.outputs[t].max() < GUESS else ""
@@ -401,7 +402,7 @@ def _belief_verdict(scene: Scene, index: int, at: int, signs: Signs) -> list[Tex
     return parts
 
 
-def _several_verdict(reading: "Reading", at: int, metric: str, unit: str, signs: Signs) -> list[Text]:
+def _several_verdict(reading: "Reading", at: int, metric: Metric, unit: str, signs: Signs) -> list[Text]:
     everywhere = [int(t) for t in np.flatnonzero(reading.asked)]
     asked = [t for t in everywhere if t <= at]
     if not asked:
@@ -412,8 +413,8 @@ def _several_verdict(reading: "Reading", at: int, metric: str, unit: str, signs:
     good = int(np.count_nonzero(reading.top[asked] == reading.right[asked]))
     style = RIGHT if good == len(asked) else TOP
     bits = _surprise(reading)
-    if metric != "accuracy" and bits is not None:
-        return [Text(f"{bits[asked].mean():.2f} {metric}", "bold"), Text(f"{good} of {len(asked)} right", style)]
+    if not metric.percent and bits is not None:
+        return [Text(f"{bits[asked].mean():.2f} {metric.name}", "bold"), Text(f"{good} of {len(asked)} right", style)]
     parts = [Text(f"{signs.right if good == len(asked) else signs.wrong} {good} of {len(asked)} right", style)]
     if len(everywhere) <= _MOST_ANSWERS:
         parts.append(Text(f"says {answers}"))
