@@ -532,6 +532,8 @@ class Work:
         answer, folder = self.answers[name][verb], self.folder / name
         text: Callable[[str], str] = str if same_runs and verb != "reproduce" else plain_text
         facts: dict[str, Any] = {"exit code": answer.code, "stdout": text(answer.out), "stderr": text(answer.err)}
+        if verb == "list":
+            facts["stdout"] = _without_paragraphs(facts["stdout"], ADDED_TO_LIST)
         if verb in ("report", "report of everything"):
             written = folder / verb.replace(" ", "-")
             facts["tables"] = read_report(written)
@@ -543,6 +545,14 @@ class Work:
         elif verb == "playground" and same_runs:
             facts["files"] = read_digests(folder / "page")
         return facts
+
+
+ADDED_TO_LIST = ("models",)
+"""Paragraphs of ``seqmem list`` that the earlier commit does not have."""
+
+
+def _without_paragraphs(text: str, titles: Sequence[str]) -> str:
+    return "\n\n".join(part for part in text.split("\n\n") if part.split()[:1] not in [[title] for title in titles])
 
 
 @dataclass
