@@ -29,7 +29,7 @@ from .tasks.base import Task
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """What ``read`` found.
+    """One sequence as a model reads it.
 
     Args:
         words: the sequence, for people.
@@ -37,7 +37,7 @@ class Reading:
             predicts.
         asked_with: the word that asks, where it is read after each of the others; None: the readout at every timestep.
         answers: the answers' names; None: predicted are real numbers.
-        right: the right answer at every timestep, [T] ids or [T K] numbers; None: nobody knows it.
+        right: the right answer at every timestep, [T] ids or [T K] numbers; None: it is not known.
         asked: where the sequence itself asks for it.
         gates: gate name -> how far each unit's is open, 0 to 1; empty for a cell without gates.
         keeps: the gates whose value is the share of the old state that is kept.
@@ -97,14 +97,14 @@ class Reading:
 
     @property
     def is_right(self) -> bool | None:
-        """Whether the last answer is right; None: nobody knows, or it is a number, which is never quite right."""
+        """The last answer is right; None: the right answer is not known, or it is a real number, never exactly right."""
         if self.right is None or self.answers is None:
             return None
         return bool(self.top[self.answered_at] == self.right[self.answered_at])
 
     @cached_property
     def confidence(self) -> Float[ndarray, " T"] | None:
-        """How sure the model is of the right answer after every timestep; None: nobody knows it, or it is a number."""
+        """The probability of the right answer after every timestep; None: it is not known, or is a real number."""
         if self.right is None or self.answers is None:
             return None
         return np.take_along_axis(self.outputs, self.right[:, None], 1)[:, 0]
@@ -114,7 +114,7 @@ class Reading:
         return self.texts[1][t]
 
     def wanted(self, t: int) -> str | None:
-        """The right one; None: nobody knows it."""
+        """The right answer at timestep ``t``; None: it is not known."""
         return self.texts[0][t] if self.texts[0] is not None else None
 
 
@@ -131,7 +131,7 @@ def sentence(task: Task, seq_len: int, *, seed: int = 0, number: int = 0) -> Bat
 
 
 def typed(task: Task, text: str) -> tuple[Batch, str | None]:
-    """A sequence of somebody's own, and why there is no right answer to it (None: there is one).
+    """A sequence that a user typed, and why it has no right answer (None: it has one).
 
     Raises:
         ValueError: the text is empty, or has a word that the task has not, or a number that is not finite.
@@ -170,9 +170,9 @@ def read(model: Model, task: Task, batch: Batch, *, gradient: bool = True, known
     beliefs, steps = _beliefs(model, task, inputs)
     predicted = beliefs[:, 0]
     symbols = task.targets.discrete
-    said = task.targets.decode(predicted)
+    likeliest = task.targets.decode(predicted)
     if not known:
-        batch = Batch(batch.inputs, said[:, None].to(batch.targets.dtype), batch.weights, batch.asked)
+        batch = Batch(batch.inputs, likeliest[:, None].to(batch.targets.dtype), batch.weights, batch.asked)
     right = batch.targets[:, 0]
     norms: dict[str, ndarray] = {}
     if gradient:
@@ -190,7 +190,7 @@ def read(model: Model, task: Task, batch: Batch, *, gradient: bool = True, known
         keeps=model.keeps,
         states=_series([newest(step.state) for step in steps]),
         gradient=norms,
-        texts=(tuple(map(task.answer, right)) if known else None, tuple(map(task.answer, said))),
+        texts=(tuple(map(task.answer, right)) if known else None, tuple(map(task.answer, likeliest))),
     )
 
 

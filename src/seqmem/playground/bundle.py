@@ -101,8 +101,8 @@ def bundle(models: Sequence[Playable], *, sentences_per_length: int = 6, seed: i
                 "score": _number(playable.score),
                 "half_life": _number(playable.half_life),
                 "lengths": [
-                    {"seq_len": found.seq_len, "score": _number(found.score), "sequences": found.sequences}
-                    for found in playable.lengths
+                    {"seq_len": each.seq_len, "score": _number(each.score), "sequences": each.sequences}
+                    for each in playable.lengths
                 ],
                 **(_weights(playable.model) or _readings(playable.model, task, lengths, ahead, seed)),
             }
@@ -113,12 +113,12 @@ def bundle(models: Sequence[Playable], *, sentences_per_length: int = 6, seed: i
 
 def _identities(models: Sequence[Playable]) -> dict[str, Playable]:
     """``lstm-50-0``, short enough for an address; ``lstm-50-0-2`` is the second of that cell, length and seed."""
-    found: dict[str, Playable] = {}
+    identities: dict[str, Playable] = {}
     for playable in models:
         plain = f"{playable.cell}-{playable.seq_len}-{playable.seed}"
         names = (plain if number == 1 else f"{plain}-{number}" for number in count(1))
-        found[next(name for name in names if name not in found)] = playable
-    return found
+        identities[next(name for name in names if name not in identities)] = playable
+    return identities
 
 
 def common_task(models: Sequence[Playable]) -> Task:
@@ -174,13 +174,13 @@ def _lengths(task: Task, models: Sequence[Playable]) -> list[int]:
     end = max(longest, min(4 * longest, 1000))
     if task.max_seq_len is not None:
         end = min(end, task.max_seq_len)
-    found = {length for length in trained if task.min_seq_len <= length <= end} | {end}
+    lengths = {length for length in trained if task.min_seq_len <= length <= end} | {end}
     length = task.min_seq_len
     while length < end:
-        found.add(length)
+        lengths.add(length)
         step = next(step for step, most in ((1, 60), (5, 100), (10, 200), (25, 500), (50, length + 1)) if length < most)
         length += step - length % step
-    return sorted(found)
+    return sorted(lengths)
 
 
 def _sentences(task: Task, length: int, most: int, seed: int) -> tuple[ndarray, list[int]]:
@@ -227,18 +227,18 @@ def _ahead(lengths: Sequence[int], trained: Sequence[int]) -> list[int]:
 def _readings(model: Model, task: Task, lengths: Sequence[int], ahead: Sequence[int], seed: int) -> dict[str, Any]:
     readings = []
     for index in ahead:
-        found = read(model, task, sentence(task, lengths[index], seed=seed))
+        reading = read(model, task, sentence(task, lengths[index], seed=seed))
         with np.errstate(divide="ignore"):  # a gradient of zero has the logarithm -inf, which float32 holds too
-            gradient = {name: _text(np.log10(values)) for name, values in found.gradient.items()}
+            gradient = {name: _text(np.log10(values)) for name, values in reading.gradient.items()}
         readings.append(
             {
                 "sentence": [index, 0],
-                "answer": None if found.right is None else int(found.right[-1]),
-                "confidence": _text(found.outputs),
-                "gates": {name: _text(values.mean(1)) for name, values in found.gates.items()},
-                "norms": {name: _text(np.linalg.norm(values, axis=1)) for name, values in found.states.items()},
+                "answer": None if reading.right is None else int(reading.right[-1]),
+                "confidence": _text(reading.outputs),
+                "gates": {name: _text(values.mean(1)) for name, values in reading.gates.items()},
+                "norms": {name: _text(np.linalg.norm(values, axis=1)) for name, values in reading.states.items()},
                 "gradient": gradient,
-                "keeps": list(found.keeps),
+                "keeps": list(reading.keeps),
             }
         )
     return {"embed": None, "layers": None, "readout": None, "readings": readings}
@@ -250,7 +250,7 @@ def _text(values: Tensor | ndarray, kind: str = "<f4") -> str:
 
 
 def _number(value: float | None) -> float | str | None:
-    """As result.json has it: what JSON has no number for is text; nobody's number is null."""
+    """As result.json has it: infinities are text, NaN and missing numbers are null."""
     if value is None or isnan(value):
         return None
     return value if isfinite(value) else ("inf" if value > 0 else "-inf")

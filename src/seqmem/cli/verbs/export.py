@@ -80,10 +80,10 @@ def _weights(run: RunDirectory) -> "dict[str, Tensor]":
     from ...record.recorder import load_checkpoint
 
     path = run.file(CHECKPOINT)
-    found = load_checkpoint(path).get("model")
-    if not isinstance(found, dict) or not found:
+    weights = load_checkpoint(path).get("model")
+    if not isinstance(weights, dict) or not weights:
         raise RunError(f"{path} holds no weights")
-    return {str(name): value.contiguous() for name, value in found.items()}
+    return {str(name): value.contiguous() for name, value in weights.items()}
 
 
 def facts(run: RunDirectory) -> dict[str, str]:
@@ -91,8 +91,8 @@ def facts(run: RunDirectory) -> dict[str, str]:
     result, config = run.result() or {}, run.config()
     names = ("task", "cell", "seq_len", "seed", "hidden_size", "layers", "score", "metric")
     versions = {f"version_{name}": str(value) for name, value in (result.get("versions") or {}).items()}
-    said = {name: str(result[name]) for name in names if name in result}
-    return {"producer": "seqmem", **said, **versions, "config": json.dumps(config, sort_keys=True)}
+    of_result = {name: str(result[name]) for name in names if name in result}
+    return {"producer": "seqmem", **of_result, **versions, "config": json.dumps(config, sort_keys=True)}
 
 
 # The state dict
@@ -139,9 +139,9 @@ def _write_safetensors(path: Path, weights: "Mapping[str, Tensor]", facts: Mappi
         if kind is None:
             raise RunError(f"{name} is of {array.dtype}, which is not written as .safetensors here: use .pt or .npz")
         header[name] = {"dtype": kind, "shape": list(array.shape), "data_offsets": [start, len(content)]}
-    said = json.dumps(header).encode()
-    said += b" " * (-len(said) % 8)
-    write_atomically(path, struct.pack("<Q", len(said)) + said + bytes(content))
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    write_atomically(path, struct.pack("<Q", len(text)) + text + bytes(content))
 
 
 WRITERS: dict[str, "Callable[[Path, Mapping[str, Tensor], Mapping[str, str]], None]"] = {
