@@ -97,7 +97,7 @@ class Reading:
 
     @property
     def is_right(self) -> bool | None:
-        """The last answer is right; None: the right answer is not known, or it is a real number, never exactly right."""
+        """The last answer is right; None: the right answer is unknown, or a real number, never exactly right."""
         if self.right is None or self.answers is None:
             return None
         return bool(self.top[self.answered_at] == self.right[self.answered_at])
