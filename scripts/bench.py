@@ -99,7 +99,7 @@ def default_run(cell: str) -> tuple[dict[str, float], float, int, dict[str, Any]
             timed(loop, "evaluate", spent, "evaluation"),
             timed(measuring, "score", spent, "evaluation"),
             timed(Tracer, "measure", spent, "traces: measuring"),
-            timed(Recorder, "traced", spent, "traces: writing"),
+            timed(Recorder, "measured", spent, "traces: writing"),
             timed(Recorder, "logged", spent, "log"),
             timed(Recorder, "save", spent, "checkpoints"),
             timed(Recorder, "finished", spent, "final writing"),

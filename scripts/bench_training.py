@@ -119,7 +119,7 @@ def profile(cell: str, threads: int) -> tuple[dict[str, float], float]:
         timed(loop, "evaluate", spent, "evaluation"),
         timed(measuring, "score", spent, "evaluation"),
         timed(Tracer, "measure", spent, "traces"),
-        timed(Recorder, "traced", spent, "traces"),
+        timed(Recorder, "measured", spent, "traces"),
         timed(Recorder, "logged", spent, "log"),
         timed(Recorder, "save", spent, "checkpoints"),
         timed(Recorder, "finished", spent, "final writing"),

@@ -56,7 +56,7 @@ def _under_probes(value: Mapping[str, Any]) -> dict[str, Any]:
     return {**others, "probes": {"gradient": value["gradient"], **value.get("probes", {})}}
 
 
-LATER_SETTINGS: Mapping[str, Any] = {"model.name": "recurrent"}
+LATER_SETTINGS: Mapping[str, Any] = {"model.name": "recurrent", "probe": {}}
 """Setting -> its default, of settings that the current version added: a configuration without one has the default.
 
 A dot separates a group from a setting in it, as on the command line.

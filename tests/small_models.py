@@ -7,10 +7,12 @@ import torch
 from torch import Tensor
 
 from seqmem.cells import GRU, LSTM, RNN, Cell, Stack, State
-from seqmem.decay import Decay, Trace
+from seqmem.decay import Trace
+from seqmem.measurement import Measurement
 from seqmem.models.base import trainable
 from seqmem.models.recurrent import SequenceModel
 from seqmem.optimizers import adam
+from seqmem.probes.base import Probe
 from seqmem.randomness import ambient, generator
 from seqmem.signals import Batch
 from seqmem.tasks import Adding, Copy, Pronoun, Task, Text
@@ -24,6 +26,7 @@ class Memory:
     def __init__(self) -> None:
         self.rows: list[tuple[int, str, dict[str, float]]] = []
         self.traces: list[tuple[int, Trace]] = []
+        self.measurements: list[tuple[int, str, Measurement]] = []
         self.shown: list[tuple[int, Batch, Tensor]] = []
         self.result: Result | None = None
         self.saved: dict[str, Any] | None = None
@@ -32,8 +35,10 @@ class Memory:
     def logged(self, step: int, kind: Literal["train", "eval"], values: Mapping[str, float]) -> None:
         self.rows.append((step, kind, dict(values)))
 
-    def traced(self, step: int, trace: Trace, decays: Mapping[str, Decay]) -> None:
-        self.traces.append((step, trace))
+    def measured(self, step: int, probe: Probe, measurement: Measurement) -> None:
+        self.measurements.append((step, probe.name, measurement))
+        if measurement.answered_at is not None:
+            self.traces.append((step, Trace(measurement.series, measurement.answered_at)))
 
     def answered(self, step: int, batch: Batch, predicted: Tensor) -> None:
         self.shown.append((step, batch, predicted))

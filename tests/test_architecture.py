@@ -12,7 +12,8 @@ SOURCE = Path(__file__).parents[1] / "src" / "seqmem"
 FILES = sorted(SOURCE.rglob("*.py"))
 
 CORE = {
-    *("metrics", "signals", "randomness", "cells", "tasks", "models", "decay", "probes", "evaluate", "optimizers"),
+    *("metrics", "signals", "randomness", "cells", "tasks", "models", "measurement", "decay", "probes", "denormals"),
+    *("evaluate", "optimizers"),
 }
 LAW: dict[str, set[str]] = {
     "metrics": set(),
@@ -20,23 +21,26 @@ LAW: dict[str, set[str]] = {
     "randomness": set(),
     "optimizers": set(),
     "span": set(),
-    "decay": set(),
+    "measurement": set(),
+    "denormals": set(),
+    "decay": {"measurement"},
     "kernels": {"kernels"},
     "cells": {"cells", "kernels"},
     "tasks": {"tasks", "signals", "metrics"},
     "models": {"models", "signals", "randomness", "cells", "tasks.base"},
-    "probes": {"probes", "signals", "randomness", "cells", "tasks.base", "models", "decay"},
+    "probes": {"probes", "signals", "randomness", "cells", "tasks.base", "models", "decay", "measurement", "denormals"},
     "evaluate": {"signals", "randomness", "cells", "tasks.base", "models"},
     "reading": {"signals", "randomness", "cells", "tasks.base", "models", "probes", "decay"},
     "training": {
-        *("training", "signals", "randomness", "cells", "tasks.base", "models", "probes", "decay"),
-        *("evaluate", "reading"),
+        *("training", "signals", "randomness", "cells", "tasks.base", "models", "probes", "measurement"),
+        *("evaluate", "reading", "denormals"),
     },
-    "runs": {"runs", "decay", "metrics"},
+    "runs": {"runs", "decay", "measurement", "metrics"},
     "record": {
         *("record", "runs", "training", "decay", "probes", "evaluate", "models", "tasks.base", "signals", "metrics"),
+        "measurement",
     },
-    "report": {"report", "runs", "decay", "metrics"},
+    "report": {"report", "runs", "decay", "measurement", "metrics"},
     "playground": {"playground", "reading", *CORE},
     "cli": {
         *("cli", "report", "span", "reading", "playground", "runs", "record", "training", "kernels"),

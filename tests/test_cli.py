@@ -43,8 +43,8 @@ def test_a_run_from_start_to_finish(tmp_path: Path, typed: Callable[..., Complet
     assert result["parameters"] == 32 * words + 4 * 64 * (32 + 64 + 1) + (64 + 1) * people  # one bias a gate
     assert [found["seq_len"] for found in result["by_length"]] == [7, 10, 20, 40]
     assert result["score"] == result["by_length"][1]["score"]
-    assert set(result["gradient"]) == {"start", "end"}
-    assert set(result["gradient"]["end"]) == {"state", *STATES}
+    assert set(result["probes"]["gradient"]) == {"start", "end"}
+    assert set(result["probes"]["gradient"]["end"]) == {"state", *STATES}
     assert json.loads((run / "status.json").read_text())["state"] == "finished"
     assert json.loads((run / "overrides.json").read_text()) == list(command[1:])
     config = json.loads((run / "config.json").read_text())
@@ -85,7 +85,7 @@ def _check_metrics(run: Path, result: dict) -> None:
             assert stored[f"norm/{name}"].dtype == np.float64
             assert (stored[f"norm/{name}"] > 0).all()
     end = [row for row in rows(run) if row["kind"] == "trace"][-1]
-    assert end["gradient"] == result["gradient"]["end"]
+    assert end["gradient"] == result["probes"]["gradient"]["end"]
 
 
 def _check_events(run: Path, result: dict) -> None:
@@ -241,7 +241,7 @@ def test_a_directory_of_ones_own(tmp_path: Path, typed: Callable[..., Completed]
     assert run.relative_to(tmp_path).match("outputs/adding/Leaky/len6-seed0-*")
     result = json.loads((run / "result.json").read_text())
     assert (result["steps"], result["cell"], result["task"]) == (4, "Leaky", "adding")
-    assert set(result["gradient"]["end"]) == {"state", "input", "h"}
+    assert set(result["probes"]["gradient"]["end"]) == {"state", "input", "h"}
     # The command line goes before the file; and what is wrong beside the file is still said in one line.
     assert typed("train", "-cd", "mine", "experiment=short", *tiny, "cell.args.alpha=0.8", "steps=3").code == 0
     assert len(list((tmp_path / "outputs" / "adding" / "Leaky").iterdir())) == 2

@@ -39,7 +39,7 @@ from seqmem.cli.verbs import show
 from seqmem.decay import Trace, decay, profile, together
 from seqmem.evaluate import Evaluation
 from seqmem.models.recurrent import SequenceModel
-from seqmem.probes.gradient import Tracer
+from seqmem.probes.gradient import GradientProbe, Tracer, measurements
 from seqmem.randomness import generator
 from seqmem.runs.directory import RunDirectory
 from seqmem.runs.files import RunError, plain_json, write_json
@@ -50,6 +50,7 @@ from seqmem.tasks.text import corpus_sha256
 from seqmem.training.plan import Interrupted, Observer, Result
 
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+PROBE = GradientProbe()
 COLOUR = re.compile(r"\x1b\[(?:[0-9;]*;)?(?:3[0-8]|4[0-8]|9[0-7])[0-9;]*m")
 
 
@@ -331,7 +332,7 @@ def feed(
 
     def trace(step: int) -> None:
         norms = 0.3 * (0.5 + 0.4 * step / 1000) ** np.arange(50)[::-1, None] * np.ones((1, 2))
-        to.traced(step, Trace({"hidden": norms, "input": norms}, at), {"state": decay(norms.mean(1)[::-1])})
+        to.measured(step, PROBE, *measurements([Trace({"hidden": norms, "input": norms}, at)]))
 
     if first == 0:
         to.logged(0, "eval", {"loss": 1.4, "score": 0.251})
@@ -549,7 +550,7 @@ def test_traces_that_nobody_sees_cost_nothing(monkeypatch: pytest.MonkeyPatch) -
         made.clear()
         shows = display(console)
         for step, one in enumerate(norms):
-            shows.traced(step, Trace({"hidden": one, "input": one}, at), {"state": decay(one.mean(1)[::-1])})
+            shows.measured(step, PROBE, *measurements([Trace({"hidden": one, "input": one}, at)]))
         assert not made
         if shows._live is not None:
             console.print(shows._live.get_renderable())
@@ -624,7 +625,7 @@ def test_it_observes_what_a_training_says() -> None:
     with shows:
         observer.logged(0, "eval", {"loss": 1.4, "score": 0.25})
         observer.answered(0, batch, model(batch.inputs)[0])
-        observer.traced(0, trace, {"state": decay(trace.state.mean(1)[::-1])})
+        observer.measured(0, PROBE, *measurements([trace]))
         observer.finished(4, RESULT)
     first, last = file.getvalue().splitlines()
     assert re.fullmatch(r"\[1\] step 0/4  loss 1.400 \(.*  accuracy 25.0 % \(.*\)  half-life \S+", first)
@@ -773,13 +774,6 @@ def test_squared_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_numbers_in_words() -> None:
-    assert [words.half_life_text(x) for x in (inf, nan, 0.51234, 123.4, 8793.2, 2e9)] == [
-        "does not decay", "unknown", "0.512", "123", "8,793", "2e+09",
-    ]  # fmt: skip
-    assert [words.horizon_text(x) for x in (inf, nan, 45.0)] == ["beyond the sequence", "unknown", "45"]
-    assert [words.share_text(x) for x in (-inf, nan, -23.44, -2.0, 0.0, 3.0)] == [
-        "nothing", "unknown", "10^-23.4", "1 %", "100 %", "10^3.0",
-    ]  # fmt: skip
     assert [words.duration(x) for x in (3.14159, 59.2, 200.0, 3600.0, 7265.0, 59.9)] == [
         "3.1 s", "59 s", "3 min 20 s", "1 h 0 min", "2 h 1 min", "60 s",
     ]  # fmt: skip

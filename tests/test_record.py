@@ -25,24 +25,19 @@ from torch import Tensor
 
 from seqmem.cells import CELLS, Cell
 from seqmem.decay import Decay, Trace
+from seqmem.measurement import Measurement
 from seqmem.models.base import parameter_count
 from seqmem.models.recurrent import SequenceModel
-from seqmem.probes.gradient import Tracer
+from seqmem.probes.gradient import GradientProbe, Tracer
 from seqmem.randomness import ambient, generator
 from seqmem.reading import beliefs
 from seqmem.record import recorder as record
+from seqmem.record.pictures.from_batch import sentences
 from seqmem.record.pictures.sentences import Sentence, colours, palette, picture
-from seqmem.record.recorder import (
-    CURVES,
-    FLOOR,
-    RESULTS,
-    Recorder,
-    _Traces,
-    answers,
-    describe,
-    load_checkpoint,
-    sentences,
-)
+from seqmem.record.recorder import CURVES, Recorder, load_checkpoint
+from seqmem.record.tags import FLOOR, describe, results
+from seqmem.record.texts import answers
+from seqmem.record.traces import TraceFile
 from seqmem.runs.directory import RunDirectory
 from seqmem.runs.files import CHECKPOINT, EVENTS, GRADIENTS, METRICS, TRACES, RunError
 from seqmem.runs.result import Facts
@@ -66,6 +61,13 @@ PLAN = Plan(
 )
 
 
+PROBE, FADING = GradientProbe(), Decay(1.0, 1.0, -1.0, 2, 1.0, 0)
+
+
+def measured(trace: Trace, decay: Decay) -> Measurement:
+    return Measurement({"state": decay.numbers()}, trace.norms, trace.answered_at)
+
+
 class Killed(BaseException):
     """As good as kill -9: nothing catches it, and nothing is tidied up."""
 
@@ -81,7 +83,7 @@ class Bomb:
         if self.told == self.at:
             raise Killed
 
-    logged = traced = answered = finished = tick
+    logged = measured = answered = finished = tick
 
 
 @dataclass
@@ -99,7 +101,7 @@ class Setup:
     def die(self) -> None:
         """Lose what was not written, as a killed process does."""
         opened = self.recorder._opened()
-        for file in (opened.metrics, opened.events._file, opened.traces._file):
+        for file in (opened.metrics, opened.events._file, *(traces._file for traces in opened.traces.values())):
             if file is not None:
                 file._pending.clear()
                 file.close()
@@ -118,7 +120,12 @@ def setup(path: Path, *, cell: str = "lstm", task: str = "pronoun", layers: int 
     run = RunDirectory(path)
     path.mkdir(parents=True, exist_ok=True)
     recorder = Recorder(
-        run, config={"cell": {"name": cell}}, task=made, facts=facts, hparams={"cell": cell, "lr": 0.01}
+        run,
+        config={"cell": {"name": cell}},
+        task=made,
+        facts=facts,
+        hparams={"cell": cell, "lr": 0.01},
+        probes=[PROBE],
     )
     return Setup(run, made, model, optimizer, recorder)
 
@@ -238,19 +245,19 @@ def test_killed_while_it_saves_it_ends_where_it_would_have(
 def test_killed_while_the_traces_are_stored_it_ends_where_it_would_have(
     gone: int, whole: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = _Traces.store
+    real = TraceFile.store
 
-    def store(self: _Traces) -> None:
+    def store(self: TraceFile) -> None:
         if gone:
             real(self)
         else:
             self.flush()
-            self._stored_at.with_name(GRADIENTS + ".partial").write_bytes(b"PK")
+            self._stored.with_name(GRADIENTS + ".partial").write_bytes(b"PK")
         raise Killed
 
     first = setup(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(_Traces, "store", store)
+        patch.setattr(TraceFile, "store", store)
         with pytest.raises(Killed):
             first.train()
     assert not first.run.finished
@@ -651,12 +658,12 @@ def test_one_event_file_with_the_hparams_in_it_and_no_sub_run(whole: Setup) -> N
     }
     assert list(content) == [metadata.EXPERIMENT_TAG, metadata.SESSION_START_INFO_TAG, metadata.SESSION_END_INFO_TAG]
     experiment = metadata.parse_experiment_plugin_data(content[metadata.EXPERIMENT_TAG])
-    assert tuple(info.name.tag for info in experiment.metric_infos) == RESULTS
+    assert tuple(info.name.tag for info in experiment.metric_infos) == results([PROBE])
     end = metadata.parse_session_end_info_plugin_data(content[metadata.SESSION_END_INFO_TAG])
     assert end.status == Status.Value("STATUS_SUCCESS")
     found, result = scalars(whole.run), whole.run.result()
     assert result is not None
-    assert {tag for tag in found.Tags()["scalars"] if tag.startswith("result/")} == set(RESULTS)
+    assert {tag for tag in found.Tags()["scalars"] if tag.startswith("result/")} == set(results([PROBE]))
     assert found.Scalars("result/score")[0].value == pytest.approx(result["score"])
     assert found.Scalars("result/steps_to_solve")[0].value == 12  # never solved: all the steps there were
 
@@ -729,14 +736,14 @@ def test_traces_are_not_kept_in_memory_and_not_written_twice(tmp_path: Path) -> 
         tracemalloc.start()
         try:
             for step in range(200):
-                recorder.traced(step, trace, {"state": Decay(1.0, 1.0, -1.0, 2, 1.0, 0)})
+                recorder.measured(step, PROBE, measured(trace, FADING))
             most = tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
         recorder.save({"progress": {"step": 199}})
         assert made.run.file(TRACES).stat().st_size == pytest.approx(200 * size, rel=0.001)
         kept = made.run.file(TRACES).stat().st_ino
-        recorder.traced(200, trace, {"state": Decay(1.0, 1.0, -1.0, 2, 1.0, 0)})
+        recorder.measured(200, PROBE, measured(trace, FADING))
         recorder.save({"progress": {"step": 200}})
         assert made.run.file(TRACES).stat().st_ino == kept
     assert most < 50 * size
@@ -745,15 +752,15 @@ def test_traces_are_not_kept_in_memory_and_not_written_twice(tmp_path: Path) -> 
 
 def test_series_may_come_in_any_order_but_not_change(tmp_path: Path) -> None:
     """A run may go on with another kernel; it may not go on with another cell."""
-    made, decays = setup(tmp_path), {"state": Decay(1.0, 1.0, -1.0, 2, 1.0, 0)}
+    made = setup(tmp_path)
     one = {name: np.full((4, 2), value) for name, value in (("hidden", 1.0), ("cell", 2.0), ("input", 3.0))}
     at = np.full(2, 3)
     with made.recorder as recorder:
         recorder.load()
-        recorder.traced(0, Trace(one, at), decays)
-        recorder.traced(3, Trace(dict(reversed(one.items())), at), decays)
+        recorder.measured(0, PROBE, measured(Trace(one, at), FADING))
+        recorder.measured(3, PROBE, measured(Trace(dict(reversed(one.items())), at), FADING))
         with pytest.raises(RunError, match="has traces of cell, hidden, input; a cell that has hidden, input cannot"):
-            recorder.traced(6, Trace({name: one[name] for name in ("hidden", "input")}, at), decays)
+            recorder.measured(6, PROBE, measured(Trace({name: one[name] for name in ("hidden", "input")}, at), FADING))
     stored = made.run.gradients()
     assert stored is not None
     assert stored.step.tolist() == [0, 3]
@@ -874,7 +881,7 @@ def made_up(norms: np.ndarray, path: Path) -> RunDirectory:
     trace = Trace({"hidden": norms, "input": norms}, np.full(norms.shape[1], len(norms) - 1))
     with made.recorder as recorder:
         recorder.load()
-        recorder.traced(0, trace, {"state": Decay(inf, inf, -inf, 3, 1.0, 0)})
+        recorder.measured(0, PROBE, measured(trace, Decay(inf, inf, -inf, 3, 1.0, 0)))
     return made.run
 
 
@@ -906,7 +913,7 @@ def test_distances_count_from_each_sequences_own_answer(tmp_path: Path) -> None:
     np.testing.assert_allclose(trace.mean_back(norms), [1.0, 0.1])
     with made.recorder as recorder:
         recorder.load()
-        recorder.traced(0, trace, {"state": Decay(1.0, 1.0, -1.0, 2, 1.0, 0)})
+        recorder.measured(0, PROBE, measured(trace, FADING))
     xs, values = curve(made.run, "gradient/by_distance_from_answer (at start)")
     assert (xs, values) == ([0, 1], pytest.approx([0, -1]))
     assert curve(made.run, "gradient/by_timestep (at start)")[1] == pytest.approx([log10(0.55), log10(0.5), FLOOR])
@@ -1035,6 +1042,6 @@ def test_outputs_that_are_no_numbers_are_said_to_be_none() -> None:
 
 def test_a_state_of_ones_own_is_described() -> None:
     task = TASKS["pronoun"]()
-    assert "`1.slow`" in describe("gradient_1.slow/by_distance_from_answer (at end)", task)
-    assert "after training" in describe("gradient/by_timestep median (at end)", task)
+    assert "`1.slow`" in describe("gradient_1.slow/by_distance_from_answer (at end)", task, [PROBE])
+    assert "after training" in describe("gradient/by_timestep median (at end)", task, [PROBE])
     assert describe("no/such tag", task) == ""

@@ -11,18 +11,20 @@ import torch
 from torch import Tensor
 
 from seqmem.cells import LSTM, RNN, Cell, State
-from seqmem.decay import Decay, Trace
+from seqmem.denormals import flush_denormal
 from seqmem.evaluate import length_grid
+from seqmem.measurement import Measurement
 from seqmem.models.base import trainable
 from seqmem.models.recurrent import SequenceModel
 from seqmem.optimizers import OPTIMIZERS, adam
+from seqmem.probes.base import Probe
 from seqmem.randomness import ambient, generator
 from seqmem.signals import Batch
 from seqmem.tasks import TASKS, Pronoun, Task, Text
 from seqmem.training import measuring
 from seqmem.training.loop import train
 from seqmem.training.plan import Diverged, Interrupted, Plan
-from seqmem.training.update import clip, flush_denormal, update
+from seqmem.training.update import clip, update
 from small_models import PLAN, Memory, fresh, weights
 
 
@@ -49,8 +51,8 @@ def test_what_is_reported_and_when():
     assert seen.saves == [30]
     assert seen.result is result
     assert [found.seq_len for found in result.by_length] == length_grid(Pronoun(), 12)
-    assert set(result.decays) == {"start", "end"}
-    assert set(result.decays["end"]) == {"state", "input", "hidden"}
+    assert set(result.probes["gradient"]) == {"start", "end"}
+    assert set(result.probes["gradient"]["end"]) == {"state", "input", "hidden"}
     trains = [values for _, kind, values in seen.rows if kind == "train"]
     assert all(set(v) == {"loss", "learning_rate", "gradient_norm", "gradient_norm_clipped"} for v in trains)
     assert all(v["gradient_norm_clipped"] <= 1.0 + 1e-6 and v["learning_rate"] == 3e-3 for v in trains)
@@ -67,8 +69,8 @@ class InOrder(Memory):
         super().logged(step, kind, values)
         self.said.append((step, kind))
 
-    def traced(self, step: int, trace: Trace, decays: Mapping[str, Decay]) -> None:
-        super().traced(step, trace, decays)
+    def measured(self, step: int, probe: Probe, measurement: Measurement) -> None:
+        super().measured(step, probe, measurement)
         self.said.append((step, "trace"))
 
     def save(self, checkpoint: dict[str, Any]) -> None:

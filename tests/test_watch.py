@@ -17,8 +17,9 @@ import pytest
 
 from seqmem.cli.main import run_verb
 from seqmem.cli.verbs.watch import PINNED, main, page
+from seqmem.probes.gradient import GradientProbe
 from seqmem.record.events import EventFile
-from seqmem.record.recorder import describe
+from seqmem.record.tags import describe
 from seqmem.runs.files import CONFIG, EVENTS
 from seqmem.tasks import Pronoun
 
@@ -32,7 +33,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = folder / RUN
     path.mkdir(parents=True)
     (path / CONFIG).write_text("{}")
-    events = EventFile(path / EVENTS, describe=lambda tag: describe(tag, Pronoun()))
+    events = EventFile(path / EVENTS, describe=lambda tag: describe(tag, Pronoun(), [GradientProbe()]))
     events.hparams({"cell": "lstm"}, ["eval/score"])
     for step, slope in enumerate((-3.0, -2.0, -1.0)):
         for tag in PINNED:

@@ -13,6 +13,8 @@ from math import inf, log
 import numpy as np
 from numpy import ndarray
 
+from .measurement import Description, Number
+
 INPUT = "input"
 """Name of the trace of what enters the first layer; every other trace is of a state that the cell carries."""
 
@@ -86,6 +88,39 @@ def profile(norms: ndarray, answered_at: ndarray) -> ndarray:
     ``-inf``: float64 cannot tell it from zero; NaN: it is no number.
     """
     return relative_to_answer(log10_by_distance(norms, answered_at)[None])[0, ::-1]
+
+
+NUMBERS = {
+    "half_life": Number(
+        "half-life",
+        "Timesteps in which the gradient at the carried state halves on its way back, from a straight line through the "
+        "logarithms. Drawn as ten times the sequence when it is longer, or does not decay at all.",
+        unit="timesteps", better="higher", most_lengths=10.0, infinite="does not decay", fit="r2",
+        unfit="far from geometric",
+    ),
+    "horizon": Number(
+        "horizon",
+        "How many timesteps back the gradient at the carried state is below 1/1000 of that at the answer. Drawn as the "
+        "length of the sequence when that does not happen.",
+        unit="timesteps", better="higher", most_lengths=1.0, infinite="beyond the sequence", place="back", digits=".0f",
+    ),
+    "log10_first_over_last": Number(
+        "log10(first / last)",
+        "log10 of the gradient norm at the first timestep over that at the answer: 0 all of it arrives, -3 a "
+        "thousandth. Drawn as -12 when it is less.",
+        better="higher", shown="drawn", least=-12.0, label="arrives", place="at the first timestep", log10_share=True,
+    ),
+    "points": Number("points", "Timesteps that the line was fitted to.", unit="timesteps", shown="stored"),
+    "r2": Number("r2", "How well the line fits; 1: exactly geometric.", shown="stored"),
+    "underflowed": Number("underflowed", "Timesteps below the floor.", unit="timesteps", shown="stored"),
+}  # fmt: skip
+"""The numbers of a Decay."""
+
+DESCRIPTION = Description(NUMBERS, main="state")
+"""What the gradient probe's numbers mean: of every state, first of all states together."""
+
+DESCRIPTIONS = {"gradient": DESCRIPTION}
+"""Probes whose numbers are described without torch. Runs with other probes carry their descriptions."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,7 +22,7 @@ VERBS = {
     "sweep": "sweep status DIR: which runs of a sweep are finished, running, failed",
     "reproduce": "a finished run once more: are its numbers the same?",
     "export": "a run's weights as a state dict, its step as ONNX",
-    "list": "the cells, tasks, optimizers and experiments there are",
+    "list": "the cells, tasks, models, probes, optimizers and experiments there are",
 }
 
 

@@ -3,7 +3,7 @@
 Axes: T time, B batch, K timesteps back from the answer.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from math import nan
@@ -15,10 +15,13 @@ from numpy import ndarray
 from torch import Tensor
 
 from ..cells.state import tensors, written
-from ..decay import INPUT, Trace
+from ..decay import DESCRIPTION, INPUT, NUMBERS, Trace, decays_of, together
+from ..denormals import flush_denormal
+from ..measurement import Measurement
 from ..models.base import Model, Tapped, loss_per_sequence
 from ..signals import Batch
 from ..tasks.base import Task
+from .base import Curves, Probe
 
 _AT_ONCE = 40_000
 """Trace up to this many timesteps x sequences together: at 64 units each takes some 5 KB."""
@@ -222,3 +225,60 @@ def _norm(flat: Float[Tensor, "B _"]) -> Float[Tensor, " B"]:
         scale = torch.where((largest > 0) & largest.isfinite(), largest, 1.0)
         norms[extreme] = torch.linalg.vector_norm(rows / scale, dim=1) * scale[:, 0]
     return norms
+
+
+class GradientProbe(Probe):
+    """``gradient_trace`` of the training length, and how each of its series decays.
+
+    Args:
+        loss: as in ``gradient_trace``.
+    """
+
+    name = "gradient"
+    numbers = NUMBERS
+    main = DESCRIPTION.main
+    curves = Curves(
+        "the loss gradient's norm",
+        {"state": "everything the cell carries past a timestep", INPUT: "what enters the first layer"},
+        log=True,
+        heatmap="Gradient norm at the carried state",
+    )
+
+    def __init__(self, *, loss: str = "last") -> None:
+        self._loss = loss
+
+    def measure(self, model: Model, task: Task, batch: Batch) -> Measurement:
+        (measurement,) = measurements([Tracer(model, task, loss=self._loss).measure(batch)])
+        return measurement
+
+    def combined(self, series: Mapping[str, Float[ndarray, "T B"]]) -> Mapping[str, Float[ndarray, "T B"]]:
+        return {self.main: together(series)}
+
+    def snapshots(self, model: Model, task: Task) -> "_Snapshots | None":
+        tracer = Tracer(model, task, loss=self._loss)
+        return _Snapshots(tracer) if tracer.knows else None
+
+
+class _Snapshots:
+    """Copies of a model's weights, traced in a row."""
+
+    def __init__(self, tracer: Tracer) -> None:
+        self._tracer = tracer
+        weights = tracer.weights()
+        self.nbytes = weights.nbytes
+
+    def take(self) -> Float[Tensor, " N"]:
+        return self._tracer.weights()
+
+    def measure(self, batch: Batch, snapshots: Sequence[Float[Tensor, " N"]]) -> list[Measurement]:
+        return measurements([self._tracer.measure(batch, weights) for weights in snapshots])
+
+
+def measurements(traces: Sequence[Trace]) -> list[Measurement]:
+    """The decays of all traces are computed at once, which takes less time than one by one."""
+    with flush_denormal(on=True):  # far below decay.FLOOR, and so that they do not depend on where they are computed
+        decays = decays_of(traces)
+    return [
+        Measurement({name: decay.numbers() for name, decay in of_trace.items()}, trace.norms, trace.answered_at)
+        for trace, of_trace in zip(traces, decays, strict=True)
+    ]

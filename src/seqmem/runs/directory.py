@@ -16,6 +16,7 @@ at the last checkpoint. So a reader never sees a half-written file.
 """
 
 import os
+import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,7 +28,7 @@ from filelock import FileLock, Timeout
 
 from . import files
 from .files import RunError, read_json, read_lines, write_json
-from .result import StoredResult, current_row, read_result, whole
+from .result import StoredResult, measured_row, read_result, whole
 from .traces import Gradients, read_growing, read_stored
 
 State = Literal["finished", "running", "interrupted", "killed", "failed", "not started"]
@@ -118,6 +119,7 @@ class RunDirectory:
             files.EVALUATIONS, files.STATUS,
         ):  # fmt: skip
             self.file(name).unlink(missing_ok=True)
+        shutil.rmtree(self.file(files.PROBES), ignore_errors=True)
 
     # Reading
 
@@ -160,7 +162,7 @@ class RunDirectory:
 
     def metrics(self) -> list[dict[str, Any]]:
         """Every number of the training, in the order in which it was written."""
-        return [current_row(row) for row in read_lines(self.file(files.METRICS))]
+        return [measured_row(row) for row in read_lines(self.file(files.METRICS))]
 
     def evaluations(self) -> list[dict[str, Any]]:
         """What ``seqmem eval`` added: the fields of a ``result.Length`` each."""

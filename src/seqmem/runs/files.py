@@ -15,12 +15,20 @@ STATUS = "status.json"
 METRICS = "metrics.jsonl"
 TRACES = "traces.bin"
 GRADIENTS = "gradients.npz"
+PROBES = "probes"  # a folder
 EVENTS = "events.out.tfevents.0.seqmem"
 CHECKPOINT = "checkpoint.pt"
 RESULT = "result.json"
 EVALUATIONS = "evaluations.jsonl"
 ERROR = "error.txt"
 LOCK = "run.lock"
+
+
+def series_files(probe: str) -> tuple[str, str]:
+    """Where the series of a probe are: (while the run trains, afterwards)."""
+    if probe == "gradient":  # the first probe, whose files are older than the folder
+        return TRACES, GRADIENTS
+    return f"{PROBES}/{probe}.bin", f"{PROBES}/{probe}.npz"
 
 
 class RunError(Exception):

@@ -119,12 +119,20 @@ class StoredResult(TypedDict):
     versions: dict[str, str]
 
 
-def current_row(row: dict[str, Any]) -> dict[str, Any]:
-    """A line of ``metrics.jsonl`` in its current layout: earlier versions had no ``probes`` around ``gradient``."""
-    if "gradient" not in row:
+def measured_row(row: dict[str, Any]) -> dict[str, Any]:
+    """A line of ``metrics.jsonl``, with what probes measured, by their names, in ``probes``."""
+    if row.get("kind") != "trace":
         return row
-    others = {name: value for name, value in row.items() if name != "gradient"}
-    return {**others, "probes": {"gradient": row["gradient"], **row.get("probes", {})}}
+    common = {name: row[name] for name in ("kind", "step") if name in row}
+    return {**common, "probes": {name: value for name, value in row.items() if name not in common}}
+
+
+def _current(fields: dict[str, Any]) -> dict[str, Any]:
+    """``result.json`` in its current layout: up to 0.2.0 the gradient was the only probe."""
+    if "gradient" not in fields:
+        return fields
+    others = {name: value for name, value in fields.items() if name != "gradient"}
+    return {**others, "probes": {"gradient": fields["gradient"]}}
 
 
 def read_result(values: Mapping[str, Any]) -> StoredResult:
@@ -134,7 +142,7 @@ def read_result(values: Mapping[str, Any]) -> StoredResult:
         KeyError: a field is missing.
         TypeError, ValueError, AttributeError: a field has another type.
     """
-    fields = current_row(with_numbers(dict(values)))
+    fields = _current(with_numbers(dict(values)))
     steps, seconds = whole(fields["steps"], "steps"), float(fields["seconds"])
     checked = StoredResult(
         task=str(fields["task"]),

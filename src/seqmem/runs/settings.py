@@ -56,6 +56,7 @@ SETTINGS: dict[str, Setting] = {
     "log_every": Setting("measuring"),
     "evaluate": Setting("measuring"),
     "trace": Setting("measuring"),
+    "probe": Setting("measuring", since="0.2.0", before={}),
     "device": Setting("machine"),
     "kernel": Setting("machine"),
     "threads": Setting("machine"),

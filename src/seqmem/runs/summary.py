@@ -11,7 +11,8 @@ from typing import Any
 
 from numpy import ndarray
 
-from ..decay import profile
+from ..decay import DESCRIPTIONS, profile
+from ..measurement import Description, describe_unknown, read_description
 from .directory import RunDirectory, State, Status
 from .files import CONFIG, OVERRIDES, RESULT, RunError
 from .result import Length, Scale, StoredResult, read_length, read_scale, whole
@@ -97,6 +98,12 @@ class Summary:
         if self.traces.step[0] == 0:
             profiles["start"] = profile(self.traces.state(0), self.traces.answered_at)
         return profiles
+
+    @cached_property
+    def descriptions(self) -> dict[str, Description]:
+        """What the numbers of every probe in ``probes`` mean."""
+        stored = {} if self.probes.keys() <= DESCRIPTIONS.keys() else self.environment.get("probes", {})
+        return {name: DESCRIPTIONS.get(name) or _description(stored, name, self.probes) for name in self.probes}
 
     @cached_property
     def environment(self) -> dict[str, Any]:
@@ -196,6 +203,14 @@ def _plan(config: Mapping[str, Any]) -> dict[str, Any]:
         "cell": own_name(config["cell"]),
         **{name: whole(config[name], name) for name in ("seq_len", "seed", "steps")},
     }
+
+
+def _description(stored: Mapping[str, Any], name: str, probes: Mapping[str, Mapping[str, Any]]) -> Description:
+    """From the run's environment; a damaged or missing description leaves the numbers their names."""
+    try:
+        return read_description(stored[name])
+    except (KeyError, TypeError, AttributeError):
+        return describe_unknown(probes[name].get("end", {}))
 
 
 def _environment(run: RunDirectory) -> dict[str, Any]:

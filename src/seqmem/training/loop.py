@@ -12,16 +12,18 @@ import torch
 from torch import Tensor
 
 from ..cells.state import State, from_plain, map_leaves, to_plain
-from ..decay import Decay, Trace, decay_from
+from ..denormals import flush_denormal
 from ..evaluate import evaluate, length_grid
+from ..measurement import Measurement, Scalars
 from ..models.base import Model, trainable
+from ..probes.base import Probe
 from ..randomness import ambient
 from ..signals import Batch
 from ..tasks.base import Task
 from .batches import BatchQueue
-from .measuring import TraceQueue, Validation, seeded, show_answers
+from .measuring import ProbeQueue, Validation, seeded, show_answers
 from .plan import Checkpoints, Diverged, Interrupted, Observer, Plan, Result, check_precision
-from .update import compiled, compiling, flush_denormal, update
+from .update import compiled, compiling, update
 
 
 def train(
@@ -55,7 +57,7 @@ def train(
     observer = _Broadcast(observers)
     batches = BatchQueue(task, plan, now.step, device, dtype)
     validation = Validation(model, task, plan)
-    traces = TraceQueue(model, task, plan, observer)
+    probes = [ProbeQueue(scheduled, model, task, plan, observer) for scheduled in plan.scheduled()]
 
     with flush_denormal(on=True):  # vanishing gradients are denormal, and a CPU is ten times slower on those
         model.train()
@@ -81,11 +83,12 @@ def train(
             logging = step > 0 and (last or step % plan.log_every == 0)
             evaluating = last or step % plan.evaluate_every == 0
             answering = step == 0 or (not last and step == plan.steps // 2)
-            tracing = not last and plan.trace_every > 0 and step % plan.trace_every == 0
 
             # note: everything below this line that is due is a GPU sync point
-            if saving or logging or evaluating or answering:
-                traces.flush()  # first, so that observers are told everything in order
+            due = [probe for probe in probes if probe.due(step) and not last]
+            if saving or logging or evaluating or answering or not all(probe.waits for probe in due):
+                for probe in probes:
+                    probe.flush()  # first, so that observers are told everything in order
             if (logging or saving) and plan.on_nan == "stop":
                 _refuse_nan(now)
             if logging:
@@ -100,10 +103,10 @@ def train(
                 observer.logged(step, "eval", {"loss": evaluation.loss, "score": evaluation.score})
             if answering:
                 show_answers(model, task, plan, step, observer)
-            if tracing:
-                traces.add(step, at_once=step == 0 or saving)
+            for probe in due:
+                probe.add(step, at_once=step == 0 or saving)
                 if step == 0:
-                    now.start_decays = {name: decay.numbers() for name, decay in traces.latest.items()}
+                    now.start[probe.name] = probe.latest
             if saving and not last:
                 _save(checkpoints, now, model, optimizer)
             if stopping and not last:
@@ -111,8 +114,9 @@ def train(
 
         # Save before the closing measurements: a run killed during them repeats only them.
         _save(checkpoints, now, model, optimizer)
-        if plan.trace_every > 0:
-            traces.add(now.step, at_once=True)
+        for probe in probes:
+            if probe.due(now.step):
+                probe.add(now.step, at_once=True)
         show_answers(model, task, plan, now.step, observer)
         by_length = []
         for length in sorted({*(plan.evaluate_lengths or length_grid(task, plan.seq_len)), plan.seq_len}):
@@ -122,8 +126,8 @@ def train(
                 by_length.append(evaluate(model, task, length, seed=plan.seed, sequences=plan.evaluate_sequences))
 
     own = next(evaluation for evaluation in by_length if evaluation.seq_len == plan.seq_len)
-    start = {name: decay_from(numbers) for name, numbers in now.start_decays.items()}
-    result = Result(own.score, own.loss, now.steps_to_solve, by_length, {"start": start, "end": traces.latest})
+    measured = {probe.name: {"start": now.start.get(probe.name, {}), "end": probe.latest} for probe in probes}
+    result = Result(own.score, own.loss, now.steps_to_solve, by_length, measured)
     observer.finished(now.step, result)
     return result
 
@@ -136,7 +140,7 @@ class _Progress:
     steps_to_solve: int | None = None
     pending: list[Tensor] = field(default_factory=list)  # [loss, norm, clipped norm] of steps not yet logged
     carried: State | None = None  # the state handed to the next batch, for tasks whose passages span several
-    start_decays: dict[str, dict[str, float]] = field(default_factory=dict)
+    start: dict[str, Scalars] = field(default_factory=dict)  # probe -> its scalars before training
 
 
 class _Broadcast:
@@ -149,9 +153,9 @@ class _Broadcast:
         for observer in self._observers:
             observer.logged(step, kind, values)
 
-    def traced(self, step: int, trace: Trace, decays: Mapping[str, Decay]) -> None:
+    def measured(self, step: int, probe: Probe, measurement: Measurement) -> None:
         for observer in self._observers:
-            observer.traced(step, trace, decays)
+            observer.measured(step, probe, measurement)
 
     def answered(self, step: int, batch: Batch, predicted: Tensor) -> None:
         for observer in self._observers:
@@ -193,8 +197,12 @@ def _restore(
         return _Progress()
     model.load_state_dict(saved["model"])
     optimizer.load_state_dict(saved["optimizer"])
-    carried = saved["progress"]["carried"]
-    now = _Progress(**{**saved["progress"], "carried": None if carried is None else from_plain(carried)})
+    progress = dict(saved["progress"])
+    if "start_decays" in progress:  # seqmem 0.2.0 and earlier had one probe
+        progress["start"] = {"gradient": progress.pop("start_decays")}
+    if progress.get("carried") is not None:
+        progress["carried"] = from_plain(progress["carried"])
+    now = _Progress(**progress)
     now.pending = [values.to(device) for values in now.pending]
     if now.carried is not None:
         now.carried = map_leaves(lambda leaf: leaf.to(device), now.carried)

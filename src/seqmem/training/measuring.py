@@ -1,30 +1,29 @@
-"""What is measured while a model trains: scores, answers and traces, always on the same held-out sequences.
+"""What is measured while a model trains: scores, answers and probes, always on the same held-out sequences.
 
 Measuring touches neither the model nor the global generators: training is bitwise the same without it.
-Axes: N weights.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from copy import deepcopy
+from dataclasses import replace
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
-from ..decay import Decay, decays_of
+from ..denormals import flush_denormal
 from ..evaluate import CachedBatches, Evaluation, held_out, score
+from ..measurement import Measurement, Scalars, plain
 from ..models.base import Model
-from ..probes.gradient import Tracer
+from ..probes.base import Scheduled
 from ..randomness import ambient, generator
 from ..reading import beliefs
 from ..signals import Batch
 from ..tasks.base import Task
 from .plan import Observer, Plan
-from .update import flush_denormal
 
 _MOST_QUEUED = 10
 _MOST_BYTES = 1 << 24
-"""Queue at most this many models for tracing, and at most this many bytes of their weights and of their traces."""
+"""Queue at most this many models for a probe, and at most this many bytes of their weights and of their series."""
 
 
 def seeded(model: Model, plan: Plan, step: int) -> AbstractContextManager[None]:
@@ -61,46 +60,76 @@ def show_answers(model: Model, task: Task, plan: Plan, step: int, observer: Obse
     observer.answered(step, batch, predicted.cpu())
 
 
-class TraceQueue:
-    """Traces the gradient at chosen steps. Frequent traces wait, as copies of the weights, and are measured in a row.
+class ProbeQueue:
+    """One probe of a run. Frequent measurements wait, as snapshots of the model, and are made in a row.
 
-    Measured in a row they take less time than between updates: the code and data that measure them stay in the
-    processor's caches. Infrequent traces are measured at once.
+    In a row they take less time than between updates: the code and data that measure stay in the processor's caches.
+    Infrequent measurements, and those of a probe without snapshots, are made at once.
     """
 
-    def __init__(self, model: Model, task: Task, plan: Plan, observer: Observer) -> None:
+    def __init__(self, scheduled: Scheduled, model: Model, task: Task, plan: Plan, observer: Observer) -> None:
+        self._probe, self._every, self._sequences = scheduled.probe, scheduled.every, scheduled.sequences
         self._model, self._task, self._plan, self._observer = model, task, plan, observer
-        self._tracer = Tracer(model, task, loss=plan.trace_loss)
         self._batches = CachedBatches(self._draw)
-        weights = sum(tensor.nbytes for tensor in model.state_dict().values())
-        traces = 32 * plan.trace_sequences * plan.seq_len
-        frequent = self._tracer.knows and plan.trace_every < plan.log_every
-        self._capacity = max(1, min(_MOST_QUEUED, _MOST_BYTES // max(weights, traces))) if frequent else 1
-        self._queue: list[tuple[int, Float[Tensor, " N"] | None]] = []
-        self.latest: Mapping[str, Decay] = {}
-        """The decays of the last trace that was measured."""
+        self._snapshots = self._probe.snapshots(model, task) if self._every else None
+        self._capacity = 1
+        if self._snapshots is not None and self._every < plan.log_every:
+            series = 32 * self._sequences * plan.seq_len
+            self._capacity = max(1, min(_MOST_QUEUED, _MOST_BYTES // max(self._snapshots.nbytes, series)))
+        self._queue: list[tuple[int, object]] = []
+        self.latest: Scalars = {}
+        """The scalars of the last measurement."""
 
-    def _draw(self) -> list[Batch]:
-        plan = self._plan
-        return [self._task.held_out().sample(plan.trace_sequences, plan.seq_len, generator(plan.seed, "trace"))]
+    @property
+    def name(self) -> str:
+        return self._probe.name
+
+    @property
+    def waits(self) -> bool:
+        """Measurements wait in the queue."""
+        return self._capacity > 1
+
+    def due(self, step: int) -> bool:
+        return self._every > 0 and (step % self._every == 0 or step == self._plan.steps)
 
     def add(self, step: int, *, at_once: bool = False) -> None:
-        """Trace the model as it is now; with ``at_once`` (or a full queue) the observer receives it before this
+        """Measure the model as it is now; with ``at_once`` (or a full queue) the observer receives it before this
         returns."""
-        self._queue.append((step, None if self._capacity == 1 else self._tracer.weights()))
+        if self._snapshots is None:
+            with seeded(self._model, self._plan, step):
+                self._tell([step], [self._measure()])
+            return
+        self._queue.append((step, self._snapshots.take()))
         if at_once or len(self._queue) >= self._capacity:
             self.flush()
 
     def flush(self) -> None:
         """Measure everything in the queue, and tell the observer, in the order of the steps."""
-        if not self._queue:
+        if not self._queue or self._snapshots is None:
             return
-        (batch,) = self._batches
-        random = nullcontext() if self._tracer.knows else seeded(self._model, self._plan, self._queue[-1][0])
-        with random, flush_denormal(on=False):  # float64 norms are measured down to the denormals
-            traces = [self._tracer.measure(batch, weights) for _, weights in self._queue]
-        decays = decays_of(traces)
-        for (step, _), trace, of_trace in zip(self._queue, traces, decays, strict=True):
-            self._observer.traced(step, trace, of_trace)
+        steps, snapshots = zip(*self._queue, strict=True)
         self._queue.clear()
-        self.latest = decays[-1]
+        with flush_denormal(on=False):
+            self._tell(steps, self._snapshots.measure(self._batch(), snapshots))
+
+    def _measure(self) -> Measurement:
+        """A copy is measured, so that a probe cannot change what is trained."""
+        copy, batch = deepcopy(self._model).to("cpu").double().eval(), self._batch().to("cpu", torch.float64)
+        with flush_denormal(on=False):  # float64 is measured down to the denormals
+            measurement = self._probe.measure(copy, self._task, batch)
+        try:
+            return replace(measurement, scalars=plain(measurement.scalars, self._probe.numbers))
+        except ValueError as error:
+            raise ValueError(f"probe.{self.name}: {error}") from None
+
+    def _batch(self) -> Batch:
+        (batch,) = self._batches
+        return batch
+
+    def _draw(self) -> list[Batch]:
+        return [self._task.held_out().sample(self._sequences, self._plan.seq_len, generator(self._plan.seed, "trace"))]
+
+    def _tell(self, steps: Sequence[int], measurements: Sequence[Measurement]) -> None:
+        for step, measurement in zip(steps, measurements, strict=True):
+            self._observer.measured(step, self._probe, measurement)
+            self.latest = measurement.scalars

@@ -10,8 +10,10 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from ..decay import Decay, Trace
 from ..evaluate import Evaluation
+from ..measurement import Measurement, Scalars
+from ..probes.base import Probe, Scheduled
+from ..probes.gradient import GradientProbe
 from ..signals import Batch
 from ..tasks.base import Task
 
@@ -27,7 +29,8 @@ class Plan:
     ``seq_len``. ``clip_norm``: the L2 norm that the gradient of all parameters is clipped to; None: never.
     ``evaluate_lengths``: lengths of the final evaluation; None: ``length_grid``. ``evaluate_sequences``: sequences
     of each length there; the evaluations on the way, every ``evaluate_every``, take at most 256.
-    ``trace_every=0``: no traces.
+    ``trace_every``, ``trace_sequences``, ``trace_loss``: the gradient probe; ``trace_every=0``: no traces.
+    ``probes``: further probes.
 
     ``tbptt``: truncated backpropagation through time (Williams & Peng 1990; Sutskever 2013, section 2.8.6). A batch is
     read in consecutive segments of this many timesteps, the last one shorter. The state is carried from each segment
@@ -67,6 +70,12 @@ class Plan:
     checkpoint_every_t: int | None = None
     precision: str = "float32"
     compile: bool = False
+    probes: tuple[Scheduled, ...] = ()
+
+    def scheduled(self) -> tuple[Scheduled, ...]:
+        """Every probe of the run, the gradient first."""
+        gradient = GradientProbe(loss=self.trace_loss)
+        return (Scheduled(gradient, self.trace_every, self.trace_sequences), *self.probes)
 
     def check(self, task: Task) -> None:
         """Raise ValueError, one line that says what to change, if the plan does not fit the task."""
@@ -94,6 +103,7 @@ class Plan:
             raise ValueError(f"on_nan={self.on_nan}: must be 'stop' or 'continue'")
         if self.trace_loss not in ("last", "all"):
             raise ValueError(f"trace_loss={self.trace_loss}: must be 'last' or 'all'")
+        self._check_probes()
         if self.lengths not in ("fixed", "uniform"):
             raise ValueError(f"lengths={self.lengths}: must be 'fixed' or 'uniform'")
         task.check(self.batch_size, self.seq_len)
@@ -117,6 +127,23 @@ class Plan:
                     f"task={task.name}: at most {task.max_seq_len}"
                 )
 
+    def all_probes(self) -> list[Probe]:
+        return [scheduled.probe for scheduled in self.scheduled()]
+
+    def _check_probes(self) -> None:
+        names: dict[str, str] = {}
+        for scheduled in self.scheduled():
+            probe = scheduled.probe
+            if scheduled.every < 0:
+                raise ValueError(f"probe.{probe.name}.every={scheduled.every}: must be at least 1, or 0 for never")
+            if scheduled.sequences < 1:
+                raise ValueError(f"probe.{probe.name}.sequences={scheduled.sequences}: must be at least 1")
+            for number in (probe.name, *probe.numbers):
+                if names.setdefault(number, probe.name) != probe.name:
+                    raise ValueError(
+                        f"probe.{probe.name}: probe {names[number]} has a number '{number}', too: give it another name"
+                    )
+
 
 def check_precision(precision: str, device: torch.device, dtype: torch.dtype) -> None:
     """Raise ValueError if a model of ``dtype`` cannot be trained in ``precision`` on ``device``."""
@@ -134,15 +161,15 @@ class Result:
     """The measurements of a finished run.
 
     ``score`` and ``loss``: on held-out sequences of the run's own length after the last step. ``steps_to_solve``: the
-    first evaluation during training that reached the task's ``solved_at``; None: none did. ``decays``: ``start`` and
-    ``end`` -> state name (``state``: all together; ``input``) -> Decay.
+    first evaluation during training that reached the task's ``solved_at``; None: none did. ``probes``: name ->
+    ``start`` and ``end`` of training -> the scalars of the probe; empty if it measured nothing.
     """
 
     score: float
     loss: float
     steps_to_solve: int | None
     by_length: Sequence[Evaluation]
-    decays: Mapping[str, Mapping[str, Decay]]
+    probes: Mapping[str, Mapping[str, Scalars]]
 
 
 @runtime_checkable
@@ -153,7 +180,7 @@ class Observer(Protocol):
         """``train``: means since the last call (loss, learning_rate, gradient_norm, gradient_norm_clipped).
         ``eval``: loss and score on held-out sequences of the training length."""
 
-    def traced(self, step: int, trace: Trace, decays: Mapping[str, Decay]) -> None: ...
+    def measured(self, step: int, probe: Probe, measurement: Measurement) -> None: ...
 
     def answered(self, step: int, batch: Batch, predicted: Tensor) -> None:
         """A few held-out sequences with the model's answer after each timestep, [T B K], on the CPU: before training,

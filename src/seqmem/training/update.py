@@ -141,18 +141,3 @@ def compiling(*, on: bool) -> Iterator[None]:
     except TorchDynamoException as error:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise CannotCompile(f"compile=true: torch cannot compile this model: {reason}; use compile=false") from error
-
-
-@contextmanager
-def flush_denormal(*, on: bool) -> Iterator[None]:
-    """Inside, denormal numbers count as zero (or not) on this thread and on those torch starts later.
-
-    Weights, losses and scores are far above denormals; this concerns gradients below 1e-38 in float32.
-    """
-    tiny = torch.tensor(1e-310, dtype=torch.float64)
-    was_on = bool((tiny * 1.0 == 0).item())
-    torch.set_flush_denormal(on)
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(was_on)

@@ -22,6 +22,7 @@ from ...kernels.loading import Library, Unavailable, load
 from ...models import MODELS, Model, stacked
 from ...models.base import hidden_size_for, parameter_count, trainable
 from ...optimizers import OPTIMIZERS
+from ...probes import PROBES, GradientProbe, Probe, Scheduled
 from ...randomness import ambient
 from ...tasks import TASKS, Task
 from ...training.plan import Plan, check_precision
@@ -139,7 +140,29 @@ def build_plan(config: RunConfig) -> Plan:
         checkpoint_every_t=config.train.checkpoint_every_t,
         precision=config.precision.value,
         compile=config.compile,
+        probes=tuple(_probe(name, settings) for name, settings in config.probe.items()),
     )
+
+
+def _probe(name: str, settings: Any) -> Scheduled:
+    """``probe.NAME``: the options of the probe are beside ``every`` and ``sequences``; of a user's own, in ``args``."""
+    where = f"probe.{name}"
+    if not isinstance(settings, Mapping):
+        raise ConfigError(f"{where}: has settings, e.g. {where}.every=100; a probe's file begins with @package {where}")
+    if name == GradientProbe.name:
+        raise ConfigError(f"{where}: its settings are trace.every, trace.sequences and trace.loss")
+    schedule = {key: _as(int, settings[key], f"{where}.{key}") for key in ("every", "sequences") if key in settings}
+    rest = _without(settings, ("name", "every", "sequences"))
+    if "target" in rest:
+        for key in _without(rest, ("target", "args")):
+            raise ConfigError(f"there is no setting '{where}.{key}': the class's own are {where}.args.{key}")
+        kind, options, of = _load(rest["target"], Probe, where), dict(rest.get("args") or {}), f"{where}.args"
+    else:
+        kind, options, of = _choice("probe", name, PROBES), rest, where
+    if getattr(kind, "name", None) != name:
+        raise ConfigError(f"{where}: the probe is called '{getattr(kind, 'name', None)}' by its class: use that name")
+    checked = arguments(kind, options, of)
+    return Scheduled(_make(kind, settings, where, **checked), **schedule)
 
 
 def check(config: RunConfig) -> None:
@@ -278,7 +301,7 @@ def _chosen(
 
 def _make(kind: Callable[..., Any], settings: Mapping[str, Any], group: str, /, *given: Any, **options: Any) -> Any:
     """``kind(*given, **options)``. Any error in a user's own class becomes a ConfigError."""
-    if settings.get("name") != "custom":
+    if "target" not in settings:
         return kind(*given, **options)
     where = f"{group}.target={settings['target']}"
     try:
@@ -382,9 +405,10 @@ def _checked(prefix: str, make: Callable[[], Any]) -> Any:
 
 def _load(target: str, base: type, group: str) -> Any:
     """Import a user's own class, from the working directory first."""
+    mine = f"my{base.__name__.lower()}s"
     module_name, _, name = target.rpartition(".")
     if not module_name:
-        raise ConfigError(f"{group}.target={target}: must be module.Class, e.g. my{group}s.{target or 'Mine'}")
+        raise ConfigError(f"{group}.target={target}: must be module.Class, e.g. {mine}.{target or 'Mine'}")
     look_beside_the_user()
     try:
         module = __import__(module_name, fromlist=[name])

@@ -95,8 +95,9 @@ def command_line_config_dir(hydra: Any) -> str | None:
 
 
 def with_own_arguments(overrides: Sequence[str]) -> list[str]:
-    """``cell.args.alpha=0.9`` -> ``++cell.args.alpha=0.9``: no file lists the arguments of a user's own class."""
-    return [re.sub(r"^(cell|task|model)\.args(?=[.=])", r"++\1.args", override) for override in overrides]
+    """``cell.args.alpha=0.9`` -> ``++cell.args.alpha=0.9``: no file lists the arguments of a user's own class, nor the
+    settings of a probe that no file describes."""
+    return [re.sub(r"^(?=(cell|task|model)\.args[.=]|probe\.\w)", "++", override) for override in overrides]
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ class TrainConfig:
 
 @dataclass
 class TraceConfig:
-    every: int = 100
+    every: int = 0  # without conf/probe/gradient.yaml, in which it is 100
     sequences: int = 32
     loss: TraceLoss = TraceLoss.last
 
@@ -119,7 +119,8 @@ class RunConfig:
     on_nan: OnNan = OnNan["stop"]
     log_every: int = 10
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
-    trace: TraceConfig = field(default_factory=TraceConfig)
+    trace: TraceConfig = field(default_factory=TraceConfig)  # of the gradient probe
+    probe: dict[str, Any] = field(default_factory=dict)  # further probes: name -> settings
 
     device: str = "auto"
     kernel: Kernel = Kernel.auto
@@ -184,12 +185,15 @@ def identity(config: RunConfig) -> dict[str, Any]:
     """The settings that can change a run's numbers, and the code of a user's own classes."""
     settings = settings_of.identity(everything(config))
     chosen = [name for name in ("cell", "task", "model") if name in settings]
-    return settings | {name: {**settings[name], **_own_code(settings[name])} for name in chosen}
+    coded = {name: {**settings[name], **_own_code(settings[name])} for name in chosen}
+    if "probe" in settings:
+        coded["probe"] = {name: {**part, **_own_code(part)} for name, part in settings["probe"].items()}
+    return settings | coded
 
 
 def _own_code(part: dict[str, Any]) -> dict[str, str]:
     """A hash of the file that a user's own class is in: changed code is another run."""
-    if part.get("name") != "custom":
+    if "target" not in part:
         return {}
     look_beside_the_user()
     try:

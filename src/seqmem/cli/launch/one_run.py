@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from ...decay import DESCRIPTIONS
 from ...runs.directory import RunDirectory
 from ...runs.files import CHECKPOINT, CONFIG, ENVIRONMENT, ERROR, OVERRIDES, RunError, write_json
 from ...runs.result import Facts
@@ -160,6 +161,7 @@ def execute(
                     task=experiment.task,
                     facts=facts,
                     hparams=_hparams(config, facts),
+                    probes=experiment.plan.all_probes(),
                 )
             )
             info = RunInfo(
@@ -263,8 +265,10 @@ def _describe(
     run.file(ERROR).unlink(missing_ok=True)
     write_json(run.file(CONFIG), settings.everything(config))
     write_json(run.file(OVERRIDES), list(overrides))
-    # Without its scale the numbers of an unfinished run mean nothing.
+    # Without these the numbers of an unfinished run mean nothing.
     scale = scale_of(experiment.task, config.seq_len).fields() | {**experiment.task.facts()}
+    if unknown := [probe for probe in experiment.plan.all_probes() if probe.name not in DESCRIPTIONS]:
+        scale["probes"] = {probe.name: probe.description().fields() for probe in unknown}
     # A resumed run may go on in another environment than it was begun in.
     former = run.environment() if run.file(CHECKPOINT).exists() else None
     earlier = [*former.pop("earlier", []), former] if former else []

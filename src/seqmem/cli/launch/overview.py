@@ -71,8 +71,8 @@ class Reporter:
         self._sent_at = self._clock()
         self._send(progress)
 
-    def traced(self, step: int, trace: object, decays: object) -> None:
-        """Gradients are not shown."""
+    def measured(self, step: int, probe: object, measurement: object) -> None:
+        """Measurements are not shown."""
 
     def answered(self, step: int, batch: object, predicted: object) -> None:
         """Answers are not shown."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal
 
+from numpy import ndarray
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -23,12 +24,13 @@ from ...runs.directory import RunDirectory
 from ...runs.summary import read
 from ..config.choose import OUTPUTS
 from .pages import LABEL, WIDEST, page
-from .strip import bar, columns, fitted, legend, marks, say, strip_line
-from .words import half_life_text, here, horizon_text, typed
+from .strip import Marks, bar, columns, fitted, legend, marks, say, strip_line
+from .words import here, typed
 
 if TYPE_CHECKING:  # torch takes seconds, and help and completion pass through here
+    import seqmem.measurement
     import seqmem.metrics
-    import seqmem.probes.gradient
+    import seqmem.probes.base
     import seqmem.training.plan
 
 _LINES = 10
@@ -87,8 +89,7 @@ class Display:
         self._rate = Rate(clock)
         self._loss: float | None = None
         self._score: float | None = None
-        self._traces: dict[str, seqmem.decay.Trace] = {}
-        self._decay: seqmem.decay.Decay | None = None
+        self._measured: dict[str, _Measured] = {}  # by probe
         self._printed_at, self._printed_tenth, self._line_due = clock(), -1, False
         live = not run.quiet and not run.prefix and moving(console)
         self._live = Live(get_renderable=self._picture, console=console, refresh_per_second=4) if live else None
@@ -122,11 +123,14 @@ class Display:
             self._score = values["score"]
         self._line_due = self._live is None and self._due(kind)
 
-    def traced(self, step: int, trace: "seqmem.decay.Trace", decays: "Mapping[str, seqmem.decay.Decay]") -> None:
-        # Only kept here: a run may be traced a thousand times a second. The live picture draws it four times a second.
-        untrained = {note: old for note, old in self._traces.items() if note == "untrained"}
-        self._traces = {"untrained": trace} if step == 0 else {**untrained, f"step {step}": trace}
-        self._decay = decays["state"]
+    def measured(
+        self, step: int, probe: "seqmem.probes.base.Probe", measurement: "seqmem.measurement.Measurement"
+    ) -> None:
+        # A run may be measured a thousand times a second; the live picture draws it four times a second.
+        former = self._measured.get(probe.name)
+        self._measured[probe.name] = _Measured(probe, step, measurement, None if former is None else former.untrained)
+        if step == 0:
+            self._measured[probe.name].untrained = measurement
         self._flush()
 
     def answered(self, step: int, batch: object, predicted: object) -> None:
@@ -139,7 +143,7 @@ class Display:
             self._live.transient = True  # the summary that follows has the same, in more detail
         elif self._prefix:
             solved = f"solved at step {result.steps_to_solve}" if result.steps_to_solve is not None else ""
-            self._print(_joined("finished", self._scores(), solved, self._half_life()))
+            self._print(_joined("finished", self._scores(), solved, self._brief()))
 
     # Plain lines
 
@@ -163,7 +167,7 @@ class Display:
         loss = f"loss {_loss_text(self._loss)} (chance {chance})" if self._loss is not None else ""
         speed = speed_text(rate) if (rate := self._rate.value) else ""
         step = f"step {self._step:>{len(str(self._steps))}}/{self._steps}"
-        return _joined(step, loss, self._scores(), speed, self._half_life())
+        return _joined(step, loss, self._scores(), speed, self._brief())
 
     def _scores(self) -> str:
         if self._score is None:
@@ -171,8 +175,9 @@ class Display:
         text = self._metric.text
         return f"{self._metric.name} {text(self._score)} (chance {text(self._chance)})"
 
-    def _half_life(self) -> str:
-        return f"half-life {self._decay.half_life:.3g}" if self._decay is not None else ""
+    def _brief(self) -> str:
+        """The first number of every probe."""
+        return _joined(*(one.brief() for one in self._measured.values()))
 
     def _print(self, line: str) -> None:
         """Print in one write, so that jobs which share a terminal or a file do not break each other's lines."""
@@ -226,20 +231,55 @@ class Display:
         return columns(rows, right={1}) if rows else []
 
     def _strips(self, width: int) -> list[Text]:
-        traces = {note: profile(trace.state, trace.answered_at) for note, trace in self._traces.items()}
-        lines = []
-        longest = max(map(len, traces), default=0)
-        for note, values in traces.items():
-            drawn = strip_line(self._marks, values, width - LABEL - 1, note.ljust(longest))
-            lines.append(Text.assemble(("" if lines else "gradient", "dim"), no_wrap=True))
+        return [line for one in self._measured.values() for line in one.lines(self._marks, width)]
+
+
+@dataclass
+class _Measured:
+    """The latest measurement of a probe, and the one before training."""
+
+    probe: "seqmem.probes.base.Probe"
+    step: int
+    latest: "seqmem.measurement.Measurement"
+    untrained: "seqmem.measurement.Measurement | None" = None
+
+    def _numbers(self) -> "list[tuple[seqmem.measurement.Number, float]]":
+        description = self.probe.description()
+        values = description.of_main(self.latest.scalars)
+        return [(number, values[name]) for name, number in description.shown().items() if name in values]
+
+    def brief(self) -> str:
+        """``half-life 8.42``"""
+        return next((f"{number.title} {value:.3g}" for number, value in self._numbers()), "")
+
+    def lines(self, have: Marks, width: int) -> list[Text]:
+        """A strip for the main series before training and one for it now, then the numbers."""
+        stages = {} if self.untrained is None else {"untrained": self.untrained}
+        if self.step:
+            stages[f"step {self.step}"] = self.latest
+        profiles = {note: self._profile(one) for note, one in stages.items()}
+        drawn = {note: values for note, values in profiles.items() if values is not None}
+        lines: list[Text] = []
+        longest = max(map(len, drawn), default=0)
+        for note, values in drawn.items():
+            strip = strip_line(have, values, width - LABEL - 1, note.ljust(longest))
+            lines.append(Text.assemble(("" if lines else self.probe.name, "dim"), no_wrap=True))
             lines[-1].pad_right(LABEL + 1 - lines[-1].cell_len)
-            lines[-1].append_text(drawn)
-        if self._decay is not None:
-            lines.append(Text.assemble(" " * (LABEL + 1), legend(self._marks, *traces.values()), no_wrap=True))
-            line = Text.assemble(("half-life".ljust(LABEL + 1), "dim"), no_wrap=True)
-            line.append(half_life_text(self._decay.half_life), "bold").append("   horizon  ", "dim")
-            lines.append(line.append(horizon_text(self._decay.horizon), "bold"))
-        return lines
+            lines[-1].append_text(strip)
+        if drawn:
+            lines.append(Text.assemble(" " * (LABEL + 1), legend(have, *drawn.values()), no_wrap=True))
+        line = Text(no_wrap=True)
+        for number, value in self._numbers():
+            title = number.title.ljust(LABEL + 1) if not line.plain else f"   {number.title}  "
+            line.append(title, "dim").append(number.words(value), "bold")
+        return [*lines, line] if line.plain else lines
+
+    def _profile(self, measurement: "seqmem.measurement.Measurement") -> "ndarray | None":
+        """The main series from the first timestep to the answer; None where it is not measured by that."""
+        series = {**self.probe.combined(measurement.series), **measurement.series}
+        if measurement.answered_at is None or self.probe.main not in series:
+            return None
+        return profile(series[self.probe.main], measurement.answered_at)
 
 
 def _below(value: float, chance: float) -> tuple[float, float | None]:

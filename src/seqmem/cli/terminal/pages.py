@@ -1,18 +1,19 @@
 """Runs in the terminal: a page about one, several side by side. No torch: runs are only files."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import inf, isfinite, isnan
+from math import isfinite, isnan
 from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
+from ...decay import DESCRIPTIONS
 from ...runs.settings import flat
 from ...runs.summary import Summary
 from .strip import Marks, bar, columns, fitted, heat_strip, legend, marks, strip_line
-from .words import duration, half_life_text, here, horizon_text, share_text, typed
+from .words import duration, here, typed
 
 WIDEST = 120
 """Characters beyond which a page about one run gets no wider: long lines are hard to read."""
@@ -66,12 +67,6 @@ def _bar_shares(run: Summary, score: float) -> tuple[float, float | None]:
     return score / largest, None if chance is None else chance / largest
 
 
-def _decays(run: Summary) -> dict[str, Mapping[str, float]]:
-    """``start`` and ``end`` (or the latest trace) -> the numbers of the decay of all states together."""
-    stages = {when: series.get("state") for when, series in run.probes.get("gradient", {}).items()}
-    return {when: numbers for when, numbers in stages.items() if numbers}
-
-
 # One run
 
 
@@ -90,6 +85,7 @@ def page(run: Summary, console: Console) -> list[Text]:
     lines += _scores(run)
     lines += _lengths(run, signs, width)
     lines += _gradient(run, signs, width)
+    lines += _probes(run, signs)
     lines += _about(run)
     lines.append(_row("files", Text(str(here(run.run.path)))))
     return lines
@@ -172,32 +168,33 @@ def _gradient(run: Summary, signs: Marks, width: int) -> list[Text]:
         lines.append(_row("" if i else "gradient", drawn))
     key = legend(signs, *(run.profiles[when] for when in order))
     lines.append(_row("", key, ("  of the gradient at the answer", "dim")))
-    known = _decays(run)
-    decays = [known[when] for when in order if when in known]
-    if not decays:
-        return lines
-    arrow = f" {signs.arrow} "
+    return [*lines, *_numbers(run, "gradient", order, signs)]
 
-    def change(texts: Iterable[str]) -> str:
-        """From the start to the end; a number that does not change is given once."""
-        return arrow.join(dict.fromkeys(texts))
 
-    half_lives = [decay["half_life"] for decay in decays]
-    # A half-life beyond the sequence is a nearly flat line, of which a fit has nothing to explain.
-    bent = decays[-1]["r2"] < 0.8 and half_lives[-1] < run.seq_len
-    lines.append(
-        _row(
-            "half-life",
-            change(map(half_life_text, half_lives)),
-            " timesteps" if isfinite(half_lives[-1]) else "",
-            (f"  (far from geometric: r2 {decays[-1]['r2']:.2f})" if bent else "", "dim"),
-        )
-    )
-    horizons = [decay["horizon"] for decay in decays]
-    unit = " timesteps back" if isfinite(horizons[-1]) else ""
-    lines.append(_row("horizon", change(map(horizon_text, horizons)), unit))
-    shares = change(share_text(decay["log10_first_over_last"]) for decay in decays)
-    lines.append(_row("arrives", shares, " at the first timestep"))
+def _probes(run: Summary, signs: Marks) -> list[Text]:
+    """The numbers of the other probes."""
+    blocks = [_numbers(run, name, ("start", "end"), signs) for name in run.probes if name != "gradient"]
+    return [line for block in blocks if block for line in (Text(), *block)]
+
+
+def _numbers(run: Summary, probe: str, order: Sequence[str], signs: Marks) -> list[Text]:
+    """A line for every number of a probe that people look at."""
+    description, measured = run.descriptions.get(probe), run.probes.get(probe, {})
+    stages = [description.of_main(measured[when]) for when in order if measured.get(when)] if description else []
+    stages = [values for values in stages if values]
+    if description is None or not stages:
+        return []
+    last, lines = stages[-1], []
+    for name, number in description.shown("everywhere", "drawn").items():
+        if name not in last:
+            continue
+        # A number that does not change is given once.
+        texts = dict.fromkeys(number.words(values[name]) for values in stages if name in values)
+        # A value beyond the sequence is a nearly flat line, of which a fit has nothing to explain.
+        fit = last.get(number.fit, 1.0)
+        note = f"  ({number.unfit}: {number.fit} {fit:.2f})" if fit < 0.8 and last[name] < run.seq_len else ""
+        label = fitted(number.label or number.title, LABEL, signs)
+        lines.append(_row(label, f" {signs.arrow} ".join(texts), number.suffix(last[name]), (note, "dim")))
     return lines
 
 
@@ -342,16 +339,25 @@ def _results(group: _Group, names: list[list[Text]], heads: list[Text], numeric:
     table = {metrics.pop() if len(metrics) == 1 else "score": score}
     if any(run.solved is not None for run in runs):
         table["solved at"] = [Text(_solved(run)) for run in runs]
-    ends = [_decays(run).get("end") for run in runs]
-    for title, name in (("half-life", "half_life"), ("horizon", "horizon")):
-        table[title] = [Text(_brief(end[name]) if end else "") for end in ends]
+    described = DESCRIPTIONS | {name: about for run in runs for name, about in run.descriptions.items()}
+    others = []
+    for probe, about in described.items():
+        ends = [about.of_main(run.probes.get(probe, {}).get("end", {})) for run in runs]
+        for name, number in about.shown().items():
+            table[number.title] = [Text(number.brief(end[name]) if name in end else "") for end in ends]
+            others += [number.title] if probe not in DESCRIPTIONS else []
     parameters = [f"{run.result['parameters']:,}" if run.result else "" for run in runs]
     if len(set(parameters)) > 1:
         table["parameters"] = [Text(text) for text in parameters]
     if not all(run.finished for run in runs):
         table["state"] = [_brief_state(run) for run in runs]
     lines: list[Text] = []
-    for too_much in ("", "parameters", "solved at"):  # the order in which columns are dropped in a narrow terminal
+    for too_much in (
+        "",
+        *others,
+        "parameters",
+        "solved at",
+    ):  # dropped in this order in a narrow terminal
         table.pop(too_much, None)
         right = numeric | {len(heads) + i for i, title in enumerate(table) if title != "state"}
         rows = [[*name, *row] for name, row in zip(names, zip(*table.values(), strict=True), strict=True)]
@@ -375,11 +381,6 @@ def _brief_state(run: Summary) -> Text:
     if run.state in ("finished", "not started"):
         return text
     return Text(f"{run.state} {100 * run.step // max(run.steps, 1)} %", text.style)
-
-
-def _brief(timesteps: float) -> str:
-    """A half-life or a horizon where there is little room."""
-    return "inf" if timesteps == inf else "-" if isnan(timesteps) else half_life_text(timesteps)
 
 
 def _length_table(

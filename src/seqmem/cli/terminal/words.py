@@ -3,31 +3,7 @@
 import os
 import shlex
 import subprocess
-from math import inf, isinf, isnan
 from pathlib import Path
-
-
-def half_life_text(timesteps: float) -> str:
-    if isinf(timesteps):
-        return "does not decay"
-    if isnan(timesteps):
-        return "unknown"
-    return f"{timesteps:,.0f}" if 1000 <= timesteps < 1e6 else f"{timesteps:.3g}"
-
-
-def horizon_text(timesteps: float) -> str:
-    if isnan(timesteps):
-        return "unknown"
-    return "beyond the sequence" if isinf(timesteps) else f"{timesteps:.0f}"
-
-
-def share_text(log10: float) -> str:
-    """How much of the gradient at the answer: in percent, or as a power of ten where that reads better."""
-    if isnan(log10):
-        return "unknown"
-    if log10 == -inf:
-        return "nothing"
-    return f"{100 * 10**log10:.3g} %" if -4 < log10 < 1 else f"10^{log10:.1f}"
 
 
 def duration(seconds: float) -> str:

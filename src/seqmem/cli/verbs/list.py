@@ -55,8 +55,8 @@ def main(args: list[str]) -> int:
 def _parser() -> Parser:
     parser = Parser(
         prog="seqmem list",
-        description="""List the cells, tasks, models, optimizers and experiments there are, and what
-this machine computes with.""",
+        description="""List the cells, tasks, models, probes, optimizers and experiments there are,
+and what this machine computes with.""",
         epilog="""Each is a YAML file with settings and their defaults, chosen by its name:
 
   seqmem train cell=gru task=copy optimizer=sgd
@@ -148,6 +148,7 @@ _GROUPS = {
     "cell": (["states", "source"], _cell),
     "task": (["chance", "shortest", "source"], _task),
     "model": ([""], _described),
+    "probe": ([""], _described),
     "optimizer": ([""], _described),
     "experiment": ([""], _described),
 }

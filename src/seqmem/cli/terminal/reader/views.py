@@ -15,11 +15,10 @@ from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.text import Text
 
-from ....decay import FAINTEST, STRONGEST, decay, profile
+from ....decay import FAINTEST, NUMBERS, STRONGEST, decay, profile
 from ....metrics import Metric
 from ..strip import ASCII, EXPLODED, UNICODE, Marks, bar, fitted
 from ..strip import marks as marks_of
-from ..words import half_life_text, share_text
 
 if TYPE_CHECKING:
     from ....reading import Reading
@@ -602,7 +601,7 @@ def gradient(scene: Scene, index: int, _: int, width: int, signs: Signs) -> Colu
         if t > end:
             return Text("", no_wrap=True)
         height = float(logs[t])
-        text = share_text(height).replace("nothing", "0")
+        text = NUMBERS["log10_first_over_last"].words(height).replace("nothing", "0")
         style = "#ff2d2d" if isnan(height) or height >= EXPLODED else OTHER
         share = (height - FAINTEST) / (STRONGEST - FAINTEST)
         drawn = share_bar(share, max(room, 0), signs) if isfinite(height) else " " * max(room, 0)
@@ -612,7 +611,7 @@ def gradient(scene: Scene, index: int, _: int, width: int, signs: Signs) -> Colu
     title = f"{signs.marks.low}"
     head = Text.assemble((title.ljust(max(room - 1, len(title) + 1)) + "1", "dim"), no_wrap=True)
     fit = decay(norms[end::-1])
-    half = half_life_text(fit.half_life)
+    half = NUMBERS["half_life"].words(fit.half_life)
     if fit.half_life == inf and fit.log10_first_over_last < log10(0.5):
         half = "no even decay"  # the fitted line does not fall, yet less than half arrives
     if fit.half_life != inf:
@@ -620,7 +619,8 @@ def gradient(scene: Scene, index: int, _: int, width: int, signs: Signs) -> Colu
     # A straight line describes an uneven curve badly.
     uneven = f" (unevenly: r2 {fit.r2:.2f})" if fit.r2 < 0.8 and fit.half_life < end else ""
     parts = [Text(f"{half}{uneven}", "bold")]
-    parts.append(Text(f"{share_text(fit.log10_first_over_last)} of it arrives at the first {scene.unit}"))
+    share = NUMBERS["log10_first_over_last"].words(fit.log10_first_over_last)
+    parts.append(Text(f"{share} of it arrives at the first {scene.unit}"))
     if isfinite(fit.horizon):
         parts.append(Text(f"below a thousandth {fit.horizon:.0f} {scene.unit}s back", "dim"))
     return Column([head], cell, no_line, parts)

@@ -1,0 +1,190 @@
+"""What a probe measures: numbers with units, and series over timesteps.
+
+No torch, and numpy for types only: `seqmem show` prints the numbers of any probe, also of one it does not know, from
+the description that a run carries.
+Axes: T time, B batch.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from math import inf, isfinite, isnan
+from typing import Any, Literal
+
+from numpy import ndarray
+
+Scalars = Mapping[str, Any]
+"""Number -> value; or, of a probe that measures several parts of a model, part -> number -> value."""
+
+
+@dataclass(frozen=True)
+class Number:
+    """How to read one number of a probe.
+
+    Args:
+        title: for people, e.g. ``half-life``. ``label``: the same in at most 11 characters, where the title is longer.
+        meaning: one or two sentences, in markdown.
+        unit: follows a finite value; ``place`` follows that where there is room, e.g. ``at the first timestep``.
+        better: the direction that is better for memory; None: neither.
+        shown: ``everywhere``: in `show`, tables, reports and TensorBoard. ``drawn``: in TensorBoard and in the page
+            about one run. ``stored``: in the run's files only.
+        least, most: what lies beyond is drawn as this; None: no such limit. ``most_lengths``: the same as ``most``, in
+            multiples of the length of the measured sequences. Files have the true numbers.
+        digits: a format of Python's, e.g. ``.0f``; empty: three significant digits.
+        infinite: what infinity means, in words.
+        log10_share: the value is log10 of a share of something, and read more easily in percent.
+        fit: another number of the probe, which says how well this one describes what was measured (1: exactly);
+            ``unfit``: what to say of a value in the sequence where it is below 0.8.
+    """
+
+    title: str
+    meaning: str = ""
+    unit: str = ""
+    better: Literal["higher", "lower"] | None = None
+    shown: Literal["everywhere", "drawn", "stored"] = "everywhere"
+    least: float | None = None
+    most: float | None = None
+    most_lengths: float | None = None
+    label: str = ""
+    place: str = ""
+    digits: str = ""
+    infinite: str = "infinite"
+    log10_share: bool = False
+    fit: str = ""
+    unfit: str = ""
+
+    def drawn(self, value: float, timesteps: int) -> float | None:
+        """The value as a figure can show it; None: it is not a number."""
+        if isnan(value):
+            return None
+        if self.least is not None:
+            value = max(value, self.least)
+        if self.most is not None:
+            value = min(value, self.most)
+        return value if self.most_lengths is None else min(value, self.most_lengths * timesteps)
+
+    def text(self, value: float) -> str:
+        """``8.42 timesteps``; what is not finite has no unit."""
+        return f"{value:.3g} {self.unit}".strip() if isfinite(value) else str(value)
+
+    def brief(self, value: float) -> str:
+        """The value where there is little room: ``8.42``, ``inf``, ``-``."""
+        return "-" if isnan(value) else str(value) if not isfinite(value) else _three_digits(value)
+
+    def suffix(self, value: float) -> str:
+        """What follows the value in words: its unit and place, with a space before."""
+        if not isfinite(value) and not self.log10_share:
+            return ""
+        return "".join(f" {part}" for part in (self.unit, self.place) if part)
+
+    def words(self, value: float) -> str:
+        """The value as people read it, without its unit: ``8.42``, ``1,230``, ``does not decay``, ``35 %``."""
+        if isnan(value):
+            return "unknown"
+        if self.log10_share:
+            return _share(value)
+        if not isfinite(value):
+            return self.infinite if value > 0 else f"-{self.infinite}"
+        if self.digits:
+            return f"{value:{self.digits}}"
+        return _three_digits(value)
+
+
+def _three_digits(value: float) -> str:
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.3g}"
+
+
+def _share(log10: float) -> str:
+    """In percent, or as a power of ten where that reads better."""
+    if log10 == -inf:
+        return "nothing"
+    return f"{100 * 10**log10:.3g} %" if -4 < log10 < 1 else f"10^{log10:.1f}"
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a probe's numbers mean, as its runs carry it.
+
+    Args:
+        numbers: name -> Number, those that matter most first.
+        main: of a probe that measures several parts, the one that is shown where there is room for one; empty: its
+            numbers belong to no part.
+    """
+
+    numbers: Mapping[str, Number]
+    main: str = ""
+
+    def of_main(self, scalars: Scalars) -> dict[str, float]:
+        """The numbers of the main part; none if it was not measured."""
+        values = scalars.get(self.main, {}) if self.main else scalars
+        if not isinstance(values, Mapping):
+            return {}
+        return {name: value for name, value in values.items() if not isinstance(value, Mapping)}
+
+    def shown(self, *where: str) -> dict[str, Number]:
+        """The numbers that are shown ``everywhere``, or at one of these places."""
+        return {name: number for name, number in self.numbers.items() if number.shown in (where or ("everywhere",))}
+
+    def fields(self) -> dict[str, Any]:
+        """As in ``environment.json``."""
+        return {"main": self.main, "numbers": {name: asdict(number) for name, number in self.numbers.items()}}
+
+
+def read_description(values: Mapping[str, Any]) -> Description:
+    """The inverse of ``Description.fields``; what a later version added is left out.
+
+    Raises:
+        KeyError, TypeError, AttributeError: it is not a description.
+    """
+    known = {one.name for one in fields(Number)}
+    numbers = {
+        str(name): Number(**{key: value for key, value in number.items() if key in known})
+        for name, number in values["numbers"].items()
+    }
+    return Description(numbers, str(values.get("main", "")))
+
+
+def plain(scalars: Scalars, numbers: Mapping[str, Number]) -> Scalars:
+    """Scalars as Python's own numbers, which a checkpoint can hold.
+
+    Raises:
+        ValueError: one is not among the numbers of the probe.
+    """
+    checked: dict[str, Any] = {}
+    for name, value in scalars.items():
+        if isinstance(value, Mapping):
+            checked[name] = {inner: _plain(inner, number, numbers) for inner, number in value.items()}
+        else:
+            checked[name] = _plain(name, value, numbers)
+    return checked
+
+
+def _plain(name: str, value: Any, numbers: Mapping[str, Number]) -> Any:
+    if name not in numbers:
+        raise ValueError(f"a number '{name}' was measured that is not declared: declared are {', '.join(numbers)}")
+    return value if type(value) in (int, float) else float(value)
+
+
+def describe_unknown(scalars: Scalars) -> Description:
+    """A description of numbers that come without one: their names."""
+    return Description({name: Number(name) for name, value in scalars.items() if not isinstance(value, Mapping)})
+
+
+@dataclass(frozen=True, eq=False)
+class Measurement:
+    """One measurement of one model.
+
+    Args:
+        scalars: by the names of the probe's numbers.
+        series: name -> [T] or [T B], float64: over the timesteps of the measured sequences.
+        answered_at: [B], the timestep of each sequence's last answer; the series are then drawn by the distance from
+            it, too. None: by timestep alone.
+    """
+
+    scalars: Scalars
+    series: Mapping[str, ndarray] = field(default_factory=dict)
+    answered_at: ndarray | None = None
+
+    @property
+    def timesteps(self) -> int | None:
+        """T; None without series."""
+        return next((len(values) for values in self.series.values()), None)

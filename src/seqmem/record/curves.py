@@ -1,0 +1,99 @@
+"""Draws the series of a probe in TensorBoard: by timestep, by distance from the answer, and as a heatmap.
+
+Axes: T time, B batch, K timesteps back from the answer.
+"""
+
+from collections.abc import Mapping
+from math import inf
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+
+from ..decay import mean_by_distance
+from ..measurement import Measurement
+from ..probes.base import Probe
+from .events import EventFile
+from .tags import FLOOR, group
+from .traces import TraceFile
+
+MOST_POINTS = 256
+"""Points of a curve in TensorBoard; longer ones are thinned evenly. Files have them all."""
+
+
+def draw_curves(events: EventFile, probe: Probe, when: str, measurement: Measurement) -> None:
+    """Every series, mean over sequences. ``when``: ``latest``, ``at start`` or ``at end``."""
+    by_timestep, by_distance = {}, {}
+    for name, values in _all_series(probe, measurement).items():
+        by_timestep[f"{group(probe, name)}/by_timestep ({when})"] = _scaled(probe, values.mean(1))
+        if measurement.answered_at is not None:
+            back = mean_by_distance(values, measurement.answered_at)
+            tag = f"{group(probe, name)}/by_distance_from_answer ({when})"
+            by_distance[tag] = _scaled(probe, _relative(back, _at_answer(back)))
+    _write_thinned(events, by_timestep)
+    _write_thinned(events, by_distance)
+
+
+def draw_percentiles(events: EventFile, probe: Probe, measurement: Measurement) -> None:
+    """The spread of the main series over sequences, after training."""
+    series = _all_series(probe, measurement)
+    if probe.main not in series:
+        return
+    percentiles = np.percentile(series[probe.main], (10, 50, 90), axis=1)
+    names = ("10th percentile", "median", "90th percentile")
+    tags = [f"{group(probe, probe.main)}/by_timestep {name} (at end)" for name in names]
+    _write_thinned(events, {tag: _scaled(probe, row) for tag, row in zip(tags, percentiles, strict=True)})
+
+
+def draw_heatmap(events: EventFile, probe: Probe, traces: TraceFile, step: int) -> None:
+    """The main series over all of training so far, relative to the answer."""
+    from .pictures.heatmap import heatmap, visible  # Pillow is not needed before the first step
+
+    if not probe.curves.heatmap:
+        return
+    rows = []
+    for trace in traces.read(visible(len(traces.steps)).tolist()):
+        values = _all_series(probe, trace)[probe.main]
+        if trace.answered_at is None:
+            return
+        rows.append(_relative(values.mean(1), _at_answer(mean_by_distance(values, trace.answered_at))))
+    picture = heatmap(_log10(np.stack(rows), floor=-inf), traces.steps)
+    events.image(f"{probe.name}/heatmap", picture, step)
+
+
+def _all_series(probe: Probe, measurement: Measurement) -> dict[str, Float[ndarray, "T B"]]:
+    series = {name: values.reshape(len(values), -1) for name, values in measurement.series.items()}
+    return {**probe.combined(series), **series}
+
+
+def _at_answer(back: Float[ndarray, " K"]) -> float:
+    """The value at the answer, or the first above zero (see ``decay``)."""
+    above = np.flatnonzero(back > 0)
+    return float(back[above[0]]) if len(above) else float(back[0])
+
+
+def _relative(values: Float[ndarray, " points"], answer: float) -> Float[ndarray, " points"]:
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        return values / answer
+
+
+def _scaled(probe: Probe, values: Float[ndarray, " points"]) -> Float[ndarray, " points"]:
+    return _log10(values) if probe.curves.log else values
+
+
+def _log10(values: Float[ndarray, "*shape"], floor: float = FLOOR) -> Float[ndarray, "*shape"]:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.maximum(np.log10(values), floor)
+
+
+def _write_thinned(events: EventFile, curves: Mapping[str, Float[ndarray, " points"]]) -> None:
+    if curves:
+        xs = thinned(len(next(iter(curves.values()))))
+        events.curves(xs, {tag: values[xs] for tag, values in curves.items()})
+
+
+def thinned(count: int) -> ndarray:
+    """Which points of a curve are drawn."""
+    if count <= MOST_POINTS:
+        return np.arange(count)
+    return np.linspace(0, count - 1, MOST_POINTS).round().astype(int)

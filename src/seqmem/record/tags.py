@@ -1,0 +1,98 @@
+"""The tags of TensorBoard, and what it says about each, in markdown."""
+
+import re
+from collections.abc import Sequence
+
+from ..probes.base import Curves, Probe
+from ..tasks.base import Task
+
+FLOOR = -12.0
+"""The lowest log10 shown in TensorBoard; one underflow would squeeze every other line. Files have the true numbers."""
+
+
+def results(probes: Sequence[Probe]) -> tuple[str, ...]:
+    """The columns of the HParams table, the same for every run of the same probes."""
+    numbers = [name for probe in probes for name in drawn_numbers(probe)]
+    return ("result/score", "result/loss", *(f"result/{name}" for name in numbers), "result/steps_to_solve")
+
+
+def drawn_numbers(probe: Probe) -> Sequence[str]:
+    return list(probe.description().shown("everywhere", "drawn"))
+
+
+def group(probe: Probe, part: str) -> str:
+    """The tags of a part of a probe, or of a series, begin with this: ``gradient``, ``gradient_1.hidden``."""
+    return probe.name if part == probe.main else f"{probe.name}_{part.replace('/', '.')}"
+
+
+_TAGS = {
+    "train/loss": "Mean loss of the training batches since the last point (nats, or squared error).",
+    "train/learning_rate": "Step size of the optimizer.",
+    "train/gradient_norm": "L2 norm of the gradient of all parameters, before clipping.",
+    "train/gradient_norm_clipped": "L2 norm of the gradient of all parameters, as the optimizer saw it.",
+    "eval/loss": "Mean loss on held-out sequences of the training length (nats, or squared error).",
+    "eval/score": "Score ({metric}) on held-out sequences of the training length. Without a memory: {chance}.",
+    "eval/score_by_length": "After training: score ({metric}) by sequence length, which is the **step** axis. "
+    "Without a memory: {chance}.",
+    "eval/score_by_length (seqmem eval)": "Added by seqmem eval: score ({metric}) by sequence length, which is the "
+    "**step** axis. Without a memory: {chance}.",
+    "result/score": "Final score ({metric}). Without a memory: {chance}.",
+    "result/loss": "Final loss on held-out sequences (nats, or squared error).",
+    "result/steps_to_solve": "The first evaluation at which the task was solved; the number of steps of the run when "
+    "it never was.",
+    "config": "The configuration of the run, every default filled in.",
+    "summary": "The run in one table.",
+    "answers": "A few held-out sequences as the model reads them, before training, half-way and after.",
+}
+
+_READING = (
+    "A held-out sequence as the model reads it, before training, half-way and after: **move the slider above the "
+    "picture**. The darker the ground of a word, the surer of the right answer (or the closer to it) the model would "
+    "be if it were asked after that word. A notch above a word: it would give another answer than a word before. A "
+    "bubble: the answer it ends with, where it begins to give it. Where many timesteps ask, its answers stand below "
+    "what it reads, and those that are wrong are underlined. Runs of one seed and one length read the same sequences, "
+    "and the colours mean the same in every run."
+)
+
+
+def describe(tag: str, task: Task, probes: Sequence[Probe] = ()) -> str:
+    """What TensorBoard says about a tag, in markdown; nothing about one that belongs to none of the probes."""
+    if tag.startswith("reading/"):
+        return _READING
+    for probe in probes:
+        if text := _of_probe(tag, probe):
+            return text
+    metric = task.targets.metric
+    return _TAGS.get(tag, "").format(metric=metric.name, chance=metric.text(task.chance))
+
+
+def _of_probe(tag: str, probe: Probe) -> str | None:
+    prefix, _, name = tag.partition("/")
+    numbers = probe.numbers
+    if prefix == "result" and name in numbers:
+        return f"{probe.name}/{name} at the end."
+    if prefix == probe.name and name in numbers:
+        return numbers[name].meaning
+    if tag == f"{probe.name}/heatmap":
+        return (
+            f"{probe.curves.heatmap} by timestep (from left to right) and training step (from top to bottom), over the "
+            "norm at the answer; mean over sequences. The colours mean the same in every run."
+        )
+    curve = re.fullmatch(r"by_(timestep|distance_from_answer) ?(.*) \((latest|at start|at end)\)", name)
+    if curve is None or not (prefix == probe.name or prefix.startswith(f"{probe.name}_")):
+        return None
+    part = probe.main if prefix == probe.name else prefix.removeprefix(f"{probe.name}_")
+    return _curve(probe.curves, part, *curve.groups())
+
+
+def _curve(curves: Curves, part: str, axis: str, percentile: str, when: str) -> str:
+    of = curves.of.get(part, f"state `{part}`")
+    time = {"latest": "latest trace", "at start": "before training", "at end": "after training"}[when]
+    over = f"{percentile} over sequences" if percentile else "mean over sequences"
+    what = f"{'log10 of ' if curves.log else ''}{curves.what} at {of}"
+    if axis == "timestep":
+        text = f"{what}, by **timestep** (the step axis)"
+    else:
+        text = f"{what}, over the norm at the answer, by **timesteps back from the answer** (the step axis)"
+    floor = f" {FLOOR:g} stands for all that is less." if curves.log else ""
+    return f"{text}; {over}; {time}.{floor}"

@@ -1,0 +1,59 @@
+"""What TensorBoard shows as text, in markdown: the run in one table, and answers to a few sentences."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..probes.base import Probe
+from ..tasks.base import Task
+from ..training.plan import Result
+
+if TYPE_CHECKING:
+    from .pictures.sentences import Sentence
+
+
+def answers(task: Task, read: "Sequence[Sentence]", *, title: str) -> str:
+    """A few sequences as a model read them."""
+    from .pictures.sentences import SHADES, text
+
+    if read[0].sure is None:
+        legend = f"how close the estimate is by then, {SHADES[0]} off by {error_text(task)} or more, {SHADES[-1]} exact"
+    else:
+        legend = f"how sure of the right answer the model is by then, {SHADES[0]} not at all, {SHADES[-1]} 100 %"
+    above = "above every word" if read[0].asked_once else "above every answer"
+    return code_block(text(read, title=title, legend=f"{above} {legend}"))
+
+
+def error_text(task: Task) -> str:
+    """The error without a memory, of a task whose answers are real numbers."""
+    return f"{task.chance**0.5:.2f}"
+
+
+def code_block(text: str) -> str:
+    """Text as it is: only a line of tildes could end the block, and no text has one."""
+    return f"~~~~~~\n{text}\n~~~~~~"
+
+
+def summary_table(summary: Mapping[str, Any], result: Result, probes: Sequence[Probe]) -> str:
+    """``result.json`` in short."""
+    rows = {
+        "task, cell": f"{summary['task']}, {summary['cell']}",
+        "length": f"{summary['seq_len']} timesteps",
+        "seed": summary["seed"],
+        "parameters": f"{summary['parameters']:,} ({summary['layers']} x {summary['hidden_size']} units)",
+        f"score ({summary['metric']})": f"{summary['score']:.4g}",
+        "without a memory": f"{summary['chance']:.4g}",
+        "loss": f"{summary['loss']:.4g}",
+        "loss without a memory": f"{summary['baseline_loss']:.4g}",
+        "solved": f"after {result.steps_to_solve} steps" if result.steps_to_solve is not None else "no",
+    }
+    for probe in probes:
+        description = probe.description()
+        values = description.of_main(result.probes.get(probe.name, {}).get("end", {}))
+        for name, number in description.shown("everywhere", "drawn").items():
+            if name in values:
+                rows[number.title] = number.text(values[name])
+    rows["steps"] = f"{summary['steps']:,} in {summary['seconds']:.1f} s on {summary['device']}"
+    lines = ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())]
+    lengths = ["| length | score | loss |", "|---|---|---|"]
+    lengths += [f"| {one.seq_len} | {one.score:.4g} | {one.loss:.4g} |" for one in result.by_length]
+    return "\n".join([*lines, "", *lengths])
