@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from seqmem.decay import DESCRIPTIONS
 from seqmem.metrics import metric_called
 from seqmem.report.collect import Collection, Group, Run
 from seqmem.runs.directory import State
@@ -61,7 +62,9 @@ def run(
         score=score, loss=1.0, chance=chance, metric=metric_called(metric, higher_is_better=higher_is_better),
         solved_at=goal,
         solved=False, steps_to_solve=steps_to_solve, by_length=dict(by_length or {seq_len: score}),
-        decays={when: {"state": {"half_life": half_life, "horizon": inf}} for when in ("start", "end")}, config=config,
+        config=config,
+        descriptions=DESCRIPTIONS,
+        probes={"gradient": {when: {"state": {"half_life": half_life, "horizon": inf}} for when in ("start", "end")}},
         environment={"command": ["/opt/python", "/opt/bin/seqmem", "train", f"cell={cell}"], "torch": "2.13.0"},
         hidden_size=64, parameters=10, seconds=1.0,
     )  # fmt: skip

@@ -32,8 +32,8 @@ def test_everything_is_read(tmp_path: Path) -> None:
     assert (run.solved, run.steps_to_solve, run.hidden_size, run.parameters) == (False, 400, 8, 100)
     assert list(run.by_length) == [5, 10, 40]
     assert isnan(run.by_length[5])  # the later number of `seqmem eval`
-    assert run.decays["start"]["state"]["half_life"] == 2.5
-    assert run.decays["end"]["state"]["half_life"] == inf
+    assert run.number("gradient", "half_life", "start") == 2.5
+    assert run.number("gradient", "half_life", "end") == inf
     assert run.config == CONFIG | {"seed": 3}
     assert run.environment["torch"] == "2.13"
     assert (collection.unfinished, collection.left_out) == ([], [])
@@ -187,4 +187,4 @@ def test_a_run_without_a_trace(tmp_path: Path) -> None:
     run_directory(tmp_path / "a", gradient={})
     (run,) = collect([tmp_path]).runs
     assert run.profiles() is None
-    assert run.decays == {}
+    assert isnan(run.number("gradient", "half_life", "end"))

@@ -1,6 +1,7 @@
 """The report's page: its numbers are the runs' numbers, it needs nothing else, and no name breaks it."""
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from math import inf, nan
 from pathlib import Path
@@ -10,7 +11,8 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from made_up import run, sweep
-from seqmem.report import page
+from seqmem.measurement import Description, Number
+from seqmem.report import page, tables
 from seqmem.report.collect import Collection, LeftOut, Run, Unfinished
 from seqmem.report.figures import base, in_drawing_order
 
@@ -150,6 +152,25 @@ def test_every_kind_of_figure_is_drawn(whole: tuple[Page, str, Path]) -> None:
     assert {"--c0", "--c1", "--s0", "--s4"} <= used
     for name in used:
         assert len(re.findall(rf"{name}: #[0-9a-f]{{6}}", whole[1])) == 2, name
+
+
+def test_numbers_of_any_probe_are_in_the_tables(tmp_path: Path) -> None:
+    """Of a probe that the report does not know: from the description that its runs carry."""
+    recall = Number("recall", "How much comes back.", unit="bits", better="higher")
+    echo = Description({"recall": recall, "trials": Number("trials", shown="stored")})
+    measured = {"echo": {"start": {"recall": 0.125, "trials": 9.0}, "end": {"recall": 2.5, "trials": 9.0}}}
+    probed, plain = run("lstm", 10, 0, 1.0), run("rnn", 10, 0, 1.0)
+    probed = replace(probed, probes={**probed.probes, **measured}, descriptions={**probed.descriptions, "echo": echo})
+    runs = Collection([], [probed, plain])
+    parsed, _ = written(runs, tmp_path)
+    assert [row[-1] for row in parsed.tables[1]] == ["recall", "2.5 (0.125)", "–"]
+    assert [row[-2] for row in parsed.tables[1]] == ["horizon", "∞ (∞)", "∞ (∞)"]
+    assert "Recall, a median in bits, is read off the echo after training (before it, in brackets)." in parsed.text
+    assert "How much comes back." in parsed.text
+    assert "trials" not in parsed.text
+    rows, groups = (tables.tables(runs)[name].to_dicts() for name in ("runs", "groups"))
+    assert [(row["recall_start"], row["recall_end"]) for row in rows] == [(0.125, 2.5), (None, None)]
+    assert [(row["recall_end"], row["recall_end_low"]) for row in groups] == [(2.5, 2.5), (None, None)]
 
 
 def test_a_later_report_takes_the_place_of_an_earlier_one(tmp_path: Path) -> None:

@@ -117,9 +117,9 @@ def test_steps_to_solve_are_censored() -> None:
     assert str(steps) == "300"
     assert str(statistics.steps_to_solve(runs[2:])) == "> 400"
     assert statistics.steps_to_solve(runs[:2]).budget is None
-    assert statistics.decay_interval(runs, "end").median == 2.0
-    assert statistics.decay_interval(runs, "end", "horizon").median == inf
-    assert statistics.decay_interval(runs, "middle").n == 0
+    assert statistics.number_interval(runs, "gradient", "half_life", "end").median == 2.0
+    assert statistics.number_interval(runs, "gradient", "horizon", "end").median == inf
+    assert statistics.number_interval(runs, "gradient", "half_life", "middle").n == 0
 
 
 def test_two_groups_of_seeds() -> None:

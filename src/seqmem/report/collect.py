@@ -11,13 +11,14 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import isnan
+from math import isnan, nan
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..decay import log10_by_distance, relative_to_answer
+from ..decay import DESCRIPTIONS, log10_by_distance, relative_to_answer
+from ..measurement import Description, Number
 from ..metrics import Metric
 from ..runs.directory import RunDirectory, State
 from ..runs.files import CONFIG, RESULT, RunError
@@ -67,8 +68,8 @@ class Run:
         solved: whether ``score`` reaches it.
         steps_to_solve: the first evaluation during training that reached it, in updates; None: none did.
         by_length: tested length -> score.
-        decays: ``start`` and ``end`` of training -> state (``state``: all together) -> ``half_life``, ``horizon`` (in
-            timesteps), ``log10_first_over_last``, ``points``, ``r2``, ``underflowed``. Empty: it was not traced.
+        probes: name -> ``start`` and ``end`` of training -> what the probe measured, as in result.json.
+        descriptions: name of a probe -> what its numbers mean.
         config: what was run, as in config.json.
         environment: what it ran on and the command, as in environment.json; empty where that is missing.
         hidden_size: units a layer. ``parameters``: of the whole model.
@@ -92,7 +93,8 @@ class Run:
     solved: bool
     steps_to_solve: int | None
     by_length: dict[int, float]
-    decays: dict[str, dict[str, dict[str, float]]]
+    probes: Mapping[str, Mapping[str, Any]]
+    descriptions: Mapping[str, Description]
     config: Mapping[str, Any]
     environment: Mapping[str, Any]
     hidden_size: int
@@ -102,6 +104,12 @@ class Run:
     @property
     def higher_is_better(self) -> bool:
         return self.metric.higher_is_better
+
+    def number(self, probe: str, name: str, when: str) -> float:
+        """A number of a probe at the ``start`` or the ``end`` of training; NaN: it was not measured."""
+        scalars = self.probes.get(probe, {}).get(when)
+        description = self.descriptions.get(probe)
+        return nan if scalars is None or description is None else description.of_main(scalars).get(name, nan)
 
     def profiles(self, *, ends: bool = False) -> Profiles | None:
         """The gradient back from the answer, read from the disk at every call; None: it was not traced.
@@ -235,6 +243,30 @@ def collect(paths: Iterable[Path | str]) -> Collection:
     return Collection(folders, _one_a_seed(runs, left_out), unfinished, left_out)
 
 
+@dataclass(frozen=True)
+class ProbeNumber:
+    """One number that a report shows: its probe, its name there, how to read it, and its name in tables."""
+
+    probe: str
+    name: str
+    number: Number
+    column: str
+
+
+def probe_numbers(runs: Iterable[Run]) -> list[ProbeNumber]:
+    """The numbers of every probe of some runs that are shown everywhere; of probes with one name the first counts."""
+    described = dict(DESCRIPTIONS)
+    for run in runs:
+        for probe, description in run.descriptions.items():
+            described.setdefault(probe, description)
+    numbers: dict[str, ProbeNumber] = {}
+    for probe, description in described.items():
+        for name, number in description.shown().items():
+            column = name if name not in numbers else f"{probe}_{name}"  # probes of different runs may share a name
+            numbers[column] = ProbeNumber(probe, name, number, column)
+    return list(numbers.values())
+
+
 def natural(text: str) -> list[tuple[int, float, str]]:
     """A key by which ``forget_bias=2`` comes before ``forget_bias=10``."""
     parts = re.split(r"(\d+(?:\.\d+)?)", text)
@@ -283,7 +315,8 @@ def _run(summary: Summary, result: StoredResult) -> Run:
         solved=bool(result["solved"]),
         steps_to_solve=result["steps_to_solve"],
         by_length=summary.by_length,
-        decays=result["probes"].get("gradient", {}),
+        probes=result["probes"],
+        descriptions=summary.descriptions,
         config=summary.config,
         environment=summary.environment,
         hidden_size=result["hidden_size"],

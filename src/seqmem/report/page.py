@@ -95,7 +95,7 @@ class _Page:
             span_notes=overview.span_notes(self.collection, self.threshold),
             tasks=tasks,
             origin=list(origin.sections(self.collection)),
-            meaning=overview.meanings(self.groups, self.threshold),
+            glossary=overview.glossary(self.collection, self.threshold),
             version=_version(),
             files=sorted(path.name for kind in ("csv", "parquet") for path in self.folder.glob(f"*.{kind}")),
         )

@@ -268,7 +268,7 @@ def _span(counts: Mapping[int, Solved]) -> Span:
     return Span(length, bool(counts) and length == max(counts), counts, beyond)
 
 
-# Steps to solve, and the decay of the gradient
+# Steps to solve, and the numbers of probes
 
 
 @dataclass(frozen=True)
@@ -298,12 +298,9 @@ def steps_to_solve(runs: Sequence[Run]) -> StepsToSolve:
     return StepsToSolve(Solved(len(runs) - len(unsolved), len(runs)), steps, budget)
 
 
-def decay_interval(runs: Iterable[Run], when: str, what: str = "half_life", state: str = "state") -> Interval:
-    """The median half-life or horizon at the ``start`` or the ``end`` of training, over the runs that have one.
-
-    Infinite: it does not decay, or not within the sequence.
-    """
-    values = (run.decays.get(when, {}).get(state, {}).get(what, np.nan) for run in runs)
+def number_interval(runs: Iterable[Run], probe: str, name: str, when: str) -> Interval:
+    """The median of a probe's number at the ``start`` or the ``end`` of training, over the runs that have one."""
+    values = (run.number(probe, name, when) for run in runs)
     return median_interval(value for value in values if not isnan(value))
 
 
@@ -353,7 +350,7 @@ def bimodality(runs: Sequence[Run], threshold: float | None = None, *, at: int |
         [run.score if at is None else run.by_length[at] for run in runs], higher_is_better=first.higher_is_better
     )
     way = (badly(scores, higher_is_better=first.higher_is_better) - first.chance) / (goal - first.chance)
-    reached = sum(reaches(run, score, threshold) for run, score in zip(runs, scores, strict=True))
+    reached = sum(reaches(run, score, threshold) for run, score in zip(runs, scores.tolist(), strict=True))
     low, n = int((way < WAY).sum()), len(runs)
     least = max(2, SHARE * n)
     if reached < least or low < least or n - reached - low >= min(reached, low):

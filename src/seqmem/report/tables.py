@@ -8,15 +8,16 @@ Lengths and half-lives are in timesteps, steps in updates, an accuracy is a frac
 half-life, it does not decay; of a median of steps, most seeds never solved it. Empty: not known, or not measured.
 """
 
+from collections.abc import Sequence
 from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..runs.files import written_atomically
-from .collect import Collection, Run
+from .collect import Collection, ProbeNumber, Run, probe_numbers
 from .statistics import (
-    decay_interval,
     memory_span,
+    number_interval,
     reaches,
     rule,
     score_interval,
@@ -36,9 +37,10 @@ def tables(collection: Collection, threshold: float | None = None) -> "dict[str,
     """All of NAMES."""
     import polars as pl
 
+    numbers = probe_numbers(collection.runs)
     made = {
-        "runs": ([_run(run, threshold) for run in collection.runs], _RUNS),
-        "groups": (_groups(collection, threshold), _GROUPS),
+        "runs": ([_run(run, numbers, threshold) for run in collection.runs], _run_columns(numbers)),
+        "groups": (_groups(collection, numbers, threshold), _group_columns(numbers)),
         "tested": (_tested(collection, threshold), _TESTED),
     }
     kinds = {str: pl.String, int: pl.Int64, float: pl.Float64, bool: pl.Boolean}
@@ -67,24 +69,28 @@ def write(collection: Collection, folder: Path, *, threshold: float | None = Non
 
 _WHO = {"task": str, "label": str, "cell": str, "variant": str, "seq_len": int}
 
-_RUNS = {
-    **_WHO,
-    "seed": int, "steps": int, "metric": str, "higher_is_better": bool, "score": float, "loss": float, "chance": float,
-    "solved_at": float, "solved": bool, "steps_to_solve": int, "half_life_start": float, "half_life_end": float,
-    "horizon_start": float, "horizon_end": float, "hidden_size": int, "parameters": int, "seconds": float,
-    "seqmem": str, "torch": str, "python": str, "started": str, "git_commit": str, "command": str, "path": str,
-}  # fmt: skip
+_WHENS = ("start", "end")
 
 
-def _run(run: Run, threshold: float | None) -> dict[str, Any]:
-    made_by = {key: _text(run.environment.get(key)) for key in ("seqmem", "torch", "python", "started", "git_commit")}
-    command = run.environment.get("command")
-    decays = {f"{what}_{when}": _decay(run, when, what) for what in ("half_life", "horizon") for when in _WHENS}
-    own = {key: getattr(run, key) for key in _RUNS if hasattr(run, key)}
+def _run_columns(numbers: Sequence[ProbeNumber]) -> dict[str, type]:
     return {
-        **own,
-        **decays,
-        **made_by,
+        **_WHO,
+        "seed": int, "steps": int, "metric": str, "higher_is_better": bool, "score": float, "loss": float,
+        "chance": float, "solved_at": float, "solved": bool, "steps_to_solve": int,
+        **{f"{one.column}_{when}": float for one in numbers for when in _WHENS},
+        "hidden_size": int, "parameters": int, "seconds": float, "seqmem": str, "torch": str, "python": str,
+        "started": str, "git_commit": str, "command": str, "path": str,
+    }  # fmt: skip
+
+
+def _run(run: Run, numbers: Sequence[ProbeNumber], threshold: float | None) -> dict[str, Any]:
+    versions = {key: _text(run.environment.get(key)) for key in ("seqmem", "torch", "python", "started", "git_commit")}
+    command = run.environment.get("command")
+    measured = {f"{one.column}_{when}": run.number(one.probe, one.name, when) for one in numbers for when in _WHENS}
+    return {
+        **{key: getattr(run, key) for key in _run_columns(()) if hasattr(run, key)},
+        **{name: None if isnan(value) else value for name, value in measured.items()},
+        **versions,
         "metric": run.metric.name,
         "solved_at": rule(run, threshold),
         "solved": solved(run, threshold) if rule(run, threshold) is not None else None,
@@ -93,48 +99,42 @@ def _run(run: Run, threshold: float | None) -> dict[str, Any]:
     }
 
 
-_WHENS = ("start", "end")
-
-
-def _decay(run: Run, when: str, what: str) -> float | None:
-    value = run.decays.get(when, {}).get("state", {}).get(what)
-    return None if value is None or isnan(value) else value
-
-
 def _text(value: Any) -> str | None:
     return None if value is None else str(value)
 
 
 _SPREAD = ("", "_low", "_high")
 
-_GROUPS = {
-    **_WHO,
-    "seeds": int, "metric": str, "chance": float, "solved_at": float,
-    **{f"score{end}": float for end in _SPREAD}, "score_level": float, "score_min": float, "score_max": float,
-    "solved": int, "solved_share_low": float, "solved_share_high": float,
-    **{f"steps_to_solve{end}": float for end in _SPREAD},
-    **{f"{what}_{when}{end}": float for what in ("half_life", "horizon") for when in _WHENS for end in _SPREAD},
-    "longest_tested_solved": str, "memory_span": str,
-}  # fmt: skip
+
+def _group_columns(numbers: Sequence[ProbeNumber]) -> dict[str, type]:
+    return {
+        **_WHO,
+        "seeds": int, "metric": str, "chance": float, "solved_at": float,
+        **{f"score{end}": float for end in _SPREAD}, "score_level": float, "score_min": float, "score_max": float,
+        "solved": int, "solved_share_low": float, "solved_share_high": float,
+        **{f"steps_to_solve{end}": float for end in _SPREAD},
+        **{f"{one.column}_{when}{end}": float for one in numbers for when in _WHENS for end in _SPREAD},
+        "longest_tested_solved": str, "memory_span": str,
+    }  # fmt: skip
 
 
-def _groups(collection: Collection, threshold: float | None) -> list[dict[str, Any]]:
+def _groups(collection: Collection, numbers: Sequence[ProbeNumber], threshold: float | None) -> list[dict[str, Any]]:
     rows = []
     for group in collection.groups:
         span = str(memory_span(group, threshold))
         for length in group.lengths:
-            runs, one = group.at(length), group.first
+            runs, first = group.at(length), group.first
             score, count = score_interval(runs), solved_count(runs, threshold)
             scores = [run.score for run in runs if not isnan(run.score)]
             low, high = count.interval()
-            known = rule(one, threshold) is not None
+            known = rule(first, threshold) is not None
             row: dict[str, Any] = {key: getattr(group, key) for key in ("task", "label", "cell", "variant")}
             row |= {
                 "seq_len": length,
                 "seeds": len(runs),
-                "metric": one.metric.name,
-                "chance": one.chance,
-                "solved_at": rule(one, threshold),
+                "metric": first.metric.name,
+                "chance": first.chance,
+                "solved_at": rule(first, threshold),
                 "score_level": score.level,
                 "score_min": min(scores, default=None),
                 "score_max": max(scores, default=None),
@@ -146,8 +146,8 @@ def _groups(collection: Collection, threshold: float | None) -> list[dict[str, A
             }
             spreads = {"score": score, "steps_to_solve": steps_to_solve(runs).steps}
             spreads |= {
-                f"{what}_{when}": decay_interval(runs, when, what)
-                for what in ("half_life", "horizon")
+                f"{one.column}_{when}": number_interval(runs, one.probe, one.name, when)
+                for one in numbers
                 for when in _WHENS
             }
             for name, interval in spreads.items():

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 from math import isinf, isnan
 
+from ..measurement import Number
 from ..metrics import Metric
 from .statistics import Span
 
@@ -31,11 +32,15 @@ def span_words(span: Span) -> str:
     return with_signs(str(span))
 
 
-def timesteps(value: float) -> str:
-    """A half-life or a horizon; ``–`` where it is not known."""
+def number_words(number: Number, value: float) -> str:
+    """A probe's number without its unit; ``–`` where it is not known."""
     if isnan(value):
         return "–"
-    return "∞" if isinf(value) else f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+    if isinf(value):
+        return "∞" if value > 0 else "−∞"
+    if number.unit == "timesteps":
+        return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+    return with_signs(number.words(value))
 
 
 def listing(words: Sequence[str], at_most: int = 12) -> str:

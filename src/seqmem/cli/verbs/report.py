@@ -203,7 +203,7 @@ def _row(group: Group, length: int, threshold: float | None) -> list[Text]:
     steps = statistics.steps_to_solve(runs)
     known = statistics.rule(one, threshold) is not None
     style = ("green" if count.half else "red" if not count.k else "yellow") if known else ""
-    halves = [statistics.decay_interval(runs, when).median for when in ("start", "end")]
+    halves = [statistics.number_interval(runs, "gradient", "half_life", when).median for when in ("start", "end")]
     return [
         Text(str(length)),
         Text(one.metric.text(interval.median), style),
@@ -321,7 +321,10 @@ def _group(group: Group, threshold: float | None) -> dict[str, Any]:
                 "score": _interval(statistics.score_interval(runs)),
                 "solved": statistics.solved_count(runs, threshold).k if span.known else None,
                 "steps_to_solve": _interval(steps.steps),
-                "half_life": {when: _interval(statistics.decay_interval(runs, when)) for when in ("start", "end")},
+                "half_life": {
+                    when: _interval(statistics.number_interval(runs, "gradient", "half_life", when))
+                    for when in ("start", "end")
+                },
                 "two_groups": None if two is None else str(two),
                 "reaches": str(statistics.span_tested(group, length, threshold)),
             }

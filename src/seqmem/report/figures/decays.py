@@ -45,9 +45,8 @@ def collect(groups: Sequence[tuple[int, Group]]) -> list[DecayLine]:
         for length in group.lengths:
             for run in group.at(length):
                 for when in ("start", "end"):
-                    numbers = run.decays.get(when, {}).get("state", {})
                     for name, own in points.items():
-                        if not isnan(value := numbers.get(name, float("nan"))):
+                        if not isnan(value := run.number("gradient", name, when)):
                             own.append((length, when, run.seed, value))
         if points["half_life"] or points["horizon"]:
             lines.append(DecayLine(group.label, colour, points["half_life"], points["horizon"]))

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from ..collect import Collection, Group
+from ..collect import Collection, Group, probe_numbers
 from ..statistics import memory_span, rule_text
 from ..wording import clean, count, extremes, listing, number_range, span_words
 from .base import Column, Row, Table
@@ -102,16 +102,27 @@ def _spans_in_words(task: str, groups: Sequence[Group], threshold: float | None)
     return f"On {clean(task, 60)}, in timesteps: {'; '.join(parts)}."
 
 
-def meanings(groups: Sequence[Group], threshold: float | None) -> dict[str, str]:
-    """What the page means by ``span`` and ``solved``."""
+def glossary(collection: Collection, threshold: float | None) -> list[tuple[str, str]]:
+    """The terms of the page and what they mean; the numbers of probes at the end, in their own words."""
     rules = dict.fromkeys(
-        f"{clean(group.task, 60)}: {text}" for group in groups if (text := rule_text(group.first, threshold))
+        f"{clean(group.task, 60)}: {text}" for group in collection.groups if (text := rule_text(group.first, threshold))
     )
     chosen = "the threshold given for this report" if threshold is not None else "the task's own rule"
     some = "; ".join(list(rules)[:8])
-    return {
-        "span": "The longest trained length that at least half of the seeds solve, as they do every shorter length "
-        "that was tried. It is between the lengths tried: a finer grid gives a finer span.",
-        "solved": f"A held-out score that reaches {chosen}{f' ({some})' if some else ''}. Steps to solve always go "
+    terms = {
+        "Memory span": "The longest trained length that at least half of the seeds solve, as they do every shorter "
+        "length that was tried. It is between the lengths tried: a finer grid gives a finer span.",
+        "Solved": f"A held-out score that reaches {chosen}{f' ({some})' if some else ''}. Steps to solve always go "
         "by the task's own rule, the first time that it was met during training.",
+        "Interval": "The 95 % bootstrap interval of the median over seeds. It says how far the median of other seeds "
+        "may lie, not how far a single run may: for that look at the faint lines, one for each seed. With few seeds no "
+        "interval of a median is as sure as 95 %: the range of 3 holds it three times in four, that of 5 in 94 of 100.",
+        "Half-life": "Timesteps in which the gradient halves, from a straight line through its logarithms; ∞ where it "
+        "does not decay.",
+        "Horizon": "Timesteps back at which less than a thousandth of the gradient at the answer is left; ∞ where that "
+        "is nowhere in the sequence.",
     }
+    for one in probe_numbers(collection.runs):
+        title = clean(one.number.title, 60)
+        terms.setdefault(f"{title[:1].upper()}{title[1:]}", clean(one.number.meaning, 600))
+    return list(terms.items())

@@ -1,17 +1,19 @@
 """How well each cell does: scores and steps until solved, as figures and as a table."""
 
 from collections.abc import Sequence
+from itertools import groupby
 
-from ..collect import Run
+from ...measurement import Number
+from ..collect import ProbeNumber, Run, probe_numbers
 from ..figures.base import TaskRuns
 from ..statistics import (
-    decay_interval,
+    number_interval,
     rule_text,
     score_interval,
     solved_count,
     steps_to_solve,
 )
-from ..wording import clean, extremes, number_range, score_words, timesteps, with_signs
+from ..wording import clean, extremes, listing, number_range, number_words, score_words, with_signs
 from .base import MOST_ROWS, Column, Row, Section, Table
 
 
@@ -34,17 +36,17 @@ def figures(_: TaskRuns) -> Section:
 
 def table(task: TaskRuns) -> Section:
     metric = clean(task.first.metric.name, 40) + ("" if task.first.higher_is_better else ", where lower is better")
-    text = (
-        f"Scores are {metric}: the median over seeds and its bootstrap interval in brackets. Half-life and horizon, "
-        "medians in timesteps, are read off the gradient after training (before it, in brackets)."
-    )
+    numbers = probe_numbers(run for group in task.groups for length in group.lengths for run in group.at(length))
+    text = f"Scores are {metric}: the median over seeds and its bootstrap interval in brackets."
+    for probe, own in groupby(numbers, lambda number: number.probe):
+        text += f" {_introduced(probe, [one.number for one in own])}"
     columns = [
         Column("cell", "label"),
         Column("length"),
         Column("seeds"),
         Column("score"),
         Column("interval", "left"),
-        *map(Column, ("solved", "steps to solve", "half-life", "horizon")),
+        *map(Column, ("solved", "steps to solve", *(clean(one.number.title, 40) for one in numbers))),
     ]
     rows = []
     for group in task.groups:
@@ -62,8 +64,7 @@ def table(task: TaskRuns) -> Section:
                 f"[{low}, {high}]" if scores.n > 1 else "",
                 str(solved_count(runs, task.threshold)) if known else "–",
                 with_signs(str(steps_to_solve(runs))),
-                _decay(runs, "half_life"),
-                _decay(runs, "horizon"),
+                *(_medians(runs, number) for number in numbers),
             ]
             rows.append(Row(cells, task.colours[group.label]))
     notes = []
@@ -72,8 +73,21 @@ def table(task: TaskRuns) -> Section:
     return Section("table", text=text, quiet=True, table=Table(columns, rows[:MOST_ROWS]), notes=notes)
 
 
-def _decay(runs: Sequence[Run], what: str) -> str:
-    after, before = (decay_interval(runs, when, what) for when in ("end", "start"))
+def _introduced(probe: str, numbers: Sequence[Number]) -> str:
+    """A sentence on the columns of a probe."""
+    units = list(dict.fromkeys(number.unit for number in numbers))
+    shared = units[0] if len(units) == 1 else ""
+    titles = [number.title if shared or not number.unit else f"{number.title} ({number.unit})" for number in numbers]
+    names = listing([clean(title, 40) for title in titles])
+    medians, verb = ("medians", "are") if len(numbers) > 1 else ("a median", "is")
+    return (
+        f"{names[:1].upper()}{names[1:]}, {medians}{f' in {clean(shared, 40)}' if shared else ''}, {verb} read off the "
+        f"{clean(probe, 40)} after training (before it, in brackets)."
+    )
+
+
+def _medians(runs: Sequence[Run], one: ProbeNumber) -> str:
+    after, before = (number_interval(runs, one.probe, one.name, when) for when in ("end", "start"))
     if not after.n and not before.n:
         return "–"
-    return f"{timesteps(after.median)} ({timesteps(before.median)})"
+    return f"{number_words(one.number, after.median)} ({number_words(one.number, before.median)})"
