@@ -69,7 +69,7 @@ def by_steps(cell: Cell, xs: Tensor, state: State | None = None) -> tuple[Tensor
 
 
 def random_state(cell: Cell) -> State:
-    """Of the shapes that a state has after two timesteps."""
+    """A random state with the shapes of a state after two timesteps."""
     rng = torch.Generator().manual_seed(2)
     with torch.no_grad():
         _, state = by_steps(cell, torch.zeros(2, B, D, dtype=torch.float64))
@@ -83,13 +83,13 @@ def test_every_cell_that_is_exported_has_a_yaml_and_the_other_way_round():
 def test_forward_is_its_steps_in_values_final_state_and_all_gradients(cell: Cell, xs: Tensor):
     start = map_leaves(Tensor.requires_grad_, random_state(cell))
     xs.requires_grad_()
-    wanted = [xs, *leaves(start), *(p for p in cell.parameters() if p.requires_grad)]
+    expected = [xs, *leaves(start), *(p for p in cell.parameters() if p.requires_grad)]
 
     def everything(outputs: Tensor, state: State) -> tuple[list[Tensor], tuple[Tensor, ...]]:
         values = [outputs, *leaves(state)]
         rng = torch.Generator().manual_seed(3)
         weights = [torch.randn(value.shape, dtype=value.dtype, generator=rng) for value in values]
-        return values, torch.autograd.grad(values, wanted, weights)
+        return values, torch.autograd.grad(values, expected, weights)
 
     values, gradients = everything(*cell(xs, start))
     expected_values, expected_gradients = everything(*by_steps(cell, xs, start))
@@ -104,11 +104,11 @@ def test_reading_tokens_is_forward_over_their_vectors(cell: Cell, xs: Tensor):
     outputs, state = cell.forward_tokens(tokens, vectors, random_state(cell))
     expected, expected_state = cell(vectors[tokens], random_state(cell))
     torch.testing.assert_close((outputs, state), (expected, expected_state), rtol=1e-10, atol=1e-12)
-    wanted = [vectors, *(p for p in cell.parameters() if p.requires_grad)]
+    target = [vectors, *(p for p in cell.parameters() if p.requires_grad)]
     weight = torch.randn(outputs.shape, dtype=outputs.dtype, generator=torch.Generator().manual_seed(4))
     torch.testing.assert_close(
-        torch.autograd.grad((outputs * weight).sum(), wanted),
-        torch.autograd.grad((expected * weight).sum(), wanted),
+        torch.autograd.grad((outputs * weight).sum(), target),
+        torch.autograd.grad((expected * weight).sum(), target),
         rtol=1e-10,
         atol=1e-12,
     )
@@ -303,14 +303,14 @@ def test_only_one_bias_is_trained():
 def test_chrono_bias_is_log_uniform_over_the_sequence(make: type[LSTM] | type[GRU]):
     with ambient(0, "chrono"):
         cell = make(D, 1000, seq_len=101)
-    kept = cell.bias.chunk(4)[1] if make is LSTM else cell.bias.chunk(3)[1]
-    time = kept.detach().double().exp()
+    gate_bias = cell.bias.chunk(4)[1] if make is LSTM else cell.bias.chunk(3)[1]
+    time = gate_bias.detach().double().exp()
     assert time.min() >= 0.999
     assert time.max() <= 100.001
     assert time.mean().item() == pytest.approx(50.5, abs=4.1)  # 4.5 standard errors of the mean of U(1, 100)
     assert time.quantile(0.25).item() == pytest.approx(25.75, abs=6.1)
     if make is LSTM:
-        torch.testing.assert_close(cell.bias.chunk(4)[0], -kept)
+        torch.testing.assert_close(cell.bias.chunk(4)[0], -gate_bias)
 
 
 def test_chrono_of_the_shortest_sequence_is_finite():
@@ -327,7 +327,7 @@ def test_orthogonal_and_identity_start():
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [
         (lambda: RNN(D, H, nonlinearity="sin"), "nonlinearity='sin': must be 'tanh' or 'relu'"),
         (lambda: RNN(D, H, init="zeros"), "init='zeros': must be"),
@@ -337,8 +337,8 @@ def test_orthogonal_and_identity_start():
         (lambda: Stack([RNN(D, H), RNN(D, H)]), "output size 4 cannot feed one of input size 5"),
     ],
 )
-def test_wrong_options_are_refused_in_one_line(make: Callable[[], Cell], said: str):
+def test_wrong_options_are_refused_in_one_line(make: Callable[[], Cell], message: str):
     with pytest.raises(ValueError) as refused:  # noqa: PT011  looked at below
         make()
-    assert said in str(refused.value)
+    assert message in str(refused.value)
     assert "\n" not in str(refused.value)

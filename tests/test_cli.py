@@ -23,11 +23,11 @@ STATES = ("hidden", "cell", "input")
 def test_a_run_from_start_to_finish(tmp_path: Path, typed: Callable[..., Completed]) -> None:
     """Trains, writes what it promised, is not run again, and with force=true is, to the same numbers."""
     command = ("train", "steps=30", "seq_len=10", "evaluate.every=10", "trace.every=10")
-    said = in_a_process(*command, cwd=tmp_path)
-    assert (said.code, said.err) == (0, "")
+    completed = in_a_process(*command, cwd=tmp_path)
+    assert (completed.code, completed.err) == (0, "")
     run = only_run(tmp_path)
     assert run.relative_to(tmp_path).match("outputs/pronoun/lstm/len10-seed0-????????")
-    assert str(run.relative_to(tmp_path)) in said.out
+    assert str(run.relative_to(tmp_path)) in completed.out
     files = {path.name for path in run.iterdir()}
     assert files == {
         "config.json", "overrides.json", "environment.json", "status.json", "metrics.jsonl", "gradients.npz",
@@ -41,7 +41,7 @@ def test_a_run_from_start_to_finish(tmp_path: Path, typed: Callable[..., Complet
     weights = torch.load(run / "checkpoint.pt", weights_only=True)["training"]["model"]
     words, people = len(weights["embed.weight"]), len(weights["readout.bias"])
     assert result["parameters"] == 32 * words + 4 * 64 * (32 + 64 + 1) + (64 + 1) * people  # one bias a gate
-    assert [found["seq_len"] for found in result["by_length"]] == [7, 10, 20, 40]
+    assert [row["seq_len"] for row in result["by_length"]] == [7, 10, 20, 40]
     assert result["score"] == result["by_length"][1]["score"]
     assert set(result["probes"]["gradient"]) == {"start", "end"}
     assert set(result["probes"]["gradient"]["end"]) == {"state", *STATES}
@@ -57,22 +57,22 @@ def test_a_run_from_start_to_finish(tmp_path: Path, typed: Callable[..., Complet
     _check_events(run, result)
 
     before = {path.name: path.read_bytes() for path in run.iterdir()}
-    said = forked(*command, cwd=tmp_path)
-    assert (said.code, said.err) == (0, "")
-    assert "already finished" in said.out
+    completed = forked(*command, cwd=tmp_path)
+    assert (completed.code, completed.err) == (0, "")
+    assert "already finished" in completed.out
     assert {path.name: path.read_bytes() for path in run.iterdir()} == before
 
-    said = typed(*command, "force=true")
-    assert (said.code, said.err) == (0, "")
+    completed = typed(*command, "force=true")
+    assert (completed.code, completed.err) == (0, "")
     assert only_run(tmp_path) == run
     assert (run / "metrics.jsonl").read_bytes() == before["metrics.jsonl"]
     assert (run / "result.json").read_bytes() != before["result.json"]  # it took another time
 
 
 def _check_metrics(run: Path, result: dict) -> None:
-    found = [(row["kind"], row["step"]) for row in rows(run)]
+    actual = [(row["kind"], row["step"]) for row in rows(run)]
     for kind, steps in {"train": [10, 20, 30], "eval": [0, 10, 20, 30], "trace": [0, 10, 20, 30]}.items():
-        assert [step for k, step in found if k == kind] == steps
+        assert [step for k, step in actual if k == kind] == steps
     assert [row["seq_len"] for row in rows(run) if row["kind"] == "length"] == [7, 10, 20, 40]
     trained = [row for row in rows(run) if row["kind"] == "train"]
     assert set(trained[0]) >= {"loss", "learning_rate", "gradient_norm", "gradient_norm_clipped"}
@@ -107,17 +107,17 @@ def _check_events(run: Path, result: dict) -> None:
     for row in rows(run):
         if row["kind"] in ("train", "eval"):
             assert series(f"{row['kind']}/loss")[row["step"]] == np.float32(row["loss"])
-    by_length = {found["seq_len"]: np.float32(found["score"]) for found in result["by_length"]}
+    by_length = {row["seq_len"]: np.float32(row["score"]) for row in result["by_length"]}
     assert series("eval/score_by_length") == by_length
     with np.load(run / "gradients.npz") as stored:
         for name in STATES:
-            wanted = np.log10(stored[f"norm/{name}"].mean(2)).astype(np.float32)
+            expected = np.log10(stored[f"norm/{name}"].mean(2)).astype(np.float32)
             for when, trace in (("at start", 0), ("at end", -1)):
                 curve = series(f"gradient_{name}/by_timestep ({when})")
                 assert list(curve) == list(range(10))
-                np.testing.assert_allclose(list(curve.values()), wanted[trace], rtol=1e-6)
+                np.testing.assert_allclose(list(curve.values()), expected[trace], rtol=1e-6)
             back = list(series(f"gradient_{name}/by_distance_from_answer (at end)").values())
-            np.testing.assert_allclose(back, (wanted[-1] - wanted[-1][-1])[::-1], atol=1e-5)
+            np.testing.assert_allclose(back, (expected[-1] - expected[-1][-1])[::-1], atol=1e-5)
     assert "gradient/heatmap" in events.Tags()["images"]
     assert set(events.Tags()["tensors"]) >= {"config", "summary", "answers"}
     for tag in ("experiment", "session_start_info", "session_end_info"):
@@ -177,30 +177,30 @@ def test_help_and_completion_need_no_torch(tmp_path: Path) -> None:
         cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    said = {name: Completed(*each) for name, each in zip(lines, json.loads(done.stdout), strict=True)}
+    completed = {name: Completed(*each) for name, each in zip(lines, json.loads(done.stdout), strict=True)}
     for name in set(lines) - {"typo", "no cell"}:
-        assert (said[name].code, said[name].err) == (0, ""), name
+        assert (completed[name].code, completed[name].err) == (0, ""), name
 
     for name in ("empty", "help"):
         for verb in VERBS:
-            assert f"seqmem {verb}" in said[name].out
-        assert max(map(len, said[name].out.splitlines())) <= 80
-    assert said["version"].out == "seqmem 0.2.0\n"
+            assert f"seqmem {verb}" in completed[name].out
+        assert max(map(len, completed[name].out.splitlines())) <= 80
+    assert completed["version"].out == "seqmem 0.2.0\n"
     for part in ("seqmem train [-m]", "cell: custom, gru, lstm, rnn", "seq_len", "optimizer:", "--cfg job"):
-        assert part in said["train help"].out
+        assert part in completed["train help"].out
     for part in ("name: gru", "seq_len: 33", "form: torch"):
-        assert part in said["config"].out
-    assert str(tmp_path / "mine") in said["info"].out
-    assert "target: own.Clockwork" in said["own"].out
-    assert said["verbs"].out.split() == list(VERBS)
-    assert said["verb"].out.split() == ["train"]
-    assert said["cells"].out.split() == ["cell=custom", "cell=gru", "cell=lstm", "cell=rnn"]
-    assert sorted(said["group"].out.split()) == ["cell.", "cell="]
-    assert set(said["option"].out.split()) == {"cell.form=", "cell.forget_bias="}
-    assert said["other verb"].out.split() == []
-    assert said["nonsense"].out.split() == []
-    assert "complete -o nospace -o default -F hydra_bash_completion seqmem" in said["install"].out
-    assert said["typo"].code == said["no cell"].code == 2
+        assert part in completed["config"].out
+    assert str(tmp_path / "mine") in completed["info"].out
+    assert "target: own.Clockwork" in completed["own"].out
+    assert completed["verbs"].out.split() == list(VERBS)
+    assert completed["verb"].out.split() == ["train"]
+    assert completed["cells"].out.split() == ["cell=custom", "cell=gru", "cell=lstm", "cell=rnn"]
+    assert sorted(completed["group"].out.split()) == ["cell.", "cell="]
+    assert set(completed["option"].out.split()) == {"cell.form=", "cell.forget_bias="}
+    assert completed["other verb"].out.split() == []
+    assert completed["nonsense"].out.split() == []
+    assert "complete -o nospace -o default -F hydra_bash_completion seqmem" in completed["install"].out
+    assert completed["typo"].code == completed["no cell"].code == 2
 
 
 def test_completion_in_a_shell(tmp_path: Path) -> None:
@@ -235,8 +235,8 @@ def test_a_directory_of_ones_own(tmp_path: Path, typed: Callable[..., Completed]
         "# @package _global_\ndefaults: [{override /cell: leaky}, {override /task: adding}]\nsteps: 4\nseq_len: 6\n"
     )
     tiny = [setting for setting in TINY if not setting.startswith(("steps=", "seq_len="))]
-    said = typed("train", "-cd", "mine", "experiment=short", *tiny)
-    assert (said.code, said.err) == (0, "")
+    completed = typed("train", "-cd", "mine", "experiment=short", *tiny)
+    assert (completed.code, completed.err) == (0, "")
     run = only_run(tmp_path / "outputs")
     assert run.relative_to(tmp_path).match("outputs/adding/Leaky/len6-seed0-*")
     result = json.loads((run / "result.json").read_text())
@@ -257,14 +257,14 @@ def test_every_task_cell_and_optimizer_trains(typed: Callable[..., Completed]) -
         "task=temporal_order seq_len=10 evaluate.lengths=[10]",
         "task=digits task.scan=row", "task=text", "task=pronoun task.mentions=1",
     ):  # fmt: skip
-        said = typed("train", *TINY, *choice.split())
-        assert (said.code, said.err) == (0, ""), choice
+        completed = typed("train", *TINY, *choice.split())
+        assert (completed.code, completed.err) == (0, ""), choice
     for choice in (
         "cell=rnn optimizer=sgd dtype=float64 trace.loss=all", "cell=gru optimizer=rmsprop cell.layers=2",
         "optimizer=adamw task.lengths=uniform embed_size=0", "cell.params=5000 trace.every=0",
     ):  # fmt: skip
-        said = typed("train", *TINY, *choice.split())
-        assert (said.code, said.err) == (0, ""), choice
+        completed = typed("train", *TINY, *choice.split())
+        assert (completed.code, completed.err) == (0, ""), choice
 
 
 def test_evaluating_at_other_lengths(tmp_path: Path, typed: Callable[..., Completed]) -> None:
@@ -272,18 +272,18 @@ def test_evaluating_at_other_lengths(tmp_path: Path, typed: Callable[..., Comple
     assert typed("train", *TINY, "quiet=true").code == 0
     run = only_run(tmp_path)
     before = {path.name: path.read_bytes() for path in run.iterdir()}
-    said = typed("eval", str(run), "seq_len=16,8,8", "sequences=8")
-    assert (said.code, said.err) == (0, "")
-    table = [line.split() for line in said.out.splitlines()]
+    completed = typed("eval", str(run), "seq_len=16,8,8", "sequences=8")
+    assert (completed.code, completed.err) == (0, "")
+    table = [line.split() for line in completed.out.splitlines()]
     assert [words[0] for words in table if words and words[0] in ("8", "16")] == ["8", "16"]
-    found = [json.loads(line) for line in (run / "evaluations.jsonl").read_text().splitlines()]
-    assert [(one["seq_len"], one["sequences"]) for one in found] == [(8, 8), (16, 8)]
+    actual = [json.loads(line) for line in (run / "evaluations.jsonl").read_text().splitlines()]
+    assert [(one["seq_len"], one["sequences"]) for one in actual] == [(8, 8), (16, 8)]
     result = json.loads((run / "result.json").read_text())
-    assert (found[0]["score"], found[0]["loss"]) == (result["score"], result["loss"])
+    assert (actual[0]["score"], actual[0]["loss"]) == (result["score"], result["loss"])
     events = EventAccumulator(str(next(run.glob("*tfevents*"))))
     events.Reload()
     curve = {point.step: point.value for point in events.Scalars("eval/score_by_length (seqmem eval)")}
-    assert curve == {one["seq_len"]: np.float32(one["score"]) for one in found}
+    assert curve == {one["seq_len"]: np.float32(one["score"]) for one in actual}
     for name in set(before) - {"events.out.tfevents.0.seqmem"}:
         assert (run / name).read_bytes() == before[name], name
 
@@ -291,5 +291,5 @@ def test_evaluating_at_other_lengths(tmp_path: Path, typed: Callable[..., Comple
 @pytest.mark.parametrize("shape", [(), ("trace.every=0",)], ids=["traced", "not traced"])
 def test_quiet_says_nothing(typed: Callable[..., Completed], shape: tuple[str, ...]) -> None:
     for _ in range(2):
-        said = typed("train", *TINY, "quiet=true", *shape)
-        assert said == Completed(0, "", "")
+        completed = typed("train", *TINY, "quiet=true", *shape)
+        assert completed == Completed(0, "", "")

@@ -33,8 +33,8 @@ def test_same_bits_everywhere(tmp_path: Path, typed: Callable[..., Completed], m
     ``threads=2`` may change no bit where native kernels are used; torch's may add up in another order.
     """
     threads_here = "threads=2" if isinstance(load(), Library) else "threads=1"
-    said = in_a_process(*COMMAND, cwd=tmp_path, OMP_NUM_THREADS="4", MKL_NUM_THREADS="4", PYTHONHASHSEED="2")
-    assert said == Completed(0, "", "")
+    completed = in_a_process(*COMMAND, cwd=tmp_path, OMP_NUM_THREADS="4", MKL_NUM_THREADS="4", PYTHONHASHSEED="2")
+    assert completed == Completed(0, "", "")
     assert typed(*COMMAND, "outputs=first").code == 0
 
     torch.manual_seed(11)
@@ -64,11 +64,11 @@ def test_native_kernels_give_the_same_bits_on_any_number_of_threads(
     from seqmem.kernels import functions
 
     monkeypatch.setattr(functions, "OPERATIONS_PER_THREAD", 0.0)  # or so little work would stay on one thread
-    asked = []
+    calls = []
     run = functions.CallPlan.run
 
     def noted(job: functions.CallPlan, name: str, call: functions.Call) -> None:
-        asked.append(call.threads)
+        calls.append(call.threads)
         run(job, name, call)
 
     monkeypatch.setattr(functions.CallPlan, "run", noted)
@@ -76,12 +76,12 @@ def test_native_kernels_give_the_same_bits_on_any_number_of_threads(
     for threads in (1, 3):
         assert typed(*settings, f"threads={threads}", f"outputs=on-{threads}").code == 0
         assert_same_numbers(only_run(tmp_path / f"on-{threads}"), only_run(tmp_path / "on-1"))
-    assert set(asked) == {1, 3}
+    assert set(calls) == {1, 3}
 
 
 def test_batches_and_weights_come_from_the_seed_alone(tmp_path: Path, typed: Callable[..., Completed]) -> None:
     """Another seed gives other numbers from the start; another optimizer begins at the same place."""
-    found = {}
+    actual = {}
     for name, settings in {
         "seed 0": (), "seed 1": ("seed=1",), "sgd": ("optimizer=sgd",), "other cell": ("cell=rnn",),
         "no trace": ("trace.every=0",), "more looks": ("evaluate.every=1",),
@@ -89,14 +89,14 @@ def test_batches_and_weights_come_from_the_seed_alone(tmp_path: Path, typed: Cal
         assert typed("train", *TINY, "quiet=true", f"outputs={name.replace(' ', '-')}", *settings).code == 0
         run = only_run(tmp_path / name.replace(" ", "-"))
         kinds = ("eval", "train")
-        found[name] = {(r["kind"], r["step"]): r["loss"] for r in rows(run) if r["kind"] in kinds}
+        actual[name] = {(r["kind"], r["step"]): r["loss"] for r in rows(run) if r["kind"] in kinds}
     start, end = ("eval", 0), ("train", 6)
-    assert found["sgd"][start] == found["seed 0"][start]
-    assert found["sgd"][end] != found["seed 0"][end]
-    assert found["seed 1"][start] != found["seed 0"][start]
-    assert found["other cell"][start] != found["seed 0"][start]
+    assert actual["sgd"][start] == actual["seed 0"][start]
+    assert actual["sgd"][end] != actual["seed 0"][end]
+    assert actual["seed 1"][start] != actual["seed 0"][start]
+    assert actual["other cell"][start] != actual["seed 0"][start]
     for untouched in ("no trace", "more looks"):  # looking changes nothing
-        assert found[untouched].items() >= found["seed 0"].items()
+        assert actual[untouched].items() >= actual["seed 0"].items()
 
 
 # Identity
@@ -169,9 +169,9 @@ def test_names_are_safe_in_paths() -> None:
 
 def _everything(config: RunConfig) -> dict[str, Any]:
     """What may tell two configurations apart: all but what is known to change no number."""
-    found = {name: value for name, value in vars(config).items() if name not in NO_IDENTITY}
+    actual = {name: value for name, value in vars(config).items() if name not in NO_IDENTITY}
     task = {name: value for name, value in config.task.items() if name != "usual_seq_len"}
-    return {**deepcopy(found), "task": task}
+    return {**deepcopy(actual), "task": task}
 
 
 def _changed(config: RunConfig) -> Iterator[RunConfig]:

@@ -139,17 +139,17 @@ def test_a_batch_that_is_there_already_is_not_copied() -> None:
 
 def test_a_batch_goes_to_a_gpu_by_page_locked_memory_without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """There is no GPU here: what torch is asked for is written down."""
-    asked: list[tuple[str, object]] = []
+    calls: list[tuple[str, object]] = []
     real = torch.Tensor.to
 
     def pinned(tensor: torch.Tensor) -> torch.Tensor:
         assert tensor.is_contiguous()
-        asked.append(("pinned", tensor.dtype))
+        calls.append(("pinned", tensor.dtype))
         return tensor
 
     def to(tensor: torch.Tensor, *args: object, **options: object) -> torch.Tensor:
         if args and isinstance(args[0], torch.device):
-            asked.append(("to", options.get("non_blocking")))
+            calls.append(("to", options.get("non_blocking")))
             return tensor
         return real(tensor, *args, **options)  # pyright: ignore
 
@@ -157,4 +157,4 @@ def test_a_batch_goes_to_a_gpu_by_page_locked_memory_without_waiting(monkeypatch
     monkeypatch.setattr(torch.Tensor, "to", to)
     Adding().sample(4, 9, generator(0, "t")).to(torch.device("cuda", 0), torch.float64)
     kinds = [torch.float64, torch.float64, torch.float64, torch.bool]
-    assert asked == [entry for kind in kinds for entry in (("pinned", kind), ("to", True))]
+    assert calls == [entry for kind in kinds for entry in (("pinned", kind), ("to", True))]

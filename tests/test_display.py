@@ -118,10 +118,10 @@ def make_run(
     np.savez(run.file("gradients.npz"), **arrays)  # pyright: ignore[reportArgumentType]
     decays = [decay(one.mean(1)[::-1]).numbers() for one in norms]
     rows: list[dict[str, Any]] = []
-    for step, found in zip(steps.tolist(), decays, strict=True):
+    for step, actual in zip(steps.tolist(), decays, strict=True):
         rows.append({"kind": "train", "step": step, "loss": 0.7, "learning_rate": 1e-3})
         rows.append({"kind": "eval", "step": step, "loss": 0.72, "score": 0.5})
-        rows.append({"kind": "trace", "step": step, "gradient": {"state": found}})
+        rows.append({"kind": "trace", "step": step, "gradient": {"state": actual}})
     run.file("metrics.jsonl").write_text("".join(json.dumps(plain_json(row)) + "\n" for row in rows))
     status = {"state": state, "step": 700, "error": None, "pid": pid or os.getpid(), "host": socket.gethostname()}
     if state == "failed":
@@ -129,7 +129,7 @@ def make_run(
     write_json(run.file("status.json"), status)
     if state == "finished":
         lengths = sorted({7, 12, 25, seq_len, 2 * seq_len, 4 * seq_len})
-        found = {
+        actual = {
             "task": task,
             "cell": cell,
             "seq_len": seq_len,
@@ -156,7 +156,7 @@ def make_run(
             "device": "cpu",
             "versions": {},
         }
-        write_json(run.file("result.json"), found | (result or {}))
+        write_json(run.file("result.json"), actual | (result or {}))
     return run
 
 
@@ -370,9 +370,9 @@ def test_a_line_tells_the_half_life_of_its_own_step() -> None:
     file, clock = Writes(), Clock()
     with display(Console(file=file), clock=clock) as shows:
         feed(shows, clock)
-    found = dict(re.findall(r"step +(\d+)/1000 .* half-life (\S+)", file.getvalue()))
+    actual = dict(re.findall(r"step +(\d+)/1000 .* half-life (\S+)", file.getvalue()))
     expected = {str(step): f"{np.log(2) / -np.log(0.5 + 0.4 * step / 1000):.3g}" for step in range(0, 1001, 100)}
-    assert found == expected
+    assert actual == expected
 
 
 def test_a_slow_run_speaks_at_every_evaluation_and_an_interrupted_one_keeps_its_last_line() -> None:
@@ -421,7 +421,7 @@ def test_quiet_is_silent() -> None:
 
 @pytest.mark.parametrize("first_step", [500, 0])
 def test_a_resumed_run_counts_its_speed_from_where_it_goes_on(first_step: int) -> None:
-    """Also when nobody could tell the display where that is."""
+    """Also when the display was not told where that is."""
     file, clock = Writes(), Clock()
     with display(Console(file=file), first_step=first_step, clock=clock) as shows:
         feed(shows, clock, first=500, seconds=0.1)
@@ -536,7 +536,7 @@ def test_huge_losses_are_short() -> None:
     assert re.search(r"loss +1\.235e\+08 ", written.getvalue().replace("\x1b[0m", ""))
 
 
-def test_traces_that_nobody_sees_cost_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_traces_that_are_not_shown_cost_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Strips are made when they are drawn, of the first trace and the latest."""
     made: list[np.ndarray] = []
 
@@ -607,10 +607,10 @@ def test_a_run_whose_reader_leaves_is_interrupted_and_goes_on_later(tmp_path: Pa
     assert status["state"] == "interrupted"
     assert 0 < status["step"] < 400
     assert not (run / "result.json").exists()
-    said = forked(*command, cwd=tmp_path)
-    assert (said.code, said.err) == (0, "")
-    assert f"going on at step {status['step']}\n" in said.out.splitlines(keepends=True)[0]
-    steps = [int(found) for found in re.findall(r"^step +(\d+)/", said.out, re.M)]
+    completed = forked(*command, cwd=tmp_path)
+    assert (completed.code, completed.err) == (0, "")
+    assert f"going on at step {status['step']}\n" in completed.out.splitlines(keepends=True)[0]
+    steps = [int(number) for number in re.findall(r"^step +(\d+)/", completed.out, re.M)]
     assert steps == sorted(steps)
     assert steps[0] > status["step"]
 
@@ -667,7 +667,7 @@ def test_the_strip_of_a_run_is_what_its_gradients_say(tmp_path: Path, capsys: py
 
 
 @pytest.mark.parametrize(
-    ("state", "pid", "said"),
+    ("state", "pid", "message"),
     [
         ("running", None, "running at step 700 of 1000"),
         ("running", 2**22 + 1, "killed at step 700 of 1000"),  # beyond the largest process number of Linux
@@ -676,12 +676,12 @@ def test_the_strip_of_a_run_is_what_its_gradients_say(tmp_path: Path, capsys: py
     ],
 )
 def test_an_unfinished_run(
-    state: str, pid: int | None, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    state: str, pid: int | None, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = make_run(tmp_path, state=state, pid=pid)
     code, out, err = shown(capsys, run.path)
     assert (code, err) == (0, "")
-    assert out.splitlines()[0].endswith(said)
+    assert out.splitlines()[0].endswith(message)
     assert re.search(r"^score +0\.5$", out, re.M)
     assert re.search(r"^half-life +1 → 6\.58 timesteps$", out, re.M)
     assert "answer  step 700" in out
@@ -719,7 +719,7 @@ def test_a_run_without_traces(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "message"),
     [
         ({"score": 0.26, "solved": False, "steps_to_solve": None}, "no better than chance"),
         ({"score": 0.32, "solved": False, "steps_to_solve": None}, "not solved"),
@@ -728,9 +728,9 @@ def test_a_run_without_traces(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         ({"solved_at": None, "solved": None, "steps_to_solve": None}, "chance 25.0 %"),
     ],
 )
-def test_the_verdict(changed: dict[str, Any], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_verdict(changed: dict[str, Any], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = shown(capsys, make_run(tmp_path, result=changed).path)[1]
-    assert re.search(rf"^accuracy +\S+ % .*{said}$", out, re.M)
+    assert re.search(rf"^accuracy +\S+ % .*{message}$", out, re.M)
 
 
 def test_later_evaluations_join_the_lengths(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -1063,9 +1063,9 @@ def test_show_needs_no_torch(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("verb", "wrong"), [("show", "--colour"), ("list", "--colour"), ("watch", "--port=http")])
 def test_a_mistake_on_a_command_line_is_one_line(verb: str, wrong: str, typed: Callable[..., Completed]) -> None:
-    said = typed(verb, wrong)
-    said.refuses(f"see seqmem {verb} --help", code=2, verb=verb)
-    assert said.out == ""
+    completed = typed(verb, wrong)
+    completed.refuses(f"see seqmem {verb} --help", code=2, verb=verb)
+    assert completed.out == ""
 
 
 def test_a_killed_run_shows_the_traces_it_had(tmp_path: Path, typed: Callable[..., Completed]) -> None:
@@ -1077,20 +1077,20 @@ def test_a_killed_run_shows_the_traces_it_had(tmp_path: Path, typed: Callable[..
         process.wait()
     run = only_run(tmp_path)
     assert not (run / "gradients.npz").exists()
-    said = typed("show", str(run))
-    assert (said.code, said.err) == (0, "")
+    completed = typed("show", str(run))
+    assert (completed.code, completed.err) == (0, "")
     traced = RunDirectory(run).gradients()
     assert traced is not None
     assert traced.step.tolist() == list(range(len(traced.step)))
-    assert re.search(r"^gradient +first \S+ answer  untrained$", said.out, re.M)
-    assert f"answer  step {traced.step[-1]}\n" in said.out
-    assert "killed at step" in said.out
+    assert re.search(r"^gradient +first \S+ answer  untrained$", completed.out, re.M)
+    assert f"answer  step {traced.step[-1]}\n" in completed.out
+    assert "killed at step" in completed.out
 
 
 def test_a_run_says_which_text_it_read(tmp_path: Path, typed: Callable[..., Completed]) -> None:
     assert typed("train", *TINY, "task=text", "quiet=true").code == 0
-    said = json.loads((only_run(tmp_path) / "environment.json").read_text())
-    assert said["corpus_sha256"] == corpus_sha256()
+    output = json.loads((only_run(tmp_path) / "environment.json").read_text())
+    assert output["corpus_sha256"] == corpus_sha256()
     assert typed("train", *TINY, "outputs=other", "quiet=true").code == 0
     assert "corpus_sha256" not in json.loads((only_run(tmp_path / "other") / "environment.json").read_text())
 

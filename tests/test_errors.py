@@ -168,8 +168,8 @@ def files(tmp_path: Path) -> None:
 @pytest.mark.parametrize("part", range(4))
 def test_refused(tmp_path: Path, typed: Callable[..., Completed], part: int) -> None:
     """A command that cannot be: one line, exit code 2, and no run's directory."""
-    for line, said in list(REFUSED.items())[part::4]:
-        typed("train", *line.split()).refuses(said, code=2)
+    for line, message in list(REFUSED.items())[part::4]:
+        typed("train", *line.split()).refuses(message, code=2)
     assert not (tmp_path / "outputs").exists()
 
 
@@ -203,28 +203,30 @@ def test_a_sweep_with_a_wrong_job_is_refused_as_a_whole(tmp_path: Path, typed: C
         f"{custom} cell.args.alpha=0.5,x": ["1 of 2 jobs", "cell.args.alpha=x: must be a number"],
         "device=cpu,cuda": ["1 of 2 jobs", "torch sees no CUDA device"],
     }.items():
-        said = typed("train", "-m", *TINY[1:], *line.split())
-        assert said.code == 2, said
-        assert said.out == ""
-        first, *others = said.err.splitlines()
+        completed = typed("train", "-m", *TINY[1:], *line.split())
+        assert completed.code == 2, completed
+        assert completed.out == ""
+        first, *others = completed.err.splitlines()
         assert first.startswith("seqmem train: ")
         assert first.endswith("so none was started:")
         assert all(other.startswith("  job ") for other in others)
         for part in wrong:
-            assert part in said.err
+            assert part in completed.err
     assert runs_below(tmp_path) == []
 
 
 def test_other_verbs(tmp_path: Path, typed: Callable[..., Completed]) -> None:
     for line in ("trian", "trian cell=lstm"):
-        said = typed(*line.split())
-        assert said == Completed(2, "", said.err)
-        assert said.err.startswith("seqmem: there is no command 'trian'. Did you mean 'train'? One of: train, eval")
-    said = typed("cell=lstm")
-    assert said.err.startswith(
+        completed = typed(*line.split())
+        assert completed == Completed(2, "", completed.err)
+        assert completed.err.startswith(
+            "seqmem: there is no command 'trian'. Did you mean 'train'? One of: train, eval"
+        )
+    completed = typed("cell=lstm")
+    assert completed.err.startswith(
         "seqmem: there is no command 'cell=lstm'. Settings follow a verb: seqmem train cell=lstm."
     )
-    assert said.code == 2
+    assert completed.code == 2
     for line, wrong in {
         "nowhere": "nowhere: no run there; outputs has none yet",
         f"{tmp_path}": "is not a run",
@@ -268,17 +270,17 @@ def test_a_damaged_checkpoint(tmp_path: Path, typed: Callable[..., Completed]) -
     whole = (run / "checkpoint.pt").read_bytes()
     for damaged in (b"", b"garbage" * 100, whole[: len(whole) // 2], whole[:-20], b"\0" * len(whole)):
         (run / "checkpoint.pt").write_bytes(damaged)
-        said = typed("train", *TINY, "quiet=true")
-        said.refuses("checkpoint.pt cannot be read", code=1)
-        assert "force=true" in said.err
+        completed = typed("train", *TINY, "quiet=true")
+        completed.refuses("checkpoint.pt cannot be read", code=1)
+        assert "force=true" in completed.err
         assert json.loads((run / "status.json").read_text())["state"] == "failed"
         assert (run / "checkpoint.pt").read_bytes() == damaged
     for name in ("metrics.jsonl", "gradients.npz", "events.out.tfevents.0.seqmem"):
         (run / "checkpoint.pt").write_bytes(whole)
-        kept = (run / name).read_bytes()
-        (run / name).write_bytes(kept[: len(kept) // 2])
+        stored = (run / name).read_bytes()
+        (run / name).write_bytes(stored[: len(stored) // 2])
         typed("train", *TINY, "quiet=true").refuses(name, code=1)
-        (run / name).write_bytes(kept)
+        (run / name).write_bytes(stored)
     assert typed("train", *TINY, "quiet=true", "force=true") == Completed(0, "", "")
     assert (run / "result.json").exists()
 
@@ -288,9 +290,9 @@ def test_a_directory_that_cannot_be_written(tmp_path: Path, typed: Callable[...,
     for outputs in ("file", "file/below", "/dev/null/below", "/proc/xyz"):
         typed("train", *TINY, f"outputs={outputs}").refuses(f"cannot write to {outputs}", code=1)
     assert (tmp_path / "file").read_text() == "in the way"
-    said = typed("train", "-m", *TINY, "outputs=file", "seed=0,1")
-    assert said.code == 1
-    assert "Traceback" not in said.err
+    completed = typed("train", "-m", *TINY, "outputs=file", "seed=0,1")
+    assert completed.code == 1
+    assert "Traceback" not in completed.err
 
 
 LIMITED = """\
@@ -319,9 +321,9 @@ def test_a_full_disk(tmp_path: Path, typed: Callable[..., Completed]) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     *limited, free = (Completed(*each) for each in json.loads(done.stdout))
-    for said in limited:  # too little for its description, for its checkpoint, for its events
-        said.refuses("cannot write to outputs/pronoun/lstm/len8", code=1)
-        assert "File too large" in said.err
+    for message in limited:  # too little for its description, for its checkpoint, for its events
+        message.refuses("cannot write to outputs/pronoun/lstm/len8", code=1)
+        assert "File too large" in message.err
     assert free == Completed(0, "", "")
     run = only_run(tmp_path)
     assert not list(run.glob("*.partial"))
@@ -344,14 +346,14 @@ def test_a_loss_that_is_no_number(tmp_path: Path, typed: Callable[..., Completed
         *NAN,
         "quiet=true",
     )
-    said = typed(*command)
-    said.refuses("the loss became ", code=1)
-    said.refuses("on_nan=continue trains on regardless", code=1)
+    completed = typed(*command)
+    completed.refuses("the loss became ", code=1)
+    completed.refuses("on_nan=continue trains on regardless", code=1)
     run = only_run(tmp_path)
     status = json.loads((run / "status.json").read_text())
     assert status["state"] == "failed"
     step = status["step"]
-    assert f"at step {step};" in said.err
+    assert f"at step {step};" in completed.err
     assert 4 < step < 60
     losses = {row["step"]: row["loss"] for row in rows(run) if row["kind"] == "train"}
     assert list(losses) == list(range(2, step, 2))  # all that came before, and nothing that did not
@@ -361,22 +363,22 @@ def test_a_loss_that_is_no_number(tmp_path: Path, typed: Callable[..., Completed
     assert not (run / "result.json").exists()
     assert "Diverged" in (run / "error.txt").read_text()
 
-    kept = (run / "metrics.jsonl").read_bytes()
-    assert typed(*command) == said  # from its last checkpoint to the same end
-    assert (run / "metrics.jsonl").read_bytes() == kept
+    stored = (run / "metrics.jsonl").read_bytes()
+    assert typed(*command) == completed  # from its last checkpoint to the same end
+    assert (run / "metrics.jsonl").read_bytes() == stored
 
     assert typed(*command, "on_nan=continue") == Completed(0, "", "")
     (other,) = set(runs_below(tmp_path)) - {run}
-    found = {row["step"]: float(row["loss"]) for row in rows(other) if row["kind"] == "train"}
-    assert list(found) == list(range(2, 61, 2))
-    assert not math.isfinite(found[60])
+    actual = {row["step"]: float(row["loss"]) for row in rows(other) if row["kind"] == "train"}
+    assert list(actual) == list(range(2, 61, 2))
+    assert not math.isfinite(actual[60])
     assert json.loads((other / "result.json").read_text())["loss"] in ("nan", "inf")
 
 
 def test_the_whole_traceback_on_request(tmp_path: Path) -> None:
     for args in (("train", "cell=lstmm"), ("eval", "nowhere")):
-        said = forked(*args, cwd=tmp_path, HYDRA_FULL_ERROR="1")
-        assert said.code == 1
-        assert "Traceback (most recent call last)" in said.err
-    said = forked("train", "cell=lstmm", cwd=tmp_path)
-    said.refuses("no cell is called 'lstmm'", code=2)
+        completed = forked(*args, cwd=tmp_path, HYDRA_FULL_ERROR="1")
+        assert completed.code == 1
+        assert "Traceback (most recent call last)" in completed.err
+    completed = forked("train", "cell=lstmm", cwd=tmp_path)
+    completed.refuses("no cell is called 'lstmm'", code=2)

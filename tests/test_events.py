@@ -52,9 +52,9 @@ def test_scalars_are_read_back(path: Path) -> None:
     events.scalar("train/loss", 1.5, 10)
     events.scalars(20, {"train/loss": 0.25, "train/learning_rate": 0.003})
     events.close()
-    found = accumulated(path)
-    assert [(e.step, e.value) for e in found.Scalars("train/loss")] == [(10, 1.5), (20, 0.25)]
-    assert [(e.step, e.value) for e in found.Scalars("train/learning_rate")] == [(20, pytest.approx(0.003))]
+    actual = accumulated(path)
+    assert [(e.step, e.value) for e in actual.Scalars("train/loss")] == [(10, 1.5), (20, 0.25)]
+    assert [(e.step, e.value) for e in actual.Scalars("train/learning_rate")] == [(20, pytest.approx(0.003))]
 
 
 def test_records_are_framed_as_tensorboards_own_writer_frames_them(path: Path) -> None:
@@ -95,12 +95,12 @@ def test_a_curve_written_again_replaces_itself(path: Path, reader: type) -> None
         events.scalar("eval/score", latest, int(10 / latest))
     events.curves([7, 50], {"by length": [0.5, 1.0], "other": np.array([1.0, 2.0])})
     events.close()
-    found = reader(str(path)).Reload()
+    actual = reader(str(path)).Reload()
 
     def points(tag: str) -> list[tuple[int, float]]:
         if reader is EventAccumulator:
-            return [(e.step, e.value) for e in found.Scalars(tag)]
-        return [(e.step, e.tensor_proto.float_val[0]) for e in found.Tensors(tag)]
+            return [(e.step, e.value) for e in actual.Scalars(tag)]
+        return [(e.step, e.tensor_proto.float_val[0]) for e in actual.Tensors(tag)]
 
     assert points("latest") == [(0, 1.0), (1, 0.5), (2, 0.25)]
     assert points("eval/score") == [(0, 0.5), (3, 3.0), (5, 2.0), (10, 1.0)]
@@ -113,9 +113,9 @@ def test_an_image_is_read_back(path: Path) -> None:
     events = EventFile(path)
     events.image("heat", rgb, 7)
     events.close()
-    (found,) = accumulated(path).Images("heat")
-    assert (found.step, found.height, found.width) == (7, 4, 5)
-    np.testing.assert_array_equal(np.asarray(Image.open(BytesIO(found.encoded_image_string))), rgb)
+    (actual,) = accumulated(path).Images("heat")
+    assert (actual.step, actual.height, actual.width) == (7, 4, 5)
+    np.testing.assert_array_equal(np.asarray(Image.open(BytesIO(actual.encoded_image_string))), rgb)
 
 
 def test_hparams_stay_in_the_file_with_their_types(path: Path) -> None:
@@ -158,21 +158,21 @@ def test_cut_back_and_written_again_it_is_the_same_file(path: Path, tmp_path: Pa
 
     cut = EventFile(path, describe=str.upper)
     begin(cut)
-    kept = cut.position()
-    assert kept == path.stat().st_size
+    stored = cut.position()
+    assert stored == path.stat().st_size
     cut.scalar("lost", 1.0, 5)
     cut.close()
     with path.open("ab") as file:
         file.write(b"half a rec")
-    cut = EventFile(path, kept, describe=str.upper)
+    cut = EventFile(path, stored, describe=str.upper)
     end(cut)
     cut.close()
 
     def timeless(of: Path) -> list[bytes]:
-        found = read(of)
-        for event in found:
+        actual = read(of)
+        for event in actual:
             event.ClearField("wall_time")
-        return [event.SerializeToString() for event in found]
+        return [event.SerializeToString() for event in actual]
 
     assert timeless(path) == timeless(tmp_path / "whole")
     assert path.stat().st_size == (tmp_path / "whole").stat().st_size
@@ -235,13 +235,13 @@ def test_eval_adds_to_a_file_that_lost_its_end(tmp_path: Path, typed: Callable[.
     run = only_run(tmp_path)
     path = run / EVENTS
     path.write_bytes(path.read_bytes()[:-3])
-    said = typed("eval", str(run), "seq_len=8,16", "sequences=8")
-    assert (said.code, said.err) == (0, "")
+    completed = typed("eval", str(run), "seq_len=8,16", "sequences=8")
+    assert (completed.code, completed.err) == (0, "")
     assert [e.step for e in accumulated(path).Scalars("eval/score_by_length (seqmem eval)")] == [8, 16]
     assert accumulated(path).Scalars("eval/score")
     path.write_bytes(b"garbage")
-    said = typed("eval", str(run), "seq_len=8", "sequences=8")
-    said.refuses(f"{EVENTS} cannot be added to", code=1, verb="eval")
+    completed = typed("eval", str(run), "seq_len=8", "sequences=8")
+    completed.refuses(f"{EVENTS} cannot be added to", code=1, verb="eval")
     assert path.read_bytes() == b"garbage"
     path.unlink()
     assert typed("eval", str(run), "seq_len=8", "sequences=8").code == 0

@@ -44,16 +44,16 @@ def example(place: int) -> str:
 
 def test_the_documented_example_computes_what_the_model_does(typed: Typed) -> None:
     run = trained(typed, "one", "cell=lstm")
-    said = typed("export", str(run), "--state-dict", "lstm.pt")
-    assert (said.code, said.err) == (0, "")
-    assert said.out.startswith("lstm.pt: ")
-    assert "cell.fused.weight_ih_l0" in said.out
+    completed = typed("export", str(run), "--state-dict", "lstm.pt")
+    assert (completed.code, completed.err) == (0, "")
+    assert completed.out.startswith("lstm.pt: ")
+    assert "cell.fused.weight_ih_l0" in completed.out
     assert not list(Path().glob("*.partial"))
-    found: dict[str, Any] = {}
-    exec(example(0), found)
-    wanted = outputs_of(run, found["tokens"])
-    assert wanted.std() > 0.01
-    torch.testing.assert_close(found["answers"], wanted, rtol=0, atol=1e-6)
+    actual: dict[str, Any] = {}
+    exec(example(0), actual)
+    expected = outputs_of(run, actual["tokens"])
+    assert expected.std() > 0.01
+    torch.testing.assert_close(actual["answers"], expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(("cell", "kind"), [("rnn", nn.RNN), ("lstm", nn.LSTM), ("gru", nn.GRU)])
@@ -63,10 +63,10 @@ def test_two_layers_go_into_torch(typed: Typed, cell: str, kind: Callable[..., n
     with np.load(f"{cell}.npz") as stored:
         weights = {name: torch.from_numpy(stored[name]) for name in stored.files}
     assert not any(value.any() for name, value in weights.items() if "bias_hh" in name)
-    found: dict[str, Any] = {"weights": weights}
-    exec(example(1), found)
+    actual: dict[str, Any] = {"weights": weights}
+    exec(example(1), actual)
     layers = kind(weights["cell.cells.0.fused.weight_ih_l0"].shape[1], 4, num_layers=2)
-    layers.load_state_dict(found["stack"])
+    layers.load_state_dict(actual["stack"])
     inputs = torch.rand(8, 3, 2, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         answers = layers(inputs)[0] @ weights["readout.weight"].T + weights["readout.bias"]
@@ -113,6 +113,6 @@ def test_onnx_says_what_it_needs(typed: Typed, tmp_path: Path, monkeypatch: pyte
 
     run = run_directory(tmp_path / "run")
     monkeypatch.setattr(exporting, "ONNX", ("onnx_which_is_not_there",))
-    said = typed("export", str(run), "--onnx", "x.onnx")
-    said.refuses("needs onnx_which_is_not_there: pip install 'seqmem[onnx]'", code=1, verb="export")
+    completed = typed("export", str(run), "--onnx", "x.onnx")
+    completed.refuses("needs onnx_which_is_not_there: pip install 'seqmem[onnx]'", code=1, verb="export")
     assert not Path("x.onnx").exists()

@@ -85,8 +85,8 @@ def test_a_damaged_record_does_not_stop_what_goes_on(typed: Typed, run: Path, da
     for name in ("config.json", "status.json", "overrides.json"):
         path = run / name
         path.write_bytes(damage(path.read_bytes()))
-    said = typed("train", *LSTM)
-    assert (said.code, said.err) == (0, "")
+    completed = typed("train", *LSTM)
+    assert (completed.code, completed.err) == (0, "")
     assert_same_numbers(run, whole)
 
 
@@ -102,9 +102,9 @@ def test_an_event_file_cut_in_half(typed: Typed, run: Path) -> None:
     """A finished run is shown, evaluated and read by TensorBoard as far as it goes; an unfinished one names it."""
     path = run / "events.out.tfevents.0.seqmem"
     path.write_bytes(half(path.read_bytes()))
-    kept = whole_records(path)
-    assert kept is not None
-    assert 0 < kept < path.stat().st_size  # inside a record
+    stored = whole_records(path)
+    assert stored is not None
+    assert 0 < stored < path.stat().st_size  # inside a record
     board = EventAccumulator(str(path)).Reload()
     assert len(board.Scalars("train/loss")) >= 1
     assert typed("show", str(run)).code == 0
@@ -130,7 +130,7 @@ def test_watch_needs_no_file_to_be_whole(run: Path) -> None:
     """What it counts are directories with a config.json, whatever is in it."""
     for name in ("config.json", "status.json", "result.json"):
         (run / name).write_bytes(b"\xff\x00")
-    assert [found.path for found in seqmem.runs.directory.find_runs(run.parents[2])] == [run]
+    assert [directory.path for directory in seqmem.runs.directory.find_runs(run.parents[2])] == [run]
 
 
 @pytest.mark.parametrize("content", [b"", b'{"a": 1', b"\xff\xfe", b"[]", b"null", b"3"])
@@ -153,9 +153,9 @@ def test_a_run_that_another_version_began_says_so_when_it_goes_on(typed: Typed, 
     (run / "result.json").unlink()
     environment = json.loads((run / "environment.json").read_text())
     (run / "environment.json").write_text(json.dumps(environment | {"seqmem": "0.0.9"}))
-    said = typed("train", *(setting for setting in LSTM if setting != "quiet=true"))
-    assert (said.code, said.err) == (0, "")
-    assert said.out.count("begun by seqmem 0.0.9, going on with ") == 1
+    completed = typed("train", *(setting for setting in LSTM if setting != "quiet=true"))
+    assert (completed.code, completed.err) == (0, "")
+    assert completed.out.count("begun by seqmem 0.0.9, going on with ") == 1
     (run / "result.json").unlink()
     again = typed("train", *(setting for setting in LSTM if setting != "quiet=true"))
-    assert "begun by seqmem 0.0.9" in again.out  # whoever went on since
+    assert "begun by seqmem 0.0.9" in again.out  # whichever version resumed it since

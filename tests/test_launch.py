@@ -42,9 +42,9 @@ class Fatal(Leaky):
 
 def test_two_processes_and_one_give_the_same_bits(tmp_path: Path, typed: Callable[..., Completed]) -> None:
     command = ("train", "-m", *TINY, "cell=rnn,lstm", "seed=0,1")
-    said = typed(*command, "hydra.launcher.workers=2")
-    assert (said.code, said.err) == (0, "")
-    for line in said.out.splitlines()[1:-1]:
+    completed = typed(*command, "hydra.launcher.workers=2")
+    assert (completed.code, completed.err) == (0, "")
+    for line in completed.out.splitlines()[1:-1]:
         assert re.match(r"\[\d/4 (rnn|lstm) pronoun len8 seed[01]\] ", line), line
     assert typed(*command, "outputs=serial", "hydra.launcher.workers=1").code == 0
     runs = runs_below(tmp_path / "outputs")
@@ -61,12 +61,12 @@ def test_two_processes_and_one_give_the_same_bits(tmp_path: Path, typed: Callabl
 def test_a_job_that_is_killed_takes_no_other_with_it(tmp_path: Path, typed: Callable[..., Completed]) -> None:
     (tmp_path / "owncells.py").write_text(OWN_CELLS + FATAL)
     command = ("train", "-m", *TINY, "cell=custom", "cell.target=owncells.Fatal", "cell.args.alpha=0.4,0.5,0.6")
-    said = typed(*command, "hydra.launcher.workers=2", "cell.hidden_size=4")
-    assert said.code == 1
+    completed = typed(*command, "hydra.launcher.workers=2", "cell.hidden_size=4")
+    assert completed.code == 1
     killed = "killed by signal 9: out of memory?"
-    assert f"[2/3 Fatal pronoun len8 seed0] FAILED: {killed}\n" in said.err
-    assert "[1/3 Fatal pronoun len8 seed0] alpha is 0.4\n" in said.out  # what it says itself is told apart, too
-    *_, count, last = said.out.splitlines()
+    assert f"[2/3 Fatal pronoun len8 seed0] FAILED: {killed}\n" in completed.err
+    assert "[1/3 Fatal pronoun len8 seed0] alpha is 0.4\n" in completed.out  # what it says itself is told apart, too
+    *_, count, last = completed.out.splitlines()
     assert count == "2 of 3 runs finished"
     (loser,) = (run for run in runs_below(tmp_path) if not (run / "result.json").exists())
     assert last == f"  failed: {loser.relative_to(tmp_path)}: {killed}"
@@ -86,18 +86,18 @@ def test_a_run_that_another_has(
     run = RunDirectory(tmp_path / "outputs" / elsewhere.relative_to(tmp_path / "elsewhere"))
     with run.locked():
         run.set_status("running", step=3)
-        said = typed(*command)
-        assert said.code == 1
-        (line,) = said.err.splitlines()
+        completed = typed(*command)
+        assert completed.code == 1
+        (line,) = completed.err.splitlines()
         who = f"is in use by another seqmem (process {os.getpid()} on {socket.gethostname()})"
         assert line.startswith("[1/2 lstm pronoun len8 seed0] FAILED: ")
         assert who in line
-        *_, count, last = said.out.splitlines()
+        *_, count, last = completed.out.splitlines()
         assert count == "1 of 2 runs finished"
         assert last.startswith("  in use: ")
         status = run.status()
         assert status is not None
-        assert status.state == "running"  # nobody meddled with it
+        assert status.state == "running"  # no other process changed it
     assert typed(*command).code == 0
     assert run.finished
 
@@ -113,20 +113,22 @@ def test_a_full_disk_is_said_once(
         finished(recorder, step, result)
 
     monkeypatch.setattr(Recorder, "finished", write)
-    said = typed("train", "-m", *TINY, "seed=0,1,2,3", "hydra.launcher.workers=1")
-    assert said.code == 1
-    first, second = said.err.splitlines()
+    completed = typed("train", "-m", *TINY, "seed=0,1,2,3", "hydra.launcher.workers=1")
+    assert completed.code == 1
+    first, second = completed.err.splitlines()
     assert re.match(r"\[2/4 .*\] FAILED: cannot write to .*: No space left on device", first)
     assert second == "no other run is started, as the disk is full"
-    assert said.out.splitlines()[-3] == "1 of 4 runs finished"
-    assert said.out.splitlines()[-1] == "  not started: 2 runs: the disk is full"
+    assert completed.out.splitlines()[-3] == "1 of 4 runs finished"
+    assert completed.out.splitlines()[-1] == "  not started: 2 runs: the disk is full"
     assert len(runs_below(tmp_path)) == 2
 
 
 def test_workers_that_cannot_be(typed: Callable[..., Completed]) -> None:
     for wrong in ("0", "x", "1.5", "true"):
-        said = typed("train", "-m", *TINY, "seed=0,1", f"hydra.launcher.workers={wrong}")
-        said.refuses(f"hydra.launcher.workers={'True' if wrong == 'true' else wrong}: must be auto, or a whole", code=2)
+        completed = typed("train", "-m", *TINY, "seed=0,1", f"hydra.launcher.workers={wrong}")
+        completed.refuses(
+            f"hydra.launcher.workers={'True' if wrong == 'true' else wrong}: must be auto, or a whole", code=2
+        )
 
 
 def test_silence_is_kept(tmp_path: Path, typed: Callable[..., Completed]) -> None:
@@ -228,9 +230,9 @@ def test_status_of_a_sweep(tmp_path: Path, typed: Callable[..., Completed]) -> N
     killed = made(folder, "rnn", 20, 1, "running", pid=ended_process())
     failed = made(folder, "lstm", 10, 0, "failed")
     made(folder, "lstm", 20, 2, "interrupted")
-    said = typed("sweep", "status")
-    assert (said.code, said.err) == (0, "")
-    assert said.out.splitlines() == [
+    completed = typed("sweep", "status")
+    assert (completed.code, completed.err) == (0, "")
+    assert completed.out.splitlines() == [
         "pronoun  10          20",
         "lstm     ✗··         ··‖",
         "rnn      ✓✓✓ 50.0 %  ▸†·",
@@ -241,12 +243,12 @@ def test_status_of_a_sweep(tmp_path: Path, typed: Callable[..., Completed]) -> N
         f"killed {killed.relative_to(tmp_path)}: "
         + next(run.error or "" for run in sweeps.survey([folder])[0] if run.state == "killed"),
     ]
-    found = json.loads(typed("sweep", "status", "--json", "outputs/pronoun").out)
-    assert [run["state"] for run in found["runs"]] == [
+    actual = json.loads(typed("sweep", "status", "--json", "outputs/pronoun").out)
+    assert [run["state"] for run in actual["runs"]] == [
         "failed", "interrupted", "finished", "finished", "finished", "running", "killed"
     ]  # fmt: skip
-    assert found["runs"][0]["score"] == "nan"
-    assert found["left_out"] == {}
+    assert actual["runs"][0]["score"] == "nan"
+    assert actual["left_out"] == {}
 
 
 def test_status_leaves_out_what_is_no_run(tmp_path: Path, typed: Callable[..., Completed]) -> None:
@@ -265,9 +267,9 @@ def test_status_leaves_out_what_is_no_run(tmp_path: Path, typed: Callable[..., C
             (folder / name / file).write_text(text)
     (folder / "alien").mkdir()
     (folder / "alien" / "config.json").write_text('{"no": "run"}')
-    said = typed("sweep", "status", "outputs")
-    assert (said.code, said.err) == (0, "")
-    table, left_out = said.out.split("\n\n")[0], said.out.split("\n\n")[-1].splitlines()
+    completed = typed("sweep", "status", "outputs")
+    assert (completed.code, completed.err) == (0, "")
+    table, left_out = completed.out.split("\n\n")[0], completed.out.split("\n\n")[-1].splitlines()
     assert table.splitlines() == [
         "pronoun             10", "lstm forget_bias=0  ✓ 100.0 %", "lstm forget_bias=1  ✓ 100.0 %"
     ]  # fmt: skip

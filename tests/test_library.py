@@ -53,11 +53,11 @@ def test_it_is_the_command_lines_run(tmp_path: Path, typed: Callable[..., Comple
     )
     assert isinstance(run, RunDirectory)
     assert run.path.parents[2] == outputs
-    said = typed(
+    completed = typed(
         "train", *TINY, "cell=gru", "cell.form=cho", "task=adding", "optimizer.lr=0.001", "optimizer.betas=[0.8,0.99]",
         "trace.loss=all", "clip_norm=null", "quiet=true",
     )  # fmt: skip
-    assert said == Completed(0, "", "")
+    assert completed == Completed(0, "", "")
     shell = only_run(tmp_path / "outputs")
     assert run.path.relative_to(run.path.parents[2]) == shell.relative_to(tmp_path / "outputs")
     assert_same_numbers(run.path, shell)

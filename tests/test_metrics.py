@@ -26,7 +26,7 @@ def test_better_is_the_metric_s_to_say() -> None:
 
 @pytest.mark.parametrize("sequences", [16, 1000])
 def test_chance_is_beaten_by_three_standard_errors(sequences: int) -> None:
-    """Of that many guesses hardly ever as many are right: the normal tail beyond three is 0.13 %."""
+    """So many right guesses are rare: the normal tail beyond three is 0.13 %."""
     rng, chance = np.random.default_rng(0), 0.25
     guesses = rng.binomial(sequences, chance, 20_000) / sequences
     assert np.mean([ACCURACY.beats(score, chance, sequences) for score in guesses.tolist()]) < 0.01

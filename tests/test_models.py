@@ -138,9 +138,9 @@ def test_params_are_counted_where_they_are_no_polynomial(bend: int):
     def build(hidden: int) -> torch.nn.Module:
         return torch.nn.Linear(hidden, hidden + (100 if hidden >= bend else 0), bias=False)
 
-    found = hidden_size_for(3_000, build)
+    actual = hidden_size_for(3_000, build)
     off = {size: abs(parameter_count(build(size)) - 3_000) for size in range(1, 200)}
-    assert off[found] == min(off.values())
+    assert off[actual] == min(off.values())
 
 
 def test_the_search_for_a_size_draws_nothing_and_builds_little(monkeypatch: pytest.MonkeyPatch):
@@ -186,17 +186,17 @@ def test_one_hot_inputs_have_no_parameters():
 def test_a_whole_update_stays_on_the_models_device(cell: str, task: str):
     """On the meta device a stray CPU tensor, or a number asked of the device, is an error: as it would be a wrong
     device or a hidden wait on CUDA. (The fused optimizers know no meta device, so this is one that is not.)"""
-    asked = TASKS[task]()
+    instance = TASKS[task]()
     options = {} if cell == "rnn" else {"forget_bias": 1.0}
-    model = SequenceModel.for_task(asked, lambda d: CELLS[cell](d, 6, **options)).to("meta")
-    batch = asked.sample(3, asked.min_seq_len + 1, generator(0, "t")).to(torch.device("meta"), torch.float32)
+    model = SequenceModel.for_task(instance, lambda d: CELLS[cell](d, 6, **options)).to("meta")
+    batch = instance.sample(3, instance.min_seq_len + 1, generator(0, "t")).to(torch.device("meta"), torch.float32)
     parameters = trainable(model)
     optimizer = OPTIMIZERS["rmsprop"](parameters)
-    numbers, state = update(model, asked, optimizer, parameters, batch, None, 1.0)
-    numbers, state = update(model, asked, optimizer, parameters, batch, state, None, tbptt=2, weighted=slice(1, 2))
+    numbers, state = update(model, instance, optimizer, parameters, batch, None, 1.0)
+    numbers, state = update(model, instance, optimizer, parameters, batch, state, None, tbptt=2, weighted=slice(1, 2))
     model.checkpoint(2)
-    numbers, state = update(model, asked, optimizer, parameters, batch, state, None)
+    numbers, state = update(model, instance, optimizer, parameters, batch, state, None)
     predicted, _ = model(batch.inputs)
-    tensors = [numbers, score_per_sequence(asked, predicted, batch), batch.answered_at, *state.values()]
+    tensors = [numbers, score_per_sequence(instance, predicted, batch), batch.answered_at, *state.values()]
     tensors += [batch.last_answer_only().weights, *(p.grad for p in parameters if p.grad is not None)]
     assert {tensor.device.type for tensor in tensors} == {"meta"}

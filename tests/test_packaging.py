@@ -94,14 +94,14 @@ def test_the_wheel(tmp_path: Path, checkout: Path) -> None:
 
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    found = run(python, "-c", "import seqmem; print(seqmem.__file__)", cwd=elsewhere).strip()
-    assert Path(found) == home / "seqmem" / "__init__.py"
-    said = run(python, "-m", "seqmem", "train", "--cfg", "job", "cell=gru", "task=adding", cwd=elsewhere)
-    assert "name: gru" in said
-    assert "variant: le2015" in said
-    said = run(tmp_path / "venv" / "bin" / "seqmem", "train", "--info", "searchpath", cwd=elsewhere)
-    assert str(home / "seqmem" / "conf") in said
-    assert str(ROOT) not in said
+    actual = run(python, "-c", "import seqmem; print(seqmem.__file__)", cwd=elsewhere).strip()
+    assert Path(actual) == home / "seqmem" / "__init__.py"
+    completed = run(python, "-m", "seqmem", "train", "--cfg", "job", "cell=gru", "task=adding", cwd=elsewhere)
+    assert "name: gru" in completed
+    assert "variant: le2015" in completed
+    completed = run(tmp_path / "venv" / "bin" / "seqmem", "train", "--info", "searchpath", cwd=elsewhere)
+    assert str(home / "seqmem" / "conf") in completed
+    assert str(ROOT) not in completed
     assert run(tmp_path / "venv" / "bin" / "seqmem", "--version", cwd=elsewhere) == "seqmem 0.2.0\n"
     code = "from seqmem.kernels.loading import describe; print(describe())"
     assert run(python, "-c", code, cwd=elsewhere).startswith("native (")
@@ -110,9 +110,11 @@ def test_the_wheel(tmp_path: Path, checkout: Path) -> None:
 
 def test_a_wheel_without_a_compiler(tmp_path: Path, checkout: Path) -> None:
     """One line of warning and a wheel for any machine; who has a compiler there builds them then."""
-    said = run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", cwd=checkout, CXX="/nonexistent/c++")
-    assert said.count("native kernels") == 1
-    assert "seqmem: no native kernels, torch's will be used: CXX=/nonexistent/c++: there is no such compiler" in said
+    completed = run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", cwd=checkout, CXX="/nonexistent/c++")
+    assert completed.count("native kernels") == 1
+    assert (
+        "seqmem: no native kernels, torch's will be used: CXX=/nonexistent/c++: there is no such compiler" in completed
+    )
     (wheel,) = (checkout / "dist").glob("*.whl")
     assert wheel.name == "seqmem-0.2.0-py3-none-any.whl"
     assert held(wheel) == files(checkout)
@@ -125,9 +127,9 @@ def test_a_wheel_for_any_machine_builds_them_later(tmp_path: Path, checkout: Pat
     installed = tmp_path / "installed"
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(installed)
-    said = run(sys.executable, "-m", "seqmem.kernels.build", cwd=tmp_path, PYTHONPATH=str(installed))
-    assert said.startswith("seqmem: native kernels for ")
-    assert said.endswith(f" in {installed / NATIVE}\n")
+    completed = run(sys.executable, "-m", "seqmem.kernels.build", cwd=tmp_path, PYTHONPATH=str(installed))
+    assert completed.startswith("seqmem: native kernels for ")
+    assert completed.endswith(f" in {installed / NATIVE}\n")
     assert isinstance(load(installed / "seqmem" / "kernels"), Library)
 
 
@@ -154,8 +156,8 @@ def test_what_a_script_sets_up_again(checkout: Path, tmp_path: Path) -> None:
 
     def asked() -> str:
         log.write_text("")
-        said = run("sh", script, cwd=tmp_path, SEQMEM_VENV=str(tmp_path / "venv"), PYTHON=sys.executable)
-        assert "ready\n" in said
+        completed = run("sh", script, cwd=tmp_path, SEQMEM_VENV=str(tmp_path / "venv"), PYTHON=sys.executable)
+        assert "ready\n" in completed
         return log.read_text()
 
     assert asked() == "pip\n"

@@ -530,7 +530,7 @@ def test_sources_that_cannot_be_inlined(tmp_path: Path) -> None:
 
 
 def test_the_built_page_is_small_and_self_contained() -> None:
-    """Of the size that ``seqmem playground`` builds: four groups of three seeds, 32 hidden units."""
+    """A page as large as ``seqmem playground`` builds it: four groups of three seeds, 32 hidden units."""
     cells = {"rnn": partial(RNN, hidden_size=32), "lstm": partial(LSTM, hidden_size=32, seq_len=50)}
     some = [playable(small(cells[cell], embed_size=16), cell=cell) for cell in ("lstm", "rnn")]
     shown = bundle([some[number % 2] for number in range(12)])

@@ -53,13 +53,13 @@ def test_bf16_trains_in_half_precision_and_keeps_the_weights_in_float32():
 @pytest.mark.parametrize("cell", MAKERS)
 def test_every_cell_trains_in_bf16_whole_in_segments_and_computed_again(cell: str):
     task = Text(chunks=2)
-    found = []
+    actual = []
     usual = Plan(11, steps=3, batch_size=5, evaluate_sequences=5, trace_every=0, precision="bf16")
     for plan in (usual, replace(usual, tbptt=5), replace(usual, checkpoint_every_t=4)):
         with ambient(0, "weights"):
             model = SequenceModel.for_task(task, MAKERS[cell], embed_size=5)
-        found.append(train(model, task, adam(trainable(model)), plan).loss)
-    assert found == pytest.approx([found[0]] * 3, rel=0.02)
+        actual.append(train(model, task, adam(trainable(model)), plan).loss)
+    assert actual == pytest.approx([actual[0]] * 3, rel=0.02)
 
 
 def test_tf32_is_on_during_an_update_alone_and_for_cuda_alone():
@@ -106,7 +106,7 @@ def test_on_the_command_line_they_are_part_of_a_run_and_refused_in_its_words(
     assert len(runs) == len(settings)
     written = json.loads((runs[0] / "config.json").read_text())
     assert {"tbptt", "precision", "compile", "train"} <= set(written)
-    for setting, said in {
+    for setting, message in {
         "tbptt=0": "tbptt=0: must be at least 1 timestep, or null for the whole sequence",
         "train.checkpoint_every_t=0": "train.checkpoint_every_t=0: must be at least 1 timestep, or null for",
         "precision=half": "precision=half: 'half' is not one of float32, bf16, tf32",
@@ -117,7 +117,7 @@ def test_on_the_command_line_they_are_part_of_a_run_and_refused_in_its_words(
     }.items():
         refused = typed(*command, "seed=1", *setting.split())
         assert (refused.code, refused.out) == (2, "")
-        assert said in refused.err
+        assert message in refused.err
         assert refused.err.count("\n") == 1
 
 
@@ -146,6 +146,6 @@ def test_compile_is_torchs_and_its_errors_are_one_line(monkeypatch: pytest.Monke
     model.cell.kernel = "native"
     with pytest.raises(ValueError, match=r"^kernel=native: torch's compiler cannot see into it"):
         train(model, task, optimizer, plan)
-    said = r"^compile=true: torch cannot compile this model: no C\+\+ compiler; use compile=false$"
-    with pytest.raises(CannotCompile, match=said):
+    message = r"^compile=true: torch cannot compile this model: no C\+\+ compiler; use compile=false$"
+    with pytest.raises(CannotCompile, match=message):
         train(*fresh(Pronoun()), plan)

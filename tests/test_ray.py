@@ -42,7 +42,7 @@ class RayTaskError(RayError):
 
 @dataclass
 class Cluster:
-    """Stands in the place of the module. A task is done when somebody waits for it, one at a time.
+    """Replaces the module. A task is done when it is waited for, one at a time.
 
     Args:
         deaths: of a job's number, how many of its starts end with the worker's death, half way through.
@@ -126,41 +126,41 @@ class Cluster:
 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
-    found = Cluster()
-    monkeypatch.setitem(sys.modules, "ray", found)  # type: ignore[arg-type]
+    stand_in = Cluster()
+    monkeypatch.setitem(sys.modules, "ray", stand_in)  # type: ignore[arg-type]
     monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "")
     monkeypatch.setattr(launch, "_APPEARS", 0.0)
-    return found
+    return stand_in
 
 
 def test_a_sweep_with_a_failure_and_a_death(tmp_path: Path, typed: Callable[..., Completed], cluster: Cluster) -> None:
-    """What died half way goes on from there, on its second start, to the same numbers; a failure stops nobody."""
+    """What died half way goes on from there, on its second start, to the same numbers; a failure stops no other job."""
     cluster.deaths = {1: 1}
     rates = "optimizer.lr=0.01,0.02,1e30,0.03"
-    said = typed(*RAY, *ADDING, rates)
-    assert said.code == 1
-    lines = said.out.splitlines()
+    completed = typed(*RAY, *ADDING, rates)
+    assert completed.code == 1
+    lines = completed.out.splitlines()
     assert lines[:2] == ["sweep of 4 runs", "Ray: a cluster of its own on this machine, 2 jobs at once"]
     died = "[2/4 rnn adding len8 seed0] its process died (Ray: The worker died unexpectedly): started again, 1 of 3"
     assert lines.count(died) == 1
     assert "3 of 4 runs finished" in lines
-    (failed,) = said.err.splitlines()
+    (failed,) = completed.err.splitlines()
     assert failed.startswith("[3/4 rnn adding len8 seed0] FAILED: the loss became ")
     assert [job.number for job in cluster.starts] == [0, 1, 2, 3, 1]
     assert cluster.asked == [{"num_cpus": 1, "num_gpus": 0, "resources": None, "max_calls": 1, "max_retries": 0}]
     assert cluster.started[0]["address"] == "local"
     assert cluster.ended == 1
-    (kept,) = (tmp_path / "outputs" / ".sweeps").rglob("*.log")  # of what did not finish
-    assert kept.name == "3.log"
+    (stored,) = (tmp_path / "outputs" / ".sweeps").rglob("*.log")  # of what did not finish
+    assert stored.name == "3.log"
 
     assert typed("train", "-m", "hydra.launcher.workers=1", *ADDING, rates, "outputs=local", "quiet=true").code == 1
     for run in runs_below(tmp_path / "local"):
         if (run / "result.json").exists():
             assert_same_numbers(tmp_path / "outputs" / run.relative_to(tmp_path / "local"), run)
 
-    said = typed(*RAY, *ADDING, "optimizer.lr=0.01,0.02,0.03")  # nothing is left: no cluster either
-    assert (said.code, said.err) == (0, "")
-    assert [line.partition("] ")[2].partition(":")[0] for line in said.out.splitlines()[1:-1]] == 3 * [
+    completed = typed(*RAY, *ADDING, "optimizer.lr=0.01,0.02,0.03")  # nothing is left: no cluster either
+    assert (completed.code, completed.err) == (0, "")
+    assert [line.partition("] ")[2].partition(":")[0] for line in completed.out.splitlines()[1:-1]] == 3 * [
         "already finished"
     ]
     assert len(cluster.started) == 1
@@ -168,13 +168,13 @@ def test_a_sweep_with_a_failure_and_a_death(tmp_path: Path, typed: Callable[...,
 
 def test_more_deaths_than_retries(tmp_path: Path, typed: Callable[..., Completed], cluster: Cluster) -> None:
     cluster.deaths = {0: 9}
-    said = typed(*RAY, "hydra.launcher.max_retries=2", *ADDING, "seed=5,6")
-    assert said.code == 1
-    assert said.err.splitlines() == [
+    completed = typed(*RAY, "hydra.launcher.max_retries=2", *ADDING, "seed=5,6")
+    assert completed.code == 1
+    assert completed.err.splitlines() == [
         "[1/2 rnn adding len8 seed5] FAILED: its process died (Ray: The worker died unexpectedly), 3 times"
     ]
     assert [job.number for job in cluster.starts] == [0, 1, 0, 0]
-    assert "1 of 2 runs finished" in said.out
+    assert "1 of 2 runs finished" in completed.out
     states = {path.parent.name[:10]: json.loads(path.read_text()) for path in tmp_path.rglob("status.json")}
     assert states["len8-seed5"]["state"] == "failed"
     assert "its process died" in states["len8-seed5"]["error"]
@@ -184,18 +184,18 @@ def test_more_deaths_than_retries(tmp_path: Path, typed: Callable[..., Completed
 def test_a_retry_with_force_does_not_begin_anew(typed: Callable[..., Completed], cluster: Cluster) -> None:
     assert typed("train", *ADDING, "quiet=true").code == 0
     cluster.deaths = {0: 1}
-    said = typed(*RAY, *ADDING, "force=true")
-    assert said.code == 0
+    completed = typed(*RAY, *ADDING, "force=true")
+    assert completed.code == 0
     assert [job.settings["force"] for job in cluster.starts] == [True, False]
-    assert "step 0/6" not in said.out  # of the second start
+    assert "step 0/6" not in completed.out  # of the second start
 
 
 def test_one_run_twice_in_a_sweep(typed: Callable[..., Completed], cluster: Cluster) -> None:
     """They never write to its directory at once: the second waits, and finds it done."""
-    said = typed(*RAY, *ADDING, "seed=7,7,8")
-    assert (said.code, said.err) == (0, "")
+    completed = typed(*RAY, *ADDING, "seed=7,7,8")
+    assert (completed.code, completed.err) == (0, "")
     assert [job.number for job in cluster.starts] == [0, 2]
-    assert said.out.count("already finished") == 1
+    assert completed.out.count("already finished") == 1
 
 
 def test_ctrl_c(typed: Callable[..., Completed], cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,17 +203,17 @@ def test_ctrl_c(typed: Callable[..., Completed], cluster: Cluster, monkeypatch: 
     wait = Cluster.wait
 
     def pressed(self: Cluster, references: list[int], *, num_returns: int, timeout: float) -> Any:
-        found = wait(self, references, num_returns=num_returns, timeout=timeout)
+        actual = wait(self, references, num_returns=num_returns, timeout=timeout)
         if len(self.starts) - len(references) == 0 and timeout:
             os.kill(os.getpid(), 2)
-        return found
+        return actual
 
     monkeypatch.setattr(Cluster, "wait", pressed)
-    said = typed(*RAY, *ADDING, "seed=1,2,3")
-    assert said.code == 130
-    assert said.err.splitlines()[0].startswith("stopping, 2 jobs are left")
-    assert said.err.splitlines()[1].startswith("seqmem train: stopped")
-    assert said.err.count("\n") == 2
+    completed = typed(*RAY, *ADDING, "seed=1,2,3")
+    assert completed.code == 130
+    assert completed.err.splitlines()[0].startswith("stopping, 2 jobs are left")
+    assert completed.err.splitlines()[1].startswith("seqmem train: stopped")
+    assert completed.err.count("\n") == 2
     assert cluster.ended == 1
 
 
@@ -223,9 +223,9 @@ def test_file_systems_that_are_not_shared(
     """Before a job is done, and after."""
     exists = Path.exists
     monkeypatch.setattr(Path, "exists", lambda self: exists(self) and not self.name.startswith("ray-"))
-    said = typed(*RAY, *ADDING, "seed=1,2")
-    assert said.code == 1
-    assert said.err.count(" is not there on the node ") == said.err.count("\n") == 2
+    completed = typed(*RAY, *ADDING, "seed=1,2")
+    assert completed.code == 1
+    assert completed.err.count(" is not there on the node ") == completed.err.count("\n") == 2
     assert runs_below(tmp_path) == []
 
     monkeypatch.setattr(Path, "exists", exists)
@@ -239,8 +239,8 @@ def test_file_systems_that_are_not_shared(
 
 def test_what_cannot_be(typed: Callable[..., Completed], cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(option: str) -> Completed:
-        said = typed(*RAY, f"hydra.launcher.{option}")
-        return Completed(said.code, "", said.err)
+        completed = typed(*RAY, f"hydra.launcher.{option}")
+        return Completed(completed.code, "", completed.err)
 
     refused("num_cpus=3").refuses("no node of the cluster has what a job takes (3 CPU; ", code=2)
     refused("num_gpus=0.5").refuses("the most that one has: 2 CPU, 0 GPU", code=2)  # the one with GPUs is gone
@@ -252,7 +252,7 @@ def test_what_cannot_be(typed: Callable[..., Completed], cluster: Cluster, monke
     refused("cpus=3").refuses("cpus", code=2)
     cluster.known = False
     refused("address=auto").refuses("no Ray cluster at auto: ConnectionError: Ray is not at auto", code=1)
-    with socket.create_server(("127.0.0.1", 0)) as other:  # somebody listens, but not Ray
+    with socket.create_server(("127.0.0.1", 0)) as other:  # a server, but not Ray
         address = f"127.0.0.1:{other.getsockname()[1]}"
         refused(f"address={address}").refuses(f"no Ray cluster at {address}: ConnectionError: Ray is not at", code=1)
     refused(f"address=ray://{address}").refuses(f"no Ray cluster at ray://{address}: Connection refused", code=1)
@@ -279,11 +279,11 @@ def test_where_workers_find_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), "/theirs"]))
     job = Job(0, 1, "x", (), {}, str(tmp_path), "x")
     given = {"env_vars": {"PYTHONPATH": "/said", "N": 3}, "pip": ["einops"]}
-    found = launch._environment(job, given)
+    actual = launch._environment(job, given)
     source = str(Path(launch.__file__).resolve().parents[3])
     installed = source.endswith("-packages")
     paths = [str(tmp_path), *([] if installed else [source]), "/said", "/theirs"]
-    assert found == {"env_vars": {"PYTHONPATH": os.pathsep.join(paths), "N": "3"}, "pip": ["einops"]}
+    assert actual == {"env_vars": {"PYTHONPATH": os.pathsep.join(paths), "N": "3"}, "pip": ["einops"]}
     assert given["env_vars"]["N"] == 3
     with pytest.raises(ConfigError, match="runtime_env"):
         launch._environment(job, {"env_vars": 3})
@@ -291,11 +291,13 @@ def test_where_workers_find_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_joblib(tmp_path: Path, typed: Callable[..., Completed]) -> None:
     """Hydra's own launcher: one after the other here, in processes in scripts/check_ray."""
-    said = typed("train", "-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=1", *ADDING, "optimizer.lr=0.01,1e30")
-    assert said.code == 1
-    assert "1 of 2 runs finished" in said.out
-    assert "[1" in said.out
-    assert "[2/2 rnn adding len8 seed0] FAILED: the loss became " in said.err
+    completed = typed(
+        "train", "-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=1", *ADDING, "optimizer.lr=0.01,1e30"
+    )
+    assert completed.code == 1
+    assert "1 of 2 runs finished" in completed.out
+    assert "[1" in completed.out
+    assert "[2/2 rnn adding len8 seed0] FAILED: the loss became " in completed.err
     (run,) = (run for run in runs_below(tmp_path) if (run / "result.json").exists())
     assert typed("train", *ADDING, "outputs=alone", "quiet=true").code == 0
     assert_same_numbers(run, tmp_path / "alone" / run.relative_to(tmp_path / "outputs"))

@@ -62,13 +62,13 @@ class Counting(Noisy):
 
 
 @pytest.mark.parametrize(
-    ("kind", "said"), [(InPlace, "changes its input or its state in place"), (Counting, "does something else when")]
+    ("kind", "message"), [(InPlace, "changes its input or its state in place"), (Counting, "does something else when")]
 )
-def test_a_cell_that_cannot_be_computed_again_is_told_so(kind: type[Cell], said: str):
+def test_a_cell_that_cannot_be_computed_again_is_told_so(kind: type[Cell], message: str):
     with ambient(0, "weights"):
         model = SequenceModel.for_task(Pronoun(), lambda d: kind(d, 6), embed_size=5)  # pyright: ignore[reportCallIssue]
     plan = Plan(11, steps=1, batch_size=4, evaluate_sequences=5, trace_every=0, checkpoint_every_t=3)
-    with pytest.raises(RuntimeError, match=f"^checkpoint_every_t: the cell {said}"):
+    with pytest.raises(RuntimeError, match=f"^checkpoint_every_t: the cell {message}"):
         train(model, Pronoun(), adam(trainable(model)), plan)
 
 
@@ -110,8 +110,8 @@ def test_both_take_less_memory():
     """In MB: the states and gates of a whole sequence are some 200, 20 times those of a segment."""
     # A shell in between, as a process inherits the peak of the one that starts it: here pytest's own.
     command = ["sh", "-c", '"$0" -c "$1"; exit $?', sys.executable, MEMORY]
-    found = subprocess.run(command, capture_output=True, text=True, check=True)
-    truncated, again, whole = (float(number) / 1024 for number in found.stdout.split())
+    actual = subprocess.run(command, capture_output=True, text=True, check=True)
+    truncated, again, whole = (float(number) / 1024 for number in actual.stdout.split())
     assert truncated < whole - 60
     assert again < whole - 60
 

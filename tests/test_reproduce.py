@@ -36,27 +36,27 @@ def copied(run: Path, outputs: str) -> Path:
 
 
 def again(typed: Typed, run: Path, *args: str) -> tuple[int, dict[str, Any]]:
-    said = typed("reproduce", str(run), "--json", *args)
-    assert said.err == ""
-    return said.code, json.loads(said.out)
+    completed = typed("reproduce", str(run), "--json", *args)
+    assert completed.err == ""
+    return completed.code, json.loads(completed.out)
 
 
 def test_the_same_numbers_elsewhere(typed: Typed) -> None:
     """Also of a run that was begun with force=true; and every time anew, with what is there left alone."""
     run = trained(typed, "cell=lstm", "force=true")
     before = {path.name: path.read_bytes() for path in run.iterdir()}
-    said = typed("reproduce", "lstm")
-    assert (said.code, said.out.split("\n")[0]) == (0, "bitwise the same"), said
-    assert "step 6/6" in said.err
+    completed = typed("reproduce", "lstm")
+    assert (completed.code, completed.out.split("\n")[0]) == (0, "bitwise the same"), completed
+    assert "step 6/6" in completed.err
     second = only_run(Path("outputs-reproduced/1"))
     assert second.relative_to("outputs-reproduced/1") == run.relative_to("outputs")
     assert_same_numbers(run, second)
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     evaluated = sum(len(row) - 2 for row in rows if row["kind"] != "trace")
-    code, found = again(typed, run)
-    assert (code, found["same"], found["first"]) == (0, True, None)
-    assert found["reproduction"].startswith("outputs-reproduced/2/")
-    numbers = {file["file"]: file["numbers"] for file in found["files"]}
+    code, actual = again(typed, run)
+    assert (code, actual["same"], actual["first"]) == (0, True, None)
+    assert actual["reproduction"].startswith("outputs-reproduced/2/")
+    numbers = {file["file"]: file["numbers"] for file in actual["files"]}
     assert numbers["metrics.jsonl"] > evaluated
     with np.load(run / "gradients.npz") as stored:
         assert numbers["gradients.npz"] == sum(stored[name].size for name in stored.files)
@@ -68,13 +68,13 @@ def test_a_stopped_one_is_gone_on_with(typed: Typed, one: Path) -> None:
     run, second = copied(one, "outputs"), copied(one, "there")
     (second / "result.json").unlink()
     (second / "metrics.jsonl").write_bytes((second / "metrics.jsonl").read_bytes() + b"beyond its last checkpoint")
-    told = typed("reproduce", str(run), "--out", "there")
-    assert told.code == 0
-    assert "step 0/" not in told.err
+    completed = typed("reproduce", str(run), "--out", "there")
+    assert completed.code == 0
+    assert "step 0/" not in completed.err
     assert_same_numbers(run, second)
-    code, found = again(typed, run, "--out", "there")
+    code, actual = again(typed, run, "--out", "there")
     assert code == 0
-    assert "is compared as it is" in found["notes"][0]
+    assert "is compared as it is" in actual["notes"][0]
 
 
 def change_a_metric(run: Path) -> None:
@@ -118,18 +118,18 @@ def test_where_they_first_differ(
     change(second)
     facts = json.loads((second / "environment.json").read_text())
     (second / "environment.json").write_text(json.dumps(facts | {"torch": "9.9"}))
-    code, found = again(typed, run, "--out", "second")
-    first = found["first"]
-    assert (code, found["same"]) == (1, False)
+    code, actual = again(typed, run, "--out", "second")
+    first = actual["first"]
+    assert (code, actual["same"]) == (1, False)
     assert (first["file"], first["step"], first["name"]) == (file, step, name)
-    assert [(each["file"], each["differ"]) for each in found["files"] if each["differ"]] == [(file, 1)]
+    assert [(each["file"], each["differ"]) for each in actual["files"] if each["differ"]] == [(file, 1)]
     if change is change_a_metric:  # the smallest difference there is
         assert first["now"] == np.nextafter(first["was"], 9)
         assert 0 < first["relatively"] < 3e-16
     if change is change_a_trace:
         assert first["apart"] == pytest.approx(0.5 * first["was"])
         assert first["relatively"] == pytest.approx(1 / 3)
-    assert found["environment"] == {"torch": [facts["torch"], "9.9"]}
+    assert actual["environment"] == {"torch": [facts["torch"], "9.9"]}
     text = typed("reproduce", str(run), "--out", "second")
     assert text.code == 1
     assert "not the same" in text.out
@@ -140,11 +140,11 @@ def test_where_they_first_differ(
 def test_another_kernel_is_told_apart_from_the_same(typed: Typed, one: Path) -> None:
     """Other bits, truly computed: the same formula in another order."""
     run = copied(one, "outputs")
-    code, found = again(typed, run, "kernel=step")
-    then, now = found["environment"]["kernel"]
+    code, actual = again(typed, run, "kernel=step")
+    then, now = actual["environment"]["kernel"]
     assert (then, now) == (json.loads((run / "environment.json").read_text())["kernel"], "step")
-    assert code == (0 if found["same"] else 1)
-    assert all(file["most"] < 1e-3 for file in found["files"])
+    assert code == (0 if actual["same"] else 1)
+    assert all(file["most"] < 1e-3 for file in actual["files"])
 
 
 def test_nan_and_minus_zero(tmp_path: Path, one: Path) -> None:

@@ -39,12 +39,12 @@ def test_killed_and_stopped_and_ended(tmp_path: Path) -> None:
     with started(*LONGER, cwd=tmp_path) as process:
         until(lambda: trained_to(outputs) >= 190, of=process)
         process.send_signal(signal.SIGINT)
-        said = end(process)
+        completed = end(process)
     run = only_run(outputs)
     status = json.loads((run / "status.json").read_text())
     assert status["state"] == "interrupted"
     assert 190 <= status["step"] < 400
-    said.refuses(
+    completed.refuses(
         f"stopped at step {status['step']} of 400, saved: the same command goes on from there",
         code=128 + signal.SIGINT,
     )
@@ -61,14 +61,14 @@ def test_two_at_once(tmp_path: Path, typed: Callable[..., Completed]) -> None:
     with started(*command, cwd=tmp_path) as first:
         until(lambda: trained_to(tmp_path) >= 50, of=first)
         for also in ((), ("force=true",)):
-            said = typed(*command, *also)
-            said.refuses(f"is in use by another seqmem (process {first.pid} on ", code=1)
+            completed = typed(*command, *also)
+            completed.refuses(f"is in use by another seqmem (process {first.pid} on ", code=1)
         assert first.poll() is None
         before = trained_to(tmp_path)
         until(lambda: trained_to(tmp_path) > before, of=first)
         first.terminate()
-        said = end(first)
-    said.refuses("saved: the same command goes on from there", code=128 + signal.SIGTERM)
+        completed = end(first)
+    completed.refuses("saved: the same command goes on from there", code=128 + signal.SIGTERM)
     assert json.loads((only_run(tmp_path) / "status.json").read_text())["state"] == "interrupted"
 
 

@@ -62,8 +62,8 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         signal.signal(number, handler)
 
 
-def says(folder: Path, name: str, said: str, *, code: int = 0) -> None:
-    (folder / f"{name}.says").write_text(said)
+def says(folder: Path, name: str, message: str, *, code: int = 0) -> None:
+    (folder / f"{name}.says").write_text(message)
     script = folder / name
     here = '"$(dirname "$0")"'
     script.write_text(
@@ -99,7 +99,7 @@ def squeue(*rows: tuple[str, str, str, str], name: str = "seqmem-abc") -> str:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"partitoin": "a"}, "Did you mean 'partition'"),
         ({"timeout_min": 0}, "hydra.launcher.timeout_min=0: must be a whole number, at least 1"),
@@ -110,10 +110,10 @@ def squeue(*rows: tuple[str, str, str, str], name: str = "seqmem-abc") -> str:
         ({"timeout_min": 1, "signal_delay_s": 60}, "signal_delay_s=60: must be less than the whole time"),
     ],
 )
-def test_options_that_cannot_be(options: dict[str, object], said: str) -> None:
+def test_options_that_cannot_be(options: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=r"hydra\.launcher") as refused:
         slurm.run_jobs([], **options)
-    assert said in str(refused.value)
+    assert message in str(refused.value)
     assert "\n" not in str(refused.value)
 
 
@@ -132,8 +132,10 @@ def test_where_there_is_no_slurm(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     options = ("hydra.launcher.sbatch={nodelist: n1}", "hydra.launcher.setup=[module load python]")
-    said = typed("train", "-m", "hydra/launcher=slurm", *options, *TINY)
-    said.refuses("there is no sbatch here; start it where Slurm's commands are, or use hydra/launcher=local", code=1)
+    completed = typed("train", "-m", "hydra/launcher=slurm", *options, *TINY)
+    completed.refuses(
+        "there is no sbatch here; start it where Slurm's commands are, or use hydra/launcher=local", code=1
+    )
 
 
 def test_without_submitit(cluster: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,8 +160,8 @@ def test_sbatch_refuses(cluster: Path, capfd: pytest.CaptureFixture[str]) -> Non
 
 def test_an_array_of_what_is_left(cluster: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Job 0 is finished already, 2 is the same run as 1: one array of two. Then everything is finished."""
-    one, two, _, four = wanted = some_jobs(4)
-    wanted[2] = jobs.Job(2, 4, two.title, two.overrides, two.settings, two.folder, two.path)
+    one, two, _, four = expected = some_jobs(4)
+    expected[2] = jobs.Job(2, 4, two.title, two.overrides, two.settings, two.folder, two.path)
     finish(one, 0.5)
     says(cluster, "squeue", squeue(("41_0", "COMPLETED", "n1", "None"), ("41_1", "COMPLETED", "n1", "None")))
     # The jobs "run" when they are submitted.
@@ -173,7 +175,7 @@ def test_an_array_of_what_is_left(cluster: Path, capsys: pytest.CaptureFixture[s
         )
     )  # fmt: skip
     outcomes = slurm.run_jobs(
-        wanted, partition="long", timeout_min=90, mem_gb=1.5, cpus_per_task=2, gpus_per_node=1, account="lab",
+        expected, partition="long", timeout_min=90, mem_gb=1.5, cpus_per_task=2, gpus_per_node=1, account="lab",
         setup=["module load python"], sbatch={"nodelist": "n1", "exclusive": True, "licenses": None}, poll_s=0.01,
     )  # fmt: skip
     assert [(o.number, o.score, o.skipped) for o in outcomes] == [
@@ -195,23 +197,23 @@ def test_an_array_of_what_is_left(cluster: Path, capsys: pytest.CaptureFixture[s
     assert [(r["run"], r["job"]) for r in records] == [(str(two.run.path), "41_0"), (str(four.run.path), "41_1")]
     assert "2 jobs submitted: Slurm job 41 " in capsys.readouterr().out
 
-    assert [o.skipped for o in slurm.run_jobs(wanted)] == [True] * 4
+    assert [o.skipped for o in slurm.run_jobs(expected)] == [True] * 4
     assert len(asked(cluster, "sbatch")) == 1
     assert capsys.readouterr().out == "nothing is left to do: nothing is submitted to Slurm\n"
 
 
 def test_what_is_still_queued_is_not_submitted_again(cluster: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Of four that were submitted once, one is queued, one ended, one's id is another job's now, one line is cut."""
-    wanted = some_jobs(4)
+    """Four jobs were submitted: one is queued, one ended, one's id belongs to another job now, one line is cut."""
+    expected = some_jobs(4)
     folder = Path("outputs/.sweeps/slurm")
     folder.mkdir(parents=True)
-    lines = [json.dumps({"run": str(job.run.path), "job": f"7_{job.number}", "name": "seqmem-abc"}) for job in wanted]
+    lines = [json.dumps({"run": str(job.run.path), "job": f"7_{job.number}", "name": "seqmem-abc"}) for job in expected]
     (folder / "jobs.jsonl").write_text("\n".join([*lines[:3], lines[3][:20]]) + "\n")
     queue = squeue(("7_0", "PENDING", "", "Priority"), ("7_1", "FAILED", "n1", "NonZeroExitCode"))
     queue += squeue(("7_2", "RUNNING", "n1", "None"), name="other") + squeue(("7_3", "RUNNING", "n1", "None"))
     says(cluster, "squeue", queue)
     options = slurm.Options()
-    watched, refused = slurm._submit({slurm._place(job): job for job in wanted}, options, folder.absolute())
+    watched, refused = slurm._submit({slurm._place(job): job for job in expected}, options, folder.absolute())
     assert refused == {}
     assert {one.job.number: one.slurm_id for one in watched} == {0: "7_0", 1: "41_0", 2: "41_1", 3: "41_2"}
     assert capsys.readouterr().out.startswith(
@@ -228,9 +230,9 @@ def test_more_than_an_array_holds(cluster: Path, capsys: pytest.CaptureFixture[s
         "[ $n -le 2 ] || { echo 'sbatch: error: QOSMaxSubmitJobPerUserLimit' >&2; exit 1; }\n"
         "echo Submitted batch job 4$n\n"
     )
-    wanted = some_jobs(5)
+    expected = some_jobs(5)
     watched, refused = slurm._submit(
-        {slurm._place(job): job for job in wanted}, slurm.Options(array_parallelism=4), Path("logs").absolute()
+        {slurm._place(job): job for job in expected}, slurm.Options(array_parallelism=4), Path("logs").absolute()
     )
     assert [(one.job.number, one.slurm_id) for one in watched] == [(0, "41_0"), (1, "41_1"), (2, "42_0"), (3, "42_1")]
     assert [(o.number, o.error) for o in refused.values()] == [
@@ -241,10 +243,10 @@ def test_more_than_an_array_holds(cluster: Path, capsys: pytest.CaptureFixture[s
     assert len(Path("logs/jobs.jsonl").read_text().splitlines()) == 4
 
 
-def watch(wanted: list[jobs.Job]) -> slurm._Watch:
+def watch(expected: list[jobs.Job]) -> slurm._Watch:
     folder = Path("logs").absolute()
     folder.mkdir()
-    return slurm._Watch([slurm._Watched(job, f"7_{job.number}", folder) for job in wanted], folder, 0.01)
+    return slurm._Watch([slurm._Watched(job, f"7_{job.number}", folder) for job in expected], folder, 0.01)
 
 
 def returned(job: jobs.Job, outcome: jobs.Outcome) -> None:
@@ -257,10 +259,10 @@ def test_a_job_from_start_to_end(cluster: Path, capsys: pytest.CaptureFixture[st
     looking = watch([job])
     prefix = job.prefix
 
-    def then(state: str, reason: str, said: str) -> None:
+    def then(state: str, reason: str, message: str) -> None:
         says(cluster, "squeue", squeue(("7_0", state, "n1", reason)))
         looking.look(0.0)
-        assert capsys.readouterr().out == said
+        assert capsys.readouterr().out == message
 
     then("PENDING", "Resources", "")
     then("PENDING", "JobHeldUser", "Slurm job 7_0 waits: JobHeldUser\n")
@@ -318,11 +320,11 @@ def test_lost(cluster: Path, scontrol: str, sacct: str, row: bool, why: str) -> 
 
 def test_failures_of_now_and_of_then(cluster: Path) -> None:
     """What a former start wrote into the directory is not this job's cause."""
-    before, now, raised = wanted = some_jobs(3)
-    for job in wanted:
+    before, now, raised = expected = some_jobs(3)
+    for job in expected:
         job.run.path.mkdir(parents=True)
         job.run.set_status("failed", step=1, error="long ago")
-    looking = watch(wanted)
+    looking = watch(expected)
     now.run.set_status("failed", step=3, error="just now")
     Path(f"logs/7_{raised.number}_0_result.pkl").write_bytes(
         pickle.dumps(("error", "Traceback\n  ...\nImportError: x\n"))

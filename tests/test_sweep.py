@@ -37,9 +37,9 @@ def test_killed_half_way_and_started_again(tmp_path: Path, typed: Callable[..., 
     assert 3 <= len(done) < 8
     before = [contents(run) for run in done]
 
-    said = typed(*EIGHT)
-    assert (said.code, said.err) == (0, "")
-    lines = said.out.splitlines()
+    completed = typed(*EIGHT)
+    assert (completed.code, completed.err) == (0, "")
+    lines = completed.out.splitlines()
     assert lines[0] == f"sweep of 8 runs, {len(done)} of them finished already"
     assert lines[-1] == "8 of 8 runs finished"
     assert len([line for line in lines if "already finished" in line]) == len(done)
@@ -47,15 +47,15 @@ def test_killed_half_way_and_started_again(tmp_path: Path, typed: Callable[..., 
         assert re.match(r"\[\d/8 (rnn|lstm) pronoun len\d+ seed[01]\] ", line), line
     assert [contents(run) for run in done] == before
     assert len(results(tmp_path)) == 8
-    found = [json.loads(path.read_text()) for path in results(tmp_path)]
-    wanted = {(cell, seq_len, seed) for cell in ("rnn", "lstm") for seq_len in (8, 12) for seed in (0, 1)}
-    assert {(result["cell"], result["seq_len"], result["seed"]) for result in found} == wanted
-    assert len({result["loss"] for result in found}) == 8
+    actual = [json.loads(path.read_text()) for path in results(tmp_path)]
+    expected = {(cell, seq_len, seed) for cell in ("rnn", "lstm") for seq_len in (8, 12) for seed in (0, 1)}
+    assert {(result["cell"], result["seq_len"], result["seed"]) for result in actual} == expected
+    assert len({result["loss"] for result in actual}) == 8
 
     everything = {run: contents(run) for run in runs_below(tmp_path)}
-    said = typed(*EIGHT)
-    assert (said.code, said.err) == (0, "")
-    assert said.out.splitlines()[0] == "sweep of 8 runs, 8 of them finished already"
+    completed = typed(*EIGHT)
+    assert (completed.code, completed.err) == (0, "")
+    assert completed.out.splitlines()[0] == "sweep of 8 runs, 8 of them finished already"
     assert {run: contents(run) for run in runs_below(tmp_path)} == everything
 
     # A job of a sweep is the run that its settings are alone.
@@ -72,8 +72,8 @@ def test_one_job_fails(tmp_path: Path, typed: Callable[..., Completed]) -> None:
     )  # fmt: skip
     both = StringIO()
     with redirect_stdout(both), redirect_stderr(both):
-        said = typed(*command)
-    assert said.code == 1
+        completed = typed(*command)
+    assert completed.code == 1
     lines = both.getvalue().splitlines()
     jobs = [line[:4] for line in lines if line.startswith("[")]
     assert jobs == sorted(jobs)
@@ -93,9 +93,9 @@ def test_ctrl_c_ends_the_whole_sweep(tmp_path: Path) -> None:
     with started(*longer, cwd=tmp_path) as process:
         until(lambda: list(tmp_path.rglob("checkpoint.pt")), of=process)
         process.send_signal(signal.SIGINT)
-        said = end(process)
-    said.refuses("saved: the same command goes on from there", code=130)
-    assert "stopped, 0 of 8 runs finished, " in said.err
+        completed = end(process)
+    completed.refuses("saved: the same command goes on from there", code=130)
+    assert "stopped, 0 of 8 runs finished, " in completed.err
     begun = runs_below(tmp_path)
     assert 1 <= len(begun) <= 2  # no other was begun
     for run in begun:
@@ -117,8 +117,8 @@ def test_ctrl_c_in_the_closing_measurements(
         finished(*args)
 
     monkeypatch.setattr(Recorder, "finished", stopped)
-    said = typed("train", "-m", *TINY, "seed=0,1", "quiet=true", "hydra.launcher.workers=1")
-    said.refuses("stopped between two runs: the same command goes on from there", code=130)
+    completed = typed("train", "-m", *TINY, "seed=0,1", "quiet=true", "hydra.launcher.workers=1")
+    completed.refuses("stopped between two runs: the same command goes on from there", code=130)
     assert len(results(tmp_path)) == len(runs_below(tmp_path)) == 1
     assert typed("train", *TINY, "seed=1", "quiet=true") == Completed(0, "", "")  # alone, there is nothing left to stop
     assert len(results(tmp_path)) == 2
@@ -136,22 +136,22 @@ def test_a_sweep_in_a_file(tmp_path: Path, typed: Callable[..., Completed]) -> N
     def seeds() -> set[str]:
         return {run.name.split("-")[1] for run in runs_below(tmp_path)}
 
-    said = typed(*command)
-    assert (said.code, said.err) == (0, "")
-    assert said.out.splitlines()[0] == "sweep of 2 runs"
+    completed = typed(*command)
+    assert (completed.code, completed.err) == (0, "")
+    assert completed.out.splitlines()[0] == "sweep of 2 runs"
     assert seeds() == {"seed3", "seed4"}
-    said = typed(*command, "seed=range(5,7)")
-    assert said.out.splitlines()[0] == "sweep of 2 runs"
+    completed = typed(*command, "seed=range(5,7)")
+    assert completed.out.splitlines()[0] == "sweep of 2 runs"
     assert seeds() == {"seed3", "seed4", "seed5", "seed6"}
     typed(*command, "sed=7").refuses("Did you mean 'seed'?", code=2)
-    said = typed(*command, "seed=7,7")  # the same run twice: is done once
-    assert said.code == 0
-    assert said.out.count("already finished") == 1
+    completed = typed(*command, "seed=7,7")  # the same run twice: is done once
+    assert completed.code == 0
+    assert completed.out.count("already finished") == 1
 
 
 def test_sweeps_of_ones_own_cell(tmp_path: Path, typed: Callable[..., Completed]) -> None:
     (tmp_path / "owncells.py").write_text(OWN_CELLS)
-    said = typed(
+    completed = typed(
         "train",
         "-m",
         "cell=custom",
@@ -161,7 +161,7 @@ def test_sweeps_of_ones_own_cell(tmp_path: Path, typed: Callable[..., Completed]
         "steps=3",
         *SMALL,
     )
-    assert (said.code, said.err) == (0, "")
-    found = [json.loads((run / "config.json").read_text())["cell"]["args"] for run in runs_below(tmp_path)]
-    assert sorted(args["alpha"] for args in found) == [0.5, 0.9]
+    assert (completed.code, completed.err) == (0, "")
+    actual = [json.loads((run / "config.json").read_text())["cell"]["args"] for run in runs_below(tmp_path)]
+    assert sorted(args["alpha"] for args in actual) == [0.5, 0.9]
     assert str(tmp_path) in os.environ["PYTHONPATH"]  # for the workers of launchers, which are fresh processes

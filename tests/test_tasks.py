@@ -503,7 +503,7 @@ def people_in(words: list[str]) -> list[tuple[int, str]]:
 def test_pronoun(seq_len: int) -> None:
     task = Pronoun()
     batch = draw(task, 1000, seq_len)
-    seconds, asked = set(), Counter()
+    seconds, counts = set(), Counter()
     for b in range(1000):
         words = task.words(batch.inputs[:, b])
         (first_at, first), (second_at, second) = people_in(words)
@@ -516,9 +516,9 @@ def test_pronoun(seq_len: int) -> None:
         assert not {"he", "she", "who"} & set(words[:-1])
         answer = first if (words[-1] == "he") == (first in HE) else second
         assert task.answer(batch.targets[-1, b]) == answer
-        asked[answer == first] += 1
+        counts[answer == first] += 1
     assert seconds == set(range(3, max(3, seq_len // 3) + 1))
-    assert asked[True] == pytest.approx(500, abs=5 * sqrt(250))
+    assert counts[True] == pytest.approx(500, abs=5 * sqrt(250))
     assert set(batch.targets[-1].tolist()) == set(range(8))
 
 

@@ -252,10 +252,10 @@ def test_a_cell_that_answers_first_is_measured_from_where_its_gradient_begins():
     task = Sums()
     model = model_of(task, lambda _: Mealy(0.5 * torch.eye(4, dtype=torch.float64)))
     trace = Tracer(model, task).measure(task.sample(3, 20, generator(0, "t")))
-    found = decay(trace.mean_back(trace.state))
-    assert found.half_life == pytest.approx(1.0)
-    assert found.horizon == 11  # 0.5 to the power of 10 is the first below 1/1000, counted from one step back
-    assert found.points == 19
+    actual = decay(trace.mean_back(trace.state))
+    assert actual.half_life == pytest.approx(1.0)
+    assert actual.horizon == 11  # 0.5 to the power of 10 is the first below 1/1000, counted from one step back
+    assert actual.points == 19
 
 
 @pytest.mark.parametrize("name", CELLS)
@@ -310,15 +310,15 @@ def test_one_tracer_follows_a_model_as_it_is_trained(name: str):
     model = model_of(task, CELLS[name])
     tracer = Tracer(model, task)
     for i, batch in enumerate((batches[0], batches[0], *batches)):
-        found = tracer.measure(batch)
-        wanted = gradient_trace(model, task, batch)
-        assert list(found.norms) == list(wanted)
-        assert all(np.array_equal(found.norms[key], norms.numpy()) for key, norms in wanted.items())
-        assert (found.answered_at == [11] * len(batch.targets[0])).all()
+        actual = tracer.measure(batch)
+        expected = gradient_trace(model, task, batch)
+        assert list(actual.norms) == list(expected)
+        assert all(np.array_equal(actual.norms[key], norms.numpy()) for key, norms in expected.items())
+        assert (actual.answered_at == [11] * len(batch.targets[0])).all()
         with torch.no_grad():
             for parameter in trainable(model):
                 parameter.add_(torch.randn(parameter.shape, generator=generator(0, "drift", i)), alpha=0.1)
-        assert not np.array_equal(gradient_trace(model, task, batch)["input"].numpy(), found.norms["input"])
+        assert not np.array_equal(gradient_trace(model, task, batch)["input"].numpy(), actual.norms["input"])
 
 
 def test_a_tracer_follows_an_embedding_that_learns_and_every_cell_of_a_stack():
@@ -329,10 +329,10 @@ def test_a_tracer_follows_an_embedding_that_learns_and_every_cell_of_a_stack():
     batch = task.sample(4, 20, generator(0, "trace"))
     tracer = Tracer(model, task)
     for i in range(3):
-        found, wanted = tracer.norms(batch), gradient_trace(model, task, batch, by="step")
-        assert list(found) == list(wanted)
-        for name, norms in wanted.items():
-            torch.testing.assert_close(found[name], norms, rtol=1e-10, atol=0)
+        actual, expected = tracer.norms(batch), gradient_trace(model, task, batch, by="step")
+        assert list(actual) == list(expected)
+        for name, norms in expected.items():
+            torch.testing.assert_close(actual[name], norms, rtol=1e-10, atol=0)
         with torch.no_grad():
             for parameter in trainable(model):
                 parameter.add_(torch.randn(parameter.shape, generator=generator(0, "drift", i)), alpha=0.1)
@@ -461,14 +461,14 @@ def test_every_task_can_be_traced(name: str):
 @pytest.mark.parametrize("factor", [0.5, 0.9, 0.999])
 def test_a_geometric_decay_has_its_half_life(factor: float):
     back = 3.0 * factor ** np.arange(60)
-    found = decay(back)
-    assert found.half_life == pytest.approx(log(2) / -log(factor), rel=1e-9)
-    assert found.r2 == pytest.approx(1)
-    assert found.points == 60
-    assert found.underflowed == 0
-    assert found.log10_first_over_last == pytest.approx(59 * log10(factor))
+    actual = decay(back)
+    assert actual.half_life == pytest.approx(log(2) / -log(factor), rel=1e-9)
+    assert actual.r2 == pytest.approx(1)
+    assert actual.points == 60
+    assert actual.underflowed == 0
+    assert actual.log10_first_over_last == pytest.approx(59 * log10(factor))
     steps = next((k for k in range(60) if factor**k < 1e-3), inf)
-    assert found.horizon == steps
+    assert actual.horizon == steps
 
 
 def test_a_flat_or_growing_gradient_has_no_half_life():
@@ -482,11 +482,11 @@ def test_a_flat_or_growing_gradient_has_no_half_life():
 
 def test_what_underflows_is_counted_and_left_out_of_the_fit():
     back = np.where(np.arange(100) < 40, 0.1 ** np.arange(100), 0.0)
-    found = decay(back)
-    assert (found.points, found.underflowed) == (40, 60)
-    assert found.half_life == pytest.approx(log(2) / log(10))
-    assert found.log10_first_over_last == -inf
-    assert found.horizon == 4
+    actual = decay(back)
+    assert (actual.points, actual.underflowed) == (40, 60)
+    assert actual.half_life == pytest.approx(log(2) / log(10))
+    assert actual.log10_first_over_last == -inf
+    assert actual.horizon == 4
 
 
 def test_too_little_to_fit_is_not_a_number():
@@ -499,9 +499,9 @@ def test_too_little_to_fit_is_not_a_number():
 
 
 def test_steps_that_no_sequence_has_are_left_out():
-    found = decay(np.array([1.0, 0.5, 0.25, np.nan]))
-    assert found.points == 3
-    assert found.log10_first_over_last == pytest.approx(log10(0.25))
+    actual = decay(np.array([1.0, 0.5, 0.25, np.nan]))
+    assert actual.points == 3
+    assert actual.log10_first_over_last == pytest.approx(log10(0.25))
 
 
 def test_decays_of_many_traces_are_the_bits_of_each_alone():
@@ -519,13 +519,13 @@ def test_decays_of_many_traces_are_the_bits_of_each_alone():
         traces[3].norms["hidden"][: timesteps // 2] = 0
         traces[4].norms["input"][-1] = np.inf
         together = decays_of(traces)
-        assert [str(found) for found in together] == [str(trace.decays()) for trace in traces]  # nan is nan
+        assert [str(decays) for decays in together] == [str(trace.decays()) for trace in traces]  # nan is nan
     assert decays_of([]) == []
 
 
 def test_a_decay_survives_being_written_down():
-    found = decay(0.5 ** np.arange(20))
-    assert decay_from(found.numbers()) == found
+    actual = decay(0.5 ** np.arange(20))
+    assert decay_from(actual.numbers()) == actual
 
 
 def test_reading_grad_off_a_fused_layers_outputs_is_not_the_trace():

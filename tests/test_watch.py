@@ -56,14 +56,14 @@ def watching(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     assert process.stdout is not None
     assert process.stderr is not None
     try:
-        said = []
+        lines = []
         for line in process.stdout:
-            said.append(line)
+            lines.append(line)
             if "Ctrl-C" in line:
                 break
-        found = re.search(r"http://\S+", "".join(said))
-        assert found is not None, "".join(said) + process.stderr.read()
-        yield process, found[0]
+        match = re.search(r"http://\S+", "".join(lines))
+        assert match is not None, "".join(lines) + process.stderr.read()
+        yield process, match[0]
     finally:
         process.kill()
         process.wait()
@@ -105,10 +105,10 @@ def test_the_pinned_cards_exist(board: str) -> None:
 def test_descriptions_reach_the_page(board: str) -> None:
     tags = ask(board, "plugin/scalars/tags")
     assert isinstance(tags, dict)
-    said = {tag: info["description"] for tag, info in tags[RUN].items()}
-    assert all(said.values())
-    assert "25.0 %" in said["eval/score"]
-    assert "the step axis" in said["gradient/by_timestep (latest)"]
+    message = {tag: info["description"] for tag, info in tags[RUN].items()}
+    assert all(message.values())
+    assert "25.0 %" in message["eval/score"]
+    assert "the step axis" in message["gradient/by_timestep (latest)"]
 
 
 def test_only_the_latest_curve_is_shown(board: str) -> None:
@@ -140,8 +140,8 @@ def test_a_named_port_that_is_in_use_is_one_line(outputs: Path) -> None:
         )
     assert done.returncode == 1
     assert done.stdout == ""
-    said = f"seqmem watch: port {port} is in use: name another, or leave out --port for the next free one\n"
-    assert done.stderr == said
+    message = f"seqmem watch: port {port} is in use: name another, or leave out --port for the next free one\n"
+    assert done.stderr == message
 
 
 def test_without_a_named_port_the_next_free_one_is_taken(outputs: Path) -> None:
@@ -171,8 +171,8 @@ def test_no_directory_and_no_runs_are_one_line_each(tmp_path: Path, capsys: pyte
     assert run_verb("watch", [str(tmp_path / "nowhere")]) == 2
     assert capsys.readouterr().err == f"seqmem watch: there is no directory {tmp_path / 'nowhere'}\n"
     assert run_verb("watch", [str(tmp_path)]) == 2
-    said = f"seqmem watch: no runs in {tmp_path}: start with `seqmem train`, or name another directory\n"
-    assert capsys.readouterr().err == said
+    message = f"seqmem watch: no runs in {tmp_path}: start with `seqmem train`, or name another directory\n"
+    assert capsys.readouterr().err == message
 
 
 def test_an_impossible_port_is_refused(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -184,8 +184,8 @@ def test_help_says_what_it_does(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
         main(["--help"])
     assert left.value.code == 0
-    said = capsys.readouterr().out
-    assert all(option in said for option in ("DIR", "--port", "--host", "--open", "6006"))
+    output = capsys.readouterr().out
+    assert all(option in output for option in ("DIR", "--port", "--host", "--open", "6006"))
 
 
 def test_the_address_is_one_word() -> None:
