@@ -3,23 +3,33 @@
 The user's probe is one class and one YAML file; no line of seqmem knows it.
 """
 
+import csv
 import json
-from collections.abc import Mapping
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from math import inf, log, nan
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
+from commandline import TINY, Completed, environment, forked, runs_below
 from seqmem.cells import Cell, State
+from seqmem.cli.config.schema import conf_dir
 from seqmem.decay import NUMBERS
 from seqmem.measurement import Description, Measurement, Number, plain, read_description
 from seqmem.models.recurrent import RecurrentModel
 from seqmem.probes import PROBES, GradientProbe, Probe, Scheduled
 from seqmem.randomness import ambient, generator
+from seqmem.runs.directory import RunDirectory
+from seqmem.runs.files import EVENTS
 from seqmem.signals import Batch
 from seqmem.tasks import Pronoun, Task
 from seqmem.training.loop import train
@@ -28,7 +38,7 @@ from small_models import PLAN, Memory, fresh, weights
 
 
 class Size(Probe):
-    """The L2 norm of all weights, and of the states over time."""
+    """The L2 norm of all weights."""
 
     name = "size"
     numbers: ClassVar = {"weight_norm": Number("weight norm", "L2 norm of all weights.", better="lower")}
@@ -101,6 +111,10 @@ def test_names_are_told_apart() -> None:
     names = [name for kind in PROBES.values() for name in (kind.name, *kind.numbers)]
     assert len(names) == len(set(names))
     assert {name: kind.name for name, kind in PROBES.items()} == {name: name for name in PROBES}
+
+
+def test_every_probe_has_a_file() -> None:
+    assert {path.stem for path in (conf_dir() / "probe").glob("*.yaml")} == set(PROBES)
 
 
 @pytest.mark.parametrize("kind", PROBES.values())
@@ -213,3 +227,125 @@ def test_two_probes_with_one_number_are_refused() -> None:
 
     with pytest.raises(ValueError, match=r"^probe\.other: probe size has a number 'weight_norm', too"):
         Plan(12, probes=(Scheduled(Size()), Scheduled(Other()))).check(Pronoun())
+
+
+# One of a user's own: this class, this file
+
+TOYS = """\
+from seqmem.measurement import Measurement, Number
+from seqmem.probes import Probe
+
+
+class Size(Probe):
+    name = "size"
+    numbers = {"weight_norm": Number("weight norm", "L2 norm of all weights.", unit="units", better="lower")}
+
+    def __init__(self, *, scale: float = 1.0) -> None:
+        self.scale = scale
+
+    def measure(self, model, task, batch):
+        weights = [parameter.square().sum().item() for parameter in model.parameters()]
+        return Measurement({"weight_norm": self.scale * sum(weights) ** 0.5})
+"""
+
+YAML = """\
+# @package probe.size
+# The L2 norm of all weights.
+target: toys.Size
+every: 2
+"""
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a finished run that was measured with it, too, and one that was not."""
+    folder = tmp_path_factory.mktemp("toy")
+    (folder / "toys.py").write_text(TOYS)
+    (folder / "conf" / "probe").mkdir(parents=True)
+    (folder / "conf" / "probe" / "size.yaml").write_text(YAML)
+    run("train", "-cd", "conf", *TINY, "quiet=true", "probe=[gradient,size]", at=folder)
+    for seed in (0, 1):
+        run("train", *TINY, "quiet=true", f"seed={seed}", at=folder)
+    assert len(runs_below(folder)) == 3  # what is measured is part of a run's identity
+    return folder
+
+
+def run(*words: str, at: Path) -> str:
+    completed = forked(*words, cwd=at)
+    assert completed.code == 0, completed.err
+    return completed.out
+
+
+def measured_run(toy: Path) -> RunDirectory:
+    (found,) = [path for path in runs_below(toy) if "size" in json.loads((path / "config.json").read_text())["probe"]]
+    return RunDirectory(found)
+
+
+def test_it_is_in_the_files_of_the_run(toy: Path) -> None:
+    run_directory = measured_run(toy)
+    result = run_directory.result()
+    assert result is not None
+    start, end = (result["probes"]["size"][when]["weight_norm"] for when in ("start", "end"))
+    assert 0 < start != end > 0
+    assert set(result["probes"]) == {"gradient", "size"}
+    rows = [row for row in run_directory.metrics() if "size" in row.get("probes", {})]
+    assert [row["step"] for row in rows] == [0, 2, 4, 6]
+    assert rows[0]["probes"]["size"] == {"weight_norm": start}
+
+
+def test_it_is_shown(toy: Path) -> None:
+    page = run("show", str(measured_run(toy).path), at=toy)
+    (line,) = [line for line in page.splitlines() if line.startswith("weight norm")]
+    assert re.fullmatch(r"weight norm +\d+(\.\d+)?( → \d+(\.\d+)?)? units", line)
+    code = "import sys; from seqmem.cli.verbs.show import main; main(['outputs']); print('torch' in sys.modules)"
+    wide = environment(COLUMNS="160")
+    shown = subprocess.run([sys.executable, "-c", code], cwd=toy, env=wide, capture_output=True, text=True, check=True)
+    assert "weight norm" in shown.stdout
+    assert shown.stdout.endswith("False\n")  # torch takes seconds
+
+
+def test_it_is_in_tensorboard(toy: Path) -> None:
+    events = EventAccumulator(str(measured_run(toy).file(EVENTS))).Reload()
+    assert [event.step for event in events.Scalars("size/weight_norm")] == [0, 2, 4, 6]
+    assert events.Scalars("result/weight_norm")[0].value == events.Scalars("size/weight_norm")[-1].value
+    description = events.SummaryMetadata("size/weight_norm").summary_description
+    assert description == "L2 norm of all weights."
+    assert "weight norm | " in events.Tensors("summary")[0].tensor_proto.string_val[0].decode()
+
+
+def test_it_is_in_a_report(toy: Path) -> None:
+    run("report", "outputs", "--out", "report", at=toy)
+    result = measured_run(toy).result()
+    assert result is not None
+    with (toy / "report" / "runs.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    values = sorted((row["weight_norm_start"], row["weight_norm_end"]) for row in rows)
+    assert values[0] == ("", "")
+    assert [float(value) for value in values[1]] == [
+        result["probes"]["size"][when]["weight_norm"] for when in ("start", "end")
+    ]
+    with (toy / "report" / "groups.csv").open() as file:
+        assert "weight_norm_end_low" in next(csv.reader(file))
+    page = next((toy / "report").glob("*.html")).read_text()
+    assert "weight norm" in page
+    assert "L2 norm of all weights." in page
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (("probe.size.target=toys.Sizes",), "probe.size.target=toys.Sizes: toys has no Sizes. Did you mean 'Size'?"),
+        (("probe.size.target=toys.Size", "probe.size.evry=1"), "there is no setting 'probe.size.evry'"),
+        (("probe.size.target=toys.Size", "probe.size.args.scale=x"), "probe.size.args.scale=x: must be a number"),
+        (("probe.other.target=toys.Size",), "probe.other: the probe is called 'size' by its class"),
+        (("probe.size.every=1",), "no probe is called 'size'. One of: gradient"),
+        (("probe.gradient.every=1",), "probe.gradient: its settings are trace.every, trace.sequences and trace.loss"),
+        (("probe.target=toys.Size",), "probe.target: has settings"),
+    ],
+)
+def test_mistakes_are_one_line(
+    settings: tuple[str, ...], message: str, toy: Path, typed: Callable[..., Completed], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(toy)
+    monkeypatch.syspath_prepend(str(toy))
+    typed("train", *TINY, "outputs=refused", *settings).refuses(message, code=2)

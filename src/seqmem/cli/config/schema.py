@@ -187,7 +187,10 @@ def identity(config: RunConfig) -> dict[str, Any]:
     chosen = [name for name in ("cell", "task", "model") if name in settings]
     coded = {name: {**settings[name], **_own_code(settings[name])} for name in chosen}
     if "probe" in settings:
-        coded["probe"] = {name: {**part, **_own_code(part)} for name, part in settings["probe"].items()}
+        coded["probe"] = {
+            name: {**part, **_own_code(part)} if isinstance(part, dict) else part  # build refuses what is no mapping
+            for name, part in settings["probe"].items()
+        }
     return settings | coded
 
 
