@@ -171,13 +171,13 @@ def check(page: Page, letter: str, reading: Reading, t: int) -> None:
     verdict = content["verdict"]
     if t < reading.answered_at:
         start = "So far" if reading.asked_with is None else "If asked now"
-        assert verdict.startswith(f"… {start}: {reading.said(t)}, ")
+        assert verdict.startswith(f"… {start}: {reading.answer_text(t)}, ")
         assert f"After word {t + 1}, “{reading.words[t]}”" in verdict
         return
     start = {True: "✓ Right:", False: "✗ Wrong:", None: "? Says:"}[reading.is_right]
-    assert verdict.startswith(f"{start} {reading.said(t)}, ")
+    assert verdict.startswith(f"{start} {reading.answer_text(t)}, ")
     if reading.is_right is False:
-        assert f"Right is {reading.wanted(t)}, " in verdict
+        assert f"Right is {reading.target_text(t)}, " in verdict
     if reading.changed_at is not None and not (reading.is_right and reading.changed_at == t):
         assert f"word {reading.changed_at + 1}, “{reading.words[reading.changed_at]}”" in verdict
 
@@ -228,7 +228,7 @@ def test_the_table_equals_the_reading(look: Callable[[str], Page]) -> None:
     column = {name: [row[at] for row in rows] for at, name in enumerate(names)}
     assert column["word"] == list(both["A"].words)
     for letter, reading in both.items():
-        assert column[f"{letter} says"] == [reading.said(t) for t in range(15)]
+        assert column[f"{letter} says"] == [reading.answer_text(t) for t in range(15)]
         gradient = [float(value.replace("−", "-")) for value in column[f"{letter} log10 gradient"]]
         np.testing.assert_allclose(gradient, np.log10(reading.gradient["state"]), atol=0.006)
         for name, values in reading.gates.items():
@@ -281,7 +281,7 @@ def test_type_a_sentence_and_take_a_suggestion(look: Callable[[str], Page]) -> N
     for letter, which in (("a", a), ("b", b)):
         reading, why = reading_of(which, whole)
         assert why is None
-        assert reading.wanted(10) == "my brother"
+        assert reading.target_text(10) == "my brother"
         check(page, letter, reading, 10)
     # Arrow keys in the text field do not move the current word.
     page.locator("#text").press("ArrowLeft")
@@ -347,7 +347,7 @@ def test_play_and_pause(look: Callable[[str], Page]) -> None:
     reading = read(MODELS["rnn", 0], TASK, sentence(TASK, 8))
     check(page, "a", reading, 7)
     # A screen reader hears the two verdicts once playback has stopped.
-    expect(page.locator("#live")).to_contain_text(f"{reading.said(7)}")
+    expect(page.locator("#live")).to_contain_text(f"{reading.answer_text(7)}")
     expect(page.locator("#live")).to_contain_text("Model B: ")
 
 

@@ -49,7 +49,7 @@ def test_a_reading_equals_forward_and_the_trace(task: Task, cell: str) -> None:
     for name, value in final.items():
         np.testing.assert_allclose(reading.states[name][-1:], value.detach().numpy(), atol=1e-6, rtol=1e-5)
     assert reading.words == tuple(task.words(batch.inputs[:, 0]))
-    assert reading.wanted(reading.answered_at) == task.answer(
+    assert reading.target_text(reading.answered_at) == task.answer(
         task.held_out().solve(batch.inputs)[reading.answered_at, 0]
     )
     traced = gradient_trace(model, task, batch)
@@ -159,13 +159,14 @@ def test_changes_of_mind() -> None:
             model.get_parameter(name).copy_(value)
     batch, why = typed(task, "Carol Bob walked to Alice WHO?")
     reading = read(model, task, batch, known=why is None)
-    assert [reading.said(t) for t in range(6)] == ["Carol", "Bob", "Bob", "Bob", "Alice", "Alice"]
+    assert [reading.answer_text(t) for t in range(6)] == ["Carol", "Bob", "Bob", "Bob", "Alice", "Alice"]
     assert (reading.changes, reading.changed_at, reading.answered_at, reading.asked_with) == ((1, 4), 4, 5, "WHO?")
     assert why == "it may mean Alice or Bob or Carol"
-    assert (reading.right, reading.is_right, reading.wanted(5), reading.confidence) == (None, None, None, None)
+    assert (reading.right, reading.is_right, reading.target_text(5), reading.confidence) == (None, None, None, None)
     batch, why = typed(task, "Alice walked WHO?")
     reading = read(model, task, batch, known=why is None)
-    assert (reading.changed_at, reading.is_right, reading.said(2), reading.wanted(2)) == (None, True, "Alice", "Alice")
+    assert (reading.changed_at, reading.is_right) == (None, True)
+    assert (reading.answer_text(2), reading.target_text(2)) == ("Alice", "Alice")
     assert reading.confidence is not None
     logits = np.array([1, 0.5, 0.5])  # two trails; the question halves them once more
     np.testing.assert_allclose(reading.confidence, np.exp(logits) / (np.exp(logits) + 5), rtol=1e-6)

@@ -1,8 +1,8 @@
-"""One sequence, read by one model timestep by timestep: what it believes after each, and what goes on inside.
+"""A model reads one sequence timestep by timestep: its beliefs, states, gates and gradient at each.
 
-A belief is what the model would answer if it were asked now. Where a task asks with a word of its own, as ``pronoun``
-does with *he* or *she*, that word is read after each of the others, by a copy of the state that nothing else comes of.
-The readout at the other words themselves says little: no loss ever counted there.
+A belief is what the model would answer if it were asked now. Where a task asks with a query word, as ``pronoun`` does
+with *he* or *she*, a copy of the state after each timestep reads that word; the copy is then discarded. The readout at
+the other words says little, because the loss never counted there.
 
 Axes: T time, B batch, K answers (or output features), H units (of one gate or state).
 """
@@ -32,19 +32,19 @@ class Reading:
     """One sequence as a model reads it.
 
     Args:
-        words: the sequence, for people.
-        outputs: how sure the model would be of every answer if it were asked then (they sum to 1), or the numbers it
+        words: the sequence as text.
+        outputs: the probability of every answer if the model were asked then (they sum to 1), or the numbers that it
             predicts.
-        asked_with: the word that asks, where it is read after each of the others; None: the readout at every timestep.
-        answers: the answers' names; None: predicted are real numbers.
-        right: the right answer at every timestep, [T] ids or [T K] numbers; None: it is not known.
-        asked: where the sequence itself asks for it.
-        gates: gate name -> how far each unit's is open, 0 to 1; empty for a cell without gates.
-        keeps: the gates whose value is the share of the old state that is kept.
+        asked_with: the query word that was read after each other word; None: the readout at every timestep is used.
+        answers: the answers' names; None: the model predicts real numbers.
+        right: the right answer at every timestep, [T] ids or [T K] numbers; None: unknown.
+        asked: the timesteps at which the sequence asks for an answer.
+        gates: gate name -> how far each unit's gate is open, 0 to 1; empty for a cell without gates.
+        keeps: the gates whose value is the share of the old state that remains.
         states: state name -> its values after each timestep.
-        gradient: series name -> L2 norm of the gradient of the loss at the last answer, by what the cell carries past
-            each timestep: ``state`` all of it together, each state, and ``input``; empty if it was not asked for.
-        texts: ``right`` and the likeliest answer at every timestep, for people.
+        gradient: series name -> L2 norm of the gradient of the loss at the last answer, by each state after each
+            timestep, by all states together (``state``), and by ``input``; empty if it was not measured.
+        texts: ``right`` and the likeliest answer at every timestep, as text.
     """
 
     words: tuple[str, ...]
@@ -67,7 +67,7 @@ class Reading:
         """The likeliest answer after every timestep.
 
         Raises:
-            ValueError: what is predicted are numbers.
+            ValueError: the model predicts numbers.
         """
         if self.answers is None:
             raise ValueError("numbers are predicted, not one of several answers")
@@ -75,12 +75,12 @@ class Reading:
 
     @cached_property
     def answered_at(self) -> int:
-        """The last timestep that is asked."""
+        """The last timestep at which the sequence asks."""
         return int(np.flatnonzero(self.asked)[-1])
 
     @cached_property
     def changes(self) -> tuple[int, ...]:
-        """The timesteps, up to the last answer, whose likeliest answer is not the one before; empty for numbers."""
+        """The timesteps up to the last answer at which the likeliest answer changes; empty for numbers."""
         if self.answers is None:
             return ()
         return tuple((np.flatnonzero(np.diff(self.top[: self.answered_at + 1])) + 1).tolist())
@@ -92,34 +92,34 @@ class Reading:
 
     @cached_property
     def asks_once(self) -> bool:
-        """True if one timestep is asked; False if several are, so that each may have another answer."""
+        """True if the sequence asks at one timestep; False if at several, whose answers may differ."""
         return int(np.count_nonzero(self.asked)) == 1
 
     @property
     def is_right(self) -> bool | None:
-        """The last answer is right; None: the right answer is unknown, or a real number, never exactly right."""
+        """True if the last answer is right; None if the right answer is unknown, or a real number."""
         if self.right is None or self.answers is None:
             return None
         return bool(self.top[self.answered_at] == self.right[self.answered_at])
 
     @cached_property
     def confidence(self) -> Float[ndarray, " T"] | None:
-        """The probability of the right answer after every timestep; None: it is not known, or is a real number."""
+        """The probability of the right answer after every timestep; None if it is unknown, or a real number."""
         if self.right is None or self.answers is None:
             return None
         return np.take_along_axis(self.outputs, self.right[:, None], 1)[:, 0]
 
-    def said(self, t: int) -> str:
-        """The likeliest answer after timestep ``t``, or the numbers predicted there."""
+    def answer_text(self, t: int) -> str:
+        """The likeliest answer after timestep ``t``, or the numbers predicted there, as text."""
         return self.texts[1][t]
 
-    def wanted(self, t: int) -> str | None:
-        """The right answer at timestep ``t``; None: it is not known."""
+    def target_text(self, t: int) -> str | None:
+        """The right answer at timestep ``t`` as text; None: unknown."""
         return self.texts[0][t] if self.texts[0] is not None else None
 
 
 def sentence(task: Task, seq_len: int, *, seed: int = 0, number: int = 0) -> Batch:
-    """One held-out sequence, a function of the arguments (and of no other sequence of that length).
+    """One held-out sequence, a function of the arguments alone.
 
     Raises:
         ValueError: the task has no sequences of that length.
@@ -134,7 +134,7 @@ def typed(task: Task, text: str) -> tuple[Batch, str | None]:
     """A sequence that a user typed, and why it has no right answer (None: it has one).
 
     Raises:
-        ValueError: the text is empty, or has a word that the task has not, or a number that is not finite.
+        ValueError: the text is empty, or contains a word outside the task's vocabulary, or a number that is not finite.
     """
     inputs = task.parse(text)
     if not inputs.isfinite().all():
@@ -144,7 +144,7 @@ def typed(task: Task, text: str) -> tuple[Batch, str | None]:
         return task.question(inputs), None
     asked = torch.zeros(len(inputs), 1, dtype=torch.bool)
     asked[-1] = True
-    like = task.sample(1, task.min_seq_len, generator(0, "like")).targets  # what a target looks like; never read
+    like = task.sample(1, task.min_seq_len, generator(0, "like")).targets  # for its shape and dtype only
     return Batch(inputs[:, None], like[:1].expand(len(inputs), *like.shape[1:]), asked.float(), asked), why
 
 
@@ -152,16 +152,16 @@ def typed(task: Task, text: str) -> tuple[Batch, str | None]:
 def read(model: Model, task: Task, batch: Batch, *, gradient: bool = True, known: bool = True) -> Reading:
     """Read one sequence step by step, as ``Model.walk`` defines it.
 
-    Like a trace, on a float64 copy on the CPU: the model is untouched, and an rnn that is chaotic beyond what it was
-    trained on, whose float32 answers are a matter of rounding, is read the same everywhere.
+    A float64 copy of the model on the CPU does the reading, as in a trace. The model is unchanged, and the result does
+    not depend on the machine: an rnn may be chaotic at untrained lengths, where float32 rounding decides its answers.
 
     Args:
-        batch: of one sequence.
+        batch: contains one sequence.
         gradient: measure the gradient too, which takes several times as long as the rest.
         known: the batch's targets are right answers. If not, the gradient is that of the model's own last answer.
 
     Raises:
-        ValueError: the batch has several sequences.
+        ValueError: the batch contains several sequences.
     """
     if batch.asked.shape[1] != 1:
         raise ValueError(f"one sequence is read at a time, not {batch.asked.shape[1]}")
@@ -196,12 +196,15 @@ def read(model: Model, task: Task, batch: Batch, *, gradient: bool = True, known
 
 @torch.no_grad()
 def beliefs(model: Model, task: Task, inputs: Shaped[Tensor, "T B ..."]) -> Float[Tensor, "T B K"]:
-    """What the model, as it is, would answer after each timestep if it were asked then: predictions, before softmax."""
+    """The predictions, before softmax, that the model would make after each timestep if it were asked then.
+
+    They are computed on the model's device and in its dtype, without a copy.
+    """
     return _beliefs(model, task, inputs)[0] if task.last_is_query(inputs) else model(inputs)[0]
 
 
 def _beliefs(model: Model, task: Task, inputs: Shaped[Tensor, "T B ..."]) -> tuple[Float[Tensor, "T B K"], list[Step]]:
-    """The predictions, and the walk that they come from."""
+    """The predictions, and the steps of the walk behind them."""
     steps = list(model.walk(inputs))
     outputs = [step.output for step in steps]
     if len(steps) > 1 and task.last_is_query(inputs):
@@ -211,12 +214,12 @@ def _beliefs(model: Model, task: Task, inputs: Shaped[Tensor, "T B ..."]) -> tup
 
 
 def _answers(model: Model, states: Sequence[State], query: Shaped[Tensor, "B ..."]) -> Sequence[Float[Tensor, "B H"]]:
-    """The model's output in each of ``states`` if it read ``query`` next, in one large batch where they fit in one."""
-    together = concatenate(states)
-    if together is None:
+    """The model's output in each of ``states`` if it read ``query`` next, in one large batch if the shapes agree."""
+    joint_state = concatenate(states)
+    if joint_state is None:
         return [_next(model, query, state) for state in states]
-    many = query.repeat(len(states), *(1,) * (query.ndim - 1))
-    return _next(model, many, together).split(len(query))
+    queries = query.repeat(len(states), *(1,) * (query.ndim - 1))
+    return _next(model, queries, joint_state).split(len(query))
 
 
 def _next(model: Model, query: Shaped[Tensor, "B ..."], state: State) -> Float[Tensor, "B H"]:
@@ -224,7 +227,7 @@ def _next(model: Model, query: Shaped[Tensor, "B ..."], state: State) -> Float[T
 
 
 def _series(rows: Sequence[Mapping[str, Shaped[Tensor, "1 _"]]]) -> dict[str, Float[ndarray, "T _"]]:
-    """One row for each timestep; NaN where a timestep has no values of that name."""
+    """Name -> one row per timestep; NaN where a timestep has no values of that name."""
     series: dict[str, list[Tensor | None]] = {}
     for t, row in enumerate(rows):
         for name, units in row.items():

@@ -1,20 +1,27 @@
-"""The runs that are named on a command line. No torch, no Hydra."""
+"""Runs by the names on a command line. No torch, no Hydra."""
 
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ...runs.directory import RunDirectory, find_runs
 from ...runs.files import RunError
 from ...runs.result import StoredResult
+from .errors import ConfigError
 
 OUTPUTS = Path("outputs")
 
+_LENGTH_SETTINGS = ("usual_seq_len", "lengths", "shortest")
+"""Settings of a task that only determine the training lengths."""
+
 
 def find(given: str) -> list[RunDirectory]:
-    """The runs that a word of a command line names.
+    """The runs that one word of a command line names: a run, a folder of runs, or a part of a path in ``OUTPUTS``.
 
     Raises:
-        FileNotFoundError: there are none, or several that are no folder's; the message is one line.
+        FileNotFoundError: no run matches, or several runs in different folders do; the message is one line.
     """
     path = Path(given)
     if path.is_dir() and (runs := find_runs(path)):
@@ -25,7 +32,7 @@ def find(given: str) -> list[RunDirectory]:
         raise FileNotFoundError(f"{given}: no run there; a run's directory has a config.json")
     known = sorted(find_runs(OUTPUTS), key=_natural)
     part = path.as_posix()
-    # `pronoun/rnn` is a folder inside outputs; `1a2b` a part of one run's name.
+    # `pronoun/rnn` is a folder inside outputs; `1a2b` is a part of one run's name.
     if within := [run for run in known if f"/{part}/" in f"/{run.path.relative_to(OUTPUTS).as_posix()}/"]:
         return within
     alike = [run for run in known if part in run.path.relative_to(OUTPUTS).as_posix()]
@@ -45,10 +52,10 @@ def _natural(run: RunDirectory) -> list[tuple[int, str]]:
 
 
 def one_run(given: str, command: str) -> RunDirectory:
-    """The one run that a word of a command line names.
+    """The only run that one word of a command line names.
 
     Raises:
-        RunError: there is none, or more than one.
+        RunError: no run matches, or several do.
     """
     if Path(given).exists():
         return RunDirectory(given)
@@ -62,10 +69,10 @@ def one_run(given: str, command: str) -> RunDirectory:
 
 
 def finished_result(run: RunDirectory) -> StoredResult:
-    """The result of a run that must be finished.
+    """The result of a finished run.
 
     Raises:
-        RunError: it has not been trained to its end, or its files cannot be read.
+        RunError: the run is not finished, or its files cannot be read.
     """
     result = run.result()
     if result is None:
@@ -73,3 +80,59 @@ def finished_result(run: RunDirectory) -> StoredResult:
         step = f" at step {status.step}" if status else ""
         raise RunError(f"{run.path} is not finished ({run.state}{step}): train it to the end first")
     return result
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Unfinished runs of a folder: ``count`` of the ``total`` runs that ``name`` matches."""
+
+    name: str
+    count: int
+    total: int
+
+
+def finished_runs(names: Sequence[str]) -> tuple[list[RunDirectory], list[LeftOut]]:
+    """The finished runs that words of a command line name, each once, and the unfinished ones of folders.
+
+    Raises:
+        ConfigError: a word names no run.
+        RunError: a word names a single run, which is not finished, or a folder without a finished run.
+    """
+    by_path: dict[Path, RunDirectory] = {}
+    left_out: list[LeftOut] = []
+    for name in names:
+        try:
+            runs = find(name)
+        except FileNotFoundError as error:
+            raise ConfigError(str(error)) from None
+        if len(runs) == 1:
+            finished_result(runs[0])
+        finished = [run for run in runs if run.finished]
+        if not finished:
+            raise RunError(f"{name}: none of its {len(runs)} runs is finished; seqmem train goes on with them")
+        if len(finished) < len(runs):
+            left_out.append(LeftOut(name, len(runs) - len(finished), len(runs)))
+        by_path |= {run.path.resolve(): run for run in finished}
+    return list(by_path.values()), left_out
+
+
+def run_of_another_task(runs: Sequence[RunDirectory]) -> RunDirectory | None:
+    """The first run that was trained on another task than ``runs[0]``; None if all were trained on one task.
+
+    Raises:
+        RunError: a configuration cannot be read.
+    """
+    task = task_settings(runs[0])
+    return next((run for run in runs[1:] if task_settings(run) != task), None)
+
+
+def task_settings(run: RunDirectory) -> dict[str, Any]:
+    """The settings of the run's task, without those that only determine the training lengths.
+
+    Raises:
+        RunError: the configuration cannot be read, or has no task.
+    """
+    task = run.config().get("task")
+    if not isinstance(task, dict):
+        raise RunError(f"{run.path} cannot be read: its config has no task")
+    return {key: value for key, value in task.items() if key not in _LENGTH_SETTINGS}

@@ -21,7 +21,7 @@ from ...playground.serve import HOST, PORTS, PortError, Server, bound
 from ...runs.directory import RunDirectory
 from ...runs.files import RunError, write_atomically
 from ...runs.settings import own_name, training_settings
-from ..config.choose import find, finished_result
+from ..config.choose import finished_runs, run_of_another_task, task_settings
 from ..config.errors import ConfigError, Parser
 from ..config.trained import Trained, trained
 from ..launch.demo import SEEDS, check_writable, train_models
@@ -90,7 +90,7 @@ examples:
 
 
 def _play(given: argparse.Namespace) -> int:
-    """Check everything that can be wrong before anything is trained."""
+    """Make the page, and open or serve it. All mistakes in the arguments are reported before any training."""
     _refuse(given)
     out: Path = given.out if given.out is not None else PAGE
     if out.is_dir():
@@ -100,7 +100,7 @@ def _play(given: argparse.Namespace) -> int:
     with ExitStack() as stack:
         server = stack.enter_context(bound(given.port)) if given.serve else None
         if given.runs:
-            runs = _chosen(given.runs)
+            runs = _named_runs(given.runs)
         else:
             runs = train_models(console, given.seeds or SEEDS, _workers(given.workers))
         content, warning = _write_page(console, runs, out)
@@ -143,45 +143,24 @@ def _workers(given: str | None) -> int | str:
 # The runs
 
 
-def _chosen(given: Sequence[str]) -> list[RunDirectory]:
-    """The named runs; of a folder, the finished ones.
+def _named_runs(names: Sequence[str]) -> list[RunDirectory]:
+    """The finished runs that ``names`` match.
 
     Raises:
-        ConfigError: there is no such run, or they are of several tasks.
-        RunError: a named run is not finished, or a folder has no finished run.
+        ConfigError: a name matches no run, or the runs are of several tasks.
+        RunError: a run that was named by itself is not finished, or a folder has no finished run.
     """
-    by_path: dict[Path, RunDirectory] = {}
-    for name in given:
-        try:
-            runs = find(name)
-        except FileNotFoundError as error:
-            raise ConfigError(str(error)) from None
-        if len(runs) == 1:
-            finished_result(runs[0])
-        finished = [run for run in runs if run.finished]
-        if not finished:
-            raise RunError(f"{name}: none of its {len(runs)} runs is finished: train one to the end first")
-        if len(finished) < len(runs):
-            left_out = len(runs) - len(finished)
-            print(
-                f"{name}: {left_out} of {len(runs)} runs {'is' if left_out == 1 else 'are'} not finished, and left out"
-            )
-        by_path |= {run.path.resolve(): run for run in finished}
-    runs = list(by_path.values())
-    first, *others = [(run, _task_settings(run.config())) for run in runs]
-    for run, task in others:
-        if task != first[1]:
-            raise ConfigError(
-                f"{run.path} was trained on {_task_text(task)}, {first[0].path} on {_task_text(first[1])}: "
-                "a page shows models of one task"
-            )
+    runs, left_out = finished_runs(names)
+    for each in left_out:
+        verb = "is" if each.count == 1 else "are"
+        print(f"{each.name}: {each.count} of {each.total} runs {verb} not finished, and left out")
+    other = run_of_another_task(runs)
+    if other is not None:
+        task, first_task = _task_text(task_settings(other)), _task_text(task_settings(runs[0]))
+        raise ConfigError(
+            f"{other.path} was trained on {task}, {runs[0].path} on {first_task}: a page shows models of one task"
+        )
     return runs
-
-
-def _task_settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a task without those for the lengths of training."""
-    left_out = ("usual_seq_len", "lengths", "shortest")
-    return {key: value for key, value in config["task"].items() if key not in left_out}
 
 
 def _task_text(task: Mapping[str, Any]) -> str:
@@ -194,7 +173,10 @@ def _task_text(task: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class _Labels:
-    """``lstm, trained at 15 to 50 words``; with the settings by which runs of that cell and length differ, if any."""
+    """``text``: ``lstm, trained at 15 to 50 words``; the cell is followed by the settings in which its runs differ.
+
+    ``shortest``: the shortest training length; None: the run was trained at one length.
+    """
 
     text: str
     shortest: int | None
@@ -269,7 +251,7 @@ def _write_page(console: Console, runs: Sequence[RunDirectory], out: Path) -> tu
 
 @contextmanager
 def _status(console: Console) -> Iterator[Any]:
-    """On a terminal, a line about the work that is being done; it disappears at the end."""
+    """On a terminal, a status line that disappears at the end."""
     if not moving(console):
         yield lambda _: None
         return
@@ -278,7 +260,7 @@ def _status(console: Console) -> Iterator[Any]:
 
 
 def _lengths(task: "Task", trained_at: Sequence[int]) -> list[int]:
-    """From the shortest to four times the longest trained length, about evenly on a logarithmic scale."""
+    """Lengths from the task's shortest to four times the longest trained one, about evenly on a logarithmic scale."""
     shortest, longest = task.min_seq_len, 4 * max(trained_at)
     most = task.max_seq_len if task.max_seq_len is not None else longest
     nice = {round(factor * 10**power) for power in range(6) for factor in NICE}
@@ -307,7 +289,7 @@ def _playable(one: "Trained", label: _Labels, lengths: Sequence[int]) -> "Playab
 
 
 def _scores(one: "Trained", lengths: Sequence[int]) -> "list[Evaluation]":
-    """Scores at the lengths. Those that the run has are not measured again: the sentences are the same."""
+    """Scores at the lengths. Scores that the run already has are reused: the sentences would be the same."""
     from ...evaluate import Evaluation, evaluate_lengths
     from ...randomness import ambient
 
@@ -328,7 +310,7 @@ def _scores(one: "Trained", lengths: Sequence[int]) -> "list[Evaluation]":
 
 
 def _table(models: "Sequence[Playable]", task: "Task", width: int) -> list[Text]:
-    """The lowest and highest score of every group's seeds, at trained lengths and at the longest."""
+    """A table: the lowest and highest score over each group's seeds, at the trained lengths and at the longest."""
     metric: Metric = task.targets.metric
     trained_at = sorted({model.seq_len for model in models})
     longest = max(evaluation.seq_len for evaluation in models[0].lengths)

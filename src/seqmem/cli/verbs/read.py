@@ -1,4 +1,4 @@
-"""``seqmem read``: models read a sentence, word by word. docs/read.md describes what is seen, and the JSON."""
+"""``seqmem read``: models read a sentence, word by word. docs/read.md describes the screen and the JSON."""
 
 import argparse
 import json
@@ -14,9 +14,9 @@ from rich.text import Text
 
 from ...decay import decay
 from ...runs.directory import RunDirectory
-from ...runs.files import RunError, plain_json
+from ...runs.files import plain_json
 from ...runs.settings import own_name
-from ..config.choose import find
+from ..config.choose import finished_runs, run_of_another_task, task_settings
 from ..config.errors import ConfigError, Parser, nearest
 from ..config.trained import Trained, trained
 from ..terminal.reader.page import page
@@ -32,16 +32,13 @@ if TYPE_CHECKING:
     from ...tasks import Task
 
 MOST = 6
-"""The most models side by side."""
+"""The largest number of models side by side."""
 
 TIMES = 4
-"""The arrow keys go to this many times the longest trained length."""
+"""The arrow keys reach this many times the longest trained length."""
 
 FASTEST = 1000
 """Words per second: more than a terminal can draw."""
-
-_NOT_THE_TASK = ("usual_seq_len", "lengths", "shortest")
-"""Settings of a task that only say at which lengths to train."""
 
 
 def main(args: Sequence[str]) -> int:
@@ -55,7 +52,7 @@ def main(args: Sequence[str]) -> int:
     scene = readers.scene(batch, name, unknown, gradient=measured)
     at = len(scene) - 1 if until is None else until
     if options.json:
-        print(json.dumps(plain_json(_said(readers, scene, options, at)), allow_nan=False))
+        print(json.dumps(plain_json(_as_json(readers, scene, options, at)), allow_nan=False))
     elif playing:
         _play(readers, scene, options, length, console)
     else:
@@ -100,62 +97,42 @@ def _models(given: Sequence[str]) -> "list[Trained]":
     """The models of the named runs.
 
     Raises:
-        ConfigError: none, too many, or of several tasks.
-        RunError: a run that is named is not finished or cannot be read.
+        ConfigError: a name matches no run; there are too many runs, or they are of several tasks.
+        RunError: a run that was named by itself is not finished, a folder has no finished run, or a file is unreadable.
     """
-    runs: dict[Path, RunDirectory] = {}
-    notes: list[str] = []
-    for name in given or ["outputs"]:
-        try:
-            named = find(name)
-        except FileNotFoundError as error:
-            raise ConfigError(str(error)) from None
-        finished = [run for run in named if run.finished] if len(named) > 1 else named
-        if not finished:
-            raise RunError(f"{name}: none of its {len(named)} runs is finished; seqmem train goes on with them")
-        if left_out := len(named) - len(finished):
-            notes.append(f"{name}: not finished, so left out: {left_out} of {len(named)} runs")
-        runs |= {run.path.resolve(): run for run in finished}
+    runs, left_out = finished_runs(given or ["outputs"])
     if len(runs) > MOST:
-        some = typed("seqmem", "read", *(here(run.path) for run in _some(list(runs.values()))))
+        some = typed("seqmem", "read", *(here(run.path) for run in _some(runs)))
         raise ConfigError(f"{len(runs)} runs are too many side by side, at most {MOST}: name some, e.g. {some}")
-    tasks = {run.path: _task(run) for run in runs.values()}
-    first, *others = tasks
-    for other in others:
-        if tasks[other] != tasks[first]:
-            raise ConfigError(
-                f"{here(other)} was trained for another task than {here(first)}: {_apart(tasks[other], tasks[first])}"
-            )
+    first, other = runs[0], run_of_another_task(runs)
+    if other is not None:
+        difference = _difference(task_settings(other), task_settings(first))
+        raise ConfigError(f"{here(other.path)} was trained for another task than {here(first.path)}: {difference}")
     models = []
-    for run in runs.values():
+    for run in runs:
         try:
             models.append(trained(run))
         except ConfigError as error:
             raise ConfigError(f"{here(run.path)}: {error}") from error
-    for note in notes:
-        print(f"seqmem read: {note}", file=sys.stderr)
+    for each in left_out:
+        print(
+            f"seqmem read: {each.name}: not finished, so left out: {each.count} of {each.total} runs", file=sys.stderr
+        )
     return models
 
 
 def _some(runs: Sequence[RunDirectory]) -> list[RunDirectory]:
-    """A few runs to suggest: of one task and, where there are several cells, one of each."""
-    first = _task(runs[0])
-    alike = [run for run in runs if _task(run) == first]
+    """A few runs of one task to suggest: one of each cell if there are several cells, else two."""
+    first = task_settings(runs[0])
+    same_task = [run for run in runs if task_settings(run) == first]
     cells: dict[str, RunDirectory] = {}
-    for run in alike:
+    for run in same_task:
         cells.setdefault(json.dumps(run.config().get("cell"), sort_keys=True), run)
-    return list(cells.values())[:3] if len(cells) > 1 else alike[:2]
+    return list(cells.values())[:3] if len(cells) > 1 else same_task[:2]
 
 
-def _task(run: RunDirectory) -> dict[str, Any]:
-    task = run.config().get("task")
-    if not isinstance(task, dict):
-        raise RunError(f"{run.path} cannot be read: its config has no task")
-    return {key: value for key, value in task.items() if key not in _NOT_THE_TASK}
-
-
-def _apart(one: dict[str, Any], other: dict[str, Any]) -> str:
-    """The first setting in which two tasks differ: their names, if these do."""
+def _difference(one: dict[str, Any], other: dict[str, Any]) -> str:
+    """The first setting in which two tasks differ; the names come first."""
     key = next(key for key in ("name", *one, *other) if one.get(key) != other.get(key))
     prefix = "task" if key == "name" else f"task.{key}"
     return f"{prefix}={one.get(key)}, not {other.get(key)}; they must be the same to read the same sentence"
@@ -163,7 +140,7 @@ def _apart(one: dict[str, Any], other: dict[str, Any]) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Readers:
-    """Models of one task."""
+    """Models that were trained on one task."""
 
     models: "Sequence[Trained]"
 
@@ -173,7 +150,7 @@ class Readers:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The cell, and as much more as is needed to tell the models apart."""
+        """The cells' names, with length, seed or hash if needed to tell the models apart."""
         cells = [_cell(model) for model in self.models]
         lengths = [f"{cell} at {model.config.seq_len}" for cell, model in zip(cells, self.models, strict=True)]
         seeds = [f"{label} seed {model.config.seed}" for label, model in zip(lengths, self.models, strict=True)]
@@ -187,7 +164,11 @@ class Readers:
         return tuple(f"{label} ({place + 1})" for place, label in enumerate(hashes))
 
     def sentence(self, length: int, number: int) -> "Batch":
-        """Raises ConfigError where the task has no sentences of that length."""
+        """A held-out sentence.
+
+        Raises:
+            ConfigError: the task has no sentences of that length.
+        """
         from ...reading import sentence
 
         try:
@@ -232,7 +213,7 @@ def _name(batch: "Batch", task: "Task", number: int | None) -> str:
 
 
 def _sentence(readers: Readers, options: argparse.Namespace) -> "tuple[int | None, Batch, str | None, str]":
-    """(length, or None for a user's own sentence; the batch; why its answer is unknown; its name)"""
+    """(length, or None for a typed sentence; the batch; why its answer is unknown, or None; the title)"""
     if not 0 < options.speed <= FASTEST:
         raise ConfigError(f"--speed {options.speed:g}: must be more than 0, and at most {FASTEST}")
     if options.text is not None:
@@ -254,7 +235,7 @@ def _sentence(readers: Readers, options: argparse.Namespace) -> "tuple[int | Non
 
 
 def _until(given: str | None, readers: Readers, batch: "Batch") -> int | None:
-    """The timestep after which to stop.
+    """The timestep after which to stop; None without ``--until``.
 
     Raises:
         ConfigError: the sentence has no such word.
@@ -266,9 +247,9 @@ def _until(given: str | None, readers: Readers, batch: "Batch") -> int | None:
     place = int(given) if given.isascii() and given.removeprefix("-").isdigit() else None
     if place is not None and 1 <= place <= len(words):
         return place - 1
-    for alike in (str, str.lower):
-        if alike(given) in (spellings := [alike(word) for word in words]):
-            return spellings.index(alike(given))
+    for spelled in (str, str.lower):
+        if spelled(given) in (spellings := [spelled(word) for word in words]):
+            return spellings.index(spelled(given))
     if place is not None:
         raise ConfigError(f"--until {given}: there are {len(words)} {one}s, counted from 1")
     near = nearest(given, list(dict.fromkeys(words)))
@@ -292,7 +273,7 @@ def _play(readers: Readers, scene: Scene, options: argparse.Namespace, length: i
     def until(scene: Scene) -> int | None:
         try:
             return _until(options.until, readers, scene.batch)
-        except ConfigError:  # another sentence, without that word
+        except ConfigError:  # this sentence does not contain the word
             return None
 
     player = Player(
@@ -316,7 +297,7 @@ def _play(readers: Readers, scene: Scene, options: argparse.Namespace, length: i
 
 
 def play(player: Player, terminal: Terminal) -> None:
-    """Until q."""
+    """Draw the screen and handle keys until the user quits."""
     while not player.left:
         player.tick(time.monotonic())
         terminal.draw(player.frame(*terminal.size))
@@ -332,19 +313,19 @@ def _farewell(player: Player, options: argparse.Namespace, console: Console) -> 
     if player.length is not None:
         command += ["--length", str(player.length), "--sentence", str(player.number)]
     else:
-        command += ["--text", options.text]  # in a text of characters blanks count
+        command += ["--text", options.text]  # unchanged: blanks count in a text of characters
     command += ["--view", player.view] if player.view != VIEWS[0] else []
     command += ["--until", str(player.at + 1)] if player.at < len(player.scene) - 1 else []
     say(console, last.title, *last.foot)
-    # The terminal breaks it where it must, so that it can be copied as one line.
+    # Let the terminal wrap the command, so that it can be copied as one line.
     console.print(Text(typed(*command, "--whole"), "dim"), soft_wrap=True)
 
 
 # For tools
 
 
-def _said(readers: Readers, scene: Scene, options: argparse.Namespace, at: int) -> dict[str, Any]:
-    """As in docs/read.md."""
+def _as_json(readers: Readers, scene: Scene, options: argparse.Namespace, at: int) -> dict[str, Any]:
+    """The object that ``--json`` prints, up to timestep ``at``; docs/read.md describes it."""
     first, upto, task = scene.readings[0], slice(at + 1), readers.models[0].task
     right = None if first.right is None else first.right[upto].tolist()
     return {
@@ -381,7 +362,7 @@ def _model(model: "Trained", label: str, reading: "Reading", at: int) -> dict[st
         "seed": model.config.seed,
         "outputs": reading.outputs[upto].tolist(),
         "top": None if numbers else reading.top[upto].tolist(),
-        "said": [reading.said(t) for t in range(min(at + 1, len(reading)))],
+        "said": [reading.answer_text(t) for t in range(min(at + 1, len(reading)))],
         "answered_at": reading.answered_at,
         "changed_at": changes[-1] if changes else None,
         "is_right": reading.is_right if over else None,

@@ -380,7 +380,7 @@ def _belief_verdict(scene: Scene, index: int, at: int, signs: Signs) -> list[Tex
     if not reading.asks_once:
         return _several_verdict(reading, at, metric, scene.unit, signs)
     t = min(at, end)
-    answer = f"{reading.said(t)}, {100 * reading.outputs[t, reading.top[t]]:.0f} %"
+    answer = f"{reading.answer_text(t)}, {100 * reading.outputs[t, reading.top[t]]:.0f} %"
     guess = " (a guess)" if reading.outputs[t].max() < GUESS else ""
     if at < end:
         parts = [Text(f"so far {answer}")]
@@ -389,7 +389,7 @@ def _belief_verdict(scene: Scene, index: int, at: int, signs: Signs) -> list[Tex
     elif reading.is_right:
         parts = [Text(f"{signs.right} right: {answer}{guess}", RIGHT)]
     else:
-        parts = [Text(f"{signs.wrong} wrong: says {answer}{guess}", TOP), Text(f"it is {reading.wanted(end)}")]
+        parts = [Text(f"{signs.wrong} wrong: says {answer}{guess}", TOP), Text(f"it is {reading.target_text(end)}")]
     changes = changes_of_mind(reading, at)
     if not changes:
         parts.append(Text("never changed its mind", "dim"))
@@ -406,7 +406,7 @@ def _several_verdict(reading: "Reading", at: int, metric: Metric, unit: str, sig
     asked = [t for t in everywhere if t <= at]
     if not asked:
         return [Text(f"not asked yet: {len(everywhere)} answers from {unit} {everywhere[0] + 1} on", "dim")]
-    answers = " ".join(visible(reading.said(t), signs) for t in asked[-_MOST_ANSWERS:])
+    answers = " ".join(visible(reading.answer_text(t), signs) for t in asked[-_MOST_ANSWERS:])
     if reading.right is None:
         return [Text(f"says {answers}")]
     good = int(np.count_nonzero(reading.top[asked] == reading.right[asked]))
@@ -417,7 +417,7 @@ def _several_verdict(reading: "Reading", at: int, metric: Metric, unit: str, sig
     parts = [Text(f"{signs.right if good == len(asked) else signs.wrong} {good} of {len(asked)} right", style)]
     if len(everywhere) <= _MOST_ANSWERS:
         parts.append(Text(f"says {answers}"))
-        parts.append(Text(f"wanted {' '.join(str(reading.wanted(t)) for t in asked)}", "dim"))
+        parts.append(Text(f"wanted {' '.join(str(reading.target_text(t)) for t in asked)}", "dim"))
     return parts
 
 
@@ -432,11 +432,11 @@ def _numbers(scene: Scene, index: int, at: int, width: int, signs: Signs) -> Col
     low = min(0.0, float(everything.min()), target if target is not None else 0.0)
     high = max(float(everything.max()), target if target is not None else 0.0, low + 1e-9)
     single = reading.outputs.shape[1] == 1
-    widest = max(cell_len(reading.said(t)) for t in range(len(reading)))
+    widest = max(cell_len(reading.answer_text(t)) for t in range(len(reading)))
     room = min(width - widest - 2, 60) if single else 0
 
     def cell(t: int) -> Text:
-        text = reading.said(t).rjust(widest) if single else fitted(reading.said(t), width, signs.marks)
+        text = reading.answer_text(t).rjust(widest) if single else fitted(reading.answer_text(t), width, signs.marks)
         line = Text(text, "bold" if reading.asked[t] else "", no_wrap=True, end="")
         if room < 4:
             return line
@@ -447,12 +447,12 @@ def _numbers(scene: Scene, index: int, at: int, width: int, signs: Signs) -> Col
 
     head = Text(no_wrap=True)
     if target is not None:
-        head.append(f"{signs.marks.goal} wanted {reading.wanted(reading.answered_at)}", "bold")
+        head.append(f"{signs.marks.goal} wanted {reading.target_text(reading.answered_at)}", "bold")
     t = min(at, reading.answered_at)
-    parts = [Text(f"{'says' if at >= reading.answered_at else 'so far'} {reading.said(t)}", "bold")]
+    parts = [Text(f"{'says' if at >= reading.answered_at else 'so far'} {reading.answer_text(t)}", "bold")]
     if target is not None and reading.right is not None:
         off = float(np.sqrt(np.square(reading.outputs[t] - reading.right[t]).mean()))
-        parts.append(Text(f"wanted {reading.wanted(t)}: {off:.2g} off"))
+        parts.append(Text(f"wanted {reading.target_text(t)}: {off:.2g} off"))
     return Column([head], cell, no_line, parts)
 
 
