@@ -184,9 +184,9 @@ def test_an_unfinished_run_shows_its_latest_numbers(tmp_path: Path) -> None:
     scale = {"metric": "accuracy", "higher_is_better": True, "chance": 0.25, "baseline_loss": 1.4, "solved_at": 0.99}
     write(path / "environment.json", scale)
     rows = [
-        {"kind": "trace", "step": 0, "probes": {"gradient": {"state": {"half_life": 2.0}}, "other": {"number": 1.0}}},
+        {"kind": "trace", "step": 0, "gradient": {"state": {"half_life": 2.0}}, "other": {"number": 1.0}},
         {"kind": "eval", "step": 50, "score": 0.5, "loss": 1.0},
-        {"kind": "trace", "step": 60, "probes": {"gradient": {"state": {"half_life": 4.0}}}},
+        {"kind": "trace", "step": 60, "gradient": {"state": {"half_life": 4.0}}},
         {"kind": "eval", "step": 100, "score": 0.75, "loss": 0.5},
     ]
     (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"kind": "ev')

@@ -28,8 +28,8 @@ class Cell(nn.Module, ABC):
     A subclass sets ``input_size`` and ``output_size``, and where they apply:
 
     ``output_state``: the name of the state that its output is.
-    ``keeps``: the gates whose value is the share of an old state that is kept (an LSTM's forget gate).
-    ``equations``: the name of the published equations that its step computes, for a reader that knows them too.
+    ``keeps``: the gates whose value is the share of an old state that remains (an LSTM's forget gate).
+    ``equations``: the name of the published equations that its step computes, for other implementations of them.
     ``kernels``: those of ``KERNELS`` besides ``step`` that can compute its sequences.
     ``compared``: options that TensorBoard's table of hyperparameters shows for runs of every cell.
 
@@ -97,34 +97,36 @@ class Cell(nn.Module, ABC):
         *,
         vectors: Float[Tensor, "V D"] | None = None,
     ) -> "Tapped | None":
-        """``forward``, or with ``vectors`` ``forward_tokens``, and back to every state at every timestep. None: this
-        cell has no faster way than the loop over ``step``."""
+        """``forward`` (with ``vectors``: ``forward_tokens``) with gradients by every state at every timestep.
+
+        None: this cell has no faster way than the loop over ``step``.
+        """
         return None
 
     def use(self, kernel: str, threads: int = 1) -> None:
         """Compute sequences with ``kernel``, one of ``KERNELS``. A cell without kernels ignores it."""
 
     def checkpoint(self, every: int | None) -> None:
-        """Keep every Nth state alone for the backward pass, inside kernels that can. Others are wrapped instead, see
+        """Save only every Nth state for the backward pass, if the kernels can. Other cells are wrapped instead, see
         ``recompute``."""
 
     def prepare_for_compiler(self) -> None:
-        """Leave what torch's compiler cannot see into.
+        """Switch to a kernel that torch's compiler can trace.
 
         Raises:
-            ValueError: the settings do not allow anything else.
+            ValueError: the settings demand one that it cannot trace.
         """
 
     def saves_memory(self, like: Float[Tensor, "..."]) -> bool:
-        """Whether ``checkpoint`` is all that it takes, for inputs of ``like``'s device and dtype."""
+        """True if ``checkpoint`` saves memory without a wrapper, for inputs of ``like``'s device and dtype."""
         return False
 
     def layers(self) -> "Sequence[Cell]":
-        """The cells on top of each other that this one is made of; most are a single one."""
+        """The cells on top of each other that make up this one, from the bottom; by default itself alone."""
         return [self]
 
     def weights(self) -> dict[str, Float[Tensor, "..."]]:
-        """The weights of ``equations`` by the names that those use; empty where there are no such equations."""
+        """The weights, by their names in ``equations``; empty without such equations."""
         return {}
 
 
@@ -132,12 +134,12 @@ _SHORTCUTS = {
     "step": ("forward", "forward_tokens", "tapped", "saves_memory", "output_state", "equations", "kernels"),
     "forward": ("forward_tokens", "tapped"),
 }
-"""Definition -> what holds for it, and for no other."""
+"""Definition -> the shortcuts and facts that are valid for it only."""
 
 
 @runtime_checkable
 class Tapped(Protocol):
-    """A cell over fixed inputs and a fixed start, to be run again and again while its weights change in place.
+    """A cell with fixed inputs and a fixed initial state, for repeated passes while its weights change in place.
 
     ``forward`` fills ``outputs`` [T B H] and ``final``, the last state: the same tensors every time.
     """
@@ -154,25 +156,26 @@ class Tapped(Protocol):
         *,
         to_inputs: Float[Tensor, "T B D"] | None = None,
     ) -> tuple[Float[Tensor, "T B"], dict[str, Float[Tensor, "T B"]]]:
-        """The L2 norms, for each sequence by itself, of the last ``forward``'s gradients: dL/dx_t, and by name the
-        total derivative of the loss by what timestep t wrote to that state (NaN where it wrote nothing).
+        """L2 norms, per sequence, of the gradients of the last ``forward``: of dL/dx_t, and state name -> of dL/ds_t.
+
+        dL/ds_t is the total derivative by what timestep t wrote to that state; NaN where it wrote nothing.
 
         Args:
-            outputs, final: the gradients of the loss by what ``forward`` filled; None or left out: zero.
-            to_inputs: is filled with dL/dx_t itself.
+            outputs, final: gradients of the loss by ``self.outputs`` and ``self.final``; None or missing: zero.
+            to_inputs: filled with dL/dx_t itself.
         """
         ...
 
 
 def steps(cell: Cell, xs: Iterable[Float[Tensor, "B D"]], state: State) -> Iterator[tuple[Tensor, State]]:
-    """Yield (output, state) after each timestep: what a cell does to a sequence, and what ``forward`` must equal."""
+    """Yield (output, state) after each timestep. This defines a cell on sequences: ``forward`` must equal it."""
     for x in xs:
         output, state = cell.step(x, state)
         yield output, state
 
 
 def use_kernel(module: nn.Module, kernel: str, threads: int = 1, checkpoint_every_t: int | None = None) -> None:
-    """Tell every cell inside ``module`` what to compute with.
+    """Set the kernel, threads and checkpointing of every cell inside ``module``.
 
     Raises:
         ValueError: there is no such kernel.
@@ -185,5 +188,5 @@ def use_kernel(module: nn.Module, kernel: str, threads: int = 1, checkpoint_ever
 
 
 def cells_in(module: nn.Module) -> list[Cell]:
-    """Every cell inside, a cell that is made of others before them."""
+    """Every cell inside; a cell that contains others comes before them."""
     return [part for part in module.modules() if isinstance(part, Cell)]

@@ -1,4 +1,4 @@
-"""What rnn, lstm and gru share: weights in one of torch's fused layers, their initialisation, and the kernels.
+"""Shared by rnn, lstm and gru: weights in one of torch's fused layers, their initialisation, and the kernels.
 
 Axes: T time, B batch, H hidden, D input features, V vectors, G gates stacked on top of each other in the weights.
 """
@@ -15,15 +15,15 @@ from ..kernels.memory import Memory
 from .base import Cell, Tapped
 from .state import State
 
-_READINGS = 4
-"""Look inputs up in a table, instead of multiplying each, up to this many symbols of the vocabulary per timestep."""
+_SYMBOLS_PER_TIMESTEP = 4
+"""Use a table of products, one per symbol, up to this many symbols of the vocabulary per timestep."""
 
 
 class FusedCell(Cell):
     """A cell whose weights live in an ``nn.RNNBase`` of one layer, so that ``forward`` can call its fused kernel.
 
-    torch (and cuDNN) keep two bias vectors that are always added. Here the second is zero and never trained, so a
-    bias means what it says: a forget bias of 1 opens the gate to sigmoid(1) = 0.731, not sigmoid(2) = 0.881.
+    torch (and cuDNN) have two bias vectors, which are always added. Here the second one is zero and never trained, so a
+    forget bias of 1 opens the gate to sigmoid(1) = 0.731, not sigmoid(2) = 0.881.
 
     ``kernel`` is one of ``KERNELS``. ``threads`` and ``checkpoint_every_t`` are the native kernels' (see
     ``kernels.functions.recurrence``); neither changes a bit of what they compute.
@@ -33,10 +33,10 @@ class FusedCell(Cell):
     kernels = ("native", "torch")
 
     def __init__(self, layer: nn.RNNBase, kind: str, states: tuple[str, ...], init: str) -> None:
-        """``kind``: what the native kernels call the cell.
+        """``kind``: the cell's name in the native kernels.
 
         Raises:
-            ValueError: no such ``init``.
+            ValueError: ``init`` is unknown.
         """
         super().__init__()
         self.fused = layer
@@ -100,8 +100,8 @@ class FusedCell(Cell):
     ) -> tuple[Float[Tensor, "T B H"], State]:
         before = self.initial_state(tokens.shape[1]) if state is None else state
         start = [before[name] for name in self._states]
-        # A table pays off where each symbol is read several times.
-        if len(vectors) > _READINGS * len(tokens) or self.choice(vectors, start) != "native":
+        # A table pays off only if each symbol occurs several times.
+        if len(vectors) > _SYMBOLS_PER_TIMESTEP * len(tokens) or self.choice(vectors, start) != "native":
             return super().forward_tokens(tokens, vectors, state)
         outputs, *final = self._native(tokens, start, vectors)
         return outputs, dict(zip(self._states, final, strict=True))
@@ -138,7 +138,7 @@ class FusedCell(Cell):
         return {"weight_input": self.weight_input, "weight_hidden": self.weight_hidden, "bias": self.bias}
 
     def choice(self, xs: Tensor, start: Sequence[Tensor] = ()) -> str:
-        """What computes a sequence like ``xs`` from a state like ``start``: ``native``, ``torch`` or ``step``.
+        """The kernel for a sequence like ``xs`` and a state like ``start``: ``native``, ``torch`` or ``step``.
 
         Raises:
             ValueError: ``kernel`` is ``native``, and there is no native kernel for this device and dtype.
@@ -165,14 +165,18 @@ class FusedCell(Cell):
 def log_uniform_timescales(size: int, seq_len: int) -> Tensor:
     """log U(1, seq_len - 1): the chrono initialisation of a gate bias (Tallec & Ollivier 2018, section 3).
 
-    A gate with bias b keeps its content for about e^b timesteps, so the units start with memories of one timestep
-    up to the sequence.
+    A gate with bias b retains its content for about e^b timesteps, so the units start with memories between one
+    timestep and the whole sequence.
     """
     return torch.empty(size).uniform_(1.0, max(1.0, float(seq_len - 1))).log_()
 
 
 def chrono_or_number(forget_bias: float | str, seq_len: int | None, size: int) -> Tensor | float:
-    """The bias of a gate that keeps: a number as it is, ``chrono`` drawn for sequences of ``seq_len`` timesteps."""
+    """The bias of a forget gate: the number itself, or for ``chrono`` ``log_uniform_timescales``.
+
+    Raises:
+        ValueError: ``forget_bias`` is another word, or is ``chrono`` without a ``seq_len``.
+    """
     if isinstance(forget_bias, str):
         if forget_bias != "chrono":
             raise ValueError(f"forget_bias={forget_bias!r}: must be a number or 'chrono'")

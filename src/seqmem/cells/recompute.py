@@ -1,7 +1,7 @@
-"""Less memory for more time: only the states at every Nth timestep are kept for the backward pass, and what lies
-between is computed again when its turn comes (Chen, Xu, Zhang & Guestrin 2016, arXiv 1604.06174).
+"""Gradient checkpointing: save only every Nth state for the backward pass, and recompute the rest there.
 
-torch.utils.checkpoint does the same, and imports torch's compiler for it: four seconds before the first step.
+This trades time for memory (Chen, Xu, Zhang & Guestrin 2016, arXiv 1604.06174). torch.utils.checkpoint does the same,
+but imports torch's compiler, which takes four seconds.
 
 Axes: T time, B batch, D input features, H output features.
 """
@@ -22,16 +22,16 @@ from .state import State, leaves, map_leaves
 def recomputed(
     cell: Cell, xs: Float[Tensor, "T B D"], state: State | None, every: int
 ) -> tuple[Float[Tensor, "T B H"], State]:
-    """``cell(xs, state)``, in pieces of ``every`` timesteps, each of which is computed once more in the backward pass.
+    """``cell(xs, state)``, in pieces of ``every`` timesteps, each of which is recomputed in the backward pass.
 
-    The graph of the backward pass stays the one it was; only the tensors saved for it are left out and made again. A
-    cell without a ``forward`` of its own therefore gets bitwise the same gradients. Another one is called once a piece
-    instead of once, which adds up gradients in another order: they are the same but for rounding. What the cell draws
-    from torch's global generators, dropout say, is drawn again; other side effects of ``step`` happen twice.
+    The graph is unchanged; only its saved tensors are dropped and recomputed. Therefore the gradients of a cell that
+    loops over ``step`` are bitwise the same. A cell with its own ``forward`` is called once per piece, which sums the
+    gradients in another order: they differ by rounding. Random numbers from torch's global generators, as in dropout,
+    are replayed; other side effects of ``step`` happen twice.
 
     Raises:
-        RuntimeError: in the backward pass, where the cell does something else the second time, has changed its input
-            or state in place, or gradients of gradients are asked for.
+        RuntimeError: in the backward pass, if the cell behaves differently the second time, if it has changed its
+            input or state in place, or if second derivatives are requested.
     """
     state = cell.initial_state(xs.shape[1]) if state is None else state
     outputs: list[Tensor] = []
@@ -42,8 +42,10 @@ def recomputed(
 
 
 def _read(cell: Cell, xs: Float[Tensor, "T B D"], state: State) -> tuple[list[Tensor], State]:
-    """(outputs, final state). A cell that walks has one output for each timestep: nothing may come between its steps,
-    or gradients would meet in another order. Another cell has all outputs in one tensor."""
+    """(outputs, final state): one output per timestep if the cell loops over ``step``, else all in one tensor.
+
+    No operation may come between the steps of a loop: it would change the order in which gradients are summed.
+    """
     if not cell.walks:
         whole, state = cell(xs, state)
         return [whole], state
@@ -55,42 +57,45 @@ def _read(cell: Cell, xs: Float[Tensor, "T B D"], state: State) -> tuple[list[Te
 
 
 class _Piece:
-    """What it takes to compute a stretch of a sequence again. It lives as long as its part of the graph does."""
+    """The arguments, random states and autocast settings needed to recompute a piece of a sequence.
+
+    The piece's part of the graph owns it.
+    """
 
     def __init__(self, cell: Cell, xs: Float[Tensor, "T B D"], state: State) -> None:
         self.cell = cell
-        # Detached: without the graph of what came before.
+        # Detach from the graph of the earlier pieces.
         self.xs, self.state = xs.detach(), map_leaves(Tensor.detach, state)
         self.differentiated = [value.requires_grad for value in _tensors(xs, state)]
-        self.versions = [value._version for value in _tensors(xs, state)]  # noqa: SLF001  no other way to see changes
+        self.versions = [value._version for value in _tensors(xs, state)]  # noqa: SLF001  torch has no public counter
         self.random, self.autocast = _Random(xs.device), _Autocast(xs.device)
-        self.left_out = 0
+        self.dropped = 0
         self.recomputed: list[Tensor | None] = []
 
     def run(self, xs: Float[Tensor, "T B D"], state: State) -> tuple[list[Tensor], State]:
-        with saved_tensors_hooks(self._leave_out, self._restore):
+        with saved_tensors_hooks(self._drop, self._restore):
             return _read(self.cell, xs, state)
 
-    def _leave_out(self, _: Tensor) -> int:
-        self.left_out += 1
-        return self.left_out - 1
+    def _drop(self, _: Tensor) -> int:
+        self.dropped += 1
+        return self.dropped - 1
 
     def _restore(self, number: int) -> Tensor:
         if torch.is_grad_enabled():  # a recomputed tensor has no history to differentiate
             raise RuntimeError("checkpoint_every_t: gradients of gradients need every timestep, use null")
         tensor = self.recomputed[number] if self.recomputed else None
         if tensor is None:
-            self._compute_again()
+            self._recompute()
             tensor = self.recomputed[number]
-        assert tensor is not None  # _compute_again has just written them all
-        self.recomputed[number] = None  # the graph asks once
+        assert tensor is not None  # _recompute has just written all of them
+        self.recomputed[number] = None  # free it: the graph requests each tensor once
         return tensor
 
-    def _compute_again(self) -> None:
-        again: list[Tensor | None] = []
+    def _recompute(self) -> None:
+        recomputed: list[Tensor | None] = []
 
         def save(tensor: Tensor) -> None:
-            again.append(tensor.detach())
+            recomputed.append(tensor.detach())
 
         if [value._version for value in _tensors(self.xs, self.state)] != self.versions:  # noqa: SLF001
             raise RuntimeError(
@@ -108,12 +113,12 @@ class _Piece:
                 return value.detach().requires_grad_(next(differentiated))
 
             _read(self.cell, fresh(self.xs), map_leaves(fresh, self.state))
-        if len(again) != self.left_out:
+        if len(recomputed) != self.dropped:
             raise RuntimeError(
                 "checkpoint_every_t: the cell does something else when it is computed again: what step does must "
                 "depend on its arguments alone"
             )
-        self.recomputed = again
+        self.recomputed = recomputed
 
 
 def _tensors(xs: Tensor, state: Mapping[str, Any]) -> list[Tensor]:
@@ -125,7 +130,7 @@ def _never(_: None) -> Tensor:
 
 
 class _Random:
-    """torch's global generators, the CPU's and the device's, as they are now."""
+    """The current states of torch's global generators, the CPU's and the device's."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -144,7 +149,7 @@ class _Random:
 
     @contextmanager
     def replayed(self) -> Iterator[None]:
-        """Inside, the same numbers are drawn once more; afterwards the generators are where they were."""
+        """Set the generators back inside the context, and restore them afterwards."""
         now = self._read()
         self._write(self.states)
         try:
@@ -154,7 +159,7 @@ class _Random:
 
 
 class _Autocast:
-    """torch.autocast as it is now: the backward pass runs outside of it."""
+    """The current settings of torch.autocast: the backward pass runs outside of it."""
 
     def __init__(self, device: torch.device) -> None:
         self.kind = device.type

@@ -16,7 +16,7 @@ from .state import State, join, part
 
 
 class Stack(Cell):
-    """Each cell reads the outputs of the one below. Names of states and gates say which: ``0/hidden``, ``1/forget``.
+    """Each cell reads the outputs of the one below. Its number starts its states' and gates' names: ``0/hidden``.
 
     Raises:
         ValueError: the output size of a cell is not the input size of the one above.
@@ -87,7 +87,7 @@ class Stack(Cell):
             if layer is None:
                 return None
             layers.append(layer)
-            inputs, vectors = layer.outputs, None  # the cell above reads the array that this one fills
+            inputs, vectors = layer.outputs, None  # the cell above reads the array that this layer fills
         return _TappedStack(self._names, layers)
 
     def saves_memory(self, like: Float[Tensor, "..."]) -> bool:
@@ -104,7 +104,7 @@ class Stack(Cell):
 
 
 class _TappedStack:
-    """Each layer reads what the one below wrote, and hands its inputs' gradient down to it."""
+    """Each layer reads the outputs of the one below, and passes the gradient by its inputs down to it."""
 
     def __init__(self, names: Sequence[str], layers: Sequence[Tapped]) -> None:
         self._names, self._layers = names, layers

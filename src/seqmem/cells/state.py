@@ -1,4 +1,4 @@
-"""What a cell or a model carries past a timestep: named leaves, and what can be done with all of them at once.
+"""The state of a cell or a model after a timestep: named leaves, and functions of all leaves at once.
 
 A leaf is a tensor ``[B, ...]`` (a hidden vector, a matrix-valued memory, a clock) or ``Slots``, a growing sequence of
 such tensors (attention's keys and values). Names are paths: ``0/hidden`` is the bottom layer's, ``decoder/hidden`` the
@@ -19,7 +19,7 @@ class Slots(Sequence[Tensor]):
     """Tensors ``[B, ...]`` of one shape, in the order in which steps appended them.
 
     Immutable: ``append`` returns a new sequence that shares the tensors of the old one, in constant time and memory.
-    With a ``window``, only the newest so many are kept.
+    With a ``window``, only that many of the newest remain.
 
     Raises:
         ValueError: the shapes differ, or the window is below 1.
@@ -37,17 +37,17 @@ class Slots(Sequence[Tensor]):
             _check_shape(item, self._items[0])
 
     def append(self, item: Shaped[Tensor, "B ..."]) -> "Slots":
-        """These slots with ``item`` behind them."""
+        """New slots with ``item`` at the end."""
         if self._size:
             _check_shape(item, self._items[0])
         new = object.__new__(Slots)
         new.window = self.window
         if self.window is not None:
             new._items = [*self._items[: self._size], item][-self.window :]
-        elif self._size == len(self._items):  # the newest view of the list: let the new one see an item more of it
+        elif self._size == len(self._items):  # the newest view of the shared list: extend the list
             new._items = self._items
             new._items.append(item)
-        else:  # another sequence has grown out of this one
+        else:  # another view has extended the shared list already: copy
             new._items = [*self._items[: self._size], item]
         new._size = self._size + 1 if self.window is None else len(new._items)
         return new
@@ -56,14 +56,14 @@ class Slots(Sequence[Tensor]):
         """All slots as one tensor.
 
         Raises:
-            ValueError: there are none, so nothing says of what shape they would be.
+            ValueError: there are no slots, so their shape is unknown.
         """
         if not self._size:
             raise ValueError("empty slots cannot be stacked: append one first")
         return torch.stack(self._items[: self._size])
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Slots":
-        """``function`` of every slot."""
+        """New slots with ``function`` applied to each."""
         return Slots(map(function, self), window=self.window)
 
     def __len__(self) -> int:
@@ -93,18 +93,18 @@ def _check_shape(item: Tensor, first: Tensor) -> None:
 
 
 Leaf = Tensor | Slots
-"""What one name of a state stands for."""
+"""The value of one name of a state."""
 
 if TYPE_CHECKING:
     # A cell knows which of its leaves are tensors and which are slots. With the union each use would need a check.
     State = dict[str, Any]
 else:
     State = dict[str, Leaf]
-"""Name -> leaf: what is carried past a timestep. The names become TensorBoard tags."""
+"""Name -> leaf. The names become TensorBoard tags."""
 
 
 def tensors(leaf: Leaf) -> Sequence[Shaped[Tensor, "B ..."]]:
-    """The tensors of one leaf: itself, or one for each slot."""
+    """The tensors of one leaf: the leaf itself, or one per slot."""
     return leaf if isinstance(leaf, Slots) else (leaf,)
 
 
@@ -115,20 +115,20 @@ def leaves(state: Mapping[str, Any]) -> Iterator[Shaped[Tensor, "B ..."]]:
 
 
 def map_leaves(function: Callable[[Tensor], Tensor], state: Mapping[str, Any]) -> State:
-    """A state of the same names, with ``function`` of every tensor."""
+    """A state with the same names and ``function`` applied to every tensor."""
     return {name: leaf.map(function) if isinstance(leaf, Slots) else function(leaf) for name, leaf in state.items()}
 
 
 def detach(state: Mapping[str, Any]) -> State:
-    """The same numbers, without the graph that they came from."""
+    """The same values, detached from their graph."""
     return map_leaves(Tensor.detach, state)
 
 
 def written(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Tensor, ...]]:
-    """What a step from ``old`` to ``new`` wrote: for each name of ``new`` the tensors that are not the ones of ``old``.
+    """The tensors that a step from ``old`` to ``new`` wrote, for each name of ``new``.
 
-    A tensor is compared by identity, so a step that hands a leaf on as it is wrote nothing there (an empty tuple). Of
-    slots only those that were appended count.
+    Tensors are compared by identity, so a step that returns the same leaf wrote nothing there (an empty tuple). Among
+    slots, only appended ones count.
     """
     return {name: _written(old.get(name), leaf) for name, leaf in new.items()}
 
@@ -151,7 +151,7 @@ def _written(old: Leaf | None, new: Leaf) -> tuple[Tensor, ...]:
 
 
 def repeat(state: Mapping[str, Any], times: int) -> State:
-    """The batch ``times`` times, one copy after another: row b becomes the rows b, B + b, 2 B + b, …"""
+    """The whole batch repeated ``times`` times: row b becomes the rows b, B + b, 2 B + b, …"""
     return map_leaves(lambda leaf: leaf.repeat(times, *(1,) * (leaf.ndim - 1)), state)
 
 
@@ -161,9 +161,9 @@ def select(state: Mapping[str, Any], rows: Tensor | slice) -> State:
 
 
 def concatenate(states: Sequence[Mapping[str, Any]]) -> State | None:
-    """The batches of several states one after another, as one state.
+    """The batches of several states concatenated into one state.
 
-    None where they cannot stand in one batch: other names, shapes or numbers of slots.
+    None if they do not fit into one batch: names, shapes or numbers of slots differ.
     """
     first = states[0]
     if any(state.keys() != first.keys() for state in states):
@@ -193,7 +193,7 @@ def join(states: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def part(state: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """The inverse of ``join``: what is under ``name/``; empty if nothing is."""
+    """The inverse of ``join``: the leaves under ``name/``; empty if there are none."""
     prefix = f"{name}/"
     return {key.removeprefix(prefix): leaf for key, leaf in state.items() if key.startswith(prefix)}
 
@@ -202,7 +202,7 @@ def part(state: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def to_plain(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Tensors, numbers and dictionaries alone, for a file that holds no classes (``torch.load(weights_only=True)``)."""
+    """The state as tensors, numbers and dictionaries, for files without classes (``torch.load(weights_only=True)``)."""
     return {
         name: {"slots": leaf.stacked() if len(leaf) else None, "window": leaf.window}
         if isinstance(leaf, Slots)
@@ -222,7 +222,6 @@ def from_plain(plain: Mapping[str, Any]) -> State:
 
 
 def newest(state: Mapping[str, Any]) -> dict[str, Shaped[Tensor, "B _"]]:
-    """One row of values for each leaf, whatever its shape: a tensor's, or those of the newest slot. Empty slots are
-    left out."""
+    """Each leaf as one row of values: the flattened tensor, or the newest slot. Empty slots are omitted."""
     last = {name: tensors(leaf)[-1] for name, leaf in state.items() if len(tensors(leaf))}
     return {name: leaf.reshape(len(leaf), -1) for name, leaf in last.items()}

@@ -73,7 +73,7 @@ def run_verb(verb: str, args: list[str]) -> int:
 
 
 def _complete(args: list[str]) -> int:
-    """Shell completion: we complete the verb, Hydra the settings of ``train``."""
+    """Complete the verb; Hydra completes the settings of ``train``."""
     if any(argument.startswith("query=") for argument in args):
         line = os.environ.get("COMP_LINE", "")
         words = re.match(r"(\s*\S+\s+)(\S+)(\s.*)?$", line, re.DOTALL)

@@ -1,4 +1,4 @@
-"""Models. ``MODELS`` maps the name in ``conf/model/NAME.yaml`` to what makes one.
+"""Models. ``MODELS`` maps the name in ``conf/model/NAME.yaml`` to a function that builds one.
 
 Each is called as ``make(task, cell, **options)``, with a ``CellFactory`` for the cell that the settings describe.
 """

@@ -1,7 +1,6 @@
-"""What a model is: it walks over a sequence and predicts. And what every model is measured by: its parameters, the loss
-and the score of a sequence.
+"""Models: they walk over a sequence and predict. Also the measures of every model: parameter count, loss and score.
 
-Axes: T time, A timesteps that an answer is asked for, B batch, D features of what enters the first layer, H output
+Axes: T time, A asked timesteps, B batch, D features of what enters the first layer, H output
 features, K predicted numbers (or classes), V symbols.
 """
 
@@ -26,10 +25,10 @@ class Step:
     """One timestep of a walk.
 
     Args:
-        x: what entered the first layer, [B D].
-        output: what ``Model.read_out`` makes predictions of, [B H].
-        state: what is carried past this timestep.
-        gates: how far each gate was open in this step, gate name -> [B units], 0 to 1; computed on each call.
+        x: the input of the first layer, [B D].
+        output: the input of ``Model.read_out``, [B H].
+        state: the state after this timestep.
+        gates: returns gate name -> [B units], how far each was open in this step (0 to 1); computed on each call.
     """
 
     x: Float[Tensor, "B D"]
@@ -41,7 +40,7 @@ class Step:
 class Model(nn.Module, ABC):
     """From a sequence to predictions. Write ``initial_state`` and ``walk``; the rest follows.
 
-    ``keeps``: the gates whose value is the share of an old state that is kept.
+    ``keeps``: the gates whose value is the share of an old state that remains.
     """
 
     keeps: tuple[str, ...] = ()
@@ -52,14 +51,14 @@ class Model(nn.Module, ABC):
 
     @abstractmethod
     def walk(self, inputs: Shaped[Tensor, "T B ..."], state: State | None = None) -> Iterator[Step]:
-        """Yield what happens at each timestep, from ``state`` (None: the initial one). This defines the model.
+        """Yield each timestep's ``Step``, from ``state`` (None: the initial one). This defines the model.
 
-        While gradients are recorded, each ``Step.x`` requires grad, as ``entering`` makes it: the trace asks for the
-        gradient by it. A leaf of the state that stays as it was is handed on as the same object.
+        While gradients are recorded, each ``Step.x`` must require grad, as ``entering`` ensures: the trace computes
+        gradients by it. A leaf of the state that does not change must remain the same object.
         """
 
     def read_out(self, outputs: Float[Tensor, "*A B H"]) -> Float[Tensor, "*A B K"]:
-        """Predictions from the outputs of one timestep, or of several; by default the outputs are the predictions."""
+        """Predictions from the outputs of one or more timesteps; by default, the outputs themselves."""
         return outputs
 
     def forward(
@@ -79,7 +78,7 @@ class Model(nn.Module, ABC):
         return self.read_out(whole if at is None else whole[at]), state
 
     def predict(self, batch: Batch, *, at: slice | None = None) -> Float[Tensor, "A B K"]:
-        """Answers for evaluation. A model that feeds answers back reads its own here, and the batch's in ``forward``.
+        """Predictions for evaluation. A model that feeds answers back uses its own here, the batch's in ``forward``.
 
         Args:
             at: as in ``forward``.
@@ -88,8 +87,7 @@ class Model(nn.Module, ABC):
         return predicted
 
     def tapped(self, inputs: Shaped[Tensor, "T B ..."], at: slice) -> "Tapped | None":
-        """The walk over ``inputs`` from the initial state, and the gradients by everything that it writes. None: there
-        is no faster way than to walk.
+        """A fast walk over ``inputs`` with gradients by everything that it writes. None: ``walk`` is the only way.
 
         Args:
             at: the timesteps to predict at.
@@ -97,25 +95,27 @@ class Model(nn.Module, ABC):
         return None
 
     def checkpoint(self, every: int | None) -> None:
-        """Keep the states at every Nth timestep alone for the backward pass, and compute the rest again there; None:
-        keep all. It changes how much memory and time training takes, and gradients by no more than rounding."""
+        """Save only every Nth state for the backward pass, and recompute the rest there; None: save all.
+
+        It changes the memory and time of training, and gradients by no more than rounding.
+        """
         for cell in cells_in(self):
             cell.checkpoint(every)
 
     def layers(self) -> "Layers | None":
-        """The model as published equations with their weights; None: it has others."""
+        """The model as published equations with their weights; None: its equations are others."""
         return None
 
 
 @runtime_checkable
 class Tapped(Protocol):
-    """A model over fixed inputs, to be traced again and again while its weights change in place."""
+    """A model with fixed inputs, for repeated traces while its weights change in place."""
 
     def norms(
         self, loss: Callable[[Float[Tensor, "A B K"]], Float[Tensor, ""]]
     ) -> tuple[Float[Tensor, "T B"], dict[str, Float[Tensor, "T B"]]]:
-        """The L2 norms, for each sequence by itself, of the gradients of ``loss(predictions)``: by what enters the
-        first layer at each timestep, and by name by what each timestep wrote to the state (NaN: nothing)."""
+        """L2 norms, per sequence, of the gradients of ``loss(predictions)``: by the first layer's inputs x_t,
+        and state name -> by what each timestep wrote to that state (NaN where it wrote nothing)."""
         ...
 
 
@@ -125,8 +125,8 @@ class Layers:
 
     Args:
         vocabulary, width: V and D.
-        vectors: [V D]; None: tokens enter as unit vectors.
-        cells: each has ``equations`` and ``weights``, from the bottom up.
+        vectors: [V D]; None: tokens are embedded as unit vectors.
+        cells: from the bottom up; each has ``equations`` and ``weights``.
     """
 
     vocabulary: int
@@ -138,7 +138,7 @@ class Layers:
 
 
 def entering(xs: Float[Tensor, "T B D"]) -> Sequence[Float[Tensor, "B D"]]:
-    """What enters the first layer, timestep by timestep; while gradients are recorded, with one of its own each."""
+    """The first layer's input at each timestep; while gradients are recorded, each requires grad by itself."""
     if torch.is_grad_enabled() and not xs.requires_grad:
         xs = xs.detach().requires_grad_()
     # unbind, not xs[t]: indexing a tensor that requires grad costs O(T) per step in the backward pass.
@@ -150,17 +150,17 @@ def trainable(model: nn.Module) -> list[nn.Parameter]:
 
 
 def parameter_count(model: nn.Module) -> int:
-    """Numbers that training may change."""
+    """The number of trainable parameters."""
     return sum(parameter.numel() for parameter in trainable(model))
 
 
 def hidden_size_for(params: int, build: Callable[[int], nn.Module]) -> int:
     """The hidden size whose model, ``build(hidden_size)``, comes closest to ``params`` trainable parameters.
 
-    Assumes that the count grows with the hidden size. For weight matrices it is a polynomial of degree 2, so the
-    models of 1, 2 and 3 hidden units determine all others. The result is built and counted too; if it has another
-    count, the size is searched for by building. No generator advances. (On torch's meta device nothing would be
-    allocated, but entering it imports torch's compiler, four seconds.)
+    The count must grow with the hidden size. For weight matrices it is a polynomial of degree 2, which the models of
+    1, 2 and 3 hidden units determine. The resulting model is built too; if its count differs from the polynomial, a
+    search builds more models. No generator advances. (torch's meta device would allocate nothing, but importing it
+    takes four seconds, as it brings torch's compiler.)
 
     Raises:
         ValueError: even one hidden unit needs more than twice ``params``, or the count does not grow.
@@ -183,7 +183,7 @@ def hidden_size_for(params: int, build: Callable[[int], nn.Module]) -> int:
         k = hidden_size - 1
         return one + k * (two - one) + k * (k - 1) // 2 * (three - 2 * two + one)
 
-    curved_down = three - 2 * two + one < 0  # no polynomial that grows for ever
+    curved_down = three - 2 * two + one < 0  # such a polynomial does not grow for ever
     size = 1 if curved_down else _closest(params, polynomial)
     return size if not curved_down and count(size) == polynomial(size) else _closest(params, count)
 
@@ -205,17 +205,17 @@ def loss_per_sequence(
 ) -> Float[Tensor, " B"]:
     """The mean loss (nats or squared error) over the timesteps of each sequence, by ``batch.weights``.
 
-    ``total``: the divisor where the batch is a part of a longer one; the losses of all parts then add up to that of the
-    whole.
+    ``total``: the divisor if the batch is a part of a longer one, so that the losses of all parts add up to the loss of
+    the whole.
     """
     per_step = task.targets.loss(predicted, batch.targets)
     if len(per_step) == 1 and total is None:
-        return per_step.squeeze(0)  # the mean of one, whatever its weight
+        return per_step.squeeze(0)  # the mean of a single timestep
     return (per_step * batch.weights).sum(0) / (batch.weights.sum(0) if total is None else total)
 
 
 def score_per_sequence(task: Task, predicted: Float[Tensor, "T B K"], batch: Batch) -> Float[Tensor, " B"]:
-    """The mean score, in the targets' metric, over the timesteps at which each sequence is asked."""
+    """The mean score, in the targets' metric, over the asked timesteps of each sequence."""
     per_step = task.targets.score(predicted, batch.targets)
     asked = batch.asked.to(per_step.dtype)
     return (per_step * asked).sum(0) / asked.sum(0)

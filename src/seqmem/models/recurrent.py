@@ -1,6 +1,6 @@
-"""Embed, run a cell, read out at every timestep.
+"""Recurrent models: embed the inputs, run a cell, read out at every timestep.
 
-Axes: T time, A timesteps that an answer is asked for, B batch, D input features, H hidden, K outputs, V vocabulary.
+Axes: T time, A asked timesteps, B batch, D input features, H hidden, K outputs, V vocabulary.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -22,8 +22,8 @@ from .base import Layers, Model, Step, Tapped, entering
 class RecurrentModel(Model):
     """One cell, or a ``Stack`` of them, that reads the sequence from its first timestep to its last.
 
-    ``checkpoint_every_t``: keep the cell's states at every Nth timestep alone for the backward pass, and compute the
-    rest again there; None: keep all. See ``checkpoint``.
+    ``checkpoint_every_t``: save only every Nth state for the backward pass, and recompute the rest there; None: save
+    all. See ``checkpoint``.
     """
 
     def __init__(self, embed: nn.Module, cell: Cell, readout: nn.Module) -> None:
@@ -36,7 +36,7 @@ class RecurrentModel(Model):
     def for_task(cls, task: Task, cell: CellFactory, *, embed_size: int = 32, layers: int = 1) -> "RecurrentModel":
         """``layers`` cells on top of each other between the task's inputs and its targets.
 
-        Tokens enter as learned vectors of ``embed_size`` features (0: one-hot), real numbers as they are.
+        Tokens are embedded as learned vectors of ``embed_size`` features (0: one-hot); real numbers enter unchanged.
 
         Raises:
             ValueError: ``layers`` is below 1, or ``embed_size`` below 0.
@@ -77,11 +77,11 @@ class RecurrentModel(Model):
     def tapped(self, inputs: Shaped[Tensor, "T B ..."], at: slice) -> Tapped | None:
         vectors = _token_vectors(self.embed)
         if vectors is not None and len(vectors) > inputs.numel():
-            vectors = None  # most of them are never read
+            vectors = None  # most vectors would never be used
         with torch.no_grad():
             start = self.cell.initial_state(inputs.shape[1])
             embedded = None
-            if vectors is None:  # in memory of its own, which is filled anew where the embedding learns
+            if vectors is None:  # a separate buffer, refilled if the embedding learns
                 embedded = self.embed(inputs).clone(memory_format=torch.contiguous_format)
             taps = self.cell.tapped(inputs if embedded is None else embedded, start, vectors=vectors)
         return None if taps is None else _Taps(self, inputs, embedded, taps, at)
@@ -109,7 +109,7 @@ SequenceModel = RecurrentModel
 
 
 def stacked(cell: CellFactory, layers: int) -> CellFactory:
-    """A factory of ``layers`` cells on top of each other; one is itself, not a stack."""
+    """A factory of ``layers`` cells on top of each other; a single cell is not wrapped in a stack."""
 
     def make(input_size: int) -> Cell:
         made = [cell(input_size)]
@@ -125,21 +125,21 @@ def _gates(cell: Cell, x: Float[Tensor, "B D"], state: State) -> Callable[[], Ma
 
 
 def _outputs_at(cell: Cell, outputs: Float[Tensor, "T B H"], final: State, at: slice) -> Float[Tensor, "A B H"]:
-    """``outputs[at]``. The last one alone is read off the state: the backward pass then begins there, and not with
-    zeros for all others."""
+    """``outputs[at]``. If ``at`` is the last timestep, the output is taken from the state: the backward pass then
+    starts there, without zeros for all other timesteps."""
     last = at == slice(len(outputs) - 1, len(outputs)) and cell.output_state
     return final[last][None] if last else outputs[at]
 
 
 def _token_vectors(embed: nn.Module) -> Float[Tensor, "V D"] | None:
-    """What the tokens stand for, where a look-up is all that ``embed`` does."""
+    """The tokens' vectors, if ``embed`` is a mere look-up."""
     if type(embed) is nn.Embedding and (embed.padding_idx, embed.max_norm, embed.sparse) == (None, None, False):
         return embed.weight
     return embed.get_buffer("units") if type(embed) is OneHot else None
 
 
 class _Taps:
-    """The gradients of a recurrent model whose cell computes their norms itself (``Cell.tapped``)."""
+    """A traced recurrent model whose cell computes the gradient norms itself (``Cell.tapped``)."""
 
     def __init__(
         self,

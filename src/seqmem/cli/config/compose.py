@@ -1,4 +1,4 @@
-"""Composing a run's configuration with Hydra. Whatever Hydra and OmegaConf raise becomes a one-line ``ConfigError``."""
+"""Composes a run's configuration with Hydra. Every error of Hydra and OmegaConf becomes a one-line ``ConfigError``."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -29,9 +29,9 @@ _CHOICE = r"(cell|task|model|optimizer)=\w+"
 
 @contextmanager
 def own_hydra() -> Iterator[None]:
-    """Hydra with our configuration alone; an application that has set it up before gets it back as it was."""
+    """Inside, Hydra has only our configuration; afterwards, an application's own set-up of Hydra is restored."""
     register()
-    known = Singleton._instances  # noqa: SLF001 (its own get_state copies everything there is, deeply)
+    known = Singleton._instances  # noqa: SLF001 (get_state makes a deep copy of everything)
     before = {kind: known.pop(kind) for kind in (GlobalHydra, VersionBase) if kind in known}
     try:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
@@ -44,10 +44,10 @@ def own_hydra() -> Iterator[None]:
 
 @contextmanager
 def explained(overrides: Sequence[str] = (), config_dir: str | None = None) -> Iterator[None]:
-    """Raise what Hydra and OmegaConf raise inside as a ``ConfigError``.
+    """Turn errors of Hydra and OmegaConf inside the context into a ``ConfigError``.
 
     Args:
-        overrides: the settings of the command line; they decide which cells' and tasks' settings are suggested.
+        overrides: the settings of the command line; they determine which cells' and tasks' settings are suggested.
         config_dir: the user's own configuration directory, if there is one.
     """
     try:
@@ -57,10 +57,10 @@ def explained(overrides: Sequence[str] = (), config_dir: str | None = None) -> I
 
 
 def compose_settings(overrides: Sequence[str]) -> DictConfig:
-    """The settings of ``seqmem train OVERRIDES``, as Hydra composes them: ``from_mapping`` types and checks them.
+    """The settings of ``seqmem train OVERRIDES`` as Hydra composes them; ``from_mapping`` converts and checks them.
 
     Raises:
-        ConfigError: a setting is unknown, or cannot be read.
+        ConfigError: a setting is unknown, or cannot be parsed.
     """
     with own_hydra(), explained(overrides):
         return compose("train", overrides=list(overrides))
@@ -70,7 +70,7 @@ def compose_run(overrides: Sequence[str]) -> RunConfig:
     """The configuration of ``seqmem train OVERRIDES``.
 
     Raises:
-        ConfigError: a setting is unknown, missing, or cannot have its value.
+        ConfigError: a setting is unknown or missing, or its value is invalid.
     """
     settings = compose_settings(overrides)
     with explained(overrides):
@@ -81,8 +81,8 @@ def configuration(run: RunDirectory) -> RunConfig:
     """A run's configuration, from its directory.
 
     Raises:
-        RunError: it is not a run's directory.
-        ConfigError: this version has no such setting, or not with such a value.
+        RunError: this is not a run's directory.
+        ConfigError: this version does not know a setting, or does not allow its value.
     """
     with explained():
         return from_mapping(run.config())
@@ -95,14 +95,14 @@ def command_line_config_dir(hydra: Any) -> str | None:
 
 
 def with_own_arguments(overrides: Sequence[str]) -> list[str]:
-    """``cell.args.alpha=0.9`` -> ``++cell.args.alpha=0.9``: no file lists the arguments of a user's own class, nor the
-    settings of a probe that no file describes."""
+    """``cell.args.alpha=0.9`` -> ``++cell.args.alpha=0.9``, for settings that no file lists: arguments of a user's own
+    class, and settings of a probe without a file."""
     return [re.sub(r"^(?=(cell|task|model)\.args[.=]|probe\.\w)", "++", override) for override in overrides]
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """The arguments of ``seqmem train``: Hydra's options, as they were written, and the settings."""
+    """The arguments of ``seqmem train``: Hydra's options, unparsed, and the settings."""
 
     options: list[str]
     overrides: list[str]
@@ -110,15 +110,15 @@ class Arguments:
 
     @property
     def argv(self) -> list[str]:
-        """In an order that Hydra accepts; it refuses ``cell=rnn -m seed=0,1``."""
+        """All arguments, in an order that Hydra accepts; it refuses ``cell=rnn -m seed=0,1``."""
         return [*self.overrides, *self.options]
 
 
 def parsed(args: Sequence[str]) -> Arguments:
-    """Parse a command line as Hydra does. A mistake is one line, not Hydra's usage.
+    """Parse a command line as Hydra does, but without printing Hydra's usage for a mistake.
 
     Raises:
-        ConfigError: an option is unknown, or lacks its value.
+        ConfigError: an option is unknown, or its value is missing.
     """
     parser = get_args_parser()
 
@@ -136,7 +136,7 @@ def parsed(args: Sequence[str]) -> Arguments:
 
 
 def explain(error: Exception, overrides: Sequence[str] = (), config_dir: str | None = None) -> str:
-    """What is wrong with a command line of these ``overrides``, in one line."""
+    """An error of Hydra or OmegaConf about these ``overrides``, in one line for the user."""
     return " ".join(_explain(error, overrides, config_dir).split())
 
 
@@ -177,7 +177,7 @@ def _explain(error: Exception, overrides: Sequence[str], config_dir: str | None)
 
 
 def unknown_setting(name: str, overrides: Sequence[str], config_dir: str | None) -> str:
-    """The line about an unknown setting, with the nearest one that exists."""
+    """The error message for an unknown setting, with the most similar setting that exists."""
     chosen = [word for word in overrides if re.fullmatch(_CHOICE, word)]
     names = setting_names(chosen, config_dir)
     group, dot, rest = name.partition(".")
@@ -192,7 +192,7 @@ def unknown_setting(name: str, overrides: Sequence[str], config_dir: str | None)
 
 
 def setting_names(chosen: Sequence[str], config_dir: str | None) -> list[str]:
-    """Every setting, dotted, for the chosen cell, task and optimizer."""
+    """The dotted names of all settings, for the chosen cell, task and optimizer."""
     search = [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"] if config_dir else []
     try:
         with own_hydra():
@@ -216,7 +216,7 @@ def _full_key(text: str) -> str | None:
 
 
 def _unwrap(text: str) -> str:
-    """OmegaConf's type errors, in our words."""
+    """OmegaConf's type errors, reworded."""
     line = text.partition("\n")[0]
     if match := re.match(r"Value '(.*)' of type '\w+' could not be converted to (\w+)", line):
         return f"'{match[1]}' is not {_KINDS.get(match[2], match[2])}"

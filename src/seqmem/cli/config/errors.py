@@ -1,7 +1,7 @@
-"""Errors of the command line: what they are called, and how each becomes one line and an exit code.
+"""Errors of the command line, and how each becomes one line and an exit code.
 
-Exit codes: 2 for a command line that has to be corrected, 1 for everything else that goes wrong. No torch and no Hydra
-here: ``compose`` turns what Hydra raises into a ``ConfigError``.
+Exit codes: 2 for a mistake in the command line, 1 for every other error. No torch and no Hydra here: ``compose`` turns
+Hydra's errors into a ``ConfigError``.
 """
 
 import argparse
@@ -18,14 +18,14 @@ class ConfigError(Exception):
 
 
 class Parser(argparse.ArgumentParser):
-    """A mistake is one line and exit code 2; argparse would print the whole usage above it."""
+    """Reports a mistake in one line with exit code 2; argparse would print the whole usage above it."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
 def one_line(error: BaseException) -> str:
-    """What to print for an error. Only errors that are not written for people show their type."""
+    """The message to print for an error. Errors other than ``ConfigError`` and ``RunError`` show their type."""
     text = str(error) if isinstance(error, ConfigError | RunError) else f"{type(error).__name__}: {error}"
     return " ".join(line.strip() for line in text.splitlines() if line.strip())
 

@@ -33,8 +33,8 @@ def trained(run: RunDirectory, device: str = "cpu") -> Trained:
     """The model on ``device``, in eval mode, computed by the best kernels available here.
 
     Raises:
-        RunError: no such run, not finished, or its checkpoint is missing, unreadable or of another model.
-        ConfigError: there is no such device.
+        RunError: the run does not exist or is not finished; or its checkpoint is missing, unreadable or does not fit.
+        ConfigError: the device does not exist.
     """
     config = configuration(run)
     result = finished_result(run)
@@ -44,7 +44,7 @@ def trained(run: RunDirectory, device: str = "cpu") -> Trained:
     from ...record.recorder import load_checkpoint
     from .build import build
 
-    config.device, config.kernel = device, settings.Kernel.auto  # those of its training may not exist here
+    config.device, config.kernel = device, settings.Kernel.auto  # the run's own may not exist on this machine
     experiment = build(config)
     try:
         experiment.model.load_state_dict(load_checkpoint(run.file(CHECKPOINT))["model"])

@@ -59,8 +59,8 @@ def evaluate_run(run: RunDirectory, lengths: list[int] | None, sequences: int, d
     """Score the run, print the table, and add the scores to the run.
 
     Raises:
-        RunError: no such run, not finished, or unreadable.
-        ConfigError: a length is too short, or there is no such device.
+        RunError: the run does not exist, is not finished, or cannot be read.
+        ConfigError: a length is too short or too long, or the device does not exist.
     """
     import torch
 
@@ -93,7 +93,7 @@ def evaluate_run(run: RunDirectory, lengths: list[int] | None, sequences: int, d
         ]
         write_atomically(list_file, "".join(lines).encode())
         try:
-            # A power cut may have damaged the last record; cut it off and append after the whole ones.
+            # A power failure may have damaged the last record: truncate the file to the whole records, then append.
             events = EventFile(events_file, keep=whole_records(events_file), describe=partial(describe, task=task))
         except (OSError, ValueError) as error:
             raise RunError(f"the scores are in {list_file}, but {events_file} cannot be added to: {error}") from error

@@ -1,4 +1,4 @@
-"""``seqmem export``: what a finished run has learned, for use without seqmem. docs/export.md describes the files.
+"""``seqmem export``: a finished run's model in files for other programs. docs/export.md describes the files.
 
 Axes: B batch, K outputs.
 """
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from ...models.base import Model
 
 ONNX = ("onnx", "onnxscript", "onnxruntime")
-"""What the extra of that name brings."""
+"""The packages that the extra of that name installs."""
 
 TOLERANCE = 1e-5
-"""How far the outputs of an exported step may be from the model's over a whole sequence, over the largest of them (or
-over 1); float32 rounds by 1e-7."""
+"""The largest allowed difference between the outputs of an exported model and the original over a whole sequence,
+relative to the largest output (or to 1). float32 rounds by 1e-7."""
 
 
 def main(args: Sequence[str]) -> int:
@@ -87,7 +87,7 @@ def _weights(run: RunDirectory) -> "dict[str, Tensor]":
 
 
 def facts(run: RunDirectory) -> dict[str, str]:
-    """What a file says about where it is from: the metadata of .safetensors and .onnx, text throughout."""
+    """The origin of a file, as text: the metadata of .safetensors and .onnx."""
     result, config = run.result() or {}, run.config()
     names = ("task", "cell", "seq_len", "seed", "hidden_size", "layers", "score", "metric")
     versions = {f"version_{name}": str(value) for name, value in (result.get("versions") or {}).items()}
@@ -99,7 +99,10 @@ def facts(run: RunDirectory) -> dict[str, str]:
 
 
 def export_state_dict(run: RunDirectory, path: Path) -> str:
-    """Write the weights; a line about what was written.
+    """Write the weights.
+
+    Returns:
+        A line that describes the file.
 
     Raises:
         RunError: the run's checkpoint cannot be read, or ``path`` cannot be written.
@@ -127,7 +130,7 @@ def _write_npz(path: Path, weights: "Mapping[str, Tensor]", _: Mapping[str, str]
 
 
 def _write_safetensors(path: Path, weights: "Mapping[str, Tensor]", facts: Mapping[str, str]) -> None:
-    """A length of 8 bytes, a header of JSON padded with spaces to a multiple of 8, and the numbers one after another:
+    """Write a header length (8 bytes), a JSON header padded with spaces to a multiple of 8 bytes, and the numbers:
     https://github.com/huggingface/safetensors#format"""
     kinds = {"float32": "F32", "float64": "F64", "int64": "I64", "bool": "BOOL"}
     header: dict[str, Any] = {"__metadata__": dict(facts)}
@@ -149,7 +152,7 @@ WRITERS: dict[str, "Callable[[Path, Mapping[str, Tensor], Mapping[str, str]], No
     ".npz": _write_npz,
     ".safetensors": _write_safetensors,
 }
-"""By how the file's name ends."""
+"""File extension -> function that writes the weights."""
 
 
 # ONNX
@@ -162,12 +165,14 @@ def _refuse_without_onnx() -> None:
 
 
 def export_onnx(run: RunDirectory, path: Path) -> str:
-    """Write one timestep of the model, embedding and readout included, after a whole sequence of it was run by
-    onnxruntime and compared; a line about what was written.
+    """Write one timestep of the model, with embedding and readout, after comparing it with the model in onnxruntime.
+
+    Returns:
+        A line that describes the file.
 
     Raises:
-        RunError: the model cannot be exported, or what is exported computes something else.
-        ConfigError: the run's configuration cannot be built here.
+        RunError: the model cannot be exported, or the exported one computes other outputs over a whole sequence.
+        ConfigError: the run's configuration cannot be built on this machine.
     """
     import torch
 
@@ -213,7 +218,7 @@ def _refuse_growing(states: "Sequence[State]") -> None:
 
 
 def _initial(start: "Mapping[str, Tensor]") -> str:
-    """``zeros``, or JSON: name -> values of one sequence."""
+    """The initial state of one sequence: ``zeros``, or JSON with name -> values."""
     if not any(bool(value.any()) for value in start.values()):
         return "zeros"
     return json.dumps({name: value[0].tolist() for name, value in start.items()})
@@ -236,7 +241,10 @@ def _onnx(model: "Model", inputs: "Tensor", names: list[str], facts: Mapping[str
 
     batch = torch.export.Dim("batch")
     state = model.initial_state(inputs.shape[1])
-    given = (inputs[0], *(state[name].clone() for name in names))  # of its own each: torch would see one input twice
+    given = (
+        inputs[0],
+        *(state[name].clone() for name in names),
+    )  # copies: torch would see a shared tensor as one input
     try:
         with _quiet():
             made = torch.onnx.export(
@@ -248,13 +256,13 @@ def _onnx(model: "Model", inputs: "Tensor", names: list[str], facts: Mapping[str
                 output_names=["output", *(f"next {name}" for name in names)],
                 dynamic_shapes={"x": {0: batch}, "states": tuple({0: batch} for _ in names)},
             )
-    except Exception as error:  # whatever torch makes of a cell of the user's own
+    except Exception as error:  # a user's own cell may cause any error in torch
         first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
         raise RunError(
             f"torch cannot export this cell's step as ONNX ({type(error).__name__}: {first[:160]}): --state-dict "
             "exports the weights alone"
         ) from error
-    assert made is not None  # None is what it gives when it writes a file itself
+    assert made is not None  # it returns None only if it writes a file itself
     proto = made.model_proto
     for name, value in facts.items():
         proto.metadata_props.add(key=name, value=value)
@@ -264,7 +272,7 @@ def _onnx(model: "Model", inputs: "Tensor", names: list[str], facts: Mapping[str
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """torch tells its developers much: about libraries that are not there, and names that it did not need."""
+    """Silence torch.onnx: it logs missing libraries and unused names, which only its developers need."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -277,8 +285,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _apart(content: bytes, model: "Model", inputs: "Tensor") -> float:
-    """The largest difference between onnxruntime's outputs and the model's over whole sequences, as ``TOLERANCE``
-    has it."""
+    """The largest relative difference between onnxruntime's outputs and the model's, as defined at ``TOLERANCE``."""
     import numpy as np
 
     run: Any = importlib.import_module("onnxruntime")

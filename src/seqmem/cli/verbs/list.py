@@ -86,7 +86,7 @@ class Choice:
         return {str(key): value for key, value in settings.items()}
 
     def comment(self) -> str:
-        """The first line of its comment that is no directive of Hydra."""
+        """The first line of the file's comment, except Hydra's directives."""
         for line in self.path.read_text(encoding="utf-8").splitlines():
             if line.strip() and not line.startswith("#"):
                 break
@@ -97,7 +97,7 @@ class Choice:
 
 
 def _choices(folders: list[Path], group: str) -> list[Choice]:
-    """A user's own file hides one of ours of the same name, as in Hydra."""
+    """The choices of a group, sorted. As in Hydra, a user's file overrides ours of the same name."""
     choices = {}
     for folder in folders:
         for path in sorted((folder / group).rglob("*.yaml")):
@@ -107,7 +107,7 @@ def _choices(folders: list[Path], group: str) -> list[Choice]:
 
 
 def _cell(choice: Choice) -> list[str]:
-    """[names of its states, source]"""
+    """[names of the states, source]"""
     from ...cells import CELLS
 
     settings = choice.settings()
@@ -122,7 +122,7 @@ def _cell(choice: Choice) -> list[str]:
 
 
 def _task(choice: Choice) -> list[str]:
-    """[score by chance, shortest valid length, source]"""
+    """[chance score, shortest valid length, source]"""
     from ...tasks import TASKS
 
     settings = choice.settings()

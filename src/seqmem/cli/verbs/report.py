@@ -1,4 +1,4 @@
-"""``seqmem report``: what a set of runs says together, as a summary here, a page to send, and tables."""
+"""``seqmem report``: a summary of a set of runs in the terminal, as an HTML page and as tables."""
 
 import argparse
 import json
@@ -22,7 +22,7 @@ from ..terminal.strip import say
 from ..terminal.words import here
 
 PAIRS = 10
-"""Comparisons that the terminal shows; the page has them all. Likewise for what was left out."""
+"""The largest number of comparisons, and of skipped folders, in the terminal; the page has them all."""
 
 
 def main(args: Sequence[str]) -> int:
@@ -130,13 +130,13 @@ def _counted(collection: Collection) -> str:
 
 
 LABEL = 20
-"""Characters of a label that stand beside its numbers; a longer one stands above them."""
+"""The longest label, in characters, that is printed beside its numbers; a longer one is printed above them."""
 
 
 def _aligned(heads: Sequence[str], rows: Sequence[tuple[str, list[Text]]], width: int) -> list[Text]:
-    """A table: words at the left, numbers at the right, and the last column where there is room for it, folded.
+    """A table: labels aligned left, numbers aligned right.
 
-    ``rows``: label (empty: the one before goes on) and cells.
+    ``rows``: label (empty: the previous one continues) and cells.
     """
     beside = max([len(label) for label, _ in rows if len(label) <= LABEL] + [len(heads[0])])
     widths = [max(cell.cell_len for cell in column) for column in zip(*(cells for _, cells in rows), strict=True)]
@@ -216,7 +216,7 @@ def _row(group: Group, length: int, threshold: float | None) -> list[Text]:
 
 
 def interval_text(metric: Metric, interval: statistics.Interval) -> str:
-    """``98.9-100.0``; nothing for a single seed."""
+    """``98.9-100.0``; ``one seed`` for a single seed."""
     if interval.n < 2:
         return "one seed" if interval.n else "-"
     ends = [metric.text(value).removesuffix(" %") for value in (interval.low, interval.high)]

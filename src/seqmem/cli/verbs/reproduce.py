@@ -22,7 +22,7 @@ from ..config.errors import ConfigError, Parser
 from ..launch.one_run import execute, run_path
 
 HERE = ("device", "kernel", "threads")
-"""Settings that may differ from the run's own: they choose what computes it, and are not part of its identity."""
+"""Settings that may differ from the run's own: they choose the hardware, and are not part of a run's identity."""
 
 
 def main(args: Sequence[str]) -> int:
@@ -62,11 +62,11 @@ def main(args: Sequence[str]) -> int:
 
 
 def reproduce(run: RunDirectory, out: str | None, given: Sequence[str] = (), *, quiet: bool = False) -> Comparison:
-    """Train the run's configuration elsewhere, or resume that, and compare.
+    """Train the run's configuration in another directory, or resume that training, and compare the two runs.
 
     Raises:
-        RunError: no such run, not finished, or unreadable; or the second one fails.
-        ConfigError: its configuration cannot be run here.
+        RunError: the run does not exist, is not finished, or cannot be read; or the second run fails.
+        ConfigError: the configuration cannot be run on this machine.
     """
     config = configuration(run)
     finished_result(run)
@@ -107,10 +107,10 @@ def _weights(checkpoint: Path) -> Mapping[str, ndarray]:
 
 
 def _check_name(run: RunDirectory, name: str, config: settings.RunConfig) -> list[str]:
-    """A note if the run is not called ``name``, the hash of its configuration and of a user's own classes.
+    """A note if the run's directory is not called ``name``, which hashes the configuration and a user's own classes.
 
     Raises:
-        RunError: the code has changed since, or is gone.
+        RunError: the code of a user's own class has changed or is missing.
     """
     own = run.path.resolve().name
     if own == name or not re.fullmatch(r"len\d+-seed-?\d+-[0-9a-f]{8}", own):
@@ -125,12 +125,12 @@ def _check_name(run: RunDirectory, name: str, config: settings.RunConfig) -> lis
 
 
 def _unused(run: RunDirectory, placed: Callable[[Path], RunDirectory]) -> Path:
-    """The first of outputs-reproduced/1, 2, 3 ... where this run is not finished; a stopped one is resumed."""
+    """The first of outputs-reproduced/1, 2, 3 ... in which this run is not finished; a stopped run is resumed."""
     path = run.path if len(run.path.parts) > 3 else run.path.resolve()
     task, cell = placed(Path()).path.parts[-3:-1]
     outputs = path.parents[2] if path.parts[-3:-1] == (task, cell) else path.parent
     name = outputs.resolve().name or "outputs"
-    # Beside outputs and not inside: verbs that read a folder of runs would take every run twice.
+    # Beside outputs, because verbs that read the folder would otherwise count every run twice.
     base = outputs.parent if outputs.name else outputs.resolve().parent
     number = 1
     while placed(base / f"{name}-reproduced" / str(number)).finished:

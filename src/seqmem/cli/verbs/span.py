@@ -18,16 +18,16 @@ from ..launch.one_run import Stopped, title
 from ..launch.span_search import SpanSearch, with_length
 
 SEEDS, LONGEST, RUNS = 3, 1000, 60
-"""By default: seeds; the longest length, in timesteps; runs that the budget of steps pays for."""
+"""Defaults: number of seeds; longest length in timesteps; budget of steps, in runs."""
 
 START = 10
-"""The first length, in timesteps, where the task has such short sequences."""
+"""The first length to try, in timesteps, unless the task's shortest is longer."""
 
 
 def main(args: Sequence[str]) -> int:
     given = _parser().parse_intermixed_args(list(args))
     with explained(given.settings):
-        result = _find(given)
+        result = _run_search(given)
     if given.json:
         print(json.dumps(plain_json(result), indent=1, allow_nan=False))
     return 0
@@ -71,11 +71,11 @@ beside one that was not; but not necessarily the longest.""",
         "--threshold", type=float, metavar="SCORE", help="the score that counts as solved (default: the task's own)"
     )
     parser.add_argument("--workers", default="auto", metavar="N", help="runs at once (default: one for every core)")
-    parser.add_argument("--json", action="store_true", help="print what was found as JSON, and nothing else")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON, and nothing else")
     return parser
 
 
-def _find(given: argparse.Namespace) -> dict[str, Any]:
+def _run_search(given: argparse.Namespace) -> dict[str, Any]:
     """Search, and print each length and the result."""
     searched = _search(given)
     if not searched.quiet:
@@ -121,7 +121,7 @@ def _search(given: argparse.Namespace) -> SpanSearch:
     """Check everything before anything is run.
 
     Raises:
-        ConfigError: a setting cannot have its value.
+        ConfigError: a setting has an invalid value.
     """
     overrides = with_own_arguments(given.settings)
     _refuse(given, overrides)

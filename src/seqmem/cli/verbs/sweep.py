@@ -1,4 +1,4 @@
-"""``seqmem sweep status``: what has become of a sweep's runs. No torch: it reads their directories."""
+"""``seqmem sweep status``: the states of a sweep's runs, from their directories. No torch."""
 
 import argparse
 import json
@@ -31,13 +31,13 @@ _SIGNS: dict[str, tuple[str, str, str]] = {
     "not started": ("○", "o", "dim"),
     "not there": ("·", ".", "dim"),
 }
-"""State -> (sign, the same where the terminal has no such letters, style)."""
+"""State -> (sign, ASCII sign, style)."""
 
 _SEEDS = 8
-"""A cell of the table shows a sign for each of up to so many seeds, and numbers for more."""
+"""A cell of the table shows one sign per seed up to this many seeds, and counts for more."""
 
 _NAMED = 20
-"""Failures, and directories that are no runs, that are named without ``--all``."""
+"""The largest number of failures, and of skipped directories, that are listed without ``--all``."""
 
 _OURS = (STATUS, RESULT, METRICS, LOCK)
 
@@ -47,9 +47,9 @@ class Run:
     """A run, as ``--json`` prints it.
 
     Args:
-        folder: the directory of the command line that it is in.
-        row: the label of its row of the table, e.g. ``rnn`` or ``lstm forget_bias=1``.
-        error: why it needs attention, in one line; ``log``: the file that says more.
+        folder: the directory from the command line that contains the run.
+        row: the label of the run's row in the table, e.g. ``rnn`` or ``lstm forget_bias=1``.
+        error: why the run needs attention, in one line; ``log``: the file with details.
     """
 
     path: str
@@ -117,7 +117,7 @@ Both go on from their last checkpoint when the sweep is started again.""",
 
 
 def survey(folders: Sequence[Path]) -> tuple[list[Run], dict[str, str]]:
-    """(every run at or below the folders; directory -> why it is left out)"""
+    """(every run at or below the folders; skipped directory -> reason)"""
     runs: dict[str, tuple[Path, Summary]] = {}
     left_out: dict[str, str] = {}
     for folder in folders:
@@ -138,7 +138,7 @@ def survey(folders: Sequence[Path]) -> tuple[list[Run], dict[str, str]]:
 
 
 def _leaves(folder: Path) -> Iterator[tuple[Path, set[str]]]:
-    """Directories that have files, with the files' names; hidden ones and those below a run are left out."""
+    """Directories with files but no subdirectories, and the files' names. Skips hidden ones and those inside a run."""
     for where, below, names in os.walk(folder):
         if CONFIG in names:
             below.clear()
@@ -173,7 +173,7 @@ def _run(summary: Summary, folder: Path, row: str) -> Run:
 
 
 def _rows(runs: Sequence[Summary]) -> list[str]:
-    """For each run the name of its cell, and the settings in which the runs of its cell and task differ."""
+    """For each run, the cell's name and the settings in which the runs of that cell and task differ."""
     texts = [
         {name: "null" if value is None else str(value) for name, value in flat(run.config, *IDENTITY).items()}
         for run in runs
@@ -192,7 +192,7 @@ def _rows(runs: Sequence[Summary]) -> list[str]:
 
 
 def table(runs: Sequence[Run], console: Console) -> list[Text]:
-    """For each task a table of rows and lengths, with a sign for every seed and the median score."""
+    """For each task, a table by row and length with one sign per seed and the median score."""
     symbols = marks(console)
     sign = {state: signs[1 if symbols.ellipsis == "~" else 0] for state, signs in _SIGNS.items()}
     lines: list[Text] = []
@@ -221,7 +221,7 @@ def table(runs: Sequence[Run], console: Console) -> list[Text]:
 
 
 def _blocks(head: list[Text], body: list[list[Text]], width: int) -> list[Text]:
-    """A table; columns that do not fit into ``width`` go on below."""
+    """A table; columns that do not fit into ``width`` continue below."""
     widths = [max(row[place].cell_len for row in [head, *body]) for place in range(len(head))]
     lines: list[Text] = []
     start = 1

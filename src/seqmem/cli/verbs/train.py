@@ -21,7 +21,7 @@ from ..terminal.live import print_summary
 
 def main(args: list[str]) -> int:
     full, before = full_errors(), os.environ.get("HYDRA_FULL_ERROR")
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # with it Hydra's main raises to us instead of printing and exiting
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra's main raise errors instead of printing them and exiting
     try:
         return _main(args, full=full)
     finally:
@@ -38,8 +38,11 @@ def _main(args: list[str], *, full: bool) -> int:
         register()
         sys.argv = ["seqmem", *given.argv]  # Hydra's main reads its command line from here
         _application()
-        printed = session.failures if session.sweep is not None else []  # each when its job failed
-    except (ValueError, HydraException) as error:  # raised by Hydra before any job; those of jobs are in failures
+        printed = session.failures if session.sweep is not None else []  # printed when the job failed
+    except (
+        ValueError,
+        HydraException,
+    ) as error:  # raised by Hydra before the first job; jobs' are in failures
         session.failures.append(ConfigError(explain(error, given.overrides, given.config_dir)))
     except Exception as error:
         session.failures.append(error)
@@ -64,7 +67,7 @@ def run(cfg: DictConfig) -> float:
     session = sweep.session()
     try:
         with explained(config_dir=command_line_config_dir(job)):
-            overrides = list(job.overrides.task)  # may hold an interpolation that fails
+            overrides = list(job.overrides.task)  # an interpolation in it may fail
         with explained(overrides, command_line_config_dir(job)):
             config = from_mapping(cfg)
         if in_sweep:
@@ -76,9 +79,9 @@ def run(cfg: DictConfig) -> float:
             say_failed(prefix, error)
         if session is None:
             raise  # in a worker process: its launcher must see that the job failed
-        session.failures.append(error)  # main prints it in one line; Hydra would print several
+        session.failures.append(error)  # main prints it in one line, Hydra in several
         return float("nan")
-    if in_sweep and stop.requested():  # too late for this run, which is finished, but not for the sweep
+    if in_sweep and stop.requested():  # this run has finished, but the sweep can still stop
         raise Stopped("stopped between two runs: the same command goes on from there", stop.exit_code)
     if not in_sweep and not config.quiet:
         print_summary(console, done)

@@ -37,7 +37,7 @@ def main(args: list[str]) -> int:
     if not 0 <= (options.port or 0) <= 65535:
         raise ConfigError(f"--port {options.port}: must be from 1 to 65535, or 0 for any that is free")
 
-    from tensorboard import program  # takes half a second; the checks above need it not
+    from tensorboard import program  # takes half a second, so not before the checks above
 
     board = program.TensorBoard()
     output = io.StringIO()
