@@ -15,7 +15,7 @@ from math import nan
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from numpy import ndarray
 from torch import Tensor
 
@@ -83,7 +83,7 @@ class Reading:
         """The timesteps up to the last answer at which the likeliest answer changes; empty for numbers."""
         if self.answers is None:
             return ()
-        return tuple((np.flatnonzero(np.diff(self.top[: self.answered_at + 1])) + 1).tolist())
+        return tuple(np.flatnonzero(symbol_changes(self.top[: self.answered_at + 1])).tolist())
 
     @property
     def changed_at(self) -> int | None:
@@ -107,7 +107,7 @@ class Reading:
         """The probability of the right answer after every timestep; None if it is unknown, or a real number."""
         if self.right is None or self.answers is None:
             return None
-        return np.take_along_axis(self.outputs, self.right[:, None], 1)[:, 0]
+        return probabilities_of(self.outputs, self.right)
 
     def answer_text(self, t: int) -> str:
         """The likeliest answer after timestep ``t``, or the numbers predicted there, as text."""
@@ -116,6 +116,25 @@ class Reading:
     def target_text(self, t: int) -> str | None:
         """The right answer at timestep ``t`` as text; None: unknown."""
         return self.texts[0][t] if self.texts[0] is not None else None
+
+
+def symbol_changes(top: Shaped[ndarray, " T"]) -> Bool[ndarray, " T"]:
+    """The timesteps whose answer is not the one before."""
+    return np.concatenate([[False], top[1:] != top[:-1]])
+
+
+def number_changes(predicted: Float[ndarray, "T K"], tolerance: float) -> Bool[ndarray, " T"]:
+    """The timestep from which on every prediction is within ``tolerance`` (a mean squared error) of the last one;
+    none if all are. No two real numbers are equal, so a change is what counts as another answer."""
+    far = np.square(predicted - predicted[-1]).mean(-1) > tolerance
+    changes = np.zeros(len(predicted), dtype=bool)
+    changes[np.flatnonzero(far)[-1:] + 1] = True
+    return changes
+
+
+def probabilities_of(outputs: Float[ndarray, "T K"], answers: Int[ndarray, " T"]) -> Float[ndarray, " T"]:
+    """How sure a model is of these answers."""
+    return np.take_along_axis(outputs, answers[:, None], 1)[:, 0]
 
 
 def sentence(task: Task, seq_len: int, *, seed: int = 0, number: int = 0) -> Batch:

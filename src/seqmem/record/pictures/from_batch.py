@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ...reading import number_changes, probabilities_of, symbol_changes
 from ...signals import Batch
 from ...tasks.base import Task
 from .sentences import Sentence
@@ -19,39 +20,34 @@ def sentences(task: Task, batch: Batch, predicted: Float[Tensor, "T B K"]) -> li
     Args:
         predicted: what the model would answer if it were asked after each timestep.
     """
+    return [_sentence(task, batch, predicted, b) for b in range(predicted.shape[1])]
+
+
+def _sentence(task: Task, batch: Batch, predicted: Float[Tensor, "T B K"], b: int) -> Sentence:
     metric, goal = task.targets.metric, task.solved_at
     symbols = batch.targets.ndim < predicted.ndim
-    found = []
-    for b, last in enumerate(batch.answered_at.tolist()):
-        upto = slice(last + 1)
-        targets, outputs = batch.targets[upto, b], predicted[upto, b].detach().double()
-        asked, words = batch.asked[upto, b], task.words(batch.inputs[upto, b])
-        if asked.sum() == 1:  # the one answer is what there is to be sure of, all the way
-            targets = targets[-1:].expand_as(targets)
-        scores = task.targets.score(outputs[:, None], targets[:, None])[:, 0]
-        if symbols:
-            chosen = outputs.argmax(-1)
-            names = {symbol: task.answer(torch.tensor(symbol)) for symbol in {*chosen.tolist(), *targets.tolist()}}
-            said, wanted = ([names[symbol] for symbol in of.tolist()] for of in (chosen, targets))
-            shares = outputs.softmax(-1)
-            right, sure = shares.gather(-1, targets[:, None])[:, 0], shares.amax(-1).numpy()
-            another = torch.cat([torch.zeros(1, dtype=torch.bool), chosen[1:] != chosen[:-1]])
-        else:
-            # No two real numbers are equal: another is one that is further from the last than counts as right.
-            far = (outputs - outputs[-1]).square().mean(-1) > (goal or 0.0)
-            another = torch.zeros_like(asked)
-            another[far.nonzero()[-1:, 0] + 1] = True
-            said, wanted = ([""] * len(words) for _ in range(2))
-            for t in sorted({0, *(asked | another).nonzero()[:, 0].tolist()}):
-                said[t], wanted[t] = task.answer(outputs[t]), task.answer(targets[t])
-            # 1 for no error, 0 for that of somebody without a memory, or more.
-            right, sure = 1 - (scores / task.chance).sqrt().clamp(max=1), None
-        # By the score where it says when a task is solved (two real numbers are never equal), else by sight.
-        good = [
-            bool(ask) and (metric.reached(score, goal) if goal is not None else a == z)
-            for ask, score, a, z in zip(asked.tolist(), scores.tolist(), said, wanted, strict=True)
-        ]
-        found.append(
-            Sentence(words, asked.numpy(), right.numpy(), said, wanted, np.array(good), another.numpy(), sure=sure)
-        )
-    return found
+    upto = slice(int(batch.answered_at[b]) + 1)
+    targets, outputs = batch.targets[upto, b], predicted[upto, b].detach().double()
+    asked, words = batch.asked[upto, b], task.words(batch.inputs[upto, b])
+    if asked.sum() == 1:  # the confidence in the one answer is shown at every timestep
+        targets = targets[-1:].expand_as(targets)
+    scores = task.targets.score(outputs[:, None], targets[:, None])[:, 0]
+    if symbols:
+        shares, top = outputs.softmax(-1).numpy(), outputs.argmax(-1)
+        right, sure = probabilities_of(shares, targets.numpy()), shares.max(-1)
+        changed = symbol_changes(top.numpy())
+        names = {symbol: task.answer(torch.tensor(symbol)) for symbol in {*top.tolist(), *targets.tolist()}}
+        answers, expected = ([names[symbol] for symbol in series.tolist()] for series in (top, targets))
+    else:
+        # 1: no error; 0: the error without a memory, or more.
+        right, sure = (1 - (scores / task.chance).sqrt().clamp(max=1)).numpy(), None
+        changed = number_changes(outputs.numpy(), goal or 0.0)
+        answers, expected = ([""] * len(words) for _ in range(2))
+        for t in sorted({0, *np.flatnonzero(asked.numpy() | changed).tolist()}):
+            answers[t], expected[t] = task.answer(outputs[t]), task.answer(targets[t])
+    # By the score if the task says from which score on it is solved (two real numbers are never equal), else by name.
+    correct = [
+        bool(at) and (metric.reached(score, goal) if goal is not None else answer == other)
+        for at, score, answer, other in zip(asked.tolist(), scores.tolist(), answers, expected, strict=True)
+    ]
+    return Sentence(words, asked.numpy(), right, answers, expected, np.array(correct), changed, sure=sure)
