@@ -232,6 +232,7 @@ def test_two_probes_with_one_number_are_refused() -> None:
 # One of a user's own: this class, this file
 
 TOYS = """\
+import numpy as np
 from seqmem.measurement import Measurement, Number
 from seqmem.probes import Probe
 
@@ -245,7 +246,8 @@ class Size(Probe):
 
     def measure(self, model, task, batch):
         weights = [parameter.square().sum().item() for parameter in model.parameters()]
-        return Measurement({"weight_norm": self.scale * sum(weights) ** 0.5})
+        norm = self.scale * sum(weights) ** 0.5
+        return Measurement({"weight_norm": norm}, {"squares": np.arange(8.0) ** 2})
 """
 
 YAML = """\
@@ -291,6 +293,10 @@ def test_it_is_in_the_files_of_the_run(toy: Path) -> None:
     rows = [row for row in run_directory.metrics() if "size" in row.get("probes", {})]
     assert [row["step"] for row in rows] == [0, 2, 4, 6]
     assert rows[0]["probes"]["size"] == {"weight_norm": start}
+    series = run_directory.series("size")
+    assert series is not None
+    assert series.step.tolist() == [0, 2, 4, 6]
+    assert series.norms["squares"].tolist() == [[[t**2] for t in range(8)]] * 4
 
 
 def test_it_is_shown(toy: Path) -> None:
@@ -308,6 +314,8 @@ def test_it_is_in_tensorboard(toy: Path) -> None:
     events = EventAccumulator(str(measured_run(toy).file(EVENTS))).Reload()
     assert [event.step for event in events.Scalars("size/weight_norm")] == [0, 2, 4, 6]
     assert events.Scalars("result/weight_norm")[0].value == events.Scalars("size/weight_norm")[-1].value
+    curve = events.Scalars("size_squares/by_timestep (at end)")
+    assert [(event.step, event.value) for event in curve] == [(t, t**2) for t in range(8)]
     description = events.SummaryMetadata("size/weight_norm").summary_description
     assert description == "L2 norm of all weights."
     assert "weight norm | " in events.Tensors("summary")[0].tensor_proto.string_val[0].decode()

@@ -994,16 +994,16 @@ def test_a_sentence_is_what_the_model_put_out(task: str) -> None:
             near = (found[:, 0] - found[-1, 0]) ** 2 <= 0.005
             assert near[sentence.changed_at :].all()
             assert sentence.changed_at == 0 or not near[sentence.changed_at - 1]
-            assert sentence.said[last] == f"{found[-1, 0]:.2f}"
+            assert sentence.answers[last] == f"{found[-1, 0]:.2f}"
             assert sentence.correct.tolist() == [False] * last + [bool(error[-1] ** 2 <= 0.005)]
             continue
         shares = np.exp(found) / np.exp(found).sum(1, keepdims=True)
         assert sentence.right == pytest.approx(shares[np.arange(last + 1), wanted])
         assert sentence.sure == pytest.approx(shares.max(1))
         top = shares.argmax(1)
-        assert list(sentence.said) == [made.answer(torch.tensor(one)) for one in top]
+        assert list(sentence.answers) == [made.answer(torch.tensor(one)) for one in top]
         for t in np.flatnonzero(asked).tolist():
-            assert sentence.wanted[t] == made.answer(batch.targets[t, b])
+            assert sentence.expected[t] == made.answer(batch.targets[t, b])
         assert sentence.changed.tolist() == [t > 0 and top[t] != top[t - 1] for t in range(last + 1)]
         assert sentence.correct.tolist() == (asked[: last + 1] & (top == wanted)).tolist()
 

@@ -42,17 +42,16 @@ def sentence(
     *,
     changes: Sequence[int] = (),
     asked: Sequence[int] = (-1,),
-    said: str = "my brother",
-    wanted: str = "my brother",
+    answer: str = "my brother",
+    expected: str = "my brother",
 ) -> Sentence:
     count = len(words)
     shares = np.linspace(0, 1, count) if right is None else np.array(right, dtype=float)
-    where, changed = np.zeros(count, dtype=bool), np.zeros(count, dtype=bool)
-    where[list(asked)] = True
+    at, changed = np.zeros(count, dtype=bool), np.zeros(count, dtype=bool)
+    at[list(asked)] = True
     changed[list(changes)] = True
-    return Sentence(
-        words, where, shares, [said] * count, [wanted] * count, where & (said == wanted), changed, sure=1 - shares / 2
-    )
+    correct = at & (answer == expected)
+    return Sentence(words, at, shares, [answer] * count, [expected] * count, correct, changed, sure=1 - shares / 2)
 
 
 def rgb(one: Sentence, title: str = "step 500 of 1,000") -> ndarray:
@@ -162,7 +161,7 @@ def test_wrong_and_right_differ_in_more_than_colour() -> None:
     """The mark at the bottom: a cross has four ends in four corners, a tick has none at the left on top."""
     marks = []
     for said in ("my brother", "his aunt"):
-        dark = rgb(sentence(WORDS[:8], said=said)).sum(-1) < 300
+        dark = rgb(sentence(WORDS[:8], answer=said)).sum(-1) < 300
         left = dark[HEIGHT - 24 :, 5:20]
         rows, columns = np.nonzero(left)
         marks.append(left[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1])
@@ -207,7 +206,7 @@ def test_the_letters_are_as_large_as_there_is_room_for() -> None:
 def test_answers_at_many_timesteps_stand_below_what_is_read() -> None:
     letters = list("abcdefgh")
     right = [0.0] * 4 + [5 / 24, 7 / 24, 9 / 24, 11 / 24]
-    one = sentence(letters, right, asked=(4, 5, 6, 7), said="x", wanted="x")
+    one = sentence(letters, right, asked=(4, 5, 6, 7), answer="x", expected="x")
     seen = rgb(one)
     for share in right[4:]:
         assert box(seen, ground(share)) is not None
@@ -299,9 +298,9 @@ def test_blocks_stand_above_their_words() -> None:
 
 
 def test_in_letters_too_wrong_answers_name_the_right_one() -> None:
-    one = sentence(said="his aunt")
+    one = sentence(answer="his aunt")
     assert "✗ wrong: his aunt, 50 %; it is my brother, 100.0 %" in text([one], title="", legend="")
-    often = sentence(list("abcd"), asked=(1, 2, 3), said="x", wanted="y")
+    often = sentence(list("abcd"), asked=(1, 2, 3), answer="x", expected="y")
     often = replace(often, correct=np.array([False, True, False, True]))
     _, read, blocks, said, right, verdict = text([often], title="", legend="").splitlines()[1:]
     assert (read, said, right) == ("1. read  abcd", "   says   xxx", "   right   y")
@@ -315,7 +314,7 @@ def test_tensorboard_changes_nothing_of_a_code_block() -> None:
     from tensorboard.plugin_util import markdown_to_safe_html
 
     words = ["*", "<b>", "`", "~~~", "_a_", "&", "#", "|", "\\n"]
-    said = text([sentence(words, said="<i>"), sentence()], title="step 0", legend="a < b")
+    said = text([sentence(words, answer="<i>"), sentence()], title="step 0", legend="a < b")
     page = markdown_to_safe_html(f"~~~~~~\n{said}\n~~~~~~")
     assert html.unescape(re.sub(r"<[^>]+>", "", page)).strip() == said.strip()
     assert "<pre>" in page

@@ -1,14 +1,14 @@
-"""One TensorBoard event file that can be cut back to where a checkpoint saw it end.
+"""One TensorBoard event file that can be cut back to its size at a checkpoint.
 
-TensorBoard's own writers start another file each time and number them by the clock, so whatever a killed run wrote
-after its last checkpoint would stay. Here the records are TensorBoard's, the file is ours. A run that is cut back and
-goes on writes the same bytes again (wall times aside), so even a TensorBoard that was reading it all along goes on.
+TensorBoard's own writers start a new file each time, named by the clock, so what a killed run wrote after its last
+checkpoint would stay. Here the records are TensorBoard's and the file is ours. A run that is cut back and resumed
+writes the same bytes again (apart from wall times), so a TensorBoard that has been reading the file can go on, too.
 
 A *curve* is a scalar tag whose step is not the training step but a timestep, a distance or a length. Writing it again
-replaces it: a step that does not grow makes TensorBoard drop the points of that tag from there on.
+replaces it: at a step that does not grow, TensorBoard drops the points of that tag from there on.
 """
 # pyright: reportAttributeAccessIssue=false
-# (protobuf makes the classes of its generated modules when they are imported)
+# (protobuf creates the classes of its generated modules at import)
 
 import os
 import struct
@@ -36,12 +36,12 @@ from tensorboard.compat.proto.types_pb2 import DT_STRING
 from tensorboard.plugins.hparams import api_pb2, plugin_data_pb2
 from tensorboard.plugins.hparams import metadata as hparams_metadata
 
-# Readers of version 2 keep every point of a rewritten tag; of version 1, the last writing. TensorBoard's fast reader
-# does so whatever the version, but it does not exist for every platform.
+# From files of version 2 readers keep every point of a rewritten tag, from version 1 only the last ones. TensorBoard's
+# fast reader does the latter for both, but it does not exist for every platform.
 _VERSION = "brain.Event:1"
 
 
-# With its class of data, TensorBoard's fast reader keeps a tag's description; without, it makes metadata of its own.
+# TensorBoard's fast reader keeps a tag's description only if the tag names its class of data.
 _CLASSES = {"scalars": DATA_CLASS_SCALAR, "images": DATA_CLASS_BLOB_SEQUENCE, "text": DATA_CLASS_TENSOR}
 
 
@@ -49,10 +49,10 @@ Hparam = str | bool | int | float
 
 
 class GrowingFile:
-    """A file that grows at its end, from its first ``keep`` bytes (None: from nothing).
+    """A buffered file that grows at its end, from its first ``keep`` bytes (None: from nothing).
 
-    What is written stays in memory until ``flush``. A full disk is an OSError there and nowhere else: what could not
-    be written is dropped, so closing the file afterwards is safe.
+    ``write`` only fills the buffer. A full disk is an OSError in ``flush`` and nowhere else; the buffer is then
+    dropped, so that closing the file is safe.
 
     Raises:
         ValueError: the file has fewer than ``keep`` bytes.
@@ -72,17 +72,17 @@ class GrowingFile:
 
     @property
     def waiting(self) -> int:
-        """Bytes that only this process has."""
+        """Bytes in the buffer."""
         return len(self._pending)
 
     def flush(self) -> None:
-        """Hand everything to the system: from here on it survives this process."""
+        """Hand the buffer to the operating system: its content survives this process."""
         pending, self._pending = memoryview(self._pending), bytearray()
         while pending:
             pending = pending[self._file.write(pending) :]
 
     def position(self) -> int:
-        """Bytes so far, all of them on the disk: from here on they survive this machine."""
+        """The size in bytes, after a sync to the disk: the content survives a power cut."""
         self.flush()
         os.fsync(self._file.fileno())
         return self._file.tell()
@@ -96,10 +96,11 @@ class GrowingFile:
 
 
 class EventFile:
-    """Written on ``flush``, ``position`` and ``close``; all of them raise OSError when the disk is full.
+    """Written on ``flush``, ``position`` and ``close``; each raises OSError when the disk is full.
 
-    ``keep``: as for ``GrowingFile``; a byte inside a record is a ValueError. ``describe``: from a tag to its
-    description, in markdown; TensorBoard takes it from the first point of each tag.
+    Args:
+        keep: as for ``GrowingFile``; a byte inside a record is a ValueError.
+        describe: tag -> its description, in markdown; TensorBoard takes it from the first point of each tag.
     """
 
     def __init__(self, path: Path, keep: int | None = None, *, describe: Callable[[str], str] = lambda _: "") -> None:
@@ -143,8 +144,8 @@ class EventFile:
         *,
         palette: UInt8[ndarray, "n 3"] | None = None,
     ) -> None:
-        """``pixels``: [height width 3], or, with a ``palette`` of 256 colours or less, which of them [height width]."""
-        from PIL import Image  # not before the first step
+        """``pixels``: [height width 3], or, with a ``palette`` of up to 256 colours, indices into it [height width]."""
+        from PIL import Image  # Pillow is not needed before the first step
 
         png = BytesIO()
         picture = Image.fromarray(pixels)
@@ -166,8 +167,8 @@ class EventFile:
         TensorBoard takes the columns of all runs from one of them: give every run the same keys, of the same types, in
         the same order, those that matter most first.
         """
-        # TensorBoard's table starts with five columns, of those that are said to differ between runs. Which do, one run
-        # cannot know: the first five are said to.
+        # TensorBoard's table opens with five columns, of settings that are marked as different between runs. A single
+        # run cannot know which are, so the first five are marked.
         infos = [
             api_pb2.HParamInfo(name=name, type=_hparam_type(value), differs=place < 5)
             for place, (name, value) in enumerate(values.items())
@@ -191,7 +192,7 @@ class EventFile:
         self._write_hparams(hparams_metadata.SESSION_START_INFO_TAG, session_start_info=start)
 
     def session_end(self, *, success: bool) -> None:
-        """What the HParams table says became of the run."""
+        """The state of the run in the HParams table."""
         status = api_pb2.STATUS_SUCCESS if success else api_pb2.STATUS_FAILURE
         end = plugin_data_pb2.SessionEndInfo(status=status, end_time_secs=time())
         self._write_hparams(hparams_metadata.SESSION_END_INFO_TAG, session_end_info=end)
@@ -204,7 +205,7 @@ class EventFile:
         self._file.flush()
 
     def position(self) -> int:
-        """Bytes so far, all on the disk: what to give as ``keep`` to go on from here."""
+        """The size in bytes, after a sync to the disk: ``keep`` for continuing from here."""
         return self._file.position()
 
     def close(self) -> None:
@@ -239,8 +240,8 @@ def _hparam_type(value: Hparam) -> int:
 
 
 def whole_records(path: Path) -> int | None:
-    """Bytes up to the end of the last record that is whole: what to give as ``keep`` to add to a file whose end was
-    lost. None if there is no file, or nothing in it.
+    """Bytes up to the end of the last whole record: ``keep`` for adding to a file whose end was lost. None if there is
+    no file, or it is empty.
 
     Raises:
         ValueError: the file does not begin like one of events.
@@ -249,37 +250,37 @@ def whole_records(path: Path) -> int | None:
         content = path.read_bytes()
     except FileNotFoundError:
         return None
-    found = list(_records(content))
-    # After a power cut the last one may have its length and lack its content.
-    if found and _checksum(found[-1][1]) != content[found[-1][0] - 4 : found[-1][0]]:
-        found.pop()
-    if content and not found:
+    records = list(_records(content))
+    # After a power cut the last record may have its length and lack its content.
+    if records and _checksum(records[-1][1]) != content[records[-1][0] - 4 : records[-1][0]]:
+        records.pop()
+    if content and not records:
         raise ValueError(f"{path} is not a file of TensorBoard events")
-    return found[-1][0] if found else None
+    return records[-1][0] if records else None
 
 
-_AROUND = 16  # bytes of a record besides its content: the length, a checksum of it, a checksum of the content
+_FRAME = 16  # bytes of a record besides its content: the length, its checksum, the checksum of the content
 
 
 def _record(content: bytes) -> bytes:
-    """As TensorFlow frames it. TensorBoard's own writer takes the checksums byte by byte in Python, which takes longer
-    than making the record."""
+    """A record in TensorFlow's framing. TensorBoard's own writer computes checksums byte by byte in Python, which takes
+    longer than building the record."""
     size = struct.pack("<Q", len(content))
     return b"".join((size, _checksum(size), content, _checksum(content)))
 
 
 def _checksum(content: bytes) -> bytes:
-    """CRC-32C (Castagnoli), rotated and shifted as record files have it."""
+    """CRC-32C (Castagnoli), masked as in TensorFlow's record files."""
     crc = google_crc32c.value(content)
     return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
 
 
 def _records(content: bytes) -> Iterator[tuple[int, bytes]]:
-    """(where it ends, what is in it) for every whole record."""
+    """(end in bytes, content) of every whole record."""
     at = 0
-    while at + _AROUND <= len(content):
+    while at + _FRAME <= len(content):
         (size,) = struct.unpack_from("<Q", content, at)
-        end = at + _AROUND + size
+        end = at + _FRAME + size
         if end > len(content) or _checksum(content[at : at + 8]) != content[at + 8 : at + 12]:
             return
         yield end, content[at + 12 : end - 4]

@@ -134,7 +134,7 @@ class Recorder:
                 raise
 
     def close(self) -> None:
-        """Keep what there is, also of a run that did not finish."""
+        """Write and close every file; the run may be unfinished."""
         if self._log is None:
             return
         log, self._log = self._log, None
@@ -200,7 +200,7 @@ class Recorder:
             opened.pop_all()
         return _Log(metrics, events, monotonic(), saved["seconds"], traces)
 
-    # What happens
+    # Observing
 
     def logged(self, step: int, kind: Literal["train", "eval"], values: Mapping[str, float]) -> None:
         log = self._opened()
@@ -272,7 +272,7 @@ class Recorder:
             write_json(self.run.file(RESULT), summary)
 
     def _draw_end(self, step: int, probe: Probe) -> int | None:
-        """Returns the number of timesteps of its series; None if it has none."""
+        """Draw the series as they are after training. Returns their number of timesteps; None if there are none."""
         log = self._opened()
         traces = log.traces.get(probe.name)
         if traces is None or not traces.steps:
@@ -283,7 +283,7 @@ class Recorder:
         draw_heatmap(log.events, probe, traces, step)
         return last.timesteps
 
-    # How it is written
+    # Writing
 
     def describe(self, tag: str) -> str:
         """What TensorBoard says about a tag, in markdown."""

@@ -169,24 +169,23 @@ class RunDirectory:
         return read_lines(self.file(files.EVALUATIONS))
 
     def gradients(self, *, ends: bool = False) -> Gradients | None:
-        """Every trace so far; None if there is none.
+        """Every trace so far; None if there is none. Arguments and errors as for ``series``."""
+        return self.series("gradient", ends=ends)
+
+    def series(self, probe: str, *, ends: bool = False) -> Gradients | None:
+        """The series of a probe, of every measurement so far; None if there is none.
+
+        ``answered_at`` is -1 if the probe does not measure by distance from an answer.
 
         Args:
-            ends: the first and the latest trace only, which take little memory however many there are.
+            ends: the first and the latest measurement only, which take little memory however many there are.
 
         Raises:
             RunError: they cannot be read.
         """
-        growing = self.growing_gradients(ends=ends)
-        return growing if growing is not None else self.stored_gradients(ends=ends)
-
-    def growing_gradients(self, *, ends: bool = False) -> Gradients | None:
-        """The whole traces in ``traces.bin``, of a run that trains or was killed."""
-        return read_growing(self.file(files.TRACES), ends=ends)
-
-    def stored_gradients(self, *, ends: bool = False) -> Gradients | None:
-        """The traces in ``gradients.npz``, of a run that stopped or finished."""
-        return read_stored(self.file(files.GRADIENTS), ends=ends)
+        growing, stored = (self.file(name) for name in files.series_files(probe))
+        series = read_growing(growing, ends=ends)  # while the run trains, or if it was killed
+        return series if series is not None else read_stored(stored, ends=ends)
 
 
 @dataclass(frozen=True)

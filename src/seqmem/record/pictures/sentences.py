@@ -1,8 +1,8 @@
-"""A sequence as a model read it: its words on grounds that say how sure of the right answer it was by then.
+"""A sequence as a model read it: the background of each word shows how sure of the right answer the model was by then.
 
-As a picture for TensorBoard's images, and in block characters for its text, which keeps no colours. Every picture has
-the same colours for the same numbers, so that runs, and one run's start, middle and end, can be compared by eye; what
-is right and wrong is said in words, too.
+As a picture for TensorBoard's images, and in block characters for its text, which has no colours. Every picture has
+the same colours for the same numbers, so that runs, and one run's start, middle and end, can be compared by eye. Right
+and wrong are written in words, too.
 
 Axes: T timesteps.
 """
@@ -17,20 +17,20 @@ from numpy import ndarray
 from PIL import Image, ImageDraw, ImageFont
 
 WIDTH, HEIGHT = 344, 208
-"""As ``heatmap``: TensorBoard shows pictures of this size pixel for pixel, or nearly; taller ones it makes smaller."""
+"""As in ``heatmap``: TensorBoard shows pictures of this size (nearly) pixel for pixel, and scales taller ones down."""
 
 SHADES = "▁▂▃▄▅▆▇█"
 """From no confidence in the right answer to all of it, in eighths."""
 
-_SIZES = (19, 17, 15, 13, 11)  # of the letters, in pixels: the largest with which every word has room
-_MOST, _LEAST = 240, 8  # timesteps in a picture: more cannot have room, so many always have
-_IN_TEXT = {True: 160, False: 60}  # characters, or words
-_BLANK, _BUBBLE, _UNKNOWN = 0, 1, 2  # grounds that are no numbers
-_PLAIN = [(255, 255, 255), (32, 33, 36), (190, 196, 204)]  # what they look like
-_LEVELS, _STRENGTHS = 24, 8  # steps from 0 to 1, and of the ink: together no more than a palette has
+_SIZES = (19, 17, 15, 13, 11)  # letter sizes in pixels; the largest at which every word fits is used
+_MOST, _LEAST = 240, 8  # timesteps in a picture: more never fit, this few always do
+_IN_TEXT = {True: 160, False: 60}  # timesteps in a text: characters, or words
+_BLANK, _BUBBLE, _UNKNOWN = 0, 1, 2  # backgrounds that stand for no number
+_PLAIN = [(255, 255, 255), (32, 33, 36), (190, 196, 204)]  # their colours
+_LEVELS, _STRENGTHS = 24, 8  # steps from 0 to 1, and of the ink; a palette has at most 256 colours
 _BLACK, _FAINT = 255, 150  # ink
 
-# From white to dark blue, even in lightness: paler is less to the colour-blind and in grey, too.
+# From white to dark blue, in even steps of lightness, so that paler is less for the colour-blind and in grey, too.
 _RAMP = np.array(
     [(255, 255, 255), (222, 235, 247), (184, 212, 235), (128, 178, 219), (72, 138, 196), (29, 92, 160), (8, 48, 107)],
     dtype=np.float64,
@@ -44,17 +44,20 @@ _Colour = tuple[int, int, int]
 class Sentence:
     """One sequence, up to its last answer, and what a model would answer if it were asked after each timestep.
 
-    ``right``: how sure of the right answer the model was, from 0 to 1; NaN: its outputs are no numbers. ``said`` and
-    ``wanted``: the model's answer and the right one; needed where ``asked`` or ``changed``, and at the first timestep.
-    ``sure``: how sure the model was of its own answer; None where answers are real numbers. ``changed``: its answer is
-    another than after the timestep before. ``correct``: its answer counts as right.
+    Args:
+        right: the probability of the right answer, from 0 to 1; NaN: the model's outputs are not finite.
+        answers: the model's, as text; ``expected``: the right ones. Empty where neither ``asked`` nor ``changed``, but
+            for the first timestep.
+        correct: the answer counts as right.
+        changed: the answer is not the one after the timestep before.
+        sure: the probability of the model's own answer; None where answers are real numbers.
     """
 
     words: Sequence[str]
     asked: Bool[ndarray, " T"]
     right: Float[ndarray, " T"]
-    said: Sequence[str]
-    wanted: Sequence[str]
+    answers: Sequence[str]
+    expected: Sequence[str]
     correct: Bool[ndarray, " T"]
     changed: Bool[ndarray, " T"]
     sure: Float[ndarray, " T"] | None = None
@@ -65,17 +68,17 @@ class Sentence:
 
     @cached_property
     def changed_at(self) -> int:
-        """Since when its answer is the last one; 0: it never had another."""
+        """The timestep from which on its answer is the last one; 0: it never had another."""
         return int(np.flatnonzero(self.changed)[-1]) if self.changed.any() else 0
 
     @cached_property
     def tight(self) -> bool:
-        """Whether the words are characters. Not all need be: a line break is written as two."""
+        """The words are characters (nearly all of them: a line break is written as two)."""
         return sum(map(len, self.words)) < 1.5 * len(self.words)
 
-    def given(self, t: int) -> str:
+    def answer_text(self, t: int) -> str:
         """``my brother, 43 %``"""
-        return self.said[t] if self.sure is None else f"{self.said[t]}, {percent(self.sure[t])}"
+        return self.answers[t] if self.sure is None else f"{self.answers[t]}, {percent(self.sure[t])}"
 
 
 def percent(share: float) -> str:
@@ -90,7 +93,7 @@ def percent(share: float) -> str:
 
 
 def shown(sentence: Sentence, most: int) -> Bool[ndarray, " T"]:
-    """Which timesteps have room where about ``most`` have: the first, the last, and those around the last change."""
+    """The timesteps to show where about ``most`` fit: the first, the last, and those around the last change."""
     count = len(sentence.words)
     if count <= most:
         return np.ones(count, dtype=bool)
@@ -100,7 +103,7 @@ def shown(sentence: Sentence, most: int) -> Bool[ndarray, " T"]:
     tail = most // 3
     chosen[: most - around - tail] = chosen[count - tail :] = True
     chosen[max(0, at - around // 2) : at + around - around // 2] = True
-    # What a note of what is missing would take more room than, is shown.
+    # A note about a gap of three words or fewer takes more room than the words.
     for start, stop in list(_gaps(chosen)):
         if stop - start <= 3:
             chosen[start:stop] = True
@@ -116,19 +119,19 @@ def _gaps(chosen: Bool[ndarray, " T"]) -> Iterator[tuple[int, int]]:
 
 
 def colours(right: Float[ndarray, "*shape"]) -> UInt8[ndarray, "*shape 3"]:
-    """The ground of every number from 0 to 1."""
+    """The background of every number from 0 to 1."""
     return _grounds()[_ground(right)]
 
 
 def ink(ground: Sequence[int]) -> _Colour:
-    """Black or white, whichever is read more easily on ``ground`` (relative luminance as in WCAG 2)."""
+    """Black or white, the one with more contrast to ``ground`` (relative luminance as in WCAG 2)."""
     channels = np.asarray(ground, dtype=np.float64) / 255
     linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
     return (0, 0, 0) if linear @ (0.2126, 0.7152, 0.0722) > 0.179 else (255, 255, 255)
 
 
 def _ground(right: Float[ndarray, "*shape"]) -> UInt8[ndarray, "*shape"]:
-    """Which of ``_grounds``."""
+    """Indices into ``_grounds``."""
     known = np.isfinite(right)
     level = np.clip(np.where(known, right, 0), 0, 1) * _LEVELS
     return np.where(known, level.round() + len(_PLAIN), _UNKNOWN).astype(np.uint8)
@@ -136,7 +139,7 @@ def _ground(right: Float[ndarray, "*shape"]) -> UInt8[ndarray, "*shape"]:
 
 @lru_cache
 def _grounds() -> UInt8[ndarray, "grounds 3"]:
-    """What ``_BLANK``, ``_BUBBLE`` and ``_UNKNOWN`` look like, then the scale."""
+    """The colours of ``_BLANK``, ``_BUBBLE`` and ``_UNKNOWN``, then the scale."""
     at, stops = np.linspace(0, 1, _LEVELS + 1), np.linspace(0, 1, len(_RAMP))
     scale = np.stack([np.interp(at, stops, channel) for channel in _RAMP.T], axis=-1)
     return np.concatenate([_PLAIN, scale.round()]).astype(np.uint8)
@@ -144,7 +147,7 @@ def _grounds() -> UInt8[ndarray, "grounds 3"]:
 
 @lru_cache
 def palette() -> UInt8[ndarray, "colours 3"]:
-    """Every ground below nothing, below ink, and, for the edges of letters, in between."""
+    """Every background without ink, under ink, and in between, for the edges of letters."""
     grounds = _grounds().astype(np.float64)
     inks = np.array([ink(ground) for ground in _grounds().tolist()], dtype=np.float64)
     strength = np.linspace(0, 1, _STRENGTHS)[None, :, None]
@@ -153,7 +156,7 @@ def palette() -> UInt8[ndarray, "colours 3"]:
 
 @dataclass(frozen=True)
 class _Piece:
-    """Something on a line: a timestep (``at``), what the model answers from there on, or a note."""
+    """Part of a line: a word (``at``: its timestep), the model's answer from there on (``bubble``), or a note."""
 
     text: str
     width: int
@@ -163,7 +166,7 @@ class _Piece:
 
 @dataclass(frozen=True)
 class _Look:
-    """How a picture is set: pixels."""
+    """The layout of a picture, in pixels."""
 
     size: int  # of the letters
     row: int  # height of a line of words
@@ -182,16 +185,16 @@ def _wide(text: str, size: int) -> int:
 
 
 def picture(sentence: Sentence, *, title: str, ends: tuple[str, str]) -> UInt8[ndarray, "height width"]:
-    """The words, wrapped; where the answer is another than before, a notch; where it last changed, the new answer.
+    """The words, wrapped; a notch where the answer changes; a bubble with the new answer where it changes last.
 
-    Where every timestep asks, or many do, the answers stand below the words, on the grounds that the words else have.
+    Where several timesteps ask, the answers are below the words, and the backgrounds are theirs.
 
     Args:
-        title: what is shown.
+        title: of the picture.
         ends: what the two ends of the colour scale mean.
 
     Returns:
-        Which colour of ``palette()`` every pixel has.
+        Indices into ``palette()``.
     """
     canvas = _Canvas.blank()
     _draw_head(canvas, title, ends)
@@ -209,7 +212,7 @@ def picture(sentence: Sentence, *, title: str, ends: tuple[str, str]) -> UInt8[n
             _draw_piece(canvas, sentence, piece, look, (x, y), grounds)
             x += piece.width
         y += _high([line], look, sentence)
-    if indent:  # some of many are neither right nor wrong
+    if indent:  # a mixture of right and wrong has no mark
         _draw_mark(canvas, (_LEFT, bottom + 5), right=bool(sentence.correct[sentence.asked].all()))
     for number, words in enumerate(verdict):
         canvas.text((_LEFT + indent, bottom + 14 + 14 * number), words, size)
@@ -218,7 +221,7 @@ def picture(sentence: Sentence, *, title: str, ends: tuple[str, str]) -> UInt8[n
 
 @dataclass(frozen=True)
 class _Canvas:
-    """What lies where, and how much ink is on it."""
+    """Two layers: the backgrounds, and the ink on them."""
 
     grounds: Image.Image
     inks: Image.Image
@@ -231,7 +234,7 @@ class _Canvas:
         return cls(grounds, inks, ImageDraw.Draw(grounds), ImageDraw.Draw(inks))
 
     def text(self, at: tuple[int, int], text: str, size: int, *, anchor: str = "l", ink: int = _BLACK) -> None:
-        """``at``: where the base line begins; with ``anchor`` m or r, its middle or end."""
+        """``at``: the start of the base line; with ``anchor`` m or r its middle or end."""
         letters = _letters(text, size)
         back = {"l": 0, "m": letters.width // 2, "r": letters.width}[anchor]
         self.inks.paste(ink, (at[0] - back, at[1] - size), letters)
@@ -248,10 +251,7 @@ def _strengths() -> UInt8[ndarray, " 256"]:
 
 @lru_cache(maxsize=1024)
 def _letters(text: str, size: int) -> Image.Image:
-    """How much ink a word takes; the base line is ``size`` pixels below the top.
-
-    Kept, as the same words come again and again.
-    """
+    """The ink of a word; the base line is ``size`` pixels below the top. Cached, as words recur."""
     drawn = Image.new("L", (max(1, _wide(text, size)), size + 5))
     ImageDraw.Draw(drawn).text((0, size), text, _BLACK, _font(size), anchor="ls")
     return drawn
@@ -269,13 +269,13 @@ def _draw_head(canvas: _Canvas, title: str, ends: tuple[str, str]) -> None:
 
 
 def _set(sentence: Sentence, room: int) -> tuple[_Look, list[list[_Piece]]]:
-    """The lines, in the largest letters in which every word has room; else in the smallest, with words left out."""
+    """The lines, in the largest letters in which every word fits; else in the smallest, with words left out."""
     everything = np.ones(len(sentence.words), dtype=bool)
     if len(everything) <= _MOST:
         wide = sum(_wide(word, _SIZES[-1]) for word in sentence.words) / _SIZES[-1]
         for size in _SIZES:
             look = _look(sentence, size)
-            if wide * size * look.row > (_RIGHT - _LEFT) * (room + look.row):  # more than the room, without any space
+            if wide * size * look.row > (_RIGHT - _LEFT) * (room + look.row):  # too much even without spaces
                 continue
             lines = _lines(sentence, everything, look)
             if _high(lines, look, sentence) - look.between <= room:
@@ -294,7 +294,7 @@ def _look(sentence: Sentence, size: int) -> _Look:
 
 
 def _high(lines: Sequence[Sequence[_Piece]], look: _Look, sentence: Sentence) -> int:
-    """Pixels. Where many timesteps ask, a line has a second row for the answers, if there are any."""
+    """The height in pixels. Where many timesteps ask, a line with answers has a second row for them."""
     high = len(lines) * (look.row + look.between)
     if sentence.asked_once:
         return high
@@ -323,11 +323,11 @@ def _pieces(sentence: Sentence, chosen: Bool[ndarray, " T"], look: _Look) -> Ite
             note = f"… {missing:,} more …"
             yield _Piece(note, _wide(note, size) + 8)
         word = sentence.words[t][:40]
-        below = "" if sentence.asked_once or not sentence.asked[t] else sentence.said[t][:40]
+        below = "" if sentence.asked_once or not sentence.asked[t] else sentence.answers[t][:40]
         yield _Piece(word, max(least, _wide(word, size), _wide(below, size)) + 2 * look.pad, at=t)
         if sentence.asked_once and t == sentence.changed_at:
-            said = sentence.given(t)
-            yield _Piece(said, _wide(said, size) + 20, at=t, bubble=True)
+            answer = sentence.answer_text(t)
+            yield _Piece(answer, _wide(answer, size) + 20, at=t, bubble=True)
 
 
 def _draw_piece(
@@ -354,7 +354,7 @@ def _draw_piece(
     canvas.text((middle, base), piece.text, look.size, anchor="m")
     if sentence.asked[piece.at]:
         canvas.ground.rectangle((x, y + look.row, right, low + look.row), grounds[piece.at])
-        canvas.text((middle, base + look.row), sentence.said[piece.at][:40], look.size, anchor="m")
+        canvas.text((middle, base + look.row), sentence.answers[piece.at][:40], look.size, anchor="m")
         if not sentence.correct[piece.at]:
             under = low + look.row + 2
             canvas.ink.rectangle((x + 1, under, right - 1, under + 1), _BLACK)
@@ -373,11 +373,11 @@ def _verdict(sentence: Sentence) -> str:
         count, right = int(sentence.asked.sum()), int(sentence.correct[sentence.asked].sum())
         return f"{right} of {count} right" + ("" if right == count else "; wrong ones are underlined")
     last = int(np.flatnonzero(sentence.asked)[-1])
-    said = sentence.given(last)
+    answer = sentence.answer_text(last)
     if sentence.correct[last]:
-        return f"right: {said}"
+        return f"right: {answer}"
     sure = "" if sentence.sure is None else f", {percent(sentence.right[last])}"
-    return f"wrong: {said}; it is {sentence.wanted[last]}{sure}"
+    return f"wrong: {answer}; it is {sentence.expected[last]}{sure}"
 
 
 def _wrapped(text: str, room: int, size: int) -> list[str]:
@@ -395,10 +395,10 @@ def _wrapped(text: str, room: int, size: int) -> list[str]:
 
 
 def text(sentences: Sequence[Sentence], *, title: str, legend: str, columns: int = 92) -> str:
-    """The same in letters alone, above each word a block for its ground: plain text, for a font of one width.
+    """The same as plain text for a monospaced font: the block above a word stands for its background.
 
     Args:
-        title: what is shown.
+        title: of the text.
         legend: what the blocks mean.
     """
     parts = [f"{title}; {legend}"]
@@ -409,7 +409,7 @@ def text(sentences: Sequence[Sentence], *, title: str, legend: str, columns: int
 
 
 def shade(right: float) -> str:
-    """One of ``SHADES``; ``?`` for what is no number."""
+    """One of ``SHADES``; ``?`` for NaN."""
     return SHADES[min(int(8 * max(right, 0.0)), 7)] if np.isfinite(right) else "?"
 
 
@@ -419,7 +419,7 @@ def _once(sentence: Sentence, columns: int) -> list[str]:
     verdict = f"{'✓' if sentence.correct[last] else '✗'} {_verdict(sentence)}"
     if since:
         verdict += f"; since timestep {since} of {last}, {sentence.words[since]!r}"
-        verdict += f": {sentence.given(since)}" if since < last else ""
+        verdict += f": {sentence.answer_text(since)}" if since < last else ""
     return [*_below_each_other(sentence, ("", ""), words, columns), verdict]
 
 
@@ -429,8 +429,8 @@ def _often(sentence: Sentence, columns: int) -> list[str]:
         if not sentence.asked[t]:
             cells.append((word, "", "", ""))
             continue
-        said, wanted = sentence.said[t], "" if sentence.correct[t] else sentence.wanted[t]
-        cells.append((word, shade(sentence.right[t]) * len(said), said, wanted))
+        answer, expected = sentence.answers[t], "" if sentence.correct[t] else sentence.expected[t]
+        cells.append((word, shade(sentence.right[t]) * len(answer), answer, expected))
     verdict = _verdict(sentence).partition(";")[0]
     return [*_below_each_other(sentence, ("read  ", "      ", "says  ", "right "), cells, columns), verdict]
 
@@ -438,8 +438,7 @@ def _often(sentence: Sentence, columns: int) -> list[str]:
 def _below_each_other(
     sentence: Sentence, labels: Sequence[str], cells: Sequence[Sequence[str]], columns: int
 ) -> list[str]:
-    """Lines of cells, each of which has its parts below each other; parts of a line with nothing in them are left out,
-    but for the first."""
+    """Lines of cells, the parts of each cell one below the other; rows without text are left out, but for the first."""
     chosen = shown(sentence, _IN_TEXT[sentence.tight])
     missing = {stop: stop - start for start, stop in _gaps(chosen)}
     between = "" if sentence.tight else " "
