@@ -547,7 +547,7 @@ class Work:
         return facts
 
 
-ADDED_TO_LIST = ("models",)
+ADDED_TO_LIST = ("models", "probes")
 """Paragraphs of ``seqmem list`` that the earlier commit does not have."""
 
 
