@@ -1,4 +1,4 @@
-"""What the page shows, as one JSON object: a task, sentences to read, and models with their weights.
+"""The data of the page as one JSON object: a task, sentences, and models with their weights.
 
 Axes: T time, V vocabulary, E features of an embedded token, H hidden units, G gates, K answers.
 """
@@ -26,24 +26,24 @@ from ..tasks.base import Task
 FORMAT = 1
 
 EQUATIONS = frozenset({"rnn tanh", "rnn relu", "lstm", "gru torch", "gru cho"})
-"""What engine.js computes."""
+"""The equations that engine.js implements."""
 
 READINGS = 12
-"""Of a model that cannot run in the browser: lengths of which one sentence is read ahead."""
+"""The number of lengths at which a model that cannot run in the browser reads one sentence in advance."""
 
 
 @dataclass(frozen=True, eq=False)
 class Playable:
-    """A trained model, and what the page says about it.
+    """A trained model, and the facts about it on the page.
 
     Args:
-        cell: what people call it, ``lstm``.
-        seq_len: the length it was trained at, the longest if it was trained at several.
-        shortest: the shortest; None: it was trained at one.
-        label: ``lstm, trained at 50 words`` if not given.
-        group: the same for models that differ in their seed alone; the label if not given.
+        cell: the cell's name, e.g. ``lstm``.
+        seq_len: the training length, or the longest of several.
+        shortest: the shortest training length; None: there is only one.
+        label: by default ``lstm, trained at 50 words``.
+        group: equal for models that differ in their seed only; by default the label.
         score: at ``seq_len``, on held-out sequences.
-        half_life: of its gradient after training, in timesteps.
+        half_life: half-life of the gradient after training, in timesteps.
         lengths: scores at several lengths, on held-out sequences.
     """
 
@@ -65,11 +65,10 @@ class Playable:
 
 
 def bundle(models: Sequence[Playable], *, sentences_per_length: int = 6, seed: int = 0) -> dict[str, Any]:
-    """The page's data. The sentences are those of ``reading.sentence``: number 3 of 50 timesteps is the one that
-    ``sentence(task, 50, seed=seed, number=3)`` gives.
+    """The page's data. Sentence 3 of 50 timesteps is ``reading.sentence(task, 50, seed=seed, number=3)``.
 
     Args:
-        sentences_per_length: up to 200 timesteps; of longer sentences there are fewer, 2 at least.
+        sentences_per_length: for lengths up to 200 timesteps; longer ones have fewer sentences, at least 2.
 
     Raises:
         ValueError: as ``common_task``; or ``sentences_per_length`` is below 1.
@@ -122,10 +121,10 @@ def _identities(models: Sequence[Playable]) -> dict[str, Playable]:
 
 
 def common_task(models: Sequence[Playable]) -> Task:
-    """The task that all of them were trained on.
+    """The task that all models were trained on.
 
     Raises:
-        ValueError: there are no models, they are of different tasks, or of a task that the page cannot show.
+        ValueError: there are no models, they were trained on different tasks, or the page cannot show their task.
     """
     if not models:
         raise ValueError("there are no models to show")
@@ -148,7 +147,7 @@ def common_task(models: Sequence[Playable]) -> Task:
 
 def _task(task: Task) -> dict[str, Any]:
     naming = task.naming()
-    # Every task's module begins with the question that it asks.
+    # The first line of every task's module is its question.
     title = (modules[type(task).__module__].__doc__ or task.name).partition("\n")[0].replace("*", "")
     return {
         "name": task.name,
@@ -168,7 +167,7 @@ def _task(task: Task) -> dict[str, Any]:
 
 
 def _lengths(task: Task, models: Sequence[Playable]) -> list[int]:
-    """Every length up to 60 timesteps, then wider apart, up to four times the longest that was trained at."""
+    """Every length up to 60 timesteps, then larger steps, up to four times the longest training length."""
     trained = {model.seq_len for model in models}
     longest = max(trained)
     end = max(longest, min(4 * longest, 1000))
@@ -195,7 +194,7 @@ def _token_type(task: Task) -> str:
 
 
 def _weights(model: Model) -> dict[str, Any] | None:
-    """The weights of a model that the page computes itself; None: it does not know the equations."""
+    """The weights of a model that engine.js can compute; None if it does not implement the equations."""
     whole = model.layers()
     if whole is None or any(cell.equations not in EQUATIONS for cell in whole.cells):
         return None
@@ -218,7 +217,7 @@ def _weights(model: Model) -> dict[str, Any] | None:
 
 
 def _ahead(lengths: Sequence[int], trained: Sequence[int]) -> list[int]:
-    """Which of ``lengths`` to read ahead, as indices: those trained at, and others spread evenly on a log scale."""
+    """Indices of the ``lengths`` to read in advance: the training lengths, and others evenly spaced on a log scale."""
     logs = np.log(lengths)
     evenly = np.linspace(logs[0], logs[-1], READINGS)
     return sorted({int(np.abs(logs - at).argmin()) for at in (*evenly, *map(log, trained))})
@@ -250,7 +249,7 @@ def _text(values: Tensor | ndarray, kind: str = "<f4") -> str:
 
 
 def _number(value: float | None) -> float | str | None:
-    """As result.json has it: infinities are text, NaN and missing numbers are null."""
+    """A number as in result.json: infinities are text, NaN and missing numbers are null."""
     if value is None or isnan(value):
         return None
     return value if isfinite(value) else ("inf" if value > 0 else "-inf")

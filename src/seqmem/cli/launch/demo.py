@@ -36,10 +36,10 @@ SEEDS = 5
 
 
 def train_models(console: Console, seeds: int, workers: int | str) -> list[RunDirectory]:
-    """The finished runs of the playground's own models.
+    """Train the playground's own models, unless they are finished, and return their runs.
 
     Raises:
-        RunError: one cannot be trained, or cannot be written.
+        RunError: a model cannot be trained, or its run cannot be written.
         Stopped: a signal came; running jobs have saved themselves.
     """
     live = moving(console)
@@ -68,7 +68,7 @@ def check_writable(path: Path) -> None:
     """Create the file's folder, and check that a file can be written there.
 
     Raises:
-        RunError: it cannot.
+        RunError: no file can be written there.
     """
     beside = path.with_name(path.name + ".partial")  # files are written under this name first
     try:
@@ -81,7 +81,7 @@ def check_writable(path: Path) -> None:
 
 
 def _configs(seeds: int, *, quiet: bool) -> list[tuple[list[str], RunConfig]]:
-    """(settings on a command line, configuration) of every run."""
+    """(command-line settings, configuration) of every run."""
     configs = []
     for model in MODELS:
         composed = compose_settings([*SETTINGS, *model])
@@ -101,7 +101,7 @@ def _fail(job: Job, outcome: Outcome) -> None:
 
 @contextmanager
 def _line_per_run(jobs: Sequence[Job], *, live: bool) -> Iterator[None]:
-    """Print a line for every run that ends. With ``live`` nothing: there is a live picture."""
+    """Print a line for every run that ends; nothing if ``live``, as a live picture shows the runs."""
     if live:
         yield
         return

@@ -1,8 +1,8 @@
-"""A job of a sweep, as a plain value that any launcher can send anywhere; its outcome; the queue of those that wait.
+"""Jobs of a sweep as plain values that can be sent to any process, their outcomes, and the queue of waiting jobs.
 
 A launcher is a function from jobs to outcomes: ``run_jobs(jobs, **options)`` in ``local``, ``slurm`` and ``ray``. Each
-job is one call of ``work``, in whatever process. The results are in the run's own directory, so nothing is lost with
-the process, and a sweep is resumed by starting it again.
+job is one call of ``work``, in any process. Results are in the run's directory, so they survive the process, and
+starting a sweep again resumes it.
 """
 
 import errno
@@ -26,8 +26,8 @@ from ..terminal.live import RunInfo
 from .one_run import Stopped, StopSignals, already_finished, execute, run_path, title
 
 LOCK_WAIT = 3.0
-"""Seconds to wait for a run that another process has locked. A sweep that was killed releases its runs at once, but
-only when its jobs have noticed."""
+"""Seconds to wait for a run that another process has locked. After a sweep was killed, its runs stay locked until its
+jobs have noticed."""
 
 State = Literal["finished", "failed", "stopped", "lost"]
 
@@ -37,7 +37,7 @@ class Job:
     """Everything that another process needs to do one run of a sweep.
 
     Args:
-        number: from 0; ``total``: jobs in the whole sweep; 0: not known yet.
+        number: from 0. ``total``: number of jobs in the whole sweep; 0: not known yet.
         overrides: the settings of its command line, as Hydra writes them.
         settings: the whole configuration, as ``schema.everything`` returns it.
         folder: the working directory for relative paths and a user's own modules.
@@ -76,8 +76,8 @@ class Outcome:
     Args:
         state: ``lost``: its process ended without reporting.
         error: one line for people; ``usage``: the user can correct it.
-        skipped: it was finished before.
-        exit_code: a signal asked it to stop; where it is ``finished``, the signal came too late for it.
+        skipped: the run was finished before.
+        exit_code: set if a signal asked the job to stop; if ``finished``, the signal came too late.
         held: another process has locked the run.
         full: the disk is full, so no other job could write either.
     """
@@ -94,7 +94,7 @@ class Outcome:
 
 
 def job_prefix(number: int, total: int, title: str) -> str:
-    """In front of every line of a job, so that the lines of concurrent jobs can be told apart."""
+    """The prefix of every line that a job prints, to distinguish concurrent jobs."""
     return f"[{number + 1}{f'/{total}' if total else ''} {title}] "
 
 
@@ -106,7 +106,7 @@ def job_of(number: int, total: int, overrides: Sequence[str], config: RunConfig)
 
 
 def skip(job: Job) -> Outcome | None:
-    """The outcome of a job whose run is finished already, without any work; None: it has to be done."""
+    """The outcome of a job whose run is already finished; None: the job must be executed."""
     if job.force or not job.run.finished:
         return None
     outcome = finished_outcome(job)
@@ -114,7 +114,7 @@ def skip(job: Job) -> Outcome | None:
 
 
 def finished_outcome(job: Job) -> Outcome | None:
-    """The outcome in the run's directory; None: it is not finished, or unreadable, which doing the job will report."""
+    """The outcome in the run's directory; None: unfinished, or unreadable, which executing the job will report."""
     try:
         result = job.run.result()
         return None if result is None else Outcome(job.number, "finished", score=float(result["score"]))
@@ -129,14 +129,14 @@ def work(
     stop: StopSignals | None = None,
     silent: bool = False,
 ) -> Outcome:
-    """Do the job in this process and raise nothing: an error is in the outcome, and in the run's directory.
+    """Execute the job in this process without raising: errors are in the outcome and in the run's directory.
 
     Ctrl-C and SIGTERM let the run save itself, if this is the main thread: then the outcome is ``stopped``.
 
     Args:
         report: makes the observer that shows progress (see ``one_run.execute``); None: plain lines with the prefix.
-        stop: shared by several jobs that are asked to stop together; None: the job has its own.
-        silent: print no line for a failure; the caller does.
+        stop: shared by jobs that stop together; None: the job has its own.
+        silent: leave it to the caller to print failures.
     """
     os.chdir(job.folder)
     if job.folder not in sys.path:  # for the user's own cells
@@ -179,7 +179,7 @@ def say_failed(prefix: str, error: BaseException) -> None:
 
 
 def _os_errors(error: BaseException) -> Iterator[OSError]:
-    """The errors of the operating system that led to ``error``."""
+    """The operating system's errors in the chain of causes of ``error``."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError):
@@ -188,7 +188,7 @@ def _os_errors(error: BaseException) -> Iterator[OSError]:
 
 
 def lost(job: Job, why: str) -> Outcome:
-    """The outcome of a job whose process is gone. Its directory records it too."""
+    """The outcome of a job whose process is gone; also recorded in the run's directory."""
     run = job.run
     try:
         if run.finished:  # the process ended after it had written its result
@@ -197,7 +197,7 @@ def lost(job: Job, why: str) -> Outcome:
         if run.path.exists() and (status is None or status.state == "running"):
             run.set_status("failed", step=status.step if status else 0, error=why)
     except (RunError, OSError, KeyError):
-        pass  # the directory may be what is wrong; the outcome reports it all the same
+        pass  # the directory itself may be damaged; the outcome reports the loss anyway
     return Outcome(job.number, "lost", error=why)
 
 
@@ -206,7 +206,7 @@ def lost(job: Job, why: str) -> Outcome:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a job is. ``first``: the step at which a resumed run went on; ``rate``: steps per second."""
+    """A job's progress. ``first``: the step from which a run was resumed; ``rate``: steps per second."""
 
     step: int
     steps: int
@@ -218,13 +218,13 @@ class Progress:
 
 @runtime_checkable
 class View(Protocol):
-    """Shows a sweep while it runs. To be used in a ``with``."""
+    """A context manager that shows a sweep while it runs."""
 
     live: bool
-    """It draws the progress of running jobs."""
+    """True if it draws the progress of running jobs."""
 
     unread: bool
-    """The reader of the output is gone, as in ``seqmem train -m ... | head -1``."""
+    """True if the reader of the output is gone, as in ``seqmem train -m ... | head -1``."""
 
     def __enter__(self) -> "View": ...  # noqa: PYI034  the tests' type checker knows no Self in single methods
 
@@ -246,7 +246,7 @@ class View(Protocol):
 
 
 class Lines:
-    """A view that prints lines as they come: for pipes, files, and terminals that cannot do more."""
+    """A view that prints lines as they arrive: for pipes, files, and simple terminals."""
 
     live = False
 
@@ -283,7 +283,7 @@ class Lines:
             stream.flush()
         except BrokenPipeError:
             self.unread = True
-            # Python would complain at its end that it cannot flush the buffer.
+            # Otherwise Python reports at exit that it cannot flush the buffer.
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
@@ -297,10 +297,10 @@ def prefixed(job: Job | None, text: str) -> str:
 
 
 class Queue:
-    """The jobs that wait, and the outcomes of the others. Never two jobs at once for the same run's directory.
+    """The waiting jobs, and the outcomes of the others. Two jobs of one run's directory never run at once.
 
-    A job whose run another process has locked is retried for ``LOCK_WAIT`` seconds. Once the disk is full no other
-    job is started.
+    A job whose run another process has locked is retried for ``LOCK_WAIT`` seconds. Once the disk is full, no further
+    job starts.
     """
 
     def __init__(self, jobs: Sequence[Job], view: View) -> None:
@@ -311,11 +311,11 @@ class Queue:
         self.outcomes: list[Outcome] = []
 
     def __len__(self) -> int:
-        """Jobs that may still be started."""
+        """The number of jobs that may still start."""
         return len(self._waiting) if self.full is None else 0
 
     def next(self, running: Sequence[Job] = ()) -> Job | None:
-        """A job to start now; None: there is none. A run that was finished meanwhile is skipped."""
+        """The next job to start; None if there is none now. Runs that were finished meanwhile are skipped."""
         if self.full is not None:
             return None
         busy, now = {job.path for job in running}, time.monotonic()
@@ -330,14 +330,14 @@ class Queue:
         return None
 
     def put_back(self, job: Job) -> None:
-        """A job that was started and has done nothing."""
+        """Return a job that was started but did nothing."""
         self._waiting.append((job, 0.0))
 
     def ended(self, job: Job, outcome: Outcome, *, cancellable: bool = False) -> None:
-        """Account for a job.
+        """Record the outcome of a job, or retry it if its run is locked.
 
         Args:
-            cancellable: other jobs were started, but can still be kept from running.
+            cancellable: other jobs were submitted, but can still be cancelled before they run.
         """
         if outcome.held:
             now = time.monotonic()

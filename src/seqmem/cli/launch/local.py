@@ -1,8 +1,8 @@
-"""On this machine: each job in a process of its own, as many at once as there are cores, one thread each.
+"""Runs jobs on this machine: one process per job with one thread, as many processes at once as there are cores.
 
-The processes are forked from a server that has imported torch: a job starts in tens of milliseconds, and one that is
-killed takes no other with it. Everything a job prints goes through a pipe to the process that the user started, which
-alone writes to the terminal. When that pipe closes, the job knows that its parent is gone: it saves itself and ends.
+The processes are forked from a server that has imported torch, so a job starts in tens of milliseconds, and a killed
+job affects no other. A job's output goes through a pipe to the process that the user started, which alone writes to the
+terminal. If that pipe closes, the parent process is gone, and the job saves its run and ends.
 """
 
 import io
@@ -28,10 +28,10 @@ _PRELOADED = (
     "seqmem.cli.config.build", "seqmem.cli.launch.local", "seqmem.cli.terminal.live", "seqmem.record.recorder",
     "seqmem.training.loop",
 )  # fmt: skip
-"""What a job imports, imported once by the fork server for all jobs."""
+"""Imports of every job, done once by the fork server."""
 
 _GRACE = 30.0
-"""Seconds in which a job may save itself when the process that started it is gone."""
+"""Seconds for a job to save its run after the process that started it is gone."""
 
 
 def run_jobs(jobs: Sequence[Job], *, workers: int | str = "auto") -> list[Outcome]:
@@ -126,7 +126,7 @@ def _in_processes(queue: Queue, count: int, shown: View, stop: StopSignals) -> N
 
 
 class _Worker:
-    """A job in its process, seen from the process that the user started."""
+    """The process of a job, from the view of the process that the user started."""
 
     def __init__(self, job: Job, *, live: bool) -> None:
         self.job = job
@@ -138,7 +138,7 @@ class _Worker:
             self._process = context.Process(
                 target=_do, args=(job, theirs, dict(os.environ), sys.orig_argv, live), name=job.title
             )
-            with _server_environment():  # this starts the server again if it has ended
+            with _server_environment():  # restarts the server if it has ended
                 self._process.start()
 
     def ask_to_stop(self, number: int) -> None:
@@ -162,7 +162,7 @@ class _Worker:
         return True
 
     def outcome(self) -> Outcome:
-        """After the job has ended: the outcome that it sent, or why it sent none."""
+        """The outcome that the job has sent, or the reason why it sent none. Call it after the job has ended."""
         self._process.join(_GRACE)
         if self._outcome is None:
             code = self._process.exitcode
@@ -183,7 +183,7 @@ class _Worker:
 
 
 def warm() -> None:
-    """Start the server now: it imports torch on another core while this process is still reading settings."""
+    """Start the server early: it imports torch on another core while this process reads settings."""
     if _FORKS:
         from multiprocessing import forkserver
 
@@ -193,7 +193,7 @@ def warm() -> None:
 
 
 _FORKS = sys.platform == "linux"
-"""Elsewhere what torch imports does not survive a fork."""
+"""On other systems, libraries that torch imports do not survive a fork."""
 
 
 def _context() -> Any:
@@ -205,10 +205,10 @@ def _context() -> Any:
 
 @contextmanager
 def _server_environment() -> Iterator[None]:
-    """The environment that the server inherits.
+    """Sets the environment that the server inherits.
 
-    One thread: libraries start threads when they are imported, and a process with threads must not be forked. And
-    Ctrl-C ignored: the terminal's would end the server in the middle of an import.
+    One thread, because libraries start threads at import, and a process with threads must not be forked. Ctrl-C is
+    ignored, because it would end the server in the middle of an import.
     """
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     before = {name: os.environ.get(name) for name in names}
@@ -252,7 +252,7 @@ def _do(job: Job, link: Connection, environment: dict[str, str], command: list[s
 
 
 class _PipedStop(StopSignals):
-    """A request to stop that comes through the pipe; the signal handlers stay those of the process."""
+    """A request to stop that arrives through the pipe; installs no signal handlers."""
 
     @contextmanager
     def caught(self) -> Iterator[None]:
@@ -273,7 +273,7 @@ def _listen(link: Connection, stop: _PipedStop) -> None:
 
 
 class _Pipe:
-    """To the process that the user started. Without that process, the job goes on in silence."""
+    """Sends messages to the process that the user started; drops them if that process is gone."""
 
     def __init__(self, link: Connection) -> None:
         self._link, self._lock = link, threading.Lock()
@@ -303,6 +303,6 @@ class _Lines(io.TextIOBase):
         return len(text)
 
     def finish(self) -> None:
-        """Send a last line that has no end."""
+        """Send a last line without a line break."""
         if self._part:
             self.write("\n")

@@ -109,13 +109,13 @@ def execute(
         overrides: the settings of the command line, for the record.
         prefix: in front of every line that is printed.
         stop: where a request to stop is noticed; None: Ctrl-C and SIGTERM while it trains.
-        alone: it is no job of a sweep and may use every core.
+        alone: the run is not a job of a sweep, so it may use every core.
         display: makes the observer that shows progress, a context manager with an attribute ``unread``; None: a
             ``Display`` on ``console``.
 
     Raises:
-        ConfigError: a setting cannot have its value.
-        RunError: the run failed; one line that says why.
+        ConfigError: a setting has an invalid value.
+        RunError: the run failed; the message gives the reason in one line.
         Stopped: a signal came; the run has saved itself.
     """
     run = RunDirectory(run_path(config))
@@ -130,7 +130,7 @@ def execute(
 
     stop = stop or StopSignals()
     with ExitStack() as stack:
-        # First of all: the threads that torch starts later inherit these settings.
+        # This comes first: threads that torch starts later inherit these settings.
         stack.enter_context(_torch_settings(config))
         experiment = build(config, alone=alone)
         check_trainable(experiment)
@@ -239,7 +239,7 @@ def _torch_settings(config: RunConfig) -> Iterator[None]:
     torch.set_num_threads(1)  # until it is known whether the cell uses torch's threads
     torch.set_default_dtype(torch.float32)  # of tasks and weights; a notebook may have set another
     torch.backends.cudnn.allow_tf32 = False  # float32 means float32: the fused cells must equal their steps
-    if config.deterministic:  # otherwise not even set to False: that imports torch's compiler, which takes seconds
+    if config.deterministic:  # never set it to False: that would import torch's compiler, which takes seconds
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic with this alone
         torch.use_deterministic_algorithms(True)
     try:
@@ -258,14 +258,14 @@ def _describe(
     """Write config.json, overrides.json and environment.json, anew at each start.
 
     Returns:
-        The environment that a resumed run was begun in; None for a new run.
+        The environment in which a resumed run was started first; None for a new run.
     """
     from ...record.recorder import scale_of
 
     run.file(ERROR).unlink(missing_ok=True)
     write_json(run.file(CONFIG), settings.everything(config))
     write_json(run.file(OVERRIDES), list(overrides))
-    # Without these the numbers of an unfinished run mean nothing.
+    # Written before training: the scores of an unfinished run cannot be read without them.
     scale = scale_of(experiment.task, config.seq_len).fields() | {**experiment.task.facts()}
     if unknown := [probe for probe in experiment.plan.all_probes() if probe.name not in DESCRIPTIONS]:
         scale["probes"] = {probe.name: probe.description().fields() for probe in unknown}

@@ -1,7 +1,7 @@
-"""What is shown of a sweep on one machine while it runs.
+"""The display of a running sweep on one machine.
 
-On a terminal, one live picture: the numbers of runs that are done, running, failed, skipped and waiting, the time left,
-and a line for each running run. Anywhere else, the lines of the runs themselves.
+On a terminal, one live picture: how many runs are done, running, failed, skipped and waiting, the time left, and a line
+for each running run. Otherwise, the lines of the runs themselves.
 """
 
 import time
@@ -33,12 +33,12 @@ _WIDEST = 160
 
 
 def cost(job: Job) -> float:
-    """How long a job takes, in arbitrary units: for comparing jobs."""
+    """The relative duration of a job, in arbitrary units."""
     return float(job.settings["steps"]) * (float(job.settings["seq_len"]) + _TIMESTEPS)
 
 
 class Reporter:
-    """An observer of a training run in the place of ``live.Display``: it draws nothing, and sends its progress."""
+    """An observer of a training run that sends its progress instead of drawing it as ``live.Display`` does."""
 
     unread = False
 
@@ -92,7 +92,7 @@ class Overview:
     """A view that draws one live picture.
 
     Args:
-        jobs: the whole sweep's; ``done``: the outcomes of those that were finished before.
+        jobs: the whole sweep's. ``done``: the outcomes of jobs whose runs were finished before.
         workers: concurrent jobs.
     """
 
@@ -154,7 +154,7 @@ class Overview:
         self._console.print(Text(prefixed(job, text).rstrip("\n"), "red" if error else ""), soft_wrap=True)
 
     def seconds_left(self) -> float | None:
-        """Estimated from finished and running jobs, if possible of the same cell; None: there is no data yet."""
+        """Estimated from finished and running jobs, preferably of the same cell; None: no data yet."""
         now, speeds = self._clock(), dict(self._speeds)
         for running in self._running.values():
             if running.now is not None and running.now.step > running.now.first:
@@ -240,7 +240,7 @@ def _cell(job: Job) -> str:
 
 
 def view(jobs: Sequence[Job], done: Sequence[Outcome], workers: int, console: Console | None = None) -> View:
-    """The live picture if the terminal can draw one, else lines. ``done``: of runs that were finished before."""
+    """The live picture if the terminal supports it, else lines. ``done``: outcomes of runs finished before."""
     console = console or Console()
     quiet = all(job.quiet for job in jobs)
     if len(done) < len(jobs) and not quiet and moving(console):

@@ -1,4 +1,4 @@
-"""Each run is a task on a Ray cluster, in a process of its own.
+"""Runs each job as a task on a Ray cluster, in a separate process.
 
 The cluster moves jobs and outcomes only. Run directories and the lines that jobs print are files, which this machine
 and the cluster's nodes must share; the lines are printed here as they appear.
@@ -27,13 +27,13 @@ _POLL = 0.3
 """Seconds between two polls of the jobs' printed lines."""
 
 _SAVING = 60.0
-"""Seconds that running jobs have to save themselves after Ctrl-C."""
+"""Seconds for running jobs to save their runs after Ctrl-C."""
 
 _APPEARS = 10.0
 """Seconds after which a file that one machine has written is visible on another: network file systems cache."""
 
 _LINE = 300
-"""The longest cause to print, in characters. Some of Ray's are pages."""
+"""The longest cause to print, in characters. Some of Ray's messages fill pages."""
 
 _DEATHS = {
     "WorkerCrashedError": "its process died",
@@ -133,9 +133,9 @@ class _Sweep:
     logs: Path
     max_retries: int
     view: View
-    running: dict[Any, Job] = field(default_factory=dict)  # by the reference to the outcome that Ray will return
+    running: dict[Any, Job] = field(default_factory=dict)  # keys: Ray's references to the outcomes
     retries: dict[int, int] = field(default_factory=dict)
-    read: dict[int, int] = field(default_factory=dict)  # job -> bytes of its lines that were printed here
+    read: dict[int, int] = field(default_factory=dict)  # job -> bytes of its log that were printed here
     stopping: bool = False
 
     def run(self, jobs: Sequence[Job]) -> dict[int, Outcome]:
@@ -180,7 +180,7 @@ class _Sweep:
             self._wait(queue)
 
     def _wait(self, queue: Queue) -> None:
-        """Wait a moment for outcomes, and account for those that are there."""
+        """Wait briefly for outcomes, and record those that have arrived."""
         if not self.running:
             time.sleep(_POLL)  # until a run that another process has locked may be free
             return
@@ -364,7 +364,7 @@ def _no_room(nodes: Sequence[Mapping[str, Any]], needs: Mapping[str, int | float
 
 @contextmanager
 def _logs(job: Job) -> Iterator[Path]:
-    """The folder of the jobs' printed lines. Those of jobs that did not finish are left there."""
+    """The folder of the jobs' logs. Logs of jobs that did not finish remain there."""
     name = f"ray-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     folder = Path(job.folder) / str(job.settings["outputs"]) / ".sweeps" / name
     try:
@@ -393,7 +393,7 @@ def _appears(path: Path) -> bool:
 
 
 def _one_line(error: BaseException) -> str:
-    """An error of Ray, or the error of a worker that it carries, in one line."""
+    """Ray's error, or the worker's error inside it, in one line."""
     cause = getattr(error, "cause", None)
     if isinstance(cause, BaseException):
         return one_line(cause)

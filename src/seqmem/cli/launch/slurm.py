@@ -51,7 +51,7 @@ class Options:
     """The settings of ``hydra.launcher``; the comments in conf/hydra/launcher/slurm.yaml explain them.
 
     Raises:
-        ConfigError: one of them cannot have its value.
+        ConfigError: a setting has an invalid value.
     """
 
     partition: Any = None  # all Any: values come from a command line, and __post_init__ checks them
@@ -131,8 +131,8 @@ def run_jobs(jobs: Sequence[Job], **options: Any) -> list[Outcome]:
     """Submit the jobs that are neither finished nor queued, and wait for all of them.
 
     Raises:
-        ConfigError: an option is unknown or cannot have its value; submitit is missing.
-        RunError: there is no Slurm here, or it refuses.
+        ConfigError: an option is unknown or has an invalid value, or submitit is missing.
+        RunError: Slurm is not installed here, or refuses the jobs.
         Stopped: Ctrl-C; the jobs go on in Slurm.
     """
     checked = _options(options)
@@ -210,7 +210,7 @@ class _SlurmSignals(StopSignals):
 
     @contextmanager
     def caught(self) -> Iterator[None]:
-        yield  # the handlers are installed for the whole life of the process
+        yield  # the handlers are installed until the process ends
 
     def wants_requeue(self) -> bool:
         """Slurm sends a plain SIGTERM before a pre-emption, but also on scancel: its state tells them apart."""
@@ -256,12 +256,12 @@ class ArrayTask:
         return outcome
 
     def _forced_once(self) -> Job:
-        """With ``force=true``, delete the old run when the job starts first, and not again after each requeue."""
+        """With ``force=true``, delete the old run at the job's first start, but not after a requeue."""
         if not self.job.force:
             return self.job
         marker = _marker(Path(self.folder), _own_id())
         if not marker.exists():
-            with suppress(RunError), self.job.run.locked():  # work meets the same error, and reports it
+            with suppress(RunError), self.job.run.locked():  # work will raise the same error and report it
                 self.job.run.restart()
                 marker.touch()
         return replace(self.job, settings={**self.job.settings, "force": False}) if marker.exists() else self.job
@@ -310,7 +310,7 @@ class _Watched:
 
 
 def _submit(left: dict[str, Job], options: Options, folder: Path) -> tuple[list[_Watched], dict[str, Outcome]]:
-    """(the jobs that are in Slurm now; directory -> outcome of the jobs that Slurm refused)"""
+    """(the jobs in Slurm, the run's directory -> outcome of each refused job)"""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / "jobs.lock"):  # the same sweep, started twice at once, is submitted once
@@ -475,7 +475,7 @@ class _Watch:
         return replace(returned, number=one.job.number)
 
     def _follow(self, one: _Watched, seen: "Seen | None", now: float) -> Outcome | None:
-        """Print a job's change of state; its outcome, if it has ended without returning one."""
+        """Print a job's change of state; return its outcome if it ended without returning one."""
         if seen is not None and seen.alive:
             one.gone_since = None
             self._print_state(one, seen)
@@ -509,7 +509,7 @@ class _Watch:
                 print(f"{one.job.prefix}requeued{at}: goes on when Slurm starts it again", flush=True)
 
     def _print_reasons(self, queue: Mapping[str, "Seen"]) -> None:
-        """Print once each reason for which jobs are pending that may never pass."""
+        """Print each reason once for which jobs may stay pending for ever."""
         waiting: dict[str, list[str]] = {}
         for one in self._left.values():
             seen = queue.get(one.slurm_id)

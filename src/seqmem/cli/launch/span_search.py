@@ -1,4 +1,4 @@
-"""The search for a memory span: lengths, each a few ordinary runs, and what their scores say."""
+"""The search for a memory span: trains a few ordinary runs per length, and decides by their scores."""
 
 import re
 import threading
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class LengthResult:
-    """The results of a length: one for each seed that was needed, in the order of the seeds."""
+    """The results at one length, one per seed that was needed, in the order of the seeds."""
 
     length: int
     seeds: int
@@ -80,7 +80,7 @@ class SpanSearch:
     results: list[LengthResult] = field(default_factory=list)
 
     def spent(self) -> int:
-        """Steps of all runs so far, also those of earlier starts, so that a search started again decides alike."""
+        """Steps of all runs so far, including earlier starts, so that a resumed search makes the same decisions."""
         return self.first.steps * sum(len(result.runs) for result in self.results)
 
     @property
@@ -88,7 +88,7 @@ class SpanSearch:
         return self.task.targets.metric
 
     def file(self) -> Path:
-        """The file of the result. The budget is not part of its name: a larger one only completes the result."""
+        """The file of the result. The budget is not part of its name, as a larger budget only completes the result."""
         run = run_path(self.first)
         about = {key: value for key, value in identity(self.first).items() if key not in ("seq_len", "seed")}
         limits = {"seeds": self.seeds, "from": self.start, "max": self.longest, "threshold": self.goal}
@@ -108,7 +108,7 @@ class SpanSearch:
         return result.solved
 
     def _run(self, tried: LengthResult, count: int) -> None:
-        """Run the next ``count`` seeds at once: as many as are needed in any case."""
+        """Run the next ``count`` seeds concurrently; all of them are needed for the decision."""
         first = len(tried.runs)
         jobs = []
         for number in range(count):
@@ -134,7 +134,7 @@ class SpanSearch:
             tried.steps_to_solve.append(None if result is None else result["steps_to_solve"])
 
     def _stopped(self, outcome: "Outcome", path: str) -> None:
-        """Raise the reason why a run has no result."""
+        """Raise an error with the reason why a run has no result."""
         if outcome.state == "stopped":
             raise Stopped("stopped: the same command goes on from there", outcome.exit_code or 130)
         if outcome.usage:
@@ -191,7 +191,7 @@ class SpanSearch:
 
 
 def with_length(composed: DictConfig, length: int, seed: int) -> RunConfig:
-    """The configuration with this length and seed; settings that refer to them follow."""
+    """The configuration with this length and seed; settings that refer to them are resolved anew."""
     composed.seq_len, composed.seed = length, seed
     return from_mapping(composed)
 
@@ -204,7 +204,7 @@ def _diverged(run: RunDirectory) -> bool:
 
 @contextmanager
 def _progress(length: int, running: Sequence[RunDirectory], steps: int, *, quiet: bool) -> Iterator[None]:
-    """On a terminal, show how far the runs are, from their own files, until they end."""
+    """On a terminal, show the steps of the runs, read from their files, until they end."""
     console = Console()
     if quiet or not console.is_terminal or console.is_dumb_terminal:
         yield

@@ -28,7 +28,7 @@ from .one_run import Stopped, run_path
 class Sweep:
     """The jobs of the sweep that this process started.
 
-    ``total``: their number; 0: unknown. ``grid``: all of them were checked before the first one started.
+    ``total``: their number; 0: unknown. ``grid``: all jobs were checked before the first one started.
     """
 
     total: int = 0
@@ -68,7 +68,7 @@ def begin() -> Session:
 
 
 def session() -> Session | None:
-    """None: this process is a worker of a sweep."""
+    """The session of this process; None if it is a worker of a sweep."""
     return _session
 
 
@@ -82,11 +82,11 @@ class SweepCallback(Callback):
             here = launcher._target_.endswith("LocalLauncher")
             if here and local.worker_count(launcher.get("workers", "auto")) > 1:
                 local.warm()
-            if not sweeper._target_.endswith("BasicSweeper"):  # its jobs are known only as it chooses them
+            if not sweeper._target_.endswith("BasicSweeper"):  # other sweepers choose each job only when they start it
                 current.sweep = Sweep(total=int(sweeper.get("n_trials") or 0), grid=False)
                 return
             sweep, mistakes = _checked(config)
-        except Exception as error:  # Hydra would only warn of it
+        except Exception as error:  # Hydra would only print a warning
             sweep, mistakes = Sweep(), [one_line(error)]
         if mistakes:
             print("seqmem train: " + "\n  ".join(mistakes), file=sys.stderr)
@@ -98,7 +98,7 @@ class SweepCallback(Callback):
 
 
 def _checked(config: DictConfig) -> tuple[Sweep, list[str]]:
-    """(the sweep; its mistakes, in lines)"""
+    """(the sweep, lines about mistakes in its settings)"""
     from ..config.build import check
 
     params = config.hydra.sweeper.get("params") or {}
@@ -116,7 +116,7 @@ def _checked(config: DictConfig) -> tuple[Sweep, list[str]]:
             with explained(job, config_dir):
                 checked = from_mapping(compose(config.hydra.job.config_name, overrides=list(job)))
             check(checked)
-        except Exception as error:  # a class of the user's own may raise anything
+        except Exception as error:  # a user's own class may raise any error
             settings = " ".join(word for word in job if word not in common)
             mistakes.append(f"job {number} ({settings}): {one_line(error)}")
             continue
@@ -153,10 +153,10 @@ def jobs(job_overrides: Sequence[Sequence[str]], first: int, loader: Any, config
 
 
 def account(outcomes: Sequence[Outcome]) -> None:
-    """Add a launcher's outcomes to the sweep's; ``summary`` prints them in the end.
+    """Add a launcher's outcomes to the sweep's; ``summary`` describes them at the end.
 
     Raises:
-        Stopped: a signal asked for it, and runs are left to do. Those that ran have saved themselves.
+        Stopped: a signal came while runs were left. The runs that had started are saved.
     """
     current = session()
     if current is None or current.sweep is None:
@@ -181,7 +181,7 @@ def account(outcomes: Sequence[Outcome]) -> None:
 
 
 def summary(sweep: Sweep) -> tuple[list[str], int]:
-    """(the states of the sweep's runs, in lines; the exit code for them)"""
+    """(lines about the states of the sweep's runs, the exit code)"""
     states = {path: _state(path, sweep.outcomes.get(path)) for path in dict.fromkeys(sweep.paths)}
     finished = sum(state == "finished" for state, _ in states.values())
     lines = [f"{finished} of {len(states)} runs finished"]
@@ -200,7 +200,7 @@ def summary(sweep: Sweep) -> tuple[list[str], int]:
 
 
 def _state(path: Path, outcome: Outcome | None) -> tuple[str, str]:
-    """(finished, failed, ...; why, in one line)"""
+    """(state, e.g. finished or failed; reason in one line)"""
     run = RunDirectory(path)
     if outcome is not None and outcome.state in ("failed", "lost"):
         why = outcome.error or ""

@@ -1,4 +1,4 @@
-"""Prints the result of Hydra's Optuna sweeper at its end: the sweeper itself only writes a file."""
+"""Prints the final result of Hydra's Optuna sweeper, which itself only writes a file."""
 
 from contextlib import suppress
 from importlib import import_module
