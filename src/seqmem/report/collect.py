@@ -1,6 +1,6 @@
 """Collects every run below some folders, for a report. Thousands of runs take seconds.
 
-A run that cannot be used is named and left out; the others are still read.
+Unusable runs are listed with a reason and skipped.
 
 Axes: N traces, T timesteps, B sequences, K timesteps back from the answer, 0 the answer itself.
 """
@@ -31,9 +31,8 @@ from ..runs.summary import Summary, read
 class Profiles:
     """How much gradient arrives, by timesteps back from the answer, over the training.
 
-    ``step`` [N]: updates made when it was traced. ``log10`` [N K]: log10 of the mean over the sequences of the norm of
-    everything the cell carries; column k is k timesteps back. ``-inf``: float64 cannot tell it from zero; NaN: it is
-    no number.
+    ``step`` [N]: updates before each trace. ``log10`` [N K]: log10 of the gradient norm by all states together, its mean
+    over the sequences; column k is k timesteps back. ``-inf``: below what float64 holds. NaN: not a number.
     """
 
     step: np.ndarray
@@ -52,28 +51,28 @@ class Run:
 
     Args:
         path: its directory.
-        task: the task's name, or the class of a user's own, and the settings by which the tasks of that name differ in
-            the collection, e.g. ``pronoun people=16``: what is asked differs between them, and often chance.
+        task: the task's name (a user's own: its class), and the settings in which tasks of that name differ in the
+            collection, e.g. ``pronoun people=16``: such tasks differ in difficulty, and often in chance.
         task_name: the name alone.
         cell: the cell's name, likewise its class.
-        variant: the settings by which this cell's runs differ inside the collection, apart from length and seed, e.g.
-            ``forget_bias=1``; empty where there are none.
-        label: cell and variant; within a task, runs of one label differ by length and seed alone.
-        seq_len: timesteps it was trained on (with lengths=uniform: at most).
-        steps: updates that were made.
+        variant: the settings other than length and seed in which this cell's runs differ in the collection, e.g.
+            ``forget_bias=1``; may be empty.
+        label: cell and variant; within a task, runs with one label differ in length and seed only.
+        seq_len: the training length in timesteps (with lengths=uniform: the longest).
+        steps: updates.
         score, loss: on held-out sequences of ``seq_len`` after training.
-        chance: the score without a memory. None: not known.
+        chance: the score without a memory; None: unknown.
         metric: what the score is, e.g. ``accuracy`` (a fraction) or ``mean squared error``.
-        solved_at: the score from which on the task counts as solved by its own rule; None: it has none.
-        solved: whether ``score`` reaches it.
+        solved_at: the score at which the task counts as solved by its own rule; None: it has no rule.
+        solved: True if ``score`` reaches it.
         steps_to_solve: the first evaluation during training that reached it, in updates; None: none did.
         by_length: tested length -> score.
         probes: name -> ``start`` and ``end`` of training -> what the probe measured, as in result.json.
         descriptions: name of a probe -> what its numbers mean.
-        config: what was run, as in config.json.
-        environment: what it ran on and the command, as in environment.json; empty where that is missing.
-        hidden_size: units a layer. ``parameters``: of the whole model.
-        seconds: what it took.
+        config: the configuration, as in config.json.
+        environment: versions, machine and command, as in environment.json; empty if the file is missing.
+        hidden_size: units per layer. ``parameters``: of the whole model.
+        seconds: duration of the training.
     """
 
     path: Path
@@ -127,7 +126,7 @@ class Run:
         step = gradients.step
         middle = int(np.abs(step - step[-1] / 2).argmin())
         places = sorted({0, middle, len(step) - 1}) if ends else range(len(step))
-        # One at a time: all together they may take as much memory again.
+        # One trace at a time: all at once may double the memory.
         rows = [log10_by_distance(gradients.state(place), gradients.answered_at) for place in places]
         return Profiles(step[list(places)], np.stack(rows))
 
@@ -182,7 +181,7 @@ class LeftOut:
 
 @dataclass(frozen=True, eq=False)
 class Collection:
-    """``runs``: finished, by task, cell, label, length and seed. ``folders``: where they were looked for."""
+    """``runs``: finished runs, by task, cell, label, length and seed. ``folders``: the searched folders."""
 
     folders: list[Path]
     runs: list[Run]
@@ -195,7 +194,7 @@ class Collection:
 
     @property
     def groups(self) -> list[Group]:
-        """By task and label, as the runs are ordered."""
+        """The groups by task and label, in the order of the runs."""
         by_group: dict[tuple[str, str], dict[int, dict[int, Run]]] = defaultdict(lambda: defaultdict(dict))
         for run in self.runs:
             by_group[run.task, run.label][run.seq_len][run.seed] = run
@@ -207,15 +206,15 @@ class Collection:
         return groups
 
     def only(self, task: str) -> "Collection":
-        """What it has of one task, named with its settings or without."""
+        """The collection restricted to one task, which is named with or without its settings."""
         return replace(self, runs=[run for run in self.runs if task in (run.task, run.task_name)])
 
 
 def collect(paths: Iterable[Path | str]) -> Collection:
     """Read every run at or below ``paths``.
 
-    A training that stands in two directories counts once: the run that was tested at more lengths, else the first by
-    path; the other is among ``left_out``. Trainings are the same if their ``training_settings`` are.
+    Of several runs of the same training, one counts: the one tested at the most lengths, else the first by path. The
+    others are in ``left_out``. Trainings are the same if their ``training_settings`` are equal.
 
     Raises:
         RunError: there is no run, finished or not; the message names what was left out, if that is all there is.
@@ -268,7 +267,7 @@ def probe_numbers(runs: Iterable[Run]) -> list[ProbeNumber]:
 
 
 def natural(text: str) -> list[tuple[int, float, str]]:
-    """A key by which ``forget_bias=2`` comes before ``forget_bias=10``."""
+    """A sort key: ``forget_bias=2`` before ``forget_bias=10``."""
     parts = re.split(r"(\d+(?:\.\d+)?)", text)
     return [(0, float(part), "") if i % 2 else (1, 0.0, part) for i, part in enumerate(parts)]
 
@@ -277,7 +276,7 @@ def natural(text: str) -> list[tuple[int, float, str]]:
 
 
 def _folders(given: Sequence[Path], left_out: list[LeftOut]) -> Iterator[Path]:
-    """Every folder with a config or a result, each once, by path; what may not be looked into is left out."""
+    """Every folder with a config or a result, each once, by path. Unreadable folders are added to ``left_out``."""
     seen: set[Path] = set()
     for start in given:
 
@@ -326,21 +325,21 @@ def _run(summary: Summary, result: StoredResult) -> Run:
 
 
 def _without(folder: Path, message: str) -> str:
-    """What is wrong with a folder, for where the folder is named beside it."""
+    """An error message about a folder without the folder's path."""
     return message.removeprefix(str(folder)).lstrip("/: ")
 
 
-# Which runs are the same, and by what the others differ
+# Duplicates and labels
 
 
 def _once(runs: Sequence[Run], left_out: list[LeftOut]) -> list[Run]:
-    """Every training once."""
+    """One run of every training; the duplicates are added to ``left_out``."""
     alike: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
         alike[identity_hash(training_settings(run.config))].append(run)
     chosen = []
     for same in alike.values():
-        best = max(same, key=lambda run: len(run.by_length))  # the first of several
+        best = max(same, key=lambda run: len(run.by_length))  # the first if several have the most
         chosen.append(best)
         for run in same:
             if run is not best:
@@ -351,7 +350,7 @@ def _once(runs: Sequence[Run], left_out: list[LeftOut]) -> list[Run]:
 
 
 def _labelled(runs: Sequence[Run]) -> list[Run]:
-    """With ``task``, ``variant`` and ``label``."""
+    """The runs with ``task``, ``variant`` and ``label`` filled in."""
     flat = {id(run): training_settings(run.config) for run in runs}
     task_text: dict[int, str] = {}
     for same in _sorted_by(runs, lambda run: run.task_name):
@@ -371,7 +370,7 @@ def _labelled(runs: Sequence[Run]) -> list[Run]:
 
 
 _DRAWING = ("task.lengths", "task.shortest")
-"""How training lengths are drawn: of the training, though it stands with the task."""
+"""How training lengths are drawn: settings of the training, although they are in the task's group."""
 
 
 def _sorted_by(runs: Sequence[Run], key: Callable[[Run], Any]) -> Iterator[list[Run]]:
@@ -382,16 +381,16 @@ def _sorted_by(runs: Sequence[Run], key: Callable[[Run], Any]) -> Iterator[list[
 
 
 def _differing(flat: Sequence[Mapping[str, Any]], prefix: str) -> list[str]:
-    """Settings of a cell or a task that differ between the runs, or that some of them lack."""
+    """Settings of a cell or a task that differ between the runs, or that some runs lack."""
     keys = dict.fromkeys(key for one in flat for key in one if key.startswith(prefix))
     return [key for key in keys if len({_value(one[key]) if key in one else None for one in flat}) > 1]
 
 
 def _other_keys(runs: Sequence[Run], flat: Mapping[int, Mapping[str, Any]]) -> list[str]:
-    """Settings of the training by which runs of one cell and one task differ.
+    """Settings of the training in which runs of one cell and one task differ.
 
-    One that depends on the length alone, as a number of steps that grows with it, makes no variants: there would be
-    one for each length. And what one optimizer has and another has not goes without saying.
+    A setting that depends on the length alone (steps that grow with it) does not count: each length would become a
+    variant. Nor does a setting that only one of the optimizers has: the optimizer's name implies it.
     """
     keys = dict.fromkeys(key for run in runs for key in flat[id(run)] if not key.startswith(("cell.", "task.")))
     differing = []
@@ -410,7 +409,7 @@ def _other_keys(runs: Sequence[Run], flat: Mapping[int, Mapping[str, Any]]) -> l
 
 
 def _setting_words(flat: Mapping[str, Any], keys: Sequence[str], among: Sequence[str]) -> str:
-    """``forget_bias=1 lr=0.01``; keys in full where their last words are not enough to tell them apart."""
+    """``forget_bias=1 lr=0.01``; full keys if their last words are ambiguous."""
     short = {key: key.removesuffix(".name").rpartition(".")[2] for key in among}
     doubled = [word for word, count in Counter(short.values()).items() if count > 1]
     return " ".join(
@@ -419,14 +418,14 @@ def _setting_words(flat: Mapping[str, Any], keys: Sequence[str], among: Sequence
 
 
 def _value(value: Any) -> str:
-    """As on the command line; 1 and 1.0 are the same."""
+    """A value as on the command line; 1 and 1.0 are equal."""
     if isinstance(value, float) and not isinstance(value, bool):
         return f"{value:.6g}"
     return value if isinstance(value, str) else json.dumps(value)
 
 
 def _one_a_seed(runs: Sequence[Run], left_out: list[LeftOut]) -> list[Run]:
-    """One run for each task, label, length and seed: where versions differ, a configuration may not say it all."""
+    """One run per task, label, length and seed: runs of several versions may differ in no recorded setting."""
     firsts: dict[tuple[str, str, int, int], Run] = {}
     for run in runs:
         first = firsts.setdefault((run.task, run.label, run.seq_len, run.seed), run)

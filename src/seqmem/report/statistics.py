@@ -32,7 +32,7 @@ DEFAULT_THRESHOLD = 0.99
 @dataclass(frozen=True)
 class Interval:
     """The median of ``n`` numbers and its bootstrap interval. ``low`` and ``high`` are among the numbers, or halfway
-    between two of them; ``level``: the confidence level, at most LEVEL. Of no numbers, everything is NaN."""
+    between two of them; ``level``: the confidence level, at most LEVEL. Without numbers, all are NaN."""
 
     median: float
     low: float
@@ -72,7 +72,7 @@ def median_interval(values: Iterable[float | int], *, level: float = LEVEL) -> I
 
 
 def _mean(a: float, b: float) -> float:
-    return a if a == b else a / 2 + b / 2  # inf and inf are inf
+    return a if a == b else a / 2 + b / 2  # equal values, infinite ones too, are returned unchanged
 
 
 def _resampled_medians(ordered: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -103,7 +103,7 @@ def _at_least(n: int, chance: np.ndarray, k: int) -> np.ndarray:
     many = np.arange(k, n + 1)
     with np.errstate(divide="ignore", invalid="ignore"):
         logs = many * np.log(chance)[:, None] + (n - many) * np.log1p(-chance)[:, None]
-    logs = np.where(chance[:, None] == 1, np.where(many == n, 0.0, -np.inf), logs)  # where 0 * -inf is no number
+    logs = np.where(chance[:, None] == 1, np.where(many == n, 0.0, -np.inf), logs)  # 0 * -inf would be NaN
     return np.exp(_log_binomials(n)[many] + logs).sum(1)
 
 
@@ -131,10 +131,10 @@ def score_interval(runs: Sequence[Run], *, at: int | None = None) -> Interval:
 
 
 def rule(run: Run, threshold: float | None = None) -> float | None:
-    """The score from which on a run counts as solved; None: there is no such score.
+    """The score at which a run counts as solved; None: there is no such score.
 
-    ``threshold``, where given, is an accuracy and holds for accuracies; any other metric keeps the task's own rule.
-    Without one it is the task's rule, and DEFAULT_THRESHOLD for an accuracy of a task that has none.
+    ``threshold`` is an accuracy and applies to accuracies only; other metrics use the task's own rule. Without a
+    threshold, the task's rule applies, or DEFAULT_THRESHOLD for an accuracy if the task has no rule.
     """
     if run.metric.percent:
         if threshold is not None:

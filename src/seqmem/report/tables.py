@@ -1,4 +1,4 @@
-"""The numbers of a report as tables, for whatever reads CSV or Parquet.
+"""The numbers of a report as tables, in CSV and Parquet.
 
     runs      a row for each run
     groups    a row for each task, label and trained length: over its seeds
@@ -34,7 +34,7 @@ NAMES = ("runs", "groups", "tested")
 
 
 def tables(collection: Collection, threshold: float | None = None) -> "dict[str, pl.DataFrame]":
-    """All of NAMES."""
+    """Name -> table, for all of NAMES."""
     import polars as pl
 
     numbers = probe_numbers(collection.runs)
@@ -51,10 +51,10 @@ def tables(collection: Collection, threshold: float | None = None) -> "dict[str,
 
 
 def write(collection: Collection, folder: Path, *, threshold: float | None = None) -> list[Path]:
-    """``NAME.csv`` and ``NAME.parquet`` for each table, in place of former ones.
+    """Write ``NAME.csv`` and ``NAME.parquet`` for each table, and return the paths. Existing files are replaced.
 
     Raises:
-        OSError: one cannot be written.
+        OSError: a file cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     written = []
