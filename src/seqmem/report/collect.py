@@ -31,7 +31,7 @@ from ..runs.summary import Summary, read
 class Profiles:
     """How much gradient arrives, by timesteps back from the answer, over the training.
 
-    ``step`` [N]: updates before each trace. ``log10`` [N K]: log10 of the gradient norm by all states together, its mean
+    ``step`` [N]: updates before each trace. ``log10`` [N K]: log10 of the gradient norm by all states, its mean
     over the sequences; column k is k timesteps back. ``-inf``: below what float64 holds. NaN: not a number.
     """
 
