@@ -1,4 +1,4 @@
-"""Who may import whom, and what may stand where: the laws of CONTRIBUTING's 'How it is built', read off the source."""
+"""The laws of CONTRIBUTING's 'How it is built' on imports and names, checked on the source."""
 
 import ast
 import sys
@@ -70,7 +70,7 @@ def parsed(path: Path) -> ast.Module:
 
 
 def dotted(node: ast.AST) -> str:
-    """``torch.cuda.is_available``; empty for what is no chain of names."""
+    """The dotted name, as ``torch.cuda.is_available``; empty if the node is not a chain of names."""
     parts = []
     while isinstance(node, ast.Attribute):
         parts.append(node.attr)
@@ -91,9 +91,9 @@ def module(path: Path) -> tuple[str, ...]:
 
 @cache
 def placed_imports(path: Path) -> tuple[tuple[str, str], ...]:
-    """(place, absolute name) of everything that a file imports.
+    """(place, absolute name) of each of a file's imports.
 
-    The place says when the import runs: with the ``module``, in a ``function``, or for ``types`` only, which is never.
+    The place says when the import runs: with the ``module``, in a ``function``, or for ``types`` only, i.e. never.
     """
     package = module(path) if path.name == "__init__.py" else module(path)[:-1]
 
@@ -116,7 +116,7 @@ def placed_imports(path: Path) -> tuple[tuple[str, str], ...]:
 
 
 def imports(path: Path) -> Iterator[str]:
-    """Everything that a file imports, also inside functions and for types only, as absolute names."""
+    """Absolute names of a file's imports, including those inside functions and for types only."""
     return (name for _, name in placed_imports(path))
 
 
@@ -132,16 +132,16 @@ def imported_module(name: str) -> str:
 
 @cache
 def loaded_with(name: str) -> set[str]:
-    """The modules that importing this one loads: itself, its packages, and what each imports at its top."""
-    loaded, left = set[str](), [name]
-    while left:
-        name = left.pop()
+    """The modules that importing ``name`` loads: itself, its packages, and their imports at the top."""
+    loaded, pending = set[str](), [name]
+    while pending:
+        name = pending.pop()
         if not name or name in loaded:
             continue
         loaded.add(name)
-        left.append(name.rpartition(".")[0])
+        pending.append(name.rpartition(".")[0])
         path = MODULES[name]
-        left += [
+        pending += [
             imported_module(other)
             for place, other in placed_imports(path)
             if place == "module" and other.startswith("seqmem.")
@@ -151,7 +151,7 @@ def loaded_with(name: str) -> set[str]:
 
 @cache
 def other_projects(name: str) -> set[str]:
-    """The packages of other projects that importing this module loads."""
+    """The third-party packages that importing ``name`` loads."""
     roots = {
         other.split(".")[0]
         for each in loaded_with(name)
@@ -162,7 +162,7 @@ def other_projects(name: str) -> set[str]:
 
 
 def names(path: Path) -> Iterator[tuple[str, ast.Attribute]]:
-    """``torch.manual_seed`` and whatever else is reached by dots."""
+    """Every dotted name, as ``torch.manual_seed``, with its node."""
     for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Attribute):
             yield dotted(node), node
@@ -173,11 +173,11 @@ def test_the_law_names_every_room() -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
-def test_who_may_import_whom(path: Path) -> None:
+def test_imports_between_rooms(path: Path) -> None:
     if room(path) == "__main__":
         assert list(imports(path)) == ["sys", "seqmem.cli.main.main"]
         return
-    if room(path) == "__init__":  # at run time only what a name that is used needs
+    if room(path) == "__init__":  # the package imports lazily
         outside = [node for node in parsed(path).body if isinstance(node, ast.Import | ast.ImportFrom)]
         assert {node.module for node in outside if isinstance(node, ast.ImportFrom)} == {"importlib", "typing"}
         assert all(isinstance(node, ast.ImportFrom) for node in outside)
@@ -209,15 +209,15 @@ def test_the_inner_law_names_every_part_of_the_cli() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in MODULES if name.startswith("seqmem.cli.")])
-def test_who_may_import_whom_in_the_cli(name: str) -> None:
+def test_imports_between_parts_of_the_cli(name: str) -> None:
     part = name.split(".")[2]
     for _, other in placed_imports(MODULES[name]):
         if other.startswith("seqmem.cli.") and imported_module(other) != name:
             assert other.split(".")[2] in INNER_LAW[part], f"{name} imports {other}"
 
 
-def test_no_module_imports_itself_by_way_of_others() -> None:
-    """Imports inside functions count: that a circle is entered late does not open it."""
+def test_there_are_no_import_cycles() -> None:
+    """Imports inside functions count: deferring an import does not break a cycle."""
     graph = {
         name: {
             imported_module(other)
@@ -226,17 +226,17 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
         }
         - {name}
         for name, path in MODULES.items()
-        if name != "seqmem"  # whose names are imported when they are used
+        if name != "seqmem"  # the package imports its names lazily
     }
-    done: set[str] = set()
+    visited: set[str] = set()
 
     def visit(name: str, path: list[str]) -> None:
-        assert name not in path, f"a circle: {' -> '.join([*path[path.index(name) :], name])}"
-        if name in done or name not in graph:
+        assert name not in path, f"a cycle: {' -> '.join([*path[path.index(name) :], name])}"
+        if name in visited or name not in graph:
             return
         for other in sorted(graph[name]):
             visit(other, [*path, name])
-        done.add(name)
+        visited.add(name)
 
     for name in graph:
         visit(name, [])
@@ -258,27 +258,27 @@ SLOW_TO_IMPORT = {
 
 @pytest.mark.parametrize("name", sorted(MODULES))
 def test_imports_inside_functions_have_a_reason(name: str) -> None:
-    """It keeps a slow package out of a fast start, or, in the package itself, out of ``import seqmem``."""
+    """The reason is always a slow package that a fast start, or ``import seqmem``, must not load."""
     path = MODULES[name]
     inside = [other for place, other in placed_imports(path) if place == "function" and other.startswith("seqmem.")]
-    already = other_projects(name)
+    at_the_top = other_projects(name)
     for other in inside:
-        assert (other_projects(imported_module(other)) - already) & SLOW_TO_IMPORT, (
+        assert (other_projects(imported_module(other)) - at_the_top) & SLOW_TO_IMPORT, (
             f"{name} may import {other} at its top"
         )
 
 
 def test_cells_do_not_know_each_other() -> None:
-    """One cell a file, on top of ``base``, ``state`` and the fused shortcut; the registry alone knows all."""
+    """One cell per file, which imports only ``base``, ``state`` and ``fused``; the registry knows all cells."""
     for path in (SOURCE / "cells").glob("*.py"):
         if path.name != "__init__.py":
-            ours = {name.split(".")[2] for name in imports(path) if name.startswith("seqmem.cells.")}
+            modules = {name.split(".")[2] for name in imports(path) if name.startswith("seqmem.cells.")}
             if path.name != "recompute.py":
-                assert ours <= {"base", "state", "fused"}, path
+                assert modules <= {"base", "state", "fused"}, path
 
 
 def test_devices_are_chosen_in_one_place() -> None:
-    """``cli/config/build.py`` decides; ``randomness`` must know, because CUDA has generators of its own."""
+    """``cli/config/build.py`` decides. ``randomness`` is an exception, because CUDA has its own generators."""
     for path in FILES:
         if path.relative_to(SOURCE) in (Path("cli/config/build.py"), Path("randomness.py")):
             continue
@@ -299,7 +299,7 @@ GLOBAL = (
 
 
 def test_global_generators_are_not_used() -> None:
-    """Randomness is an argument: no seeding, and nothing drawn from a generator that was not handed over."""
+    """Randomness is an argument: no seeding, and every draw takes a generator."""
     drawing = {"rand", "randn", "randint", "randperm", "bernoulli", "multinomial", "normal"}
     for path in FILES:
         if room(path) == "randomness":
@@ -310,12 +310,12 @@ def test_global_generators_are_not_used() -> None:
             assert not name.startswith(GLOBAL), f"{path}:{node.lineno}: {name}"
         for node in ast.walk(parsed(path)):
             if isinstance(node, ast.Call) and dotted(node.func) in {f"torch.{word}" for word in drawing}:
-                given = {keyword.arg for keyword in node.keywords}
-                assert "generator" in given, f"{path}:{node.lineno}: {ast.unparse(node)}"
+                keywords = {keyword.arg for keyword in node.keywords}
+                assert "generator" in keywords, f"{path}:{node.lineno}: {ast.unparse(node)}"
 
 
-def test_no_bare_asserts_or_swallowed_errors() -> None:
-    """No ``except: pass`` of everything, and no printing below the cli."""
+def test_no_swallowed_errors_and_no_printing_below_the_cli() -> None:
+    """No ``except: pass`` for all exceptions, and no printing below the cli."""
     for path in FILES:
         for node in ast.walk(parsed(path)):
             if isinstance(node, ast.ExceptHandler):

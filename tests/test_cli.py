@@ -1,4 +1,4 @@
-"""The command line: a run from its start to its files, what needs no torch, completion, a user's own directory."""
+"""The command line: a run from its start to its files, what needs no torch, completion, a user's directory."""
 
 import json
 import math
@@ -21,7 +21,7 @@ STATES = ("hidden", "cell", "input")
 
 
 def test_a_run_from_start_to_finish(tmp_path: Path, typed: Callable[..., Completed]) -> None:
-    """Trains, writes what it promised, is not run again, and with force=true is, to the same numbers."""
+    """Train, write every file, skip the run when it is repeated, and retrain to the same numbers with force=true."""
     command = ("train", "steps=30", "seq_len=10", "evaluate.every=10", "trace.every=10")
     completed = in_a_process(*command, cwd=tmp_path)
     assert (completed.code, completed.err) == (0, "")
@@ -70,20 +70,20 @@ def test_a_run_from_start_to_finish(tmp_path: Path, typed: Callable[..., Complet
 
 
 def _check_metrics(run: Path, result: dict) -> None:
-    actual = [(row["kind"], row["step"]) for row in rows(run)]
+    logged_at = [(row["kind"], row["step"]) for row in rows(run)]
     for kind, steps in {"train": [10, 20, 30], "eval": [0, 10, 20, 30], "trace": [0, 10, 20, 30]}.items():
-        assert [step for k, step in actual if k == kind] == steps
+        assert [step for k, step in logged_at if k == kind] == steps
     assert [row["seq_len"] for row in rows(run) if row["kind"] == "length"] == [7, 10, 20, 40]
-    trained = [row for row in rows(run) if row["kind"] == "train"]
-    assert set(trained[0]) >= {"loss", "learning_rate", "gradient_norm", "gradient_norm_clipped"}
-    assert trained[-1]["loss"] < trained[0]["loss"]
-    assert all(row["gradient_norm_clipped"] <= 1 + 1e-6 for row in trained)
-    with np.load(run / "gradients.npz") as stored:
-        assert stored["step"].tolist() == [0, 10, 20, 30]
+    train_rows = [row for row in rows(run) if row["kind"] == "train"]
+    assert set(train_rows[0]) >= {"loss", "learning_rate", "gradient_norm", "gradient_norm_clipped"}
+    assert train_rows[-1]["loss"] < train_rows[0]["loss"]
+    assert all(row["gradient_norm_clipped"] <= 1 + 1e-6 for row in train_rows)
+    with np.load(run / "gradients.npz") as archive:
+        assert archive["step"].tolist() == [0, 10, 20, 30]
         for name in STATES:
-            assert stored[f"norm/{name}"].shape == (4, 10, 32)
-            assert stored[f"norm/{name}"].dtype == np.float64
-            assert (stored[f"norm/{name}"] > 0).all()
+            assert archive[f"norm/{name}"].shape == (4, 10, 32)
+            assert archive[f"norm/{name}"].dtype == np.float64
+            assert (archive[f"norm/{name}"] > 0).all()
     end = [row for row in rows(run) if row["kind"] == "trace"][-1]
     assert end["gradient"] == result["probes"]["gradient"]["end"]
 
@@ -109,9 +109,9 @@ def _check_events(run: Path, result: dict) -> None:
             assert series(f"{row['kind']}/loss")[row["step"]] == np.float32(row["loss"])
     by_length = {row["seq_len"]: np.float32(row["score"]) for row in result["by_length"]}
     assert series("eval/score_by_length") == by_length
-    with np.load(run / "gradients.npz") as stored:
+    with np.load(run / "gradients.npz") as archive:
         for name in STATES:
-            expected = np.log10(stored[f"norm/{name}"].mean(2)).astype(np.float32)
+            expected = np.log10(archive[f"norm/{name}"].mean(2)).astype(np.float32)
             for when, trace in (("at start", 0), ("at end", -1)):
                 curve = series(f"gradient_{name}/by_timestep ({when})")
                 assert list(curve) == list(range(10))
@@ -126,7 +126,7 @@ def _check_events(run: Path, result: dict) -> None:
 
 LIGHT = """\
 import contextlib, io, json, os, runpy, sys
-said = []
+results = []
 for args in json.loads(sys.argv[1]):
     os.environ["COMP_LINE"] = ""
     if args[0].startswith("COMP_LINE="):
@@ -137,16 +137,16 @@ for args in json.loads(sys.argv[1]):
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
             runpy.run_module("seqmem", run_name="__main__")
-        except SystemExit as left:
-            code = left.code
-    said.append([code or 0, out.getvalue(), err.getvalue()])
+        except SystemExit as exception:
+            code = exception.code
+    results.append([code or 0, out.getvalue(), err.getvalue()])
 assert not {"torch", "tensorboard", "sklearn"} & set(sys.modules), "heavy imports"
-print(json.dumps(said))
+print(json.dumps(results))
 """
 
 
 def test_help_and_completion_need_no_torch(tmp_path: Path) -> None:
-    """All in one process, in which torch is not imported by any of them."""
+    """All commands run in one process, and none of them imports torch."""
     (tmp_path / "mine" / "cell").mkdir(parents=True)
     (tmp_path / "mine" / "cell" / "clockwork.yaml").write_text("defaults: [custom, _self_]\ntarget: own.Clockwork\n")
     complete = ["-sc", "query=bash"]
@@ -172,12 +172,12 @@ def test_help_and_completion_need_no_torch(tmp_path: Path) -> None:
         "typo": ["trian"],
         "no cell": ["train", "cell=lstmm"],
     }  # fmt: skip
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", LIGHT, json.dumps(list(lines.values()))],
         cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    completed = {name: Completed(*each) for name, each in zip(lines, json.loads(done.stdout), strict=True)}
+    assert completed.returncode == 0, completed.stderr
+    completed = {name: Completed(*each) for name, each in zip(lines, json.loads(completed.stdout), strict=True)}
     for name in set(lines) - {"typo", "no cell"}:
         assert (completed[name].code, completed[name].err) == (0, ""), name
 
@@ -204,7 +204,7 @@ def test_help_and_completion_need_no_torch(tmp_path: Path) -> None:
 
 
 def test_completion_in_a_shell(tmp_path: Path) -> None:
-    """What is printed for bash is sourced by bash, and answers a TAB."""
+    """Bash sources the printed script, which then completes words."""
     bash = shutil.which("bash")
     assert bash is not None
     script = """
@@ -216,15 +216,15 @@ def test_completion_in_a_shell(tmp_path: Path) -> None:
         done
     """
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    done = subprocess.run(
+    completed = subprocess.run(
         [bash, "--norc", "-c", script], cwd=tmp_path, env=environment(PATH=path),
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
-    assert (done.stdout.splitlines(), done.stderr) == (["train", "task=temporal_order task=text"], "")
+    assert (completed.stdout.splitlines(), completed.stderr) == (["train", "task=temporal_order task=text"], "")
 
 
-def test_a_directory_of_ones_own(tmp_path: Path, typed: Callable[..., Completed]) -> None:
-    """``-cd DIR``: a cell with a class of the user's own, and an experiment that chooses it."""
+def test_a_users_own_configuration_directory(tmp_path: Path, typed: Callable[..., Completed]) -> None:
+    """``-cd DIR``: a cell with the user's own class, and an experiment that selects it."""
     (tmp_path / "owncells.py").write_text(OWN_CELLS)
     for folder in ("cell", "experiment"):
         (tmp_path / "mine" / folder).mkdir(parents=True)
@@ -242,7 +242,7 @@ def test_a_directory_of_ones_own(tmp_path: Path, typed: Callable[..., Completed]
     result = json.loads((run / "result.json").read_text())
     assert (result["steps"], result["cell"], result["task"]) == (4, "Leaky", "adding")
     assert set(result["probes"]["gradient"]["end"]) == {"state", "input", "h"}
-    # The command line goes before the file; and what is wrong beside the file is still said in one line.
+    # The command line overrides the file, and other mistakes still give one line each.
     assert typed("train", "-cd", "mine", "experiment=short", *tiny, "cell.args.alpha=0.8", "steps=3").code == 0
     assert len(list((tmp_path / "outputs" / "adding" / "Leaky").iterdir())) == 2
     typed("train", "-cd", "mine", "cell=leaky", "sed=3").refuses("Did you mean 'seed'?", code=2)
@@ -251,7 +251,7 @@ def test_a_directory_of_ones_own(tmp_path: Path, typed: Callable[..., Completed]
 
 
 def test_every_task_cell_and_optimizer_trains(typed: Callable[..., Completed]) -> None:
-    """Each name that a command line can have, once."""
+    """Train every task, cell and optimizer at least once."""
     for choice in (
         "task=subject", "task=adding", "task=copy task.length=3",
         "task=temporal_order seq_len=10 evaluate.lengths=[10]",
@@ -268,7 +268,7 @@ def test_every_task_cell_and_optimizer_trains(typed: Callable[..., Completed]) -
 
 
 def test_evaluating_at_other_lengths(tmp_path: Path, typed: Callable[..., Completed]) -> None:
-    """A table, a file and a curve; at the run's own length the number that the run itself found."""
+    """Write a table, a file and a curve; at the run's own length the score equals the one in result.json."""
     assert typed("train", *TINY, "quiet=true").code == 0
     run = only_run(tmp_path)
     before = {path.name: path.read_bytes() for path in run.iterdir()}
@@ -276,20 +276,20 @@ def test_evaluating_at_other_lengths(tmp_path: Path, typed: Callable[..., Comple
     assert (completed.code, completed.err) == (0, "")
     table = [line.split() for line in completed.out.splitlines()]
     assert [words[0] for words in table if words and words[0] in ("8", "16")] == ["8", "16"]
-    actual = [json.loads(line) for line in (run / "evaluations.jsonl").read_text().splitlines()]
-    assert [(one["seq_len"], one["sequences"]) for one in actual] == [(8, 8), (16, 8)]
+    evaluations = [json.loads(line) for line in (run / "evaluations.jsonl").read_text().splitlines()]
+    assert [(one["seq_len"], one["sequences"]) for one in evaluations] == [(8, 8), (16, 8)]
     result = json.loads((run / "result.json").read_text())
-    assert (actual[0]["score"], actual[0]["loss"]) == (result["score"], result["loss"])
+    assert (evaluations[0]["score"], evaluations[0]["loss"]) == (result["score"], result["loss"])
     events = EventAccumulator(str(next(run.glob("*tfevents*"))))
     events.Reload()
     curve = {point.step: point.value for point in events.Scalars("eval/score_by_length (seqmem eval)")}
-    assert curve == {one["seq_len"]: np.float32(one["score"]) for one in actual}
+    assert curve == {one["seq_len"]: np.float32(one["score"]) for one in evaluations}
     for name in set(before) - {"events.out.tfevents.0.seqmem"}:
         assert (run / name).read_bytes() == before[name], name
 
 
 @pytest.mark.parametrize("shape", [(), ("trace.every=0",)], ids=["traced", "not traced"])
-def test_quiet_says_nothing(typed: Callable[..., Completed], shape: tuple[str, ...]) -> None:
+def test_quiet_prints_nothing(typed: Callable[..., Completed], shape: tuple[str, ...]) -> None:
     for _ in range(2):
         completed = typed("train", *TINY, "quiet=true", *shape)
         assert completed == Completed(0, "", "")

@@ -1,4 +1,4 @@
-"""The same command gives the same numbers, whatever ran before; another command never shares its directory."""
+"""The same command gives the same numbers, whatever ran before; different commands never share a directory."""
 
 import random
 from collections.abc import Callable, Iterator
@@ -28,9 +28,9 @@ COMMAND = ("train", *TINY, "cell.hidden_size=33", "batch_size=17", "cell.layers=
 
 
 def test_same_bits_everywhere(tmp_path: Path, typed: Callable[..., Completed], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process with four threads in its environment, and this one, in which much has happened.
+    """A new process with four threads in its environment agrees with this one, whose global state has changed.
 
-    ``threads=2`` may change no bit where native kernels are used; torch's may add up in another order.
+    ``threads=2`` must not change a bit with native kernels; torch's own kernels may sum in another order.
     """
     threads_here = "threads=2" if isinstance(load(), Library) else "threads=1"
     completed = in_a_process(*COMMAND, cwd=tmp_path, OMP_NUM_THREADS="4", MKL_NUM_THREADS="4", PYTHONHASHSEED="2")
@@ -63,15 +63,15 @@ def test_native_kernels_give_the_same_bits_on_any_number_of_threads(
 ) -> None:
     from seqmem.kernels import functions
 
-    monkeypatch.setattr(functions, "OPERATIONS_PER_THREAD", 0.0)  # or so little work would stay on one thread
+    monkeypatch.setattr(functions, "OPERATIONS_PER_THREAD", 0.0)  # otherwise so little work stays on one thread
     calls = []
     run = functions.CallPlan.run
 
-    def noted(job: functions.CallPlan, name: str, call: functions.Call) -> None:
+    def spy(job: functions.CallPlan, name: str, call: functions.Call) -> None:
         calls.append(call.threads)
         run(job, name, call)
 
-    monkeypatch.setattr(functions.CallPlan, "run", noted)
+    monkeypatch.setattr(functions.CallPlan, "run", spy)
     settings = ("train", *TINY, f"cell={cell}", "batch_size=70", "kernel=native", "quiet=true")
     for threads in (1, 3):
         assert typed(*settings, f"threads={threads}", f"outputs=on-{threads}").code == 0
@@ -80,23 +80,23 @@ def test_native_kernels_give_the_same_bits_on_any_number_of_threads(
 
 
 def test_batches_and_weights_come_from_the_seed_alone(tmp_path: Path, typed: Callable[..., Completed]) -> None:
-    """Another seed gives other numbers from the start; another optimizer begins at the same place."""
-    actual = {}
+    """Another seed gives other numbers from the start; another optimizer starts from the same weights."""
+    losses = {}
     for name, settings in {
         "seed 0": (), "seed 1": ("seed=1",), "sgd": ("optimizer=sgd",), "other cell": ("cell=rnn",),
-        "no trace": ("trace.every=0",), "more looks": ("evaluate.every=1",),
+        "no trace": ("trace.every=0",), "more evaluations": ("evaluate.every=1",),
     }.items():  # fmt: skip
         assert typed("train", *TINY, "quiet=true", f"outputs={name.replace(' ', '-')}", *settings).code == 0
         run = only_run(tmp_path / name.replace(" ", "-"))
         kinds = ("eval", "train")
-        actual[name] = {(r["kind"], r["step"]): r["loss"] for r in rows(run) if r["kind"] in kinds}
+        losses[name] = {(r["kind"], r["step"]): r["loss"] for r in rows(run) if r["kind"] in kinds}
     start, end = ("eval", 0), ("train", 6)
-    assert actual["sgd"][start] == actual["seed 0"][start]
-    assert actual["sgd"][end] != actual["seed 0"][end]
-    assert actual["seed 1"][start] != actual["seed 0"][start]
-    assert actual["other cell"][start] != actual["seed 0"][start]
-    for untouched in ("no trace", "more looks"):  # looking changes nothing
-        assert actual[untouched].items() >= actual["seed 0"].items()
+    assert losses["sgd"][start] == losses["seed 0"][start]
+    assert losses["sgd"][end] != losses["seed 0"][end]
+    assert losses["seed 1"][start] != losses["seed 0"][start]
+    assert losses["other cell"][start] != losses["seed 0"][start]
+    for name in ("no trace", "more evaluations"):  # measuring does not change the training
+        assert losses[name].items() >= losses["seed 0"].items()
 
 
 # Identity
@@ -104,7 +104,7 @@ def test_batches_and_weights_come_from_the_seed_alone(tmp_path: Path, typed: Cal
 
 @pytest.fixture(scope="module")
 def configurations() -> dict[str, RunConfig]:
-    """The defaults under every cell, task and optimizer, one choice at a time."""
+    """The default configuration with each cell, task and optimizer, one choice at a time."""
     choices = [
         *(f"cell={name}" for name in CELLS),
         *(f"task={name}" for name in TASKS),
@@ -116,27 +116,27 @@ def configurations() -> dict[str, RunConfig]:
 
 
 def test_different_configurations_never_share_a_directory(configurations: dict[str, RunConfig]) -> None:
-    """Every single setting, changed on its own, in every choice: as many directories as configurations."""
+    """Changing any single setting of any configuration gives a directory of its own."""
     places: dict[Path, Any] = {}
     count = 0
     for config in configurations.values():
-        for changed in [config, *_changed(config)]:
+        for variant in [config, *_variants(config)]:
             count += 1
-            key = _everything(changed)
-            assert places.setdefault(run_path(changed), key) == key, (places[run_path(changed)], key)
+            key = _identity(variant)
+            assert places.setdefault(run_path(variant), key) == key, (places[run_path(variant)], key)
     distinct = {repr(key) for key in places.values()}
     assert len(distinct) == len(places)
     assert count > 300
 
 
-def test_what_changes_no_number_changes_no_directory(configurations: dict[str, RunConfig]) -> None:
+def test_settings_without_effect_on_numbers_do_not_change_the_directory(configurations: dict[str, RunConfig]) -> None:
     for config in configurations.values():
         name = run_path(config).relative_to(config.outputs)
         for setting in NO_IDENTITY:
             other = deepcopy(config)
             setattr(other, setting, _another(getattr(config, setting)))
             assert run_path(other).relative_to(other.outputs) == name, setting
-        other = deepcopy(config)  # a default of seq_len, which says it
+        other = deepcopy(config)  # only the default of seq_len, which is itself part of the identity
         other.task["usual_seq_len"] += 1
         assert run_path(other) == run_path(config)
 
@@ -167,15 +167,15 @@ def test_names_are_safe_in_paths() -> None:
         assert not set(run_path(config).name) & set('<>:"/\\|?*')
 
 
-def _everything(config: RunConfig) -> dict[str, Any]:
-    """What may tell two configurations apart: all but what is known to change no number."""
-    actual = {name: value for name, value in vars(config).items() if name not in NO_IDENTITY}
+def _identity(config: RunConfig) -> dict[str, Any]:
+    """All settings that may change a number."""
+    settings = {name: value for name, value in vars(config).items() if name not in NO_IDENTITY}
     task = {name: value for name, value in config.task.items() if name != "usual_seq_len"}
-    return {**deepcopy(actual), "task": task}
+    return {**deepcopy(settings), "task": task}
 
 
-def _changed(config: RunConfig) -> Iterator[RunConfig]:
-    """``config`` with one setting changed, for every setting that may change numbers, wherever it stands."""
+def _variants(config: RunConfig) -> Iterator[RunConfig]:
+    """Copies of ``config`` that each change one setting that may change a number, at any depth."""
     for path in _leaves(config):
         if path[0] in NO_IDENTITY or path == ("task", "usual_seq_len"):
             continue
@@ -208,7 +208,7 @@ def _put(node: Any, path: tuple[str, ...], value: Any) -> None:
 
 
 def _another(value: Any) -> Any:
-    """Another value of the same kind."""
+    """Another value of the same type."""
     if isinstance(value, bool):
         return not value
     if isinstance(value, Enum):

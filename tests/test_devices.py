@@ -1,9 +1,9 @@
-"""Nothing of an update or an evaluation is made on the CPU when the model is somewhere else.
+"""An update or an evaluation creates no tensor on the CPU when the model is on another device.
 
-On torch's meta device much mixing goes unnoticed. Here is an accelerator without hardware: torch's spare backend under
-a name of ours, all of whose tensors are fake, so that nothing is computed, but every operation on tensors of two
-devices is refused as CUDA refuses it, and so is asking a tensor for its numbers, for which CUDA would wait. It is a
-process of its own: what is registered with torch stays.
+torch's meta device does not notice most mixing of devices. These tests fake an accelerator instead: torch's spare
+backend under a name of its own, with fake tensors only. It computes nothing, but refuses operations on tensors of two
+devices as CUDA does, and refuses sync points such as reading a number. It runs in a separate process, because a backend
+stays registered with torch.
 """
 
 import subprocess
@@ -51,7 +51,7 @@ def elsewhere(tensor):
 
 
 def moved(model):
-    """module.to cannot, with fake tensors."""
+    """Move a model; module.to does not work with fake tensors."""
     for part in model.modules():
         for name, value in part._parameters.items():
             if value is not None:
@@ -66,7 +66,7 @@ def moved(model):
 def everything(cell, task, batch):
     model = moved(SequenceModel.for_task(task, MAKERS[cell], embed_size=3))
     for part in model.modules():
-        # torch's own gru has no fake kernel off the CPU: its steps then.
+        # Use steps: torch's gru has no fake kernel off the CPU.
         if isinstance(part, GRU):
             part.kernel = "step"
     parameters = trainable(model)
@@ -87,18 +87,18 @@ def everything(cell, task, batch):
     return {str(tensor.device) for tensor in tensors}
 
 
-def refused(run, kind, said):
+def check_refused(run, kind, message):
     try:
         run()
     except kind as error:
-        assert said in str(error), error
+        assert message in str(error), error
         return
     raise SystemExit(f"{kind.__name__} was expected")
 
 
 count = 0
 cells = [name for name in MAKERS if name != "stray"]
-# Cells and tasks know nothing of each other: all tasks with one cell, all cells with tokens and with numbers.
+# Cells and tasks are independent: all tasks with one cell, all cells with tokens and with numbers.
 pairs = {*product(["lstm"], TASKS), *product(cells, ["pronoun", "adding"])}
 for cell, name in sorted(pairs):
     task = TASKS[name]()
@@ -107,29 +107,29 @@ for cell, name in sorted(pairs):
     with FakeTensorMode() as mode:
         fake = Batch(*(mode.from_tensor(tensor) for tensor in vars(batch).values()))
         there = Batch(*(elsewhere(tensor) for tensor in vars(fake).values()))
-        found = everything(cell, task, there)
-        assert found == {"elsewhere:0"}, (cell, name, found)
-        if count == 0:  # it does notice
+        devices = everything(cell, task, there)
+        assert devices == {"elsewhere:0"}, (cell, name, devices)
+        if count == 0:  # the check itself works
             for field in ("inputs", "targets", "weights"):
                 mixed = replace(there, **{field: getattr(fake, field)})
-                refused(lambda: everything(cell, task, mixed), RuntimeError, "the same device")
-            refused(lambda: everything("stray", task, there), RuntimeError, "the same device")
-            refused(lambda: there.weighted, DynamicOutputShapeException, "")
+                check_refused(lambda: everything(cell, task, mixed), RuntimeError, "the same device")
+            check_refused(lambda: everything("stray", task, there), RuntimeError, "the same device")
+            check_refused(lambda: there.weighted, DynamicOutputShapeException, "")
     count += 1
 print(count)
 '''
 
 
 def test_a_whole_update_and_evaluation_stay_on_the_device() -> None:
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", EVERYWHERE], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert int(done.stdout) == len(TASKS) + 2 * 4
+    assert completed.returncode == 0, completed.stderr[-3000:]
+    assert int(completed.stdout) == len(TASKS) + 2 * 4
 
 
-def test_a_batch_that_is_there_already_is_not_copied() -> None:
-    """On the CPU nothing is moved."""
+def test_a_batch_on_the_right_device_is_not_copied() -> None:
+    """Unless the dtype changes, the tensors are the same objects."""
     batch = Adding().sample(4, 9, generator(0, "t"))
     same, wider = batch.to("cpu", torch.float32), batch.to("cpu", torch.float64)
     for name, value in vars(batch).items():
@@ -138,11 +138,11 @@ def test_a_batch_that_is_there_already_is_not_copied() -> None:
 
 
 def test_a_batch_goes_to_a_gpu_by_page_locked_memory_without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """There is no GPU here: what torch is asked for is written down."""
+    """Record the calls to torch, as there is no GPU here."""
     calls: list[tuple[str, object]] = []
     real = torch.Tensor.to
 
-    def pinned(tensor: torch.Tensor) -> torch.Tensor:
+    def pin_memory(tensor: torch.Tensor) -> torch.Tensor:
         assert tensor.is_contiguous()
         calls.append(("pinned", tensor.dtype))
         return tensor
@@ -153,7 +153,7 @@ def test_a_batch_goes_to_a_gpu_by_page_locked_memory_without_waiting(monkeypatch
             return tensor
         return real(tensor, *args, **options)  # pyright: ignore
 
-    monkeypatch.setattr(torch.Tensor, "pin_memory", pinned)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin_memory)
     monkeypatch.setattr(torch.Tensor, "to", to)
     Adding().sample(4, 9, generator(0, "t")).to(torch.device("cuda", 0), torch.float64)
     kinds = [torch.float64, torch.float64, torch.float64, torch.bool]

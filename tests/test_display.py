@@ -1,4 +1,4 @@
-"""What people see: the heat strip, the display of a run, and the verbs show and list."""
+"""Terminal output: the heat strip, the display of a run, and the verbs show and list."""
 
 import io
 import json
@@ -56,7 +56,7 @@ COLOUR = re.compile(r"\x1b\[(?:[0-9;]*;)?(?:3[0-8]|4[0-8]|9[0-7])[0-9;]*m")
 
 @pytest.fixture(autouse=True)
 def _plain_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The terminal that pytest runs in must not matter, and runs are looked for in an empty place."""
+    """Hide the terminal that pytest runs in, and search for runs in an empty directory."""
     for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLUMNS", "LINES", "TERM"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TERM", "xterm-256color")
@@ -64,10 +64,10 @@ def _plain_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def terminal(width: int, **options: Any) -> tuple[Console, io.StringIO]:
-    written = io.StringIO()
+    output = io.StringIO()
     return Console(
-        file=written, width=width, height=40, force_terminal=True, color_system="truecolor", **options
-    ), written
+        file=output, width=width, height=40, force_terminal=True, color_system="truecolor", **options
+    ), output
 
 
 def encoded(encoding: str) -> TextIO:
@@ -78,7 +78,7 @@ def plain(text: str) -> list[str]:
     return ESCAPE.sub("", text).replace("\r", "").splitlines()
 
 
-# Runs made by hand
+# Handmade runs
 
 
 def make_run(
@@ -97,7 +97,7 @@ def make_run(
     tail: str = "1a2b3c4d",
     norms: np.ndarray | None = None,
 ) -> RunDirectory:
-    """A run whose gradient shrinks by 0.5 a timestep before training and by ``rate`` after it."""
+    """A run whose gradient shrinks by 0.5 per timestep before training and by ``rate`` after it."""
     run = RunDirectory(root / task / cell / f"len{seq_len}-seed{seed}-{tail}")
     run.path.mkdir(parents=True)
     settings = {
@@ -118,10 +118,10 @@ def make_run(
     np.savez(run.file("gradients.npz"), **arrays)  # pyright: ignore[reportArgumentType]
     decays = [decay(one.mean(1)[::-1]).numbers() for one in norms]
     rows: list[dict[str, Any]] = []
-    for step, actual in zip(steps.tolist(), decays, strict=True):
+    for step, fit in zip(steps.tolist(), decays, strict=True):
         rows.append({"kind": "train", "step": step, "loss": 0.7, "learning_rate": 1e-3})
         rows.append({"kind": "eval", "step": step, "loss": 0.72, "score": 0.5})
-        rows.append({"kind": "trace", "step": step, "gradient": {"state": actual}})
+        rows.append({"kind": "trace", "step": step, "gradient": {"state": fit}})
     run.file("metrics.jsonl").write_text("".join(json.dumps(plain_json(row)) + "\n" for row in rows))
     status = {"state": state, "step": 700, "error": None, "pid": pid or os.getpid(), "host": socket.gethostname()}
     if state == "failed":
@@ -129,7 +129,7 @@ def make_run(
     write_json(run.file("status.json"), status)
     if state == "finished":
         lengths = sorted({7, 12, 25, seq_len, 2 * seq_len, 4 * seq_len})
-        actual = {
+        facts = {
             "task": task,
             "cell": cell,
             "seq_len": seq_len,
@@ -156,14 +156,14 @@ def make_run(
             "device": "cpu",
             "versions": {},
         }
-        write_json(run.file("result.json"), actual | (result or {}))
+        write_json(run.file("result.json"), facts | (result or {}))
     return run
 
 
-def shown(capsys: pytest.CaptureFixture[str], *args: str | Path) -> tuple[int, str, str]:
+def run_show(capsys: pytest.CaptureFixture[str], *args: str | Path) -> tuple[int, str, str]:
     code = show.main([str(arg) for arg in args])
-    written = capsys.readouterr()
-    return code, written.out, written.err
+    output = capsys.readouterr()
+    return code, output.out, output.err
 
 
 # The strip
@@ -175,14 +175,14 @@ def test_a_decade_is_a_block_and_the_scale_is_fixed() -> None:
     assert heat_strip(np.arange(-7.5, 0.5), ASCII, 80).plain == ASCII.blocks
 
 
-@pytest.mark.parametrize("have", [UNICODE, ASCII])
-def test_what_is_no_share_of_the_gradient_looks_different(have: Marks) -> None:
-    drawn = heat_strip(np.array([-inf, nan, inf, 1.0, 0.0]), have, 80).plain
-    assert drawn == have.zero + have.unknown + have.exploded * 2 + have.blocks[-1]
-    assert not set(drawn[:4]) & set(have.blocks)
+@pytest.mark.parametrize("symbols", [UNICODE, ASCII])
+def test_zero_nan_and_exploded_values_have_symbols_of_their_own(symbols: Marks) -> None:
+    strip = heat_strip(np.array([-inf, nan, inf, 1.0, 0.0]), symbols, 80).plain
+    assert strip == symbols.zero + symbols.unknown + symbols.exploded * 2 + symbols.blocks[-1]
+    assert not set(strip[:4]) & set(symbols.blocks)
 
 
-def test_the_legend_explains_what_is_there() -> None:
+def test_the_legend_explains_the_symbols_in_use() -> None:
     usual = np.array([-3.0, 0.0])
     assert legend(UNICODE, usual).plain == "10⁻⁸ ▁▂▃▄▅▆▇█ 1"
     assert legend(UNICODE, usual, np.array([-inf, 2.0])).plain == "10⁻⁸ ▁▂▃▄▅▆▇█ 1  · zero  ▲ over 10"
@@ -192,7 +192,7 @@ def test_the_legend_explains_what_is_there() -> None:
 @pytest.mark.parametrize(
     ("length", "width", "cells"), [(10, 44, 10), (44, 44, 44), (200, 44, 44), (45, 44, 44), (1, 8, 1)]
 )
-def test_a_strip_is_at_most_as_wide_as_its_room(length: int, width: int, cells: int) -> None:
+def test_a_strip_is_at_most_as_wide_as_its_limit(length: int, width: int, cells: int) -> None:
     assert len(heat_strip(np.zeros(length), UNICODE, width).plain) == cells
 
 
@@ -230,7 +230,7 @@ def test_profile_of_numbers_at_the_edge() -> None:
     end = np.array([4, 4])
     norms = np.repeat(np.array([[0.0], [1e-310], [1e-200], [nan], [1.0]]), 2, axis=1)
     np.testing.assert_allclose(profile(norms, end), [-inf, -inf, -200, nan, 0])
-    assert np.isneginf(profile(np.zeros((5, 2)), end)).all()  # no gradient at all, not even at the answer
+    assert np.isneginf(profile(np.zeros((5, 2)), end)).all()  # no gradient anywhere
     assert np.isnan(profile(np.full((5, 2), inf), end)).all()
     overflowing = np.repeat(np.array([[1e308], [inf], [nan], [1.0], [1.0]]), 2, axis=1)
     np.testing.assert_array_equal(profile(overflowing, end), [inf, inf, nan, 0, 0])
@@ -254,17 +254,17 @@ def test_blocks_only_where_the_encoding_has_them(encoding: str, expected: Marks)
 
 def test_old_windows_consoles_get_ascii() -> None:
     assert marks(Console(file=encoded("utf-8"), legacy_windows=True)) is ASCII
-    "".join(vars(ASCII).values()).encode("ascii")
+    assert "".join(vars(ASCII).values()).isascii()
 
 
-@pytest.mark.parametrize("have", [UNICODE, ASCII])
-def test_a_bar_has_its_width_and_marks_chance(have: Marks) -> None:
-    assert bar(1.0, None, have, 20, "").plain == have.full * 20
-    assert bar(0.5, 0.25, have, 20, "").plain == have.full * 5 + have.goal + have.full * 4 + " " * 10
-    assert bar(0.0, 1.0, have, 20, "").plain == " " * 19 + have.goal
-    assert bar(nan, 0.0, have, 20, "").plain == have.goal + " " * 19
-    assert bar(7.0, None, have, 20, "").plain == have.full * 20
-    assert len(bar(0.511, 0.25, have, 21, "").plain) == 21
+@pytest.mark.parametrize("symbols", [UNICODE, ASCII])
+def test_a_bar_has_its_width_and_marks_chance(symbols: Marks) -> None:
+    assert bar(1.0, None, symbols, 20, "").plain == symbols.full * 20
+    assert bar(0.5, 0.25, symbols, 20, "").plain == symbols.full * 5 + symbols.goal + symbols.full * 4 + " " * 10
+    assert bar(0.0, 1.0, symbols, 20, "").plain == " " * 19 + symbols.goal
+    assert bar(nan, 0.0, symbols, 20, "").plain == symbols.goal + " " * 19
+    assert bar(7.0, None, symbols, 20, "").plain == symbols.full * 20
+    assert len(bar(0.511, 0.25, symbols, 21, "").plain) == 21
 
 
 def test_strip_line_keeps_to_its_width() -> None:
@@ -287,7 +287,7 @@ def test_columns_align_and_end_where_their_text_ends() -> None:
 
 
 class Writes(io.StringIO):
-    """Remembers every single write."""
+    """Records every single write."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -327,7 +327,7 @@ def feed(
     seconds: float = 0.01,
     during: Callable[[int], None] = lambda _: None,
 ) -> None:
-    """What a training of 1000 steps reports, ``seconds`` a step; the gradient's half-life is always 1 or longer."""
+    """Report a training of 1000 steps, ``seconds`` per step; the gradient's half-life is 1 or longer."""
     at = np.full(2, 49)
 
     def trace(step: int) -> None:
@@ -350,11 +350,11 @@ def feed(
 RESULT = Result(0.95, 0.4, 750, [Evaluation(50, 0.95, 0.4, 1000)], {})
 
 
-def test_lines_of_a_pipe_are_whole_few_and_bare() -> None:
+def test_a_pipe_gets_few_whole_lines_without_escapes() -> None:
     file, clock = Writes(), Clock()
-    with display(Console(file=file), clock=clock) as shows:
-        feed(shows, clock)
-        shows.finished(1000, RESULT)
+    with display(Console(file=file), clock=clock) as view:
+        feed(view, clock)
+        view.finished(1000, RESULT)
     lines = file.getvalue().splitlines()
     assert lines[0] == "lstm pronoun len50 seed0: 1000 steps"
     assert lines[2] == (
@@ -366,29 +366,29 @@ def test_lines_of_a_pipe_are_whole_few_and_bare() -> None:
     assert all(line == line.rstrip() and "\x1b" not in line for line in lines)
 
 
-def test_a_line_tells_the_half_life_of_its_own_step() -> None:
+def test_a_line_has_the_half_life_of_its_own_step() -> None:
     file, clock = Writes(), Clock()
-    with display(Console(file=file), clock=clock) as shows:
-        feed(shows, clock)
-    actual = dict(re.findall(r"step +(\d+)/1000 .* half-life (\S+)", file.getvalue()))
+    with display(Console(file=file), clock=clock) as view:
+        feed(view, clock)
+    half_lives = dict(re.findall(r"step +(\d+)/1000 .* half-life (\S+)", file.getvalue()))
     expected = {str(step): f"{np.log(2) / -np.log(0.5 + 0.4 * step / 1000):.3g}" for step in range(0, 1001, 100)}
-    assert actual == expected
+    assert half_lives == expected
 
 
-def test_a_slow_run_speaks_at_every_evaluation_and_an_interrupted_one_keeps_its_last_line() -> None:
+def test_a_slow_run_prints_every_evaluation_and_an_interrupted_one_its_last_line() -> None:
     file, clock = Writes(), Clock()
-    with display(Console(file=file), clock=clock) as shows:
-        feed(shows, clock, last=350, seconds=1.0)
+    with display(Console(file=file), clock=clock) as view:
+        feed(view, clock, last=350, seconds=1.0)
     steps = [int(step) for step in re.findall(r"step +(\d+)/1000", file.getvalue())]
     assert steps == [0, 50, 100, 150, 200, 250, 300, 350]
 
 
 def test_a_run_that_never_evaluates_is_not_silent() -> None:
     file, clock = Writes(), Clock()
-    with display(Console(file=file), clock=clock) as shows:
+    with display(Console(file=file), clock=clock) as view:
         for step in range(10, 200, 10):
             clock.now += 20
-            shows.logged(step, "train", {"loss": 1.0})
+            view.logged(step, "train", {"loss": 1.0})
     lines = file.getvalue().splitlines()
     assert len(lines) == 1 + 19 // 3
     assert lines[1] == "step   30/1000  loss 1.000 (chance 1.386)  0.5 steps/s"
@@ -397,9 +397,9 @@ def test_a_run_that_never_evaluates_is_not_silent() -> None:
 def test_jobs_of_a_sweep_write_prefixed_lines_even_on_a_terminal() -> None:
     file, clock = Writes(), Clock()
     console = Console(file=file, width=80, force_terminal=True)
-    with display(console, prefix="[2/4 lstm pronoun] ", clock=clock) as shows:
-        feed(shows, clock)
-        shows.finished(1000, RESULT)
+    with display(console, prefix="[2/4 lstm pronoun] ", clock=clock) as view:
+        feed(view, clock)
+        view.finished(1000, RESULT)
     lines = file.getvalue().splitlines()
     assert all(line.startswith("[2/4 lstm pronoun] ") for line in lines)
     assert all(part.endswith("\n") for part in file.parts if part)
@@ -411,20 +411,20 @@ def test_jobs_of_a_sweep_write_prefixed_lines_even_on_a_terminal() -> None:
 
 def test_quiet_is_silent() -> None:
     for options in ({}, {"prefix": "[1] "}):
-        console, written = terminal(80)
+        console, output = terminal(80)
         clock = Clock()
-        with display(console, quiet=True, clock=clock, **options) as shows:
-            feed(shows, clock)
-            shows.finished(1000, RESULT)
-        assert written.getvalue() == ""
+        with display(console, quiet=True, clock=clock, **options) as view:
+            feed(view, clock)
+            view.finished(1000, RESULT)
+        assert output.getvalue() == ""
 
 
 @pytest.mark.parametrize("first_step", [500, 0])
 def test_a_resumed_run_counts_its_speed_from_where_it_goes_on(first_step: int) -> None:
-    """Also when the display was not told where that is."""
+    """Also if the display is not told the first step."""
     file, clock = Writes(), Clock()
-    with display(Console(file=file), first_step=first_step, clock=clock) as shows:
-        feed(shows, clock, first=500, seconds=0.1)
+    with display(Console(file=file), first_step=first_step, clock=clock) as view:
+        feed(view, clock, first=500, seconds=0.1)
     lines = file.getvalue().splitlines()
     assert ("going on at step 500" in lines[0]) == (first_step == 500)
     assert re.findall(r"step +(\d+)/", file.getvalue())[0] == "550"
@@ -433,13 +433,12 @@ def test_a_resumed_run_counts_its_speed_from_where_it_goes_on(first_step: int) -
 
 @pytest.mark.parametrize("width", [80, 200, 40])
 def test_the_live_picture(width: int) -> None:
-    console, written = terminal(width)
+    console, output = terminal(width)
     clock = Clock()
-    shows = display(console, clock=clock)
-    feed(shows, clock, last=430)
-    assert shows._live is not None
-    console.print(shows._live.get_renderable())
-    lines = plain(written.getvalue())
+    view = display(console, clock=clock)
+    feed(view, clock, last=430)
+    console.print(view.picture())
+    lines = plain(output.getvalue())
     assert all(len(line) <= width for line in lines)
     text = "\n".join(lines)
     assert lines[0].startswith("lstm pronoun len50 seed0")
@@ -456,15 +455,15 @@ def test_the_live_picture(width: int) -> None:
         assert re.search(r"half-life +1.67 +horizon +17", text)  # 0.66 a timestep
 
 
-def test_logs_stand_whole_above_the_live_picture_which_leaves_when_all_is_said() -> None:
-    console, written = terminal(80)
+def test_logs_stand_above_the_live_picture_which_is_erased_at_the_end() -> None:
+    console, output = terminal(80)
     clock = Clock()
-    with display(console, clock=clock) as shows:
-        feed(shows, clock, during=lambda step: console.print(f"checkpoint at step {step}") if step == 300 else None)
-        shows.finished(1000, RESULT)
-    # What is left on the screen: whatever is erased by moving up and clearing the line is not.
+    with display(console, clock=clock) as view:
+        feed(view, clock, during=lambda step: console.print(f"checkpoint at step {step}") if step == 300 else None)
+        view.finished(1000, RESULT)
+    # The final screen: moving up and clearing a line erase it.
     screen: list[str] = [""]
-    for line in re.split(r"(\n|\x1b\[1A|\x1b\[2K|\r)", written.getvalue()):
+    for line in re.split(r"(\n|\x1b\[1A|\x1b\[2K|\r)", output.getvalue()):
         if line == "\n":
             screen.append("")
         elif line == "\x1b[1A":
@@ -480,85 +479,82 @@ def test_the_live_picture_stays_when_a_run_is_stopped() -> None:
     def stop() -> None:
         raise Interrupted(430)
 
-    console, written = terminal(80)
+    console, output = terminal(80)
     clock = Clock()
-    with pytest.raises(Interrupted), display(console, clock=clock) as shows:
-        feed(shows, clock, last=430, during=lambda step: stop() if step == 430 else None)
-    assert "step 430/1000" in "".join(plain(written.getvalue())[-9:])
-    assert written.getvalue().endswith("\x1b[?25h") or "\x1b[?25h" in written.getvalue()[-40:]  # the cursor is back
+    with pytest.raises(Interrupted), display(console, clock=clock) as view:
+        feed(view, clock, last=430, during=lambda step: stop() if step == 430 else None)
+    assert "step 430/1000" in "".join(plain(output.getvalue())[-9:])
+    assert output.getvalue().endswith("\x1b[?25h") or "\x1b[?25h" in output.getvalue()[-40:]  # the cursor is back
 
 
-def test_a_pipe_that_is_to_be_coloured_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pipe_with_forced_colour_is_not_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     file, clock = Writes(), Clock()
     console = Console(file=file)
     assert console.is_terminal
-    with display(console, clock=clock) as shows:
-        feed(shows, clock)
+    with display(console, clock=clock) as view:
+        feed(view, clock)
     assert "\x1b[1A" not in file.getvalue()
     assert len(file.getvalue().splitlines()) == 12
 
 
 @pytest.mark.parametrize("metric", [SQUARED_ERROR, BITS])
 def test_scores_that_should_be_small(metric: Any) -> None:
-    console, written = terminal(80)
-    shows = display(console, metric=metric, chance=0.2, baseline_loss=0.2)
-    shows.logged(0, "eval", {"loss": 0.1, "score": 0.1})
-    assert shows._live is not None
-    console.print(shows._live.get_renderable())
-    line = next(line for line in plain(written.getvalue()) if "score" in line)
+    console, output = terminal(80)
+    view = display(console, metric=metric, chance=0.2, baseline_loss=0.2)
+    view.logged(0, "eval", {"loss": 0.1, "score": 0.1})
+    console.print(view.picture())
+    line = next(line for line in plain(output.getvalue()) if "score" in line)
     assert re.fullmatch(r"score +0\.1 +━+╸? +│ +chance 0\.2", line.rstrip())
-    drawn = re.sub(r".*0\.1  ", "", line.rstrip()).removesuffix("chance 0.2").rstrip()
-    assert drawn.index("│") / 2 == pytest.approx(drawn.count("━"), abs=1)  # half of chance
+    graph = re.sub(r".*0\.1  ", "", line.rstrip()).removesuffix("chance 0.2").rstrip()
+    assert graph.index("│") / 2 == pytest.approx(graph.count("━"), abs=1)  # half of chance
 
 
-def test_a_loss_that_is_no_number_is_shown_as_such() -> None:
-    console, written = terminal(80)
-    shows = display(console)
-    shows.logged(10, "train", {"loss": nan})
-    shows.logged(10, "eval", {"loss": inf, "score": nan})
-    assert shows._live is not None
-    console.print(shows._live.get_renderable())
-    assert re.search(r"loss +nan", written.getvalue().replace("\x1b[0m", ""))
+def test_a_loss_of_nan_is_shown() -> None:
+    console, output = terminal(80)
+    view = display(console)
+    view.logged(10, "train", {"loss": nan})
+    view.logged(10, "eval", {"loss": inf, "score": nan})
+    console.print(view.picture())
+    assert re.search(r"loss +nan", output.getvalue().replace("\x1b[0m", ""))
 
 
 def test_huge_losses_are_short() -> None:
     file = Writes()
-    shows = display(Console(file=file), baseline_loss=12345.678)
-    with shows:
-        shows.logged(0, "eval", {"loss": 1.5e12, "score": 0.5})
+    view = display(Console(file=file), baseline_loss=12345.678)
+    with view:
+        view.logged(0, "eval", {"loss": 1.5e12, "score": 0.5})
     assert "loss 1.5e+12 (chance 1.235e+04)" in file.getvalue()
-    console, written = terminal(80)
-    shows = display(console)
-    shows.logged(10, "train", {"loss": 123456789.0})
-    assert shows._live is not None
-    console.print(shows._live.get_renderable())
-    assert re.search(r"loss +1\.235e\+08 ", written.getvalue().replace("\x1b[0m", ""))
+    console, output = terminal(80)
+    view = display(console)
+    view.logged(10, "train", {"loss": 123456789.0})
+    console.print(view.picture())
+    assert re.search(r"loss +1\.235e\+08 ", output.getvalue().replace("\x1b[0m", ""))
 
 
 def test_traces_that_are_not_shown_cost_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Strips are made when they are drawn, of the first trace and the latest."""
-    made: list[np.ndarray] = []
+    """Profiles are computed when strips are drawn, for the first and the latest trace only."""
+    calls: list[np.ndarray] = []
 
-    def spied(norms: np.ndarray, answered_at: np.ndarray) -> np.ndarray:
-        made.append(norms)
+    def spy(norms: np.ndarray, answered_at: np.ndarray) -> np.ndarray:
+        calls.append(norms)
         return profile(norms, answered_at)
 
-    monkeypatch.setattr("seqmem.cli.terminal.live.profile", spied)
+    monkeypatch.setattr("seqmem.cli.terminal.live.profile", spy)
     at, norms = np.full(2, 9), [rate ** np.arange(10)[::-1, None] * np.ones((1, 2)) for rate in (0.9, 0.8, 0.7)]
     for console in (Console(file=Writes()), terminal(80)[0]):
-        made.clear()
-        shows = display(console)
+        calls.clear()
+        view = display(console)
         for step, one in enumerate(norms):
-            shows.measured(step, PROBE, *measurements([Trace({"hidden": one, "input": one}, at)]))
-        assert not made
-        if shows._live is not None:
-            console.print(shows._live.get_renderable())
-            assert [one.tolist() for one in made] == [norms[0].tolist(), norms[2].tolist()]
+            view.measured(step, PROBE, *measurements([Trace({"hidden": one, "input": one}, at)]))
+        assert not calls
+        if console.is_terminal:
+            console.print(view.picture())
+            assert [one.tolist() for one in calls] == [norms[0].tolist(), norms[2].tolist()]
 
 
 class Closed(io.StringIO):
-    """The writing end of a pipe whose reader leaves after so many lines."""
+    """The write end of a pipe whose reader leaves after ``lines`` lines."""
 
     def __init__(self, lines: int) -> None:
         super().__init__()
@@ -570,30 +566,30 @@ class Closed(io.StringIO):
         return super().write(s)
 
 
-def test_a_pipe_that_is_closed_is_noticed_and_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    left: list[Console] = []
+def test_a_closed_pipe_is_noticed_and_is_not_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    consoles: list[Console] = []
 
-    def leave(console: Console) -> None:  # rich's own would also close the standard output of the tests
-        left.append(console)
+    def leave(console: Console) -> None:  # rich's own method would also close the tests' standard output
+        consoles.append(console)
         raise SystemExit(1)
 
     monkeypatch.setattr(Console, "on_broken_pipe", leave)
     file, clock = Closed(3), Clock()
-    with display(Console(file=file), clock=clock) as shows:
-        feed(shows, clock, last=100)
-        assert not shows.unread
-        feed(shows, clock, first=100)
-        assert shows.unread
-        shows.finished(1000, RESULT)
+    with display(Console(file=file), clock=clock) as view:
+        feed(view, clock, last=100)
+        assert not view.unread
+        feed(view, clock, first=100)
+        assert view.unread
+        view.finished(1000, RESULT)
     assert len(file.getvalue().splitlines()) == 3
-    assert len(left) == 1
+    assert len(consoles) == 1
 
 
 SLOW_LINES = (*(word for word in TINY if not word.startswith(("steps=", "evaluate.every="))), "evaluate.every=100")
 
 
-def test_a_run_whose_reader_leaves_is_interrupted_and_goes_on_later(tmp_path: Path) -> None:
-    """seqmem train | head -1"""
+def test_a_run_whose_reader_leaves_is_interrupted_and_can_be_resumed(tmp_path: Path) -> None:
+    """As in ``seqmem train | head -1``."""
     command = ("train", *SLOW_LINES, "steps=400")
     with started(*command, cwd=tmp_path) as process:
         assert process.stdout is not None
@@ -615,14 +611,14 @@ def test_a_run_whose_reader_leaves_is_interrupted_and_goes_on_later(tmp_path: Pa
     assert steps[0] > status["step"]
 
 
-def test_it_observes_what_a_training_says() -> None:
+def test_the_display_is_an_observer_of_training() -> None:
     task, file = Pronoun(), Writes()
     model = SequenceModel.for_task(task, lambda size: RNN(size, 4), embed_size=4)
     batch = task.sample(3, 10, generator(0, "trace"))
     trace = Tracer(model, task).measure(batch)
-    shows = display(Console(file=file), steps=4, prefix="[1] ")
-    observer: Observer = shows  # what pyright checks
-    with shows:
+    view = display(Console(file=file), steps=4, prefix="[1] ")
+    observer: Observer = view  # pyright checks the protocol
+    with view:
         observer.logged(0, "eval", {"loss": 1.4, "score": 0.25})
         observer.answered(0, batch, model(batch.inputs)[0])
         observer.measured(0, PROBE, *measurements([trace]))
@@ -637,7 +633,7 @@ def test_it_observes_what_a_training_says() -> None:
 
 def test_a_finished_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = make_run(tmp_path / "outputs")
-    code, out, err = shown(capsys, run.path)
+    code, out, err = run_show(capsys, run.path)
     assert (code, err) == (0, "")
     lines = out.splitlines()
     assert lines[0].startswith("lstm on pronoun  50 timesteps · seed 0 ")
@@ -659,11 +655,11 @@ def test_a_finished_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert all(line == line.rstrip() for line in lines)
 
 
-def test_the_strip_of_a_run_is_what_its_gradients_say(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_strip_of_a_run_shows_its_gradients(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = make_run(tmp_path, seq_len=20, rate=0.4)
-    drawn = re.findall(r"first (\S+) answer  step 1000", shown(capsys, run.path)[1])
+    strips = re.findall(r"first (\S+) answer  step 1000", run_show(capsys, run.path)[1])
     levels = [max(0, int(8 + back * log10(0.4) - 1e-9)) for back in range(19, -1, -1)]
-    assert drawn == ["".join(UNICODE.blocks[min(level, 7)] for level in levels)]
+    assert strips == ["".join(UNICODE.blocks[min(level, 7)] for level in levels)]
 
 
 @pytest.mark.parametrize(
@@ -679,7 +675,7 @@ def test_an_unfinished_run(
     state: str, pid: int | None, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = make_run(tmp_path, state=state, pid=pid)
-    code, out, err = shown(capsys, run.path)
+    code, out, err = run_show(capsys, run.path)
     assert (code, err) == (0, "")
     assert out.splitlines()[0].endswith(message)
     assert re.search(r"^score +0\.5$", out, re.M)
@@ -690,20 +686,22 @@ def test_an_unfinished_run(
     assert ("error       the loss became nan at step 707" in out) == (state == "failed")
 
 
-def test_what_an_unfinished_run_knows_of_its_task_is_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unfinished_run_uses_the_stored_facts_of_its_task(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = make_run(tmp_path, state="running")
     facts = {"metric": "accuracy", "higher_is_better": True, "chance": 0.25, "baseline_loss": 1.386, "solved_at": 0.99}
     write_json(run.file("environment.json"), facts)
-    out = shown(capsys, run.path)[1]
+    out = run_show(capsys, run.path)[1]
     assert re.search(r"^accuracy +50\.0 %  chance 25\.0 %$", out, re.M)
     assert re.search(r"^loss +0\.72  chance 1\.386$", out, re.M)
 
 
-def test_a_run_that_has_only_begun(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_that_has_just_started(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = make_run(tmp_path, state="running")
     for name in ("metrics.jsonl", "gradients.npz", "status.json", "overrides.json"):
         run.file(name).unlink()
-    code, out, _ = shown(capsys, run.path)
+    code, out, _ = run_show(capsys, run.path)
     assert code == 0
     assert out.splitlines()[0].endswith("not started")
     assert re.search(r"^score +none yet$", out, re.M)
@@ -713,13 +711,13 @@ def test_a_run_that_has_only_begun(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_a_run_without_traces(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = make_run(tmp_path, result={"gradient": {"start": {}, "end": {}}})
     run.file("gradients.npz").unlink()
-    out = shown(capsys, run.path)[1]
+    out = run_show(capsys, run.path)[1]
     assert re.search(r"^gradient +not traced$", out, re.M)
     assert "half-life" not in out
 
 
 @pytest.mark.parametrize(
-    ("changed", "message"),
+    ("facts", "message"),
     [
         ({"score": 0.26, "solved": False, "steps_to_solve": None}, "no better than chance"),
         ({"score": 0.32, "solved": False, "steps_to_solve": None}, "not solved"),
@@ -728,8 +726,8 @@ def test_a_run_without_traces(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         ({"solved_at": None, "solved": None, "steps_to_solve": None}, "chance 25.0 %"),
     ],
 )
-def test_the_verdict(changed: dict[str, Any], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = shown(capsys, make_run(tmp_path, result=changed).path)[1]
+def test_the_verdict(facts: dict[str, Any], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = run_show(capsys, make_run(tmp_path, result=facts).path)[1]
     assert re.search(rf"^accuracy +\S+ % .*{message}$", out, re.M)
 
 
@@ -737,26 +735,26 @@ def test_later_evaluations_join_the_lengths(tmp_path: Path, capsys: pytest.Captu
     run = make_run(tmp_path)
     rows = [{"seq_len": n, "score": 0.33, "loss": 1.0, "sequences": 1000} for n in (25, 800)]
     run.file("evaluations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    out = shown(capsys, run.path)[1]
+    out = run_show(capsys, run.path)[1]
     assert re.search(r"^ +800  33\.0 %", out, re.M)
     assert re.search(r"^ +25  33\.0 %", out, re.M)
     run.file("evaluations.jsonl").write_text(
         "".join(json.dumps({**rows[0], "seq_len": n}) + "\n" for n in range(51, 90))
     )
-    out = shown(capsys, run.path)[1]
+    out = run_show(capsys, run.path)[1]
     assert "lengths left out" in out
     assert re.search(r"^ +50  99\.8 %.*trained$", out, re.M)
 
 
 def test_an_exploding_and_a_vanished_gradient(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = shown(capsys, make_run(tmp_path / "a", rate=1.5).path)[1]
+    out = run_show(capsys, make_run(tmp_path / "a", rate=1.5).path)[1]
     assert re.search(r"first ▲+█+ answer  step 1000", out)
     assert "▲ over 10" in out
     assert "half-life   1 → does not decay" in out
     assert "10^8.6 at the first timestep" in out
     norms = np.ones((3, 50, 4))
     norms[:, :40] = 0
-    out = shown(capsys, make_run(tmp_path / "b", norms=norms).path)[1]
+    out = run_show(capsys, make_run(tmp_path / "b", norms=norms).path)[1]
     assert re.search(r"first ·{35,40}█+ answer  step 1000", out)
     assert "· zero" in out
     assert "arrives     nothing at the first timestep" in out
@@ -764,9 +762,9 @@ def test_an_exploding_and_a_vanished_gradient(tmp_path: Path, capsys: pytest.Cap
 
 def test_squared_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     by_length = [{"seq_len": n, "score": score, "loss": 0.1, "sequences": 10} for n, score in ((7, 0.3), (50, 0.001))]
-    changed = {"metric": "mean squared error", "higher_is_better": False, "chance": 0.1667, "solved_at": 0.002}
-    changed |= {"score": 0.001, "by_length": by_length}
-    out = shown(capsys, make_run(tmp_path, task="adding", result=changed).path)[1]
+    facts = {"metric": "mean squared error", "higher_is_better": False, "chance": 0.1667, "solved_at": 0.002}
+    facts |= {"score": 0.001, "by_length": by_length}
+    out = run_show(capsys, make_run(tmp_path, task="adding", result=facts).path)[1]
     assert "score       0.001 mean squared error  chance 0.1667  solved at step 250" in out
     worst, best = [line for line in out.splitlines() if "│" in line]
     assert worst.count("━") > 20  # the longest bar is the largest error
@@ -787,35 +785,35 @@ def test_pages_and_tables_fit_a_terminal(width: int, tmp_path: Path) -> None:
         make_run(tmp_path / "outputs", cell=cell, seq_len=seq_len, state=state, rate=rate, seed=12345)
         for cell, seq_len, state, rate in kinds
     ]
-    console, written = terminal(width)
+    console, output = terminal(width)
     readings = [read(run) for run in runs]
     for reading in readings:
         say(console, *pages.page(reading, console))
     say(console, *pages.comparison(readings, console))
     print_summary(console, runs[0])
-    lines = plain(written.getvalue())
+    lines = plain(output.getvalue())
     assert max(map(len, lines)) <= width
     assert not [line for line in lines if line.strip() in ("of 1000", "1000")]  # nothing was wrapped
-    assert "\x1b[38;2;" in written.getvalue()
+    assert "\x1b[38;2;" in output.getvalue()
 
 
 def test_a_run_s_page_is_readable_on_a_very_narrow_terminal(tmp_path: Path) -> None:
-    console, written = terminal(40)
+    console, output = terminal(40)
     say(console, *pages.page(read(make_run(tmp_path)), console))
-    assert max(map(len, plain(written.getvalue()))) <= 40
+    assert max(map(len, plain(output.getvalue()))) <= 40
 
 
 def test_without_colour_the_blocks_remain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     reading = read(make_run(tmp_path))
-    console, written = terminal(80)
+    console, output = terminal(80)
     say(console, *pages.page(reading, console), *pages.comparison([reading, reading], console))
-    assert not COLOUR.search(written.getvalue())
-    assert re.search("▁▂+▃+▄+▅+▆+▇+█", written.getvalue())
+    assert not COLOUR.search(output.getvalue())
+    assert re.search("▁▂+▃+▄+▅+▆+▇+█", output.getvalue())
     monkeypatch.delenv("NO_COLOR")
-    console, written = terminal(80)
+    console, output = terminal(80)
     say(console, *pages.page(reading, console))
-    assert COLOUR.search(written.getvalue())  # so the pattern above does find colours
+    assert COLOUR.search(output.getvalue())  # the pattern above does match colours
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
@@ -830,10 +828,9 @@ def test_everything_can_be_written_in_any_encoding(encoding: str, tmp_path: Path
         say(console, *pages.page(reading, console))
     print_summary(console, runs[1])
     clock = Clock()
-    shows = display(Console(file=file, force_terminal=True, width=80), clock=clock)
-    feed(shows, clock, last=430)
-    assert shows._live is not None
-    console.print(shows._live.get_renderable())
+    view = display(Console(file=file, force_terminal=True, width=80), clock=clock)
+    feed(view, clock, last=430)
+    console.print(view.picture())
     file.flush()
     file.seek(0)
     text = file.read()
@@ -841,11 +838,11 @@ def test_everything_can_be_written_in_any_encoding(encoding: str, tmp_path: Path
     assert "10^-8 .:-=+*#@ 1" in text
 
 
-def test_the_summary_says_what_to_type_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_summary_suggests_the_next_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run(tmp_path / "outputs")
-    console, written = terminal(80)
+    console, output = terminal(80)
     print_summary(console, run)
-    lines = [line.rstrip() for line in plain(written.getvalue())]
+    lines = [line.rstrip() for line in plain(output.getvalue())]
     assert lines[-4] == "next        seqmem watch                 every curve in TensorBoard"
     assert lines[-3] == "            seqmem show outputs/pronoun  all runs of pronoun side by side"
     assert lines[-2] == "            seqmem read outputs/pronoun/lstm/len50-seed0-1a2b3c4d"
@@ -877,7 +874,7 @@ def test_a_comparison_names_what_differs(tmp_path: Path, capsys: pytest.CaptureF
     make_run(outputs, cell="rnn", rate=0.6, score=0.26, options={"nonlinearity": "tanh"})
     make_run(outputs, cell="lstm", rate=1.0, options={"forget_bias": "chrono"})
     make_run(outputs, cell="lstm", rate=0.73, score=0.26, options={"forget_bias": 1.0}, tail="00000000")
-    code, out, err = shown(capsys, outputs)
+    code, out, err = run_show(capsys, outputs)
     assert (code, err) == (0, "")
     lines = out.splitlines()
     assert lines[0] == "3 runs"
@@ -892,7 +889,7 @@ def test_strips_of_different_lengths_stand_under_each_other(tmp_path: Path, caps
     outputs = tmp_path / "outputs"
     for seq_len in (50, 100, 200):
         make_run(outputs, seq_len=seq_len, rate=0.9)
-    lines = shown(capsys, outputs)[1].splitlines()
+    lines = run_show(capsys, outputs)[1].splitlines()
     start = next(i for i, line in enumerate(lines) if line.rstrip().endswith("answer"))
     strips = lines[start + 1 : start + 4]
     assert len({len(line) for line in [lines[start], *strips]}) == 1
@@ -911,7 +908,7 @@ def test_a_wide_terminal_has_strips_beside_the_numbers(
     monkeypatch.setenv("COLUMNS", str(width))
     for cell in ("rnn", "lstm"):
         make_run(tmp_path / "outputs", cell=cell)
-    out = shown(capsys)[1]  # everything in outputs
+    out = run_show(capsys)[1]  # everything in outputs
     rows = [line for line in out.splitlines() if re.match(r"lstm +99\.8 % +250", line)]
     assert len(rows) == 1
     assert ("▆▆▇" in rows[0]) == beside
@@ -921,7 +918,7 @@ def test_a_wide_terminal_has_strips_beside_the_numbers(
 def test_lengths_of_several_runs_are_one_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for seq_len in (50, 100):
         make_run(tmp_path / "outputs", seq_len=seq_len)
-    lines = shown(capsys)[1].splitlines()
+    lines = run_show(capsys)[1].splitlines()
     head = next(i for i, line in enumerate(lines) if line.startswith("by length"))
     assert lines[head + 1].split() == ["seq_len", "7", "12", "25", "50", "100", "200", "400"]
     assert lines[head + 2].split() == "50 99.8 % 99.8 % 99.8 % 99.8 %◂ 60.0 % 60.0 %".split()
@@ -935,7 +932,7 @@ def test_unfinished_runs_are_marked_and_tasks_stand_apart(tmp_path: Path, capsys
     make_run(tmp_path / "outputs", seed=0)
     make_run(tmp_path / "outputs", seed=1, state="interrupted")
     make_run(tmp_path / "outputs", seed=0, task="copy")
-    out = shown(capsys)[1]
+    out = run_show(capsys)[1]
     copy, pronoun = out.split("\npronoun")
     assert "copy  lstm · 50 timesteps · seed 0 · chance 25.0 %" in copy
     assert "interrupted" not in copy
@@ -944,26 +941,26 @@ def test_unfinished_runs_are_marked_and_tasks_stand_apart(tmp_path: Path, capsys
     assert "gradient at the latest trace" in pronoun
 
 
-def test_many_runs_are_limited_with_a_word_about_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_many_runs_are_limited_and_the_limit_is_stated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for seed in range(22):
         make_run(tmp_path / "outputs", seed=seed)
-    out = shown(capsys, "outputs")[1]
+    out = run_show(capsys, "outputs")[1]
     assert out.startswith("22 runs; the first 20 of them (--all shows the rest):")
     assert len(re.findall(r"99\.8 % +250", out)) == 20
-    assert len(re.findall(r"99\.8 % +250", shown(capsys, "outputs", "--all")[1])) == 22
+    assert len(re.findall(r"99\.8 % +250", run_show(capsys, "outputs", "--all")[1])) == 22
 
 
 # Which runs
 
 
-def test_a_run_goes_by_any_unique_part_of_its_path(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_is_named_by_any_unique_part_of_its_path(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_run(tmp_path / "outputs", cell="lstm", tail="1a2b3c4d")
     make_run(tmp_path / "outputs", cell="rnn", tail="1a99ffff")
     make_run(tmp_path / "outputs", cell="rnn", seed=1, tail="77777777")
     for name in ("1a2b", "len50-seed0-1a2b", "lstm/len50-seed0-1a2b3c4d", "lstm", "pronoun/lstm"):
-        assert shown(capsys, name)[1].startswith("lstm on pronoun"), name
-    assert re.match(r"pronoun  rnn", shown(capsys, "pronoun/rnn")[1])
-    code, out, err = shown(capsys, "1a")
+        assert run_show(capsys, name)[1].startswith("lstm on pronoun"), name
+    assert re.match(r"pronoun  rnn", run_show(capsys, "pronoun/rnn")[1])
+    code, out, err = run_show(capsys, "1a")
     assert (code, out) == (2, "")
     assert err.startswith("seqmem show: 1a: 2 runs are called like that: ")
     assert err.count("\n") == 1
@@ -971,18 +968,18 @@ def test_a_run_goes_by_any_unique_part_of_its_path(tmp_path: Path, capsys: pytes
 
 def test_the_same_run_twice_is_one_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = make_run(tmp_path / "outputs")
-    assert shown(capsys, run.path, "1a2b", "outputs")[1].count("finished") == 1
+    assert run_show(capsys, run.path, "1a2b", "outputs")[1].count("finished") == 1
 
 
-@pytest.mark.parametrize("given", ["nowhere", "empty", "outputs"])
-def test_no_run_is_one_line_and_code_2(given: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("argument", ["nowhere", "empty", "outputs"])
+def test_no_run_is_one_line_and_code_2(argument: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "empty").mkdir()
-    code, out, err = shown(capsys, given)
+    code, out, err = run_show(capsys, argument)
     assert (code, out) == (2, "")
-    assert re.fullmatch(rf"seqmem show: {given}: no run there( yet)?; [^\n]+\n", err)
+    assert re.fullmatch(rf"seqmem show: {argument}: no run there( yet)?; [^\n]+\n", err)
 
 
-# numpy leaves a file open that turns out to be no archive.
+# numpy leaves a file open if it is not an archive.
 _unclosed = pytest.mark.filterwarnings("ignore:.*gradients.npz:pytest.PytestUnraisableExceptionWarning")
 
 
@@ -1039,12 +1036,12 @@ def test_a_damaged_run_is_named_and_the_others_are_shown(
     harm(bad)
     with pytest.raises(RunError, match="rnn"):
         _ = read(bad).profiles
-    code, out, err = shown(capsys, bad.path)
+    code, out, err = run_show(capsys, bad.path)
     assert (code, out) == (1, "")
     assert err.startswith("seqmem show: ")
     assert err.count("\n") == 1
     assert str(bad.path) in err
-    code, out, err = shown(capsys, bad.path, good.path)
+    code, out, err = run_show(capsys, bad.path, good.path)
     assert code == 1
     assert str(bad.path) in err
     assert out.startswith("lstm on pronoun")
@@ -1055,10 +1052,12 @@ def test_show_needs_no_torch(tmp_path: Path) -> None:
     make_run(tmp_path / "outputs", cell="rnn")
     heavy = "print([name for name in ('torch', 'hydra', 'jaxtyping') if name in sys.modules])"
     code = f"import sys; from seqmem.cli.verbs import show; code = show.main(sys.argv[1:]); {heavy}; sys.exit(code)"
-    done = subprocess.run([sys.executable, "-c", code, "outputs"], capture_output=True, encoding="utf-8", check=True)
-    assert done.stdout.startswith("pronoun")
-    assert done.stdout.splitlines()[-1] == "[]"
-    assert done.stderr == ""
+    completed = subprocess.run(
+        [sys.executable, "-c", code, "outputs"], capture_output=True, encoding="utf-8", check=True
+    )
+    assert completed.stdout.startswith("pronoun")
+    assert completed.stdout.splitlines()[-1] == "[]"
+    assert completed.stderr == ""
 
 
 @pytest.mark.parametrize(("verb", "wrong"), [("show", "--colour"), ("list", "--colour"), ("watch", "--port=http")])
@@ -1068,8 +1067,8 @@ def test_a_mistake_on_a_command_line_is_one_line(verb: str, wrong: str, typed: C
     assert completed.out == ""
 
 
-def test_a_killed_run_shows_the_traces_it_had(tmp_path: Path, typed: Callable[..., Completed]) -> None:
-    """And is read without a copy of all that it traced."""
+def test_show_reads_the_traces_of_a_killed_run(tmp_path: Path, typed: Callable[..., Completed]) -> None:
+    """Although a killed run has not written gradients.npz."""
     command = ("train", *SLOW_LINES, "trace.every=1", "steps=100000")
     with started(*command, cwd=tmp_path) as process:
         until(lambda: trained_to(tmp_path) >= 20, of=process)
@@ -1079,11 +1078,11 @@ def test_a_killed_run_shows_the_traces_it_had(tmp_path: Path, typed: Callable[..
     assert not (run / "gradients.npz").exists()
     completed = typed("show", str(run))
     assert (completed.code, completed.err) == (0, "")
-    traced = RunDirectory(run).gradients()
-    assert traced is not None
-    assert traced.step.tolist() == list(range(len(traced.step)))
+    gradients = RunDirectory(run).gradients()
+    assert gradients is not None
+    assert gradients.step.tolist() == list(range(len(gradients.step)))
     assert re.search(r"^gradient +first \S+ answer  untrained$", completed.out, re.M)
-    assert f"answer  step {traced.step[-1]}\n" in completed.out
+    assert f"answer  step {gradients.step[-1]}\n" in completed.out
     assert "killed at step" in completed.out
 
 
@@ -1097,9 +1096,9 @@ def test_a_run_says_which_text_it_read(tmp_path: Path, typed: Callable[..., Comp
 
 @pytest.mark.parametrize("verb", [show, listing])
 def test_help_fits_80_columns_and_has_examples(verb: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as left:
+    with pytest.raises(SystemExit) as exit_:
         verb.main(["--help"])
-    assert left.value.code == 0
+    assert exit_.value.code == 0
     out = capsys.readouterr().out
     assert "\n  seqmem " in out
     assert max(map(len, out.splitlines())) <= 80
@@ -1110,7 +1109,7 @@ def test_help_fits_80_columns_and_has_examples(verb: Any, capsys: pytest.Capture
 
 @pytest.fixture
 def own_conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A configuration directory in the place of ours."""
+    """A configuration directory that replaces the package's own."""
     conf = tmp_path / "conf"
     lstm = "name: lstm\nhidden_size: 64\nlayers: 1\nparams: null\nforget_bias: chrono\n"
     pronoun = "name: pronoun\nusual_seq_len: 50\nlengths: fixed\nshortest: null\npeople: 8\nmentions: 2\n"
@@ -1144,7 +1143,7 @@ def test_list_has_a_line_for_every_name(capsys: pytest.CaptureFixture[str]) -> N
     assert "\x1b" not in out
 
 
-def test_list_knows_every_task_and_cell_of_ours(capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_has_every_task_and_cell_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
     assert listing.main([]) == 0
     out = capsys.readouterr().out
     cells, tasks = out.split("\ntasks")
@@ -1183,9 +1182,9 @@ def test_list_of_a_directory_that_is_not_there(capsys: pytest.CaptureFixture[str
 
 @pytest.mark.usefixtures("own_conf")
 def test_list_wraps_sources_under_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
-    console, written = terminal(60)
+    console, output = terminal(60)
     monkeypatch.setattr(listing, "Console", lambda: console)
     assert listing.main([]) == 0
-    lines = plain(written.getvalue())
+    lines = plain(output.getvalue())
     assert max(map(len, lines)) <= 60
     assert lines[1].index("Hochreiter") == len(lines[2]) - len(lines[2].lstrip())

@@ -1,6 +1,6 @@
-"""Whatever goes wrong is one clear line: exit code 2 for a command that cannot be, 1 for a failure.
+"""Every error is one clear line: exit code 2 for an invalid command, 1 for a failure.
 
-Most lines are typed in this process; what needs a process of its own (limits, tracebacks) has one.
+Most commands run in this process; limits and tracebacks need a separate one.
 """
 
 import json
@@ -43,7 +43,7 @@ REFUSED = {
     "+trace.xyz=1": "there is no setting 'trace.xyz'. trace has every, sequences, loss",
     "hydra.xyz=1": "there is no setting 'hydra.xyz'",
     "+seed=1": "'seed' exists already: write seed=... without the +",
-    # sizes and kinds, of which there are more below
+    # sizes and types; more of them in VALUES
     "seq_len=6": "seq_len=6 is too short for task=pronoun: at least 7",
     "steps=0": "steps=0: must be at least 1",
     "cell.hidden_size=-3": "cell.hidden_size=-3: must be at least 1",
@@ -56,7 +56,7 @@ REFUSED = {
     "device=tpu": "device=tpu: must be auto, cpu, cuda or cuda:N",
     "device=mps": "device=mps: must be auto, cpu, cuda or cuda:N",
     "device=": "device=: must be auto, cpu, cuda or cuda:N",
-    # how it is written
+    # syntax
     "steps": "cannot read 'steps': settings are key=value, e.g. seq_len=50",
     "steps=[": "cannot read 'steps=['",
     "outputs=größe": "a value with special characters needs quotes of its own",
@@ -74,7 +74,7 @@ REFUSED = {
     "-m hydra/launcher=submitit": "no hydra/launcher is called 'submitit'. One of: basic",
     "-m hydra/sweeper=optuna": "no hydra/sweeper is called 'optuna'. It comes with pip install 'seqmem[optuna]'.",
     "-m seed=interval(0,1)": "does not support sweep type",
-    # a cell of the user's own, of which there is more below
+    # a user's own cell; more in VALUES
     "cell=custom": "cell.target is not set: give it a value, cell.target=...",
     "cell=custom cell.target=broken.Leaky": "cannot import broken: SyntaxError",
     "cell=custom cell.target=owncells.Leaky cell.args.alhpa=1": "Did you mean 'cell.args.alpha'?",
@@ -107,7 +107,7 @@ VALUES = {
     "optimizer.lr=-1": "optimizer.lr=-1.0: must be positive",
     "task.lengths=uniform task.shortest=3": "task.shortest=3: must be from 7",
     "task.people=5": "task.people=5: must be",
-    # kinds
+    # types
     "seq_len=9.5": "seq_len=9.5: '9.5' is not a whole number",
     "seq_len=": "seq_len=: '' is not a whole number",
     "seq_len=null": "seq_len=null: must have a value",
@@ -132,7 +132,7 @@ VALUES = {
     "evaluate.lengths=[a]": "'a' is not a whole number",
     "task.lengths=both": "task.lengths=both: must be 'fixed' or 'uniform'",
     "outputs=": "outputs=: must name a directory",
-    # a cell of the user's own
+    # a user's own cell
     "cell=custom cell.target=Leaky": "cell.target=Leaky: must be module.Class, e.g. mycells.Leaky",
     "cell=custom cell.target=nowhere.Leaky": "cannot import nowhere: ModuleNotFoundError: No module named 'nowhere'",
     "cell=custom cell.target=importer.Leaky": "cannot import importer: ModuleNotFoundError: No module named 'nothere'",
@@ -166,8 +166,8 @@ def files(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("files")
 @pytest.mark.parametrize("part", range(4))
-def test_refused(tmp_path: Path, typed: Callable[..., Completed], part: int) -> None:
-    """A command that cannot be: one line, exit code 2, and no run's directory."""
+def test_invalid_commands_are_refused(tmp_path: Path, typed: Callable[..., Completed], part: int) -> None:
+    """An invalid command gives one line, exit code 2, and no run directory."""
     for line, message in list(REFUSED.items())[part::4]:
         typed("train", *line.split()).refuses(message, code=2)
     assert not (tmp_path / "outputs").exists()
@@ -175,13 +175,13 @@ def test_refused(tmp_path: Path, typed: Callable[..., Completed], part: int) -> 
 
 @pytest.mark.usefixtures("files")
 @pytest.mark.parametrize("part", range(2))
-def test_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: int) -> None:
-    """The same lines come out of the library, as ValueErrors, in half the time."""
+def test_invalid_values_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: int) -> None:
+    """The library raises the same lines as ValueErrors, in half the time."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setenv("PYTHONPATH", "")
-    for line, wrong in list(VALUES.items())[part::2]:
-        with pytest.raises(ValueError, match=re.escape(wrong)) as error:
+    for line, message in list(VALUES.items())[part::2]:
+        with pytest.raises(ValueError, match=re.escape(message)) as error:
             seqmem.train(*line.split())
         assert "\n" not in str(error.value)
     assert not (tmp_path / "outputs").exists()
@@ -191,7 +191,7 @@ def test_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: int) -> N
 @pytest.mark.usefixtures("files")
 def test_a_sweep_with_a_wrong_job_is_refused_as_a_whole(tmp_path: Path, typed: Callable[..., Completed]) -> None:
     custom = "cell=custom cell.target=owncells.Leaky"
-    for line, wrong in {
+    for line, parts in {
         "seq_len=8,6": ["1 of 2 jobs cannot run", "job 2 (seq_len=6): seq_len=6 is too short for task=pronoun"],
         "cell=rnn,lstm seed=0,x": ["2 of 4 jobs", "job 2 (cell=rnn seed=x)", "job 4 (cell=lstm seed=x): seed=x: 'x'"],
         "cell=lstm,rnn cell.forget_bias=1": [
@@ -210,12 +210,12 @@ def test_a_sweep_with_a_wrong_job_is_refused_as_a_whole(tmp_path: Path, typed: C
         assert first.startswith("seqmem train: ")
         assert first.endswith("so none was started:")
         assert all(other.startswith("  job ") for other in others)
-        for part in wrong:
+        for part in parts:
             assert part in completed.err
     assert runs_below(tmp_path) == []
 
 
-def test_other_verbs(tmp_path: Path, typed: Callable[..., Completed]) -> None:
+def test_errors_of_other_verbs(tmp_path: Path, typed: Callable[..., Completed]) -> None:
     for line in ("trian", "trian cell=lstm"):
         completed = typed(*line.split())
         assert completed == Completed(2, "", completed.err)
@@ -227,12 +227,12 @@ def test_other_verbs(tmp_path: Path, typed: Callable[..., Completed]) -> None:
         "seqmem: there is no command 'cell=lstm'. Settings follow a verb: seqmem train cell=lstm."
     )
     assert completed.code == 2
-    for line, wrong in {
+    for line, message in {
         "nowhere": "nowhere: no run there; outputs has none yet",
         f"{tmp_path}": "is not a run",
     }.items():
-        typed("eval", *line.split()).refuses(wrong, code=1, verb="eval")
-    for line, wrong in {
+        typed("eval", *line.split()).refuses(message, code=1, verb="eval")
+    for line, message in {
         "": "the following arguments are required: RUN; see seqmem eval --help",
         "--xyz run": "unrecognized arguments: --xyz",
         "run xyz": "'xyz' is not a setting: seq_len=, sequences= and device= are",
@@ -241,13 +241,13 @@ def test_other_verbs(tmp_path: Path, typed: Callable[..., Completed]) -> None:
         "run seq_len=": "seq_len and sequences are whole numbers",
         "run sequences=0": "sequences=0: must be at least 1",
     }.items():
-        typed("eval", *line.split()).refuses(wrong, code=2, verb="eval")
+        typed("eval", *line.split()).refuses(message, code=2, verb="eval")
 
 
-def test_evaluating_a_run_that_cannot_be(tmp_path: Path, typed: Callable[..., Completed]) -> None:
+def test_eval_refuses_runs_and_lengths(tmp_path: Path, typed: Callable[..., Completed]) -> None:
     assert typed("train", *TINY, "quiet=true").code == 0
     run = only_run(tmp_path)
-    assert "8 (trained)" in typed("eval", run.name[-8:], "seq_len=8", "sequences=5").out  # a part of its name will do
+    assert "8 (trained)" in typed("eval", run.name[-8:], "seq_len=8", "sequences=5").out  # a part of the name suffices
     assert typed("train", *TINY, "quiet=true", "seed=1").code == 0
     typed("eval", "pronoun/lstm", "seq_len=8").refuses("2 runs are called like that", code=1, verb="eval")
     typed("eval", str(run), "seq_len=8,3").refuses(
@@ -263,7 +263,7 @@ def test_evaluating_a_run_that_cannot_be(tmp_path: Path, typed: Callable[..., Co
 
 
 def test_a_damaged_checkpoint(tmp_path: Path, typed: Callable[..., Completed]) -> None:
-    """However it is damaged, one line that says what to do, and doing it helps."""
+    """Every kind of damage gives one line that names the remedy, and the remedy works."""
     assert typed("train", *TINY, "quiet=true").code == 0
     run = only_run(tmp_path)
     (run / "result.json").unlink()
@@ -285,7 +285,7 @@ def test_a_damaged_checkpoint(tmp_path: Path, typed: Callable[..., Completed]) -
     assert (run / "result.json").exists()
 
 
-def test_a_directory_that_cannot_be_written(tmp_path: Path, typed: Callable[..., Completed]) -> None:
+def test_an_unwritable_directory(tmp_path: Path, typed: Callable[..., Completed]) -> None:
     (tmp_path / "file").write_text("in the way")
     for outputs in ("file", "file/below", "/dev/null/below", "/proc/xyz"):
         typed("train", *TINY, f"outputs={outputs}").refuses(f"cannot write to {outputs}", code=1)
@@ -298,30 +298,32 @@ def test_a_directory_that_cannot_be_written(tmp_path: Path, typed: Callable[...,
 LIMITED = """\
 import contextlib, io, json, resource, sys
 from seqmem.cli.main import main
-command, said = json.loads(sys.argv[1]), []
+command, results = json.loads(sys.argv[1]), []
 for limit in (100, 9_000, 20_000, -1):
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, -1))
     sys.argv = ["seqmem", *command]
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = main()
-    said.append([code, out.getvalue(), err.getvalue()])
-print(json.dumps(said))
+    results.append([code, out.getvalue(), err.getvalue()])
+print(json.dumps(results))
 """
 
 
 def test_a_full_disk(tmp_path: Path, typed: Callable[..., Completed]) -> None:
-    """Where no file may grow beyond some bytes the run stops with one line; with more room it goes on and ends as it
-    would have. (A process of its own, because a limit on files is one on the whole process.)"""
+    """A limit on file size stops the run with one line; with more room it resumes to the same numbers.
+
+    Run in a separate process, because the limit applies to the whole process.
+    """
     tiny = [setting for setting in TINY if not setting.startswith(("steps=", "checkpoint_every="))]
     command = ["train", *tiny, "steps=80", "checkpoint_every=20", "quiet=true"]
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", LIMITED, json.dumps(command)],
         cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    *limited, free = (Completed(*each) for each in json.loads(done.stdout))
-    for message in limited:  # too little for its description, for its checkpoint, for its events
+    assert process.returncode == 0, process.stderr
+    *limited, free = (Completed(*each) for each in json.loads(process.stdout))
+    for message in limited:  # too small for the description, for the checkpoint, for the events
         message.refuses("cannot write to outputs/pronoun/lstm/len8", code=1)
         assert "File too large" in message.err
     assert free == Completed(0, "", "")
@@ -339,7 +341,7 @@ NAN = (
 
 @pytest.mark.usefixtures("files")
 def test_a_loss_that_is_no_number(tmp_path: Path, typed: Callable[..., Completed]) -> None:
-    """A linear cell under too large steps: the loss grows, and some steps on it leaves what floats can hold."""
+    """The loss of a linear cell under too large steps grows until it overflows."""
     command = (
         "train",
         *(setting for setting in TINY if not setting.startswith(("steps=", "checkpoint_every="))),
@@ -356,7 +358,7 @@ def test_a_loss_that_is_no_number(tmp_path: Path, typed: Callable[..., Completed
     assert f"at step {step};" in completed.err
     assert 4 < step < 60
     losses = {row["step"]: row["loss"] for row in rows(run) if row["kind"] == "train"}
-    assert list(losses) == list(range(2, step, 2))  # all that came before, and nothing that did not
+    assert list(losses) == list(range(2, step, 2))  # every row before the failure, none after it
     assert all(math.isfinite(float(loss)) for loss in losses.values())
     assert (run / "checkpoint.pt").exists()
     assert (run / "gradients.npz").exists()
@@ -364,14 +366,14 @@ def test_a_loss_that_is_no_number(tmp_path: Path, typed: Callable[..., Completed
     assert "Diverged" in (run / "error.txt").read_text()
 
     stored = (run / "metrics.jsonl").read_bytes()
-    assert typed(*command) == completed  # from its last checkpoint to the same end
+    assert typed(*command) == completed  # resumed from the last checkpoint, to the same failure
     assert (run / "metrics.jsonl").read_bytes() == stored
 
     assert typed(*command, "on_nan=continue") == Completed(0, "", "")
     (other,) = set(runs_below(tmp_path)) - {run}
-    actual = {row["step"]: float(row["loss"]) for row in rows(other) if row["kind"] == "train"}
-    assert list(actual) == list(range(2, 61, 2))
-    assert not math.isfinite(actual[60])
+    other_losses = {row["step"]: float(row["loss"]) for row in rows(other) if row["kind"] == "train"}
+    assert list(other_losses) == list(range(2, 61, 2))
+    assert not math.isfinite(other_losses[60])
     assert json.loads((other / "result.json").read_text())["loss"] in ("nan", "inf")
 
 

@@ -38,7 +38,7 @@ def accumulated(path: Path) -> EventAccumulator:
 
 @contextmanager
 def largest_file(size: int) -> Iterator[None]:
-    """Inside, no file of this process grows beyond ``size`` bytes: what a full disk does, without filling one."""
+    """Limit this process's files to ``size`` bytes: the effect of a full disk, without filling one."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -52,9 +52,9 @@ def test_scalars_are_read_back(path: Path) -> None:
     events.scalar("train/loss", 1.5, 10)
     events.scalars(20, {"train/loss": 0.25, "train/learning_rate": 0.003})
     events.close()
-    actual = accumulated(path)
-    assert [(e.step, e.value) for e in actual.Scalars("train/loss")] == [(10, 1.5), (20, 0.25)]
-    assert [(e.step, e.value) for e in actual.Scalars("train/learning_rate")] == [(20, pytest.approx(0.003))]
+    board = accumulated(path)
+    assert [(e.step, e.value) for e in board.Scalars("train/loss")] == [(10, 1.5), (20, 0.25)]
+    assert [(e.step, e.value) for e in board.Scalars("train/learning_rate")] == [(20, pytest.approx(0.003))]
 
 
 def test_records_are_framed_as_tensorboards_own_writer_frames_them(path: Path) -> None:
@@ -86,8 +86,8 @@ def test_the_first_point_of_a_tag_carries_its_description_and_kind(path: Path) -
 
 
 @pytest.mark.parametrize("reader", [EventAccumulator, PluginAccumulator])
-def test_a_curve_written_again_replaces_itself(path: Path, reader: type) -> None:
-    """For the readers in Python; the fast one is asked in test_watch."""
+def test_rewriting_a_curve_replaces_it(path: Path, reader: type) -> None:
+    """For the readers in Python; test_watch checks the fast one."""
     events = EventFile(path)
     events.scalar("eval/score", 0.5, 0)
     for latest in (3.0, 2.0, 1.0):
@@ -95,12 +95,12 @@ def test_a_curve_written_again_replaces_itself(path: Path, reader: type) -> None
         events.scalar("eval/score", latest, int(10 / latest))
     events.curves([7, 50], {"by length": [0.5, 1.0], "other": np.array([1.0, 2.0])})
     events.close()
-    actual = reader(str(path)).Reload()
+    board = reader(str(path)).Reload()
 
     def points(tag: str) -> list[tuple[int, float]]:
         if reader is EventAccumulator:
-            return [(e.step, e.value) for e in actual.Scalars(tag)]
-        return [(e.step, e.tensor_proto.float_val[0]) for e in actual.Tensors(tag)]
+            return [(e.step, e.value) for e in board.Scalars(tag)]
+        return [(e.step, e.tensor_proto.float_val[0]) for e in board.Tensors(tag)]
 
     assert points("latest") == [(0, 1.0), (1, 0.5), (2, 0.25)]
     assert points("eval/score") == [(0, 0.5), (3, 3.0), (5, 2.0), (10, 1.0)]
@@ -113,9 +113,9 @@ def test_an_image_is_read_back(path: Path) -> None:
     events = EventFile(path)
     events.image("heat", rgb, 7)
     events.close()
-    (actual,) = accumulated(path).Images("heat")
-    assert (actual.step, actual.height, actual.width) == (7, 4, 5)
-    np.testing.assert_array_equal(np.asarray(Image.open(BytesIO(actual.encoded_image_string))), rgb)
+    (image,) = accumulated(path).Images("heat")
+    assert (image.step, image.height, image.width) == (7, 4, 5)
+    np.testing.assert_array_equal(np.asarray(Image.open(BytesIO(image.encoded_image_string))), rgb)
 
 
 def test_hparams_stay_in_the_file_with_their_types(path: Path) -> None:
@@ -141,7 +141,7 @@ def test_hparams_stay_in_the_file_with_their_types(path: Path) -> None:
     assert end.status == STATUS_FAILURE
 
 
-def test_cut_back_and_written_again_it_is_the_same_file(path: Path, tmp_path: Path) -> None:
+def test_a_file_truncated_and_rewritten_is_the_same(path: Path, tmp_path: Path) -> None:
     def begin(events: EventFile) -> None:
         events.curve("c", [1.0, 2.0])
         events.scalar("s", 0.5, 0)
@@ -168,11 +168,11 @@ def test_cut_back_and_written_again_it_is_the_same_file(path: Path, tmp_path: Pa
     end(cut)
     cut.close()
 
-    def timeless(of: Path) -> list[bytes]:
-        actual = read(of)
-        for event in actual:
+    def timeless(file_path: Path) -> list[bytes]:
+        events_read = read(file_path)
+        for event in events_read:
             event.ClearField("wall_time")
-        return [event.SerializeToString() for event in actual]
+        return [event.SerializeToString() for event in events_read]
 
     assert timeless(path) == timeless(tmp_path / "whole")
     assert path.stat().st_size == (tmp_path / "whole").stat().st_size
@@ -195,12 +195,12 @@ def test_a_file_that_is_too_short_or_cut_inside_a_record_is_refused(path: Path) 
     [
         lambda content, end: content[: end + 5],
         lambda content, _: content[:-1],
-        lambda content, end: content[: end + 12] + bytes(len(content) - end - 12),  # a length whose content is lost
+        lambda content, end: content[: end + 12] + bytes(len(content) - end - 12),  # a length without its content
         lambda content, end: content[:end] + bytes(4096),
         lambda content, end: content[:end],
     ],
 )
-def test_whole_records_are_kept_and_added_to(tear: Callable[[bytes, int], bytes], path: Path) -> None:
+def test_whole_records_stay_and_new_ones_follow(tear: Callable[[bytes, int], bytes], path: Path) -> None:
     events = EventFile(path, describe=lambda tag: f"about {tag}")
     events.curve("kept", [1.0, 2.0])
     end = events.position()
@@ -220,7 +220,7 @@ def test_whole_records_are_kept_and_added_to(tear: Callable[[bytes, int], bytes]
     assert [value.metadata.summary_description for _, value in values] == ["about kept", "", "", "about torn"]
 
 
-def test_what_holds_no_records_is_begun_anew_or_refused(path: Path) -> None:
+def test_a_file_without_records_is_started_afresh_or_refused(path: Path) -> None:
     assert whole_records(path) is None
     path.write_bytes(b"")
     assert whole_records(path) is None
@@ -230,7 +230,7 @@ def test_what_holds_no_records_is_begun_anew_or_refused(path: Path) -> None:
             whole_records(path)
 
 
-def test_eval_adds_to_a_file_that_lost_its_end(tmp_path: Path, typed: Callable[..., Completed]) -> None:
+def test_eval_appends_to_a_truncated_file(tmp_path: Path, typed: Callable[..., Completed]) -> None:
     assert typed("train", *TINY, "quiet=true").code == 0
     run = only_run(tmp_path)
     path = run / EVENTS
@@ -248,7 +248,7 @@ def test_eval_adds_to_a_file_that_lost_its_end(tmp_path: Path, typed: Callable[.
     assert [e.step for e in accumulated(path).Scalars("eval/score_by_length (seqmem eval)")] == [8]
 
 
-def test_nothing_is_written_before_a_flush_and_all_of_it_then(path: Path) -> None:
+def test_writes_are_buffered_until_a_flush(path: Path) -> None:
     file = GrowingFile(path)
     file.write(b"one")
     assert (path.read_bytes(), file.waiting) == (b"", 3)
@@ -274,26 +274,26 @@ def test_a_full_disk_is_an_error_once_and_closing_is_safe(path: Path) -> None:
     with largest_file(1000):
         with pytest.raises(OSError, match="File too large"):
             events.flush()
-        assert path.stat().st_size == 1000  # what fitted
+        assert path.stat().st_size == 1000  # as much as fits
         events.close()
 
 
 def test_a_curve_does_not_touch_the_disk_before_it_is_flushed(path: Path) -> None:
-    """Or 500 points, in a run with many traces, would be 500 writes each time."""
+    """Buffering turns the 500 points of a trace into one write instead of 500."""
     events = EventFile(path)
     events.flush()
     before = path.stat().st_size
     events.curve("gradient/by_timestep", np.linspace(-12, 0, 500))
     assert path.stat().st_size == before
     assert events.waiting > 500
-    waited = events.waiting
+    buffered = events.waiting
     events.flush()
-    assert path.stat().st_size == before + waited
+    assert path.stat().st_size == before + buffered
     events.close()
 
 
 def at(picture: np.ndarray, timestep: int, trace: int, timesteps: int, traces: int) -> list[int]:
-    """The colour in the middle of a cell of the map."""
+    """The colour at the centre of a map's cell."""
     left, top, right, bottom = PLOT
     x = left + int((timestep + 0.5) * (right - left) / timesteps)
     y = top + int((trace + 0.5) * (bottom - top) / traces)
@@ -307,7 +307,7 @@ def test_the_heat_map_shows_every_number_at_its_place() -> None:
     assert picture.dtype == np.uint8
     darkest, middle, brightest = [0, 0, 4], [188, 55, 84], [252, 255, 164]
     assert [at(picture, t, 0, 3, 2) for t in range(3)] == [darkest, middle, brightest]
-    # Beyond the range: its ends. Underflow: not dark, but grey.
+    # Values beyond the range take its ends; underflow is grey, not dark.
     assert [at(picture, t, 1, 3, 2) for t in range(3)] == [darkest, list(UNKNOWN), brightest]
 
 
@@ -334,8 +334,8 @@ def test_a_heat_map_of_any_size_fills_its_frame(traces: int, timesteps: int) -> 
     assert (inside == [188, 55, 84]).all()
 
 
-def test_of_many_traces_a_picture_needs_those_that_it_shows() -> None:
-    """As many as there are lines of pixels, each the nearest; and it labels them with their own steps."""
+def test_a_picture_of_many_traces_shows_the_nearest_to_each_line() -> None:
+    """One trace for each line of pixels, labelled with its own step."""
     left, top, right, bottom = PLOT
     assert visible(5).tolist() == [0, 1, 2, 3, 4]
     few = visible(1000)
@@ -345,6 +345,6 @@ def test_of_many_traces_a_picture_needs_those_that_it_shows() -> None:
     ramp = np.linspace(-8, 0, 1000)
     picture = heatmap(ramp[few, None], range(0, 10_000, 10))
     assert picture[top:bottom, (left + right) // 2].tolist()[1:-1] == colours(ramp[few]).tolist()[1:-1]
-    # The labels at the left are those of the steps: the same for as many traces of which all are shown.
+    # The labels at the left depend on the steps.
     other = heatmap(np.zeros((len(few), 1)), range(0, 20_000, 20))
     assert (picture[:, : left - 6] != other[:, : left - 6]).any()

@@ -1,4 +1,4 @@
-"""Half-written, empty and foreign files in a run's directory: each is named in one line, nothing finished is lost."""
+"""Half-written, empty and foreign files in a run: each is named in one line, and no finished work is lost."""
 
 import json
 from collections.abc import Callable
@@ -21,13 +21,13 @@ LSTM = (*TINY, "cell=lstm", "device=cpu", "quiet=true")
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run, not to be changed."""
+    """A finished run, shared by the module: read-only."""
     return seqmem.train(*LSTM, outputs=tmp_path_factory.mktemp("one")).path
 
 
 @pytest.fixture
 def run(finished: Path, tmp_path: Path) -> Path:
-    """A copy of it in outputs/."""
+    """A copy of the finished run in outputs/."""
     place = Path(tmp_path, "outputs", *finished.parts[-3:])
     copytree(finished, place)
     return place
@@ -55,10 +55,10 @@ DAMAGES = [half, binary, empty, another]
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("name", ["config.json", "result.json", "status.json", "gradients.npz"])
 def test_a_damaged_file_is_named(typed: Typed, run: Path, name: str, damage: Callable[[bytes], bytes]) -> None:
-    """By show, eval and reproduce where they need it; the others find nothing wrong. No stack trace anywhere."""
+    """Every verb that needs the file names it in one line, without a stack trace."""
     path = run / name
     path.write_bytes(damage(path.read_bytes()))
-    if name == "status.json":  # which a finished run has no need of
+    if name == "status.json":  # a finished run does not need it
         (run / "result.json").unlink()
     needed = {
         "config.json": ("show", "eval", "reproduce", "export"),
@@ -77,8 +77,10 @@ def test_a_damaged_file_is_named(typed: Typed, run: Path, name: str, damage: Cal
 
 
 @pytest.mark.parametrize("damage", [half, another])
-def test_a_damaged_record_does_not_stop_what_goes_on(typed: Typed, run: Path, damage: Callable[[bytes], bytes]) -> None:
-    """Settings, status and environment are written anew by the start that goes on from the checkpoint."""
+def test_damaged_descriptions_do_not_stop_a_resumed_run(
+    typed: Typed, run: Path, damage: Callable[[bytes], bytes]
+) -> None:
+    """Resuming from the checkpoint rewrites settings, status and overrides."""
     whole = run.parent / "whole"
     copytree(run, whole)
     (run / "result.json").unlink()
@@ -91,7 +93,7 @@ def test_a_damaged_record_does_not_stop_what_goes_on(typed: Typed, run: Path, da
 
 
 def test_a_damaged_environment_is_named(typed: Typed, run: Path) -> None:
-    """What a run that goes on was begun with is not forgotten silently."""
+    """A resumed run never silently loses the environment that it started in."""
     path = run / "environment.json"
     path.write_bytes(half(path.read_bytes()))
     (run / "result.json").unlink()
@@ -99,7 +101,7 @@ def test_a_damaged_environment_is_named(typed: Typed, run: Path) -> None:
 
 
 def test_an_event_file_cut_in_half(typed: Typed, run: Path) -> None:
-    """A finished run is shown, evaluated and read by TensorBoard as far as it goes; an unfinished one names it."""
+    """Show, eval and TensorBoard still read a finished run, up to the cut."""
     path = run / "events.out.tfevents.0.seqmem"
     path.write_bytes(half(path.read_bytes()))
     stored = whole_records(path)
@@ -114,7 +116,7 @@ def test_an_event_file_cut_in_half(typed: Typed, run: Path) -> None:
 
 
 def test_an_unfinished_run_whose_event_file_was_cut(typed: Typed, run: Path) -> None:
-    """It says what to do; every other number of the run is still there."""
+    """The line names the remedy, and every other number of the run is still readable."""
     (run / "result.json").unlink()
     path = run / "events.out.tfevents.0.seqmem"
     whole = path.read_bytes()
@@ -122,12 +124,12 @@ def test_an_unfinished_run_whose_event_file_was_cut(typed: Typed, run: Path) -> 
     typed("train", *LSTM).refuses("where its checkpoint left off: delete", code=1)
     assert typed("show", str(run)).code == 0
     assert len(RunDirectory(run).metrics()) > 5
-    path.write_bytes(whole)  # found again, in a backup say
+    path.write_bytes(whole)  # restored, for example from a backup
     assert typed("train", *LSTM).code == 0
 
 
 def test_watch_needs_no_file_to_be_whole(run: Path) -> None:
-    """What it counts are directories with a config.json, whatever is in it."""
+    """The search takes directories with a config.json, without reading it."""
     for name in ("config.json", "status.json", "result.json"):
         (run / name).write_bytes(b"\xff\x00")
     assert [directory.path for directory in seqmem.runs.directory.find_runs(run.parents[2])] == [run]
@@ -149,7 +151,7 @@ def test_a_checkpoint_of_another_version(typed: Typed, run: Path) -> None:
     assert status["state"] == "failed"
 
 
-def test_a_run_that_another_version_began_says_so_when_it_goes_on(typed: Typed, run: Path) -> None:
+def test_a_resumed_run_names_the_version_that_started_it(typed: Typed, run: Path) -> None:
     (run / "result.json").unlink()
     environment = json.loads((run / "environment.json").read_text())
     (run / "environment.json").write_text(json.dumps(environment | {"seqmem": "0.0.9"}))
@@ -157,5 +159,5 @@ def test_a_run_that_another_version_began_says_so_when_it_goes_on(typed: Typed, 
     assert (completed.code, completed.err) == (0, "")
     assert completed.out.count("begun by seqmem 0.0.9, going on with ") == 1
     (run / "result.json").unlink()
-    again = typed("train", *(setting for setting in LSTM if setting != "quiet=true"))
-    assert "begun by seqmem 0.0.9" in again.out  # whichever version resumed it since
+    resumed = typed("train", *(setting for setting in LSTM if setting != "quiet=true"))
+    assert "begun by seqmem 0.0.9" in resumed.out  # whichever version resumed it since

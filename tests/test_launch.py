@@ -1,5 +1,5 @@
-"""The local launcher: the same bits from any number of processes, faults that take nothing else with them, what a
-person sees of it; and ``seqmem sweep status``, which reads what is left."""
+"""The local launcher: the same bits from any number of processes, isolated faults, the overview; and
+``seqmem sweep status``."""
 
 import errno
 import json
@@ -58,27 +58,27 @@ def test_two_processes_and_one_give_the_same_bits(tmp_path: Path, typed: Callabl
     assert os.getpid() not in pids
 
 
-def test_a_job_that_is_killed_takes_no_other_with_it(tmp_path: Path, typed: Callable[..., Completed]) -> None:
+def test_a_killed_job_does_not_stop_the_others(tmp_path: Path, typed: Callable[..., Completed]) -> None:
     (tmp_path / "owncells.py").write_text(OWN_CELLS + FATAL)
     command = ("train", "-m", *TINY, "cell=custom", "cell.target=owncells.Fatal", "cell.args.alpha=0.4,0.5,0.6")
     completed = typed(*command, "hydra.launcher.workers=2", "cell.hidden_size=4")
     assert completed.code == 1
-    killed = "killed by signal 9: out of memory?"
-    assert f"[2/3 Fatal pronoun len8 seed0] FAILED: {killed}\n" in completed.err
-    assert "[1/3 Fatal pronoun len8 seed0] alpha is 0.4\n" in completed.out  # what it says itself is told apart, too
+    cause = "killed by signal 9: out of memory?"
+    assert f"[2/3 Fatal pronoun len8 seed0] FAILED: {cause}\n" in completed.err
+    assert "[1/3 Fatal pronoun len8 seed0] alpha is 0.4\n" in completed.out  # the job's own output is prefixed too
     *_, count, last = completed.out.splitlines()
     assert count == "2 of 3 runs finished"
-    (loser,) = (run for run in runs_below(tmp_path) if not (run / "result.json").exists())
-    assert last == f"  failed: {loser.relative_to(tmp_path)}: {killed}"
-    status = RunDirectory(loser).status()
+    (failed_run,) = (run for run in runs_below(tmp_path) if not (run / "result.json").exists())
+    assert last == f"  failed: {failed_run.relative_to(tmp_path)}: {cause}"
+    status = RunDirectory(failed_run).status()
     assert status is not None
-    assert (status.state, status.error) == ("failed", killed)
+    assert (status.state, status.error) == ("failed", cause)
 
 
-def test_a_run_that_another_has(
+def test_a_run_locked_by_another_process(
     tmp_path: Path, typed: Callable[..., Completed], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is waited for, a little; then it is said in one line, and the others are done."""
+    """The sweep waits briefly for the lock, reports the run in one line, and continues with the others."""
     monkeypatch.setattr(launch_jobs, "LOCK_WAIT", 0.1)
     command = ("train", "-m", *TINY, "seed=0,1", "hydra.launcher.workers=1")
     assert typed("train", *TINY, "seed=0", "outputs=elsewhere").code == 0
@@ -89,9 +89,9 @@ def test_a_run_that_another_has(
         completed = typed(*command)
         assert completed.code == 1
         (line,) = completed.err.splitlines()
-        who = f"is in use by another seqmem (process {os.getpid()} on {socket.gethostname()})"
+        holder = f"is in use by another seqmem (process {os.getpid()} on {socket.gethostname()})"
         assert line.startswith("[1/2 lstm pronoun len8 seed0] FAILED: ")
-        assert who in line
+        assert holder in line
         *_, count, last = completed.out.splitlines()
         assert count == "1 of 2 runs finished"
         assert last.startswith("  in use: ")
@@ -102,7 +102,7 @@ def test_a_run_that_another_has(
     assert run.finished
 
 
-def test_a_full_disk_is_said_once(
+def test_a_full_disk_is_reported_once(
     tmp_path: Path, typed: Callable[..., Completed], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     finished, full = Recorder.finished, OSError(errno.ENOSPC, "No space left on device")
@@ -123,22 +123,22 @@ def test_a_full_disk_is_said_once(
     assert len(runs_below(tmp_path)) == 2
 
 
-def test_workers_that_cannot_be(typed: Callable[..., Completed]) -> None:
-    for wrong in ("0", "x", "1.5", "true"):
-        completed = typed("train", "-m", *TINY, "seed=0,1", f"hydra.launcher.workers={wrong}")
+def test_invalid_numbers_of_workers_are_refused(typed: Callable[..., Completed]) -> None:
+    for value in ("0", "x", "1.5", "true"):
+        completed = typed("train", "-m", *TINY, "seed=0,1", f"hydra.launcher.workers={value}")
         completed.refuses(
-            f"hydra.launcher.workers={'True' if wrong == 'true' else wrong}: must be auto, or a whole", code=2
+            f"hydra.launcher.workers={'True' if value == 'true' else value}: must be auto, or a whole", code=2
         )
 
 
-def test_silence_is_kept(tmp_path: Path, typed: Callable[..., Completed]) -> None:
+def test_quiet_sweeps_print_nothing(tmp_path: Path, typed: Callable[..., Completed]) -> None:
     command = ("train", "-m", *TINY, "seed=0,1", "quiet=true", "hydra.launcher.workers=1")
     assert typed(*command) == Completed(0, "", "")
     assert typed(*command) == Completed(0, "", "")
     assert len(runs_below(tmp_path)) == 2
 
 
-# What a person sees
+# The overview
 
 
 def job(number: int, cell: str = "lstm", seq_len: int = 50, steps: int = 100) -> Job:
@@ -147,9 +147,9 @@ def job(number: int, cell: str = "lstm", seq_len: int = 50, steps: int = 100) ->
     return Job(number, 4, title, (), settings, "/nowhere", f"outputs/{number}")
 
 
-def lines_of(shown: Overview, width: int) -> list[str]:
+def lines_of(overview: Overview, width: int) -> list[str]:
     out = StringIO()
-    Console(file=out, width=width, height=24).print(shown.picture())
+    Console(file=out, width=width, height=24).print(overview.picture())
     return out.getvalue().splitlines()
 
 
@@ -158,16 +158,16 @@ def test_the_overview(width: int) -> None:
     now = [0.0]
     jobs = [job(number) for number in range(5)]
     console = Console(file=StringIO(), force_terminal=True, width=width, height=24, color_system=None)
-    shown = Overview(console, jobs, [Outcome(4, "finished", skipped=True)], 2, clock=lambda: now[0])
-    assert shown.seconds_left() is None
-    shown.started(jobs[0])
-    shown.started(jobs[1])
-    shown.progress(0, Progress(0, 100))
+    overview = Overview(console, jobs, [Outcome(4, "finished", skipped=True)], 2, clock=lambda: now[0])
+    assert overview.seconds_left() is None
+    overview.started(jobs[0])
+    overview.started(jobs[1])
+    overview.progress(0, Progress(0, 100))
     now[0] = 10.0
-    shown.progress(0, Progress(50, 100, score="31.2 %", chance="25.0 %", rate=5.0))
-    # Half a job in 10 s: half of it is left, and three whole ones, on two processes.
-    assert shown.seconds_left() == pytest.approx((10 + 3 * 20) / 2)
-    head, first, second = lines_of(shown, width)
+    overview.progress(0, Progress(50, 100, score="31.2 %", chance="25.0 %", rate=5.0))
+    # Half a job took 10 s: its second half and three whole jobs are left, for two processes.
+    assert overview.seconds_left() == pytest.approx((10 + 3 * 20) / 2)
+    head, first, second = lines_of(overview, width)
     assert all(len(line) <= width for line in (head, first, second))
     assert head.startswith("1 of 5 done  2 running")
     assert "50/100" in first
@@ -177,31 +177,31 @@ def test_the_overview(width: int) -> None:
         assert "31.2 % (chance 25.0 %)" in first
         assert second == "lstm pronoun len50 seed1  starting"
     now[0] = 20.0
-    shown.ended(jobs[0], Outcome(0, "finished"))
-    shown.ended(jobs[1], Outcome(1, "lost", error="killed"))
-    assert lines_of(shown, width)[0].startswith("2 of 5 done  0 running  1 failed")
-    # One job in 20 s, two to go at once.
-    assert shown.seconds_left() == pytest.approx(20)
+    overview.ended(jobs[0], Outcome(0, "finished"))
+    overview.ended(jobs[1], Outcome(1, "lost", error="killed"))
+    assert lines_of(overview, width)[0].startswith("2 of 5 done  0 running  1 failed")
+    # One job took 20 s, and the two that are left run in parallel.
+    assert overview.seconds_left() == pytest.approx(20)
 
 
-def test_the_time_left_knows_cells_apart() -> None:
+def test_the_time_left_is_estimated_per_cell() -> None:
     now = [0.0]
     jobs = [job(0, "rnn"), job(1, "lstm"), job(2, "rnn"), job(3, "lstm")]
-    shown = Overview(Console(file=StringIO()), jobs, [], 1, clock=lambda: now[0])
+    overview = Overview(Console(file=StringIO()), jobs, [], 1, clock=lambda: now[0])
     for number, seconds in ((0, 10.0), (1, 40.0)):
-        shown.started(jobs[number])
+        overview.started(jobs[number])
         now[0] += seconds
-        shown.ended(jobs[number], Outcome(number, "finished"))
-    assert shown.seconds_left() == pytest.approx(50)
+        overview.ended(jobs[number], Outcome(number, "finished"))
+    assert overview.seconds_left() == pytest.approx(50)
     assert cost(replace(jobs[0], settings={**jobs[0].settings, "steps": 200})) == 2 * cost(jobs[0])
 
 
-def test_more_jobs_than_lines() -> None:
+def test_more_jobs_than_lines_on_the_screen() -> None:
     jobs = [job(number) for number in range(40)]
-    shown = Overview(Console(file=StringIO(), width=80, height=12), jobs, [], 40)
+    overview = Overview(Console(file=StringIO(), width=80, height=12), jobs, [], 40)
     for each in jobs:
-        shown.started(each)
-    lines = lines_of(shown, 80)
+        overview.started(each)
+    lines = lines_of(overview, 80)
     assert len(lines) == 10
     assert lines[-1].endswith("and 32 more")
 
@@ -209,10 +209,10 @@ def test_more_jobs_than_lines() -> None:
 # seqmem sweep status
 
 
-def made(
+def make_run(
     folder: Path, cell: str, seq_len: int, seed: int, state: State, *, score: float = 0.0, pid: int = 0, bias: int = 0
 ) -> Path:
-    """A run's directory by hand."""
+    """Write a run's directory by hand."""
     path = folder / "pronoun" / cell / f"len{seq_len}-seed{seed}-{bias}"
     changes = {"cell.name": cell, "cell.forget_bias": bias, "seq_len": seq_len, "seed": seed}
     run_directory(path, score if state == "finished" else None, changes=changes)
@@ -225,11 +225,11 @@ def made(
 def test_status_of_a_sweep(tmp_path: Path, typed: Callable[..., Completed]) -> None:
     folder = tmp_path / "outputs"
     for seed, score in enumerate((0.25, 0.5, 0.75)):
-        made(folder, "rnn", 10, seed, "finished", score=score)
-    made(folder, "rnn", 20, 0, "running")
-    killed = made(folder, "rnn", 20, 1, "running", pid=ended_process())
-    failed = made(folder, "lstm", 10, 0, "failed")
-    made(folder, "lstm", 20, 2, "interrupted")
+        make_run(folder, "rnn", 10, seed, "finished", score=score)
+    make_run(folder, "rnn", 20, 0, "running")
+    killed = make_run(folder, "rnn", 20, 1, "running", pid=ended_process())
+    failed = make_run(folder, "lstm", 10, 0, "failed")
+    make_run(folder, "lstm", 20, 2, "interrupted")
     completed = typed("sweep", "status")
     assert (completed.code, completed.err) == (0, "")
     assert completed.out.splitlines() == [
@@ -243,20 +243,20 @@ def test_status_of_a_sweep(tmp_path: Path, typed: Callable[..., Completed]) -> N
         f"killed {killed.relative_to(tmp_path)}: "
         + next(run.error or "" for run in sweeps.survey([folder])[0] if run.state == "killed"),
     ]
-    actual = json.loads(typed("sweep", "status", "--json", "outputs/pronoun").out)
-    assert [run["state"] for run in actual["runs"]] == [
+    status = json.loads(typed("sweep", "status", "--json", "outputs/pronoun").out)
+    assert [run["state"] for run in status["runs"]] == [
         "failed", "interrupted", "finished", "finished", "finished", "running", "killed"
     ]  # fmt: skip
-    assert actual["runs"][0]["score"] == "nan"
-    assert actual["left_out"] == {}
+    assert status["runs"][0]["score"] == "nan"
+    assert status["left_out"] == {}
 
 
-def test_status_leaves_out_what_is_no_run(tmp_path: Path, typed: Callable[..., Completed]) -> None:
+def test_status_leaves_out_directories_that_are_not_runs(tmp_path: Path, typed: Callable[..., Completed]) -> None:
     folder = tmp_path / "outputs"
     for bias in (0, 1):
-        made(folder, "lstm", 10, 0, "finished", score=1.0, bias=bias)
-    half = made(folder, "lstm", 20, 0, "finished")
-    (half / "result.json").write_text('{"score": 0.')
+        make_run(folder, "lstm", 10, 0, "finished", score=1.0, bias=bias)
+    truncated = make_run(folder, "lstm", 20, 0, "finished")
+    (truncated / "result.json").write_text('{"score": 0.')
     for name, files in {
         "foreign": {"notes.txt": "hello"},
         "begun": {"run.lock": ""},
@@ -277,7 +277,7 @@ def test_status_leaves_out_what_is_no_run(tmp_path: Path, typed: Callable[..., C
     assert "left out: outputs/alien is not what this seqmem writes: it has no 'task'" in left_out
     assert "left out outputs/begun: ended before it began" in left_out
     assert "left out outputs/foreign: is not a run: it has no config.json" in left_out
-    assert left_out[3].startswith(f"left out: {half.relative_to(tmp_path) / 'result.json'} cannot be read: ")
+    assert left_out[3].startswith(f"left out: {truncated.relative_to(tmp_path) / 'result.json'} cannot be read: ")
     typed("sweep", "status", "nowhere").refuses("there is no directory nowhere", code=2, verb="sweep status")
     (tmp_path / "empty").mkdir()
     typed("sweep", "status", "empty").refuses("no runs in empty", code=2, verb="sweep status")

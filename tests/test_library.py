@@ -1,4 +1,4 @@
-"""seqmem in a notebook or a script: the command line's runs, and nothing of the caller's changed."""
+"""seqmem in a notebook or a script: the command line's runs, without changes to the caller's process."""
 
 import json
 import os
@@ -36,8 +36,8 @@ def _in_tmp(no_cuda: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
     sys.modules.pop("owncells", None)
 
 
-def test_it_is_the_command_lines_run(tmp_path: Path, typed: Callable[..., Completed]) -> None:
-    """Keywords, nested settings, the command line's own words: one run, in one place, with the same numbers."""
+def test_a_run_equals_the_command_lines_run(tmp_path: Path, typed: Callable[..., Completed]) -> None:
+    """Keywords, nested settings and the command line's words give one run, in one directory, with the same numbers."""
     outputs = tmp_path / "from the library's, ünïcode"
     run = seqmem.train(
         *TINY[2:],
@@ -58,29 +58,29 @@ def test_it_is_the_command_lines_run(tmp_path: Path, typed: Callable[..., Comple
         "trace.loss=all", "clip_norm=null", "quiet=true",
     )  # fmt: skip
     assert completed == Completed(0, "", "")
-    shell = only_run(tmp_path / "outputs")
-    assert run.path.relative_to(run.path.parents[2]) == shell.relative_to(tmp_path / "outputs")
-    assert_same_numbers(run.path, shell)
+    typed_run = only_run(tmp_path / "outputs")
+    assert run.path.relative_to(run.path.parents[2]) == typed_run.relative_to(tmp_path / "outputs")
+    assert_same_numbers(run.path, typed_run)
 
     result = run.result()
     assert result is not None
-    assert result["score"] == json.loads((shell / "result.json").read_text())["score"]
+    assert result["score"] == json.loads((typed_run / "result.json").read_text())["score"]
     assert [row["step"] for row in run.metrics() if row["kind"] == "train"] == [2, 4, 6]
     gradients = run.gradients()
     assert gradients is not None
     assert gradients.norms["hidden"].shape == (3, 8, 2)
-    # Found finished, not run again: however it is said.
+    # A finished run is not repeated, whichever way its settings are written.
     before = (run.path / "result.json").stat().st_mtime_ns
-    again = seqmem.train(
+    repeated = seqmem.train(
         *(setting for setting in TINY if not setting.startswith("cell.")),
         "cell=gru", "cell.form=cho", **{"cell.hidden_size": 4}, task="adding", trace={"loss": "all"}, clip_norm=None,
         optimizer={"lr": 0.001, "betas": [0.8, 0.99]}, quiet=True, outputs=str(outputs),
     )  # fmt: skip
-    assert again.path == run.path
+    assert repeated.path == run.path
     assert (run.path / "result.json").stat().st_mtime_ns == before
 
 
-def test_a_cell_of_ones_own(tmp_path: Path) -> None:
+def test_a_users_own_cell(tmp_path: Path) -> None:
     (tmp_path / "owncells.py").write_text(OWN_CELLS)
     cell = {"name": "custom", "target": "owncells.Leaky", "hidden_size": 4, "args": {"alpha": 0.9}}
     run = seqmem.train(*TINY, cell=cell, quiet=True)
@@ -91,7 +91,7 @@ def test_a_cell_of_ones_own(tmp_path: Path) -> None:
 
 
 def test_errors_are_one_line(tmp_path: Path) -> None:
-    for settings, wrong in (
+    for settings, message in (
         ({"cell": "lstmm"}, "no cell is called 'lstmm'. Did you mean 'lstm'?"),
         ({"sed": 1}, "there is no setting 'sed'. Did you mean 'seed'?"),
         ({"cell": {"name": "rnn", "forget_bias": 1}}, "cell=rnn has hidden_size"),
@@ -101,7 +101,7 @@ def test_errors_are_one_line(tmp_path: Path) -> None:
     ):
         with pytest.raises(ValueError, match=r".") as error:
             seqmem.train(**settings)  # pyright: ignore[reportArgumentType]
-        assert wrong in str(error.value)
+        assert message in str(error.value)
         assert "\n" not in str(error.value)
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match=r"^cannot write to file/pronoun/lstm/"):
@@ -111,7 +111,7 @@ def test_errors_are_one_line(tmp_path: Path) -> None:
 
 @contextmanager
 def _unchanged() -> Iterator[None]:
-    """All that a library could leave behind in its caller's process. (Not Python's randomness: beartype uses it.)"""
+    """Check that global state is unchanged. Python's random state is left out, as beartype uses it."""
 
     def state() -> dict[str, object]:
         numpy = np.random.get_state()
@@ -142,8 +142,8 @@ def _unchanged() -> Iterator[None]:
         assert after[name] == value, name
 
 
-def test_nothing_of_the_callers_is_changed(tmp_path: Path) -> None:
-    """Settings far from the usual ones, inside a Hydra application of the caller's: all as it was, run or refused."""
+def test_the_callers_global_state_is_unchanged(tmp_path: Path) -> None:
+    """The global state is unusual, and the caller is a Hydra application; some of the settings are refused."""
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "app.yaml").write_text("colour: red\n")
@@ -153,7 +153,7 @@ def test_nothing_of_the_callers_is_changed(tmp_path: Path) -> None:
     torch.manual_seed(5)
     try:
         with initialize_config_dir(str(mine), version_base="1.2"):
-            seqmem.train(*TINY, seed=99, quiet=True)  # what is loaded once is loaded now
+            seqmem.train(*TINY, seed=99, quiet=True)  # imports and caches that are filled once
             assert compose("app").colour == "red"
             with _unchanged():
                 seqmem.train(*TINY, quiet=True)
@@ -168,7 +168,7 @@ def test_nothing_of_the_callers_is_changed(tmp_path: Path) -> None:
 
 
 def test_deterministic_algorithms_are_left_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not touched without need: even asking for what is so already imports torch's compiler, for seconds."""
+    """Unless they must change they are not even set, as setting them imports torch's compiler, for seconds."""
     calls: list[tuple[bool, bool]] = []
     monkeypatch.setattr(
         torch, "use_deterministic_algorithms", lambda mode, *, warn_only=False: calls.append((mode, warn_only))
@@ -200,11 +200,11 @@ import torch
 assert not {"hydra", "omegaconf", "rich", "tensorboard"} & set(sys.modules), "the core needs the runner"
 task = TASKS["adding"]()
 model = SequenceModel.for_task(task, lambda size: RNN(size, 3))
-found = gradient_trace(model, task, task.sample(2, 6, torch.Generator().manual_seed(0)))
-assert {name: tuple(norms.shape) for name, norms in found.items()} == {"input": (6, 2), "hidden": (6, 2)}
+norms = gradient_trace(model, task, task.sample(2, 6, torch.Generator().manual_seed(0)))
+assert {name: tuple(values.shape) for name, values in norms.items()} == {"input": (6, 2), "hidden": (6, 2)}
 assert not {"hydra", "omegaconf", "rich", "tensorboard"} & set(sys.modules), "the core needs the runner"
 
-for make in OPTIMIZERS.values():  # as torch makes them, their first step imports its compiler
+for make in OPTIMIZERS.values():  # torch's own optimizers import its compiler at their first step
     parameter = torch.nn.Parameter(torch.ones(2))
     optimizer = make([parameter])
     parameter.sum().backward()
@@ -214,23 +214,23 @@ for make in OPTIMIZERS.values():  # as torch makes them, their first step import
     assert not torch.equal(parameter.detach(), torch.ones(2))
 seqmem.train("seq_len=8", "steps=2", "quiet=true", "evaluate.sequences=8")
 assert "torch._dynamo" not in sys.modules, "torch's compiler takes seconds to import"
-drawn = random.getstate()
+before = random.getstate()
 seqmem.train("seq_len=8", "steps=3", "quiet=true", "evaluate.sequences=8")
-assert random.getstate() == drawn
+assert random.getstate() == before
 """
 
 
 def test_importing_does_nothing_and_the_parts_work_alone(tmp_path: Path) -> None:
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-W", "error", "-c", ALONE],
         cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (completed.returncode, completed.stdout, completed.stderr) == (0, "", "")
     assert len(runs_below(tmp_path)) == 2
 
 
 def test_the_measurement_without_the_runner() -> None:
-    """With a loss at the end and a cell that forgets nothing, all of the gradient arrives."""
+    """With a loss at the end and a cell that forgets nothing, the gradient does not decay."""
     task = Adding()
     torch.manual_seed(0)
     model = seqmem.SequenceModel.for_task(task, lambda size: LSTM(size, 5, forget_bias=30.0))

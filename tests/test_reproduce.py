@@ -1,4 +1,4 @@
-"""A finished run once more: the same bits are called so, and one bit that is another is found."""
+"""``seqmem reproduce``: equal runs are reported as bitwise the same, and a single different bit is located."""
 
 import json
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from seqmem.runs.directory import RunDirectory
 Typed = Callable[..., Completed]
 
 
-def trained(typed: Typed, *settings: str) -> Path:
+def train(typed: Typed, *settings: str) -> Path:
     assert typed("train", *TINY, *settings, "quiet=true").code == 0
     return only_run(Path("outputs"))
 
@@ -28,22 +28,22 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return seqmem.train(*TINY, "cell=rnn", "device=cpu", "quiet=true", outputs=tmp_path_factory.mktemp("one")).path
 
 
-def copied(run: Path, outputs: str) -> Path:
-    """A run of the same configuration in other outputs."""
+def copy(run: Path, outputs: str) -> Path:
+    """Copy a run to other outputs."""
     place = Path(outputs, *run.parts[-3:])
     copytree(run, place)
     return place
 
 
-def again(typed: Typed, run: Path, *args: str) -> tuple[int, dict[str, Any]]:
+def reproduce(typed: Typed, run: Path, *args: str) -> tuple[int, dict[str, Any]]:
     completed = typed("reproduce", str(run), "--json", *args)
     assert completed.err == ""
     return completed.code, json.loads(completed.out)
 
 
-def test_the_same_numbers_elsewhere(typed: Typed) -> None:
-    """Also of a run that was begun with force=true; and every time anew, with what is there left alone."""
-    run = trained(typed, "cell=lstm", "force=true")
+def test_a_reproduction_has_the_same_numbers(typed: Typed) -> None:
+    """Each reproduction, also of a run started with force=true, goes into a new directory and changes no other."""
+    run = train(typed, "cell=lstm", "force=true")
     before = {path.name: path.read_bytes() for path in run.iterdir()}
     completed = typed("reproduce", "lstm")
     assert (completed.code, completed.out.split("\n")[0]) == (0, "bitwise the same"), completed
@@ -52,29 +52,29 @@ def test_the_same_numbers_elsewhere(typed: Typed) -> None:
     assert second.relative_to("outputs-reproduced/1") == run.relative_to("outputs")
     assert_same_numbers(run, second)
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    evaluated = sum(len(row) - 2 for row in rows if row["kind"] != "trace")
-    code, actual = again(typed, run)
-    assert (code, actual["same"], actual["first"]) == (0, True, None)
-    assert actual["reproduction"].startswith("outputs-reproduced/2/")
-    numbers = {file["file"]: file["numbers"] for file in actual["files"]}
-    assert numbers["metrics.jsonl"] > evaluated
-    with np.load(run / "gradients.npz") as stored:
-        assert numbers["gradients.npz"] == sum(stored[name].size for name in stored.files)
+    count = sum(len(row) - 2 for row in rows if row["kind"] != "trace")
+    code, comparison = reproduce(typed, run)
+    assert (code, comparison["same"], comparison["first"]) == (0, True, None)
+    assert comparison["reproduction"].startswith("outputs-reproduced/2/")
+    numbers = {file["file"]: file["numbers"] for file in comparison["files"]}
+    assert numbers["metrics.jsonl"] > count
+    with np.load(run / "gradients.npz") as archive:
+        assert numbers["gradients.npz"] == sum(archive[name].size for name in archive.files)
     assert numbers["checkpoint.pt"] > 100
     assert {path.name: path.read_bytes() for path in run.iterdir()} == before
 
 
-def test_a_stopped_one_is_gone_on_with(typed: Typed, one: Path) -> None:
-    run, second = copied(one, "outputs"), copied(one, "there")
+def test_a_stopped_reproduction_is_resumed(typed: Typed, one: Path) -> None:
+    run, second = copy(one, "outputs"), copy(one, "there")
     (second / "result.json").unlink()
     (second / "metrics.jsonl").write_bytes((second / "metrics.jsonl").read_bytes() + b"beyond its last checkpoint")
     completed = typed("reproduce", str(run), "--out", "there")
     assert completed.code == 0
     assert "step 0/" not in completed.err
     assert_same_numbers(run, second)
-    code, actual = again(typed, run, "--out", "there")
+    code, comparison = reproduce(typed, run, "--out", "there")
     assert code == 0
-    assert "is compared as it is" in actual["notes"][0]
+    assert "is compared as it is" in comparison["notes"][0]
 
 
 def change_a_metric(run: Path) -> None:
@@ -86,8 +86,8 @@ def change_a_metric(run: Path) -> None:
 
 
 def change_a_trace(run: Path) -> None:
-    with np.load(run / "gradients.npz") as stored:
-        arrays = {name: stored[name].copy() for name in stored.files}
+    with np.load(run / "gradients.npz") as archive:
+        arrays = {name: archive[name].copy() for name in archive.files}
     arrays["norm/hidden"][1, 5, 1] *= 1.5
     np.savez(run / "gradients.npz", **arrays)  # pyright: ignore[reportArgumentType]
 
@@ -111,45 +111,45 @@ def lose_a_line(run: Path) -> None:
         (lose_a_line, "metrics.jsonl", 6, "lines"),
     ],
 )
-def test_where_they_first_differ(
+def test_the_first_difference_is_located(
     typed: Typed, one: Path, change: Callable[[Path], None], file: str, step: int | None, name: str
 ) -> None:
-    run, second = copied(one, "outputs"), copied(one, "second")
+    run, second = copy(one, "outputs"), copy(one, "second")
     change(second)
     facts = json.loads((second / "environment.json").read_text())
     (second / "environment.json").write_text(json.dumps(facts | {"torch": "9.9"}))
-    code, actual = again(typed, run, "--out", "second")
-    first = actual["first"]
-    assert (code, actual["same"]) == (1, False)
+    code, comparison = reproduce(typed, run, "--out", "second")
+    first = comparison["first"]
+    assert (code, comparison["same"]) == (1, False)
     assert (first["file"], first["step"], first["name"]) == (file, step, name)
-    assert [(each["file"], each["differ"]) for each in actual["files"] if each["differ"]] == [(file, 1)]
-    if change is change_a_metric:  # the smallest difference there is
+    assert [(each["file"], each["differ"]) for each in comparison["files"] if each["differ"]] == [(file, 1)]
+    if change is change_a_metric:  # the smallest possible difference
         assert first["now"] == np.nextafter(first["was"], 9)
         assert 0 < first["relatively"] < 3e-16
     if change is change_a_trace:
         assert first["apart"] == pytest.approx(0.5 * first["was"])
         assert first["relatively"] == pytest.approx(1 / 3)
-    assert actual["environment"] == {"torch": [facts["torch"], "9.9"]}
-    text = typed("reproduce", str(run), "--out", "second")
-    assert text.code == 1
-    assert "not the same" in text.out
-    assert f"{file}, {name}: " in text.out
-    assert f"torch            {facts['torch']}, 9.9" in text.out
+    assert comparison["environment"] == {"torch": [facts["torch"], "9.9"]}
+    completed = typed("reproduce", str(run), "--out", "second")
+    assert completed.code == 1
+    assert "not the same" in completed.out
+    assert f"{file}, {name}: " in completed.out
+    assert f"torch            {facts['torch']}, 9.9" in completed.out
 
 
-def test_another_kernel_is_told_apart_from_the_same(typed: Typed, one: Path) -> None:
-    """Other bits, truly computed: the same formula in another order."""
-    run = copied(one, "outputs")
-    code, actual = again(typed, run, "kernel=step")
-    then, now = actual["environment"]["kernel"]
-    assert (then, now) == (json.loads((run / "environment.json").read_text())["kernel"], "step")
-    assert code == (0 if actual["same"] else 1)
-    assert all(file["most"] < 1e-3 for file in actual["files"])
+def test_another_kernel_is_named_and_stays_close(typed: Typed, one: Path) -> None:
+    """The same formula in another order of operations may give other bits."""
+    run = copy(one, "outputs")
+    code, comparison = reproduce(typed, run, "kernel=step")
+    before, after = comparison["environment"]["kernel"]
+    assert (before, after) == (json.loads((run / "environment.json").read_text())["kernel"], "step")
+    assert code == (0 if comparison["same"] else 1)
+    assert all(file["most"] < 1e-3 for file in comparison["files"])
 
 
 def test_nan_and_minus_zero(tmp_path: Path, one: Path) -> None:
-    """NaN is itself, and -0.0 is not 0.0."""
-    run, other = copied(one, str(tmp_path / "outputs")), copied(one, str(tmp_path / "second"))
+    """NaN equals NaN, and -0.0 differs from 0.0."""
+    run, other = copy(one, str(tmp_path / "outputs")), copy(one, str(tmp_path / "second"))
     for place, value in ((run, "nan"), (other, "nan"), (run, 0.0), (other, -0.0)):
         with (place / "metrics.jsonl").open("a") as file:
             file.write(json.dumps({"kind": "train", "step": 7 + (value != "nan"), "loss": value}) + "\n")
@@ -158,22 +158,22 @@ def test_nan_and_minus_zero(tmp_path: Path, one: Path) -> None:
     assert (first.step, first.name, first.apart) == (8, "train.loss", 0.0)
 
 
-def test_what_cannot_be_reproduced(typed: Typed, tmp_path: Path) -> None:
-    def refused(line: str, *args: str, code: int = 1) -> None:
+def test_refusals_to_reproduce(typed: Typed, tmp_path: Path) -> None:
+    def check(line: str, *args: str, code: int = 1) -> None:
         typed("reproduce", *args).refuses(line, code=code, verb="reproduce")
 
-    refused("nothing: no run there", "nothing")
+    check("nothing: no run there", "nothing")
     (tmp_path / "mycells.py").write_text(OWN_CELLS)
-    run = trained(typed, "cell=custom", "cell.target=mycells.Leaky")
-    refused("that is where the run itself is", str(run), "--out", "outputs", code=2)
-    refused("'seed=1' is not a setting: device=, kernel=, threads= are", str(run), "seed=1", code=2)
-    refused("device=tpu: must be auto", str(run), "device=tpu", code=2)
+    run = train(typed, "cell=custom", "cell.target=mycells.Leaky")
+    check("that is where the run itself is", str(run), "--out", "outputs", code=2)
+    check("'seed=1' is not a setting: device=, kernel=, threads= are", str(run), "seed=1", code=2)
+    check("device=tpu: must be auto", str(run), "device=tpu", code=2)
     (tmp_path / "mycells.py").write_text(OWN_CELLS + "\n# changed")
-    refused("the code of mycells.Leaky is not what it was", str(run))
+    check("the code of mycells.Leaky is not what it was", str(run))
     (tmp_path / "mycells.py").write_text(OWN_CELLS)
     assert typed("reproduce", str(run)).code == 0
     (run / "gradients.npz").write_bytes(b"garbage")
-    refused("gradients.npz cannot be read", str(run), "--out", "outputs-reproduced/1")
+    check("gradients.npz cannot be read", str(run), "--out", "outputs-reproduced/1")
     (run / "result.json").unlink()
-    refused("is not finished (running at step 6): train it to the end first", str(run))
+    check("is not finished (running at step 6): train it to the end first", str(run))
     assert run.exists()

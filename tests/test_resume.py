@@ -1,4 +1,4 @@
-"""An interrupted run goes on from its last checkpoint by the same command, and ends bitwise where it would have."""
+"""The same command resumes an interrupted run from its last checkpoint, to bitwise the same end."""
 
 import json
 import signal
@@ -27,7 +27,7 @@ LONGER = (
 )  # fmt: skip
 
 
-def test_killed_and_stopped_and_ended(tmp_path: Path) -> None:
+def test_resumed_after_a_kill_and_after_ctrl_c(tmp_path: Path) -> None:
     """kill -9, then Ctrl-C, then to the end."""
     outputs = tmp_path / "outputs"
     with started(*LONGER, cwd=tmp_path) as process:
@@ -55,8 +55,8 @@ def test_killed_and_stopped_and_ended(tmp_path: Path) -> None:
     assert_same_numbers(run, only_run(tmp_path / "whole"))
 
 
-def test_two_at_once(tmp_path: Path, typed: Callable[..., Completed]) -> None:
-    """The second says who is first, and changes nothing; the first one stops when it is told to (SIGTERM)."""
+def test_two_processes_of_one_run(tmp_path: Path, typed: Callable[..., Completed]) -> None:
+    """The second process names the one that holds the lock and changes nothing; SIGTERM stops the first."""
     command = [*(setting for setting in LONGER if not setting.startswith("steps=")), "steps=20000"]
     with started(*command, cwd=tmp_path) as first:
         until(lambda: trained_to(tmp_path) >= 50, of=first)
@@ -82,7 +82,7 @@ from rich import get_console
 
 
 def run(outputs, killed_at):
-    '''Train in a process of its own, which is killed when it touches a file for that many times. (code, touches)'''
+    '''Train in a forked process and kill it at its nth file operation. (code, operations)'''
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -100,7 +100,7 @@ def run(outputs, killed_at):
         def opened(path, *args, really=io.open, **more):
             file = really(path, *args, **more)
             if outputs in str(path):
-                touch("opened", path)  # and emptied, if it is to be written
+                touch("opened", path)  # opening for writing also truncates
             return file
 
         def fsync(file, really=os.fsync):
@@ -124,7 +124,7 @@ with own_hydra():
     configs = {name: from_mapping(compose("train", overrides=overrides)) for name, (_, overrides) in cases.items()}
 config = next(iter(configs.values()))
 config.outputs = "warm-up"
-execute(config, overrides=[], console=get_console())  # imports what every fork would import anew
+execute(config, overrides=[], console=get_console())  # import once what every fork would import again
 gc.freeze()
 
 for name, (thoroughly, overrides) in cases.items():
@@ -133,18 +133,18 @@ for name, (thoroughly, overrides) in cases.items():
     assert code == 0, code
     assert run(f"{name}/again", -1)[1] == touches
     moments = [len(touches) // 3, len(touches) // 2, 5 * len(touches) // 6]
-    if thoroughly:  # whatever happens at all, in the middle of when it happens; of descriptions, one stands for all
-        alike = {}
+    if thoroughly:  # every kind of operation, at the middle of its occurrences; one description file stands for all
+        occurrences = {}
         for moment, touched in enumerate(touches, start=1):
             if "overrides" not in touched and "environment" not in touched:
-                alike.setdefault("removed" if "remove" in touched else touched, []).append(moment)
+                occurrences.setdefault("removed" if "remove" in touched else touched, []).append(moment)
         last = range(len(touches) - 4, len(touches) + 1)
-        moments = sorted({*last, *(times[len(times) // 2] for times in alike.values())})
+        moments = sorted({*last, *(times[len(times) // 2] for times in occurrences.values())})
     for moment in moments:
         at = (name, moment, touches[moment - 1])
         code, _ = run(f"{name}/cut{moment}", moment)
         assert code == -signal.SIGKILL, (*at, code)
-        if not thoroughly:  # and once more, on its way from there
+        if not thoroughly:  # kill it again after it has resumed
             code, _ = run(f"{name}/cut{moment}", 30)
             assert code in (0, -signal.SIGKILL), (*at, code)
         code, _ = run(f"{name}/cut{moment}", -1)
@@ -153,19 +153,19 @@ for name, (thoroughly, overrides) in cases.items():
 
 KINDS = {
     "lstm": ("cell.layers=2",),
-    "carried": ("task=text", "task.chunks=3", "cell=gru"),  # a state that goes from batch to batch
+    "carried": ("task=text", "task.chunks=3", "cell=gru"),  # a state carried from batch to batch
     "uniform": ("task.lengths=uniform", "optimizer=sgd", "optimizer.momentum=0.9", "cell=rnn"),
 }
 
 
 def test_killed_at_any_moment(tmp_path: Path) -> None:
-    """Between any two things that a run does to its files, and with a file just opened and still empty."""
+    """Kill between any two file operations of a run, also when a file has just been opened and is still empty."""
     cases = {name: (name == "lstm", [*TINY, *settings, "quiet=true"]) for name, settings in KINDS.items()}
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", DRIVER, json.dumps(cases)],
         cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (completed.returncode, completed.stdout, completed.stderr) == (0, "", "")
     for name in KINDS:
         whole = only_run(tmp_path / name / "whole")
         assert [row["step"] for row in rows(whole) if row["kind"] == "train"] == [2, 4, 6]

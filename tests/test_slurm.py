@@ -1,6 +1,6 @@
-"""The Slurm launcher without a Slurm: its commands are shell scripts that print what a real one prints.
+"""The Slurm launcher without Slurm: shell scripts replace its commands and print what the real ones print.
 
-scripts/check_slurm tries the same on a real one.
+scripts/check_slurm runs the same on a real cluster.
 """
 
 import json
@@ -34,7 +34,7 @@ from pathlib import Path
 from seqmem.cells import LSTM
 
 class Signalled(LSTM):
-    """An lstm that gets the signal named in the file `signal` at its next step."""
+    """An lstm that sends itself the signal named in the file `signal` at its next step."""
     def forward(self, xs, state=None):
         note = Path(__file__).with_name("signal")
         if note.exists() and self.training:
@@ -47,12 +47,12 @@ class Signalled(LSTM):
 
 @pytest.fixture
 def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Commands in front of the PATH; beside each stands what it prints, and what it was asked."""
+    """Fake commands at the front of PATH; a file beside each holds its output, another logs its arguments."""
     folder = tmp_path / "bin"
     folder.mkdir()
     for name in ("sbatch", "srun", "squeue", "scontrol", "sacct"):
-        says(folder, name, "")
-    says(folder, "sbatch", "Submitted batch job 41")
+        replace_output(folder, name, "")
+    replace_output(folder, "sbatch", "Submitted batch job 41")
     monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
     monkeypatch.setattr(slurm, "GRACE", 0.0)
     monkeypatch.chdir(tmp_path)
@@ -62,18 +62,18 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         signal.signal(number, handler)
 
 
-def says(folder: Path, name: str, message: str, *, code: int = 0) -> None:
-    (folder / f"{name}.says").write_text(message)
+def replace_output(folder: Path, name: str, message: str, *, code: int = 0) -> None:
+    (folder / f"{name}.output").write_text(message)
     script = folder / name
     here = '"$(dirname "$0")"'
     script.write_text(
-        f'#!/bin/sh\necho "$@" >>{here}/{name}.asked\ncat {here}/{name}.says{" >&2" * bool(code)}\nexit {code}\n'
+        f'#!/bin/sh\necho "$@" >>{here}/{name}.arguments\ncat {here}/{name}.output{" >&2" * bool(code)}\nexit {code}\n'
     )
     script.chmod(0o755)
 
 
-def asked(folder: Path, name: str) -> list[str]:
-    path = folder / f"{name}.asked"
+def arguments_of(folder: Path, name: str) -> list[str]:
+    path = folder / f"{name}.arguments"
     return path.read_text().splitlines() if path.exists() else []
 
 
@@ -94,7 +94,7 @@ def finish(job: jobs.Job, score: float) -> None:
 
 
 def squeue(*rows: tuple[str, str, str, str], name: str = "seqmem-abc") -> str:
-    """As ``squeue --format=%i|%T|%j|%N|%r`` prints (id, state, node, reason)."""
+    """The output of ``squeue --format=%i|%T|%j|%N|%r`` for rows of (id, state, node, reason)."""
     return "".join(f"{slurm_id}|{state}|{name}|{node}|{reason}\n" for slurm_id, state, node, reason in rows)
 
 
@@ -110,11 +110,11 @@ def squeue(*rows: tuple[str, str, str, str], name: str = "seqmem-abc") -> str:
         ({"timeout_min": 1, "signal_delay_s": 60}, "signal_delay_s=60: must be less than the whole time"),
     ],
 )
-def test_options_that_cannot_be(options: dict[str, object], message: str) -> None:
-    with pytest.raises(ConfigError, match=r"hydra\.launcher") as refused:
+def test_invalid_options_are_refused(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=r"hydra\.launcher") as error:
         slurm.run_jobs([], **options)
-    assert message in str(refused.value)
-    assert "\n" not in str(refused.value)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_yaml_and_options_agree() -> None:
@@ -127,9 +127,7 @@ def test_yaml_and_options_agree() -> None:
     assert list(options) == list(slurm.Options.__dataclass_fields__)
 
 
-def test_where_there_is_no_slurm(
-    typed: Callable[..., Completed], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_slurm(typed: Callable[..., Completed], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     options = ("hydra.launcher.sbatch={nodelist: n1}", "hydra.launcher.setup=[module load python]")
     completed = typed("train", "-m", "hydra/launcher=slurm", *options, *TINY)
@@ -145,25 +143,27 @@ def test_without_submitit(cluster: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_sbatch_refuses(cluster: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Its words as 22.05 writes them, once."""
+    """The error repeats sbatch's own words (as of Slurm 22.05) once."""
     words = (
         "sbatch: error: invalid partition specified: x\nsbatch: error: Batch job submission failed: Invalid partition\n"
     )
-    says(cluster, "sbatch", words, code=1)
+    replace_output(cluster, "sbatch", words, code=1)
     with pytest.raises(RunError, match=r"^sbatch refused: invalid partition specified: x; Batch job submission failed"):
         slurm.run_jobs(some_jobs(2), partition="x")
     assert capfd.readouterr() == ("", "")
-    says(cluster, "squeue", "slurm_load_jobs error: Unable to contact slurm controller (connect failure)\n", code=1)
+    replace_output(
+        cluster, "squeue", "slurm_load_jobs error: Unable to contact slurm controller (connect failure)\n", code=1
+    )
     with pytest.raises(RunError, match=r"^Slurm does not answer: Unable to contact slurm controller"):
         slurm.run_jobs(some_jobs(2))
 
 
-def test_an_array_of_what_is_left(cluster: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Job 0 is finished already, 2 is the same run as 1: one array of two. Then everything is finished."""
-    one, two, _, four = expected = some_jobs(4)
-    expected[2] = jobs.Job(2, 4, two.title, two.overrides, two.settings, two.folder, two.path)
+def test_only_unfinished_jobs_are_submitted(cluster: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Job 0 has finished already and job 2 duplicates job 1: one array of two jobs. Then everything has finished."""
+    one, two, _, four = sweep = some_jobs(4)
+    sweep[2] = jobs.Job(2, 4, two.title, two.overrides, two.settings, two.folder, two.path)
     finish(one, 0.5)
-    says(cluster, "squeue", squeue(("41_0", "COMPLETED", "n1", "None"), ("41_1", "COMPLETED", "n1", "None")))
+    replace_output(cluster, "squeue", squeue(("41_0", "COMPLETED", "n1", "None"), ("41_1", "COMPLETED", "n1", "None")))
     # The jobs "run" when they are submitted.
     script = cluster / "sbatch"
     script.write_text(
@@ -175,7 +175,7 @@ def test_an_array_of_what_is_left(cluster: Path, capsys: pytest.CaptureFixture[s
         )
     )  # fmt: skip
     outcomes = slurm.run_jobs(
-        expected, partition="long", timeout_min=90, mem_gb=1.5, cpus_per_task=2, gpus_per_node=1, account="lab",
+        sweep, partition="long", timeout_min=90, mem_gb=1.5, cpus_per_task=2, gpus_per_node=1, account="lab",
         setup=["module load python"], sbatch={"nodelist": "n1", "exclusive": True, "licenses": None}, poll_s=0.01,
     )  # fmt: skip
     assert [(o.number, o.score, o.skipped) for o in outcomes] == [
@@ -197,45 +197,45 @@ def test_an_array_of_what_is_left(cluster: Path, capsys: pytest.CaptureFixture[s
     assert [(r["run"], r["job"]) for r in records] == [(str(two.run.path), "41_0"), (str(four.run.path), "41_1")]
     assert "2 jobs submitted: Slurm job 41 " in capsys.readouterr().out
 
-    assert [o.skipped for o in slurm.run_jobs(expected)] == [True] * 4
-    assert len(asked(cluster, "sbatch")) == 1
+    assert [o.skipped for o in slurm.run_jobs(sweep)] == [True] * 4
+    assert len(arguments_of(cluster, "sbatch")) == 1
     assert capsys.readouterr().out == "nothing is left to do: nothing is submitted to Slurm\n"
 
 
-def test_what_is_still_queued_is_not_submitted_again(cluster: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_queued_jobs_are_not_submitted_again(cluster: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Four jobs were submitted: one is queued, one ended, one's id belongs to another job now, one line is cut."""
-    expected = some_jobs(4)
+    sweep = some_jobs(4)
     folder = Path("outputs/.sweeps/slurm")
     folder.mkdir(parents=True)
-    lines = [json.dumps({"run": str(job.run.path), "job": f"7_{job.number}", "name": "seqmem-abc"}) for job in expected]
+    lines = [json.dumps({"run": str(job.run.path), "job": f"7_{job.number}", "name": "seqmem-abc"}) for job in sweep]
     (folder / "jobs.jsonl").write_text("\n".join([*lines[:3], lines[3][:20]]) + "\n")
     queue = squeue(("7_0", "PENDING", "", "Priority"), ("7_1", "FAILED", "n1", "NonZeroExitCode"))
     queue += squeue(("7_2", "RUNNING", "n1", "None"), name="other") + squeue(("7_3", "RUNNING", "n1", "None"))
-    says(cluster, "squeue", queue)
+    replace_output(cluster, "squeue", queue)
     options = slurm.Options()
-    watched, refused = slurm._submit({slurm._place(job): job for job in expected}, options, folder.absolute())
-    assert refused == {}
-    assert {one.job.number: one.slurm_id for one in watched} == {0: "7_0", 1: "41_0", 2: "41_1", 3: "41_2"}
+    submitted, refusals = slurm._submit({slurm._place(job): job for job in sweep}, options, folder.absolute())
+    assert refusals == {}
+    assert {one.job.number: one.slurm_id for one in submitted} == {0: "7_0", 1: "41_0", 2: "41_1", 3: "41_2"}
     assert capsys.readouterr().out.startswith(
         "1 of 4 jobs are in Slurm already, and not submitted again\n3 jobs submitted"
     )
 
 
-def test_more_than_an_array_holds(cluster: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Five jobs where an array holds two, and four may run at once; Slurm takes no third array."""
-    says(cluster, "scontrol", "ControlMachine          = n1\nMaxArraySize            = 3\n")
+def test_more_jobs_than_an_array_holds(cluster: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Five jobs, at most two in an array and four at once; Slurm refuses a third array."""
+    replace_output(cluster, "scontrol", "ControlMachine          = n1\nMaxArraySize            = 3\n")
     script = cluster / "sbatch"
     script.write_text(
         '#!/bin/sh\ncd "$(dirname "$0")"\necho x >>sbatch.count; n=$(wc -l <sbatch.count)\n'
         "[ $n -le 2 ] || { echo 'sbatch: error: QOSMaxSubmitJobPerUserLimit' >&2; exit 1; }\n"
         "echo Submitted batch job 4$n\n"
     )
-    expected = some_jobs(5)
-    watched, refused = slurm._submit(
-        {slurm._place(job): job for job in expected}, slurm.Options(array_parallelism=4), Path("logs").absolute()
+    sweep = some_jobs(5)
+    submitted, refusals = slurm._submit(
+        {slurm._place(job): job for job in sweep}, slurm.Options(array_parallelism=4), Path("logs").absolute()
     )
-    assert [(one.job.number, one.slurm_id) for one in watched] == [(0, "41_0"), (1, "41_1"), (2, "42_0"), (3, "42_1")]
-    assert [(o.number, o.error) for o in refused.values()] == [
+    assert [(one.job.number, one.slurm_id) for one in submitted] == [(0, "41_0"), (1, "41_1"), (2, "42_0"), (3, "42_1")]
+    assert [(o.number, o.error) for o in refusals.values()] == [
         (4, "not started: sbatch refused: QOSMaxSubmitJobPerUserLimit")
     ]
     assert "#SBATCH --array=0-1%1\n" in Path("logs/42_submission.sh").read_text()
@@ -243,49 +243,49 @@ def test_more_than_an_array_holds(cluster: Path, capsys: pytest.CaptureFixture[s
     assert len(Path("logs/jobs.jsonl").read_text().splitlines()) == 4
 
 
-def watch(expected: list[jobs.Job]) -> slurm._Watch:
+def watch(sweep: list[jobs.Job]) -> slurm._Watch:
     folder = Path("logs").absolute()
     folder.mkdir()
-    return slurm._Watch([slurm._Watched(job, f"7_{job.number}", folder) for job in expected], folder, 0.01)
+    return slurm._Watch([slurm._Watched(job, f"7_{job.number}", folder) for job in sweep], folder, 0.01)
 
 
-def returned(job: jobs.Job, outcome: jobs.Outcome) -> None:
+def write_outcome(job: jobs.Job, outcome: jobs.Outcome) -> None:
     Path(f"logs/7_{job.number}_0_result.pkl").write_bytes(pickle.dumps(("success", outcome)))
 
 
 def test_a_job_from_start_to_end(cluster: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Waiting, held, running, requeued, running, cancelled and requeued by someone else, running, finished."""
+    """Pending, held, running, requeued, running, cancelled and requeued from outside, running, finished."""
     (job,) = some_jobs(1)
-    looking = watch([job])
+    watcher = watch([job])
     prefix = job.prefix
 
-    def then(state: str, reason: str, message: str) -> None:
-        says(cluster, "squeue", squeue(("7_0", state, "n1", reason)))
-        looking.look(0.0)
+    def check(state: str, reason: str, message: str) -> None:
+        replace_output(cluster, "squeue", squeue(("7_0", state, "n1", reason)))
+        watcher.look(0.0)
         assert capsys.readouterr().out == message
 
-    then("PENDING", "Resources", "")
-    then("PENDING", "JobHeldUser", "Slurm job 7_0 waits: JobHeldUser\n")
-    then("PENDING", "JobHeldUser", "")
-    then("RUNNING", "None", f"{prefix}started: Slurm job 7_0 on n1\n")
-    then("RUNNING", "None", "")
+    check("PENDING", "Resources", "")
+    check("PENDING", "JobHeldUser", "Slurm job 7_0 waits: JobHeldUser\n")
+    check("PENDING", "JobHeldUser", "")
+    check("RUNNING", "None", f"{prefix}started: Slurm job 7_0 on n1\n")
+    check("RUNNING", "None", "")
     job.run.path.mkdir(parents=True)
     job.run.set_status("interrupted", step=4)
-    then("PENDING", "BeginTime", f"{prefix}requeued, saved at step 4: goes on when Slurm starts it again\n")
-    then("RUNNING", "None", f"{prefix}started: Slurm job 7_0 on n1\n")
-    returned(job, jobs.Outcome(0, "stopped", error="saved"))
-    then("COMPLETING", "None", "")
-    then("PENDING", "BeginTime", f"{prefix}requeued, saved at step 4: goes on when Slurm starts it again\n")
-    says(cluster, "squeue", "slurm_load_jobs error: Unable to contact slurm controller\n", code=1)
-    looking.look(10.0)
-    looking.look(20.0)
-    silent = capsys.readouterr()
-    assert silent.err == "Slurm does not answer (Unable to contact slurm controller): waiting on\n"
-    returned(job, jobs.Outcome(0, "finished", score=1.0))
-    then("RUNNING", "None", f"Slurm answers again, after -10 s\n{prefix}started: Slurm job 7_0 on n1\n")
-    finish(job, 0.75)  # what the directory says counts
-    then("COMPLETED", "None", f"{prefix}finished: score 0.75\n")
-    assert looking.wait() == {slurm._place(job): jobs.Outcome(0, "finished", score=0.75)}
+    check("PENDING", "BeginTime", f"{prefix}requeued, saved at step 4: goes on when Slurm starts it again\n")
+    check("RUNNING", "None", f"{prefix}started: Slurm job 7_0 on n1\n")
+    write_outcome(job, jobs.Outcome(0, "stopped", error="saved"))
+    check("COMPLETING", "None", "")
+    check("PENDING", "BeginTime", f"{prefix}requeued, saved at step 4: goes on when Slurm starts it again\n")
+    replace_output(cluster, "squeue", "slurm_load_jobs error: Unable to contact slurm controller\n", code=1)
+    watcher.look(10.0)
+    watcher.look(20.0)
+    captured = capsys.readouterr()
+    assert captured.err == "Slurm does not answer (Unable to contact slurm controller): waiting on\n"
+    write_outcome(job, jobs.Outcome(0, "finished", score=1.0))
+    check("RUNNING", "None", f"Slurm answers again, after -10 s\n{prefix}started: Slurm job 7_0 on n1\n")
+    finish(job, 0.75)  # the result in the directory takes precedence
+    check("COMPLETED", "None", f"{prefix}finished: score 0.75\n")
+    assert watcher.wait() == {slurm._place(job): jobs.Outcome(0, "finished", score=0.75)}
 
 
 @pytest.mark.parametrize(
@@ -301,62 +301,62 @@ def test_a_job_from_start_to_end(cluster: Path, capsys: pytest.CaptureFixture[st
         ("", "", False, "Slurm job 7_0 is gone: Slurm no longer knows it"),
     ],
 )  # fmt: skip
-def test_lost(cluster: Path, scontrol: str, sacct: str, row: bool, why: str) -> None:
-    """With accounting and without: why it ended stands in the outcome and in the run's directory."""
+def test_lost_jobs_have_a_reason(cluster: Path, scontrol: str, sacct: str, row: bool, why: str) -> None:
+    """The reason stands in the outcome and in the run's status, with and without accounting."""
     (job,) = some_jobs(1)
     job.run.path.mkdir(parents=True)
     job.run.set_status("running", step=2)
-    looking = watch([job])
+    watcher = watch([job])
     missing = "slurm_load_jobs error: Invalid job id specified\n"
-    says(cluster, "scontrol", scontrol or missing, code=0 if scontrol else 1)
-    says(cluster, "sacct", sacct or "Slurm accounting storage is disabled\n", code=0 if sacct else 1)
-    says(cluster, "squeue", squeue(("7_0", "FAILED", "n1", "NonZeroExitCode")) if row else "")
-    (outcome,) = looking.wait().values()
+    replace_output(cluster, "scontrol", scontrol or missing, code=0 if scontrol else 1)
+    replace_output(cluster, "sacct", sacct or "Slurm accounting storage is disabled\n", code=0 if sacct else 1)
+    replace_output(cluster, "squeue", squeue(("7_0", "FAILED", "n1", "NonZeroExitCode")) if row else "")
+    (outcome,) = watcher.wait().values()
     assert (outcome.state, outcome.error) == ("lost", why)
     status = job.run.status()
     assert status is not None
     assert (status.state, status.step, status.error) == ("failed", 2, why)
 
 
-def test_failures_of_now_and_of_then(cluster: Path) -> None:
-    """What a former start wrote into the directory is not this job's cause."""
-    before, now, raised = expected = some_jobs(3)
-    for job in expected:
+def test_an_earlier_failure_is_not_this_jobs_cause(cluster: Path) -> None:
+    """A status from an earlier start does not explain the end of this job."""
+    earlier, failing, raised = sweep = some_jobs(3)
+    for job in sweep:
         job.run.path.mkdir(parents=True)
         job.run.set_status("failed", step=1, error="long ago")
-    looking = watch(expected)
-    now.run.set_status("failed", step=3, error="just now")
+    watcher = watch(sweep)
+    failing.run.set_status("failed", step=3, error="just now")
     Path(f"logs/7_{raised.number}_0_result.pkl").write_bytes(
         pickle.dumps(("error", "Traceback\n  ...\nImportError: x\n"))
     )
-    outcomes = {outcome.number: outcome for outcome in looking.wait().values()}
-    assert outcomes[before.number].state == "lost"
-    assert (outcomes[now.number].state, outcomes[now.number].error) == ("failed", "just now")
+    outcomes = {outcome.number: outcome for outcome in watcher.wait().values()}
+    assert outcomes[earlier.number].state == "lost"
+    assert (outcomes[failing.number].state, outcomes[failing.number].error) == ("failed", "just now")
     assert outcomes[raised.number].error == "ImportError: x; its log: logs/7_2_0_log.out"
 
 
 def test_ctrl_c(cluster: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(self: slurm._Watch, now: float) -> None:
+    def interrupt(self: slurm._Watch, now: float) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(slurm._Watch, "look", interrupted)
-    with pytest.raises(KeyboardInterrupt) as stopped:
+    monkeypatch.setattr(slurm._Watch, "look", interrupt)
+    with pytest.raises(KeyboardInterrupt) as error:
         slurm.run_jobs(some_jobs(2))
-    assert getattr(stopped.value, "exit_code", None) == 130
-    assert "squeue --jobs=41 shows them, scancel 41 ends them" in str(stopped.value)
+    assert getattr(error.value, "exit_code", None) == 130
+    assert "squeue --jobs=41 shows them, scancel 41 ends them" in str(error.value)
 
 
 class Node:
-    """The other side: what runs in a job, with submitit's own handlers."""
+    """The job's side: the task in its process, with submitit's own signal handlers."""
 
     def __init__(self, task: slurm.ArrayTask, timeouts: int) -> None:
-        self._task, self._timeouts = task, timeouts
+        self.task, self.timeouts = task, timeouts
 
     def run(self) -> jobs.Outcome:
         env = JobEnvironment()
-        paths = JobPaths(self._task.folder, job_id=env.job_id)
-        delayed = DelayedSubmission(self._task)
-        delayed.set_timeout(1, self._timeouts)
+        paths = JobPaths(self.task.folder, job_id=env.job_id)
+        delayed = DelayedSubmission(self.task)
+        delayed.set_timeout(1, self.timeouts)
         env._handle_signals(paths, delayed)
         return delayed.result()
 
@@ -379,58 +379,58 @@ def node(cluster: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call
 
 
 def test_signals_save_the_run_and_requeue_it(node: Callable[..., Node], cluster: Path, tmp_path: Path) -> None:
-    """Out of time, once too often in the end; cancelled; pre-empted; then bitwise as if nothing had been."""
-    says(cluster, "scontrol", "JobId=7 JobState=RUNNING")
+    """Time-outs up to the limit, a cancellation, a preemption; then bitwise the numbers of an undisturbed run."""
+    replace_output(cluster, "scontrol", "JobId=7 JobState=RUNNING")
 
-    def steps(of: Node) -> int:
-        status = of._task.job.run.status()
+    def steps(node: Node) -> int:
+        status = node.task.job.run.status()
         assert status is not None
         return status.step
 
-    here = node("force=true")
-    finish(here._task.job, 0.5)  # which force=true forgets
+    interrupted = node("force=true")
+    finish(interrupted.task.job, 0.5)  # force=true discards it
     (tmp_path / "signal").write_text(str(int(signal.SIGUSR2)))
     with pytest.raises(SystemExit):
-        here.run()
-    assert steps(here) == 1
-    assert asked(cluster, "scontrol") == ["requeue 7"]
-    assert (tmp_path / "logs" / "7_submitted.pkl").exists()  # what runs after the requeue, with one time-out less
+        interrupted.run()
+    assert steps(interrupted) == 1
+    assert arguments_of(cluster, "scontrol") == ["requeue 7"]
+    assert (tmp_path / "logs" / "7_submitted.pkl").exists()  # the task for after the requeue, with one time-out less
 
     (tmp_path / "signal").write_text(str(int(signal.SIGUSR2)))
-    here._timeouts = 0
-    outcome = here.run()
+    interrupted.timeouts = 0
+    outcome = interrupted.run()
     assert outcome.state == "stopped"
     assert (outcome.error or "").startswith(
         "out of time more than max_num_timeout=1 times; stopped at step 2 of 6, saved"
     )
 
-    says(cluster, "scontrol", "JobId=7 JobState=CANCELLED")
+    replace_output(cluster, "scontrol", "JobId=7 JobState=CANCELLED")
     (tmp_path / "signal").write_text(str(int(signal.SIGTERM)))
-    outcome = here.run()
+    outcome = interrupted.run()
     assert (outcome.error or "").startswith("ended by Slurm; stopped at step 3 of 6, saved")
     assert outcome.exit_code is None
-    assert asked(cluster, "scontrol")[1:] == ["--oneliner show job 7"]
+    assert arguments_of(cluster, "scontrol")[1:] == ["--oneliner show job 7"]
 
-    says(cluster, "scontrol", "JobId=7 JobState=RUNNING")
-    here._timeouts = 1
+    replace_output(cluster, "scontrol", "JobId=7 JobState=RUNNING")
+    interrupted.timeouts = 1
     (tmp_path / "signal").write_text(str(int(signal.SIGTERM)))
     with pytest.raises(SystemExit):
-        here.run()
-    assert steps(here) == 4
-    assert asked(cluster, "scontrol")[-1] == "requeue 7"
+        interrupted.run()
+    assert steps(interrupted) == 4
+    assert arguments_of(cluster, "scontrol")[-1] == "requeue 7"
 
-    outcome = here.run()
+    outcome = interrupted.run()
     assert outcome.state == "finished"
     assert outcome.score != 0.5
-    calm = node("outputs=calm")
-    assert calm.run().state == "finished"
-    assert_same_numbers(here._task.job.run.path, calm._task.job.run.path)
+    undisturbed = node("outputs=undisturbed")
+    assert undisturbed.run().state == "finished"
+    assert_same_numbers(interrupted.task.job.run.path, undisturbed.task.job.run.path)
 
 
-def test_what_may_not_be_requeued(node: Callable[..., Node], cluster: Path, tmp_path: Path) -> None:
-    here = node()
-    says(cluster, "scontrol", "Requested operation is presently disabled for job 7\n", code=1)
+def test_a_refused_requeue_stops_the_job(node: Callable[..., Node], cluster: Path, tmp_path: Path) -> None:
+    interrupted = node()
+    replace_output(cluster, "scontrol", "Requested operation is presently disabled for job 7\n", code=1)
     (tmp_path / "signal").write_text(str(int(signal.SIGUSR2)))
-    outcome = here.run()
+    outcome = interrupted.run()
     assert outcome.state == "stopped"
     assert "Slurm would not requeue it" in (outcome.error or "")

@@ -1,4 +1,4 @@
-"""Sweeps: checked before they start, every job accounted for, killed and started again without loss or repetition."""
+"""Sweeps: checked before they start, every job accounted for, restarted after a kill without loss or repetition."""
 
 import json
 import os
@@ -27,30 +27,30 @@ def contents(run: Path) -> dict[str, tuple[bytes, int]]:
     return {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in run.iterdir() if path.is_file()}
 
 
-def test_killed_half_way_and_started_again(tmp_path: Path, typed: Callable[..., Completed]) -> None:
-    """2 x 2 x 2: eight results in the end, none run twice, none lost; and nothing is left to do for a third start."""
+def test_a_killed_sweep_is_resumed(tmp_path: Path, typed: Callable[..., Completed]) -> None:
+    """2 x 2 x 2 jobs: eight results in the end, none run twice, none lost; a third start has nothing to do."""
     with started(*EIGHT, cwd=tmp_path) as process:
         until(lambda: len(results(tmp_path)) >= 3, of=process)
         process.kill()
         assert end(process).code == -signal.SIGKILL
-    done = [path.parent for path in results(tmp_path)]
-    assert 3 <= len(done) < 8
-    before = [contents(run) for run in done]
+    finished = [path.parent for path in results(tmp_path)]
+    assert 3 <= len(finished) < 8
+    before = [contents(run) for run in finished]
 
     completed = typed(*EIGHT)
     assert (completed.code, completed.err) == (0, "")
     lines = completed.out.splitlines()
-    assert lines[0] == f"sweep of 8 runs, {len(done)} of them finished already"
+    assert lines[0] == f"sweep of 8 runs, {len(finished)} of them finished already"
     assert lines[-1] == "8 of 8 runs finished"
-    assert len([line for line in lines if "already finished" in line]) == len(done)
-    for line in lines[1:-1]:  # every line says whose it is
+    assert len([line for line in lines if "already finished" in line]) == len(finished)
+    for line in lines[1:-1]:  # every line names its job
         assert re.match(r"\[\d/8 (rnn|lstm) pronoun len\d+ seed[01]\] ", line), line
-    assert [contents(run) for run in done] == before
+    assert [contents(run) for run in finished] == before
     assert len(results(tmp_path)) == 8
-    actual = [json.loads(path.read_text()) for path in results(tmp_path)]
+    stored = [json.loads(path.read_text()) for path in results(tmp_path)]
     expected = {(cell, seq_len, seed) for cell in ("rnn", "lstm") for seq_len in (8, 12) for seed in (0, 1)}
-    assert {(result["cell"], result["seq_len"], result["seed"]) for result in actual} == expected
-    assert len({result["loss"] for result in actual}) == 8
+    assert {(result["cell"], result["seq_len"], result["seed"]) for result in stored} == expected
+    assert len({result["loss"] for result in stored}) == 8
 
     everything = {run: contents(run) for run in runs_below(tmp_path)}
     completed = typed(*EIGHT)
@@ -58,14 +58,14 @@ def test_killed_half_way_and_started_again(tmp_path: Path, typed: Callable[..., 
     assert completed.out.splitlines()[0] == "sweep of 8 runs, 8 of them finished already"
     assert {run: contents(run) for run in runs_below(tmp_path)} == everything
 
-    # A job of a sweep is the run that its settings are alone.
+    # A job of a sweep equals a single run with the same settings.
     assert typed("train", "cell=lstm", "seq_len=12", "seed=1", "steps=20", *SMALL, "outputs=alone").code == 0
     alone = only_run(tmp_path / "alone")
     assert_same_numbers(tmp_path / "outputs" / alone.relative_to(tmp_path / "alone"), alone)
 
 
 def test_one_job_fails(tmp_path: Path, typed: Callable[..., Completed]) -> None:
-    """It is named when it fails and in the summary; the others go on; the exit code says that not all is well."""
+    """The failure is named at once and in the summary, the other jobs continue, and the exit code is 1."""
     command = (
         "train", "-m", "task=adding", "cell=rnn", "cell.nonlinearity=relu", "optimizer=sgd", "clip_norm=null",
         "optimizer.lr=0.01,1e30,0.02", "seq_len=8", "steps=6", *SMALL, "hydra.launcher.workers=1",
@@ -77,9 +77,9 @@ def test_one_job_fails(tmp_path: Path, typed: Callable[..., Completed]) -> None:
     lines = both.getvalue().splitlines()
     jobs = [line[:4] for line in lines if line.startswith("[")]
     assert jobs == sorted(jobs)
-    (failed,) = (line for line in lines if "FAILED" in line)
-    assert re.match(r"\[2/3 rnn adding len8 seed0\] FAILED: the loss became (nan|inf) at step \d", failed)
-    assert lines.index(failed) < lines.index(next(line for line in lines if line.startswith("[3/3")))
+    (failure,) = (line for line in lines if "FAILED" in line)
+    assert re.match(r"\[2/3 rnn adding len8 seed0\] FAILED: the loss became (nan|inf) at step \d", failure)
+    assert lines.index(failure) < lines.index(next(line for line in lines if line.startswith("[3/3")))
     assert len([line for line in lines if re.match(r"\[[13]/3 .*\] finished  ", line)]) == 2
     assert lines[-2] == "2 of 3 runs finished"
     (loser,) = (run for run in runs_below(tmp_path) if not (run / "result.json").exists())
@@ -96,9 +96,9 @@ def test_ctrl_c_ends_the_whole_sweep(tmp_path: Path) -> None:
         completed = end(process)
     completed.refuses("saved: the same command goes on from there", code=130)
     assert "stopped, 0 of 8 runs finished, " in completed.err
-    begun = runs_below(tmp_path)
-    assert 1 <= len(begun) <= 2  # no other was begun
-    for run in begun:
+    runs = runs_below(tmp_path)
+    assert 1 <= len(runs) <= 2  # no other was started
+    for run in runs:
         status = json.loads((run / "status.json").read_text())
         assert status["state"] == "interrupted"
         assert rows(run)[-1]["step"] <= status["step"] < 4000
@@ -108,28 +108,29 @@ def test_ctrl_c_ends_the_whole_sweep(tmp_path: Path) -> None:
 def test_ctrl_c_in_the_closing_measurements(
     tmp_path: Path, typed: Callable[..., Completed], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Too late for the run, which ends as it would have, but not for those after it."""
-
+    """The current run finishes as usual; the runs after it are not started."""
     finished = Recorder.finished
 
-    def stopped(*args: Any) -> None:
+    def interrupt(*args: Any) -> None:
         os.kill(os.getpid(), signal.SIGINT)
         finished(*args)
 
-    monkeypatch.setattr(Recorder, "finished", stopped)
+    monkeypatch.setattr(Recorder, "finished", interrupt)
     completed = typed("train", "-m", *TINY, "seed=0,1", "quiet=true", "hydra.launcher.workers=1")
     completed.refuses("stopped between two runs: the same command goes on from there", code=130)
     assert len(results(tmp_path)) == len(runs_below(tmp_path)) == 1
-    assert typed("train", *TINY, "seed=1", "quiet=true") == Completed(0, "", "")  # alone, there is nothing left to stop
+    assert typed("train", *TINY, "seed=1", "quiet=true") == Completed(
+        0, "", ""
+    )  # a single run has nothing left to stop
     assert len(results(tmp_path)) == 2
 
 
 def test_a_sweep_in_a_file(tmp_path: Path, typed: Callable[..., Completed]) -> None:
-    """An experiment of the user's own may say what is swept; the command line goes before it."""
+    """A user's experiment file may define the sweep; the command line overrides it."""
     (tmp_path / "mine" / "experiment").mkdir(parents=True)
-    swept = "hydra: {sweeper: {params: {seed: '3,4'}}}"
+    sweeper = "hydra: {sweeper: {params: {seed: '3,4'}}}"
     (tmp_path / "mine" / "experiment" / "seeds.yaml").write_text(
-        f"# @package _global_\nsteps: 3\nseq_len: 8\n{swept}\n"
+        f"# @package _global_\nsteps: 3\nseq_len: 8\n{sweeper}\n"
     )
     command = ("train", "-m", "-cd", "mine", "experiment=seeds", *SMALL, "hydra.launcher.workers=1")
 
@@ -144,12 +145,12 @@ def test_a_sweep_in_a_file(tmp_path: Path, typed: Callable[..., Completed]) -> N
     assert completed.out.splitlines()[0] == "sweep of 2 runs"
     assert seeds() == {"seed3", "seed4", "seed5", "seed6"}
     typed(*command, "sed=7").refuses("Did you mean 'seed'?", code=2)
-    completed = typed(*command, "seed=7,7")  # the same run twice: is done once
+    completed = typed(*command, "seed=7,7")  # a duplicate runs once
     assert completed.code == 0
     assert completed.out.count("already finished") == 1
 
 
-def test_sweeps_of_ones_own_cell(tmp_path: Path, typed: Callable[..., Completed]) -> None:
+def test_sweeps_of_a_users_own_cell(tmp_path: Path, typed: Callable[..., Completed]) -> None:
     (tmp_path / "owncells.py").write_text(OWN_CELLS)
     completed = typed(
         "train",
@@ -162,6 +163,6 @@ def test_sweeps_of_ones_own_cell(tmp_path: Path, typed: Callable[..., Completed]
         *SMALL,
     )
     assert (completed.code, completed.err) == (0, "")
-    actual = [json.loads((run / "config.json").read_text())["cell"]["args"] for run in runs_below(tmp_path)]
-    assert sorted(args["alpha"] for args in actual) == [0.5, 0.9]
-    assert str(tmp_path) in os.environ["PYTHONPATH"]  # for the workers of launchers, which are fresh processes
+    arguments = [json.loads((run / "config.json").read_text())["cell"]["args"] for run in runs_below(tmp_path)]
+    assert sorted(args["alpha"] for args in arguments) == [0.5, 0.9]
+    assert str(tmp_path) in os.environ["PYTHONPATH"]  # for the launchers' workers, which are new processes

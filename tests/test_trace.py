@@ -1,4 +1,4 @@
-"""The central measurement, against closed forms, finite differences, and itself under what must not matter."""
+"""The gradient trace, against closed forms, finite differences, and itself under irrelevant changes."""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -37,7 +37,7 @@ class Linear(Cell):
 
 
 class Sums(Task):
-    """Sum the inputs: a task whose loss has a gradient wherever the model is."""
+    """Sum the inputs: a task whose loss has a gradient for every model."""
 
     name, source = "sums", "this test"
 
@@ -88,21 +88,21 @@ def test_a_scaled_rotation_decays_by_its_factor_over_100_steps(rho: float):
     norms = gradient_trace(model, task, task.sample(8, 101, generator(0, "t")))["hidden"]
     ratio = norms[:-1] / norms[1:]
     assert norms.shape == (101, 8)
-    # The model is double throughout the trace, but Q was kept in float64 from the start only if nothing rounded it.
+    # A ratio this exact shows that neither the model nor Q was ever rounded to float32.
     torch.testing.assert_close(ratio, torch.full_like(ratio, rho), rtol=1e-10, atol=0)
 
 
 @pytest.mark.parametrize("a", [0.5, 1.0, 1.5])
-def test_a_leaky_integrator_decays_by_its_leak_and_the_input_feels_the_same(a: float):
+def test_a_leaky_integrator_and_its_input_decay_by_the_leak(a: float):
     task = Sums()
-    traced = gradient_trace(
+    trace = gradient_trace(
         model_of(task, lambda _: Linear(a * torch.eye(4, dtype=torch.float64))),
         task,
         task.sample(8, 12, generator(0, "t")),
     )
-    ratio = traced["hidden"][:-1] / traced["hidden"][1:]
+    ratio = trace["hidden"][:-1] / trace["hidden"][1:]
     torch.testing.assert_close(ratio, torch.full_like(ratio, a), rtol=1e-12, atol=0)
-    torch.testing.assert_close(traced["input"], traced["hidden"])
+    torch.testing.assert_close(trace["input"], trace["hidden"])
 
 
 @pytest.mark.parametrize("bias", [-1.0, 1.0, 3.0])
@@ -111,7 +111,7 @@ def test_an_lstms_cell_state_decays_by_its_pinned_forget_gate(bias: float):
     model = model_of(task, lambda d: LSTM(d, 6, forget_bias=bias))
     assert isinstance(model.cell, LSTM)
     with torch.no_grad():
-        model.cell.weight_hidden.zero_()  # the gates hear neither h nor x: c is the only path through time
+        model.cell.weight_hidden.zero_()  # the gates ignore h and x, so c is the only path through time
         i, _, g, o = model.cell.bias.chunk(4)
         model.cell.weight_input.view(4, 6, -1)[[0, 1, 3]] = 0
         for bias_of_gate in (i, g, o):
@@ -134,11 +134,11 @@ CELLS: dict[str, Callable[[int], Cell]] = {
 
 @pytest.mark.parametrize("name", CELLS)
 @pytest.mark.parametrize("loss", ["last", "all"])
-def test_the_trace_of_the_input_is_what_nudging_the_input_does(name: str, loss: str):
+def test_the_trace_of_the_input_equals_finite_differences(name: str, loss: str):
     task = Copy(symbols=2, length=2)
     model = model_of(task, CELLS[name]).double()
     batch = task.sample(1, 7, generator(0, "t")).to("cpu", torch.float64)
-    traced = gradient_trace(model, task, batch, loss=loss)["input"]
+    trace = gradient_trace(model, task, batch, loss=loss)["input"]
     if loss == "last":
         batch = batch.last_answer_only()
     xs = model.embed(batch.inputs).detach()
@@ -151,12 +151,12 @@ def test_the_trace_of_the_input_is_what_nudging_the_input_does(name: str, loss: 
         nudge = torch.zeros_like(xs)
         nudge[index] = h
         slopes[index] = (at(xs + nudge) - at(xs - nudge)) / (2 * h)
-    torch.testing.assert_close(traced, slopes.norm(dim=-1), rtol=1e-6, atol=1e-10)
-    assert (traced > 0).all()
+    torch.testing.assert_close(trace, slopes.norm(dim=-1), rtol=1e-6, atol=1e-10)
+    assert (trace > 0).all()
 
 
 class Nudged(Cell):
-    """A cell whose state ``key`` is moved by ``nudge`` as it comes out of timestep ``at``, before anything uses it."""
+    """Add ``nudge`` to the state ``key`` as it leaves timestep ``at``, before anything uses it."""
 
     def __init__(self, inner: Cell, key: str, at: int, nudge: Tensor) -> None:
         super().__init__()
@@ -169,7 +169,7 @@ class Nudged(Cell):
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         here, self.t = self.t == self.at, self.t + 1
-        if isinstance(self.inner, LSTM) and self.key == "cell":  # h_t is made of c_t: nudge in between
+        if isinstance(self.inner, LSTM) and self.key == "cell":  # h_t depends on c_t: add the nudge in between
             _, new = self.inner.step(x, state)
             gates = torch.nn.functional.linear(x, self.inner.weight_input, self.inner.bias)
             gates = gates + torch.nn.functional.linear(state["hidden"], self.inner.weight_hidden)
@@ -179,17 +179,17 @@ class Nudged(Cell):
         output, new = self.inner.step(x, state)
         if here:
             new = {**new, self.key: new[self.key] + self.nudge}
-            output = new["hidden"]  # of these cells the output is the hidden state
+            output = new["hidden"]  # the output of these cells is the hidden state
         return output, new
 
 
 @pytest.mark.parametrize(("name", "key"), [(n, "hidden") for n in CELLS if n != "stack"] + [("lstm", "cell")])
 @pytest.mark.parametrize("at", [0, 3, 5])
-def test_the_trace_of_a_state_is_what_nudging_that_state_does(name: str, key: str, at: int):
+def test_the_trace_of_a_state_equals_finite_differences(name: str, key: str, at: int):
     task = Sums()
     model = model_of(task, CELLS[name]).double()
     batch = task.sample(1, 6, generator(0, "t")).to("cpu", torch.float64)
-    traced = gradient_trace(model, task, batch)[key][at]
+    trace = gradient_trace(model, task, batch)[key][at]
     xs, inner, h = model.embed(batch.inputs), model.cell, 1e-5
     slopes = torch.zeros(inner.output_size, dtype=torch.float64)
 
@@ -201,8 +201,8 @@ def test_the_trace_of_a_state_is_what_nudging_that_state_does(name: str, key: st
         nudge = torch.zeros(1, inner.output_size, dtype=torch.float64)
         nudge[0, index] = h
         slopes[index] = (loss(nudge) - loss(-nudge)) / (2 * h)
-    torch.testing.assert_close(traced, slopes.norm()[None], rtol=1e-6, atol=1e-10)
-    assert traced.item() > 0
+    torch.testing.assert_close(trace, slopes.norm()[None], rtol=1e-6, atol=1e-10)
+    assert trace.item() > 0
 
 
 class InPlace(Linear):
@@ -218,8 +218,10 @@ def test_a_state_changed_in_place_is_refused_not_mismeasured():
 
 
 class Delayed(Linear):
-    """Carries its last state and a clock besides. At the first timestep its last state is the initial one, which was
-    there before: nothing is written."""
+    """Also carries its previous state and a clock.
+
+    At the first timestep the previous state is the initial one, which is not an output of any step: no gradient.
+    """
 
     def initial_state(self, batch_size: int) -> State:
         start = super().initial_state(batch_size)
@@ -230,14 +232,14 @@ class Delayed(Linear):
         return hidden, {"hidden": hidden, "before": state["hidden"], "clock": state["clock"] + 1}
 
 
-def test_states_without_a_gradient_count_as_none():
+def test_states_without_a_gradient_are_zero_or_nan():
     task = Sums()
     model = model_of(task, lambda _: Delayed(0.5 * torch.eye(4, dtype=torch.float64)))
-    traced = gradient_trace(model, task, task.sample(3, 6, generator(0, "t")))
-    assert (traced["clock"] == 0).all()
-    assert traced["before"][0].isnan().all()
-    assert (traced["before"][1:5] > 0).all()
-    assert {norms.shape for norms in traced.values()} == {(6, 3)}
+    trace = gradient_trace(model, task, task.sample(3, 6, generator(0, "t")))
+    assert (trace["clock"] == 0).all()
+    assert trace["before"][0].isnan().all()
+    assert (trace["before"][1:5] > 0).all()
+    assert {norms.shape for norms in trace.values()} == {(6, 3)}
 
 
 class Mealy(Linear):
@@ -252,16 +254,16 @@ def test_a_cell_that_answers_first_is_measured_from_where_its_gradient_begins():
     task = Sums()
     model = model_of(task, lambda _: Mealy(0.5 * torch.eye(4, dtype=torch.float64)))
     trace = Tracer(model, task).measure(task.sample(3, 20, generator(0, "t")))
-    actual = decay(trace.mean_back(trace.state))
-    assert actual.half_life == pytest.approx(1.0)
-    assert actual.horizon == 11  # 0.5 to the power of 10 is the first below 1/1000, counted from one step back
-    assert actual.points == 19
+    fit = decay(trace.mean_back(trace.state))
+    assert fit.half_life == pytest.approx(1.0)
+    assert fit.horizon == 11  # 0.5 to the power of 10 is the first below 1/1000, counted from one step back
+    assert fit.points == 19
 
 
 @pytest.mark.parametrize("name", CELLS)
 @pytest.mark.parametrize("loss", ["last", "all"])
-def test_the_kernels_own_trace_is_the_trace_by_steps(name: str, loss: str):
-    """Down to norms that float32 could not hold: relative to each norm, not to the largest."""
+def test_the_trace_by_kernels_equals_the_trace_by_steps(name: str, loss: str):
+    """Compare each norm relative to itself, down to norms below the range of float32."""
     task = Copy()
     model = model_of(task, CELLS[name])
     with torch.no_grad():
@@ -280,7 +282,7 @@ def test_the_kernels_own_trace_is_the_trace_by_steps(name: str, loss: str):
 
 
 @pytest.mark.parametrize("by", ["auto", "step"])
-def test_a_trace_of_a_long_batch_is_made_in_slices(by: str, monkeypatch: pytest.MonkeyPatch):
+def test_a_long_batch_is_traced_in_slices(by: str, monkeypatch: pytest.MonkeyPatch):
     task = Pronoun()
     model = model_of(task, CELLS["lstm"])
     batch = task.sample(7, 20, generator(0, "trace"))
@@ -295,7 +297,7 @@ def test_a_trace_of_a_long_batch_is_made_in_slices(by: str, monkeypatch: pytest.
 
 
 class Scaled(Linear):
-    """Has something to it that is no tensor."""
+    """Has an attribute that is not a tensor."""
 
     factor = 1.0
 
@@ -338,7 +340,7 @@ def test_a_tracer_follows_an_embedding_that_learns_and_every_cell_of_a_stack():
                 parameter.add_(torch.randn(parameter.shape, generator=generator(0, "drift", i)), alpha=0.1)
 
 
-def test_a_tracer_keeps_nothing_of_a_cell_that_it_does_not_know():
+def test_a_tracer_caches_nothing_of_an_unknown_cell():
     cell = Scaled(orthogonal(4))
     model = SequenceModel(nn.Identity(), cell, nn.Linear(4, 2)).double()
     batch = Sums().sample(2, 6, generator(0, "t"))
@@ -349,7 +351,7 @@ def test_a_tracer_keeps_nothing_of_a_cell_that_it_does_not_know():
     assert tracer.measure(batch).norms["input"].max() == 0
 
 
-def test_the_model_is_not_touched():
+def test_tracing_does_not_change_the_model():
     task, with_grad = Pronoun(), torch.ones(())
     model = model_of(task, lambda d: LSTM(d, 8, seq_len=20))
     model.train()
@@ -404,12 +406,12 @@ def test_nothing_underflows_1000_steps_back_where_squares_of_float64_would():
     torch.testing.assert_close(norms[:-1] / norms[1:], torch.full((1000, 2), 0.6).double(), rtol=1e-6, atol=0)
 
 
-def test_what_explodes_beyond_float64_is_infinite_and_not_overlooked():
+def test_a_gradient_beyond_float64_is_infinite():
     assert decay(np.array([1.0, 1e60, 1e120, inf])).log10_first_over_last == inf
     assert decay(np.array([1e-200, 1e-50, 1e150])).log10_first_over_last == pytest.approx(350)
 
 
-def test_last_asks_for_the_last_answer_alone_and_all_for_every_answer():
+def test_loss_last_takes_the_last_answer_and_loss_all_every_answer():
     task = Copy(symbols=4, length=3)
     model = model_of(task, lambda d: RNN(d, 8))
     batch = task.sample(6, 20, generator(0, "t"))
@@ -422,7 +424,7 @@ def test_last_asks_for_the_last_answer_alone_and_all_for_every_answer():
         gradient_trace(model, task, batch, loss="first")
 
 
-def test_padding_is_never_seen():
+def test_padding_has_no_gradient():
     task = Adding(variant="hs97")
     model = model_of(task, lambda d: LSTM(d, 8, seq_len=20))
     batch = task.sample(16, 20, generator(0, "t"))
@@ -451,8 +453,8 @@ def test_all_states_together_are_the_norm_of_the_whole_state():
 def test_every_task_can_be_traced(name: str):
     task = TASKS[name]()
     batch = task.sample(3, task.min_seq_len + 4, generator(0, "t"))
-    traced = gradient_trace(model_of(task, lambda d: LSTM(d, 5, seq_len=20)), task, batch)
-    assert all(norms.isfinite().all() and norms.any() for norms in traced.values())
+    trace = gradient_trace(model_of(task, lambda d: LSTM(d, 5, seq_len=20)), task, batch)
+    assert all(norms.isfinite().all() and norms.any() for norms in trace.values())
 
 
 # Reading the decay
@@ -461,60 +463,60 @@ def test_every_task_can_be_traced(name: str):
 @pytest.mark.parametrize("factor", [0.5, 0.9, 0.999])
 def test_a_geometric_decay_has_its_half_life(factor: float):
     back = 3.0 * factor ** np.arange(60)
-    actual = decay(back)
-    assert actual.half_life == pytest.approx(log(2) / -log(factor), rel=1e-9)
-    assert actual.r2 == pytest.approx(1)
-    assert actual.points == 60
-    assert actual.underflowed == 0
-    assert actual.log10_first_over_last == pytest.approx(59 * log10(factor))
+    fit = decay(back)
+    assert fit.half_life == pytest.approx(log(2) / -log(factor), rel=1e-9)
+    assert fit.r2 == pytest.approx(1)
+    assert fit.points == 60
+    assert fit.underflowed == 0
+    assert fit.log10_first_over_last == pytest.approx(59 * log10(factor))
     steps = next((k for k in range(60) if factor**k < 1e-3), inf)
-    assert actual.horizon == steps
+    assert fit.horizon == steps
 
 
 def test_a_flat_or_growing_gradient_has_no_half_life():
     assert decay(np.full(30, 0.2)).half_life == inf
     assert decay(np.full(30, 0.2)).r2 == 1
-    grown = decay(1.3 ** np.arange(30))
-    assert grown.half_life == inf
-    assert grown.horizon == inf
-    assert grown.log10_first_over_last == pytest.approx(29 * log10(1.3))
+    growing = decay(1.3 ** np.arange(30))
+    assert growing.half_life == inf
+    assert growing.horizon == inf
+    assert growing.log10_first_over_last == pytest.approx(29 * log10(1.3))
 
 
-def test_what_underflows_is_counted_and_left_out_of_the_fit():
+def test_underflow_is_counted_and_excluded_from_the_fit():
     back = np.where(np.arange(100) < 40, 0.1 ** np.arange(100), 0.0)
-    actual = decay(back)
-    assert (actual.points, actual.underflowed) == (40, 60)
-    assert actual.half_life == pytest.approx(log(2) / log(10))
-    assert actual.log10_first_over_last == -inf
-    assert actual.horizon == 4
+    fit = decay(back)
+    assert (fit.points, fit.underflowed) == (40, 60)
+    assert fit.half_life == pytest.approx(log(2) / log(10))
+    assert fit.log10_first_over_last == -inf
+    assert fit.horizon == 4
 
 
-def test_too_little_to_fit_is_not_a_number():
+def test_a_fit_of_too_few_points_is_nan():
     assert isnan(decay(np.array([1.0, 0.5])).half_life)
-    nothing = decay(np.zeros(10))
-    assert nothing.points == 0
-    assert isnan(nothing.half_life)
-    assert isnan(nothing.horizon)
-    assert nothing.underflowed == 10
+    zero = decay(np.zeros(10))
+    assert zero.points == 0
+    assert isnan(zero.half_life)
+    assert isnan(zero.horizon)
+    assert zero.underflowed == 10
 
 
-def test_steps_that_no_sequence_has_are_left_out():
-    actual = decay(np.array([1.0, 0.5, 0.25, np.nan]))
-    assert actual.points == 3
-    assert actual.log10_first_over_last == pytest.approx(log10(0.25))
+def test_distances_without_a_sequence_are_excluded():
+    fit = decay(np.array([1.0, 0.5, 0.25, np.nan]))
+    assert fit.points == 3
+    assert fit.log10_first_over_last == pytest.approx(log10(0.25))
 
 
-def test_decays_of_many_traces_are_the_bits_of_each_alone():
+def test_decays_of_many_traces_equal_single_ones_bitwise():
     rng = np.random.default_rng(0)
 
-    def drawn(timesteps: int) -> Trace:
+    def random_trace(timesteps: int) -> Trace:
         base = np.exp(rng.normal(0, 1, (timesteps, 5)) + rng.normal(0, 0.5) * np.arange(timesteps)[:, None])
         names = ("input", "hidden", "cell")[: rng.integers(2, 4)]
         return Trace({name: base * rng.random((timesteps, 5)) for name in names}, at)
 
     for timesteps in (1, 2, 3, 8, 9, 50, 131):
         at = rng.integers(0, timesteps, 5)
-        traces = [drawn(timesteps) for _ in range(7)]
+        traces = [random_trace(timesteps) for _ in range(7)]
         traces[2].norms["input"][:] = 0
         traces[3].norms["hidden"][: timesteps // 2] = 0
         traces[4].norms["input"][-1] = np.inf
@@ -523,13 +525,13 @@ def test_decays_of_many_traces_are_the_bits_of_each_alone():
     assert decays_of([]) == []
 
 
-def test_a_decay_survives_being_written_down():
-    actual = decay(0.5 ** np.arange(20))
-    assert decay_from(actual.numbers()) == actual
+def test_a_decay_survives_a_round_trip_through_its_numbers():
+    fit = decay(0.5 ** np.arange(20))
+    assert decay_from(fit.numbers()) == fit
 
 
-def test_reading_grad_off_a_fused_layers_outputs_is_not_the_trace():
-    """What seqmem is for: the usual way shows a gradient at the last timestep alone."""
+def test_the_grad_of_a_fused_layers_outputs_is_not_the_trace():
+    """The common shortcut, ``outputs.retain_grad()``, shows a gradient at the last timestep only."""
     task = Pronoun()
     model = model_of(task, lambda d: LSTM(d, 8, seq_len=20))
     batch = task.sample(4, 20, generator(0, "t"))

@@ -92,7 +92,7 @@ class Display:
         self._measured: dict[str, _Measured] = {}  # by probe
         self._printed_at, self._printed_tenth, self._line_due = clock(), -1, False
         live = not run.quiet and not run.prefix and moving(console)
-        self._live = Live(get_renderable=self._picture, console=console, refresh_per_second=4) if live else None
+        self._live = Live(get_renderable=self.picture, console=console, refresh_per_second=4) if live else None
         self.unread = False
         """The reader of the output is gone, as in ``seqmem train | head -1``."""
 
@@ -191,7 +191,8 @@ class Display:
 
     # The live picture
 
-    def _picture(self) -> RenderableType:
+    def picture(self) -> RenderableType:
+        """The live picture: progress, numbers, and strips of the first and the latest trace."""
         width = min(self._console.width, WIDEST)
         parts: list[RenderableType] = [Text(fitted(self._title, width, self._marks), "bold"), self._progress(width)]
         parts += self._numbers(width)
