@@ -50,7 +50,7 @@ def test_what_is_reported_and_when():
     assert [step for step, *_ in seen.shown] == [0, 15, 30]
     assert seen.saves == [30]
     assert seen.result is result
-    assert [found.seq_len for found in result.by_length] == length_grid(Pronoun(), 12)
+    assert [score.seq_len for score in result.by_length] == length_grid(Pronoun(), 12)
     assert set(result.probes["gradient"]) == {"start", "end"}
     assert set(result.probes["gradient"]["end"]) == {"state", "input", "hidden"}
     trains = [values for _, kind, values in seen.rows if kind == "train"]
@@ -92,8 +92,8 @@ def test_traces_that_wait_are_those_of_their_own_step(at_once: int, monkeypatch:
         assert all(np.array_equal(one.norms[name], other.norms[name]) for name in one.norms)
     assert not np.array_equal(waiting.traces[3][1].state, waiting.traces[4][1].state)
     assert [step for step, _ in waiting.said] == sorted(step for step, _ in waiting.said)
-    kept = [(step, kind) for step, kind in at_their_step.said if kind != "train" or step in (7, 14, 20)]
-    assert waiting.said == kept
+    stored = [(step, kind) for step, kind in at_their_step.said if kind != "train" or step in (7, 14, 20)]
+    assert waiting.said == stored
 
 
 def test_the_logged_loss_is_the_mean_since_the_last_line():
@@ -161,9 +161,9 @@ def test_without_clipping_gradients_are_left_alone_however_large():
 
 def test_stopping_in_the_closing_evaluation_keeps_the_checkpoint():
     seen = Memory()
-    asked = iter([False] * 30 + [True])
+    answers = iter([False] * 30 + [True])
     with pytest.raises(Interrupted) as stopped:
-        train(*fresh(Pronoun()), PLAN, [seen], checkpoints=seen, stop_requested=lambda: next(asked))
+        train(*fresh(Pronoun()), PLAN, [seen], checkpoints=seen, stop_requested=lambda: next(answers))
     assert stopped.value.step == 30
     assert seen.saves == [30]
 
@@ -188,9 +188,9 @@ def test_batches_drawn_together_are_those_drawn_one_by_one(name: str):
         together = task.samples(batch_size, seq_len, [generator(0, "train", index) for index in range(4)])
         alone = [task.sample(batch_size, seq_len, generator(0, "train", index)) for index in range(4)]
         for one, other in zip(together, alone, strict=True):
-            for value, wanted in zip(vars(one).values(), vars(other).values(), strict=True):
-                assert value.dtype == wanted.dtype
-                assert torch.equal(value, wanted)
+            for value, expected in zip(vars(one).values(), vars(other).values(), strict=True):
+                assert value.dtype == expected.dtype
+                assert torch.equal(value, expected)
         assert not torch.equal(together[0].inputs, together[1].inputs)
 
 
@@ -340,15 +340,15 @@ def test_a_cell_that_draws_random_numbers_is_a_function_of_seed_and_step():
 
 
 def test_being_asked_to_stop_saves_after_the_step():
-    seen, asked = Memory(), iter([False, False, True])
+    seen, answers = Memory(), iter([False, False, True])
     with pytest.raises(Interrupted) as stopped:
-        train(*fresh(Pronoun()), PLAN, [seen], checkpoints=seen, stop_requested=lambda: next(asked))
+        train(*fresh(Pronoun()), PLAN, [seen], checkpoints=seen, stop_requested=lambda: next(answers))
     assert stopped.value.step == 3
     assert seen.saves == [3]
 
 
 @pytest.mark.parametrize(
-    ("plan", "said"),
+    ("plan", "message"),
     [
         (Plan(5), "seq_len=5 is too short for task=pronoun: at least 7"),
         (Plan(10, steps=0), "steps=0: must be at least 1"),
@@ -369,11 +369,11 @@ def test_being_asked_to_stop_saves_after_the_step():
         (Plan(10, evaluate_lengths=(10, 3)), "3 is too short"),
     ],
 )
-def test_a_plan_that_cannot_be_is_refused_before_anything_happens(plan: Plan, said: str):
+def test_a_plan_that_cannot_be_is_refused_before_anything_happens(plan: Plan, message: str):
     seen = Memory()
     with pytest.raises(ValueError) as refused:  # noqa: PT011  looked at below
         train(*fresh(Pronoun()), plan, [seen])
-    assert said in str(refused.value)
+    assert message in str(refused.value)
     assert not seen.rows
 
 
