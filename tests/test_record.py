@@ -149,16 +149,16 @@ def read(path: Path) -> list:
 
 def points(run: RunDirectory) -> list[tuple[int, str, float | bytes]]:
     """Everything in the event file that is not a time: (step, tag, content) in order."""
-    found: list[tuple[int, str, float | bytes]] = []
+    actual: list[tuple[int, str, float | bytes]] = []
     for event in read(run.file(EVENTS)):
         for value in event.summary.value:
             if value.tag == "summary" or value.tag.startswith("_hparams_"):
-                found.append((event.step, value.tag, 0.0))
+                actual.append((event.step, value.tag, 0.0))
             elif value.HasField("simple_value"):
-                found.append((event.step, value.tag, value.simple_value))
+                actual.append((event.step, value.tag, value.simple_value))
             else:
-                found.append((event.step, value.tag, value.SerializeToString()))
-    return found
+                actual.append((event.step, value.tag, value.SerializeToString()))
+    return actual
 
 
 def timeless(result: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -188,8 +188,8 @@ def scalars(run: RunDirectory) -> EventAccumulator:
 
 
 def curve(run: RunDirectory, tag: str) -> tuple[list[int], list[float]]:
-    found = scalars(run).Scalars(tag)
-    return [e.step for e in found], [e.value for e in found]
+    points = scalars(run).Scalars(tag)
+    return [e.step for e in points], [e.value for e in points]
 
 
 # Killed and resumed
@@ -280,9 +280,9 @@ def test_a_run_that_is_let_go_keeps_all_it_had(whole: Setup, tmp_path: Path) -> 
     made = setup(tmp_path)
     with pytest.raises(Killed), made.recorder:
         made.train(bomb=Bomb(13))
-    kept = made.run.file(METRICS).read_bytes()
-    assert whole.run.file(METRICS).read_bytes().startswith(kept)
-    assert len(kept.splitlines()) == 10  # twelve things were told, two of them answers
+    remaining = made.run.file(METRICS).read_bytes()
+    assert whole.run.file(METRICS).read_bytes().startswith(remaining)
+    assert len(remaining.splitlines()) == 10  # twelve things were told, two of them answers
     stored = made.run.gradients()
     assert stored is not None
     assert stored.step.tolist() == [0, 3, 6]
@@ -330,11 +330,11 @@ def copy(killed: Path, tmp_path: Path) -> RunDirectory:
 def refusal(path: Path) -> str:
     with pytest.raises(RunError) as caught, setup(path).recorder as recorder:
         recorder.load()
-    said = str(caught.value)
-    assert "\n" not in said
-    assert CHECKPOINT in said
-    assert "start this run over" in said
-    return said
+    message = str(caught.value)
+    assert "\n" not in message
+    assert CHECKPOINT in message
+    assert "start this run over" in message
+    return message
 
 
 @pytest.mark.parametrize(
@@ -386,8 +386,8 @@ def test_damaged_traces_of_a_run_that_had_stopped_are_refused(tmp_path: Path) ->
     with pytest.raises(Killed), made.recorder:
         made.train(bomb=Bomb(12))
     file = made.run.file(GRADIENTS)
-    kept = file.read_bytes()
-    file.write_bytes(kept[:500])
+    stored = file.read_bytes()
+    file.write_bytes(stored[:500])
     with pytest.raises(RunError, match=f"{GRADIENTS} cannot be read"), setup(tmp_path).recorder as recorder:
         recorder.load()
     np.savez(file, step=np.array([0]), answered_at=np.full(3, 11), **{"norm/hidden": np.ones((1, 12, 3))})  # pyright: ignore[reportArgumentType]
@@ -427,10 +427,10 @@ def test_a_full_disk_is_one_line_and_nothing_is_lost(size: int, whole: Setup, tm
     made = setup(tmp_path)
     with largest_file(size), pytest.raises(RunError) as caught, made.recorder:
         made.train()
-    said = str(caught.value)
-    assert said.startswith(f"cannot write to {tmp_path}")
-    assert "File too large" in said
-    assert "\n" not in said
+    message = str(caught.value)
+    assert message.startswith(f"cannot write to {tmp_path}")
+    assert "File too large" in message
+    assert "\n" not in message
     assert not made.run.finished
     assert_same(finish(tmp_path).run, whole.run)
 
@@ -472,16 +472,16 @@ def test_gradients_are_the_traces_in_full(whole: Setup) -> None:
 
 
 def test_scalars_are_the_metrics(whole: Setup) -> None:
-    found = scalars(whole.run)
+    events = scalars(whole.run)
     rows = whole.run.metrics()
     for kind in ("train", "eval"):
         mine = [row for row in rows if row["kind"] == kind]
         for name in set(mine[0]) - {"kind", "step"}:
-            written = [(e.step, e.value) for e in found.Scalars(f"{kind}/{name}")]
+            written = [(e.step, e.value) for e in events.Scalars(f"{kind}/{name}")]
             assert written == [(row["step"], pytest.approx(row[name])) for row in mine]
     traces = [(row["step"], row["probes"]["gradient"]["state"]) for row in rows if row["kind"] == "trace"]
     for name, cap in (("half_life", 120), ("horizon", 12)):
-        written = [(e.step, e.value) for e in found.Scalars(f"gradient/{name}")]
+        written = [(e.step, e.value) for e in events.Scalars(f"gradient/{name}")]
         assert written == [(step, pytest.approx(min(numbers[name], cap))) for step, numbers in traces]
 
 
@@ -528,10 +528,10 @@ def test_texts(whole: Setup) -> None:
 
 def test_a_few_sentences_are_read_at_the_start_in_the_middle_and_at_the_end(whole: Setup) -> None:
     """On pictures, and in words that no markdown changes, as in the pictures' own numbers."""
-    found = scalars(whole.run)
+    events = scalars(whole.run)
     tags = [f"reading/sentence {number}" for number in (1, 2, 3)]
-    assert [tag for tag in found.Tags()["images"] if tag.startswith("reading/")] == tags
-    seen = {tag: found.Images(tag) for tag in tags}
+    assert [tag for tag in events.Tags()["images"] if tag.startswith("reading/")] == tags
+    seen = {tag: events.Images(tag) for tag in tags}
     assert [[event.step for event in seen[tag]] for tag in tags] == 3 * [[0, 6, 12]]
     end = Image.open(io.BytesIO(seen[tags[0]][2].encoded_image_string))
     batch = whole.task.held_out().sample(3, 12, generator(0, "show"))
@@ -540,8 +540,8 @@ def test_a_few_sentences_are_read_at_the_start_in_the_middle_and_at_the_end(whol
     ends = ("sure of the right answer: 0", "100 %")
     expected = palette()[picture(read[0], title="step 12 of 12", ends=ends)]
     np.testing.assert_array_equal(np.asarray(end.convert("RGB")), expected)
-    said = found.Tensors("answers")[2].tensor_proto.string_val[0].decode()
-    assert said == answers(whole.task, read, title="step 12 of 12")
+    message = events.Tensors("answers")[2].tensor_proto.string_val[0].decode()
+    assert message == answers(whole.task, read, title="step 12 of 12")
 
 
 @pytest.mark.parametrize(("steps", "shown"), [(1, [0, 1]), (2, [0, 1, 2]), (7, [0, 3, 7])])
@@ -621,9 +621,9 @@ def test_a_run_begun_before_there_were_pictures_goes_on(tmp_path: Path, monkeypa
         first.die()
     made = finish(tmp_path)
     assert made.run.finished
-    found = scalars(made.run)
-    assert [event.step for event in found.Images("reading/sentence 1")] == [12]
-    assert [event.step for event in found.Tensors("answers")] == [0, 6, 12]
+    events = scalars(made.run)
+    assert [event.step for event in events.Images("reading/sentence 1")] == [12]
+    assert [event.step for event in events.Tensors("answers")] == [0, 6, 12]
 
 
 def test_the_result_says_what_the_run_found(whole: Setup) -> None:
@@ -661,11 +661,11 @@ def test_one_event_file_with_the_hparams_in_it_and_no_sub_run(whole: Setup) -> N
     assert tuple(info.name.tag for info in experiment.metric_infos) == results([PROBE])
     end = metadata.parse_session_end_info_plugin_data(content[metadata.SESSION_END_INFO_TAG])
     assert end.status == Status.Value("STATUS_SUCCESS")
-    found, result = scalars(whole.run), whole.run.result()
+    events, result = scalars(whole.run), whole.run.result()
     assert result is not None
-    assert {tag for tag in found.Tags()["scalars"] if tag.startswith("result/")} == set(results([PROBE]))
-    assert found.Scalars("result/score")[0].value == pytest.approx(result["score"])
-    assert found.Scalars("result/steps_to_solve")[0].value == 12  # never solved: all the steps there were
+    assert {tag for tag in events.Tags()["scalars"] if tag.startswith("result/")} == set(results([PROBE]))
+    assert events.Scalars("result/score")[0].value == pytest.approx(result["score"])
+    assert events.Scalars("result/steps_to_solve")[0].value == 12  # never solved: all the steps there were
 
 
 def test_every_tag_is_described(whole: Setup) -> None:
@@ -702,15 +702,15 @@ def test_latest_curves_are_drawn_a_fixed_number_of_times(long: Setup, whole: Set
         assert times_drawn(whole.run, f"{kind} (latest)") == 5  # as often as it was traced
         for once in ("at start", "at end"):
             assert times_drawn(long.run, f"{kind} ({once})") == 1
-            found = curve(long.run, f"{kind} ({once})")
-        assert curve(long.run, f"{kind} (latest)") == found
+            actual = curve(long.run, f"{kind} ({once})")
+        assert curve(long.run, f"{kind} (latest)") == actual
 
 
 def test_numbers_are_written_at_every_trace_and_pictures_seldom(long: Setup) -> None:
-    found = scalars(long.run)
+    events = scalars(long.run)
     for name in ("half_life", "horizon", "log10_first_over_last"):
-        assert [e.step for e in found.Scalars(f"gradient/{name}")] == list(range(91))
-    assert [e.step for e in found.Images("gradient/heatmap")] == [1, 3, 7, 15, 31, 63, 90]
+        assert [e.step for e in events.Scalars(f"gradient/{name}")] == list(range(91))
+    assert [e.step for e in events.Images("gradient/heatmap")] == [1, 3, 7, 15, 31, 63, 90]
     stored = long.run.gradients()
     assert stored is not None
     assert stored.step.tolist() == list(range(91))
@@ -742,10 +742,10 @@ def test_traces_are_not_kept_in_memory_and_not_written_twice(tmp_path: Path) -> 
             tracemalloc.stop()
         recorder.save({"progress": {"step": 199}})
         assert made.run.file(TRACES).stat().st_size == pytest.approx(200 * size, rel=0.001)
-        kept = made.run.file(TRACES).stat().st_ino
+        stored = made.run.file(TRACES).stat().st_ino
         recorder.measured(200, PROBE, measured(trace, FADING))
         recorder.save({"progress": {"step": 200}})
-        assert made.run.file(TRACES).stat().st_ino == kept
+        assert made.run.file(TRACES).stat().st_ino == stored
     assert most < 50 * size
     assert made.run.file(GRADIENTS).stat().st_size == pytest.approx(201 * size, rel=0.001)
 
@@ -943,10 +943,10 @@ def said(task: str, seq_len: int, right: Callable[[Batch], Tensor] | None = None
 def test_answers_say_who_was_right() -> None:
     task = TASKS["pronoun"]()
     batch = task.sample(2, 12, generator(0, "show"))
-    found = said("pronoun", 12)
+    actual = said("pronoun", 12)
     for b in range(2):
-        assert " ".join(task.words(batch.inputs[:, b])) in found
-        assert f"✓ right: {task.answer(batch.targets[-1, b])}, " in found
+        assert " ".join(task.words(batch.inputs[:, b])) in actual
+        assert f"✓ right: {task.answer(batch.targets[-1, b])}, " in actual
     wrong = said("pronoun", 12, right=lambda batch: torch.zeros_like(batch.asked))
     swapped = [task.answer(batch.targets[-1, b]) for b in (1, 0)]
     # softmax of one 1 and seven 0s
@@ -986,26 +986,26 @@ def test_a_sentence_is_what_the_model_put_out(task: str) -> None:
         last = int(np.flatnonzero(asked)[-1])
         assert list(sentence.words) == made.words(batch.inputs[:, b])[: last + 1]
         assert sentence.asked.tolist() == asked[: last + 1].tolist()
-        found, wanted = outputs[: last + 1, b].double().numpy(), batch.targets[: last + 1, b].numpy()
+        actual, expected = outputs[: last + 1, b].double().numpy(), batch.targets[: last + 1, b].numpy()
         if task == "adding":
-            error = np.abs(found[:, 0] - wanted[:, 0])
+            error = np.abs(actual[:, 0] - expected[:, 0])
             assert sentence.right == pytest.approx(np.maximum(1 - error / np.sqrt(1 / 6), 0))
             assert sentence.sure is None
-            near = (found[:, 0] - found[-1, 0]) ** 2 <= 0.005
+            near = (actual[:, 0] - actual[-1, 0]) ** 2 <= 0.005
             assert near[sentence.changed_at :].all()
             assert sentence.changed_at == 0 or not near[sentence.changed_at - 1]
-            assert sentence.answers[last] == f"{found[-1, 0]:.2f}"
+            assert sentence.answers[last] == f"{actual[-1, 0]:.2f}"
             assert sentence.correct.tolist() == [False] * last + [bool(error[-1] ** 2 <= 0.005)]
             continue
-        shares = np.exp(found) / np.exp(found).sum(1, keepdims=True)
-        assert sentence.right == pytest.approx(shares[np.arange(last + 1), wanted])
+        shares = np.exp(actual) / np.exp(actual).sum(1, keepdims=True)
+        assert sentence.right == pytest.approx(shares[np.arange(last + 1), expected])
         assert sentence.sure == pytest.approx(shares.max(1))
         top = shares.argmax(1)
         assert list(sentence.answers) == [made.answer(torch.tensor(one)) for one in top]
         for t in np.flatnonzero(asked).tolist():
             assert sentence.expected[t] == made.answer(batch.targets[t, b])
         assert sentence.changed.tolist() == [t > 0 and top[t] != top[t - 1] for t in range(last + 1)]
-        assert sentence.correct.tolist() == (asked[: last + 1] & (top == wanted)).tolist()
+        assert sentence.correct.tolist() == (asked[: last + 1] & (top == expected)).tolist()
 
 
 def test_what_is_asked_once_is_what_there_is_to_be_sure_of() -> None:
