@@ -511,12 +511,13 @@ class Work:
 
     def trained(self, configuration: Configuration, name: str) -> dict[str, Any]:
         """What the runs of a configuration left in the folder ``name``, and how its command line ended."""
-        from comparison import plain_text, read_runs
+        from comparison import current_text, plain_text, read_runs
 
         answer = self.answers[name][configuration.name]
         return {
             "exit code": answer.code,
-            "stdout": sorted(plain_text(answer.out).splitlines()),  # jobs of a sweep print when they get to it
+            # Jobs of a sweep print when they get to it.
+            "stdout": sorted(current_text(plain_text(answer.out)).splitlines()),
             "stderr": plain_text(answer.err),
             "runs": read_runs(self.outputs(name, configuration.name)),
         }
@@ -527,11 +528,23 @@ class Work:
         Args:
             same_runs: it will be compared with what was read of the same files, so that even times must be the same.
         """
-        from comparison import plain_text, read_arrays, read_digests, read_report, read_run
+        from comparison import (
+            current_text,
+            plain_text,
+            read_arrays,
+            read_digests,
+            read_report,
+            read_run,
+            shown_by_playground,
+        )
 
         answer, folder = self.answers[name][verb], self.folder / name
         text: Callable[[str], str] = str if same_runs and verb != "reproduce" else plain_text
-        facts: dict[str, Any] = {"exit code": answer.code, "stdout": text(answer.out), "stderr": text(answer.err)}
+        facts: dict[str, Any] = {
+            "exit code": answer.code,
+            "stdout": current_text(text(answer.out)),
+            "stderr": text(answer.err),
+        }
         if verb == "list":
             facts["stdout"] = _without_paragraphs(facts["stdout"], ADDED_TO_LIST)
         if verb in ("report", "report of everything"):
@@ -543,7 +556,7 @@ class Work:
         elif verb == "export" and answer.code == 0:
             facts["weights"] = read_arrays(folder / "weights.npz")
         elif verb == "playground" and same_runs:
-            facts["files"] = read_digests(folder / "page")
+            facts["page"] = shown_by_playground((folder / "page/index.html").read_text(encoding="utf-8"))
         return facts
 
 
@@ -711,7 +724,17 @@ def self_test(folder: Path, outputs: Path, report: Path) -> Iterator[tuple[str, 
     Yields:
         The kind of value, and what is wrong: nothing, if exactly one difference was listed, in the right place.
     """
-    from comparison import compare, current_config, current_result, current_row, read_report, read_runs
+    from comparison import (
+        compare,
+        current_config,
+        current_report,
+        current_result,
+        current_row,
+        current_text,
+        read_report,
+        read_runs,
+        shown_by_playground,
+    )
 
     original = {"runs": read_runs(outputs), "report": read_report(report)}
 
@@ -752,6 +775,24 @@ def self_test(folder: Path, outputs: Path, report: Path) -> Iterator[tuple[str, 
             for _ in compare(config, {key: current_config(config)[key] for key in config})
         ],
     )
+    row = '<tr> <td class="left">cell.args </td><td class="words">{text}</td> </tr>'
+    page = '<p id="{id}">12 words</p><script type="application/json" id="data">{data}</script><script>{code}</script>'
+    pages = {
+        "current_text": (
+            current_text, "score   nan  chance 0.2", "score  diverged  chance 0.2", "score  0.1  chance 0.2",
+        ),
+        "current_report": (
+            current_report, '<td class="">2</td>\n' + row.format(text="absent (4), {} (2)"), "<td>2</td>",
+            "<td>2</td>" + row.format(text="{&#39;alpha&#39;: 0.5} (2)"),
+        ),
+        "shown_by_playground": (
+            shown_by_playground, page.format(id="a", data="[1]", code="let x"),
+            page.format(id="b", data="[1]", code="let y"), page.format(id="b", data="[2]", code="let y"),
+        ),
+    }  # fmt: skip
+    for name, (form, before, now, other) in pages.items():
+        faults = ["does not map the earlier form to the current one"] if form(before) != form(now) else []
+        yield f"layouts, {name}", faults + (["hides a difference"] if form(other) == form(now) else [])
 
 
 def _leave(_: Path, __: Path) -> None:

@@ -7,7 +7,8 @@ It reads what lies on the disk and imports nothing of seqmem, so that it can com
 compared bit by bit: 1 is not 1.0, -0.0 is not 0.0, but NaN equals NaN. What a clock decides is left out, see CLOCK.
 
 Where a version of seqmem changes how it stores a value, without changing the value, ``current_result``,
-``current_row`` and ``current_config`` map the earlier layout to the current one. Both sides go through them.
+``current_row``, ``current_config``, ``current_text`` and ``current_report`` map the earlier form to the current one.
+Both sides go through them.
 """
 
 import csv
@@ -73,6 +74,32 @@ def current_config(config: Mapping[str, Any]) -> dict[str, Any]:
             place = place.setdefault(group, {})
         place.setdefault(last, default)
     return settings
+
+
+def current_text(text: str) -> str:
+    """What a verb printed, in its current words: a score that is not finite reads ``diverged``, which read ``nan``.
+
+    Columns are as wide as their widest word, so blanks are not compared where there is such a score.
+    """
+    text = re.sub(r"\bnan\b", "diverged", text)
+    return re.sub(r" {2,}", "  ", text) if "diverged" in text else text
+
+
+def current_report(page: str) -> str:
+    """The report's page in its current form: one blank for any, no empty ``class``, no row of an empty setting group.
+
+    ``cell.args`` without arguments was listed as a setting with the value ``{}``.
+    """
+    page = re.sub(r"\s+", " ", page).replace(' class=""', "")
+    page = re.sub(r"> <", "><", re.sub(r" ?(<[^>]+>) ?", r"\1", page))
+    return re.sub(r'<tr><td class="left">cell\.args</td><td class="words">[^<]*\{\}[^<]*</td></tr>', "", page)
+
+
+def shown_by_playground(page: str) -> dict[str, str]:
+    """The playground's data, and the texts of its page; the names in its code and their order are not compared."""
+    (data,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
+    texts = re.sub(r"<(script|style)\b.*?</\1>|<!--.*?-->|<[^>]+>", " ", page, flags=re.DOTALL)
+    return {"data": _digest(data.encode()), "texts": " ".join(texts.split())}
 
 
 # Differences
@@ -279,9 +306,11 @@ def read_report(folder: Path) -> dict[str, Any]:
 
 
 def read_digests(folder: Path) -> dict[str, str]:
-    """Every file below ``folder`` -> the digest of its bytes."""
+    """Every file below ``folder`` -> the digest of its bytes; of the report's page, of its current form."""
     return {
-        str(path.relative_to(folder)): _digest(path.read_bytes())
+        str(path.relative_to(folder)): _digest(
+            current_report(path.read_text(encoding="utf-8")).encode() if path.suffix == ".html" else path.read_bytes()
+        )
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
