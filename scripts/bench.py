@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -84,7 +84,7 @@ def timed(where: Any, name: str, spent: dict[str, float], label: str) -> Iterato
         setattr(where, name, inner)
 
 
-def default_run(cell: str) -> tuple[dict[str, float], float, int, dict[str, Any]]:
+def default_run(cell: str) -> tuple[dict[str, float], float, int, Mapping[str, Any]]:
     """The default run: (seconds by activity, total seconds, bytes of the event file, result)."""
     import seqmem
     from seqmem.probes.gradient import Tracer

@@ -11,12 +11,13 @@ from pathlib import Path
 from rich.console import Console
 
 from seqmem.cli.config.trained import trained
-from seqmem.cli.terminal import pages
 from seqmem.cli.terminal.live import print_summary
+from seqmem.cli.terminal.pages import comparison
 from seqmem.cli.terminal.reader.page import page
 from seqmem.cli.terminal.reader.views import choose_signs
 from seqmem.cli.verbs.read import Readers
 from seqmem.runs.directory import RunDirectory, find_runs
+from seqmem.runs.summary import read
 
 
 def photograph(browser: str, address: str, picture: Path, width: int, height: int) -> None:
@@ -81,7 +82,7 @@ def main() -> None:
     terminal(browser, console, "seqmem train cell=lstm task=pronoun seq_len=50", docs / "train.png")
 
     console = recording(88)
-    for line in pages.comparison([pages.read(run) for run in compared], console):
+    for line in comparison([read(run) for run in compared], console):
         console.print(line, soft_wrap=True, highlight=False)
     terminal(browser, console, "seqmem show outputs", docs / "show.png")
 

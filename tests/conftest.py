@@ -12,9 +12,11 @@ import torch
 from hypothesis import HealthCheck, settings
 
 import compilers
+import quick_hydra
 from commandline import Completed
 
 torch.set_num_threads(1)
+quick_hydra.install()
 
 # The same few examples everywhere, without a database: a failure is one for all.
 settings.register_profile(
