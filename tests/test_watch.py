@@ -1,6 +1,7 @@
 """``seqmem watch``, as a process of its own, asked over HTTP what a browser would ask."""
 
 import json
+import logging
 import re
 import signal
 import socket
@@ -123,28 +124,7 @@ def test_text_reaches_the_page(board: str) -> None:
     assert "<strong>my brother</strong>" in answer["text"]
 
 
-def test_ctrl_c_ends_it_in_one_line(outputs: Path) -> None:
-    with watching(str(outputs)) as (process, _):
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=20)
-        assert process.returncode == 0
-        assert out.strip() == "TensorBoard has ended."
-        assert err == ""
-
-
-def test_a_named_port_that_is_in_use_is_one_line(outputs: Path) -> None:
-    with socket.create_server(("localhost", 0)) as taken:
-        port = taken.getsockname()[1]
-        done = subprocess.run(
-            [*COMMAND, str(outputs), "--port", str(port)], capture_output=True, text=True, timeout=60, check=False
-        )
-    assert done.returncode == 1
-    assert done.stdout == ""
-    message = f"seqmem watch: port {port} is in use: name another, or leave out --port for the next free one\n"
-    assert done.stderr == message
-
-
-def test_without_a_named_port_the_next_free_one_is_taken(outputs: Path) -> None:
+def test_without_a_named_port_the_next_free_one_is_taken_and_ctrl_c_ends_it_in_one_line(outputs: Path) -> None:
     with socket.socket() as taken:
         try:
             taken.bind(("localhost", 6006))
@@ -152,19 +132,47 @@ def test_without_a_named_port_the_next_free_one_is_taken(outputs: Path) -> None:
             first = 6007
         except OSError:  # another process has it, and may give it back before we look
             first = 6006
-        with watching(str(outputs)) as (_, address):
+        with watching(str(outputs)) as (process, address):
             port = urlsplit(address).port
             assert port is not None
             assert port >= first
             assert ask(address, "runs") is not None
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=20)
+            assert process.returncode == 0
+            assert out.strip() == "TensorBoard has ended."
+            assert err == ""
 
 
-def test_a_host_that_is_not_ours_is_one_line(outputs: Path) -> None:
-    done = subprocess.run(
-        [*COMMAND, str(outputs), "--host", "192.0.2.1"], capture_output=True, text=True, timeout=60, check=False
-    )
-    assert done.returncode == 1
-    assert re.fullmatch(r"seqmem watch: .*192\.0\.2\.1.*\n", done.stderr)
+quietly = pytest.mark.filterwarnings("ignore:html5lib's sanitizer is deprecated:DeprecationWarning")  # at its import
+
+
+@pytest.fixture
+def logged() -> Iterator[None]:
+    """TensorBoard is silenced for its process: here that is the tests'."""
+    logger = logging.getLogger("tensorboard")
+    level = logger.level
+    yield
+    logger.setLevel(level)
+
+
+@quietly
+@pytest.mark.usefixtures("logged")
+def test_a_named_port_that_is_in_use_is_one_line(outputs: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("localhost", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert run_verb("watch", [str(outputs), "--port", str(port)]) == 1
+    message = f"seqmem watch: port {port} is in use: name another, or leave out --port for the next free one\n"
+    assert capfd.readouterr() == ("", message)
+
+
+@quietly
+@pytest.mark.usefixtures("logged")
+def test_a_host_that_is_not_ours_is_one_line(outputs: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run_verb("watch", [str(outputs), "--host", "192.0.2.1"]) == 1
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert re.fullmatch(r"seqmem watch: .*192\.0\.2\.1.*\n", err)
 
 
 def test_no_directory_and_no_runs_are_one_line_each(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
