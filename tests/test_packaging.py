@@ -17,7 +17,7 @@ import pytest
 from commandline import environment
 from compilers import needs_compiler
 from seqmem.kernels.build import LIBRARY
-from seqmem.kernels.loading import Library, load
+from seqmem.kernels.loading import Library, Unavailable, load
 from test_kernel_build import KERNEL
 
 ROOT = Path(__file__).parents[1]
@@ -135,6 +135,8 @@ def test_a_wheel_for_any_machine_builds_them_later(tmp_path: Path, portable: tup
     installed = tmp_path / "installed"
     with zipfile.ZipFile(portable[1]) as archive:
         archive.extractall(installed)
+    unbuilt = load.__wrapped__(installed / "seqmem" / "kernels")  # not cached
+    assert unbuilt == Unavailable("not built, python -m seqmem.kernels.build builds them")
     completed = run(sys.executable, "-m", "seqmem.kernels.build", cwd=tmp_path, PYTHONPATH=str(installed))
     assert completed.startswith("seqmem: native kernels for ")
     assert completed.endswith(f" in {installed / NATIVE}\n")
