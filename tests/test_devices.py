@@ -88,7 +88,7 @@ def everything(cell, task, batch, ways=range(3)):
         tensors += [loss_per_sequence(task, predicted, batch), score_per_sequence(task, predicted, batch)]
     tensors += [batch.answered_at, batch.last_answer_only().weights, *state.values()]
     tensors += [parameter.grad for parameter in parameters if parameter.grad is not None]
-    if cell in ("rnn", "lstm"):
+    if cell in ("rnn", "lstm") and task.name in ("pronoun", "adding"):
         xs, initial = model.embed(batch.inputs), model.cell.initial_state(batch.weights.shape[1])
         to_x, to_states = state_gradients(model.cell, xs, initial, lambda outputs, _: model.readout(outputs).sum())
         tensors += [to_x, *to_states.values()]
