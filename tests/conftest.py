@@ -11,12 +11,14 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+import checked_calls
 import compilers
 import quick_hydra
 from commandline import Completed
 
 torch.set_num_threads(1)
 quick_hydra.install()
+checked_calls.install()
 
 # The same few examples everywhere, without a database: a failure is one for all.
 settings.register_profile(
@@ -32,6 +34,11 @@ def pytest_collection_finish() -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.write_line(compilers.summary())
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _first_calls() -> None:
+    checked_calls.start_again()
 
 
 @pytest.fixture
