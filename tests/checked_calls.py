@@ -8,7 +8,7 @@ from collections import Counter
 
 import jaxtyping
 
-CALLS = 200
+CALLS = 50
 """Calls of a function that are checked in one test file."""
 
 _checked: Counter[int] = Counter()
