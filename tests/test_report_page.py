@@ -155,7 +155,7 @@ def test_every_kind_of_figure_is_drawn(whole: tuple[Page, str, Path]) -> None:
 
 
 def test_numbers_of_any_probe_are_in_the_tables(tmp_path: Path) -> None:
-    """Of a probe that the report does not know: from the description that its runs carry."""
+    """Including a probe that is not installed: from the description stored in its runs."""
     recall = Number("recall", "How much comes back.", unit="bits", better="higher")
     echo = Description({"recall": recall, "trials": Number("trials", shown="stored")})
     measured = {"echo": {"start": {"recall": 0.125, "trials": 9.0}, "end": {"recall": 2.5, "trials": 9.0}}}
