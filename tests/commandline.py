@@ -23,10 +23,12 @@ from functools import cache
 from pathlib import Path
 from typing import IO, Any, Protocol
 
+import google_crc32c
 import numpy as np
 import torch
 from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
 from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
+from tensorboard.compat.tensorflow_stub import pywrap_tensorflow
 
 TINY = (
     "seq_len=8", "steps=6", "cell.hidden_size=4", "batch_size=4", "embed_size=4", "log_every=2",
@@ -197,12 +199,14 @@ def _warm() -> socket.socket:
     return ours
 
 
-def _fork(args: tuple[str, ...], cwd: Path, env: dict[str, str], *, together: bool) -> Fork:
+def _fork(
+    args: tuple[str, ...], cwd: Path, env: dict[str, str], *, together: bool = False, module: str = "seqmem"
+) -> Fork:
     out, out_end = os.pipe()
     report, report_end = os.pipe()
     err, err_end = (None, out_end) if together else os.pipe()
     with Path(os.devnull).open() as nothing:
-        request = {"args": args, "cwd": str(cwd), "env": environment(**env)}
+        request = {"module": module, "args": args, "cwd": str(cwd), "env": environment(**env)}
         socket.send_fds(_warm(), [json.dumps(request).encode()], [nothing.fileno(), out_end, err_end, report_end])
     for descriptor in {out_end, err_end, report_end}:
         os.close(descriptor)
@@ -217,7 +221,12 @@ def forked(*args: str, cwd: Path, **env: str) -> Completed:
     """``seqmem ARGS`` in a process of its own, without the cost of its imports."""
     if not FORKS:
         return in_a_process(*args, cwd=cwd, **env)
-    return end(_fork(args, cwd, env, together=False))
+    return end(_fork(args, cwd, env))
+
+
+def forked_module(name: str, *args: str, cwd: Path) -> Completed:
+    """``python -m NAME ARGS`` in a process that has imported torch and seqmem already; Linux only."""
+    return end(_fork(args, cwd, {}, module=name))
 
 
 @contextmanager
@@ -253,6 +262,16 @@ def until(true: Callable[[], Any], *, of: Process, seconds: float = 90) -> None:
         assert of.poll() is None, f"it ended before that: {of.communicate()}"
         assert time.monotonic() < deadline, "it does not happen"
         time.sleep(0.02)
+
+
+def _quick_checksums() -> None:
+    """TensorBoard's reader computes check sums in Python: most of the time in which two runs are compared."""
+    every_byte = bytes(range(256))
+    assert google_crc32c.value(every_byte) == pywrap_tensorflow.crc32c(every_byte)
+    pywrap_tensorflow.crc32c = google_crc32c.value
+
+
+_quick_checksums()
 
 
 def only_run(folder: Path) -> Path:
