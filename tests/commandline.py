@@ -15,10 +15,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -26,9 +26,14 @@ from typing import IO, Any, Protocol
 import google_crc32c
 import numpy as np
 import torch
+from hydra import compose
 from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
 from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
 from tensorboard.compat.tensorflow_stub import pywrap_tensorflow
+
+from seqmem.cli.config.compose import own_hydra
+from seqmem.cli.config.schema import RunConfig, from_mapping
+from seqmem.cli.launch.jobs import Job, job_of
 
 TINY = (
     "seq_len=8", "steps=6", "cell.hidden_size=4", "batch_size=4", "embed_size=4", "log_every=2",
@@ -262,6 +267,18 @@ def until(true: Callable[[], Any], *, of: Process, seconds: float = 90) -> None:
         assert of.poll() is None, f"it ended before that: {of.communicate()}"
         assert time.monotonic() < deadline, "it does not happen"
         time.sleep(0.02)
+
+
+@cache
+def composed(*overrides: str) -> RunConfig:
+    with own_hydra():
+        return from_mapping(compose("train", overrides=[*overrides]))
+
+
+def sweep_jobs(*overrides: str, seeds: Sequence[int], **settings: Any) -> list[Job]:
+    """The jobs of ``seqmem train -m OVERRIDES seed=SEEDS`` in the current directory; Hydra composes but one of them."""
+    config = replace(composed(*overrides), **settings)
+    return [job_of(at, len(seeds), [f"seed={seed}"], replace(config, seed=seed)) for at, seed in enumerate(seeds)]
 
 
 def _quick_checksums() -> None:
