@@ -88,6 +88,24 @@ class NotACell:
     pass
 '''
 
+SIGNALLED = '''\
+import os
+from pathlib import Path
+from seqmem.cells import LSTM
+
+class Signalled(LSTM):
+    """An lstm that sends its process a signal in a step of the training; the file `signal` has both numbers."""
+    steps = 0
+    def forward(self, xs, state=None):
+        self.steps += self.training
+        note = Path(__file__).with_name("signal")
+        if note.exists() and self.training:
+            step, number = map(int, note.read_text().split())
+            if self.steps == step:
+                os.kill(os.getpid(), number)
+        return super().forward(xs, state)
+'''
+
 
 @dataclass(frozen=True)
 class Completed:

@@ -8,6 +8,7 @@ from pathlib import Path
 from hydra import compose
 
 from commandline import (
+    SIGNALLED,
     TINY,
     Completed,
     assert_same_numbers,
@@ -22,24 +23,6 @@ from commandline import (
 )
 from seqmem.cli.config.compose import own_hydra
 from seqmem.cli.config.schema import everything, from_mapping
-
-SIGNALLED = '''\
-import os
-from pathlib import Path
-from seqmem.cells import LSTM
-
-class Signalled(LSTM):
-    """An lstm that sends its process a signal in a step of the training; the file `signal` has both numbers."""
-    steps = 0
-    def forward(self, xs, state=None):
-        self.steps += self.training
-        note = Path(__file__).with_name("signal")
-        if note.exists() and self.training:
-            step, number = map(int, note.read_text().split())
-            if self.steps == step:
-                os.kill(os.getpid(), number)
-        return super().forward(xs, state)
-'''
 
 
 def test_resumed_after_a_kill_and_after_ctrl_c(tmp_path: Path) -> None:
