@@ -66,85 +66,105 @@ def test_two_processes_of_one_run(tmp_path: Path, typed: Callable[..., Completed
 
 
 DRIVER = """\
-import gc, io, json, os, signal, sys
+import gc, io, json, os, shutil, signal, sys
+from pathlib import Path
 from seqmem.cli.config.schema import from_mapping
 from seqmem.cli.launch.one_run import execute
 from rich import get_console
 
-
-def run(outputs, killed_at):
-    '''Train in a forked process and kill it at its nth file operation. (code, operations)'''
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        touches = []
-
-        def touch(how, path):
-            touches.append(f"{how} {os.path.basename(str(path))}")
-            if len(touches) == killed_at:
-                os.write(writer, json.dumps(touches).encode())
-                os.kill(os.getpid(), signal.SIGKILL)
-
-        def hook(event, args):
-            if event in ("os.rename", "os.remove") and outputs in str(args[0]):
-                touch(event, args[0])
-
-        def opened(path, *args, really=io.open, **more):
-            file = really(path, *args, **more)
-            if outputs in str(path):
-                touch("opened", path)  # opening for writing also truncates
-            return file
-
-        def fsync(file, really=os.fsync):
-            touch("written", os.readlink(f"/proc/self/fd/{file}") if os.path.exists("/proc/self/fd") else file)
-            really(file)
-
-        sys.addaudithook(hook)
-        io.open, os.fsync = opened, fsync
-        finish(outputs)
-        os.write(writer, json.dumps(touches).encode())
-        os._exit(0)
-    os.close(writer)
-    with os.fdopen(reader) as pipe:
-        touches = pipe.read()
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), json.loads(touches or "[]")
+touches, killed_at, copied_at = [], None, ()
 
 
 def finish(outputs):
+    touches.clear()
     config.outputs = outputs
     execute(config, overrides=[], console=get_console())
 
 
-def kill(name, outputs, moment):
-    '''Kill it at an operation; all before it are those of a run that is not disturbed.'''
-    assert run(outputs, moment) == (-signal.SIGKILL, touches[:moment]), (name, moment, touches[moment - 1])
+def touch(how, path):
+    touches.append(f"{how} {os.path.basename(str(path))}")
+    if len(touches) == killed_at:
+        os.write(writer, json.dumps(touches).encode())
+        os.kill(os.getpid(), signal.SIGKILL)
+    if len(touches) in copied_at:
+        shutil.copytree(config.outputs, f"{name}/cut{len(touches)}")
+
+
+def hook(event, args):
+    if event in ("os.rename", "os.remove") and config.outputs in str(args[0]):
+        touch(event, args[0])
+
+
+def opened(path, *args, really=io.open, **more):
+    file = really(path, *args, **more)
+    if config.outputs in str(path):
+        touch("opened", path)  # opening for writing also truncates
+    return file
+
+
+def fsync(file, really=os.fsync):
+    touch("written", os.readlink(f"/proc/self/fd/{file}"))
+    really(file)
+
+
+def kill(outputs, moment):
+    '''Train in a forked process and kill it at its nth file operation. The operations'''
+    global killed_at, writer
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        killed_at = moment
+        finish(outputs)
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader) as pipe:
+        said = pipe.read()
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert code == -signal.SIGKILL, (outputs, moment, code)
+    return json.loads(said)
+
+
+def left(outputs):
+    '''The files that a kill has left, with their content where it is the same in every run.'''
+    files = [path for path in Path(outputs).rglob("*") if path.is_file()]
+    timeless = ("metrics.jsonl", "traces.bin", "evaluations.jsonl")
+    return {path.name: path.read_bytes() if path.name in timeless else None for path in files}
 
 
 cases = {name: from_mapping(settings) for name, settings in json.loads(sys.argv[1]).items()}
 config = next(iter(cases.values()))
-finish("warm-up")  # import once what every fork would import again
-gc.freeze()
-
+sys.addaudithook(hook)
+io.open, os.fsync = opened, fsync
 for name, config in cases.items():
-    code, touches = run(f"{name}/whole", -1)
-    assert code == 0, code
+    finish(f"{name}/whole")
+    whole = list(touches)
+    gc.freeze()
     if name == "lstm":  # every kind of operation, at the middle of its occurrences; one description file stands for all
         occurrences = {}
-        for moment, touched in enumerate(touches, start=1):
+        for moment, touched in enumerate(whole, start=1):
             if "overrides" not in touched and "environment" not in touched:
                 occurrences.setdefault("removed" if "remove" in touched else touched, []).append(moment)
-        last = range(len(touches) - 4, len(touches) + 1)
-        for moment in sorted({*last, *(times[len(times) // 2] for times in occurrences.values())}):
-            how, file = touches[moment - 1].split()
-            if how == "os.rename" and touches[moment - 2] == f"written {file}":
-                continue  # a kill before the one leaves the same files as a kill before the other
-            kill(name, f"{name}/cut{moment}", moment)
+        last = range(len(whole) - 4, len(whole) + 1)
+        moments = {*last, *(times[len(times) // 2] for times in occurrences.values())}
+        for moment in list(moments):
+            how, file = whole[moment - 1].split()
+            if how == "os.rename" and whole[moment - 2] == f"written {file}":
+                moments.remove(moment)  # a kill before the one leaves the same files as a kill before the other
+        copied_at = moments  # what the kernel has been given at each of them is what a kill there leaves
+        finish(f"{name}/again")
+        copied_at = ()
+        assert touches == whole
+        real = occurrences["written checkpoint.pt.partial"][-1]
+        assert kill(f"{name}/killed", real) == whole[:real]
+        assert left(f"{name}/killed") == left(f"{name}/cut{real}")
+        for moment in moments:
             finish(f"{name}/cut{moment}")
+        finish(f"{name}/killed")
     else:  # before it has saved, after that, and again after it has resumed
-        kill(name, f"{name}/cut", len(touches) // 3)
-        for moment in (len(touches) // 2, 30):
-            code, _ = run(f"{name}/cut", moment)
-            assert code == -signal.SIGKILL, (name, moment, code)
+        moment = len(whole) // 3
+        assert kill(f"{name}/cut", moment) == whole[:moment]
+        kill(f"{name}/cut", len(whole) // 2)
+        kill(f"{name}/cut", 30)
         finish(f"{name}/cut")
 """
 
