@@ -27,6 +27,7 @@ import google_crc32c
 import numpy as np
 import torch
 from hydra import compose
+from rich.console import Console
 from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
 from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
 from tensorboard.compat.tensorflow_stub import pywrap_tensorflow
@@ -34,6 +35,7 @@ from tensorboard.compat.tensorflow_stub import pywrap_tensorflow
 from seqmem.cli.config.compose import own_hydra
 from seqmem.cli.config.schema import RunConfig, from_mapping
 from seqmem.cli.launch.jobs import Job, job_of
+from seqmem.cli.launch.one_run import execute
 
 TINY = (
     "seq_len=8", "steps=6", "cell.hidden_size=4", "batch_size=4", "embed_size=4", "log_every=2",
@@ -289,8 +291,14 @@ def until(true: Callable[[], Any], *, of: Process, seconds: float = 90) -> None:
 
 @cache
 def composed(*overrides: str) -> RunConfig:
+    """The configuration of ``seqmem train OVERRIDES``."""
     with own_hydra():
         return from_mapping(compose("train", overrides=[*overrides]))
+
+
+def train(config: RunConfig, **settings: Any) -> Path:
+    """Do a run as ``seqmem train`` does once its settings are composed; returns its directory."""
+    return execute(replace(config, **settings), overrides=[], console=Console(soft_wrap=True)).path
 
 
 def sweep_jobs(*overrides: str, seeds: Sequence[int], **settings: Any) -> list[Job]:

@@ -1,7 +1,7 @@
 """The same command gives the same numbers, whatever ran before; different commands never share a directory."""
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import replace
 from enum import Enum
@@ -13,7 +13,7 @@ import pytest
 import torch
 from hydra import compose
 
-from commandline import TINY, Completed, assert_same_numbers, in_a_process, only_run, rows
+from commandline import TINY, Completed, assert_same_numbers, composed, in_a_process, only_run, rows, train
 from compilers import needs_kernels
 from seqmem.cells import CELLS
 from seqmem.cli.config.compose import own_hydra
@@ -25,18 +25,20 @@ from seqmem.tasks import TASKS
 
 NO_IDENTITY = {"device", "kernel", "threads", "deterministic", "checkpoint_every", "outputs", "force", "quiet"}
 
-COMMAND = ("train", *TINY, "cell.hidden_size=33", "batch_size=17", "cell.layers=2", "quiet=true")
+SETTINGS = (*TINY, "cell.hidden_size=33", "batch_size=17", "cell.layers=2", "quiet=true")
 
 
-def test_same_bits_everywhere(tmp_path: Path, typed: Callable[..., Completed], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("no_cuda")
+def test_same_bits_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A new process with four threads in its environment agrees with this one, whose global state has changed.
 
     ``threads=2`` must not change a bit with native kernels; torch's own kernels may sum in another order.
     """
-    threads_here = "threads=2" if isinstance(load(), Library) else "threads=1"
-    completed = in_a_process(*COMMAND, cwd=tmp_path, OMP_NUM_THREADS="4", MKL_NUM_THREADS="4", PYTHONHASHSEED="2")
-    assert completed == Completed(0, "", "")
-    assert typed(*COMMAND, "outputs=first").code == 0
+    threads_here = 2 if isinstance(load(), Library) else 1
+    elsewhere = {"OMP_NUM_THREADS": "4", "MKL_NUM_THREADS": "4", "PYTHONHASHSEED": "2"}
+    assert in_a_process("train", *SETTINGS, cwd=tmp_path, **elsewhere) == Completed(0, "", "")
+    monkeypatch.chdir(tmp_path)
+    first = train(composed(*SETTINGS), outputs="first")
 
     torch.manual_seed(11)
     torch.rand(7)
@@ -47,20 +49,21 @@ def test_same_bits_everywhere(tmp_path: Path, typed: Callable[..., Completed], m
     torch.set_default_dtype(torch.float32)
     monkeypatch.setenv("SOMETHING", "else")
     try:
-        assert typed("train", *TINY, "steps=1", "task=text", "cell=gru", "quiet=true", "outputs=before").code == 0
-        assert typed(*COMMAND, "outputs=here", threads_here, "checkpoint_every=1", "device=cpu").code == 0
+        train(composed(*TINY, "steps=1", "task=text", "cell=gru", "quiet=true"), outputs="before")
+        here = train(composed(*SETTINGS), outputs="here", threads=threads_here, checkpoint_every=1, device="cpu")
     finally:
         torch.set_num_threads(threads)
-    first = only_run(tmp_path / "outputs")
-    for other in (only_run(tmp_path / "first"), only_run(tmp_path / "here")):
-        assert other.name == first.name
-        assert_same_numbers(other, first)
+    started_anew = only_run(tmp_path / "outputs")
+    for other in (first, here):
+        assert other.name == started_anew.name
+        assert_same_numbers(other, started_anew)
 
 
 @needs_kernels
+@pytest.mark.usefixtures("no_cuda")
 @pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
 def test_native_kernels_give_the_same_bits_on_any_number_of_threads(
-    cell: str, tmp_path: Path, typed: Callable[..., Completed], monkeypatch: pytest.MonkeyPatch
+    cell: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from seqmem.kernels import functions
 
@@ -73,22 +76,26 @@ def test_native_kernels_give_the_same_bits_on_any_number_of_threads(
         run(job, name, call)
 
     monkeypatch.setattr(functions.CallPlan, "run", spy)
-    settings = ("train", *TINY, f"cell={cell}", "batch_size=70", "kernel=native", "quiet=true")
-    for threads in (1, 3):
-        assert typed(*settings, f"threads={threads}", f"outputs=on-{threads}").code == 0
-        assert_same_numbers(only_run(tmp_path / f"on-{threads}"), only_run(tmp_path / "on-1"))
+    config = composed(*TINY, f"cell={cell}", "batch_size=70", "kernel=native", "quiet=true")
+    on_1, on_3 = (train(config, threads=threads, outputs=f"{tmp_path}/on-{threads}") for threads in (1, 3))
+    assert_same_numbers(on_3, on_1)
     assert set(calls) == {1, 3}
 
 
-def test_batches_and_weights_come_from_the_seed_alone(tmp_path: Path, typed: Callable[..., Completed]) -> None:
+@pytest.mark.usefixtures("no_cuda")
+def test_batches_and_weights_come_from_the_seed_alone(tmp_path: Path) -> None:
     """Another seed gives other numbers from the start; another optimizer starts from the same weights."""
+    usual = composed(*TINY, "quiet=true")
+    untraced, often = replace(usual.trace, every=0), replace(usual.evaluate, every=1)
     losses = {}
-    for name, settings in {
-        "seed 0": (), "seed 1": ("seed=1", "steps=1"), "sgd": ("optimizer=sgd",), "other cell": ("cell=rnn", "steps=1"),
-        "measured otherwise": ("trace.every=0", "evaluate.every=1"),
-    }.items():  # fmt: skip
-        assert typed("train", *TINY, "quiet=true", f"outputs={name.replace(' ', '-')}", *settings).code == 0
-        run = only_run(tmp_path / name.replace(" ", "-"))
+    for name, config in {
+        "seed 0": usual,
+        "seed 1": replace(usual, seed=1, steps=1),
+        "sgd": composed(*TINY, "quiet=true", "optimizer=sgd"),
+        "other cell": composed(*TINY, "quiet=true", "cell=rnn", "steps=1"),
+        "measured otherwise": replace(usual, trace=untraced, evaluate=often),
+    }.items():
+        run = train(config, outputs=str(tmp_path / name))
         kinds = ("eval", "train")
         losses[name] = {(r["kind"], r["step"]): r["loss"] for r in rows(run) if r["kind"] in kinds}
     start, end = ("eval", 0), ("train", 6)

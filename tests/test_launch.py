@@ -44,7 +44,7 @@ class Fatal(Leaky):
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def here(no_cuda: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Jobs run in this directory, and put it in sys.path."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])

@@ -125,7 +125,7 @@ class Cluster:
 
 
 @pytest.fixture
-def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
+def cluster(no_cuda: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
     stand_in = Cluster()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
