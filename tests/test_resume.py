@@ -25,7 +25,7 @@ from seqmem.cli.config.compose import own_hydra
 from seqmem.cli.config.schema import everything, from_mapping
 
 
-def test_resumed_after_a_kill_and_after_ctrl_c(tmp_path: Path) -> None:
+def test_resumed_after_a_kill_and_after_ctrl_c(tmp_path: Path, typed: Callable[..., Completed]) -> None:
     """kill -9, then Ctrl-C, then to the end."""
     command = ("train", *TINY, "steps=12", "checkpoint_every=3", "cell=custom", "cell.target=signalled.Signalled")
     (tmp_path / "signalled.py").write_text(SIGNALLED)
@@ -42,9 +42,9 @@ def test_resumed_after_a_kill_and_after_ctrl_c(tmp_path: Path) -> None:
     completed.refuses("stopped at step 8 of 12, saved: the same command goes on from there", code=128 + signal.SIGINT)
     signalled.unlink()
     started_first = (run / "events.out.tfevents.0.seqmem").stat().st_ino
-    assert forked(*command, cwd=tmp_path).code == 0
+    assert typed(*command).code == 0
     assert (run / "events.out.tfevents.0.seqmem").stat().st_ino == started_first
-    assert forked(*command, "outputs=whole", cwd=tmp_path).code == 0
+    assert typed(*command, "outputs=whole").code == 0
     assert_same_numbers(run, only_run(tmp_path / "whole"))
 
 
