@@ -29,8 +29,8 @@ PRELOADED = (
 def serve(channel: socket.socket) -> None:
     """Fork for each request; returns in the forked process, and in the server when the other end has closed.
 
-    A request is JSON with ``args``, ``cwd`` and ``env``, and four file descriptors: stdin, stdout, stderr, and a pipe
-    that receives the process id at once and the exit code at the end.
+    A request is JSON with ``module``, ``args``, ``cwd`` and ``env``, and four file descriptors: stdin, stdout, stderr,
+    and a pipe that receives the process id at once and the exit code at the end.
     """
     woken, waking = os.pipe()
     os.set_blocking(waking, False)
@@ -66,7 +66,7 @@ def serve(channel: socket.socket) -> None:
 
 
 def become(request: dict[str, Any], streams: list[int]) -> None:
-    """Take over arguments, directory, environment and streams, and run ``python -m seqmem`` with them."""
+    """Take over arguments, directory, environment and streams, and run ``python -m MODULE`` with them."""
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -82,9 +82,9 @@ def become(request: dict[str, Any], streams: list[int]) -> None:
     sys.stderr = open(2, "w", 1, encoding=encoding, errors="backslashreplace", closefd=False)  # noqa: SIM115
     sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr
     sys.argv[:] = ["", *request["args"]]
-    sys.orig_argv[:] = [sys.executable, "-m", "seqmem", *request["args"]]
+    sys.orig_argv[:] = [sys.executable, "-m", request["module"], *request["args"]]
     sys.path[0] = str(Path.cwd())
-    runpy.run_module("seqmem", run_name="__main__", alter_sys=True)
+    runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":
