@@ -224,14 +224,12 @@ def _warm() -> socket.socket:
     return ours
 
 
-def _fork(
-    args: tuple[str, ...], cwd: Path, env: dict[str, str], *, together: bool = False, module: str = "seqmem"
-) -> Fork:
+def _fork(args: tuple[str, ...], cwd: Path, env: dict[str, str], *, together: bool = False, **target: str) -> Fork:
     out, out_end = os.pipe()
     report, report_end = os.pipe()
     err, err_end = (None, out_end) if together else os.pipe()
     with Path(os.devnull).open() as nothing:
-        request = {"module": module, "args": args, "cwd": str(cwd), "env": environment(**env)}
+        request = {"module": "seqmem", "args": args, "cwd": str(cwd), "env": environment(**env), **target}
         socket.send_fds(_warm(), [json.dumps(request).encode()], [nothing.fileno(), out_end, err_end, report_end])
     for descriptor in {out_end, err_end, report_end}:
         os.close(descriptor)
@@ -252,6 +250,15 @@ def forked(*args: str, cwd: Path, **env: str) -> Completed:
 def forked_module(name: str, *args: str, cwd: Path) -> Completed:
     """``python -m NAME ARGS`` in a process that has imported torch and seqmem already; Linux only."""
     return end(_fork(args, cwd, {}, module=name))
+
+
+def forked_code(code: str, *args: str, cwd: Path, **env: str) -> Completed:
+    """``python -c CODE ARGS`` in a process of its own that has torch already: what it did there ends with it."""
+    if FORKS:
+        return end(_fork(args, cwd, env, code=code))
+    command = [sys.executable, "-c", code, *args]
+    done = subprocess.run(command, cwd=cwd, env=environment(**env), capture_output=True, text=True, check=False)
+    return Completed(done.returncode, done.stdout, done.stderr)
 
 
 @contextmanager

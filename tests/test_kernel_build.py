@@ -9,22 +9,28 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import yaml
+from omegaconf import OmegaConf
 
-from commandline import OWN_CELLS, TINY, environment, in_a_process, only_run
-from compilers import COMPILERS, needs_compiler
+from commandline import OWN_CELLS, TINY, Completed, environment, only_run
+from compilers import COMPILERS, needs_compiler, needs_kernels
 from seqmem.cli.config.build import Backend
 from seqmem.cli.config.build import build as configured
-from seqmem.cli.config.compose import compose_run
+from seqmem.cli.config.compose import compose_settings, explained
 from seqmem.cli.config.errors import ConfigError
+from seqmem.cli.config.schema import from_mapping
 from seqmem.cli.verbs import list as listing
 from seqmem.kernels import build as builder
 from seqmem.kernels import loading
-from seqmem.kernels.build import BuildError, build, compile_objects, link, source_hash, variants
+from seqmem.kernels.build import BuildError, build, compile_objects, source_hash, variants
 from seqmem.kernels.loading import Library, Unavailable
 
 uncached_load = loading.load.__wrapped__  # so that other tests of this process keep their library
@@ -206,23 +212,12 @@ def symbols(path: Path, *options: str) -> list[tuple[str, str]]:
     return [(line.split()[-2], line.split()[-1]) for line in nm.stdout.splitlines() if len(line.split()) > 1]
 
 
-@pytest.fixture(scope="module")
-def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of the real kernels' objects and library.
-
-    Compiled without optimisation: it takes seconds, and inlining removes no symbol.
-    """
-    folder = tmp_path_factory.mktemp("real")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SEQMEM_CXXFLAGS", "-O0")
-        link([COMPILERS[0]], compile_objects([COMPILERS[0]], builder.HERE, folder), folder / builder.LIBRARY)
-    return folder
-
-
-@needs_compiler
-def test_the_library_stands_alone(real: Path) -> None:
+@needs_kernels
+def test_the_library_stands_alone() -> None:
     """It links neither torch nor Python nor the C++ library, and exports only its own names."""
-    shared = symbols(real / builder.LIBRARY, "-D")
+    library = loading.load()
+    assert isinstance(library, Library)
+    shared = symbols(library.path, "-D")
     needed = {name.partition("@")[0] for letter, name in shared if letter in "Uw"}
     assert needed
     for name in needed:
@@ -239,16 +234,19 @@ def test_the_library_stands_alone(real: Path) -> None:
 
 
 @needs_compiler
-def test_instruction_sets_share_no_code(real: Path) -> None:
+def test_instruction_sets_share_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every external symbol has the instruction set in its name.
 
-    The linker would merge two functions of one name, possibly into the one that this processor cannot run.
+    The linker would merge two functions of one name, possibly into the one that this processor cannot run. Compiled
+    without optimisation and with nothing inlined: it takes a fifth of the time, and adds symbols at most.
     """
+    monkeypatch.setenv("SEQMEM_CXXFLAGS", "-O0 -Dalways_inline=unused")
+    compile_objects([COMPILERS[0]], builder.HERE, tmp_path)
     for isa in variants():
-        defined = {name for letter, name in symbols(real / f"{isa}.o") if letter in "TWVuDBRGSC"}
+        defined = {name for letter, name in symbols(tmp_path / f"{isa}.o") if letter in "TWVuDBRGSC"}
         assert defined
         assert {name for name in defined if not name.endswith(f"_{isa}")} == set()
-        assert [name for letter, name in symbols(real / f"{isa}.o") if letter in "WVu"] == []
+        assert [name for letter, name in symbols(tmp_path / f"{isa}.o") if letter in "WVu"] == []
 
 
 @needs_compiler
@@ -278,22 +276,23 @@ def test_a_failed_build_command_prints_one_line(tmp_path: Path) -> None:
     assert completed.stderr.count("\n") == 1
 
 
-@pytest.fixture(scope="module")
-def without_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the package without the kernels' library."""
-    package = Path(builder.HERE).parent
-    folder = tmp_path_factory.mktemp("unbuilt")
-    shutil.copytree(package, folder / "src" / "seqmem", ignore=shutil.ignore_patterns("*native.*"))
-    shutil.copytree(package.parents[1] / "conf", folder / "conf")
-    return folder
+@pytest.fixture
+def no_library(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As in a package without the kernels' library, on a machine without a compiler."""
+    monkeypatch.setenv("CXX", "/nonexistent")
+    with monkeypatch.context() as patch:
+        patch.setattr(loading, "LIBRARY", "absent.so")
+        loading.load.cache_clear()
+        yield
+    loading.load.cache_clear()
 
 
-def test_training_works_without_a_library(without_library: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("no_library")
+def test_training_works_without_a_library(tmp_path: Path, typed: Callable[..., Completed]) -> None:
     """Without library and compiler, torch's kernels are used, and the run records the reason."""
-    env = {"PYTHONPATH": str(without_library / "src"), "CXX": "/nonexistent"}
     why = "not built, python -m seqmem.kernels.build builds them"
-    completed = in_a_process("train", *TINY, "outputs=here", "device=cpu", cwd=tmp_path, **env)
-    assert completed.code == 0, completed
+    completed = typed("train", *TINY, "device=cpu")
+    assert (completed.code, completed.err) == (0, "")
     assert completed.out.splitlines()[0] == "lstm pronoun len8 seed0, torch kernel: 6 steps"
     recorded = json.loads((only_run(tmp_path) / "environment.json").read_text())
     assert recorded["kernel"] == f"torch (no native kernels: {why})"
@@ -313,8 +312,20 @@ def test_list_prints_the_kernels(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert capsys.readouterr().err == "seqmem list: SEQMEM_ISA=mmx: it is not there\n"
 
 
+@cache
+def composed(*cell: str) -> dict[str, Any]:
+    """The settings of a run with this cell. Hydra takes a tenth of a second to compose them."""
+    settings = OmegaConf.to_container(compose_settings([*TINY, "device=cpu", *cell]), resolve=True, enum_to_str=True)
+    assert isinstance(settings, dict)
+    return {str(name): value for name, value in settings.items()}
+
+
 def backend(*overrides: str, alone: bool = True) -> Backend:
-    return configured(compose_run([*TINY, "device=cpu", *overrides]), alone=alone).backend
+    cell = [override for override in overrides if override.startswith("cell")]
+    others = (override.partition("=") for override in overrides if override not in cell)
+    with explained(overrides):
+        config = from_mapping({**composed(*cell), **{name: yaml.safe_load(value) for name, _, value in others}})
+    return configured(config, alone=alone).backend
 
 
 @pytest.fixture

@@ -34,10 +34,8 @@ def run(*command: str | Path, cwd: Path, **env: str) -> str:
     return done.stdout + done.stderr
 
 
-@pytest.fixture
-def checkout(tmp_path: Path) -> Path:
+def checked_out(copy: Path) -> Path:
     """What packaging reads, with kernels that are compiled at once, and a library of who knows when."""
-    copy = tmp_path / "checkout"
     for folder in ("src", "conf", "scripts", "tests"):
         shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__", "*native.*"))
     for name in ("pyproject.toml", ".gitignore", "README.md", "CHANGELOG.md", "constraints.txt"):
@@ -45,6 +43,11 @@ def checkout(tmp_path: Path) -> Path:
     (copy / "src" / "seqmem" / "kernels" / "recurrence.cpp").write_text(KERNEL)
     (copy / "src" / NATIVE).write_bytes(OLD)
     return copy
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    return checked_out(tmp_path / "checkout")
 
 
 def files(checkout: Path) -> set[str]:
@@ -73,33 +76,34 @@ def test_the_wheel(tmp_path: Path, checkout: Path) -> None:
         packed = {name.partition("/")[2] for name in archive.getnames()}
     assert packed >= {"scripts/hatch_build.py", "src/seqmem/kernels/recurrence.cpp", "src/seqmem/kernels/build.py"}
     assert f"src/{NATIVE}" not in packed
-    run(
-        sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--quiet", "-w", tmp_path, sdist,
-        cwd=tmp_path,
-    )  # fmt: skip
-    (wheel,) = tmp_path.glob("seqmem-*.whl")
-    assert held(wheel) == files(checkout) | {NATIVE}
-    assert wheel.name.startswith("seqmem-0.2.0-py3-none-")
-    assert not wheel.name.endswith("-any.whl")
-    assert "linux" not in sys.platform or wheel.name.endswith(f"-linux_{os.uname().machine}.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        assert "Root-Is-Purelib: false" in archive.read("seqmem-0.2.0.dist-info/WHEEL").decode()
 
     # An environment of its own, which sees what seqmem needs where this one has it, and seqmem not.
     venv.create(tmp_path / "venv", with_pip=False)
     python = tmp_path / "venv" / "bin" / "python"
     home = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=tmp_path).strip())
-    run(sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", wheel, cwd=tmp_path)
     (home / "needs.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    run(
+        sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", "--no-build-isolation",
+        "--no-compile", sdist, cwd=tmp_path,
+    )  # fmt: skip
+    info = home / "seqmem-0.2.0.dist-info"
+    installed = {line.split(",")[0] for line in (info / "RECORD").read_text().splitlines()}
+    (script,) = (name for name in installed if name.endswith("bin/seqmem"))
+    assert {name for name in installed - {script} if ".dist-info/" not in name} == files(checkout) | {NATIVE}
+    about = (info / "WHEEL").read_text()
+    assert "Root-Is-Purelib: false" in about
+    (tag,) = (line for line in about.splitlines() if line.startswith("Tag: "))  # of which the wheel's name is made
+    assert tag.startswith("Tag: py3-none-")
+    assert not tag.endswith("-any")
+    assert "linux" not in sys.platform or tag.endswith(f"-linux_{os.uname().machine}")
 
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     actual = run(python, "-c", "import seqmem; print(seqmem.__file__)", cwd=elsewhere).strip()
     assert Path(actual) == home / "seqmem" / "__init__.py"
-    completed = run(python, "-m", "seqmem", "train", "--cfg", "job", "cell=gru", "task=adding", cwd=elsewhere)
+    completed = run(python, "-m", "seqmem", "train", "--info", "all", "cell=gru", "task=adding", cwd=elsewhere)
     assert "name: gru" in completed
     assert "variant: le2015" in completed
-    completed = run(tmp_path / "venv" / "bin" / "seqmem", "train", "--info", "searchpath", cwd=elsewhere)
     assert str(home / "seqmem" / "conf") in completed
     assert str(ROOT) not in completed
     assert run(tmp_path / "venv" / "bin" / "seqmem", "--version", cwd=elsewhere) == "seqmem 0.2.0\n"
@@ -108,24 +112,28 @@ def test_the_wheel(tmp_path: Path, checkout: Path) -> None:
     assert list(elsewhere.iterdir()) == []
 
 
-def test_a_wheel_without_a_compiler(tmp_path: Path, checkout: Path) -> None:
-    """One line of warning and a wheel for any machine; who has a compiler there builds them then."""
-    completed = run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", cwd=checkout, CXX="/nonexistent/c++")
-    assert completed.count("native kernels") == 1
-    assert (
-        "seqmem: no native kernels, torch's will be used: CXX=/nonexistent/c++: there is no such compiler" in completed
-    )
+@pytest.fixture(scope="module")
+def portable(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path, set[str]]:
+    """A wheel made without a compiler: what was printed, the wheel, and the files that it must hold."""
+    checkout = checked_out(tmp_path_factory.mktemp("portable") / "checkout")
+    printed = run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", cwd=checkout, CXX="/nonexistent/c++")
     (wheel,) = (checkout / "dist").glob("*.whl")
+    return printed, wheel, files(checkout)
+
+
+def test_a_wheel_without_a_compiler(portable: tuple[str, Path, set[str]]) -> None:
+    """One line of warning and a wheel for any machine; who has a compiler there builds them then."""
+    printed, wheel, expected = portable
+    assert printed.count("native kernels") == 1
+    assert "seqmem: no native kernels, torch's will be used: CXX=/nonexistent/c++: there is no such compiler" in printed
     assert wheel.name == "seqmem-0.2.0-py3-none-any.whl"
-    assert held(wheel) == files(checkout)
+    assert held(wheel) == expected
 
 
 @needs_compiler
-def test_a_wheel_for_any_machine_builds_them_later(tmp_path: Path, checkout: Path) -> None:
-    run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", cwd=checkout, CXX="/nonexistent/c++")
-    (wheel,) = (checkout / "dist").glob("*.whl")
+def test_a_wheel_for_any_machine_builds_them_later(tmp_path: Path, portable: tuple[str, Path, set[str]]) -> None:
     installed = tmp_path / "installed"
-    with zipfile.ZipFile(wheel) as archive:
+    with zipfile.ZipFile(portable[1]) as archive:
         archive.extractall(installed)
     completed = run(sys.executable, "-m", "seqmem.kernels.build", cwd=tmp_path, PYTHONPATH=str(installed))
     assert completed.startswith("seqmem: native kernels for ")

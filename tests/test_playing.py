@@ -13,18 +13,22 @@ import urllib.request
 import webbrowser
 from base64 import b64decode
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from omegaconf import DictConfig
 from rich.console import Console
 
 from commandline import TINY, Completed, runs_below
 from seqmem import train
+from seqmem.cli.config.compose import compose_settings
+from seqmem.cli.config.schema import from_mapping
 from seqmem.cli.config.trained import trained
 from seqmem.cli.launch import demo
+from seqmem.cli.launch.one_run import execute
 from seqmem.cli.verbs import playground
 from seqmem.evaluate import evaluate_lengths
 from seqmem.playground import bundle as bundles
@@ -41,9 +45,15 @@ SMALL = (
 )  # fmt: skip
 
 
+@cache
+def composed(*overrides: str) -> DictConfig:
+    return compose_settings(overrides)
+
+
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Training takes a tenth of a second, and no test opens a browser."""
+    """Training takes a tenth of a second, as Hydra does to compose a model's settings; no test opens a browser."""
+    monkeypatch.setattr(demo, "compose_settings", lambda overrides: composed(*overrides))
     monkeypatch.setattr(demo, "SETTINGS", (*demo.SETTINGS, *SMALL))
     monkeypatch.setattr(playground, "SEQUENCES", 8)
     monkeypatch.setattr(bundles, "bundle", partial(bundles.bundle, sentences_per_length=2))
@@ -135,25 +145,35 @@ def test_a_failed_training_is_reported(typed: Typed, tmp_path: Path, monkeypatch
 
 ONCE = ("steps=1", "evaluate.every=1", "trace.every=1", "log_every=1", "checkpoint_every=1")
 
-KINDS = {
-    "first": ("cell=rnn", "seed=0"),
-    "second": ("cell=rnn", "seed=1"),
-    "relu": ("cell=rnn", "seed=0", "cell.nonlinearity=relu"),
-    "measured": ("cell=rnn", "seed=0", "trace.sequences=3"),
-    "people": ("cell=rnn", "task=pronoun", "task.people=4"),
-    "copy": ("cell=rnn", "task=copy", "seq_len=21", "evaluate.lengths=[21]"),
-    "adding": ("cell=rnn", "task=adding"),
-    "text": ("cell=rnn", "task=text"),
+KINDS: dict[str, dict[str, Any]] = {
+    "second": {"seed": 1},
+    "relu": {"cell": {"nonlinearity": "relu"}},
+    "measured": {"trace": {"sequences": 3}},
+    "people": {"task": {"name": "pronoun", "people": 4}},
+    "copy": {"task": {"name": "copy"}, "seq_len": 21, "evaluate": {"lengths": [21]}},
+    "adding": {"task": {"name": "adding"}},
+    "text": {"task": {"name": "text"}},
 }
 
 
 @pytest.fixture(scope="module")
 def trained_once(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Name -> directory of a tiny run; every other task has its own outputs folder."""
-    folder, paths = tmp_path_factory.mktemp("runs"), {}
-    for name, words in KINDS.items():
-        outputs = folder / (name if any(word.startswith("task=") for word in words) else "outputs")
-        paths[name] = train(*TINY, *ONCE, *words, "quiet=true", outputs=outputs, device="cpu").path
+    """Name -> directory of a tiny run; every other task has its own outputs folder.
+
+    The first goes through Hydra; the others reuse its configuration, because composing one takes time.
+    """
+    folder = tmp_path_factory.mktemp("runs")
+    first = train(*TINY, *ONCE, "cell=rnn", "seed=0", "quiet=true", outputs=folder / "outputs", device="cpu")
+    settings = first.config()
+    paths = {"first": first.path}
+    for name, changes in KINDS.items():
+        outputs = str(folder / (name if "task" in changes else "outputs"))
+        changed = {
+            key: {**settings[key], **value} if isinstance(value, dict) and "name" not in value else value
+            for key, value in changes.items()
+        }
+        config = from_mapping({**settings, **changed, "outputs": outputs})
+        paths[name] = execute(config, overrides=[], console=Console(quiet=True)).path
     return paths
 
 

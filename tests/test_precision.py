@@ -8,10 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from torch import Tensor
 
-from commandline import TINY, Completed, runs_below
+from commandline import TINY, Completed, only_run, runs_below
 from seqmem.cells import GRU, RNN, State
+from seqmem.cli.config.errors import ConfigError
+from seqmem.cli.config.schema import from_mapping
+from seqmem.cli.launch.one_run import execute
 from seqmem.models.base import trainable
 from seqmem.models.recurrent import SequenceModel
 from seqmem.optimizers import adam
@@ -98,27 +102,48 @@ def test_precisions_that_cannot_be_are_refused():
 def test_on_the_command_line_they_are_part_of_a_run_and_refused_in_its_words(
     tmp_path: Path, typed: Callable[..., Completed]
 ):
-    command = ("train", *TINY, "quiet=true")
-    settings = ("", "tbptt=3", "precision=bf16", "train.checkpoint_every_t=3")
-    for setting in settings:
-        assert typed(*command, *([setting] if setting else [])) == Completed(0, "", "")
-    runs = runs_below(tmp_path)
-    assert len(runs) == len(settings)
-    written = json.loads((runs[0] / "config.json").read_text())
+    """One of each kind is typed; for the others Hydra would compose the same settings again."""
+    command = ("train", *TINY, "quiet=true", "precision=bf16")
+    assert typed(*command) == Completed(0, "", "")
+    written = json.loads((only_run(tmp_path) / "config.json").read_text())
     assert {"tbptt", "precision", "compile", "train"} <= set(written)
+    settings = {**written, "precision": "float32"}
+    changes: list[dict[str, Any]] = [{}, {"tbptt": 3}, {"train": {"checkpoint_every_t": 3}}]
+    for change in changes:
+        execute(from_mapping({**settings, **change}), overrides=[], console=Console())
+    assert len(runs_below(tmp_path)) == 1 + len(changes)
     for setting, message in {
         "tbptt=0": "tbptt=0: must be at least 1 timestep, or null for the whole sequence",
-        "train.checkpoint_every_t=0": "train.checkpoint_every_t=0: must be at least 1 timestep, or null for",
         "precision=half": "precision=half: 'half' is not one of float32, bf16, tf32",
-        "precision=tf32": "precision=tf32: only CUDA devices have it; on the CPU use precision=float32 or bf16",
-        "precision=bf16 dtype=float64": "precision=bf16: goes with dtype=float32; with dtype=float64 use precision=",
-        "compile=true kernel=native": "kernel=native: compile=true: torch's compiler cannot see into native kernels",
-        "precision=bf16 kernel=native": "kernel=native: precision=bf16: native kernels compute in float32 and float64",
     }.items():
-        refused = typed(*command, "seed=1", *setting.split())
+        refused = typed(*command, "seed=1", setting)
         assert (refused.code, refused.out) == (2, "")
         assert message in refused.err
         assert refused.err.count("\n") == 1
+    refusals: list[tuple[dict[str, Any], str]] = [
+        (
+            {"train": {"checkpoint_every_t": 0}},
+            "train.checkpoint_every_t=0: must be at least 1 timestep, or null for the whole sequence",
+        ),
+        ({"precision": "tf32"}, "precision=tf32: only CUDA devices have it; on the CPU use precision=float32 or bf16"),
+        (
+            {"precision": "bf16", "dtype": "float64"},
+            "precision=bf16: goes with dtype=float32; with dtype=float64 use precision=float32",
+        ),
+        (
+            {"compile": True, "kernel": "native"},
+            "kernel=native: compile=true: torch's compiler cannot see into native kernels",
+        ),
+        (
+            {"precision": "bf16", "kernel": "native"},
+            "kernel=native: precision=bf16: native kernels compute in float32 and float64",
+        ),
+    ]
+    for change, message in refusals:
+        with pytest.raises(ConfigError) as error:
+            execute(from_mapping({**settings, "seed": 1, **change}), overrides=[], console=Console())
+        assert message in str(error.value)
+        assert "\n" not in str(error.value)
 
 
 def test_compile_is_torchs_and_its_errors_are_one_line(monkeypatch: pytest.MonkeyPatch):

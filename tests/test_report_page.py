@@ -1,6 +1,7 @@
 """The report's page: its numbers are the runs' numbers, it needs nothing else, and no name breaks it."""
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
 from math import inf, nan
@@ -8,13 +9,15 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
+import matplotlib as mpl
 import pytest
+from matplotlib.figure import Figure
 
 from made_up import run, sweep
 from seqmem.measurement import Description, Number
 from seqmem.report import page, tables
 from seqmem.report.collect import Collection, LeftOut, Run, Unfinished
-from seqmem.report.figures import base, in_drawing_order
+from seqmem.report.figures import base, in_drawing_order, output, style
 
 VOID = {"meta", "link", "br", "hr", "img", "input", "wbr"}
 
@@ -154,6 +157,19 @@ def test_every_kind_of_figure_is_drawn(whole: tuple[Page, str, Path]) -> None:
         assert len(re.findall(rf"{name}: #[0-9a-f]{{6}}", whole[1])) == 2, name
 
 
+@pytest.fixture
+def unrendered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are drawn, but empty files are made of them: rendering one takes a tenth of a second."""
+
+    def drawn(draw: Callable[[], Figure]) -> output.Drawn:
+        with mpl.rc_context(style.MATPLOTLIB):
+            assert draw().axes
+        return output.Drawn(b'<svg xmlns="http://www.w3.org/2000/svg"/>', b"\x89PNG\r\n")
+
+    monkeypatch.setattr(page, "render", drawn)
+
+
+@pytest.mark.usefixtures("unrendered")
 def test_numbers_of_any_probe_are_in_the_tables(tmp_path: Path) -> None:
     """Including a probe that is not installed: from the description stored in its runs."""
     recall = Number("recall", "How much comes back.", unit="bits", better="higher")
@@ -173,6 +189,7 @@ def test_numbers_of_any_probe_are_in_the_tables(tmp_path: Path) -> None:
     assert [(row["recall_end"], row["recall_end_low"]) for row in groups] == [(2.5, 2.5), (None, None)]
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_a_later_report_takes_the_place_of_an_earlier_one(tmp_path: Path) -> None:
     page.write(Collection([], [run("gru", 10, 0, 0.5, by_length={10: 0.5, 20: 0.5})]), tmp_path)
     assert (tmp_path / "figures" / "task1-steps-1.png").exists()
@@ -207,19 +224,22 @@ def test_no_name_breaks_the_page(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "runs",
+    ("runs", "odd"),
     [
-        [],
-        [run("rnn", 10, 0, 0.3)],
-        [run("rnn", 10, 0, nan), run("rnn", 10, 1, nan), run("rnn", 20, 0, nan)],
-        [run("rnn", length, seed, 0.25) for length in (10, 20) for seed in (0, 1)],
-        [run("rnn", 10, 0, 2.5, metric="cross entropy", chance=None, goal=None, higher_is_better=False)],
-        [run("rnn", 10, 0, -0.5, metric="own", chance=None), run("rnn", 20, 0, inf, metric="own", chance=None)],
-        [run("rnn", 10, 0, 0.5, half_life=nan), run("rnn", 1000, 0, 0.5, half_life=inf)],
+        ([], False),
+        ([run("rnn", 10, 0, 0.3)], False),
+        ([run("rnn", 10, 0, nan), run("rnn", 10, 1, nan), run("rnn", 20, 0, nan)], True),
+        ([run("rnn", length, seed, 0.25) for length in (10, 20) for seed in (0, 1)], False),
+        ([run("rnn", 10, 0, 2.5, metric="cross entropy", chance=None, goal=None, higher_is_better=False)], True),
+        ([run("rnn", 10, 0, -0.5, metric="own", chance=None), run("rnn", 20, 0, inf, metric="own", chance=None)], True),
+        ([run("rnn", 10, 0, 0.5, half_life=nan), run("rnn", 1000, 0, 0.5, half_life=inf)], True),
     ],
     ids=["none", "one", "diverged", "unsolved", "no rule", "any numbers", "no decay"],
 )
-def test_a_page_of_few_runs(runs: list[Run], tmp_path: Path) -> None:
+def test_a_page_of_few_runs(runs: list[Run], odd: bool, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """``odd``: with numbers in the figures that the page of many runs has not."""
+    if not odd:
+        request.getfixturevalue("unrendered")
     parsed, _ = written(Collection([], runs, [Unfinished(Path("a"), "running", 3, None)]), tmp_path)
     if not runs:
         assert "No run has finished" in parsed.text
@@ -231,6 +251,7 @@ def test_a_page_of_few_runs(runs: list[Run], tmp_path: Path) -> None:
         assert "One seed proves nothing" in parsed.text or len(runs) == 3
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_lower_is_better(tmp_path: Path) -> None:
     scores = {10: (0.001, 0.002, 0.2), 50: (0.16, 0.17, 0.18)}
     runs = [
@@ -244,10 +265,12 @@ def test_lower_is_better(tmp_path: Path) -> None:
     assert parsed.tables[1][1][3:6] == ["0.002", "[0.001, 0.2]", "2/3"]
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_a_threshold_replaces_the_rule(tmp_path: Path) -> None:
     assert written(sweep(), tmp_path, 0.999)[0].tables[0][2][2:4] == ["< 10", "10 (1/3), 20 (0/3)"]
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_traces_and_figures_have_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(base, "MOST_TRACES", 5)
     monkeypatch.setattr(page, "MOST_FIGURES", 2)
@@ -259,6 +282,7 @@ def test_traces_and_figures_have_a_limit(tmp_path: Path, monkeypatch: pytest.Mon
     assert "Beyond 2 on a page" in parsed.text
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(path: Path, content: bytes) -> None:
         raise OSError(28, "No space left on device")

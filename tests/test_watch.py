@@ -123,28 +123,7 @@ def test_text_reaches_the_page(board: str) -> None:
     assert "<strong>my brother</strong>" in answer["text"]
 
 
-def test_ctrl_c_ends_it_in_one_line(outputs: Path) -> None:
-    with watching(str(outputs)) as (process, _):
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=20)
-        assert process.returncode == 0
-        assert out.strip() == "TensorBoard has ended."
-        assert err == ""
-
-
-def test_a_named_port_that_is_in_use_is_one_line(outputs: Path) -> None:
-    with socket.create_server(("localhost", 0)) as taken:
-        port = taken.getsockname()[1]
-        done = subprocess.run(
-            [*COMMAND, str(outputs), "--port", str(port)], capture_output=True, text=True, timeout=60, check=False
-        )
-    assert done.returncode == 1
-    assert done.stdout == ""
-    message = f"seqmem watch: port {port} is in use: name another, or leave out --port for the next free one\n"
-    assert done.stderr == message
-
-
-def test_without_a_named_port_the_next_free_one_is_taken(outputs: Path) -> None:
+def test_without_a_named_port_the_next_free_one_is_taken_and_ctrl_c_ends_it_in_one_line(outputs: Path) -> None:
     with socket.socket() as taken:
         try:
             taken.bind(("localhost", 6006))
@@ -152,19 +131,45 @@ def test_without_a_named_port_the_next_free_one_is_taken(outputs: Path) -> None:
             first = 6007
         except OSError:  # another process has it, and may give it back before we look
             first = 6006
-        with watching(str(outputs)) as (_, address):
+        with watching(str(outputs)) as (process, address):
             port = urlsplit(address).port
             assert port is not None
             assert port >= first
             assert ask(address, "runs") is not None
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=20)
+            assert process.returncode == 0
+            assert out.strip() == "TensorBoard has ended."
+            assert err == ""
 
 
-def test_a_host_that_is_not_ours_is_one_line(outputs: Path) -> None:
-    done = subprocess.run(
-        [*COMMAND, str(outputs), "--host", "192.0.2.1"], capture_output=True, text=True, timeout=60, check=False
-    )
-    assert done.returncode == 1
-    assert re.fullmatch(r"seqmem watch: .*192\.0\.2\.1.*\n", done.stderr)
+REFUSED = """\
+import contextlib, io, json, sys
+from seqmem.cli.main import run_verb
+results = []
+for args in json.loads(sys.argv[1]):
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = run_verb("watch", args)
+    results.append([code, out.getvalue(), err.getvalue()])
+print(json.dumps(results))
+"""
+
+
+def test_a_named_port_in_use_and_a_host_that_is_not_ours_are_one_line_each(outputs: Path) -> None:
+    """In one process, but not in this one: TensorBoard leaves things behind."""
+    with socket.create_server(("localhost", 0)) as taken:
+        port = taken.getsockname()[1]
+        lines = [[str(outputs), "--port", str(port)], [str(outputs), "--host", "192.0.2.1"]]
+        done = subprocess.run(
+            [sys.executable, "-c", REFUSED, json.dumps(lines)], capture_output=True, text=True, timeout=60, check=False
+        )
+    assert (done.returncode, done.stderr) == (0, "")
+    of_port, (code, out, err) = json.loads(done.stdout)
+    message = f"seqmem watch: port {port} is in use: name another, or leave out --port for the next free one\n"
+    assert of_port == [1, "", message]
+    assert (code, out) == (1, "")
+    assert re.fullmatch(r"seqmem watch: .*192\.0\.2\.1.*\n", err)
 
 
 def test_no_directory_and_no_runs_are_one_line_each(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,8 +1,9 @@
 """A Python that has imported torch and seqmem, and forks a process for every command line it receives.
 
 ``commandline.forked`` starts it and talks to it over a socket, which is this script's only argument: a file descriptor.
-A forked process equals ``python -m seqmem ARGS`` after its imports: arguments, directory, environment, streams, process
-id and exit code are its own. What depends on the start itself (imports, hash seed, threads) needs a real process.
+A forked process equals ``python -m seqmem ARGS`` after its imports, or ``python -c CODE ARGS``: arguments, directory,
+environment, streams, process id and exit code are its own. What depends on the start itself (imports, hash seed,
+threads) needs a real process.
 """
 
 import gc
@@ -29,8 +30,7 @@ PRELOADED = (
 def serve(channel: socket.socket) -> None:
     """Fork for each request; returns in the forked process, and in the server when the other end has closed.
 
-    A request is JSON with ``module``, ``args``, ``cwd`` and ``env``, and four file descriptors: stdin, stdout, stderr,
-    and a pipe that receives the process id at once and the exit code at the end.
+    """Take over arguments, directory, environment and streams; run ``python -m MODULE``, or the code if there is any."""
     """
     woken, waking = os.pipe()
     os.set_blocking(waking, False)
@@ -66,7 +66,11 @@ def serve(channel: socket.socket) -> None:
 
 
 def become(request: dict[str, Any], streams: list[int]) -> None:
+<<<<<<< HEAD
     """Take over arguments, directory, environment and streams, and run ``python -m MODULE`` with them."""
+=======
+    """Take over arguments, directory, environment and streams, and run ``python -m seqmem``, or the code, with them."""
+>>>>>>> cutB
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -81,6 +85,11 @@ def become(request: dict[str, Any], streams: list[int]) -> None:
     sys.stdout = open(1, "w", encoding=encoding, errors=errors, closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", 1, encoding=encoding, errors="backslashreplace", closefd=False)  # noqa: SIM115
     sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr
+    if "code" in request:
+        sys.argv[:] = ["-c", *request["args"]]
+        sys.path[0] = ""
+        exec(request["code"], {"__name__": "__main__"})
+        return
     sys.argv[:] = ["", *request["args"]]
     sys.orig_argv[:] = [sys.executable, "-m", request["module"], *request["args"]]
     sys.path[0] = str(Path.cwd())
