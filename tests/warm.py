@@ -30,7 +30,8 @@ PRELOADED = (
 def serve(channel: socket.socket) -> None:
     """Fork for each request; returns in the forked process, and in the server when the other end has closed.
 
-    """Take over arguments, directory, environment and streams; run ``python -m MODULE``, or the code if there is any."""
+    A request is JSON with ``module``, ``args``, ``cwd``, ``env``, perhaps ``code``, and four file descriptors: stdin,
+    stdout, stderr, and a pipe that receives the process id at once and the exit code at the end.
     """
     woken, waking = os.pipe()
     os.set_blocking(waking, False)
@@ -66,11 +67,7 @@ def serve(channel: socket.socket) -> None:
 
 
 def become(request: dict[str, Any], streams: list[int]) -> None:
-<<<<<<< HEAD
-    """Take over arguments, directory, environment and streams, and run ``python -m MODULE`` with them."""
-=======
-    """Take over arguments, directory, environment and streams, and run ``python -m seqmem``, or the code, with them."""
->>>>>>> cutB
+    """Take over arguments, directory, environment and streams; run ``python -m MODULE``, or the code if any."""
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
