@@ -2,7 +2,8 @@
 
 Three ways to run a command, the cheapest first: the fixture ``typed`` in this process; ``forked`` and ``started`` in a
 process forked from a warm Python, with signals and streams of its own; ``in_a_process`` from the very start, for what
-depends on imports or the environment.
+depends on imports or the environment. ``train`` and ``sweep_jobs`` begin below the command line: composing
+the settings is half of what a small run costs.
 """
 
 import atexit
