@@ -41,6 +41,16 @@ def _first_calls() -> None:
     checked_calls.start_again()
 
 
+@pytest.fixture(autouse=True)
+def _own_modules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A module that a test wrote and imported is not found by later tests, whose own has the same name."""
+    before = set(sys.modules)
+    yield
+    for name in set(sys.modules) - before:
+        if str(tmp_path_factory.getbasetemp()) in str(getattr(sys.modules[name], "__file__", None)):
+            del sys.modules[name]
+
+
 @pytest.fixture
 def no_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a machine without it, whatever this machine has."""
@@ -58,7 +68,6 @@ def typed(
     monkeypatch.setattr(sys, "path", [*sys.path])
     for name in ("HYDRA_FULL_ERROR", "PYTHONPATH"):  # which seqmem sets
         monkeypatch.setenv(name, "")
-    before = set(sys.modules)
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
 
@@ -75,6 +84,3 @@ def typed(
 
     yield run
     root.handlers[:], root.level = handlers, level
-    for name in set(sys.modules) - before:
-        if str(tmp_path) in str(getattr(sys.modules[name], "__file__", None)):
-            del sys.modules[name]

@@ -183,7 +183,6 @@ def test_invalid_values_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             seqmem.train(*line.split())
         assert "\n" not in str(error.value)
     assert not (tmp_path / "outputs").exists()
-    sys.modules.pop("owncells", None)
 
 
 @pytest.mark.usefixtures("files")
