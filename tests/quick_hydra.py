@@ -121,7 +121,11 @@ class _Compositions:
             if not any(cached.defaults is defaults for cached in self.lists.values()):
                 return original(loader, defaults=defaults, repo=repo)
             if id(defaults) not in self.settings:
-                self.settings[id(defaults)] = pickle.dumps(original(loader, defaults=defaults, repo=repo))
+                settings = original(loader, defaults=defaults, repo=repo)
+                try:
+                    self.settings[id(defaults)] = pickle.dumps(settings)
+                except pickle.PicklingError:  # a plugin's class: Hydra runs a plugin's module again at every scan
+                    return settings
             return pickle.loads(self.settings[id(defaults)])
 
         return compose
