@@ -5,13 +5,20 @@ Checking each call took a third of the suite's time; a training calls the same f
 
 import sys
 from collections import Counter
+from collections.abc import Callable
+from types import CodeType
+from typing import Any
 
 import jaxtyping
 
 CALLS = 50
 """Calls of a function that are checked in one test file."""
 
-_checked: Counter[int] = Counter()
+NESTED = 5
+"""Definitions of an inner function that are made checkable in one test file: each takes a millisecond."""
+
+_checked: Counter[CodeType | None] = Counter()
+_prepared: Counter[CodeType] = Counter()
 
 
 class _FirstCalls(type(jaxtyping.config)):
@@ -19,23 +26,39 @@ class _FirstCalls(type(jaxtyping.config)):
 
     @property
     def jaxtyping_disable(self) -> bool:
-        return _are_done(id(sys._getframe(1).f_locals.get("fn")))
+        return _are_done(getattr(sys._getframe(1).f_locals.get("fn"), "__code__", None))
 
     @jaxtyping_disable.setter
     def jaxtyping_disable(self, value: bool) -> None: ...
 
 
-def _are_done(function: int) -> bool:
+def _are_done(function: CodeType | None) -> bool:
     if _checked[function] >= CALLS:
         return True
     _checked[function] += 1
     return False
 
 
+def _first_definitions(jaxtyped: Callable[..., Any]) -> Callable[..., Any]:
+    def prepare(**options: Any) -> Callable[[Any], Any]:
+        def prepared(kind: Any) -> Any:
+            if "<locals>" in kind.__qualname__ and hasattr(kind, "__code__"):
+                _prepared[kind.__code__] += 1
+                if _prepared[kind.__code__] > NESTED:
+                    return kind
+            return jaxtyped(kind, **options)
+
+        return prepared
+
+    return prepare
+
+
 def install() -> None:
     jaxtyping.config.__class__ = _FirstCalls
+    jaxtyping.jaxtyped = _first_definitions(jaxtyping.jaxtyped)  # the import hook decorates with it
 
 
 def start_again() -> None:
     """Check the next calls, too: at the start of a test file."""
     _checked.clear()
+    _prepared.clear()

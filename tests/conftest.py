@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -44,9 +45,9 @@ def _first_calls() -> None:
 @pytest.fixture(autouse=True)
 def _own_modules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A module that a test wrote and imported is not found by later tests, whose own has the same name."""
-    before = set(sys.modules)
+    newest = next(reversed(sys.modules))
     yield
-    for name in set(sys.modules) - before:
+    for name in list(takewhile(lambda name: name != newest, reversed(sys.modules))):
         if str(tmp_path_factory.getbasetemp()) in str(getattr(sys.modules[name], "__file__", None)):
             del sys.modules[name]
 
