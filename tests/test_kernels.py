@@ -12,11 +12,12 @@ import pickle
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from math import inf, nan
 from types import FrameType
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -158,39 +159,58 @@ def test_all_threads_flush_denormals_if_the_caller_does(monkeypatch: pytest.Monk
     assert not gradients[True].any()
 
 
+@dataclass(frozen=True)
+class Unrolled:
+    """A cell over tokens with these vectors, a loss, and the norms of its gradients through the loop of steps."""
+
+    cell: FusedCell
+    state: State
+    tokens: Tensor
+    vectors: Tensor
+    weight: Tensor
+    last: State
+    expected: dict[str, Tensor]
+
+
+@cache
+def unrolled(kind: str, features: int, hidden: int) -> Unrolled:
+    cell, _, state = make(kind, (12, 19, features, hidden), torch.float64)
+    rng = torch.Generator().manual_seed(5)
+    vectors = torch.randn(9, features, dtype=torch.float64, generator=rng)
+    tokens = torch.randint(9, (12, 19), generator=rng)
+    weight = torch.randn(12, 19, hidden, dtype=torch.float64, generator=rng)
+    last = {name: torch.randn(19, hidden, dtype=torch.float64, generator=rng) for name in state}
+
+    inputs = list(vectors[tokens].requires_grad_().unbind(0))
+    series: dict[str, list[Tensor]] = {"input": inputs} | {name: [] for name in state}
+    outs = []
+    for output, new in steps(cell, inputs, state):
+        outs.append(output)
+        for name, value in new.items():
+            series[name].append(value)
+    total = (torch.stack(outs) * weight).sum() + sum((series[name][-1] * end).sum() for name, end in last.items())
+    expected = {
+        name: torch.stack(torch.autograd.grad(total, values, retain_graph=True)).norm(dim=-1)
+        for name, values in series.items()
+    }
+    return Unrolled(cell, state, tokens, vectors, weight, last, expected)
+
+
 @needs_kernels
 @pytest.mark.parametrize("kind", KINDS)
 def test_tapped_norms_equal_those_of_the_unrolled_gradients(isa: str, kind: str) -> None:
     """At every input and state; for real numbers and tokens, saved and recomputed activations, and several sizes."""
     for features, hidden in ((3, 20), (11, 7), (40, 33)):
-        cell, _, state = make(kind, (12, 19, features, hidden), torch.float64)
-        weights = cell.weight_input, cell.weight_hidden, cell.bias
-        rng = torch.Generator().manual_seed(5)
-        vectors = torch.randn(9, features, dtype=torch.float64, generator=rng)
-        tokens = torch.randint(9, (12, 19), generator=rng)
-        weight = torch.randn(12, 19, hidden, dtype=torch.float64, generator=rng)
-        last = {name: torch.randn(19, hidden, dtype=torch.float64, generator=rng) for name in state}
-
-        inputs = list(vectors[tokens].requires_grad_().unbind(0))
-        series: dict[str, list[Tensor]] = {"input": inputs} | {name: [] for name in state}
-        outs = []
-        for output, new in steps(cell, inputs, state):
-            outs.append(output)
-            for name, value in new.items():
-                series[name].append(value)
-        total = (torch.stack(outs) * weight).sum() + sum((series[name][-1] * end).sum() for name, end in last.items())
-        expected = {
-            name: torch.stack(torch.autograd.grad(total, values, retain_graph=True)).norm(dim=-1)
-            for name, values in series.items()
-        }
+        by = unrolled(kind, features, hidden)
+        weights = by.cell.weight_input, by.cell.weight_hidden, by.cell.bias
         norms = []
-        for read, table in ((vectors[tokens], None), (tokens, vectors)):
+        for read, table in ((by.vectors[by.tokens], None), (by.tokens, by.vectors)):
             for every in (None, 5):
-                tapped = Tapped(kind, read, state, *weights, vectors=table, checkpoint_every_t=every, threads=2)
+                tapped = Tapped(kind, read, by.state, *weights, vectors=table, checkpoint_every_t=every, threads=2)
                 tapped.forward()
-                at_input, at_states = tapped.backward(weight, last)
+                at_input, at_states = tapped.backward(by.weight, by.last)
                 norms.append({"input": at_input, **at_states})
-                torch.testing.assert_close(norms[-1], expected, rtol=1e-11, atol=1e-12)
+                torch.testing.assert_close(norms[-1], by.expected, rtol=1e-11, atol=1e-12)
         assert same(list(norms[0].values()), list(norms[1].values()))
         assert same(list(norms[2].values()), list(norms[3].values()))
 
@@ -359,17 +379,20 @@ def test_a_retained_graph_survives_another_pass_in_between(kind: str) -> None:
 def test_nonlinearities_are_within_a_few_units_in_the_last_place(
     isa: str, which: int, dtype: torch.dtype, ulps: float
 ) -> None:
-    """Against numpy's longdouble, which is much faster than mpmath."""
-    import numpy as np
+    x, expected, unit = exactly(which, dtype)
+    error = np.abs(nonlinearity(isa, which, x).numpy().astype(np.longdouble) - expected)
+    assert float((error / unit).max()) <= ulps, isa
 
+
+@cache
+def exactly(which: int, dtype: torch.dtype) -> tuple[Tensor, np.ndarray, np.ndarray]:
+    """(arguments, values, units in the last place) by numpy's longdouble, which is much faster than mpmath."""
     small = torch.logspace(-30, 0, 20_001, dtype=torch.float64)
     x = torch.cat([torch.linspace(-80, 80, 200_001, dtype=torch.float64), small, -small]).to(dtype)
-    values = nonlinearity(isa, which, x)
     exact = x.numpy().astype(np.longdouble)
     expected = np.tanh(exact) if which else 1 / (1 + np.exp(-exact))
-    error = np.abs(values.numpy().astype(np.longdouble) - expected)
     unit = np.maximum(np.spacing(np.abs(expected).astype(x.numpy().dtype)), np.finfo(x.numpy().dtype).tiny)
-    assert float((error / unit).max()) <= ulps, isa
+    return x, expected, unit
 
 
 @needs_kernels
