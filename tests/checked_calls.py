@@ -11,7 +11,7 @@ from typing import Any
 
 import jaxtyping
 
-CALLS = 50
+CALLS = 20
 """Calls of a function that are checked in one test file."""
 
 NESTED = 5

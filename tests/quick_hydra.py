@@ -13,6 +13,7 @@ import omegaconf._utils
 import yaml.cyaml
 from hydra._internal import config_loader_impl, defaults_list
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import CachingConfigRepository, IConfigRepository
 from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra._internal.defaults_list import DefaultsList
 from hydra._internal.hydra import Hydra
@@ -46,6 +47,7 @@ def install() -> None:
     Hydra.get_mode = _mode(Hydra.get_mode)
     Sweeper.validate_batch_is_legal = _composed_already
     OverridesParser.parse_rule = _cached_rules(OverridesParser.parse_rule)
+    CachingConfigRepository.__init__ = _shallow
     FileConfigSource.load_config = _cached_files(FileConfigSource.load_config)
     compositions = _Compositions()
     config_loader_impl.create_defaults_list = compositions.create_defaults_list  # pyright: ignore[reportPrivateImportUsage]
@@ -63,6 +65,12 @@ def _mode(original: Callable[..., Any]) -> Any:
         return original(self, config_name, overrides) if any("hydra.mode" in word for word in overrides) else None
 
     return get_mode
+
+
+def _shallow(self: CachingConfigRepository, delegate: IConfigRepository) -> None:
+    """A copy that keeps its sources until ``initialize_sources`` replaces them; Hydra makes a deep one."""
+    self.delegate = copy.copy(delegate)
+    self.cache = {}
 
 
 def _cached_rules(original: Callable[..., Any]) -> Any:
