@@ -2,7 +2,8 @@
 
 Three ways to run a command, the cheapest first: the fixture ``typed`` in this process; ``forked`` and ``started`` in a
 process forked from a warm Python, with signals and streams of its own; ``in_a_process`` from the very start, for what
-depends on imports or the environment.
+depends on imports or the environment. ``train`` and ``sweep_jobs`` begin below the command line: composing
+the settings is half of what a small run costs.
 """
 
 import atexit
@@ -15,18 +16,27 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import IO, Any, Protocol
 
+import google_crc32c
 import numpy as np
 import torch
+from hydra import compose
+from rich.console import Console
 from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
 from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
+from tensorboard.compat.tensorflow_stub import pywrap_tensorflow
+
+from seqmem.cli.config.compose import own_hydra
+from seqmem.cli.config.schema import RunConfig, from_mapping
+from seqmem.cli.launch.jobs import Job, job_of
+from seqmem.cli.launch.one_run import execute
 
 TINY = (
     "seq_len=8", "steps=6", "cell.hidden_size=4", "batch_size=4", "embed_size=4", "log_every=2",
@@ -79,6 +89,24 @@ class Sizeless(Leaky):
 
 class NotACell:
     pass
+'''
+
+SIGNALLED = '''\
+import os
+from pathlib import Path
+from seqmem.cells import LSTM
+
+class Signalled(LSTM):
+    """An lstm that sends its process a signal in a step of the training; the file `signal` has both numbers."""
+    steps = 0
+    def forward(self, xs, state=None):
+        self.steps += self.training
+        note = Path(__file__).with_name("signal")
+        if note.exists() and self.training:
+            step, number = map(int, note.read_text().split())
+            if self.steps == step:
+                os.kill(os.getpid(), number)
+        return super().forward(xs, state)
 '''
 
 
@@ -197,12 +225,12 @@ def _warm() -> socket.socket:
     return ours
 
 
-def _fork(args: tuple[str, ...], cwd: Path, env: dict[str, str], *, together: bool = False, **more: str) -> Fork:
+def _fork(args: tuple[str, ...], cwd: Path, env: dict[str, str], *, together: bool = False, **target: str) -> Fork:
     out, out_end = os.pipe()
     report, report_end = os.pipe()
     err, err_end = (None, out_end) if together else os.pipe()
     with Path(os.devnull).open() as nothing:
-        request = {"args": args, "cwd": str(cwd), "env": environment(**env), **more}
+        request = {"module": "seqmem", "args": args, "cwd": str(cwd), "env": environment(**env), **target}
         socket.send_fds(_warm(), [json.dumps(request).encode()], [nothing.fileno(), out_end, err_end, report_end])
     for descriptor in {out_end, err_end, report_end}:
         os.close(descriptor)
@@ -218,6 +246,11 @@ def forked(*args: str, cwd: Path, **env: str) -> Completed:
     if not FORKS:
         return in_a_process(*args, cwd=cwd, **env)
     return end(_fork(args, cwd, env))
+
+
+def forked_module(name: str, *args: str, cwd: Path) -> Completed:
+    """``python -m NAME ARGS`` in a process that has imported torch and seqmem already; Linux only."""
+    return end(_fork(args, cwd, {}, module=name))
 
 
 def forked_code(code: str, *args: str, cwd: Path, **env: str) -> Completed:
@@ -262,6 +295,34 @@ def until(true: Callable[[], Any], *, of: Process, seconds: float = 90) -> None:
         assert of.poll() is None, f"it ended before that: {of.communicate()}"
         assert time.monotonic() < deadline, "it does not happen"
         time.sleep(0.02)
+
+
+@cache
+def composed(*overrides: str) -> RunConfig:
+    """The configuration of ``seqmem train OVERRIDES``."""
+    with own_hydra():
+        return from_mapping(compose("train", overrides=[*overrides]))
+
+
+def train(config: RunConfig, **settings: Any) -> Path:
+    """Do a run as ``seqmem train`` does once its settings are composed; returns its directory."""
+    return execute(replace(config, **settings), overrides=[], console=Console(soft_wrap=True)).path
+
+
+def sweep_jobs(*overrides: str, seeds: Sequence[int], **settings: Any) -> list[Job]:
+    """The jobs of ``seqmem train -m OVERRIDES seed=SEEDS`` in the current directory; Hydra composes but one of them."""
+    config = replace(composed(*overrides), **settings)
+    return [job_of(at, len(seeds), [f"seed={seed}"], replace(config, seed=seed)) for at, seed in enumerate(seeds)]
+
+
+def _quick_checksums() -> None:
+    """TensorBoard's reader computes check sums in Python: most of the time in which two runs are compared."""
+    every_byte = bytes(range(256))
+    assert google_crc32c.value(every_byte) == pywrap_tensorflow.crc32c(every_byte)
+    pywrap_tensorflow.crc32c = google_crc32c.value
+
+
+_quick_checksums()
 
 
 def only_run(folder: Path) -> Path:

@@ -5,18 +5,21 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+import checked_calls
 import compilers
 import quick_hydra
 from commandline import Completed
 
 torch.set_num_threads(1)
 quick_hydra.install()
+checked_calls.install()
 
 # The same few examples everywhere, without a database: a failure is one for all.
 settings.register_profile(
@@ -32,6 +35,21 @@ def pytest_collection_finish() -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.write_line(compilers.summary())
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _first_calls() -> None:
+    checked_calls.start_again()
+
+
+@pytest.fixture(autouse=True)
+def _own_modules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A module that a test wrote and imported is not found by later tests, whose own has the same name."""
+    newest = next(reversed(sys.modules))
+    yield
+    for name in list(takewhile(lambda name: name != newest, reversed(sys.modules))):
+        if str(tmp_path_factory.getbasetemp()) in str(getattr(sys.modules[name], "__file__", None)):
+            del sys.modules[name]
 
 
 @pytest.fixture
@@ -51,7 +69,6 @@ def typed(
     monkeypatch.setattr(sys, "path", [*sys.path])
     for name in ("HYDRA_FULL_ERROR", "PYTHONPATH"):  # which seqmem sets
         monkeypatch.setenv(name, "")
-    before = set(sys.modules)
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
 
@@ -68,6 +85,3 @@ def typed(
 
     yield run
     root.handlers[:], root.level = handlers, level
-    for name in set(sys.modules) - before:
-        if str(tmp_path) in str(getattr(sys.modules[name], "__file__", None)):
-            del sys.modules[name]

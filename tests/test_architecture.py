@@ -6,7 +6,11 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+import jaxtyping
 import pytest
+import torch
+
+from seqmem.signals import Tokens
 
 SOURCE = Path(__file__).parents[1] / "src" / "seqmem"
 FILES = sorted(SOURCE.rglob("*.py"))
@@ -324,3 +328,10 @@ def test_no_swallowed_errors_and_no_printing_below_the_cli() -> None:
                 assert not (broad and empty), f"{path}:{node.lineno}"
             if isinstance(node, ast.Call) and dotted(node.func) == "print":
                 assert room(path) == "cli", f"{path}:{node.lineno}"
+
+
+def test_shapes_and_types_are_checked_while_the_tests_run() -> None:
+    """In every test file anew; checked_calls.py limits how often."""
+    logits, target = torch.zeros(2, 3, 4), torch.zeros(2, 5, dtype=torch.int64)
+    with pytest.raises(jaxtyping.TypeCheckError, match="target"):
+        Tokens(4).loss(logits, target)

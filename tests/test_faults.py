@@ -10,7 +10,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import seqmem
-from commandline import TINY, Completed, assert_same_numbers
+from commandline import TINY, Completed, assert_same_numbers, composed, train
 from seqmem.record.events import whole_records
 from seqmem.runs.directory import RunDirectory
 from seqmem.runs.files import RunError
@@ -26,8 +26,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def run(finished: Path, tmp_path: Path) -> Path:
-    """A copy of the finished run in outputs/."""
+def run(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the finished run in outputs/ of the current directory."""
+    monkeypatch.chdir(tmp_path)
     place = Path(tmp_path, "outputs", *finished.parts[-3:])
     copytree(finished, place)
     return place
@@ -77,9 +78,7 @@ def test_a_damaged_file_is_named(typed: Typed, run: Path, name: str, damage: Cal
 
 
 @pytest.mark.parametrize("damage", [half, another])
-def test_damaged_descriptions_do_not_stop_a_resumed_run(
-    typed: Typed, run: Path, damage: Callable[[bytes], bytes]
-) -> None:
+def test_damaged_descriptions_do_not_stop_a_resumed_run(run: Path, damage: Callable[[bytes], bytes]) -> None:
     """Resuming from the checkpoint rewrites settings, status and overrides."""
     whole = run.parent / "whole"
     copytree(run, whole)
@@ -87,8 +86,7 @@ def test_damaged_descriptions_do_not_stop_a_resumed_run(
     for name in ("config.json", "status.json", "overrides.json"):
         path = run / name
         path.write_bytes(damage(path.read_bytes()))
-    completed = typed("train", *LSTM)
-    assert (completed.code, completed.err) == (0, "")
+    train(composed(*LSTM))
     assert_same_numbers(run, whole)
 
 
@@ -125,7 +123,7 @@ def test_an_unfinished_run_whose_event_file_was_cut(typed: Typed, run: Path) -> 
     assert typed("show", str(run)).code == 0
     assert len(RunDirectory(run).metrics()) > 5
     path.write_bytes(whole)  # restored, for example from a backup
-    assert typed("train", *LSTM).code == 0
+    train(composed(*LSTM))
 
 
 def test_watch_needs_no_file_to_be_whole(run: Path) -> None:
@@ -151,13 +149,12 @@ def test_a_checkpoint_of_another_version(typed: Typed, run: Path) -> None:
     assert status["state"] == "failed"
 
 
-def test_a_resumed_run_names_the_version_that_started_it(typed: Typed, run: Path) -> None:
+def test_a_resumed_run_names_the_version_that_started_it(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (run / "result.json").unlink()
     environment = json.loads((run / "environment.json").read_text())
     (run / "environment.json").write_text(json.dumps(environment | {"seqmem": "0.0.9"}))
-    completed = typed("train", *(setting for setting in LSTM if setting != "quiet=true"))
-    assert (completed.code, completed.err) == (0, "")
-    assert completed.out.count("begun by seqmem 0.0.9, going on with ") == 1
+    train(composed(*LSTM), quiet=False)
+    assert capsys.readouterr().out.count("begun by seqmem 0.0.9, going on with ") == 1
     (run / "result.json").unlink()
-    resumed = typed("train", *(setting for setting in LSTM if setting != "quiet=true"))
-    assert "begun by seqmem 0.0.9" in resumed.out  # whichever version resumed it since
+    train(composed(*LSTM), quiet=False)
+    assert "begun by seqmem 0.0.9" in capsys.readouterr().out  # whichever version resumed it since

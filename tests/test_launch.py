@@ -6,6 +6,7 @@ import json
 import os
 import re
 import socket
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from io import StringIO
@@ -15,9 +16,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from commandline import OWN_CELLS, TINY, Completed, assert_same_numbers, runs_below
+from commandline import OWN_CELLS, TINY, Completed, assert_same_numbers, runs_below, sweep_jobs
 from made_up import ended_process, run_directory, write_status
+from seqmem.cli.config.errors import ConfigError
 from seqmem.cli.launch import jobs as launch_jobs
+from seqmem.cli.launch import local, sweep
 from seqmem.cli.launch.jobs import Job, Outcome, Progress
 from seqmem.cli.launch.overview import Overview, cost
 from seqmem.cli.verbs import sweep as sweeps
@@ -40,25 +43,39 @@ class Fatal(Leaky):
 """
 
 
-def test_two_processes_and_one_give_the_same_bits(tmp_path: Path, typed: Callable[..., Completed]) -> None:
-    command = ("train", "-m", *TINY, "cell=rnn,lstm", "seed=0,1")
-    completed = typed(*command, "hydra.launcher.workers=2")
+@pytest.fixture
+def here(no_cuda: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Jobs run in this directory, and put it in sys.path."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    return tmp_path
+
+
+def test_two_processes_and_one_give_the_same_bits(
+    tmp_path: Path, typed: Callable[..., Completed], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "usable_cores", lambda: 2)  # as many processes at once as there are
+    completed = typed("train", "-m", *TINY, "cell=rnn,lstm")
     assert (completed.code, completed.err) == (0, "")
     for line in completed.out.splitlines()[1:-1]:
-        assert re.match(r"\[\d/4 (rnn|lstm) pronoun len8 seed[01]\] ", line), line
-    assert typed(*command, "outputs=serial", "hydra.launcher.workers=1").code == 0
+        assert re.match(r"\[\d/2 (rnn|lstm) pronoun len8 seed0\] ", line), line
+    serial = [
+        job for cell in ("rnn", "lstm") for job in sweep_jobs(*TINY, f"cell={cell}", seeds=(0,), outputs="serial")
+    ]
+    assert [outcome.state for outcome in local.run_jobs(serial, workers=1)] == ["finished", "finished"]
     runs = runs_below(tmp_path / "outputs")
-    assert len(runs) == 4
+    assert len(runs) == 2
     for run in runs:
         assert_same_numbers(run, tmp_path / "serial" / run.relative_to(tmp_path / "outputs"))
     environment = json.loads((runs[0] / "environment.json").read_text())
     assert environment["threads"] == 1
     pids = {json.loads((run / "status.json").read_text())["pid"] for run in runs}
-    assert len(pids) == 4  # a process each
+    assert len(pids) == 2  # a process each
     assert os.getpid() not in pids
 
 
 def test_a_killed_job_does_not_stop_the_others(tmp_path: Path, typed: Callable[..., Completed]) -> None:
+    """Its cell is the user's own."""
     (tmp_path / "owncells.py").write_text(OWN_CELLS + FATAL)
     command = ("train", "-m", *TINY, "cell=custom", "cell.target=owncells.Fatal", "cell.args.alpha=0.4,0.5,0.6")
     completed = typed(*command, "hydra.launcher.workers=2", "cell.hidden_size=4")
@@ -73,69 +90,80 @@ def test_a_killed_job_does_not_stop_the_others(tmp_path: Path, typed: Callable[.
     status = RunDirectory(failed_run).status()
     assert status is not None
     assert (status.state, status.error) == ("failed", cause)
+    arguments = [json.loads((run / "config.json").read_text())["cell"]["args"] for run in runs_below(tmp_path)]
+    assert sorted(args["alpha"] for args in arguments) == [0.4, 0.5, 0.6]
+    assert str(tmp_path) in os.environ["PYTHONPATH"]  # for the launchers' workers, which are new processes
 
 
 def test_a_run_locked_by_another_process(
-    tmp_path: Path, typed: Callable[..., Completed], monkeypatch: pytest.MonkeyPatch
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The sweep waits briefly for the lock, reports the run in one line, and continues with the others."""
     monkeypatch.setattr(launch_jobs, "LOCK_WAIT", 0.1)
-    command = ("train", "-m", *TINY, "seed=0,1", "hydra.launcher.workers=1")
-    assert typed("train", *TINY, "seed=0", "outputs=elsewhere").code == 0
-    (elsewhere,) = runs_below(tmp_path / "elsewhere")
-    run = RunDirectory(tmp_path / "outputs" / elsewhere.relative_to(tmp_path / "elsewhere"))
+    jobs = sweep_jobs(*TINY, seeds=(0, 1))
+    run = jobs[0].run
     with run.locked():
         run.set_status("running", step=3)
-        completed = typed(*command)
-        assert completed.code == 1
-        (line,) = completed.err.splitlines()
+        outcomes = local.run_jobs(jobs, workers=1)
+        assert [(outcome.state, outcome.held) for outcome in outcomes] == [("failed", True), ("finished", False)]
+        (line,) = capsys.readouterr().err.splitlines()
         holder = f"is in use by another seqmem (process {os.getpid()} on {socket.gethostname()})"
         assert line.startswith("[1/2 lstm pronoun len8 seed0] FAILED: ")
         assert holder in line
-        *_, count, last = completed.out.splitlines()
+        (count, last), code = summary(jobs, outcomes)
+        assert code == 1
         assert count == "1 of 2 runs finished"
         assert last.startswith("  in use: ")
         status = run.status()
         assert status is not None
         assert status.state == "running"  # no other process changed it
-    assert typed(*command).code == 0
+    outcomes = local.run_jobs(jobs, workers=1)
+    assert [(outcome.state, outcome.skipped) for outcome in outcomes] == [("finished", False), ("finished", True)]
     assert run.finished
 
 
+def summary(jobs: list[Job], outcomes: list[Outcome]) -> tuple[list[str], int]:
+    paths = [Path(job.path) for job in jobs]
+    return sweep.summary(sweep.Sweep(paths=paths, outcomes=dict(zip(paths, outcomes, strict=True))))
+
+
 def test_a_full_disk_is_reported_once(
-    tmp_path: Path, typed: Callable[..., Completed], monkeypatch: pytest.MonkeyPatch
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     finished, full = Recorder.finished, OSError(errno.ENOSPC, "No space left on device")
 
     def write(recorder: Recorder, step: int, result: Any) -> None:
-        if len(list(tmp_path.rglob("result.json"))) == 1:
+        if len(list(here.rglob("result.json"))) == 1:
             raise full
         finished(recorder, step, result)
 
     monkeypatch.setattr(Recorder, "finished", write)
-    completed = typed("train", "-m", *TINY, "seed=0,1,2,3", "hydra.launcher.workers=1")
-    assert completed.code == 1
-    first, second = completed.err.splitlines()
+    jobs = sweep_jobs(*TINY, seeds=(0, 1, 2, 3))
+    outcomes = local.run_jobs(jobs, workers=1)
+    first, second = capsys.readouterr().err.splitlines()
     assert re.match(r"\[2/4 .*\] FAILED: cannot write to .*: No space left on device", first)
     assert second == "no other run is started, as the disk is full"
-    assert completed.out.splitlines()[-3] == "1 of 4 runs finished"
-    assert completed.out.splitlines()[-1] == "  not started: 2 runs: the disk is full"
-    assert len(runs_below(tmp_path)) == 2
+    lines, code = summary(jobs, outcomes)
+    assert code == 1
+    assert lines[0] == "1 of 4 runs finished"
+    assert lines[-1] == "  not started: 2 runs: the disk is full"
+    assert len(lines) == 3
+    assert len(runs_below(here)) == 2
 
 
 def test_invalid_numbers_of_workers_are_refused(typed: Callable[..., Completed]) -> None:
-    for value in ("0", "x", "1.5", "true"):
-        completed = typed("train", "-m", *TINY, "seed=0,1", f"hydra.launcher.workers={value}")
-        completed.refuses(
-            f"hydra.launcher.workers={'True' if value == 'true' else value}: must be auto, or a whole", code=2
-        )
+    for value in (0, "x", 1.5, True):
+        with pytest.raises(ConfigError, match=f"hydra.launcher.workers={value}: must be auto, or a whole"):
+            local.worker_count(value)
+    completed = typed("train", "-m", *TINY, "seed=0,1", "hydra.launcher.workers=true")
+    completed.refuses("hydra.launcher.workers=True: must be auto, or a whole", code=2)
 
 
 def test_quiet_sweeps_print_nothing(tmp_path: Path, typed: Callable[..., Completed]) -> None:
-    command = ("train", "-m", *TINY, "seed=0,1", "quiet=true", "hydra.launcher.workers=1")
+    command = ("train", "-m", *TINY, "seed=1", "quiet=true", "hydra.launcher.workers=1")
     assert typed(*command) == Completed(0, "", "")
-    assert typed(*command) == Completed(0, "", "")
-    assert len(runs_below(tmp_path)) == 2
+    assert typed(*command) == Completed(0, "", "")  # it has finished already
+    assert len(runs_below(tmp_path)) == 1
 
 
 # The overview

@@ -28,12 +28,10 @@ from seqmem.tasks import Adding
 
 
 @pytest.fixture(autouse=True)
-def _in_tmp(no_cuda: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _in_tmp(no_cuda: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setenv("PYTHONPATH", "")
-    yield
-    sys.modules.pop("owncells", None)
 
 
 def test_a_run_equals_the_command_lines_run(tmp_path: Path, typed: Callable[..., Completed]) -> None:

@@ -3,7 +3,6 @@
 scripts/check_ray checks Ray itself on real clusters.
 """
 
-import json
 import os
 import socket
 import sys
@@ -15,11 +14,12 @@ from typing import Any
 
 import pytest
 
-from commandline import TINY, Completed, assert_same_numbers, runs_below
+from commandline import TINY, Completed, assert_same_numbers, runs_below, sweep_jobs
 from seqmem.cli.config.errors import ConfigError
 from seqmem.cli.launch import ray as launch
 from seqmem.cli.launch.jobs import Job, Lines, Outcome, work
 from seqmem.cli.launch.one_run import StopSignals
+from seqmem.runs.files import RunError
 
 ADDING = (
     "task=adding", "cell=rnn", "cell.nonlinearity=relu", "optimizer=sgd", "clip_norm=null", "optimizer.lr=0.01", *TINY,
@@ -125,8 +125,10 @@ class Cluster:
 
 
 @pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
+def cluster(no_cuda: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
     stand_in = Cluster()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setitem(sys.modules, "ray", stand_in)  # type: ignore[arg-type]
     monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "")
     monkeypatch.setattr(launch, "_APPEARS", 0.0)
@@ -135,74 +137,76 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
 
 def test_a_sweep_with_a_failure_and_a_death(tmp_path: Path, typed: Callable[..., Completed], cluster: Cluster) -> None:
     """What died half way goes on from there, on its second start, to the same numbers; a failure stops no other job."""
-    cluster.deaths = {1: 1}
-    rates = "optimizer.lr=0.01,0.02,1e30,0.03"
-    completed = typed(*RAY, *ADDING, rates)
+    cluster.deaths = {0: 1}
+    completed = typed(*RAY, *ADDING, "optimizer.lr=0.01,1e30,0.02")
     assert completed.code == 1
     lines = completed.out.splitlines()
-    assert lines[:2] == ["sweep of 4 runs", "Ray: a cluster of its own on this machine, 2 jobs at once"]
+    assert lines[:2] == ["sweep of 3 runs", "Ray: a cluster of its own on this machine, 2 jobs at once"]
     death_line = (
-        "[2/4 rnn adding len8 seed0] its process died (Ray: The worker died unexpectedly): started again, 1 of 3"
+        "[1/3 rnn adding len8 seed0] its process died (Ray: The worker died unexpectedly): started again, 1 of 3"
     )
     assert lines.count(death_line) == 1
-    assert "3 of 4 runs finished" in lines
+    assert "2 of 3 runs finished" in lines
     (failure,) = completed.err.splitlines()
-    assert failure.startswith("[3/4 rnn adding len8 seed0] FAILED: the loss became ")
-    assert [job.number for job in cluster.starts] == [0, 1, 2, 3, 1]
+    assert failure.startswith("[2/3 rnn adding len8 seed0] FAILED: the loss became ")
+    assert [job.number for job in cluster.starts] == [0, 1, 2, 0]
     assert cluster.remote_options == [
         {"num_cpus": 1, "num_gpus": 0, "resources": None, "max_calls": 1, "max_retries": 0}
     ]
     assert cluster.inits[0]["address"] == "local"
     assert cluster.shutdowns == 1
     (log,) = (tmp_path / "outputs" / ".sweeps").rglob("*.log")  # kept for the unfinished job only
-    assert log.name == "3.log"
+    assert log.name == "2.log"
 
-    assert typed("train", "-m", "hydra.launcher.workers=1", *ADDING, rates, "outputs=local", "quiet=true").code == 1
-    for run in runs_below(tmp_path / "local"):
-        if (run / "result.json").exists():
-            assert_same_numbers(tmp_path / "outputs" / run.relative_to(tmp_path / "local"), run)
+    finished = [job for job in cluster.starts[:3] if job.run.finished]
+    assert [job.settings["optimizer"]["lr"] for job in finished] == [0.01, 0.02]
+    for job in finished:
+        here = replace(job, settings={**job.settings, "outputs": "here", "quiet": True})
+        assert work(here).state == "finished"
+        assert_same_numbers(job.run.path, tmp_path / "here" / Path(job.path).relative_to("outputs"))
 
-    completed = typed(*RAY, *ADDING, "optimizer.lr=0.01,0.02,0.03")  # no job is left, so no cluster is started
-    assert (completed.code, completed.err) == (0, "")
-    assert [line.partition("] ")[2].partition(":")[0] for line in completed.out.splitlines()[1:-1]] == 3 * [
-        "already finished"
-    ]
-    assert len(cluster.inits) == 1
+    assert [outcome.skipped for outcome in launch.run_jobs(finished)] == [True, True]
+    assert len(cluster.inits) == 1  # no job is left, so no other cluster is started
 
 
-def test_more_deaths_than_retries(tmp_path: Path, typed: Callable[..., Completed], cluster: Cluster) -> None:
+def test_more_deaths_than_retries(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
     cluster.deaths = {0: 9}
-    completed = typed(*RAY, "hydra.launcher.max_retries=2", *ADDING, "seed=5,6")
-    assert completed.code == 1
-    assert completed.err.splitlines() == [
-        "[1/2 rnn adding len8 seed5] FAILED: its process died (Ray: The worker died unexpectedly), 3 times"
-    ]
+    dying, other = jobs = sweep_jobs(*ADDING, seeds=(5, 6))
+    outcomes = launch.run_jobs(jobs, max_retries=2)
+    error = "its process died (Ray: The worker died unexpectedly), 3 times"
+    assert [(outcome.state, outcome.error) for outcome in outcomes] == [("lost", error), ("finished", None)]
+    assert capsys.readouterr().err == f"[1/2 rnn adding len8 seed5] FAILED: {error}\n"
     assert [job.number for job in cluster.starts] == [0, 1, 0, 0]
-    assert "1 of 2 runs finished" in completed.out
-    states = {path.parent.name[:10]: json.loads(path.read_text()) for path in tmp_path.rglob("status.json")}
-    assert states["len8-seed5"]["state"] == "failed"
-    assert "its process died" in states["len8-seed5"]["error"]
-    assert states["len8-seed6"]["state"] == "finished"
+    status, finished = dying.run.status(), other.run.status()
+    assert status is not None
+    assert finished is not None
+    assert (status.state, status.error) == ("failed", error)
+    assert finished.state == "finished"
 
 
-def test_a_retry_with_force_resumes(typed: Callable[..., Completed], cluster: Cluster) -> None:
-    assert typed("train", *ADDING, "quiet=true").code == 0
+def test_a_retry_with_force_resumes(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+    (job,) = sweep_jobs(*ADDING, seeds=(0,))
+    assert work(job).state == "finished"
     cluster.deaths = {0: 1}
-    completed = typed(*RAY, *ADDING, "force=true")
-    assert completed.code == 0
+    capsys.readouterr()
+    (outcome,) = launch.run_jobs(sweep_jobs(*ADDING, seeds=(0,), force=True))
+    assert outcome.state == "finished"
     assert [job.settings["force"] for job in cluster.starts] == [True, False]
-    assert "step 0/6" not in completed.out  # the second start resumes
+    assert "step 0/6" not in capsys.readouterr().out  # the second start resumes
 
 
-def test_one_run_twice_in_a_sweep(typed: Callable[..., Completed], cluster: Cluster) -> None:
+def test_one_run_twice_in_a_sweep(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
     """Duplicates never write to the directory at the same time: the second is skipped after the first has finished."""
-    completed = typed(*RAY, *ADDING, "seed=7,7,8")
-    assert (completed.code, completed.err) == (0, "")
+    outcomes = launch.run_jobs(sweep_jobs(*ADDING, seeds=(7, 7, 8)))
+    assert [(outcome.state, outcome.skipped) for outcome in outcomes] == [
+        ("finished", False), ("finished", True), ("finished", False)
+    ]  # fmt: skip
     assert [job.number for job in cluster.starts] == [0, 2]
-    assert completed.out.count("already finished") == 1
+    captured = capsys.readouterr()
+    assert (captured.out.count("already finished"), captured.err) == (1, "")
 
 
-def test_ctrl_c(typed: Callable[..., Completed], cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """No other job is started, finished jobs count, and the exit code is 130."""
     wait = Cluster.wait
 
@@ -213,23 +217,24 @@ def test_ctrl_c(typed: Callable[..., Completed], cluster: Cluster, monkeypatch: 
         return result
 
     monkeypatch.setattr(Cluster, "wait", interrupt)
-    completed = typed(*RAY, *ADDING, "seed=1,2,3")
-    assert completed.code == 130
-    assert completed.err.splitlines()[0].startswith("stopping, 2 jobs are left")
-    assert completed.err.splitlines()[1].startswith("seqmem train: stopped")
-    assert completed.err.count("\n") == 2
+    outcomes = launch.run_jobs(sweep_jobs(*ADDING, seeds=(1, 2, 3)))
+    assert [(outcome.state, outcome.exit_code) for outcome in outcomes] == [
+        ("finished", None), ("stopped", 130), ("stopped", 130)
+    ]  # fmt: skip
+    assert capsys.readouterr().err == "stopping, 2 jobs are left; once more ends them at once\n"
     assert cluster.shutdowns == 1
 
 
 def test_without_a_shared_file_system(
-    tmp_path: Path, typed: Callable[..., Completed], cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The launcher notices before a job runs, and afterwards."""
     exists = Path.exists
     monkeypatch.setattr(Path, "exists", lambda self: exists(self) and not self.name.startswith("ray-"))
-    completed = typed(*RAY, *ADDING, "seed=1,2")
-    assert completed.code == 1
-    assert completed.err.count(" is not there on the node ") == completed.err.count("\n") == 2
+    outcomes = launch.run_jobs(sweep_jobs(*ADDING, seeds=(1, 2)))
+    assert [outcome.state for outcome in outcomes] == ["failed", "failed"]
+    lines = capsys.readouterr().err
+    assert lines.count(" is not there on the node ") == lines.count("\n") == 2
     assert runs_below(tmp_path) == []
 
     monkeypatch.setattr(Path, "exists", exists)
@@ -244,26 +249,36 @@ def test_without_a_shared_file_system(
 def test_invalid_options_are_refused(
     typed: Callable[..., Completed], cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refusal(option: str) -> Completed:
+    jobs = sweep_jobs(*ADDING, seeds=(0,))
+
+    def refused(line: str, *, error: type[Exception] = ConfigError, **options: Any) -> None:
+        with pytest.raises(error) as caught:
+            launch.run_jobs(jobs, **options)
+        assert line in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+    def typed_option(option: str) -> Completed:
         completed = typed(*RAY, f"hydra.launcher.{option}")
         return Completed(completed.code, "", completed.err)
 
-    refusal("num_cpus=3").refuses("no node of the cluster has what a job takes (3 CPU; ", code=2)
-    refusal("num_gpus=0.5").refuses("the most that one has: 2 CPU, 0 GPU", code=2)  # the node with GPUs is not alive
-    refusal("resources={a100: 1}").refuses("1 a100", code=2)
-    refusal("num_cpus=1.5").refuses("hydra.launcher.num_cpus=1.5: ", code=2)
-    refusal("num_gpus=-1").refuses("hydra.launcher.num_gpus=-1: ", code=2)
-    refusal("max_retries=many").refuses("hydra.launcher.max_retries=many: ", code=2)
-    refusal("runtime_env=3").refuses("hydra.launcher.runtime_env", code=2)
-    refusal("cpus=3").refuses("cpus", code=2)
+    no_room = "no node of the cluster has what a job takes (3 CPU; the most that one has: 2 CPU)"
+    typed_option("num_cpus=3").refuses(no_room, code=2)  # the node with GPUs is not alive
+    typed_option("cpus=3").refuses("cpus", code=2)
+    refused("the most that one has: 2 CPU, 0 GPU", num_gpus=0.5)
+    refused("1 a100", resources={"a100": 1})
+    refused("hydra.launcher.num_cpus=1.5: ", num_cpus=1.5)
+    refused("hydra.launcher.num_gpus=-1: ", num_gpus=-1)
+    refused("hydra.launcher.max_retries=many: ", max_retries="many")
+    refused("hydra.launcher.runtime_env", runtime_env=3)
     cluster.reachable = False
-    refusal("address=auto").refuses("no Ray cluster at auto: ConnectionError: Ray is not at auto", code=1)
+    typed_option("address=auto").refuses("no Ray cluster at auto: ConnectionError: Ray is not at auto", code=1)
     with socket.create_server(("127.0.0.1", 0)) as other:  # a server, but not Ray
         address = f"127.0.0.1:{other.getsockname()[1]}"
-        refusal(f"address={address}").refuses(f"no Ray cluster at {address}: ConnectionError: Ray is not at", code=1)
-    refusal(f"address=ray://{address}").refuses(f"no Ray cluster at ray://{address}: Connection refused", code=1)
+        refused(f"no Ray cluster at {address}: ConnectionError: Ray is not at", error=RunError, address=address)
+    address = f"ray://{address}"
+    refused(f"no Ray cluster at {address}: Connection refused", error=RunError, address=address)
     monkeypatch.setitem(sys.modules, "ray", None)
-    refusal("num_cpus=1").refuses("hydra/launcher=ray needs Ray: pip install seqmem[ray]", code=2)
+    refused("hydra/launcher=ray needs Ray: pip install seqmem[ray]", num_cpus=1)
     assert not cluster.starts
 
 
@@ -305,5 +320,6 @@ def test_joblib(tmp_path: Path, typed: Callable[..., Completed]) -> None:
     assert "[1/2 rnn adding len8 seed0] finished" in completed.out
     assert "[2/2 rnn adding len8 seed0] FAILED: the loss became " in completed.err
     (run,) = (run for run in runs_below(tmp_path) if (run / "result.json").exists())
-    assert typed("train", *ADDING, "outputs=alone", "quiet=true").code == 0
+    (alone,) = sweep_jobs(*ADDING, seeds=(0,), outputs="alone", quiet=True)
+    assert work(alone).state == "finished"
     assert_same_numbers(run, tmp_path / "alone" / run.relative_to(tmp_path / "outputs"))

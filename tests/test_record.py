@@ -295,7 +295,7 @@ def test_a_run_that_is_let_go_keeps_all_it_had(whole: Setup, tmp_path: Path) -> 
     stored = made.run.gradients()
     assert stored is not None
     assert stored.step.tolist() == [0, 3, 6]
-    assert not made.run.file(TRACES).exists()  # they are in gradients.npz, for whoever wants to look at it
+    assert not made.run.file(TRACES).exists()  # gradients.npz holds them
     assert_same(finish(tmp_path).run, whole.run)
 
 

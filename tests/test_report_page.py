@@ -171,7 +171,7 @@ def unrendered(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("unrendered")
 def test_numbers_of_any_probe_are_in_the_tables(tmp_path: Path) -> None:
-    """Of a probe that the report does not know: from the description that its runs carry."""
+    """Including a probe that is not installed: from the description stored in its runs."""
     recall = Number("recall", "How much comes back.", unit="bits", better="higher")
     echo = Description({"recall": recall, "trials": Number("trials", shown="stored")})
     measured = {"echo": {"start": {"recall": 0.125, "trials": 9.0}, "end": {"recall": 2.5, "trials": 9.0}}}

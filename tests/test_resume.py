@@ -2,62 +2,55 @@
 
 import json
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from hydra import compose
+
 from commandline import (
+    SIGNALLED,
     TINY,
     Completed,
     assert_same_numbers,
     end,
-    environment,
     forked,
+    forked_module,
     only_run,
     rows,
     started,
     trained_to,
     until,
 )
-
-LONGER = (
-    "train", "steps=400", "seq_len=10", "cell.hidden_size=16", "batch_size=16", "log_every=5", "checkpoint_every=25",
-    "evaluate.every=100", "evaluate.sequences=64", "trace.every=100", "trace.sequences=4",
-)  # fmt: skip
+from seqmem.cli.config.compose import own_hydra
+from seqmem.cli.config.schema import everything, from_mapping
 
 
-def test_resumed_after_a_kill_and_after_ctrl_c(tmp_path: Path) -> None:
+def test_resumed_after_a_kill_and_after_ctrl_c(tmp_path: Path, typed: Callable[..., Completed]) -> None:
     """kill -9, then Ctrl-C, then to the end."""
-    outputs = tmp_path / "outputs"
-    with started(*LONGER, cwd=tmp_path) as process:
-        until(lambda: trained_to(outputs) >= 90, of=process)
-        process.kill()
-        assert end(process).code == -signal.SIGKILL
-    assert not list(outputs.rglob("result.json"))
-    assert json.loads((only_run(outputs) / "status.json").read_text())["state"] == "running"
-    with started(*LONGER, cwd=tmp_path) as process:
-        until(lambda: trained_to(outputs) >= 190, of=process)
-        process.send_signal(signal.SIGINT)
-        completed = end(process)
-    run = only_run(outputs)
+    command = ("train", *TINY, "steps=12", "checkpoint_every=3", "cell=custom", "cell.target=signalled.Signalled")
+    (tmp_path / "signalled.py").write_text(SIGNALLED)
+    signalled = tmp_path / "signal"
+    signalled.write_text(f"5 {int(signal.SIGKILL)}")
+    assert forked(*command, cwd=tmp_path).code == -signal.SIGKILL
+    run = only_run(tmp_path / "outputs")
+    assert not (run / "result.json").exists()
+    assert json.loads((run / "status.json").read_text())["state"] == "running"
+    signalled.write_text(f"5 {int(signal.SIGINT)}")
+    completed = forked(*command, cwd=tmp_path)
     status = json.loads((run / "status.json").read_text())
-    assert status["state"] == "interrupted"
-    assert 190 <= status["step"] < 400
-    completed.refuses(
-        f"stopped at step {status['step']} of 400, saved: the same command goes on from there",
-        code=128 + signal.SIGINT,
-    )
+    assert (status["state"], status["step"]) == ("interrupted", 3 + 5)
+    completed.refuses("stopped at step 8 of 12, saved: the same command goes on from there", code=128 + signal.SIGINT)
+    signalled.unlink()
     started_first = (run / "events.out.tfevents.0.seqmem").stat().st_ino
-    assert forked(*LONGER, cwd=tmp_path).code == 0
+    assert typed(*command).code == 0
     assert (run / "events.out.tfevents.0.seqmem").stat().st_ino == started_first
-    assert forked(*LONGER, "outputs=whole", cwd=tmp_path).code == 0
+    assert typed(*command, "outputs=whole").code == 0
     assert_same_numbers(run, only_run(tmp_path / "whole"))
 
 
 def test_two_processes_of_one_run(tmp_path: Path, typed: Callable[..., Completed]) -> None:
     """The second process names the one that holds the lock and changes nothing; SIGTERM stops the first."""
-    command = [*(setting for setting in LONGER if not setting.startswith("steps=")), "steps=20000"]
+    command = ("train", *TINY, "steps=20000", "evaluate.every=20000", "trace.every=0", "log_every=10")
     with started(*command, cwd=tmp_path) as first:
         until(lambda: trained_to(tmp_path) >= 50, of=first)
         for also in ((), ("force=true",)):
@@ -73,82 +66,106 @@ def test_two_processes_of_one_run(tmp_path: Path, typed: Callable[..., Completed
 
 
 DRIVER = """\
-import gc, io, json, os, signal, sys
-from seqmem.cli.config.compose import own_hydra
+import gc, io, json, os, shutil, signal, sys
+from pathlib import Path
 from seqmem.cli.config.schema import from_mapping
 from seqmem.cli.launch.one_run import execute
-from hydra import compose
 from rich import get_console
 
+touches, killed_at, copied_at = [], None, ()
 
-def run(outputs, killed_at):
-    '''Train in a forked process and kill it at its nth file operation. (code, operations)'''
+
+def finish(outputs):
+    touches.clear()
+    config.outputs = outputs
+    execute(config, overrides=[], console=get_console())
+
+
+def touch(how, path):
+    touches.append(f"{how} {os.path.basename(str(path))}")
+    if len(touches) == killed_at:
+        os.write(writer, json.dumps(touches).encode())
+        os.kill(os.getpid(), signal.SIGKILL)
+    if len(touches) in copied_at:
+        shutil.copytree(config.outputs, f"{name}/cut{len(touches)}")
+
+
+def hook(event, args):
+    if event in ("os.rename", "os.remove") and config.outputs in str(args[0]):
+        touch(event, args[0])
+
+
+def opened(path, *args, really=io.open, **more):
+    file = really(path, *args, **more)
+    if config.outputs in str(path):
+        touch("opened", path)  # opening for writing also truncates
+    return file
+
+
+def fsync(file, really=os.fsync):
+    touch("written", os.readlink(f"/proc/self/fd/{file}"))
+    really(file)
+
+
+def kill(outputs, moment):
+    '''Train in a forked process and kill it at its nth file operation. The operations'''
+    global killed_at, writer
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
-        touches = []
-
-        def touch(how, path):
-            touches.append(f"{how} {os.path.basename(str(path))}")
-            if len(touches) == killed_at:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-        def hook(event, args):
-            if event in ("os.rename", "os.remove") and outputs in str(args[0]):
-                touch(event, args[0])
-
-        def opened(path, *args, really=io.open, **more):
-            file = really(path, *args, **more)
-            if outputs in str(path):
-                touch("opened", path)  # opening for writing also truncates
-            return file
-
-        def fsync(file, really=os.fsync):
-            touch("written", os.readlink(f"/proc/self/fd/{file}") if os.path.exists("/proc/self/fd") else file)
-            really(file)
-
-        sys.addaudithook(hook)
-        io.open, os.fsync = opened, fsync
-        config.outputs = outputs
-        execute(config, overrides=overrides, console=get_console())
-        os.write(writer, json.dumps(touches).encode())
+        killed_at = moment
+        finish(outputs)
         os._exit(0)
     os.close(writer)
     with os.fdopen(reader) as pipe:
-        touches = pipe.read()
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), json.loads(touches or "[]")
+        said = pipe.read()
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert code == -signal.SIGKILL, (outputs, moment, code)
+    return json.loads(said)
 
 
-cases = json.loads(sys.argv[1])
-with own_hydra():
-    configs = {name: from_mapping(compose("train", overrides=overrides)) for name, (_, overrides) in cases.items()}
-config = next(iter(configs.values()))
-config.outputs = "warm-up"
-execute(config, overrides=[], console=get_console())  # import once what every fork would import again
-gc.freeze()
+def left(outputs):
+    '''The files that a kill has left, with their content where it is the same in every run.'''
+    files = [path for path in Path(outputs).rglob("*") if path.is_file()]
+    timeless = ("metrics.jsonl", "traces.bin", "evaluations.jsonl")
+    return {path.name: path.read_bytes() if path.name in timeless else None for path in files}
 
-for name, (thoroughly, overrides) in cases.items():
-    config = configs[name]
-    code, touches = run(f"{name}/whole", -1)
-    assert code == 0, code
-    assert run(f"{name}/again", -1)[1] == touches
-    moments = [len(touches) // 3, len(touches) // 2, 5 * len(touches) // 6]
-    if thoroughly:  # every kind of operation, at the middle of its occurrences; one description file stands for all
+
+cases = {name: from_mapping(settings) for name, settings in json.loads(sys.argv[1]).items()}
+config = next(iter(cases.values()))
+sys.addaudithook(hook)
+io.open, os.fsync = opened, fsync
+for name, config in cases.items():
+    finish(f"{name}/whole")
+    whole = list(touches)
+    gc.freeze()
+    if name == "lstm":  # every kind of operation, at the middle of its occurrences; one description file stands for all
         occurrences = {}
-        for moment, touched in enumerate(touches, start=1):
+        for moment, touched in enumerate(whole, start=1):
             if "overrides" not in touched and "environment" not in touched:
                 occurrences.setdefault("removed" if "remove" in touched else touched, []).append(moment)
-        last = range(len(touches) - 4, len(touches) + 1)
-        moments = sorted({*last, *(times[len(times) // 2] for times in occurrences.values())})
-    for moment in moments:
-        at = (name, moment, touches[moment - 1])
-        code, _ = run(f"{name}/cut{moment}", moment)
-        assert code == -signal.SIGKILL, (*at, code)
-        if not thoroughly:  # kill it again after it has resumed
-            code, _ = run(f"{name}/cut{moment}", 30)
-            assert code in (0, -signal.SIGKILL), (*at, code)
-        code, _ = run(f"{name}/cut{moment}", -1)
-        assert code == 0, (*at, code)
+        last = range(len(whole) - 4, len(whole) + 1)
+        moments = {*last, *(times[len(times) // 2] for times in occurrences.values())}
+        for moment in list(moments):
+            how, file = whole[moment - 1].split()
+            if how == "os.rename" and whole[moment - 2] == f"written {file}":
+                moments.remove(moment)  # a kill before the one leaves the same files as a kill before the other
+        copied_at = moments  # what the kernel has been given at each of them is what a kill there leaves
+        finish(f"{name}/again")
+        copied_at = ()
+        assert touches == whole
+        real = occurrences["written checkpoint.pt.partial"][-1]
+        assert kill(f"{name}/killed", real) == whole[:real]
+        assert left(f"{name}/killed") == left(f"{name}/cut{real}")
+        for moment in moments:
+            finish(f"{name}/cut{moment}")
+        finish(f"{name}/killed")
+    else:  # before it has saved, after that, and again after it has resumed
+        moment = len(whole) // 3
+        assert kill(f"{name}/cut", moment) == whole[:moment]
+        kill(f"{name}/cut", len(whole) // 2)
+        kill(f"{name}/cut", 30)
+        finish(f"{name}/cut")
 """
 
 KINDS = {
@@ -160,16 +177,17 @@ KINDS = {
 
 def test_killed_at_any_moment(tmp_path: Path) -> None:
     """Kill between any two file operations of a run, also when a file has just been opened and is still empty."""
-    cases = {name: (name == "lstm", [*TINY, *settings, "quiet=true"]) for name, settings in KINDS.items()}
-    completed = subprocess.run(
-        [sys.executable, "-c", DRIVER, json.dumps(cases)],
-        cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
-    assert (completed.returncode, completed.stdout, completed.stderr) == (0, "", "")
+    with own_hydra():
+        cases = {
+            name: everything(from_mapping(compose("train", overrides=[*TINY, "steps=4", *settings, "quiet=true"])))
+            for name, settings in KINDS.items()
+        }
+    (tmp_path / "driver.py").write_text(DRIVER)
+    assert forked_module("driver", json.dumps(cases), cwd=tmp_path) == Completed(0, "", "")
     for name in KINDS:
         whole = only_run(tmp_path / name / "whole")
-        assert [row["step"] for row in rows(whole) if row["kind"] == "train"] == [2, 4, 6]
+        assert [row["step"] for row in rows(whole) if row["kind"] == "train"] == [2, 4]
         others = [path for path in (tmp_path / name).iterdir() if path.name != "whole"]
-        assert len(others) >= 4
+        assert len(others) >= (15 if name == "lstm" else 1)
         for other in others:
             assert_same_numbers(only_run(other), whole)

@@ -366,7 +366,6 @@ def node(cluster: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call
     monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.delitem(sys.modules, "signalled", raising=False)
     (tmp_path / "signalled.py").write_text(CELL)
     (tmp_path / "logs").mkdir()
 

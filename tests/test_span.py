@@ -11,7 +11,7 @@ from random import Random
 import pytest
 from omegaconf import OmegaConf
 
-from commandline import TINY, Completed, end, runs_below, started, until
+from commandline import SIGNALLED, TINY, Completed, runs_below
 from made_up import stored_result
 from seqmem.runs.directory import RunDirectory
 from seqmem.runs.files import write_json
@@ -150,27 +150,27 @@ def simulated(monkeypatch: pytest.MonkeyPatch) -> Callable[[Mapping[int, int]], 
 def test_a_span_of_three_seeds(
     typed: Typed, tmp_path: Path, simulated: Callable[[Mapping[int, int]], list[tuple[int, int]]]
 ) -> None:
-    ran = simulated({0: 64, 1: 200, 2: 30})  # the median seed decides: 64
+    ran = simulated({0: 12, 1: 200, 2: 7})  # the median seed decides: 12
     completed = typed("span", "cell=rnn", "--max", "100", *LIGHT)
     assert (completed.code, completed.err) == (0, "")
     lines = completed.out.splitlines()
     assert lines[0] == "rnn on pronoun: solved is 99.0 % accuracy by at least 2 of 3 seeds after 6 steps"
-    lengths = [10, 20, 40, 80, 60, 70, 65, 62]
+    lengths = [10, 20, 15, 12, 13]
     for line, length in zip(lines[2:-2], lengths, strict=True):
-        seeds = "2 of 2" if length <= 64 else "1 of 3"
-        assert line.split()[:2] == [str(length), "yes" if length <= 64 else "no"]
+        seeds = "2 of 2" if length <= 12 else "1 of 3"
+        assert line.split()[:2] == [str(length), "yes" if length <= 12 else "no"]
         assert f"  {seeds}  " in line
-    assert lines[-2] == "memory span: 62 (fails at 65)"
+    assert lines[-2] == "memory span: 12 (fails at 13)"
     assert max(map(len, lines[:-1])) <= 80
     # The third seed runs only if the first two disagree. The file has the results of each.
     third = {length for length, seed in ran if seed == 2}
-    assert third == {length for length in lengths if length > 64}
+    assert third == {length for length in lengths if length > 12}
     (file,) = (tmp_path / "outputs" / "spans").iterdir()
     assert str(file.relative_to(tmp_path)) in lines[-1]
     span = json.loads(file.read_text())
-    assert (span["span"], span["fails_at"], span["ended"]) == (62, 65, "found")
+    assert (span["span"], span["fails_at"], span["ended"]) == (12, 13, "found")
     assert [question["seq_len"] for question in span["questions"]] == lengths
-    assert span["questions"][3]["scores"] == [0.25, 1.0, 0.25]
+    assert span["questions"][1]["scores"] == [0.25, 1.0, 0.25]
     assert span["steps"] == 6 * len(ran)
     assert all((tmp_path / path / "result.json").exists() for q in span["questions"] for path in q["runs"])
 
@@ -183,7 +183,7 @@ def test_a_span_of_three_seeds(
 @pytest.mark.parametrize(
     ("longest", "options", "last_line"),
     [
-        ((400, 400, 0), ("--max", "70"), "memory span: >= 70 (the longest tried)"),
+        ((400, 400, 0), ("--max", "20"), "memory span: >= 20 (the longest tried)"),
         ((6, 5, 400), (), "memory span: < 7 (the shortest that the task has)"),
         ((9, -1, 8), (), "memory span: 8 (fails at 9)"),
         ((400, 9, 300), ("--budget", "40"), "memory span: >= 20; the budget of 40 steps is spent: --budget gives more"),
@@ -271,24 +271,23 @@ def test_an_optuna_search_prints_its_best_rate(tmp_path: Path, capsys: pytest.Ca
 
 def test_a_stopped_search_resumes_and_shares_its_runs(typed: Typed, tmp_path: Path) -> None:
     """With real training: after Ctrl-C the run resumes, and `seqmem train` finds it finished."""
+    (tmp_path / "signalled.py").write_text(SIGNALLED)
+    (tmp_path / "signal").write_text(f"3 {int(signal.SIGINT)}")
     small = (
-        "cell=rnn", "task=subject", "task.lengths=fixed", "task.shortest=null", "cell.hidden_size=4", "batch_size=4",
-        "steps=600", "evaluate.every=600", "evaluate.lengths=[4]", "trace.every=0", "log_every=100",
-        "checkpoint_every=100",
+        *LIGHT, "cell=custom", "cell.target=signalled.Signalled", "task=subject", "task.lengths=fixed",
+        "task.shortest=null", "evaluate.lengths=[4]", "trace.every=0",
     )  # fmt: skip
-    search_of = ("span", *small, "--from", "4", "--max", "4", "--seeds", "1", "--workers", "1")
-    with started(*search_of, cwd=tmp_path) as process:
-        until(lambda: any(run.joinpath("checkpoint.pt").exists() for run in runs_below(tmp_path)), of=process)
-        process.send_signal(signal.SIGINT)
-        stopped = end(process)
+    limits = ("--from", "4", "--max", "4", "--seeds", "1", "--workers", "1", "--threshold", "0")
+    search_of = ("span", *small, *limits)
+    stopped = typed(*search_of)
     assert stopped.code == 130
     assert stopped.err == "seqmem span: stopped after 0 lengths: the same command goes on from there\n"
     (run,) = map(RunDirectory, runs_below(tmp_path))
     status = run.status()
     assert status is not None
-    assert status.state == "interrupted"
-    assert 0 < status.step < 600
-    completed = typed("span", *small, "--from", "4", "--max", "4", "--seeds", "1", "--workers", "1", "--json")
+    assert (status.state, status.step) == ("interrupted", 3)
+    (tmp_path / "signal").unlink()
+    completed = typed(*search_of, "--json")
     assert completed.code == 0, completed
     (question,) = json.loads(completed.out)["questions"]
     assert tmp_path / question["runs"][0] == run.path

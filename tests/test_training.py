@@ -59,7 +59,7 @@ def test_what_is_reported_and_when():
 
 
 class InOrder(Memory):
-    """Also the order in which things are said."""
+    """Also the order in which observers are called."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ class InOrder(Memory):
 
 @pytest.mark.parametrize("at_once", [3, 10])
 def test_traces_that_wait_are_those_of_their_own_step(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Measured later, several in a row, they are bitwise what is measured at once; nothing is said before its turn."""
+    """Measured later, several at a time, they have the bits of traces measured at once, and are reported in order."""
     monkeypatch.setattr(measuring, "_MOST_QUEUED", at_once)
     plan = replace(PLAN, steps=20, log_every=7, evaluate_every=10, trace_every=1, checkpoint_every=9)
     waiting, at_their_step = InOrder(), InOrder()

@@ -30,8 +30,8 @@ PRELOADED = (
 def serve(channel: socket.socket) -> None:
     """Fork for each request; returns in the forked process, and in the server when the other end has closed.
 
-    A request is JSON with ``args``, ``cwd``, ``env`` and perhaps ``code``, and four file descriptors: stdin, stdout,
-    stderr, and a pipe that receives the process id at once and the exit code at the end.
+    A request is JSON with ``module``, ``args``, ``cwd``, ``env``, perhaps ``code``, and four file descriptors: stdin,
+    stdout, stderr, and a pipe that receives the process id at once and the exit code at the end.
     """
     woken, waking = os.pipe()
     os.set_blocking(waking, False)
@@ -67,7 +67,7 @@ def serve(channel: socket.socket) -> None:
 
 
 def become(request: dict[str, Any], streams: list[int]) -> None:
-    """Take over arguments, directory, environment and streams, and run ``python -m seqmem``, or the code, with them."""
+    """Take over arguments, directory, environment and streams; run ``python -m MODULE``, or the code if any."""
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -88,9 +88,9 @@ def become(request: dict[str, Any], streams: list[int]) -> None:
         exec(request["code"], {"__name__": "__main__"})
         return
     sys.argv[:] = ["", *request["args"]]
-    sys.orig_argv[:] = [sys.executable, "-m", "seqmem", *request["args"]]
+    sys.orig_argv[:] = [sys.executable, "-m", request["module"], *request["args"]]
     sys.path[0] = str(Path.cwd())
-    runpy.run_module("seqmem", run_name="__main__", alter_sys=True)
+    runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """How a gradient fades over the timesteps: a trace, its profile by distance from the answer, and how fast it decays.
 
-numpy alone, without jaxtyping: `seqmem show` imports this, and the two would take longer than all it does. Shapes stand
-in the docstrings.
+numpy only: `seqmem show` imports this module, and importing torch or jaxtyping would take longer than all it does.
+Shapes are in the docstrings.
 Axes: T time, B batch, K timesteps back from the answer, R rows.
 """
 
@@ -26,20 +26,20 @@ FAINTEST, STRONGEST = -8.0, 0.0
 
 
 def together(norms: Mapping[str, ndarray]) -> ndarray:
-    """The norm of everything that each timestep writes, from the norms [... T B] by name; ``input`` does not count.
+    """The norm [... T B] of all states that a timestep writes, from the norms [... T B] by name; ``input`` is ignored.
 
-    A state that timestep t does not write is NaN there for all sequences, and left out. Where none is written: NaN.
+    A state that timestep t does not write is NaN there for all sequences, and is left out; NaN if no state is written.
     """
     states = [values for name, values in norms.items() if name != INPUT]
     unwritten = [np.isnan(values).all(-1, keepdims=True) for values in states]
     if len(states) > 1 and any(rows.any() for rows in unwritten):
         none = np.logical_and.reduce(unwritten)
         states = [np.where(rows & ~none, 0.0, values) for rows, values in zip(unwritten, states, strict=True)]
-    return reduce(np.hypot, states)  # squares would underflow at the root of the floor
+    return reduce(np.hypot, states)  # np.square would underflow below the square root of FLOOR
 
 
 def by_distance(norms: ndarray, answered_at: ndarray) -> ndarray:
-    """Norms [T B] by timesteps back from each sequence's own answer, [K B]; NaN before its first timestep."""
+    """Norms [T B] by timesteps back from each sequence's answer, [K B]; NaN before its first timestep."""
     first, last = int(answered_at.min()), int(answered_at.max())
     if first == last:
         return norms[last::-1]
@@ -50,7 +50,7 @@ def by_distance(norms: ndarray, answered_at: ndarray) -> ndarray:
 def mean_by_distance(norms: ndarray, answered_at: ndarray) -> ndarray:
     """The mean over sequences by timesteps back from the answer, [K].
 
-    A sequence without a number at a distance is left out; NaN where no sequence has one.
+    A sequence that is NaN at a distance is left out of that mean; NaN if all are.
     """
     back = by_distance(norms, answered_at)
     absent = np.isnan(back)
@@ -73,7 +73,7 @@ def relative_to_answer(log10: ndarray) -> ndarray:
     """Rows [R K] of ``log10_by_distance``, relative to the answer.
 
     A cell that answers before it updates its state has no gradient at the answer: its rows are relative to the nearest
-    timestep that has one. A row without any stays as it is; one that is infinite there becomes NaN throughout.
+    timestep that has one. A row of NaN is unchanged; a row that is infinite at the answer becomes NaN.
     """
     above = ~(np.isneginf(log10) | np.isnan(log10))
     answer = np.take_along_axis(log10, above.argmax(1)[:, None], axis=1)
@@ -85,7 +85,7 @@ def relative_to_answer(log10: ndarray) -> ndarray:
 def profile(norms: ndarray, answered_at: ndarray) -> ndarray:
     """log10 of the mean over sequences, relative to the answer, from the first timestep to the answer: [K].
 
-    ``-inf``: float64 cannot tell it from zero; NaN: it is no number.
+    ``-inf``: at or below FLOOR; NaN: not a number.
     """
     return relative_to_answer(log10_by_distance(norms, answered_at)[None])[0, ::-1]
 
@@ -125,7 +125,7 @@ DESCRIPTIONS = {"gradient": DESCRIPTION}
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """One ``gradient_trace``, and where its sequences were answered.
+    """A ``gradient_trace`` with the timesteps at which its sequences were answered.
 
     ``norms``: name -> [T B], float64; NaN where that timestep did not write that state. ``answered_at``: [B], the
     timestep whose loss was propagated.
@@ -145,15 +145,15 @@ class Trace:
         return {"state": self.state, **self.norms}
 
     def decays(self) -> dict[str, "Decay"]:
-        """How each series fades, its mean over sequences."""
+        """The decay of each series, averaged over sequences."""
         return decays_of([self])[0]
 
     def back(self, norms: ndarray) -> ndarray:
-        """``by_distance`` of norms of these sequences."""
+        """``by_distance`` of these sequences' norms."""
         return by_distance(norms, self.answered_at)
 
     def mean_back(self, norms: ndarray) -> ndarray:
-        """``mean_by_distance`` of norms of these sequences."""
+        """``mean_by_distance`` of these sequences' norms."""
         return mean_by_distance(norms, self.answered_at)
 
 
@@ -186,16 +186,16 @@ def decay_from(numbers: Mapping[str, float]) -> Decay:
 
 
 def decay(back: ndarray) -> Decay:
-    """Read the decay off norms by timesteps back from the answer (``back[0]`` is at the answer).
+    """The decay of norms by timesteps back from the answer (``back[0]`` is at the answer).
 
     A cell that answers before it updates its state has no gradient at the state of the answer itself; what is below
-    the floor there is passed over, and the first norm above it is the one that the others are held against.
+    FLOOR there is skipped, and the first norm above it is the reference for the others.
     """
     return _decays(np.asarray(back, dtype=np.float64)[None])[0]
 
 
 def decays_of(traces: Sequence[Trace]) -> list[dict[str, Decay]]:
-    """``Trace.decays`` of each of them, which are answered at the same timesteps: the same bits, in less time."""
+    """``Trace.decays`` of several traces with equal ``answered_at``: the same bits, faster."""
     rows: list[ndarray] = []
     places: list[dict[str, int]] = []
     for trace in traces:
@@ -211,14 +211,14 @@ def decays_of(traces: Sequence[Trace]) -> list[dict[str, Decay]]:
 
 
 def _decays(back: ndarray) -> list[Decay]:
-    """``decay`` of each row. Whatever is summed is summed within its row, in an order that no other row changes."""
+    """``decay`` of each row. Sums run within a row, so its bits do not depend on the other rows."""
     k = np.arange(back.shape[1])
     usable = (back > FLOOR) & (back < inf)  # NaN is neither
     lost = np.count_nonzero(back <= FLOOR, axis=1)
     points = np.count_nonzero(usable, axis=1)
     start = usable.argmax(1)
     at_start = np.take_along_axis(back, start[:, None], 1)
-    with np.errstate(all="ignore"):  # what comes of rows with too few points is not read
+    with np.errstate(all="ignore"):  # rows with too few points are masked below
         logs = np.log(np.where(usable, back, 1.0))
         counted = np.maximum(points, 1)[:, None]
         # Least squares in closed form.
@@ -230,7 +230,7 @@ def _decays(back: ndarray) -> list[Decay]:
         # A flat line is fitted exactly, though it explains nothing: 1, not 0/0. Slopes under 1e-12 are rounding.
         r2 = np.where(spread > 1e-20, 1.0 - (rest * rest).sum(1) / spread, 1.0)
         half_life = np.where(slope < -1e-12, log(2) / -slope, inf)
-        below = (back < at_start / 1000) & (k >= start[:, None])  # which NaN is not
+        below = (back < at_start / 1000) & (k >= start[:, None])  # False for NaN
         horizon = np.where(below.any(1), below.argmax(1), inf)
         first = np.take_along_axis(back, back.shape[1] - 1 - (~np.isnan(back[:, ::-1])).argmax(1)[:, None], 1)
         ratio = np.log10(first) - np.log10(at_start)
@@ -238,6 +238,6 @@ def _decays(back: ndarray) -> list[Decay]:
     nan = float("nan")
     half_life, r2 = np.where(points >= 3, half_life, nan), np.where(points >= 3, r2, nan)
     horizon, ratio = np.where(points > 0, horizon, nan), np.where(points > 0, ratio, nan)
-    # Python's numbers: numpy's are no part of a checkpoint.
+    # Python's numbers: a checkpoint cannot hold numpy's.
     columns = (half_life, horizon, ratio, points, r2, lost)
     return [Decay(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]

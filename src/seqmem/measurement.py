@@ -1,7 +1,7 @@
 """What a probe measures: numbers with units, and series over timesteps.
 
-No torch, and numpy for types only: `seqmem show` prints the numbers of any probe, also of one it does not know, from
-the description that a run carries.
+Imports no torch, and numpy for types only: `seqmem show` prints the numbers of any probe, even one that is not
+installed, from the description stored in the run.
 Axes: T time, B batch.
 """
 
@@ -67,17 +67,17 @@ class Number:
         return f"{value:.3g} {self.unit}".strip() if isfinite(value) else str(value)
 
     def brief(self, value: float) -> str:
-        """The value where there is little room: ``8.42``, ``inf``, ``-``."""
+        """The value in a narrow column: ``8.42``, ``inf``, ``-``."""
         return "-" if isnan(value) else str(value) if not isfinite(value) else _three_digits(value)
 
     def suffix(self, value: float) -> str:
-        """What follows the value in words: its unit and place, with a space before."""
+        """Unit and place, with a leading space, to append to the value."""
         if not isfinite(value) and not self.log10_share:
             return ""
         return "".join(f" {part}" for part in (self.unit, self.place) if part)
 
     def words(self, value: float) -> str:
-        """The value as people read it, without its unit: ``8.42``, ``1,230``, ``does not decay``, ``35 %``."""
+        """The value in prose, without its unit: ``8.42``, ``1,230``, ``does not decay``, ``35 %``."""
         if isnan(value):
             return "unknown"
         if self.log10_share:
@@ -94,7 +94,7 @@ def _three_digits(value: float) -> str:
 
 
 def _share(log10: float) -> str:
-    """In percent, or as a power of ten where that reads better."""
+    """In percent between 0.01 % and 1,000 %, otherwise as a power of ten."""
     if log10 == -inf:
         return "nothing"
     return f"{100 * 10**log10:.3g} %" if -4 < log10 < 1 else f"10^{log10:.1f}"
@@ -102,7 +102,7 @@ def _share(log10: float) -> str:
 
 @dataclass(frozen=True)
 class Description:
-    """What a probe's numbers mean, as its runs carry it.
+    """What a probe's numbers mean; stored in each run's environment.json.
 
     Args:
         numbers: name -> Number, those that matter most first.
@@ -125,12 +125,12 @@ class Description:
         return {name: number for name, number in self.numbers.items() if number.shown in (where or ("everywhere",))}
 
     def fields(self) -> dict[str, Any]:
-        """As in ``environment.json``."""
+        """JSON-ready fields, as in ``environment.json``."""
         return {"main": self.main, "numbers": {name: asdict(number) for name, number in self.numbers.items()}}
 
 
 def read_description(values: Mapping[str, Any]) -> Description:
-    """The inverse of ``Description.fields``; what a later version added is left out.
+    """The inverse of ``Description.fields``; fields added by later versions are dropped.
 
     Raises:
         KeyError, TypeError, AttributeError: it is not a description.
@@ -144,10 +144,10 @@ def read_description(values: Mapping[str, Any]) -> Description:
 
 
 def plain(scalars: Scalars, numbers: Mapping[str, Number]) -> Scalars:
-    """Scalars as Python's own numbers, which a checkpoint can hold.
+    """Scalars as Python numbers, which a checkpoint can hold.
 
     Raises:
-        ValueError: one is not among the numbers of the probe.
+        ValueError: a name is not in the probe's ``numbers``.
     """
     checked: dict[str, Any] = {}
     for name, value in scalars.items():
@@ -165,7 +165,7 @@ def _plain(name: str, value: Any, numbers: Mapping[str, Number]) -> Any:
 
 
 def describe_unknown(scalars: Scalars) -> Description:
-    """A description of numbers that come without one: their names."""
+    """A description for numbers stored without one: their names only."""
     return Description({name: Number(name) for name, value in scalars.items() if not isinstance(value, Mapping)})
 
 

@@ -49,7 +49,7 @@ class Probe(ABC):
     """The scalars that it yields. Their names differ from those of other probes of a run."""
 
     main: ClassVar[str] = ""
-    """Of a probe that measures several parts of a model, the part shown where there is room for one."""
+    """The part shown where only one fits, if the probe measures several parts of a model."""
 
     curves: ClassVar[Curves] = Curves()
 

@@ -29,7 +29,7 @@ MOST_FIGURES = 40
 
 
 def write(collection: Collection, folder: Path, *, threshold: float | None = None) -> Path:
-    """Write ``index.html`` and ``figures/`` into ``folder``, in the place of an earlier report's.
+    """Write ``index.html`` and ``figures/`` into ``folder``; an earlier report there is replaced.
 
     Args:
         threshold: the accuracy from which on a run counts as solved; None: the task's own rule.
@@ -52,7 +52,7 @@ def write(collection: Collection, folder: Path, *, threshold: float | None = Non
 
 
 def _figures_of(page: Path) -> set[str]:
-    """The names of the figures that a page shows: only these are the report's own to remove."""
+    """The names of the figures on a page: a later report removes only these."""
     try:
         return set(re.findall(r'href="figures/([\w-]+)\.svg"', page.read_text()))
     except (OSError, ValueError):
@@ -101,7 +101,7 @@ class _Page:
         )
 
     def task(self, number: int, name: str) -> dict[str, Any]:
-        """What the template needs of a task: its parts with their figures, and the notes below them."""
+        """Template context of a task: its sections with their figures, and the notes below them."""
         anchor = f"task{number}"
         task = TaskRuns(
             [group for group in self.groups if group.task == name],

@@ -33,7 +33,7 @@ def span_words(span: Span) -> str:
 
 
 def number_words(number: Number, value: float) -> str:
-    """A probe's number without its unit; ``–`` where it is not known."""
+    """A probe's number without its unit; ``–`` if unknown."""
     if isnan(value):
         return "–"
     if isinf(value):

@@ -1,4 +1,4 @@
-"""Holds two finished runs against each other: every number that is no time, and the final weights, bit for bit."""
+"""Compare two finished runs bit for bit: every number except durations, and the final weights."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -147,7 +147,7 @@ def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _differences(file: str, step: int | None, one: Any, two: Any) -> Iterator[Difference | None]:
-    """For every number of either: None where it is the same."""
+    """One entry for each number of either run: its Difference, or None if equal."""
     was, now = dict(_leaves(one)), dict(_leaves(two))
     for name in [*was, *(name for name in now if name not in was)]:
         same = name in was and name in now and _same(was[name], now[name])
@@ -210,7 +210,7 @@ def _gradients(run: RunDirectory, other: RunDirectory) -> Compared | None:
 def _checkpoints(
     run: RunDirectory, other: RunDirectory, weights: Callable[[Path], Mapping[str, ndarray]]
 ) -> Compared | None:
-    """None where a checkpoint was deleted, as is done to save room."""
+    """None if a checkpoint is missing; users delete them to save space."""
     if not (run.file(CHECKPOINT).exists() and other.file(CHECKPOINT).exists()):
         return None
     one, two = (weights(each.file(CHECKPOINT)) for each in (run, other))
@@ -249,7 +249,7 @@ def _arrays(compared: Compared, file: str, name: str, was: ndarray, now: ndarray
 
 
 def _environments(run: RunDirectory, other: RunDirectory) -> dict[str, tuple[Any, Any]]:
-    """Versions and facts of the machines, where they differ."""
+    """Versions and machine facts that differ."""
     one, two = (_known(each) for each in (run, other))
     return {
         name: (one.get(name), two.get(name))

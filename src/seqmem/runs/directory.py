@@ -1,4 +1,4 @@
-"""A run's directory: what it holds, how it survives being killed, and what has become of its run.
+"""A run's directory: its files, how they survive a kill, and the state of the run.
 
     outputs/pronoun/lstm/len50-seed0-1a2b3c4d/
         config.json  overrides.json  environment.json    what was run, with what
@@ -57,7 +57,7 @@ class RunDirectory:
 
     @property
     def state(self) -> State:
-        """What has become of the run. A process on another host is taken to be alive.
+        """The state of the run. A process on another host is assumed alive.
 
         Raises:
             RunError: the status cannot be read.
@@ -67,7 +67,7 @@ class RunDirectory:
         status = self.status()
         if status is None:
             return "not started"
-        # A run writes "finished" just before its result: without a result its process is there, or was killed.
+        # "finished" is written just before result.json: without a result the process is alive or was killed.
         state = "running" if status.state == "finished" else status.state
         return "killed" if state == "running" and not status.alive else state
 
@@ -98,7 +98,7 @@ class RunDirectory:
         write_json(self.file(files.STATUS), status)
 
     def status(self) -> "Status | None":
-        """What the run's process wrote last; None before it wrote anything. ``state`` says what has become of it.
+        """The last status that the run's process wrote; None before the first. ``state`` also sees a killed process.
 
         Raises:
             RunError: the file cannot be read.
@@ -113,7 +113,7 @@ class RunDirectory:
             raise RunError(f"{where} is not a status that this seqmem knows: {error}") from error
 
     def restart(self) -> None:
-        """Delete everything that an earlier start left behind."""
+        """Delete all files of earlier starts."""
         for name in (
             files.RESULT, files.CHECKPOINT, files.METRICS, files.EVENTS, files.TRACES, files.GRADIENTS,
             files.EVALUATIONS, files.STATUS,
@@ -215,7 +215,7 @@ class Status:
 
 
 def _alive(pid: int) -> bool:
-    if os.name != "posix":  # elsewhere, os.kill does not ask but kills
+    if os.name != "posix":  # on Windows, os.kill(pid, 0) kills the process
         return True
     try:
         os.kill(pid, 0)

@@ -26,7 +26,7 @@ LOCK = "run.lock"
 
 def series_files(probe: str) -> tuple[str, str]:
     """Where the series of a probe are: (while the run trains, afterwards)."""
-    if probe == "gradient":  # the first probe, whose files are older than the folder
+    if probe == "gradient":  # stored at the top level, as before there were other probes
         return TRACES, GRADIENTS
     return f"{PROBES}/{probe}.bin", f"{PROBES}/{probe}.npz"
 

@@ -72,7 +72,7 @@ class Scale:
 
 
 def read_scale(fields: Mapping[str, Any]) -> Scale:
-    """The inverse of ``Scale.fields``; what is missing is not known."""
+    """The inverse of ``Scale.fields``; missing fields are None."""
     metric = metric_called(fields.get("metric", "score"), higher_is_better=fields.get("higher_is_better", True))
     return Scale(metric, *(_optional(fields.get(name)) for name in ("chance", "baseline_loss", "solved_at")))
 

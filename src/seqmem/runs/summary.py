@@ -1,4 +1,4 @@
-"""The reader of a run, finished or not: what it is, what has become of it, what it measured.
+"""The reader of a run, finished or not: its facts, its state, its measurements.
 
 Axes: T time, B sequences, K timesteps, the first one first and the answer last.
 """
@@ -26,8 +26,8 @@ class Summary:
 
     Args:
         task, cell: names; a user's own class goes by the class's name.
-        step: the last update that is known of; ``steps``: updates in the plan.
-        status: what its process wrote last; None: nothing.
+        step: the last recorded update; ``steps``: updates in the plan.
+        status: the last one its process wrote; None: none yet.
         error: why it failed; None where ``state`` is another.
         score, loss: at the training length, after training or of the latest evaluation; None: none yet.
         solved, steps_to_solve: as in ``result.StoredResult``; None where they are not known.
@@ -61,7 +61,7 @@ class Summary:
 
     @cached_property
     def by_length(self) -> dict[int, float]:
-        """Length -> score, in ascending order; what was added last counts."""
+        """Length -> score, in ascending order; the latest evaluation of a length wins."""
         return {row["seq_len"]: row["score"] for row in sorted(self.lengths, key=lambda row: row["seq_len"])}
 
     @property

@@ -361,8 +361,8 @@ def _try_model(model: Model, task: Task, where: str) -> None:
         raise ConfigError(f"{where}: its state is empty: a model that carries nothing has no memory to measure")
     _check_state(shapes, batch_size, where)
     if tuple(predicted.shape) != (seq_len, batch_size, task.targets.size):
-        wanted = (seq_len, batch_size, task.targets.size)
-        raise ConfigError(f"{where}: its predictions have shape {tuple(predicted.shape)}, not {wanted}")
+        expected = (seq_len, batch_size, task.targets.size)
+        raise ConfigError(f"{where}: its predictions have shape {tuple(predicted.shape)}, not {expected}")
 
 
 def _check_state(shapes: Mapping[str, tuple[int, ...]], batch_size: int, where: str) -> None:

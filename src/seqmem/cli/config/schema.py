@@ -6,8 +6,9 @@ The settings of cells, tasks and optimizers have no types here: their own signat
 import importlib.util
 import os
 import sys
-from dataclasses import dataclass, field
-from enum import StrEnum
+from dataclasses import dataclass, field, fields, is_dataclass
+from enum import Enum, StrEnum
+from functools import cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,8 @@ class RunConfig:
 
 def register() -> None:
     store = ConfigStore.instance()
+    if "run_schema.yaml" in store.repo:
+        return
     store.store(name="run_schema", node=RunConfig)
     store.store(name="custom_cell_schema", node=CustomCell)
     store.store(name="custom_task_schema", node=CustomTask)
@@ -153,7 +156,7 @@ def from_mapping(settings: Any) -> RunConfig:
         ConfigError: a setting is missing.
         omegaconf.errors.OmegaConfBaseException: a setting is unknown or of the wrong type.
     """
-    merged = OmegaConf.merge(OmegaConf.structured(RunConfig), _plain(settings))
+    merged = OmegaConf.merge(_types(), _plain(settings))
     missing = sorted(OmegaConf.missing_keys(merged))
     if missing:
         raise ConfigError(f"{missing[0]} is not set: give it a value, {missing[0]}=...")
@@ -162,6 +165,12 @@ def from_mapping(settings: Any) -> RunConfig:
     if not config.outputs.strip():
         raise ConfigError("outputs=: must name a directory")
     return config
+
+
+@cache
+def _types() -> Any:
+    """Settings at their defaults, with their types. Built once: it costs as much as converting a configuration."""
+    return OmegaConf.structured(RunConfig)
 
 
 def _plain(settings: Any) -> Any:
@@ -176,9 +185,19 @@ def _plain(settings: Any) -> Any:
 
 def everything(config: RunConfig) -> dict[str, Any]:
     """All settings, as plain values."""
-    settings = OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
-    assert isinstance(settings, dict)
-    return {str(key): value for key, value in settings.items()}
+    return {item.name: _plain_value(getattr(config, item.name)) for item in fields(config)}
+
+
+def _plain_value(value: Any) -> Any:
+    if is_dataclass(value):
+        return {item.name: _plain_value(getattr(value, item.name)) for item in fields(value)}
+    if isinstance(value, Enum):
+        return value.name
+    if isinstance(value, dict):
+        return {key: _plain_value(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_plain_value(inner) for inner in value]
+    return value
 
 
 def identity(config: RunConfig) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What stands on the report's page: ``overview`` is its head, TASK the parts of every task, ``origin`` its end."""
+"""The sections of the report's page: ``overview`` first, then TASK for every task, ``origin`` last."""
 
 from collections.abc import Callable
 

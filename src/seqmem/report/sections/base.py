@@ -1,4 +1,4 @@
-"""What a section of the page is made of; page.html draws it, and knows none by name."""
+"""The parts of a section; page.html renders them without knowing a section by name."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ Kind = Literal["left", "right", "words", "path", "span", "label"]
 
 @dataclass(frozen=True)
 class Column:
-    """``heading``: how the column's title is set, if otherwise than its cells."""
+    """``heading``: the alignment of the column's title, if it differs from its cells'."""
 
     title: str
     kind: Kind = "right"
@@ -43,13 +43,13 @@ class Table:
 
 @dataclass(frozen=True)
 class Section:
-    """One part of a task's section, or of what was run. A part without figures, table, items and commands is left out.
+    """One section of a task or of the page's end. It is omitted without figures, table, items and commands.
 
     Args:
         anchor: the end of its id, and the name under which ``figures.SECTIONS`` lists its figures.
-        heading: empty: it goes on from the part before.
+        heading: empty: it continues the section before.
         text: the paragraph below the heading; ``quiet``: in a lighter colour.
-        beside: figures stand in pairs where there is room.
+        beside: figures are placed in pairs on wide screens.
         items: sentences of a list.
         commands: shown as they are.
         notes: for the end of the task.

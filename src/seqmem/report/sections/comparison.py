@@ -1,4 +1,4 @@
-"""Which cell is better, where there are seeds enough to say so, and whose seeds fall into two groups."""
+"""Which cell is better, where seeds suffice for a test, and which cells' seeds fall into two groups."""
 
 from ..figures.base import TaskRuns
 from ..statistics import FEWEST

@@ -1,4 +1,4 @@
-"""How far what was learned reaches: scores at lengths that were not trained on."""
+"""Scores at lengths that were not trained on."""
 
 from ..figures.base import TaskRuns
 from .base import Section

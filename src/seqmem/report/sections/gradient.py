@@ -1,4 +1,4 @@
-"""How much gradient arrives at every timestep before the answer."""
+"""The gradient norm at every timestep before the answer."""
 
 from ..figures.base import TaskRuns
 from .base import Section

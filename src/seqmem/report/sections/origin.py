@@ -1,4 +1,4 @@
-"""What was run: runs that were not used, commands, settings, versions and machines."""
+"""Provenance: unused runs, commands, settings, versions and machines."""
 
 import shlex
 from collections import Counter
@@ -58,7 +58,7 @@ def _commands(collection: Collection) -> Iterator[Section]:
     commands.pop("", None)
     if commands:
         text = f"The {MOST_COMMANDS} most frequent of {len(commands)}." if len(commands) > MOST_COMMANDS else ""
-        # To be copied as they are: what is Markup keeps its spaces.
+        # Markup keeps the spaces: commands are copied from the page.
         shown = [escape(clean(command, 2000)) for command, _ in commands.most_common(MOST_COMMANDS)]
         yield Section("", "Commands", text, commands=shown)
 

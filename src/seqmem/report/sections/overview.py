@@ -1,4 +1,4 @@
-"""The head of the page: its title, what was counted, and the memory span of every cell."""
+"""The head of the page: title, counts, and the memory span of every cell."""
 
 from collections.abc import Mapping, Sequence
 
@@ -103,7 +103,7 @@ def _spans_in_words(task: str, groups: Sequence[Group], threshold: float | None)
 
 
 def glossary(collection: Collection, threshold: float | None) -> list[tuple[str, str]]:
-    """The terms of the page and what they mean; the numbers of probes at the end, in their own words."""
+    """The terms of the page and their meanings; numbers of probes last, by their descriptions."""
     rules = dict.fromkeys(
         f"{clean(group.task, 60)}: {text}" for group in collection.groups if (text := rule_text(group.first, threshold))
     )
