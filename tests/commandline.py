@@ -33,7 +33,7 @@ from tensorboard.backend.event_processing.event_file_loader import RawEventFileL
 from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
 from tensorboard.compat.tensorflow_stub import pywrap_tensorflow
 
-from seqmem.cli.config.compose import own_hydra
+from seqmem.cli.config.own_hydra import own_hydra
 from seqmem.cli.config.schema import RunConfig, from_mapping
 from seqmem.cli.launch.jobs import Job, job_of
 from seqmem.cli.launch.one_run import execute

@@ -16,7 +16,7 @@ from hydra import compose
 from commandline import TINY, Completed, assert_same_numbers, composed, in_a_process, only_run, rows, train
 from compilers import needs_kernels
 from seqmem.cells import CELLS
-from seqmem.cli.config.compose import own_hydra
+from seqmem.cli.config.own_hydra import own_hydra
 from seqmem.cli.config.schema import RunConfig, from_mapping
 from seqmem.cli.launch.one_run import run_path
 from seqmem.kernels.loading import Library, load

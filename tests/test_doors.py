@@ -15,7 +15,7 @@ from hydra import compose
 
 import doors as module
 from commandline import TINY, Completed, assert_same_numbers, only_run, trained_to
-from seqmem.cli.config.compose import own_hydra
+from seqmem.cli.config.own_hydra import own_hydra
 from seqmem.cli.config.schema import from_mapping, identity
 from seqmem.cli.launch.one_run import StopSignals
 from seqmem.runs.directory import RunDirectory

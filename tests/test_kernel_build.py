@@ -24,8 +24,9 @@ from commandline import OWN_CELLS, TINY, Completed, environment, only_run
 from compilers import COMPILERS, needs_compiler, needs_kernels
 from seqmem.cli.config.build import Backend
 from seqmem.cli.config.build import build as configured
-from seqmem.cli.config.compose import compose_settings, explained
+from seqmem.cli.config.compose import compose_settings
 from seqmem.cli.config.errors import ConfigError
+from seqmem.cli.config.hydra_errors import explained
 from seqmem.cli.config.schema import from_mapping
 from seqmem.cli.verbs import list as listing
 from seqmem.kernels import build as builder

@@ -21,7 +21,7 @@ from commandline import (
     trained_to,
     until,
 )
-from seqmem.cli.config.compose import own_hydra
+from seqmem.cli.config.own_hydra import own_hydra
 from seqmem.cli.config.schema import everything, from_mapping
 
 

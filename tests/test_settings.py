@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hydra import compose
 
-from seqmem.cli.config.compose import own_hydra
+from seqmem.cli.config.own_hydra import own_hydra
 from seqmem.cli.config.schema import RunConfig, everything, from_mapping, identity
 from seqmem.cli.launch.one_run import run_path
 from seqmem.runs import settings

@@ -21,8 +21,8 @@ from submitit.core.utils import DelayedSubmission, JobPaths
 
 from commandline import TINY, Completed, assert_same_numbers
 from made_up import stored_result
-from seqmem.cli.config.compose import own_hydra
 from seqmem.cli.config.errors import ConfigError
+from seqmem.cli.config.own_hydra import own_hydra
 from seqmem.cli.config.schema import RunConfig, from_mapping
 from seqmem.cli.launch import jobs, slurm
 from seqmem.runs.files import RunError, write_json

@@ -1,7 +1,7 @@
 """Errors of the command line, and how each becomes one line and an exit code.
 
-Exit codes: 2 for a mistake in the command line, 1 for every other error. No torch and no Hydra here: ``compose`` turns
-Hydra's errors into a ``ConfigError``.
+Exit codes: 2 for a mistake in the command line, 1 for every other error. No torch and no Hydra here: ``hydra_errors``
+turns Hydra's errors into a ``ConfigError``.
 """
 
 import argparse

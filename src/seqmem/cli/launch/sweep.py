@@ -16,8 +16,9 @@ from omegaconf import DictConfig, flag_override
 
 from ...runs.directory import RunDirectory
 from ...runs.files import RunError
-from ..config.compose import command_line_config_dir, explained, with_own_arguments
+from ..config.compose import command_line_config_dir, with_own_arguments
 from ..config.errors import one_line
+from ..config.hydra_errors import explained
 from ..config.schema import RunConfig, from_mapping
 from . import local
 from .jobs import Job, Outcome, job_of

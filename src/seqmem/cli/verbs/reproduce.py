@@ -17,8 +17,9 @@ from ...runs.files import RunError, plain_json
 from ...runs.summary import overrides
 from ..config import schema as settings
 from ..config.choose import finished_result, one_run
-from ..config.compose import configuration, explained
+from ..config.compose import configuration
 from ..config.errors import ConfigError, Parser
+from ..config.hydra_errors import explained
 from ..launch.one_run import execute, run_path
 
 HERE = ("device", "kernel", "threads")

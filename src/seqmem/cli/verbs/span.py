@@ -11,8 +11,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from ...runs.files import plain_json
 from ...span import Span, search
-from ..config.compose import compose_settings, explained, with_own_arguments
+from ..config.compose import compose_settings, with_own_arguments
 from ..config.errors import ConfigError, Parser
+from ..config.hydra_errors import explained
 from ..config.schema import RunConfig, from_mapping
 from ..launch.one_run import Stopped, title
 from ..launch.span_search import SpanSearch, with_length

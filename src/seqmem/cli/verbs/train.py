@@ -10,8 +10,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from rich import get_console
 
-from ..config.compose import Arguments, command_line_config_dir, explain, explained, parsed, with_own_arguments
+from ..config.compose import Arguments, command_line_config_dir, parsed, with_own_arguments
 from ..config.errors import ConfigError, exit_code, full_errors, one_line
+from ..config.hydra_errors import explain, explained
 from ..config.schema import conf_dir, from_mapping, register
 from ..launch import sweep
 from ..launch.jobs import job_prefix, say_failed

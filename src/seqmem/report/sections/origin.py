@@ -11,7 +11,8 @@ from markupsafe import escape
 from ...runs.settings import flat
 from ..collect import Collection, natural
 from ..wording import clean
-from .base import MOST_ROWS, Column, Section, plain_table
+from .base import Section
+from .tables import MOST_ROWS, Column, plain_table
 
 MOST_COMMANDS = 15
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from ..collect import Collection, Group, probe_numbers
 from ..statistics import memory_span, rule_text
 from ..wording import clean, count, extremes, listing, number_range, span_words
-from .base import Column, Row, Table
+from .tables import Column, Row, Table
 
 SIGNS = (
     "In brackets: how many of the seeds solve that length. “≥”: the longest length tried is still solved, so the span "

@@ -14,7 +14,8 @@ from ..statistics import (
     steps_to_solve,
 )
 from ..wording import clean, extremes, listing, number_range, number_words, score_words, with_signs
-from .base import MOST_ROWS, Column, Row, Section, Table
+from .base import Section
+from .tables import MOST_ROWS, Column, Row, Table
 
 
 def about(task: TaskRuns) -> str:
