@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from seqmem.cli.config.compose import compose_run
 from seqmem.cli.config.schema import RunConfig, everything, from_mapping, identity
 from seqmem.cli.launch.one_run import run_path
-from seqmem.cli.notebook import _overrides
+from seqmem.cli.notebook import overrides_of
 from seqmem.runs.settings import flat
 
 WORDS = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs")), max_size=12)
@@ -72,7 +72,7 @@ def changed(config: RunConfig, changes: dict[str, Any]) -> RunConfig:
 def test_any_word_can_be_a_setting(text: str) -> None:
     """Hydra's grammar would read some of these as something else; a keyword is taken as it is."""
     for value in (text, [text, {"key": text}]):
-        (line,) = _overrides({"cell.args": value})
+        (line,) = overrides_of({"cell.args": value})
         override = OverridesParser.create().parse_override(line)
         assert override.key_or_group == "cell.args"
         assert override.value() == value
@@ -80,7 +80,7 @@ def test_any_word_can_be_a_setting(text: str) -> None:
 
 @given(st.recursive(st.none() | st.booleans() | st.integers() | FLOATS | WORDS, st.lists, max_leaves=5))
 def test_any_value_can_be_a_setting(value: Any) -> None:
-    (line,) = _overrides({"cell.args": value})
+    (line,) = overrides_of({"cell.args": value})
     assert OverridesParser.create().parse_override(line).value() == value
 
 

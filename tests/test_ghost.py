@@ -8,7 +8,7 @@ from torch import Tensor
 
 from seqmem.cells import GRU, LSTM, RNN, State, steps
 from seqmem.cells.fused import FusedCell
-from seqmem.cells.ghost import _scan, _scan_back, state_gradients
+from seqmem.cells.ghost import scan, scan_back, state_gradients
 from seqmem.models.base import loss_per_sequence
 from seqmem.models.recurrent import SequenceModel
 from seqmem.probes.gradient import gradient_trace
@@ -158,7 +158,7 @@ def test_the_gru_as_published_is_an_error():
 def test_a_scan_equals_its_recurrence(seq_len: int):
     keep, add = normal(seq_len, 2, 3, stream="keep").sigmoid(), normal(seq_len, 2, 3, stream="add")
     y, forwards = normal(2, 3, stream="start"), []
-    scanned = _scan(keep, add, y)
+    scanned = scan(keep, add, y)
     for t in range(seq_len):
         y = keep[t] * y + add[t]
         forwards.append(y)
@@ -167,7 +167,7 @@ def test_a_scan_equals_its_recurrence(seq_len: int):
     for t in reversed(range(seq_len)):
         y = add[t] + (keep[t + 1] * y if t + 1 < seq_len else 0)
         backwards.append(y)
-    torch.testing.assert_close(_scan_back(keep, add), torch.stack(backwards).flip(0), rtol=1e-13, atol=1e-14)
+    torch.testing.assert_close(scan_back(keep, add), torch.stack(backwards).flip(0), rtol=1e-13, atol=1e-14)
 
 
 def test_a_single_timestep():

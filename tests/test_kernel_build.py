@@ -102,7 +102,7 @@ def test_the_choice_of_a_compiler_and_its_errors(monkeypatch: pytest.MonkeyPatch
     (tmp_path / "g++").write_text("no program\n")
     (tmp_path / "g++").chmod(0o755)
     with pytest.raises(BuildError, match=r"g\+\+ cannot be run: "):
-        builder._run([str(tmp_path / "g++")], "compile")
+        builder.run_compiler([str(tmp_path / "g++")], "compile")
 
 
 @needs_compiler

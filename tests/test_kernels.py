@@ -488,9 +488,9 @@ def test_the_pool_reuses_buffers_but_never_while_in_use() -> None:
     assert memory.take(500, torch.float64).shape == (500,)
     lent = [memory.take(1000, torch.float32) for _ in range(10)]
     del lent
-    assert len(memory._free) == memory._spare
+    assert len(memory.free) == memory.spare
     assert copy.deepcopy(memory) is memory
-    assert pickle.loads(pickle.dumps(memory))._free == {}
+    assert pickle.loads(pickle.dumps(memory)).free == {}
 
 
 @needs_kernels
@@ -509,8 +509,8 @@ def test_a_second_call_allocates_no_buffers(monkeypatch: pytest.MonkeyPatch) -> 
     from seqmem.kernels import memory
 
     allocated = []
-    pages = memory._pages
-    monkeypatch.setattr(memory, "_pages", lambda size: allocated.append(size) or pages(size))
+    pages = memory.fresh_pages
+    monkeypatch.setattr(memory, "fresh_pages", lambda size: allocated.append(size) or pages(size))
     cell, xs, state = make("gru torch", (50, 20, 8, 32), torch.float32)
     use_kernel(cell, "native")
     results(cell, xs, state)

@@ -402,7 +402,7 @@ def test_the_page_is_opened_where_there_is_a_browser(
 
     monkeypatch.setattr(webbrowser, "get", get)
     monkeypatch.setattr(webbrowser, "open", lambda address: opened.append(address) or browser)
-    playground._open("file:///a.html", Terminal())
+    playground.open_page("file:///a.html", Terminal())
     assert opened == ["file:///a.html"] * opens
     assert capsys.readouterr().out.strip() == line
 
@@ -411,12 +411,12 @@ def test_the_page_is_opened_where_there_is_a_browser(
 
 
 def test_lengths_are_spread_from_the_shortest_to_four_times_the_longest() -> None:
-    lengths = playground._lengths(Pronoun(), [10, 50])
+    lengths = playground.lengths_offered(Pronoun(), [10, 50])
     assert lengths == [7, 10, 12, 14, 20, 30, 40, 50, 70, 100, 120, 140, 200]  # as conf/experiment/playground.yaml has
     conf = (Path(__file__).parents[1] / "conf/experiment/playground.yaml").read_text()
     assert f"lengths: {lengths}" in conf
     for longest in (7, 33, 1000):
-        lengths = playground._lengths(Pronoun(), [longest])
+        lengths = playground.lengths_offered(Pronoun(), [longest])
         assert lengths == sorted(set(lengths))
         assert {7, longest, 4 * longest} <= set(lengths)
         assert max(np.diff(np.log(lengths))) < np.log(2)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from seqmem.randomness import _seeded, generator
+from seqmem.randomness import generator, seeded
 from seqmem.tasks import Pronoun
 from seqmem.training.loop import train
 from small_models import PLAN, fresh, weights
@@ -47,8 +47,8 @@ def test_all_128_bits_of_a_seed_count():
     assert torch.equal(
         torch.rand(3, generator=first.manual_seed(5)), torch.rand(3, generator=second.manual_seed(seeds[1]))
     )
-    drawn = [torch.rand(3, generator=_seeded(torch.Generator(), seed)) for seed in (*seeds, 5 + 2**100)]
+    drawn = [torch.rand(3, generator=seeded(torch.Generator(), seed)) for seed in (*seeds, 5 + 2**100)]
     assert len({tuple(values.tolist()) for values in drawn}) == 3
-    many = torch.rand(100_000, generator=_seeded(torch.Generator(), 7))
+    many = torch.rand(100_000, generator=seeded(torch.Generator(), 7))
     assert many.mean().item() == pytest.approx(0.5, abs=0.005)
     assert many.std().item() == pytest.approx(12**-0.5, abs=0.005)

@@ -289,10 +289,10 @@ def test_jobs_at_once() -> None:
         {"Alive": True, "Resources": {"CPU": 3.0}},
         {"Alive": False, "Resources": {"CPU": 100.0, "GPU": 100.0}},
     ]
-    assert launch._fitting(nodes, {"CPU": 2, "GPU": 0}) == 4 + 1
-    assert launch._fitting(nodes, {"CPU": 1, "GPU": 0.3}) == 3
-    assert launch._fitting(nodes, {"CPU": 0.1, "GPU": 0.1}) == 10
-    assert launch._fitting(nodes, {"CPU": 9, "GPU": 0}) == 0
+    assert launch.jobs_that_fit(nodes, {"CPU": 2, "GPU": 0}) == 4 + 1
+    assert launch.jobs_that_fit(nodes, {"CPU": 1, "GPU": 0.3}) == 3
+    assert launch.jobs_that_fit(nodes, {"CPU": 0.1, "GPU": 0.1}) == 10
+    assert launch.jobs_that_fit(nodes, {"CPU": 9, "GPU": 0}) == 0
 
 
 def test_the_python_path_of_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -300,14 +300,14 @@ def test_the_python_path_of_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), "/theirs"]))
     job = Job(0, 1, "x", (), {}, str(tmp_path), "x")
     runtime_env = {"env_vars": {"PYTHONPATH": "/said", "N": 3}, "pip": ["einops"]}
-    merged = launch._environment(job, runtime_env)
+    merged = launch.worker_environment(job, runtime_env)
     source = str(Path(launch.__file__).resolve().parents[3])
     installed = source.endswith("-packages")
     paths = [str(tmp_path), *([] if installed else [source]), "/said", "/theirs"]
     assert merged == {"env_vars": {"PYTHONPATH": os.pathsep.join(paths), "N": "3"}, "pip": ["einops"]}
     assert runtime_env["env_vars"]["N"] == 3
     with pytest.raises(ConfigError, match="runtime_env"):
-        launch._environment(job, {"env_vars": 3})
+        launch.worker_environment(job, {"env_vars": 3})
 
 
 def test_joblib(tmp_path: Path, typed: Callable[..., Completed]) -> None:

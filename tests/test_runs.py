@@ -95,7 +95,7 @@ def test_every_view_says_the_same_of_a_state(case: Case, tmp_path: Path, typed: 
     states = [entry.state for entry in collection.unfinished] + ["finished"] * len(collection.runs)
     assert states == [case.state]
     assert run.state == read(run).state == case.state
-    assert sweep._state(path, None)[0] == case.state
+    assert sweep.state_of(path, None)[0] == case.state
     if case.state == "finished":
         assert finished_result(run)["score"] == 1.0
     else:

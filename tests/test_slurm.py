@@ -123,7 +123,7 @@ def test_yaml_and_options_agree() -> None:
     options = OmegaConf.to_container(whole.hydra.launcher)
     assert isinstance(options, dict)
     del options["_target_"]
-    assert slurm._options({str(key): value for key, value in options.items()}) == slurm.Options()
+    assert slurm.checked_options({str(key): value for key, value in options.items()}) == slurm.Options()
     assert list(options) == list(slurm.Options.__dataclass_fields__)
 
 
@@ -213,7 +213,7 @@ def test_queued_jobs_are_not_submitted_again(cluster: Path, capsys: pytest.Captu
     queue += squeue(("7_2", "RUNNING", "n1", "None"), name="other") + squeue(("7_3", "RUNNING", "n1", "None"))
     replace_output(cluster, "squeue", queue)
     options = slurm.Options()
-    submitted, refusals = slurm._submit({slurm._place(job): job for job in sweep}, options, folder.absolute())
+    submitted, refusals = slurm.submit({slurm.directory_of(job): job for job in sweep}, options, folder.absolute())
     assert refusals == {}
     assert {one.job.number: one.slurm_id for one in submitted} == {0: "7_0", 1: "41_0", 2: "41_1", 3: "41_2"}
     assert capsys.readouterr().out.startswith(
@@ -231,8 +231,8 @@ def test_more_jobs_than_an_array_holds(cluster: Path, capsys: pytest.CaptureFixt
         "echo Submitted batch job 4$n\n"
     )
     sweep = some_jobs(5)
-    submitted, refusals = slurm._submit(
-        {slurm._place(job): job for job in sweep}, slurm.Options(array_parallelism=4), Path("logs").absolute()
+    submitted, refusals = slurm.submit(
+        {slurm.directory_of(job): job for job in sweep}, slurm.Options(array_parallelism=4), Path("logs").absolute()
     )
     assert [(one.job.number, one.slurm_id) for one in submitted] == [(0, "41_0"), (1, "41_1"), (2, "42_0"), (3, "42_1")]
     assert [(o.number, o.error) for o in refusals.values()] == [
@@ -285,7 +285,7 @@ def test_a_job_from_start_to_end(cluster: Path, capsys: pytest.CaptureFixture[st
     check("RUNNING", "None", f"Slurm answers again, after -10 s\n{prefix}started: Slurm job 7_0 on n1\n")
     finish(job, 0.75)  # the result in the directory takes precedence
     check("COMPLETED", "None", f"{prefix}finished: score 0.75\n")
-    assert watcher.wait() == {slurm._place(job): jobs.Outcome(0, "finished", score=0.75)}
+    assert watcher.wait() == {slurm.directory_of(job): jobs.Outcome(0, "finished", score=0.75)}
 
 
 @pytest.mark.parametrize(

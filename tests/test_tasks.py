@@ -23,7 +23,7 @@ from seqmem.evaluate import CachedBatches, held_out
 from seqmem.randomness import generator
 from seqmem.signals import Batch
 from seqmem.tasks import TASKS, Adding, Copy, Digits, Pronoun, Subject, Task, TemporalOrder, Text
-from seqmem.tasks.digits import _pictures
+from seqmem.tasks.digits import pictures_of_digits
 from seqmem.tasks.pronoun import HE, SHE
 from seqmem.tasks.text import ALPHABET, corpus, corpus_sha256
 
@@ -571,7 +571,7 @@ def test_digits_are_those_of_scikit_learn() -> None:
     published = Counter((tuple(image), int(label)) for image, label in zip(images.tolist(), labels, strict=True))
     train, held = [
         [(tuple((image * 16).tolist()), int(digit)) for image, digit in zip(part.pixels, part.digit, strict=True)]
-        for part in _pictures()
+        for part in pictures_of_digits()
     ]
     assert Counter(train + held) == published
     assert (len(train), len(held)) == (1437, 360)
@@ -582,7 +582,7 @@ def test_digits_are_those_of_scikit_learn() -> None:
 
 def test_digits_draws_only_from_its_part() -> None:
     task = Digits("pixel")
-    train, held = ({tuple(image) for image in part.pixels.tolist()} for part in _pictures())
+    train, held = ({tuple(image) for image in part.pixels.tolist()} for part in pictures_of_digits())
     for part, allowed in ((task, train), (task.held_out(), held)):
         batch = draw(part, 3000, 64)
         seen = Counter(map(tuple, batch.inputs[:, :, 0].T.tolist()))

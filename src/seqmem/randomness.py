@@ -20,10 +20,10 @@ def generator(seed: int, stream: str, index: int = 0) -> torch.Generator:
     It is a function of the arguments: resuming a run needs no saved generator state, and the training, evaluation and
     trace streams never overlap.
     """
-    return _seeded(torch.Generator(), hashed_seed(seed, stream, index))
+    return seeded(torch.Generator(), hashed_seed(seed, stream, index))
 
 
-def _seeded(rng: torch.Generator, seed: int) -> torch.Generator:
+def seeded(rng: torch.Generator, seed: int) -> torch.Generator:
     """Set all 624 words of the Mersenne twister's state from SHAKE-256 of ``seed``, and return ``rng``.
 
     ``manual_seed`` uses the lowest 32 bits only: among 100,000 batches some would be identical.
@@ -55,7 +55,7 @@ def ambient(seed: int, stream: str, index: int = 0, *, device: torch.device | No
         if on_cuda:
             stack.enter_context(torch.random.fork_rng(devices=[device], device_type="cuda"))
         stack.callback(torch.set_rng_state, torch.get_rng_state())
-        _seeded(torch.default_generator, hashed)
+        seeded(torch.default_generator, hashed)
         if on_cuda:
             stack.enter_context(torch.cuda.device(device))  # manual_seed seeds the current device's generator
             torch.cuda.manual_seed(hashed >> 65)

@@ -20,7 +20,7 @@ An lstm's c_t enters h_t through o * tanh(c_t) and c_{t+1} through f:
     dL/dc_t = dL/dh_t * o_t * (1 - tanh(c_t)^2) + f_{t+1} * dL/dc_{t+1}
 
 All gates follow in parallel from the outputs, which are the hidden states. What remains are elementwise recurrences
-y_t = a_t * y_{t-1} + b_t, computed by ``_scan``. The result is exact.
+y_t = a_t * y_{t-1} + b_t, computed by ``scan``. The result is exact.
 
 Axes: T time, B batch, D input features, H hidden features, G gates.
 """
@@ -89,15 +89,15 @@ def state_gradients(
         r, z = r.sigmoid(), z.sigmoid()
         to_r, to_z, to_n = from_ghosts.chunk(3, -1)
         hidden[:-1] += (torch.cat([to_r, to_z, to_n * r], -1) @ u)[1:]
-        return to_x, {"hidden": _scan_back(z, hidden)}
+        return to_x, {"hidden": scan_back(z, hidden)}
 
     hidden[:-1] += from_ghosts[1:]
     i, f, g, o = (by_x + by_h).chunk(4, -1)
     i, f, g, o = i.sigmoid(), f.sigmoid(), g.tanh(), o.sigmoid()
-    cs = _scan(f, i * g, initial["cell"])
+    cs = scan(f, i * g, initial["cell"])
     cell_direct = hidden * o * (1 - cs.tanh().square())
     cell_direct[-1] += direct_last[1][0]
-    return to_x, {"hidden": hidden, "cell": _scan_back(f, cell_direct)}
+    return to_x, {"hidden": hidden, "cell": scan_back(f, cell_direct)}
 
 
 def _with_weights(layer: nn.RNNBase, weights: dict[str, Tensor]) -> nn.RNNBase:
@@ -110,13 +110,13 @@ def _with_weights(layer: nn.RNNBase, weights: dict[str, Tensor]) -> nn.RNNBase:
     return twin.train()  # cuDNN has a backward pass in training mode only
 
 
-def _scan_back(keep: Float[Tensor, "T B H"], add: Float[Tensor, "T B H"]) -> Float[Tensor, "T B H"]:
+def scan_back(keep: Float[Tensor, "T B H"], add: Float[Tensor, "T B H"]) -> Float[Tensor, "T B H"]:
     """y_t = add_t + keep_{t+1} * y_{t+1}, backwards from y_{T-1} = add_{T-1}."""
     keep_after = torch.cat([keep[1:], torch.ones_like(keep[:1])])
-    return _scan(keep_after.flip(0), add.flip(0), torch.zeros_like(add[0])).flip(0)
+    return scan(keep_after.flip(0), add.flip(0), torch.zeros_like(add[0])).flip(0)
 
 
-def _scan(keep: Float[Tensor, "T B H"], add: Float[Tensor, "T B H"], start: Float[Tensor, "B H"]) -> Tensor:
+def scan(keep: Float[Tensor, "T B H"], add: Float[Tensor, "T B H"], start: Float[Tensor, "B H"]) -> Tensor:
     """y_t = keep_t * y_{t-1} + add_t, with y_{-1} = ``start``.
 
     The sequence is cut into about sqrt(T) blocks of sqrt(T) timesteps, which are scanned in parallel, then connected in

@@ -29,19 +29,19 @@ def train(*overrides: str, **settings: Any) -> RunDirectory:
         ValueError: a setting cannot be; one line that says which, and what instead.
         seqmem.runs.directory.RunError: the run could not be done; one line that says why.
     """
-    given = with_own_arguments([*overrides, *_overrides(settings)])
+    given = with_own_arguments([*overrides, *overrides_of(settings)])
     try:
         return execute(compose_run(given), overrides=given, console=get_console())
     except ConfigError as error:
         raise ValueError(one_line(error)) from error
 
 
-def _overrides(settings: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+def overrides_of(settings: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     for name, value in settings.items():
         if isinstance(value, Mapping) and not prefix:
             if "name" in value:
                 yield f"{name}={value['name']}"
-            yield from _overrides({key: inner for key, inner in value.items() if key != "name"}, f"{name}.")
+            yield from overrides_of({key: inner for key, inner in value.items() if key != "name"}, f"{name}.")
         else:
             yield f"{prefix}{name}={_text(value)}"
 

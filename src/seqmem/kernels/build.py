@@ -123,7 +123,7 @@ def compile_objects(compiler: Sequence[str], sources: Path, folder: Path) -> lis
         name, source, flags = job
         path = folder / f"{name}.o"
         what = f"compile {source}" + (f" for {name}" if name != "dispatch" else "")
-        _run([*compiler, *FLAGS, *flags, *_extra(), "-c", sources / source, "-o", path], what)
+        run_compiler([*compiler, *FLAGS, *flags, *_extra(), "-c", sources / source, "-o", path], what)
         return path
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -139,14 +139,16 @@ def link(compiler: Sequence[str], objects: Sequence[Path], library: Path) -> Non
     # --as-needed: do not depend on the C++ library, which is unused. --no-undefined: report undefined symbols now, not
     # at loading. Both are the default on macOS.
     linker = [] if sys.platform == "darwin" else ["-Wl,--as-needed,--no-undefined"]
-    _run([*compiler, "-shared", "-pthread", *linker, "-o", library, *objects, *_extra(), "-lm"], "link the kernels")
+    run_compiler(
+        [*compiler, "-shared", "-pthread", *linker, "-o", library, *objects, *_extra(), "-lm"], "link the kernels"
+    )
 
 
 def _extra() -> list[str]:
     return shlex.split(os.environ.get("SEQMEM_CXXFLAGS", ""))
 
 
-def _run(command: Sequence[str | Path], what: str) -> None:
+def run_compiler(command: Sequence[str | Path], what: str) -> None:
     try:
         process = subprocess.run(
             command,

@@ -18,8 +18,8 @@ class Memory:
     """
 
     def __init__(self, spare: int = 4) -> None:
-        self._spare = spare
-        self._free: dict[int, np.ndarray] = {}  # by id, in the order of their return
+        self.spare = spare
+        self.free: dict[int, np.ndarray] = {}  # by id, in the order of their return
         self._lent: dict[int, tuple[weakref.ref[np.ndarray], np.ndarray]] = {}  # by the reference's id
 
     def take(self, numbers: int, dtype: torch.dtype) -> Tensor:
@@ -27,11 +27,11 @@ class Memory:
         size = max(1, numbers) * dtype.itemsize
         buffer, largest = None, max(4 * size, 1 << 20)
         while buffer is None:
-            fitting = [(len(free), key) for key, free in list(self._free.items()) if size <= len(free) <= largest]
+            fitting = [(len(free), key) for key, free in list(self.free.items()) if size <= len(free) <= largest]
             # Among equal sizes the one returned last, which may still be in the processor's cache.
             best = min(reversed(fitting), key=itemgetter(0), default=None)
             # pop gives None if another thread took the buffer in the meantime: then search again.
-            buffer = _pages(size) if best is None else self._free.pop(best[1], None)
+            buffer = fresh_pages(size) if best is None else self.free.pop(best[1], None)
         view = buffer[:size].view(np.float32 if dtype == torch.float32 else np.float64)
         # Only the tensor's storage references the view, so the view is freed with it, wherever the tensor went.
         reference = weakref.ref(view, self._take_back)
@@ -40,18 +40,18 @@ class Memory:
 
     def _take_back(self, reference: "weakref.ref[np.ndarray]") -> None:
         _, buffer = self._lent.pop(id(reference))
-        self._free[id(buffer)] = buffer
-        while len(self._free) > self._spare:
-            self._free.pop(next(iter(self._free)), None)
+        self.free[id(buffer)] = buffer
+        while len(self.free) > self.spare:
+            self.free.pop(next(iter(self.free)), None)
 
     def __deepcopy__(self, _: object) -> "Memory":
         return self
 
     def __reduce__(self) -> tuple[type["Memory"], tuple[int]]:
-        return Memory, (self._spare,)
+        return Memory, (self.spare,)
 
 
-def _pages(size: int) -> np.ndarray:
+def fresh_pages(size: int) -> np.ndarray:
     """[size] bytes, in huge pages if the system has them and ``size`` is large enough."""
     pages = mmap.mmap(-1, size)
     if hasattr(mmap, "MADV_HUGEPAGE") and size >= 1 << 22:

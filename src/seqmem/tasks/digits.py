@@ -46,7 +46,7 @@ class _Pictures(NamedTuple):
 
 
 @lru_cache
-def _pictures() -> tuple[_Pictures, _Pictures]:
+def pictures_of_digits() -> tuple[_Pictures, _Pictures]:
     """The training part and the held-out part."""
     from sklearn.datasets import load_digits  # imported here: slow, and only this task needs it
 
@@ -106,7 +106,7 @@ class Digits(Task):
 
     @property
     def _part(self) -> _Pictures:
-        return _pictures()[0]
+        return pictures_of_digits()[0]
 
     def held_out(self) -> "Digits":
         return _HeldOut(**{field.name: getattr(self, field.name) for field in fields(self)})
@@ -124,8 +124,8 @@ class Digits(Task):
     def solve(self, inputs: Float[Tensor, "T B D"]) -> Int[Tensor, "T B"]:
         """The digit of the nearest picture in the data set, training or held out."""
         query = inputs[: self.min_seq_len].transpose(0, 1).flatten(1).double()
-        pictures = torch.cat([part.pixels for part in _pictures()])[:, self._order].to(query)
-        digits = torch.cat([part.digit for part in _pictures()]).to(query.device)
+        pictures = torch.cat([part.pixels for part in pictures_of_digits()])[:, self._order].to(query)
+        digits = torch.cat([part.digit for part in pictures_of_digits()]).to(query.device)
         # |query - picture|^2 without the constant |query|^2; exact, as pixels are multiples of 1/16.
         nearest = (pictures.square().sum(1) - 2 * query @ pictures.T).argmin(1)
         return digits[nearest].expand(inputs.shape[:2])
@@ -149,4 +149,4 @@ class Digits(Task):
 class _HeldOut(Digits):
     @property
     def _part(self) -> _Pictures:
-        return _pictures()[1]
+        return pictures_of_digits()[1]

@@ -89,8 +89,11 @@ def run_jobs(
             # setting for it: it replaces an address of 127.0.0.1 by the machine's own.
             os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         ray = _ray()
-        with _logs(waiting[0]) as logs, _cluster(ray, address, _environment(waiting[0], runtime_env), log_to_driver):
-            at_once = _fitting(ray.nodes(), needs)
+        with (
+            _logs(waiting[0]) as logs,
+            _cluster(ray, address, worker_environment(waiting[0], runtime_env), log_to_driver),
+        ):
+            at_once = jobs_that_fit(ray.nodes(), needs)
             if not at_once and not autoscaling:
                 raise ConfigError(_no_room(ray.nodes(), needs))
             if not waiting[0].quiet:
@@ -283,7 +286,7 @@ def _ray() -> Any:
         raise ConfigError("hydra/launcher=ray needs Ray: pip install seqmem[ray]") from None
 
 
-def _environment(job: Job, runtime_env: Any) -> dict[str, Any]:
+def worker_environment(job: Job, runtime_env: Any) -> dict[str, Any]:
     """Ray's runtime environment: the user's, with PYTHONPATH to the user's modules and this seqmem."""
     env_vars = runtime_env.get("env_vars") if isinstance(runtime_env, Mapping) else None
     for name, part in (("runtime_env", runtime_env), ("runtime_env.env_vars", env_vars)):
@@ -340,7 +343,7 @@ def _answers(address: str | None) -> None:
         raise RunError(f"no Ray cluster at {address}: {getattr(error, 'strerror', None) or error}") from error
 
 
-def _fitting(nodes: Sequence[Mapping[str, Any]], needs: Mapping[str, int | float]) -> int:
+def jobs_that_fit(nodes: Sequence[Mapping[str, Any]], needs: Mapping[str, int | float]) -> int:
     """Concurrent jobs that the cluster's nodes have room for, if they run nothing else."""
     total = 0
     for node in nodes:

@@ -135,18 +135,18 @@ def run_jobs(jobs: Sequence[Job], **options: Any) -> list[Outcome]:
         RunError: Slurm is not installed here, or refuses the jobs.
         Stopped: Ctrl-C; the jobs go on in Slurm.
     """
-    checked = _options(options)
+    checked = checked_options(options)
     outcomes = {job.number: outcome for job in jobs if (outcome := skip(job)) is not None}
     left = {}  # by the run's directory: a grid may name the same run twice
     for job in jobs:
         if job.number not in outcomes:
-            left.setdefault(_place(job), job)
+            left.setdefault(directory_of(job), job)
     if not left:
         print("nothing is left to do: nothing is submitted to Slurm", flush=True)
         return [outcomes[job.number] for job in jobs]
     _check_commands()
     folder = Path(jobs[0].folder, checked.folder or Path(jobs[0].settings["outputs"], ".sweeps", "slurm"))
-    watched, ended = _submit(left, checked, folder)
+    watched, ended = submit(left, checked, folder)
     try:
         ended |= _Watch(watched, folder, float(checked.poll_s)).wait()
     except KeyboardInterrupt:
@@ -158,11 +158,11 @@ def run_jobs(jobs: Sequence[Job], **options: Any) -> list[Outcome]:
         ) from None
     for job in jobs:
         if job.number not in outcomes:
-            outcomes[job.number] = replace(ended[_place(job)], number=job.number)
+            outcomes[job.number] = replace(ended[directory_of(job)], number=job.number)
     return [outcomes[job.number] for job in jobs]
 
 
-def _options(given: Mapping[str, Any]) -> Options:
+def checked_options(given: Mapping[str, Any]) -> Options:
     known = [option.name for option in fields(Options)]
     for name in given:
         if name not in known:
@@ -185,7 +185,7 @@ def _check_commands() -> None:
             )
 
 
-def _place(job: Job) -> str:
+def directory_of(job: Job) -> str:
     return os.path.abspath(job.run.path)  # noqa: PTH100 - Path.resolve follows links, which nodes may not share
 
 
@@ -309,7 +309,7 @@ class _Watched:
         return self.folder / f"{self.slurm_id}_0_log.out"
 
 
-def _submit(left: dict[str, Job], options: Options, folder: Path) -> tuple[list[_Watched], dict[str, Outcome]]:
+def submit(left: dict[str, Job], options: Options, folder: Path) -> tuple[list[_Watched], dict[str, Outcome]]:
     """(the jobs in Slurm, the run's directory -> outcome of each refused job)"""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -326,7 +326,7 @@ def _submit(left: dict[str, Job], options: Options, folder: Path) -> tuple[list[
                         watched.append(_Watched(new[place], slurm_id, folder))
             except SlurmError as error:
                 why = f"sbatch refused: {error}"
-                taken = {_place(one.job) for one in watched}
+                taken = {directory_of(one.job) for one in watched}
                 refused = {
                     place: Outcome(job.number, "failed", error=f"not started: {why}")
                     for place, job in new.items()
@@ -414,7 +414,7 @@ class _Watch:
     """Waits for jobs in Slurm, and prints what happens to them."""
 
     def __init__(self, watched: Sequence[_Watched], folder: Path, poll_s: float) -> None:
-        self._left = {_place(one.job): one for one in watched}
+        self._left = {directory_of(one.job): one for one in watched}
         self._folder, self._poll_s = folder, poll_s
         self._before = {place: _status(one.job) for place, one in self._left.items()}
         self._silent_since: float | None = None
@@ -488,7 +488,7 @@ class _Watch:
         if own_result and (outcome := finished_outcome(one.job)) is not None:
             return outcome
         status = _status(one.job)
-        if status is not None and status != self._before[_place(one.job)] and status.state == "failed":
+        if status is not None and status != self._before[directory_of(one.job)] and status.state == "failed":
             return Outcome(one.job.number, "failed", error=status.error)
         why = f"Slurm job {one.slurm_id} {_cause(one.slurm_id, seen)}"
         if one.log.exists():

@@ -183,7 +183,7 @@ def account(outcomes: Sequence[Outcome]) -> None:
 
 def summary(sweep: Sweep) -> tuple[list[str], int]:
     """(lines about the states of the sweep's runs, the exit code)"""
-    states = {path: _state(path, sweep.outcomes.get(path)) for path in dict.fromkeys(sweep.paths)}
+    states = {path: state_of(path, sweep.outcomes.get(path)) for path in dict.fromkeys(sweep.paths)}
     finished = sum(state == "finished" for state, _ in states.values())
     lines = [f"{finished} of {len(states)} runs finished"]
     waiting = Counter(why for state, why in states.values() if state == "not started")
@@ -200,7 +200,7 @@ def summary(sweep: Sweep) -> tuple[list[str], int]:
     return lines, 2 if any(outcome.usage for outcome in sweep.outcomes.values()) else 1
 
 
-def _state(path: Path, outcome: Outcome | None) -> tuple[str, str]:
+def state_of(path: Path, outcome: Outcome | None) -> tuple[str, str]:
     """(state, e.g. finished or failed; reason in one line)"""
     run = RunDirectory(path)
     if outcome is not None and outcome.state in ("failed", "lost"):

@@ -112,7 +112,7 @@ def _play(given: argparse.Namespace) -> int:
         if server is not None:
             _serve(server, content, open_it=open_it)
         elif open_it:
-            _open(out.resolve().as_uri(), console)
+            open_page(out.resolve().as_uri(), console)
     return 0
 
 
@@ -227,7 +227,7 @@ def _write_page(console: Console, runs: Sequence[RunDirectory], out: Path) -> tu
     playables: dict[tuple[str, int], Playable] = {}
     try:
         task = common_task([Playable(one.model, one.task, "", one.config.seq_len) for one in models])
-        lengths = _lengths(task, [one.config.seq_len for one in models])
+        lengths = lengths_offered(task, [one.config.seq_len for one in models])
         with _status(console) as status:
             for number, (one, label) in enumerate(zip(models, labels, strict=True), start=1):
                 status(f"measuring {number} of {len(models)} models at {len(lengths)} lengths")
@@ -259,7 +259,7 @@ def _status(console: Console) -> Iterator[Any]:
         yield lambda text: line.update(Text(text, no_wrap=True, overflow="ellipsis"))
 
 
-def _lengths(task: "Task", trained_at: Sequence[int]) -> list[int]:
+def lengths_offered(task: "Task", trained_at: Sequence[int]) -> list[int]:
     """Lengths from the task's shortest to four times the longest trained one, about evenly on a logarithmic scale."""
     shortest, longest = task.min_seq_len, 4 * max(trained_at)
     most = task.max_seq_len if task.max_seq_len is not None else longest
@@ -352,7 +352,7 @@ def _range(scores: Sequence[float], metric: "Metric") -> str:
 # Opening and serving it
 
 
-def _open(address: str, console: Console) -> None:
+def open_page(address: str, console: Console) -> None:
     """Open the address in a browser, if there is one."""
     if not _browser_there():
         line = "no browser to open: take the file to where there is one, or --serve it here"
