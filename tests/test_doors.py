@@ -18,7 +18,9 @@ from commandline import TINY, Completed, assert_same_numbers, only_run, trained_
 from seqmem.cli.config.own_hydra import own_hydra
 from seqmem.cli.config.schema import from_mapping, identity
 from seqmem.cli.launch.one_run import StopSignals
+from seqmem.cli.verbs.export import export_onnx
 from seqmem.runs.directory import RunDirectory
+from seqmem.runs.files import RunError
 
 Typed = Callable[..., Completed]
 
@@ -91,6 +93,10 @@ def test_every_command_takes_it_as_it_takes_ours(doors: Typed, choice: str) -> N
     assert np.isfinite(at_answer).all()
     assert (at_answer > 0).all()
     assert Path("report/index.html").exists()
+    if choice == "stack":  # ONNX's own packages are not needed to refuse it
+        with pytest.raises(RunError, match="the state of this model grows with the sequence"):
+            export_onnx(RunDirectory(run), Path("step.onnx"))
+        assert not Path("step.onnx").exists()
 
 
 def test_the_trace_is_of_what_each_timestep_wrote(doors: Typed) -> None:
