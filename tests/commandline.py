@@ -10,6 +10,7 @@ import atexit
 import json
 import locale
 import os
+import resource
 import select
 import signal
 import socket
@@ -323,6 +324,17 @@ def _quick_checksums() -> None:
 
 
 _quick_checksums()
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """Limit this process's files to ``size`` bytes: the effect of a full disk, without filling one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def only_run(folder: Path) -> Path:

@@ -3,16 +3,14 @@
 import json
 import math
 import re
-import resource
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import seqmem
-from commandline import OWN_CELLS, TINY, Completed, forked, only_run, rows, runs_below
+from commandline import OWN_CELLS, TINY, Completed, forked, largest_file, only_run, rows, runs_below
 
 REFUSED = {
     # names
@@ -292,23 +290,12 @@ def test_an_unwritable_directory(tmp_path: Path, typed: Callable[..., Completed]
     assert "Traceback" not in completed.err
 
 
-@contextmanager
-def file_size_limited(size: int) -> Iterator[None]:
-    """This process cannot write a file larger than that: to a program it is a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 def test_a_full_disk(tmp_path: Path, typed: Callable[..., Completed]) -> None:
     """A limit on file size stops the run with one line; with more room it resumes to the same numbers."""
     tiny = [setting for setting in TINY if not setting.startswith(("steps=", "checkpoint_every="))]
     command = ["train", *tiny, "steps=80", "checkpoint_every=20", "quiet=true"]
     for limit in (100, 9_000, 20_000):  # too small for the description, for the checkpoint, for the events
-        with file_size_limited(limit):
+        with largest_file(limit):
             completed = typed(*command)
         completed.refuses("cannot write to outputs/pronoun/lstm/len8", code=1)
         assert "File too large" in completed.err

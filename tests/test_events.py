@@ -1,8 +1,6 @@
 """Event files, read back by TensorBoard's own readers; and the heat map's pixels."""
 
-import resource
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 
@@ -17,7 +15,7 @@ from tensorboard.plugins.hparams import metadata
 from tensorboard.plugins.hparams.api_pb2 import STATUS_FAILURE, DataType  # pyright: ignore[reportAttributeAccessIssue]
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from commandline import TINY, Completed, only_run
+from commandline import TINY, Completed, largest_file, only_run
 from seqmem.record.events import EventFile, GrowingFile, whole_records
 from seqmem.record.pictures.heatmap import HEIGHT, PLOT, UNKNOWN, WIDTH, colours, heatmap, visible
 from seqmem.runs.files import EVENTS
@@ -34,17 +32,6 @@ def read(path: Path) -> list:
 
 def accumulated(path: Path) -> EventAccumulator:
     return EventAccumulator(str(path), size_guidance={"scalars": 0, "images": 0, "tensors": 0}).Reload()
-
-
-@contextmanager
-def largest_file(size: int) -> Iterator[None]:
-    """Limit this process's files to ``size`` bytes: the effect of a full disk, without filling one."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_scalars_are_read_back(path: Path) -> None:

@@ -2,11 +2,9 @@
 
 import io
 import json
-import resource
 import shutil
 import tracemalloc
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from math import inf, log10
@@ -24,6 +22,7 @@ from tensorboard.plugins.hparams import metadata
 from tensorboard.plugins.hparams.api_pb2 import Status  # pyright: ignore[reportAttributeAccessIssue]
 from torch import Tensor
 
+from commandline import largest_file
 from seqmem.cells import CELLS, Cell
 from seqmem.decay import Decay, Trace
 from seqmem.measurement import Measurement
@@ -423,16 +422,6 @@ def test_a_checkpoint_that_is_not_there_is_named(tmp_path: Path) -> None:
 def test_observing_before_load_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="only after load"):
         setup(tmp_path).recorder.logged(0, "eval", {"loss": 1.0, "score": 0.0})
-
-
-@contextmanager
-def largest_file(size: int) -> Iterator[None]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize("size", [0, 3_000, 12_000, 30_000])
