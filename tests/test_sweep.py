@@ -157,6 +157,32 @@ def test_ctrl_c_in_the_closing_measurements(
     assert len(results(tmp_path)) == 2
 
 
+@pytest.mark.parametrize("launcher", ["local", "basic"])
+@pytest.mark.parametrize("where", ["typed", "file"])
+def test_an_interpolation_is_resolved_for_each_job(
+    where: str, launcher: str, tmp_path: Path, typed: Callable[..., Completed]
+) -> None:
+    """Each job has its own value, and the summary counts the runs that were made."""
+    (tmp_path / "mine" / "experiment").mkdir(parents=True)
+    settings = {"seq_len": "8,10", "cell.hidden_size": "${seq_len}", "seed": "${batch_size},3"}
+    params = json.dumps(settings if where == "file" else {})
+    (tmp_path / "mine" / "experiment" / "mine.yaml").write_text(
+        f"# @package _global_\nhydra: {{sweeper: {{params: {params}}}}}\n"
+    )
+    given = [f"{name}={value}" for name, value in settings.items()] if where == "typed" else ["experiment=mine"]
+    small = [setting for setting in SMALL if not setting.startswith(("cell.hidden_size=", "batch_size="))]
+    completed = typed(
+        "train", "-m", "-cd", "mine", *given, *small, "batch_size=5", "steps=2", "evaluate.lengths=[8]",
+        f"hydra/launcher={launcher}", *["hydra.launcher.workers=1"][launcher == "basic" :],
+    )  # fmt: skip
+    assert (completed.code, completed.err) == (0, "")
+    assert completed.out.splitlines()[-1] == "4 of 4 runs finished"
+    configs = [json.loads((run / "config.json").read_text()) for run in runs_below(tmp_path)]
+    assert sorted((one["seq_len"], one["cell"]["hidden_size"], one["seed"]) for one in configs) == [
+        (length, length, seed) for length in (8, 10) for seed in (3, 5)
+    ]
+
+
 def test_a_sweep_in_a_file(tmp_path: Path, typed: Callable[..., Completed]) -> None:
     """A user's experiment file may define the sweep; the command line overrides it."""
     (tmp_path / "mine" / "experiment").mkdir(parents=True)

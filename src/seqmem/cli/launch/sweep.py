@@ -12,7 +12,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, flag_override
+from omegaconf import DictConfig, OmegaConf, flag_override
 
 from ...runs.directory import RunDirectory
 from ...runs.files import RunError
@@ -80,6 +80,7 @@ class SweepCallback(Callback):
         sweeper, launcher = config.hydra.sweeper, config.hydra.launcher
         current = session() or begin()
         try:
+            _interpolate_per_job(config)
             here = launcher._target_.endswith("LocalLauncher")
             if here and local.worker_count(launcher.get("workers", "auto")) > 1:
                 local.warm()
@@ -98,16 +99,32 @@ class SweepCallback(Callback):
             print(f"sweep of {len(sweep.paths)} runs{already}", flush=True)
 
 
+def _interpolate_per_job(config: DictConfig) -> None:
+    """Move settings of ``hydra.sweeper.params`` to those of the command line, which Hydra keeps unresolved.
+
+    It makes the sweeper with resolved params: ``cell.hidden_size: ${seq_len}`` would be one value for all jobs. Of
+    other sweepers than Hydra's own, which may give params a meaning, only interpolations are moved.
+    """
+    params = OmegaConf.to_container(config.hydra.sweeper.get("params") or OmegaConf.create({}), resolve=False)
+    given = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
+    assert isinstance(params, dict)
+    assert isinstance(given, list)
+    own = config.hydra.sweeper._target_.endswith("BasicSweeper")
+    moved = {key: value for key, value in params.items() if own or "${" in f"{value}"}
+    if moved:
+        with flag_override(config, ["struct", "readonly"], [False, False]):
+            config.hydra.overrides.task = [*with_own_arguments([f"{key}={moved[key]}" for key in moved]), *given]
+            config.hydra.sweeper.params = {key: value for key, value in params.items() if key not in moved}
+
+
 def _checked(config: DictConfig) -> tuple[Sweep, list[str]]:
     """(the sweep, lines about mistakes in its settings)"""
     from ..config.build import check
 
-    params = config.hydra.sweeper.get("params") or {}
-    with flag_override(config, ["struct", "readonly"], [False, False]):
-        config.hydra.sweeper.params = {with_own_arguments([str(key)])[0]: value for key, value in params.items()}
-    swept = [f"{key}={value}" for key, value in config.hydra.sweeper.params.items()]
+    given = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
+    assert isinstance(given, list)
     parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
-    overrides = parser.parse_overrides([*swept, *config.hydra.overrides.task])
+    overrides = parser.parse_overrides(given)
     jobs = BasicSweeper.split_arguments(overrides, None)[0]
     common = set.intersection(*map(set, jobs)) if len(jobs) > 1 else set()
     config_dir = command_line_config_dir(config.hydra)

@@ -7,7 +7,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich import get_console
 
 from ..config.compose import Arguments, command_line_config_dir, parsed, with_own_arguments
@@ -67,8 +67,8 @@ def run(cfg: DictConfig) -> float:
     in_sweep, prefix = job.mode == RunMode.MULTIRUN, ""
     session = sweep.session()
     try:
-        with explained(config_dir=command_line_config_dir(job)):
-            overrides = list(job.overrides.task)  # an interpolation in it may fail
+        given = OmegaConf.to_container(job.overrides.task, resolve=False)  # as typed
+        overrides = [str(override) for override in given] if isinstance(given, list) else []
         with explained(overrides, command_line_config_dir(job)):
             config = from_mapping(cfg)
         if in_sweep:
