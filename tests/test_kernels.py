@@ -16,11 +16,14 @@ from dataclasses import dataclass, replace
 from functools import cache
 from math import inf, nan
 from types import FrameType
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch import _neg_view as _negated  # pyright: ignore[reportPrivateImportUsage]
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from compilers import needs_kernels
 from seqmem.cells import GRU, LSTM, RNN, Cell, FusedCell, State, steps, use_kernel
@@ -340,6 +343,99 @@ def test_mismatched_sizes_are_an_error_before_any_memory_is_read() -> None:
     with pytest.raises(ValueError, match="to_inputs is"):
         backward(of_tokens, None, {}, to_inputs=torch.empty(4, 3, 2))
     refused(r"a, b and start have the shapes", xs, xs[:3], xs[0], function=linear_recurrence)
+
+
+def negated(array: Tensor) -> Tensor:
+    """``array`` as a view whose numbers have the other sign in memory, as a conjugate's imaginary part has."""
+    view = torch.complex(torch.zeros_like(array), -array).conj().imag
+    assert view.is_neg()
+    return view
+
+
+@needs_kernels
+def test_a_negated_view_is_read_with_its_sign() -> None:
+    """A contiguous one too: torch then returns the view itself as its contiguous form."""
+    cell, xs, state = make("lstm", (5, 3, 4, 8), torch.float64)
+    for view in (negated, lambda array: _negated(-array)):
+        use_kernel(cell, "native")
+        with torch.no_grad():
+            expected = cell(xs, state)[0]
+            assert torch.equal(cell(view(xs), {name: view(value) for name, value in state.items()})[0], expected)
+            weights = [view(array) for array in (cell.weight_input, cell.weight_hidden, cell.bias)]
+            assert torch.equal(recurrence("lstm", view(xs), list(state.values()), *weights)[0], expected)
+            tapped = Tapped("lstm", view(xs), state, *weights)
+            tapped.forward()
+            assert torch.equal(tapped.outputs, expected)
+        gate = torch.sigmoid(xs)
+        assert torch.equal(
+            linear_recurrence(view(gate), view(xs), view(xs[0])), linear_recurrence(gate, xs, xs[0])
+        )  # fmt: skip
+    leaf = xs.clone().requires_grad_()
+    outputs, _ = cell(leaf, state)
+    (expected,) = torch.autograd.grad(outputs, leaf, torch.ones_like(outputs), retain_graph=True)
+    (by_view,) = torch.autograd.grad(outputs, leaf, _negated(-torch.ones_like(outputs)))
+    assert torch.equal(by_view, expected)
+
+
+@needs_kernels
+def test_a_transposed_initial_state_is_traced_as_its_copy() -> None:
+    """The buffers that carry a gradient back are laid out as the kernels read them, not as the state is."""
+    cell, xs, state = make("lstm", (5, 3, 4, 8), torch.float64)
+    weights = cell.weight_input, cell.weight_hidden, cell.bias
+    norms = []
+    for start in (state, {name: value.t().contiguous().t() for name, value in state.items()}):
+        tapped = Tapped("lstm", xs, start, *weights)
+        tapped.forward()
+        with torch.no_grad():
+            norms.append(tapped.backward(torch.ones_like(tapped.outputs), {"cell": xs.new_ones(3, 8).cumsum(1)})[1])
+    assert all(torch.equal(norms[0][name], norms[1][name]) for name in state)
+
+
+@needs_kernels
+def test_tensors_without_memory_on_the_cpu_are_an_error_before_a_pointer_is_followed() -> None:
+    cell, xs, state = make("lstm", (4, 3, 2, 5), torch.float32)
+    inputs = [xs, *state.values(), cell.weight_input, cell.weight_hidden, cell.bias]
+    freed = xs.clone()
+    freed.untyped_storage().resize_(0)
+    with FakeTensorMode() as mode:
+        fake = mode.from_tensor(xs)
+    broken = [
+        [array.to("meta") if which == place else array for place, array in enumerate(inputs)] for which in range(6)
+    ]
+    broken += [[array.to("meta") for array in inputs], [freed, *inputs[1:]], [fake, *inputs[1:]]]
+    for xs_, h, c, *weights in broken:
+        with pytest.raises(ValueError, match=r"dense tensors on the CPU: this is a .*Tensor|Parameter of the shape"):
+            unchecked(recurrence)("lstm", xs_.detach(), [h, c], *(weight.detach() for weight in weights))
+    tapped = Tapped("lstm", xs, state, *inputs[3:])
+    tapped.forward()
+    for gradients in ((torch.empty(4, 3, 5, device="meta"), {}), (None, {"cell": torch.empty(3, 5, device="meta")})):
+        with pytest.raises(ValueError, match="is on meta: native kernels compute on the CPU"):
+            unchecked(Tapped.backward)(tapped, *gradients)
+    with pytest.raises(
+        ValueError, match=r"cell is torch.float32 of the shape \(1, 5\): must be torch.float32 of \(3, 5\)"
+    ):
+        unchecked(Tapped.backward)(tapped, None, {"cell": torch.ones(1, 5)})
+    on_meta = [array.to("meta") for array in inputs]
+    assert not functions.supports(*on_meta)
+    assert linear_recurrence(*(xs.to("meta") for xs in (xs, xs, xs[0]))).is_meta  # by torch
+    with pytest.raises(ValueError, match=r"16 numbers of torch\.float16"):
+        Memory().take(16, torch.float16)
+    with pytest.raises(MemoryError, match=r"no memory for 1\.15e"):
+        Memory().take(1 << 57, torch.float64)
+
+
+@needs_kernels
+@pytest.mark.parametrize("threads", [0, -1, 1.5, "2", True, None, 1 << 64], ids=str)
+def test_a_number_of_threads_that_is_none_is_an_error(threads: Any) -> None:
+    cell, xs, state = make("gru cho", (4, 3, 2, 5), torch.float32)
+    arguments = xs, [*state.values()], cell.weight_input, cell.weight_hidden, cell.bias
+    with pytest.raises(ValueError, match=r"threads=.*: must be a whole number from 1 on"):
+        unchecked(recurrence)("gru cho", *arguments, threads=threads)
+    if threads is not None:
+        with pytest.raises(ValueError, match=r"checkpoint_every_t=.*: must be a whole number from 1 on"):
+            unchecked(recurrence)("gru cho", *arguments, checkpoint_every_t=threads)
+    with pytest.raises(ValueError, match="kind='gru': must be one of rnn tanh, rnn relu, lstm, gru torch, gru cho"):
+        unchecked(recurrence)("gru", *arguments)
 
 
 def unchecked(function: Callable[..., object]) -> Callable[..., object]:

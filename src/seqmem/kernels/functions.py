@@ -1,8 +1,8 @@
 """Recurrent layers and linear recurrences over whole sequences, differentiable, computed by the native kernels.
 
 Axes: T time, B batch, D input features, H units, G gates, V vocabulary. Weights of all gates are stacked: [G*H ...].
-Tensors are on the CPU, in float32 or float64. The bits of every result are independent of the number of threads and of
-where a sequence is cut.
+Tensors are on the CPU, in float32 or float64, with any strides. The bits of every result are independent of the number
+of threads and of where a sequence is cut.
 """
 
 import ctypes
@@ -57,7 +57,7 @@ def supports(*tensors: Tensor | None) -> bool:
     for tensor in tensors:
         if tensor is None:
             continue
-        if type(tensor) not in (Tensor, torch.nn.Parameter) or not tensor.is_cpu or dtype not in (None, tensor.dtype):
+        if type(tensor) not in _PLAIN or not tensor.is_cpu or dtype not in (None, tensor.dtype):
             return False
         dtype = tensor.dtype
     return dtype in _SUFFIX and not torch.is_autocast_enabled("cpu") and isinstance(load(), Library)
@@ -89,6 +89,7 @@ def recurrence(
         ValueError: sizes or dtypes do not match.
         RuntimeError: in the backward pass, if second derivatives are requested.
     """
+    options = _options(kind, threads, checkpoint_every_t, memory)
     _check_inputs(xs, "T B D")
     _check(
         kind,
@@ -100,7 +101,6 @@ def recurrence(
         *(("start", state.shape, state.dtype) for state in start),
     )
     h, c = (*start, None)[:2]
-    options = _Options(KINDS.index(kind), threads, checkpoint_every_t, memory or Memory())
     results = _Recurrence.apply(options, xs, None, h, c, weight_input, weight_hidden, bias)
     return results if c is not None else results[:2]
 
@@ -126,6 +126,7 @@ def recurrence_of_tokens(
         ValueError: sizes or dtypes do not match.
         IndexError: a token is not in [0, V).
     """
+    options = _options(kind, threads, checkpoint_every_t, memory)
     _check_inputs(tokens, "T B")
     _check(
         kind,
@@ -138,7 +139,6 @@ def recurrence_of_tokens(
         *(("start", state.shape, state.dtype) for state in start),
     )
     h, c = (*start, None)[:2]
-    options = _Options(KINDS.index(kind), threads, checkpoint_every_t, memory or Memory())
     results = _Recurrence.apply(options, tokens, vectors, h, c, weight_input, weight_hidden, bias)
     return results if c is not None else results[:2]
 
@@ -152,6 +152,9 @@ def _check(
     kind: str, starts: int, inputs: _Array, weight_hidden: _Array, weight_input: _Array, *others: _Array
 ) -> None:
     """Raise ValueError unless all sizes and dtypes match: the kernels would read past the end of an array."""
+    for name, shape, _ in (weight_hidden, weight_input):
+        if len(shape) != 2:
+            raise ValueError(f"{name} has the shape {tuple(shape)}: must have two axes")
     hidden, features = weight_hidden[1][-1], weight_input[1][-1]
     rows = {"lstm": 4, "gru torch": 3, "gru cho": 3}.get(kind, 1) * hidden
     states = 2 if kind == "lstm" else 1
@@ -163,7 +166,7 @@ def _check(
         "weight_input": (rows, features), "bias": (rows,), "start": (batch, hidden),
     }  # fmt: skip
     for name, shape, dtype in (weight_hidden, *others, inputs, weight_input):
-        expected = (shape[0], features) if name == "vectors" else shapes[name]
+        expected = (*shape[:1], features) if name == "vectors" else shapes[name]
         if shape != expected:
             raise ValueError(f"{name} has the shape {tuple(shape)}: must be {tuple(expected)} here")
         if name == "tokens":
@@ -238,11 +241,36 @@ class CallPlan:
 _cached_plan = lru_cache(maxsize=256)(CallPlan)
 
 
+def _dense(array: Tensor) -> Tensor:
+    """``array`` as the kernels read it: contiguous, and negated in memory where torch only noted that it is negated."""
+    return (array.resolve_neg() if array.is_neg() else array).contiguous()
+
+
 def _address(array: Tensor | None, index: int = 0) -> int | None:
-    """The address of ``array[index]``. The caller must keep a reference to the array."""
+    """The address of ``array[index]``, an array that ``_dense`` returned. The caller must keep a reference to it.
+
+    Raises:
+        ValueError: it has none that a kernel may follow: a meta or fake tensor, another device, no memory.
+    """
     if array is None:
         return None
-    return array.data_ptr() + (index * array.stride(0) * array.element_size() if index else 0)
+    # One place for all pointers: what reaches it unchecked would be read past its end, or end the process.
+    if array.__class__ not in _PLAIN or not array.is_cpu:
+        raise ValueError(f"native kernels compute dense tensors on the CPU: this is {_described(array)}")
+    pointer = array.data_ptr()
+    if not pointer and array.numel():
+        raise ValueError(
+            f"native kernels compute dense tensors on the CPU: this is {_described(array)}, without memory"
+        )
+    return pointer + (index * array.stride(0) * array.element_size() if index else 0)
+
+
+_PLAIN = (Tensor, torch.nn.Parameter)
+"""Subclasses of these may have no memory of their own, or give other meanings to it."""
+
+
+def _described(array: Tensor) -> str:
+    return f"a {type(array).__name__} of the shape {tuple(array.shape)} on {array.device}"
 
 
 class _Options(NamedTuple):
@@ -250,6 +278,19 @@ class _Options(NamedTuple):
     threads: int
     checkpoint_every_t: int | None
     memory: Memory
+
+
+def _options(kind: str, threads: int, checkpoint_every_t: int | None, memory: Memory | None) -> _Options:
+    """Raises ValueError where one of them is none that the kernels know."""
+    if kind not in KINDS:
+        raise ValueError(f"kind={kind!r}: must be one of {', '.join(KINDS)}")
+    for name, value in (
+        ("threads", threads),
+        ("checkpoint_every_t", 1 if checkpoint_every_t is None else checkpoint_every_t),
+    ):
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < 1 << 63:
+            raise ValueError(f"{name}={value!r}: must be a whole number from 1 on")
+    return _Options(KINDS.index(kind), threads, checkpoint_every_t, memory or Memory())
 
 
 class _Arrays(NamedTuple):
@@ -292,9 +333,9 @@ def _prepare(
         library, kind, sizes, gates, threads, every, u.dtype, limits, lookup=lookup, norm_features=norm_features
     )
     return plan, _Arrays(
-        xs.contiguous(),
-        h.contiguous(),
-        c.contiguous() if c is not None else None,
+        _dense(xs),
+        _dense(h),
+        _dense(c) if c is not None else None,
         memory.take(plan.packed, plan.dtype),
         h.new_empty(steps, batch, hidden),
         c.new_empty(len(plan.pieces), batch, hidden) if c is not None else None,
@@ -306,8 +347,8 @@ def _run_forward(
     plan: CallPlan, arrays: _Arrays, table: Tensor | None, w: Tensor, u: Tensor, bias: Tensor, *, save: bool
 ) -> None:
     """Pack the weights, for the backward pass too if ``save``, and run all pieces."""
-    w, u = w.contiguous(), u.contiguous()
-    weights = (w, u, bias.contiguous()) if table is None else (table, u, None)
+    w, u = _dense(w), _dense(u)
+    weights = (w, u, _dense(bias)) if table is None else (table, u, None)
     pointers = [ctypes.c_void_p(_address(array)) for array in (*weights, w, arrays.packed)]
     plan.functions["pack"](ctypes.byref(plan.call("forward", plan.sizes[0])), *pointers, ctypes.c_int64(save))
     for i in range(len(plan.pieces)):
@@ -400,7 +441,7 @@ class _Recurrence(torch.autograd.Function):
         _, need_xs, need_vectors, need_h, need_c, need_w, need_u, need_bias = ctx.needs_input_grad
         grad_outputs, grad_h, grad_c = grads
         if grad_outputs is not None:
-            grad_outputs = grad_outputs.contiguous()
+            grad_outputs = _dense(grad_outputs)
         carry_h = grad_h.clone(memory_format=torch.contiguous_format) if grad_h is not None else torch.zeros_like(h)
         carry_c = None
         if c is not None:
@@ -483,6 +524,8 @@ class Tapped:
         checkpoint_every_t: int | None = None,
         memory: Memory | None = None,
     ) -> None:
+        self._memory = memory or Memory()
+        options = _options(kind, threads, checkpoint_every_t, self._memory)
         by_name = {"xs" if vectors is None else "tokens": inputs, "weight_hidden": weight_hidden}
         by_name |= {"weight_input": weight_input, "bias": bias} | ({} if vectors is None else {"vectors": vectors})
         states = [value.detach() for value in start.values()]
@@ -490,18 +533,16 @@ class Tapped:
         _check_inputs(inputs, "T B D" if vectors is None else "T B")
         _check(kind, len(start), *((name, array.shape, array.dtype) for name, array in arrays))
         self._names = tuple(start)
-        self._weights = [array.detach().contiguous() for array in (weight_input, weight_hidden, bias)]
+        self._weights = [_dense(array.detach()) for array in (weight_input, weight_hidden, bias)]
         self._vectors = None if vectors is None else vectors.detach()
         w, u, _ = self._weights
-        self._memory = memory or Memory()
-        options = _Options(KINDS.index(kind), threads, checkpoint_every_t, self._memory)
         vocabulary, features = (None, 0) if vectors is None else vectors.shape
         self._table = w.new_empty(vocabulary or 0, len(w))
         h, c = states[0], (states[1] if len(states) > 1 else None)
         self._plan, self._arrays = _prepare(
             options, inputs.detach(), vocabulary, h, c, w, u, save=True, norm_features=features
         )
-        self._carries = [torch.empty_like(state) for state in states]
+        self._carries = [torch.empty_like(state, memory_format=torch.contiguous_format) for state in states]
         self.outputs = self._arrays.outputs
         ends = (self.outputs, self._arrays.cells)
         self.final = {name: end[-1] for name, end in zip(self._names, ends, strict=False) if end is not None}
@@ -531,16 +572,23 @@ class Tapped:
             to_inputs: contiguous, filled with dL/dx_t; must be None with tokens.
 
         Raises:
-            ValueError: ``outputs`` or ``to_inputs`` differs in size or dtype from the array it is the gradient of.
+            ValueError: a gradient differs in size or dtype from the array it is the gradient of, or is not on the CPU.
         """
-        for name, array, like in (("outputs", outputs, self.outputs), ("to_inputs", to_inputs, self._arrays.xs)):
+        states = ((name, final.get(name), carry) for name, carry in zip(self._names, self._carries, strict=True))
+        for name, array, like in (
+            ("outputs", outputs, self.outputs), ("to_inputs", to_inputs, self._arrays.xs), *states
+        ):  # fmt: skip
             if array is not None and (array.shape, array.dtype) != (like.shape, like.dtype):
                 actual, expected = (
                     f"{array.dtype} of the shape {tuple(array.shape)}",
                     f"{like.dtype} of {tuple(like.shape)}",
                 )
                 raise ValueError(f"{name} is {actual}: must be {expected}, as what it is the gradient of")
-        if to_inputs is not None and not (to_inputs.is_contiguous() and self._vectors is None):
+            if array is not None and not array.is_cpu:
+                raise ValueError(f"{name} is on {array.device}: native kernels compute on the CPU")
+        if to_inputs is not None and not (
+            to_inputs.is_contiguous() and not to_inputs.is_neg() and self._vectors is None
+        ):
             raise ValueError("to_inputs must be contiguous, and is for inputs of real numbers alone")
         for name, carry in zip(self._names, self._carries, strict=True):
             gradient = final.get(name)
@@ -552,7 +600,7 @@ class Tapped:
             self._plan,
             self._memory,
             self._arrays,
-            None if outputs is None else outputs.contiguous(),
+            None if outputs is None else _dense(outputs),
             carry_h,
             carry_c[0] if carry_c else None,
             grad_xs=to_inputs,
@@ -589,7 +637,7 @@ def linear_recurrence(
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor, start: Tensor) -> Tensor:
-        a, b, start = a.contiguous(), b.contiguous(), start.contiguous()
+        a, b, start = _dense(a), _dense(b), _dense(start)
         outputs = torch.empty_like(a)
         for begin, end in _linear_pieces(a):
             previous = outputs[begin - 1] if begin else start
@@ -602,7 +650,7 @@ class _Linear(torch.autograd.Function):
         if torch.is_grad_enabled():
             raise RuntimeError("the native kernels have no second derivatives")
         a, start, outputs = ctx.saved_tensors
-        grad = grads[0].contiguous()
+        grad = _dense(grads[0])
         grad_a, grad_b, carry = torch.empty_like(a), torch.empty_like(a), torch.zeros_like(start)
         for begin, end in reversed(_linear_pieces(a)):
             previous = outputs[begin - 1] if begin else start
@@ -621,5 +669,5 @@ def _linear_call(name: str, like: Tensor, steps: int, *arrays: Tensor) -> None:
     library = load()
     assert isinstance(library, Library)  # see supports()
     numbers = ctypes.c_int64(steps), ctypes.c_int64(like[0].numel())
-    pointers = [ctypes.c_void_p(array.data_ptr()) for array in arrays]
+    pointers = [ctypes.c_void_p(_address(array)) for array in arrays]
     library.function(f"seqmem_{name}", _SUFFIX[like.dtype])(*numbers, *pointers)

@@ -23,7 +23,14 @@ class Memory:
         self._lent: dict[int, tuple[weakref.ref[np.ndarray], np.ndarray]] = {}  # by the reference's id
 
     def take(self, numbers: int, dtype: torch.dtype) -> Tensor:
-        """[numbers], float32 or float64, not initialised."""
+        """[numbers], float32 or float64, not initialised.
+
+        Raises:
+            ValueError: another dtype, or a negative number.
+            MemoryError: the system has no memory of this size.
+        """
+        if numbers < 0 or dtype not in (torch.float32, torch.float64):
+            raise ValueError(f"{numbers} numbers of {dtype}: must be at least 0, of torch.float32 or torch.float64")
         size = max(1, numbers) * dtype.itemsize
         buffer, largest = None, max(4 * size, 1 << 20)
         while buffer is None:
@@ -52,8 +59,15 @@ class Memory:
 
 
 def fresh_pages(size: int) -> np.ndarray:
-    """[size] bytes, in huge pages if the system has them and ``size`` is large enough."""
-    pages = mmap.mmap(-1, size)
+    """[size] bytes, in huge pages if the system has them and ``size`` is large enough.
+
+    Raises:
+        MemoryError: the system has no memory of this size.
+    """
+    try:
+        pages = mmap.mmap(-1, size)
+    except (OSError, OverflowError):
+        raise MemoryError(f"no memory for {size / 1e9:.3g} GB of a layer's saved activations") from None
     if hasattr(mmap, "MADV_HUGEPAGE") and size >= 1 << 22:
         pages.madvise(mmap.MADV_HUGEPAGE)
     return np.frombuffer(pages, dtype=np.uint8)
