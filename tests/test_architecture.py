@@ -17,7 +17,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 
 CORE = {
     *("metrics", "signals", "randomness", "cells", "tasks", "models", "measurement", "decay", "probes", "denormals"),
-    *("evaluate", "optimizers"),
+    *("evaluate", "optimizers", "spaces"),
 }
 LAW: dict[str, set[str]] = {
     "metrics": set(),
@@ -25,21 +25,23 @@ LAW: dict[str, set[str]] = {
     "randomness": set(),
     "optimizers": set(),
     "span": set(),
+    "grammar": set(),
+    "spaces": {"grammar"},
     "measurement": set(),
     "denormals": set(),
     "decay": {"measurement"},
     "kernels": {"kernels"},
     "cells": {"cells", "kernels"},
-    "tasks": {"tasks", "signals", "metrics"},
+    "tasks": {"tasks", "signals", "metrics", "spaces", "grammar"},
     "models": {"models", "signals", "randomness", "cells", "tasks.base"},
     "probes": {"probes", "signals", "randomness", "cells", "tasks.base", "models", "decay", "measurement", "denormals"},
-    "evaluate": {"signals", "randomness", "cells", "tasks.base", "models"},
-    "reading": {"signals", "randomness", "cells", "tasks.base", "models", "probes", "decay"},
+    "evaluate": {"signals", "randomness", "cells", "tasks.base", "tasks.parts", "models"},
+    "reading": {"signals", "randomness", "cells", "tasks.base", "tasks.parts", "models", "probes", "decay"},
     "training": {
-        *("training", "signals", "randomness", "cells", "tasks.base", "models", "probes", "measurement"),
-        *("evaluate", "reading", "denormals"),
+        *("training", "signals", "randomness", "cells", "tasks.base", "tasks.parts", "models", "probes", "measurement"),
+        *("evaluate", "reading", "denormals", "spaces"),
     },
-    "runs": {"runs", "decay", "measurement", "metrics"},
+    "runs": {"runs", "decay", "measurement", "metrics", "spaces"},
     "record": {
         *(
             "record",
@@ -63,7 +65,7 @@ LAW: dict[str, set[str]] = {
         *CORE,
     },
 }
-"""Room -> the rooms it may import from. ``tasks.base`` allows the protocol and no single task."""
+"""Room -> the rooms it may import from. ``tasks.base`` and ``tasks.parts`` allow the protocol and no single task."""
 
 EDGE = {"hydra", "omegaconf", "rich"}
 

@@ -197,7 +197,8 @@ def test_given_runs(typed: Typed, tmp_path: Path, runs: dict[str, str]) -> None:
 
     one = trained(RunDirectory(tmp_path / runs["second"]))
     assert [row["seq_len"] for row in models[1]["lengths"]] == [7, 8, 10, 12, 14, 20, 30, 32]
-    expected = evaluate_lengths(one.model, one.task, [7, 8, 10, 12, 14, 20, 30, 32], seed=1, sequences=8)
+    lengths = [7, 8, 10, 12, 14, 20, 30, 32]
+    expected = evaluate_lengths(one.model, one.task, lengths, seed=1, sequences=8, trained=one.lengths)
     assert [row["score"] for row in models[1]["lengths"]] == [evaluation.score for evaluation in expected]
 
     # A folder means its finished runs; runs with the same training are shown once.

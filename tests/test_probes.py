@@ -322,7 +322,8 @@ def test_it_is_in_tensorboard(toy: Path) -> None:
 
 
 def test_it_is_in_a_report(toy: Path) -> None:
-    run("report", "outputs", "--out", "report", at=toy)
+    (other,) = [path for path in runs_below(toy) if "seed1" in path.name]
+    run("report", str(measured_run(toy).path), str(other), "--out", "report", at=toy)
     result = measured_run(toy).result()
     assert result is not None
     with (toy / "report" / "runs.csv").open() as file:

@@ -221,9 +221,11 @@ def test_the_default_length_is_the_longest_trained_length(runs: dict[str, Path],
 
 def test_until_a_word(runs: dict[str, Path], run_read: Command) -> None:
     whole = read_json(run_read(runs["rnn"], "--json"))
-    for until in ("4", whole["words"][3], whole["words"][3].upper()):
+    word = whole["words"][3]
+    first = whole["words"].index(word) + 1
+    for until, count in (("4", 4), (word, first), (word.upper(), first)):
         part = read_json(run_read(runs["rnn"], "--json", "--until", until))
-        assert part["words"] == whole["words"][: whole["words"].index(whole["words"][3]) + 1]
+        assert part["words"] == whole["words"][:count]
         model = part["models"][0]
         assert model["is_right"] is None
         assert len(model["outputs"]) == len(part["words"]) == len(model["gradient"]["state"])

@@ -467,7 +467,7 @@ def test_gradients_are_the_traces_in_full(whole: Setup) -> None:
     assert stored.answered_at.tolist() == [11, 11, 11]
     assert set(stored.norms) == {"hidden", "cell", "input"}
     assert {norms.shape for norms in stored.norms.values()} == {(5, 12, 3)}
-    batch = whole.task.sample(3, 12, generator(0, "trace"))
+    batch = PLAN.parts(whole.task).validation.sample(3, 12, generator(0, "trace"))
     again = Tracer(whole.model, whole.task).measure(batch)
     for name, norms in again.norms.items():
         np.testing.assert_array_equal(stored.norms[name][-1], norms)
@@ -536,7 +536,7 @@ def test_a_few_sentences_are_read_at_the_start_in_the_middle_and_at_the_end(whol
     seen = {tag: events.Images(tag) for tag in tags}
     assert [[event.step for event in seen[tag]] for tag in tags] == 3 * [[0, 6, 12]]
     end = Image.open(io.BytesIO(seen[tags[0]][2].encoded_image_string))
-    batch = whole.task.held_out().sample(3, 12, generator(0, "show"))
+    batch = PLAN.parts(whole.task).validation.sample(3, 12, generator(0, "show"))
     read = sentences(whole.task, batch, beliefs(whole.model.eval(), whole.task, batch.inputs))
     whole.model.train()
     ends = ("sure of the right answer: 0", "100 %")

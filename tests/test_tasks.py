@@ -294,12 +294,15 @@ def test_words_and_answers_are_legible_and_unique(task: Task) -> None:
 
 
 @every_task
-def test_only_stored_data_have_a_held_out_part(task: Task) -> None:
-    held = task.held_out()
-    assert (held == task) == (task.name not in ("digits", "text"))
-    assert held.held_out() == held
-    for name in ("name", "chance", "solved_at", "min_seq_len", "chunks", "inputs", "targets"):
-        assert getattr(held, name) == getattr(task, name)
+def test_only_stored_data_have_parts_of_their_own(task: Task) -> None:
+    validation, test = task.validation(), task.held_out()
+    for part in (validation, test):
+        assert (part == task) == (task.name not in ("digits", "text"))
+        assert part.held_out() == test
+        assert part.validation() == validation
+        for name in ("name", "chance", "solved_at", "min_seq_len", "chunks", "inputs", "targets"):
+            assert getattr(part, name) == getattr(task, name)
+    assert (validation == test) == (test == task)
 
 
 @every_task
@@ -480,7 +483,7 @@ def test_copy_has_the_published_baseline() -> None:
         assert Copy().baseline_loss(lag + 20) == pytest.approx(loss, abs=1e-5)
 
 
-@pytest.mark.parametrize("seq_len", [10, 19, 25, 50, 101])
+@pytest.mark.parametrize("seq_len", [10, 19, 25, 50, 99, 101])
 @pytest.mark.parametrize("tenths", [(0.1, 0.5), (0.1, 0.3, 0.6)])
 def test_temporal_order(seq_len: int, tenths: tuple[float, ...]) -> None:
     task = TemporalOrder(len(tenths))
@@ -494,9 +497,9 @@ def test_temporal_order(seq_len: int, tenths: tuple[float, ...]) -> None:
             seen[k].add(place)
         assert int(batch.targets[-1, b]) == sum(letters[place] * 2**k for k, place in enumerate(places))
         assert task.answer(batch.targets[-1, b]) == "".join("AB"[letters[place]] for place in places)
-    # As in the published generator: randint(int(l * .1)) + int(l * start). Every position occurs, so the lag varies.
-    width = int(seq_len * 0.1)
-    assert seen == [set(range(int(seq_len * start), int(seq_len * start) + width)) for start in tenths]
+    # Every position in [start L, (start + .1) L) occurs, so the lag varies, and no other.
+    ranges = [(round(10 * start) * seq_len, round(10 * start + 1) * seq_len) for start in tenths]
+    assert seen == [{t for t in range(seq_len) if first <= 10 * t < end} for first, end in ranges]
     assert set(batch.inputs.flatten().tolist()) == set(range(6))
     assert set(batch.targets[-1].tolist()) == set(range(2 ** len(tenths)))
 
@@ -569,21 +572,22 @@ def test_digits_are_those_of_scikit_learn() -> None:
 
     images, labels = load_digits(return_X_y=True)
     published = Counter((tuple(image), int(label)) for image, label in zip(images.tolist(), labels, strict=True))
-    train, held = [
+    parts = [
         [(tuple((image * 16).tolist()), int(digit)) for image, digit in zip(part.pixels, part.digit, strict=True)]
         for part in pictures_of_digits()
     ]
-    assert Counter(train + held) == published
-    assert (len(train), len(held)) == (1437, 360)
-    assert set(Counter(digit for _, digit in held).values()) == {36}
-    assert not {image for image, _ in train} & {image for image, _ in held}
-    assert len({image for image, _ in train + held}) == 1797  # all different, so each has one answer
+    every = [picture for part in parts for picture in part]
+    assert Counter(every) == published
+    assert [len(part) for part in parts] == [1257, 180, 360]
+    for part, each in zip(parts[1:], (18, 36), strict=True):
+        assert set(Counter(digit for _, digit in part).values()) == {each}
+    assert len({image for image, _ in every}) == 1797  # all different: no part shares one, and each has one answer
 
 
 def test_digits_draws_only_from_its_part() -> None:
     task = Digits("pixel")
-    train, held = ({tuple(image) for image in part.pixels.tolist()} for part in pictures_of_digits())
-    for part, allowed in ((task, train), (task.held_out(), held)):
+    allowed_in = [{tuple(image) for image in part.pixels.tolist()} for part in pictures_of_digits()]
+    for part, allowed in zip((task, task.validation(), task.held_out()), allowed_in, strict=True):
         batch = draw(part, 3000, 64)
         seen = Counter(map(tuple, batch.inputs[:, :, 0].T.tolist()))
         assert set(seen) <= allowed
@@ -611,10 +615,15 @@ def test_digits_scans_and_delays() -> None:
     assert row.words(torch.tensor([[0, 0.25, 1, 0, 0, 0, 0, 0.125]])) == [" :@    ."]
 
 
+def text_parts() -> list[str]:
+    """The first 80 %, the next and the last 10 %."""
+    cuts = [len(corpus()) * tenths // 10 for tenths in (0, 8, 9, 10)]
+    return [corpus()[first:end] for first, end in pairwise(cuts)]
+
+
 def test_text_asks_for_the_next_character() -> None:
     task = Text()
-    cut = len(corpus()) * 9 // 10
-    for part, text in ((task, corpus()[:cut]), (task.held_out(), corpus()[cut:])):
+    for part, text in zip((task, task.validation(), task.held_out()), text_parts(), strict=True):
         batch = draw(part, 100, 60)
         assert batch.asked.all()
         assert batch.weights.eq(1).all()
@@ -639,16 +648,16 @@ def test_text_is_pythons_documentation_in_ascii() -> None:
     assert len(paragraphs) == len(set(paragraphs))
 
 
-def test_text_held_out_shares_no_long_passage_with_training() -> None:
-    cut, width = len(corpus()) * 9 // 10, 100
-    train, held = corpus()[:cut], corpus()[cut:]
-    passages = {train[i : i + width] for i in range(len(train) - width)}
-    assert not any(held[i : i + width] in passages for i in range(len(held) - width))
+def test_parts_of_text_share_no_long_passage() -> None:
+    width = 100
+    train, validation, test = ({part[i : i + width] for i in range(len(part) - width)} for part in text_parts())
+    assert not train & validation
+    assert not (train | validation) & test
 
 
 def test_text_has_the_entropy_of_its_characters() -> None:
-    cut = len(corpus()) * 9 // 10
-    train, held = Counter(corpus()[:cut]), Counter(corpus()[cut:])
+    train, held = Counter(text_parts()[0]), Counter(text_parts()[2])
+    cut = train.total()
     entropy = -sum(n / cut * log2(n / cut) for n in train.values())
     assert Text().chance == pytest.approx(entropy)
     assert Text().baseline_loss(50) == pytest.approx(entropy * log(2))
@@ -666,7 +675,7 @@ def test_text_is_read_in_chunks() -> None:
 
 def test_text_limits_the_length_of_a_passage() -> None:
     task = Text().held_out()
-    longest = len(corpus()) - len(corpus()) * 9 // 10 - 1
+    longest = len(text_parts()[2]) - 1
     assert len(draw(task, 1, longest).inputs) == longest
     with pytest.raises(ValueError, match=rf"too long for task=text: at most {longest} "):
         draw(task, 1, longest + 1)

@@ -3,7 +3,7 @@
 Axes: T time, B batch, K outputs. Time comes first.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +12,7 @@ from .models.base import Model, loss_per_sequence, score_per_sequence
 from .randomness import generator
 from .signals import Batch
 from .tasks.base import Task
+from .tasks.parts import Data, Parts
 
 
 @dataclass(frozen=True)
@@ -24,13 +25,24 @@ class Evaluation:
     sequences: int
 
 
-def held_out(task: Task, seq_len: int, *, seed: int, sequences: int, stream: str = "eval") -> Iterator[Batch]:
-    """Yield ``sequences`` held-out sequences in batches on the CPU: a function of (seed, stream, seq_len)."""
+def held_out(
+    task: Task, seq_len: int, *, seed: int, sequences: int, stream: str = "eval", trained: Collection[int] = ()
+) -> Iterator[Batch]:
+    """Yield ``sequences`` sequences of the test data in batches on the CPU: a function of (seed, stream, seq_len).
+
+    Args:
+        trained: the lengths that training draws. Where these have few sequences, only those it leaves out are drawn.
+    """
+    return drawn(Parts(task, trained).test, seq_len, seed=seed, sequences=sequences, stream=stream)
+
+
+def drawn(data: Data, seq_len: int, *, seed: int, sequences: int, stream: str) -> Iterator[Batch]:
+    """Yield ``sequences`` sequences of a part of the data, likewise."""
     rng = generator(seed, stream, seq_len)
     # A batch holds at most 250,000 timesteps, which bounds the memory that long sequences take.
     batch_size = max(1, min(sequences, 250_000 // seq_len))
     for start in range(0, sequences, batch_size):
-        yield task.held_out().sample(min(batch_size, sequences - start), seq_len, rng)
+        yield data.sample(min(batch_size, sequences - start), seq_len, rng)
 
 
 class CachedBatches:
@@ -65,13 +77,25 @@ def _versions(batch: Batch) -> list[int]:
 
 
 def evaluate(
-    model: Model, task: Task, seq_len: int, *, seed: int, sequences: int = 1000, stream: str = "eval"
+    model: Model,
+    task: Task,
+    seq_len: int,
+    *,
+    seed: int,
+    sequences: int = 1000,
+    stream: str = "eval",
+    trained: Collection[int] = (),
 ) -> Evaluation:
-    """Score on held-out data, on the model's device and in its dtype.
+    """Score on the test data, on the model's device and in its dtype.
 
     The sequences are a function of (seed, stream, seq_len), so all models of one seed are scored on the same ones.
+
+    Args:
+        trained: the lengths that training draws (``Plan.parts(task).trained``). Where these have few sequences, the
+            model is scored on those that training leaves out.
     """
-    return score(model, task, seq_len, held_out(task, seq_len, seed=seed, sequences=sequences, stream=stream))
+    batches = held_out(task, seq_len, seed=seed, sequences=sequences, stream=stream, trained=trained)
+    return score(model, task, seq_len, batches)
 
 
 # inference_mode would save 3 %, but a tensor that a cell creates and caches in it (a mask, positions) cannot take part
@@ -113,7 +137,13 @@ def length_grid(task: Task, seq_len: int) -> list[int]:
 
 
 def evaluate_lengths(
-    model: Model, task: Task, lengths: Iterable[int], *, seed: int, sequences: int = 1000
+    model: Model,
+    task: Task,
+    lengths: Iterable[int],
+    *,
+    seed: int,
+    sequences: int = 1000,
+    trained: Collection[int] = (),
 ) -> list[Evaluation]:
     """``evaluate`` at each of ``lengths``."""
-    return [evaluate(model, task, length, seed=seed, sequences=sequences) for length in lengths]
+    return [evaluate(model, task, length, seed=seed, sequences=sequences, trained=trained) for length in lengths]

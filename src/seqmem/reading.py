@@ -7,7 +7,7 @@ the other words says little, because the loss never counted there.
 Axes: T time, B batch, K answers (or output features), H units (of one gate or state).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -25,6 +25,7 @@ from .probes.gradient import Tracer
 from .randomness import generator
 from .signals import Batch
 from .tasks.base import Task
+from .tasks.parts import Parts
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,8 +138,11 @@ def probabilities_of(outputs: Float[ndarray, "T K"], answers: Int[ndarray, " T"]
     return np.take_along_axis(outputs, answers[:, None], 1)[:, 0]
 
 
-def sentence(task: Task, seq_len: int, *, seed: int = 0, number: int = 0) -> Batch:
-    """One held-out sequence, a function of the arguments alone.
+def sentence(task: Task, seq_len: int, *, seed: int = 0, number: int = 0, trained: Collection[int] = ()) -> Batch:
+    """One sequence of the test data, a function of the arguments alone.
+
+    Args:
+        trained: the lengths that its readers were trained at. Where these have few sequences, it is one left out there.
 
     Raises:
         ValueError: the task has no sequences of that length.
@@ -146,7 +150,7 @@ def sentence(task: Task, seq_len: int, *, seed: int = 0, number: int = 0) -> Bat
     task.check(1, seq_len)
     if task.max_seq_len is not None and seq_len > task.max_seq_len:
         raise ValueError(f"seq_len={seq_len} is too long for task={task.name}: at most {task.max_seq_len}")
-    return task.held_out().sample(1, seq_len, generator(seed, f"read {seq_len}", number))
+    return Parts(task, trained).test.sample(1, seq_len, generator(seed, f"read {seq_len}", number))
 
 
 def typed(task: Task, text: str) -> tuple[Batch, str | None]:

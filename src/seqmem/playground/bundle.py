@@ -4,8 +4,9 @@ Axes: T time, V vocabulary, E features of an embedded token, H hidden units, G g
 """
 
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from itertools import count
 from math import isfinite, isnan, log
@@ -20,7 +21,7 @@ from torch import Tensor
 from ..evaluate import Evaluation
 from ..models.base import Model, parameter_count
 from ..reading import read, sentence
-from ..signals import ACCURACY
+from ..signals import ACCURACY, Batch
 from ..tasks.base import Task
 
 FORMAT = 1
@@ -45,6 +46,7 @@ class Playable:
         score: at ``seq_len``, on held-out sequences.
         half_life: half-life of the gradient after training, in timesteps.
         lengths: scores at several lengths, on held-out sequences.
+        trained: the lengths that training drew, of which the page shows held-out sentences.
     """
 
     model: Model
@@ -58,6 +60,7 @@ class Playable:
     score: float | None = None
     half_life: float | None = None
     lengths: Sequence[Evaluation] = ()
+    trained: Collection[int] = ()
 
     @property
     def name(self) -> str:
@@ -77,7 +80,9 @@ def bundle(models: Sequence[Playable], *, sentences_per_length: int = 6, seed: i
         raise ValueError(f"sentences_per_length={sentences_per_length}: must be at least 1")
     task = common_task(models)
     lengths = _lengths(task, models)
-    pool = [_sentences(task, length, sentences_per_length, seed) for length in lengths]
+    trained = {length for length in lengths if any(length in model.trained for model in models)}
+    draw = partial(sentence, task, seed=seed, trained=trained)
+    pool = [_sentences(draw, length, sentences_per_length) for length in lengths]
     ahead = _ahead(lengths, [model.seq_len for model in models])
     return {
         "format": FORMAT,
@@ -103,7 +108,7 @@ def bundle(models: Sequence[Playable], *, sentences_per_length: int = 6, seed: i
                     {"seq_len": each.seq_len, "score": _number(each.score), "sequences": each.sequences}
                     for each in playable.lengths
                 ],
-                **(_weights(playable.model) or _readings(playable.model, task, lengths, ahead, seed)),
+                **(_weights(playable.model) or _readings(playable.model, task, draw, lengths, ahead)),
             }
             for identity, playable in _identities(models).items()
         ],
@@ -182,9 +187,9 @@ def _lengths(task: Task, models: Sequence[Playable]) -> list[int]:
     return sorted(lengths)
 
 
-def _sentences(task: Task, length: int, most: int, seed: int) -> tuple[ndarray, list[int]]:
+def _sentences(draw: Callable[..., Batch], length: int, most: int) -> tuple[ndarray, list[int]]:
     """[sentences T] tokens, and the right answers."""
-    drawn = [sentence(task, length, seed=seed, number=number) for number in range(min(most, max(2, 1200 // length)))]
+    drawn = [draw(length, number=number) for number in range(min(most, max(2, 1200 // length)))]
     tokens = torch.cat([batch.inputs for batch in drawn], 1).T
     return tokens.numpy(), [int(batch.targets[-1, 0]) for batch in drawn]
 
@@ -223,10 +228,12 @@ def _ahead(lengths: Sequence[int], trained: Sequence[int]) -> list[int]:
     return sorted({int(np.abs(logs - at).argmin()) for at in (*evenly, *map(log, trained))})
 
 
-def _readings(model: Model, task: Task, lengths: Sequence[int], ahead: Sequence[int], seed: int) -> dict[str, Any]:
+def _readings(
+    model: Model, task: Task, draw: Callable[..., Batch], lengths: Sequence[int], ahead: Sequence[int]
+) -> dict[str, Any]:
     readings = []
     for index in ahead:
-        reading = read(model, task, sentence(task, lengths[index], seed=seed))
+        reading = read(model, task, draw(lengths[index]))
         with np.errstate(divide="ignore"):  # a gradient of zero has the logarithm -inf, which float32 holds too
             gradient = {name: _text(np.log10(values)) for name, values in reading.gradient.items()}
         readings.append(

@@ -164,6 +164,18 @@ class RunDirectory:
         """Every number of the training, in the order in which it was written."""
         return [measured_row(row) for row in read_lines(self.file(files.METRICS))]
 
+    def selection_score(self) -> float:
+        """The score of the last look during training, on validation data: what a search over settings goes by.
+
+        Raises:
+            RunError: a file of the run cannot be read, or it is not finished.
+        """
+        looks = [row["score"] for row in self.metrics() if row.get("kind") == "eval"]
+        result = self.result()
+        if result is None:
+            raise RunError(f"{self.path} is not finished")
+        return float(looks[-1]) if looks else result["score"]
+
     def evaluations(self) -> list[dict[str, Any]]:
         """What ``seqmem eval`` added: the fields of a ``result.Length`` each."""
         return read_lines(self.file(files.EVALUATIONS))

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, Literal
 
+from ..spaces import data_revision
+
 Role = Literal["training", "measuring", "default", "machine", "place"]
 
 
@@ -141,6 +143,11 @@ def _canonical(value: Any) -> Any:
     if isinstance(value, float) and value.is_integer():
         return int(value)
     return value
+
+
+def drew_other_data(config: Mapping[str, Any], environment: Mapping[str, Any]) -> bool:
+    """An earlier version made the run, which drew other data at its settings."""
+    return environment.get("data_revision", 1) != data_revision(config["task"], config["seq_len"])
 
 
 def own_name(part: Mapping[str, Any]) -> str:

@@ -8,11 +8,13 @@ from collections.abc import Mapping, Sequence
 from math import log
 from typing import ClassVar
 
+import numpy as np
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from ..signals import Batch, Signal
+from ..spaces import Space
 from .shown import Naming, split_words, tokens_of
 
 
@@ -33,6 +35,8 @@ class Task(ABC):
         super().__init_subclass__(**arguments)
         if "sample" in vars(cls) and "samples" not in vars(cls):
             cls.samples = Task.samples  # an inherited ``samples`` would draw the parent's batches
+        if "space" not in vars(cls):
+            cls.space = Task.space  # the parent's is about the parent's sequences
 
     # ---- Data --------------------------------------------------------------------------------------------------------
 
@@ -76,8 +80,20 @@ class Task(ABC):
         """The answer of a perfect memory at every timestep, from the inputs alone; correct wherever a batch asks."""
 
     def held_out(self) -> "Task":
-        """This task over data that training never sees. Generated data need no split: the task itself."""
+        """This task over its test data, for final scores alone. Generated data: the task itself, split by ``space``."""
         return self
+
+    def validation(self) -> "Task":
+        """This task over data for the looks during training; by default ``held_out``."""
+        return self.held_out()
+
+    def space(self, seq_len: int) -> Space:
+        """How many sequences of this length there are. By default more than are ever drawn. A subclass has its own."""
+        return Space()
+
+    def fold(self, inputs: Shaped[Tensor, "T B ..."]) -> Int[Tensor, " B"]:
+        """Which of the folds of ``space`` each sequence belongs to: a function of its content, on the CPU."""
+        raise NotImplementedError(f"task={self.name} has no folds")
 
     def check(self, batch_size: int, seq_len: int) -> None:
         """Raise ValueError if ``sample`` cannot draw a batch of this size."""
@@ -173,3 +189,18 @@ class Task(ABC):
         Values: 0 (blank) to 1; NaN for pixels not read yet.
         """
         return None
+
+
+def content_hash(inputs: Int[Tensor, "T B"]) -> Int[Tensor, " B"]:
+    """A number of 31 bits for each sequence of tokens: the same on every machine, in every run and version."""
+    values = inputs.numpy().astype(np.uint64)  # negative tokens wrap around
+    place = _mixed(np.arange(1, len(values) + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15))
+    mixed = _mixed(_mixed(values + place[:, None]).sum(0, dtype=np.uint64))
+    return torch.from_numpy((mixed >> np.uint64(33)).astype(np.int64))
+
+
+def _mixed(values: np.ndarray) -> np.ndarray:
+    """The finalizer of SplitMix64 (Steele, Lea & Flood 2014), modulo 2^64."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))

@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from .. import spaces
 from ..signals import Batch, Tokens
 from .base import Task
 
@@ -74,6 +75,13 @@ class Copy(Task):
         asked = torch.zeros(seq_len, batch_size, dtype=torch.bool)
         asked[-self.length :] = True
         return Batch(inputs, self.solve(inputs), torch.ones(seq_len, batch_size), asked)
+
+    def space(self, seq_len: int) -> spaces.Space:
+        return spaces.copy(seq_len, self.symbols, self.length)
+
+    def fold(self, inputs: Int[Tensor, "T B"]) -> Int[Tensor, " B"]:
+        """Each symbol equally often at every place: the sum of the others leaves one of them for it."""
+        return inputs[: self.length].sum(0) % self.symbols
 
     def solve(self, inputs: Int[Tensor, "T B"]) -> Int[Tensor, "T B"]:
         answers = torch.full_like(inputs, BLANK)

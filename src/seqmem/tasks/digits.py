@@ -14,8 +14,9 @@ of handwritten digits, test part), as shipped in scikit-learn. **This is not seq
 784 steps long and whose 70,000 pictures would have to be downloaded: their scores do not compare. Reading a picture as
 a sequence, and permuting it, is from Le, Jaitly & Hinton 2015.
 
-36 pictures of each digit are held out, 360 in all; training draws from the other 1,437. The same people wrote both
-parts. A digit is drawn uniformly, then a picture of that digit: chance is 1/10.
+36 pictures of each digit are for the final scores alone, 18 for the looks during training (360 and 180 in all);
+training draws from the other 1,257. The same people wrote all parts. A digit is drawn uniformly, then a picture of that
+digit: chance is 1/10.
 """
 
 from dataclasses import dataclass, fields
@@ -30,7 +31,7 @@ from ..signals import Batch, Reals, Tokens
 from .base import Task
 
 SIDE, PIXELS, CLASSES = 8, 64, 10
-HELD_OUT = 36  # of each digit
+TEST, VALIDATION = 36, 18  # of each digit
 # The split and the permutation are part of the task: the same in every run, independent of its seed.
 SPLIT_SEED, PERMUTATION_SEED = 1998, 2015
 GRAY = " .:-=+*#%@"
@@ -46,8 +47,8 @@ class _Pictures(NamedTuple):
 
 
 @lru_cache
-def pictures_of_digits() -> tuple[_Pictures, _Pictures]:
-    """The training part and the held-out part."""
+def pictures_of_digits() -> tuple[_Pictures, _Pictures, _Pictures]:
+    """Training, validation and test part."""
     from sklearn.datasets import load_digits  # imported here: slow, and only this task needs it
 
     pixels, digit = map(torch.from_numpy, load_digits(return_X_y=True))
@@ -60,7 +61,9 @@ def pictures_of_digits() -> tuple[_Pictures, _Pictures]:
         index = torch.cat(by_digit)
         return _Pictures((pixels[index] / 16).float(), digit[index].long(), size.cumsum(0) - size, size)
 
-    return part([indices[HELD_OUT:] for indices in shuffled]), part([indices[:HELD_OUT] for indices in shuffled])
+    borders = ((TEST + VALIDATION, None), (TEST, TEST + VALIDATION), (0, TEST))
+    training, validation, test = (part([indices[first:end] for indices in shuffled]) for first, end in borders)
+    return training, validation, test
 
 
 @dataclass(frozen=True)
@@ -108,8 +111,11 @@ class Digits(Task):
     def _part(self) -> _Pictures:
         return pictures_of_digits()[0]
 
+    def validation(self) -> "Digits":
+        return _Validation(**{field.name: getattr(self, field.name) for field in fields(self)})
+
     def held_out(self) -> "Digits":
-        return _HeldOut(**{field.name: getattr(self, field.name) for field in fields(self)})
+        return _Test(**{field.name: getattr(self, field.name) for field in fields(self)})
 
     def sample(self, batch_size: int, seq_len: int, rng: torch.Generator) -> Batch:
         self.check(batch_size, seq_len)
@@ -122,7 +128,7 @@ class Digits(Task):
         return Batch.asked_at_end(inputs, digit)
 
     def solve(self, inputs: Float[Tensor, "T B D"]) -> Int[Tensor, "T B"]:
-        """The digit of the nearest picture in the data set, training or held out."""
+        """The digit of the nearest picture in the data set, of whatever part."""
         query = inputs[: self.min_seq_len].transpose(0, 1).flatten(1).double()
         pictures = torch.cat([part.pixels for part in pictures_of_digits()])[:, self._order].to(query)
         digits = torch.cat([part.digit for part in pictures_of_digits()]).to(query.device)
@@ -146,7 +152,14 @@ class Digits(Task):
 
 
 @dataclass(frozen=True)
-class _HeldOut(Digits):
+class _Validation(Digits):
     @property
     def _part(self) -> _Pictures:
         return pictures_of_digits()[1]
+
+
+@dataclass(frozen=True)
+class _Test(Digits):
+    @property
+    def _part(self) -> _Pictures:
+        return pictures_of_digits()[2]

@@ -18,61 +18,14 @@ from itertools import accumulate
 from typing import ClassVar, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from .. import spaces
+from ..grammar import CLAUSES, HE, LONGEST, OPEN, PHRASES, SHE, SHORTEST, phrases
 from ..signals import Batch, Tokens
-from .base import Task
+from .base import Task, content_hash
 from .shown import Naming
-
-HE = "my brother|her uncle|our father|your nephew|my grandfather|her husband|our son|your grandson".split("|")
-SHE = "my sister|his aunt|our mother|your niece|my grandmother|his wife|our daughter|your granddaughter".split("|")
-
-# A slot is a list of words, one of which is drawn. A template is a list of slots.
-_OPEN = {
-    "NOUN": "house garden river dog cat train bridge city window letter market island".split(),
-    "NOUN2": "table door lamp clock road field tower kitchen station boat forest hill".split(),
-    "ADJ": "old small quiet red broken heavy bright empty narrow strange cold green".split(),
-    "IS": "was seemed looked became felt stayed".split(),
-    "DID": "slept waited moved stopped sang burned shook vanished fell returned".split(),
-    "NEAR": "near behind beside under above beyond".split(),
-    "THE": "the our every another".split(),
-    "THEN": "and but so because while until although when".split(),
-    "TOLD": "told warned reminded promised assured convinced".split(),
-    "SAID": "said thought knew hoped feared dreamed".split(),
-    "TIME": "yesterday again today tonight once sometimes".split(),
-    "LAST": "last this one every".split(),
-    "WEEK": "week summer morning night evening winter".split(),
-}
-# Each clause ends with the conjunction that joins it to the next one, so any number of clauses reads as English.
-_CLAUSES = (
-    "the NOUN DID THEN",
-    "the NOUN IS ADJ THEN",
-    "THE ADJ NOUN DID THEN",
-    "the NOUN DID TIME THEN",
-    "the ADJ NOUN IS ADJ THEN",
-    "THE NOUN DID LAST WEEK THEN",
-    "the NOUN NEAR the NOUN2 DID THEN",
-    "the NOUN NEAR THE NOUN2 IS ADJ THEN",
-)
-# Adverbial phrases of every length, to fill the remaining length exactly.
-_PHRASES = (
-    "TIME",
-    "LAST WEEK",
-    "NEAR the NOUN2",
-    "NEAR THE ADJ NOUN2",
-    "NEAR the NOUN2 LAST WEEK",
-    "NEAR the ADJ NOUN2 LAST WEEK",
-    "TIME NEAR the ADJ NOUN2 LAST WEEK",
-)
-
-_SHORTEST, *_, _LONGEST = sorted(len(clause.split()) for clause in _CLAUSES)
-
-
-def _phrases(count: int) -> str:
-    """Adverbial phrases with ``count`` words in total, longest phrases first."""
-    longest, rest = divmod(count, len(_PHRASES))
-    return " ".join([_PHRASES[-1]] * longest + ([_PHRASES[rest - 1]] if rest else []))
 
 
 def _people(count: int) -> Sequence[str]:
@@ -99,8 +52,8 @@ class _Grammar(NamedTuple):
 @lru_cache
 def _grammar(people: int, mentions: int, filler_words: int, repeats: int) -> _Grammar:
     """``repeats``: how many copies of the longest phrase end the tape."""
-    slots = {name: options[:filler_words] for name, options in _OPEN.items()}
-    for template in (*_CLAUSES, *_PHRASES, "that who he she"):
+    slots = {name: options[:filler_words] for name, options in OPEN.items()}
+    for template in (*CLAUSES, *PHRASES, "that who he she"):
         for name in template.split():
             slots.setdefault(name, [name])
     for person in (*HE, *SHE):
@@ -117,11 +70,11 @@ def _grammar(people: int, mentions: int, filler_words: int, repeats: int) -> _Gr
     kinds = {
         "nothing": [""],
         "person": _people(people),
-        "told": [f"{_phrases(count)} TOLD" for count in range(len(_PHRASES))],
-        "said": [f"{said} {_phrases(count)}" for count in range(_LONGEST)],
-        "clause": _CLAUSES,
+        "told": [f"{phrases(count)} TOLD" for count in range(len(PHRASES))],
+        "said": [f"{said} {phrases(count)}" for count in range(LONGEST)],
+        "clause": CLAUSES,
         "last": ["he", "she"] if mentions == 2 else ["who"],
-        "longest phrases": [" ".join([_PHRASES[-1]] * repeats)],
+        "longest phrases": [" ".join([PHRASES[-1]] * repeats)],
     }
     templates = [template.split() for kind in kinds.values() for template in kind]
     lengths = torch.tensor(list(map(len, templates)))
@@ -154,13 +107,13 @@ def _clauses(
         room: words to fill in each sentence.
     """
     clause = grammar.first["clause"]
-    lengths = grammar.lengths[clause : clause + len(_CLAUSES)]
-    batch_size, counts = room.shape[1], [max(1, int(largest) // _SHORTEST + 1) for largest in room.amax(1).tolist()]
+    lengths = grammar.lengths[clause : clause + len(CLAUSES)]
+    batch_size, counts = room.shape[1], [max(1, int(largest) // SHORTEST + 1) for largest in room.amax(1).tolist()]
     # A batch is a function of its own generator, so each draws one clause more than fit into its own largest room. What
     # pads it up to the other batches never fits, so it changes nothing.
     drawn = torch.zeros(len(rngs), batch_size, max(counts), dtype=torch.int64)
     for batch, rng, count in zip(drawn, rngs, counts, strict=True):
-        batch[:, :count] = torch.randint(len(_CLAUSES), (batch_size, count), generator=rng)
+        batch[:, :count] = torch.randint(len(CLAUSES), (batch_size, count), generator=rng)
     drawn, room = drawn.flatten(0, 1), room.flatten()
     ends = lengths[drawn].cumsum(1)
     fits = ends <= room[:, None]
@@ -227,7 +180,7 @@ class Pronoun(Task):
         self.check(batch_size, seq_len)
         half, latest = self.people // 2, max(3, seq_len // 3)  # the second person's two words begin at 3 ... latest
         # Rounded up to a power of two, so that few grammars are built and cached when batch lengths vary.
-        repeats = 1 << (latest // len(_PHRASES)).bit_length()
+        repeats = 1 << (latest // len(PHRASES)).bit_length()
         grammar = _grammar(self.people, self.mentions, self.filler_words, repeats)
         first_of = grammar.first
         draws = 3 + self.mentions
@@ -240,7 +193,7 @@ class Pronoun(Task):
         opening, phrases_length = [first + first_of["person"]], None
         if self.mentions == 2:
             (gap,) = more  # number of phrase words between the first person and TOLD
-            rest = gap % len(_PHRASES)
+            rest = gap % len(PHRASES)
             opening += [torch.full_like(rest, first_of["longest phrases"]), rest + first_of["told"]]
             opening += [second + first_of["person"]]
             phrases_length, room = gap - rest, seq_len - 7 - gap
@@ -267,9 +220,24 @@ class Pronoun(Task):
         words = grammar.options.index_select(0, choice).view(len(rngs), batch_size, seq_len)
         return Batch.all_asked_at_end(words.transpose(1, 2).contiguous(), answer.view(len(rngs), batch_size))
 
-    def solve(self, inputs: Int[Tensor, "T B"]) -> Int[Tensor, "T B"]:
+    def space(self, seq_len: int) -> spaces.Space:
+        return spaces.pronoun(seq_len, self.people, self.mentions, self.filler_words)
+
+    def fold(self, inputs: Int[Tensor, "T B"]) -> Int[Tensor, " B"]:
+        """By the other words, and of two people by their sum: each is in a fold as often as any other."""
+        others, folds = content_hash(inputs.masked_fill(torch.isin(inputs, self._names), -1)), self.space(7).folds
+        if self.mentions == 1:
+            return others % folds
+        people = (self._present(inputs) * torch.arange(self.people)).sum(1)
+        return (people + others % folds) % folds
+
+    def _present(self, inputs: Int[Tensor, "T B"]) -> Bool[Tensor, "B people"]:
+        """Who is named in each sentence."""
         named = (inputs[:-1, :, None] == self._names[:, 0]) & (inputs[1:, :, None] == self._names[:, 1])
-        present = named.any(0)  # [B people]
+        return named.any(0)
+
+    def solve(self, inputs: Int[Tensor, "T B"]) -> Int[Tensor, "T B"]:
+        present = self._present(inputs)
         if self.mentions == 2:
             he = inputs[-1] == self._grammar.words.index("he")
             people = torch.arange(self.people)

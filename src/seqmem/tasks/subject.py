@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from .. import spaces
 from ..signals import Batch, Tokens
 from .base import Task
 from .shown import Naming
@@ -57,6 +58,13 @@ class Subject(Task):
         words[0] = torch.randint(len(SUBJECTS), (batch_size,), generator=rng)
         words[-1] = WORDS.index("WHO?")
         return Batch.asked_at_end(words, words[0].clone())
+
+    def space(self, seq_len: int) -> spaces.Space:
+        return spaces.subject(seq_len)
+
+    def fold(self, inputs: Int[Tensor, "T B"]) -> Int[Tensor, " B"]:
+        """Each subject once in six: whatever the fillers are, one of the subjects completes a sum to the fold."""
+        return inputs[:-1].sum(0) % len(SUBJECTS)
 
     def solve(self, inputs: Int[Tensor, "T B"]) -> Int[Tensor, "T B"]:
         return inputs[0].expand(inputs.shape)

@@ -20,11 +20,11 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from .. import spaces
 from ..signals import Batch, Tokens
-from .base import Task
+from .base import Task, content_hash
 
 LETTERS = "ABcdef"
-STARTS = {2: (1, 5), 3: (1, 3, 6)}  # tenths of the length
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class TemporalOrder(Task):
     source: ClassVar[str] = "Pascanu, Mikolov & Bengio 2013, after Hochreiter & Schmidhuber 1997"
 
     def __post_init__(self) -> None:
-        if self.symbols not in STARTS:
+        if self.symbols not in (2, 3):
             raise ValueError(f"symbols={self.symbols}: must be 2 or 3")
 
     @property
@@ -61,12 +61,19 @@ class TemporalOrder(Task):
         self.check(batch_size, seq_len)
         letters = torch.randint(2, len(LETTERS), (seq_len, batch_size), generator=rng)
         answer = torch.zeros(batch_size, dtype=torch.long)
-        for k, start in enumerate(STARTS[self.symbols]):
-            position = start * seq_len // 10 + torch.randint(seq_len // 10, (batch_size,), generator=rng)
+        for k, (first, end) in enumerate(spaces.symbol_ranges(seq_len, self.symbols)):
+            position = first + torch.randint(end - first, (batch_size,), generator=rng)
             symbol = torch.randint(2, (batch_size,), generator=rng)
             letters[position, torch.arange(batch_size)] = symbol
             answer += symbol << k
         return Batch.asked_at_end(letters, answer)
+
+    def space(self, seq_len: int) -> spaces.Space:
+        return spaces.temporal_order(seq_len, self.symbols)
+
+    def fold(self, inputs: Int[Tensor, "T B"]) -> Int[Tensor, " B"]:
+        """By everything but which letters the symbols are: each answer is in a fold as often as any other."""
+        return content_hash(inputs.clamp(min=1)) % spaces.temporal_order(len(inputs), self.symbols).folds
 
     def solve(self, inputs: Int[Tensor, "T B"]) -> Int[Tensor, "T B"]:
         is_symbol = inputs < 2

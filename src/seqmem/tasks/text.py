@@ -6,8 +6,8 @@
 The text is Python's documentation of its own language, ``pydoc_data.topics``, part of every Python: some 400,000
 characters, which **differ between versions of Python** (compare ``corpus_sha256()``). The topics are joined in the
 order of their names. Typographic quotes and dashes become ASCII, any other character a question mark. Topics quote each
-other at length, so repeated paragraphs are dropped. Training reads the first 90 %; the last 10 % is held out, and
-shares no passage of 100 characters with the rest.
+other at length, so repeated paragraphs are dropped. Training reads the first 80 %; the next 10 % is for the looks
+during training, the last 10 % for the final scores alone. The parts share no passage of 100 characters.
 
 Text is no pure test of memory: the last few characters predict most of the next one. It shows what memory is worth on
 real sequences. ``chance`` is the entropy of a single character in bits, the best score without any input.
@@ -55,10 +55,10 @@ def corpus_sha256() -> str:
 
 
 @lru_cache
-def _parts() -> tuple[str, str]:
-    """The training part and the held-out part."""
-    cut = len(corpus()) * 9 // 10
-    return corpus()[:cut], corpus()[cut:]
+def _parts() -> tuple[str, str, str]:
+    """Training, validation and test part."""
+    first, second = len(corpus()) * 8 // 10, len(corpus()) * 9 // 10
+    return corpus()[:first], corpus()[first:second], corpus()[second:]
 
 
 @lru_cache
@@ -117,8 +117,8 @@ class Text(Task):
 
     @property
     def max_seq_len(self) -> int:
-        train, held_out = _parts()
-        return min((len(train) - 1) // self.chunks, len(held_out) - 1)
+        training, validation, test = _parts()
+        return min((len(training) - 1) // self.chunks, len(validation) - 1, len(test) - 1)
 
     def baseline_loss(self, seq_len: int) -> float:
         return _entropy()
@@ -131,8 +131,11 @@ class Text(Task):
     def _part(self) -> str:
         return _parts()[0]
 
+    def validation(self) -> "Text":
+        return _Validation(**{field.name: getattr(self, field.name) for field in fields(self)})
+
     def held_out(self) -> "Text":
-        return _HeldOut(**{field.name: getattr(self, field.name) for field in fields(self)})
+        return _Test(**{field.name: getattr(self, field.name) for field in fields(self)})
 
     def sample(self, batch_size: int, seq_len: int, rng: torch.Generator) -> Batch:
         """``seq_len`` consecutive characters from random places, each asked for the one that follows it.
@@ -191,7 +194,14 @@ def _visible(token: int) -> str:
 
 
 @dataclass(frozen=True)
-class _HeldOut(Text):
+class _Validation(Text):
     @property
     def _part(self) -> str:
         return _parts()[1]
+
+
+@dataclass(frozen=True)
+class _Test(Text):
+    @property
+    def _part(self) -> str:
+        return _parts()[2]

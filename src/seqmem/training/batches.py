@@ -8,6 +8,7 @@ import torch
 from ..randomness import generator
 from ..signals import Batch
 from ..tasks.base import Task
+from ..tasks.parts import Parts
 from .plan import Plan
 
 _MOST_AT_ONCE = 8
@@ -23,7 +24,7 @@ class BatchQueue:
     """
 
     def __init__(self, task: Task, plan: Plan, step: int, device: torch.device, dtype: torch.dtype) -> None:
-        self._task, self._plan, self._device, self._dtype = task, plan, device, dtype
+        self._parts, self._plan, self._device, self._dtype = plan.parts(task), plan, device, dtype
         self._next = step
         self._at_once = 1  # until the size of a batch is known
         self._ready: deque[tuple[Batch, slice]] = deque()
@@ -34,7 +35,7 @@ class BatchQueue:
         if self._ready or not indices:
             return
         self._next = indices.stop
-        drawn = training_batches(self._task, self._plan, indices)
+        drawn = training_batches(self._parts, self._plan, indices)
         weights, weighted = None, slice(0)
         for batch in drawn:
             if batch.weights is not weights:  # batches may share them
@@ -47,15 +48,18 @@ class BatchQueue:
         return self._ready.popleft()
 
 
-def training_batches(task: Task, plan: Plan, indices: Sequence[int]) -> list[Batch]:
+def training_batches(parts: Parts, plan: Plan, indices: Sequence[int]) -> list[Batch]:
     """Batches ``indices`` of the run, on the CPU."""
-    if task.chunks == 1 and plan.lengths == "fixed":
-        return task.samples(plan.batch_size, plan.seq_len, [generator(plan.seed, "train", index) for index in indices])
-    return [_training_batch(task, plan, index) for index in indices]
+    if parts.task.chunks == 1 and plan.lengths == "fixed":
+        return parts.training.samples(
+            plan.batch_size, plan.seq_len, [generator(plan.seed, "train", index) for index in indices]
+        )
+    return [_training_batch(parts, plan, index) for index in indices]
 
 
-def _training_batch(task: Task, plan: Plan, index: int) -> Batch:
+def _training_batch(parts: Parts, plan: Plan, index: int) -> Batch:
     """Chunk ``index % chunks`` of passage ``index // chunks``, whose length may be random."""
+    task, data = parts.task, parts.training
     passage, chunk = divmod(index, task.chunks)
     rng = generator(plan.seed, "train", passage)
     seq_len = plan.seq_len
@@ -63,5 +67,5 @@ def _training_batch(task: Task, plan: Plan, index: int) -> Batch:
         shortest = plan.shortest if plan.shortest is not None else task.min_seq_len
         seq_len = int(torch.randint(shortest, plan.seq_len + 1, (), generator=rng))
     if task.chunks == 1:
-        return task.sample(plan.batch_size, seq_len, rng)
-    return task.sample(plan.batch_size, seq_len * task.chunks, rng).chunk(chunk, seq_len)
+        return data.sample(plan.batch_size, seq_len, rng)
+    return data.sample(plan.batch_size, seq_len * task.chunks, rng).chunk(chunk, seq_len)

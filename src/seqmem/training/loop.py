@@ -118,12 +118,14 @@ def train(
             if probe.due(now.step):
                 probe.add(now.step, at_once=True)
         show_answers(model, task, plan, now.step, observer)
-        by_length = []
+        by_length, trained = [], plan.parts(task).trained
         for length in sorted({*(plan.evaluate_lengths or length_grid(task, plan.seq_len)), plan.seq_len}):
             if stop_requested():
                 raise Interrupted(now.step)
             with seeded(model, plan, now.step):
-                by_length.append(evaluate(model, task, length, seed=plan.seed, sequences=plan.evaluate_sequences))
+                by_length.append(
+                    evaluate(model, task, length, seed=plan.seed, sequences=plan.evaluate_sequences, trained=trained)
+                )
 
     own = next(evaluation for evaluation in by_length if evaluation.seq_len == plan.seq_len)
     measured = {probe.name: {"start": now.start.get(probe.name, {}), "end": probe.latest} for probe in probes}

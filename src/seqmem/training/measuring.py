@@ -11,7 +11,7 @@ from dataclasses import replace
 import torch
 
 from ..denormals import flush_denormal
-from ..evaluate import CachedBatches, Evaluation, held_out, score
+from ..evaluate import CachedBatches, Evaluation, drawn, score
 from ..measurement import Measurement, Scalars, plain
 from ..models.base import Model
 from ..probes.base import Scheduled
@@ -41,7 +41,8 @@ class Validation:
     def _draw(self) -> Iterator[Batch]:
         like, plan = next(self._model.parameters()), self._plan
         sequences = min(256, plan.evaluate_sequences)  # a quarter of the default final evaluation's cost
-        for batch in held_out(self._task, plan.seq_len, seed=plan.seed, sequences=sequences, stream="validate"):
+        data = plan.parts(self._task).validation
+        for batch in drawn(data, plan.seq_len, seed=plan.seed, sequences=sequences, stream="validate"):
             yield batch.to(like.device, like.dtype)
 
     def score(self, step: int) -> Evaluation:
@@ -53,7 +54,7 @@ class Validation:
 def show_answers(model: Model, task: Task, plan: Plan, step: int, observer: Observer, sequences: int = 3) -> None:
     """Tell the observer what the model would answer after each timestep of a few held-out sequences."""
     first = next(model.parameters())
-    batch = task.held_out().sample(sequences, plan.seq_len, generator(plan.seed, "show"))
+    batch = plan.parts(task).validation.sample(sequences, plan.seq_len, generator(plan.seed, "show"))
     with seeded(model, plan, step):
         predicted = beliefs(model.eval(), task, batch.to(first.device, first.dtype).inputs)
     model.train()
@@ -127,7 +128,8 @@ class ProbeQueue:
         return batch
 
     def _draw(self) -> list[Batch]:
-        return [self._task.held_out().sample(self._sequences, self._plan.seq_len, generator(self._plan.seed, "trace"))]
+        plan = self._plan
+        return [plan.parts(self._task).validation.sample(self._sequences, plan.seq_len, generator(plan.seed, "trace"))]
 
     def _tell(self, steps: Sequence[int], measurements: Sequence[Measurement]) -> None:
         for step, measurement in zip(steps, measurements, strict=True):

@@ -15,7 +15,9 @@ from ..measurement import Measurement, Scalars
 from ..probes.base import Probe, Scheduled
 from ..probes.gradient import GradientProbe
 from ..signals import Batch
+from ..spaces import trained_lengths
 from ..tasks.base import Task
+from ..tasks.parts import Parts
 
 PRECISIONS = ("float32", "bf16", "tf32")
 
@@ -76,6 +78,10 @@ class Plan:
         """Every probe of the run, the gradient first."""
         gradient = GradientProbe(loss=self.trace_loss)
         return (Scheduled(gradient, self.trace_every, self.trace_sequences), *self.probes)
+
+    def parts(self, task: Task) -> Parts:
+        """What is trained on, what is looked at meanwhile, and what is tested on."""
+        return Parts(task, trained_lengths(self.seq_len, self.lengths, self.shortest, task.min_seq_len))
 
     def check(self, task: Task) -> None:
         """Raise ValueError, one line that says what to change, if the plan does not fit the task."""

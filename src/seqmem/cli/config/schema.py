@@ -17,6 +17,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
 from ...runs import settings as settings_of
+from ...spaces import data_revision
 from .errors import ConfigError
 
 
@@ -201,7 +202,8 @@ def _plain_value(value: Any) -> Any:
 
 
 def identity(config: RunConfig) -> dict[str, Any]:
-    """The settings that can change a run's numbers, and the code of a user's own classes."""
+    """The settings that can change a run's numbers, the code of a user's own classes, and the revision of the data
+    where they are not those of earlier versions."""
     settings = settings_of.identity(everything(config))
     chosen = [name for name in ("cell", "task", "model") if name in settings]
     coded = {name: {**settings[name], **_own_code(settings[name])} for name in chosen}
@@ -210,7 +212,8 @@ def identity(config: RunConfig) -> dict[str, Any]:
             name: {**part, **_own_code(part)} if isinstance(part, dict) else part  # build refuses what is no mapping
             for name, part in settings["probe"].items()
         }
-    return settings | coded
+    revision = data_revision(config.task, config.seq_len) if isinstance(config.task, dict) else 1
+    return settings | coded | ({"data_revision": revision} if revision > 1 else {})
 
 
 def _own_code(part: dict[str, Any]) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """A finished run's model, with its trained weights."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from textwrap import shorten
 from typing import TYPE_CHECKING
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING
 from ...runs.directory import RunDirectory
 from ...runs.files import CHECKPOINT, RunError
 from ...runs.result import StoredResult
+from ...runs.settings import drew_other_data
 from . import schema as settings
 from .choose import finished_result
 from .compose import configuration
@@ -27,6 +29,8 @@ class Trained:
     task: "Task"
     backend: "Backend"
     result: StoredResult
+    lengths: Collection[int]
+    """The lengths that training drew, of which a part is held out; empty where an earlier version held out none."""
 
 
 def trained(run: RunDirectory, device: str = "cpu") -> Trained:
@@ -51,4 +55,7 @@ def trained(run: RunDirectory, device: str = "cpu") -> Trained:
     except (RuntimeError, KeyError) as error:
         reason = shorten(str(error), 200, placeholder=" ...")
         raise RunError(f"{run.file(CHECKPOINT)} does not fit the run's configuration: {reason}") from error
-    return Trained(run, config, experiment.model.eval(), experiment.task, experiment.backend, result)
+    model, task = experiment.model.eval(), experiment.task
+    other_data = drew_other_data(settings.everything(config), run.environment())
+    lengths = () if other_data else experiment.plan.parts(task).trained
+    return Trained(run, config, model, task, experiment.backend, result, lengths)

@@ -116,8 +116,8 @@ def skip(job: Job) -> Outcome | None:
 def finished_outcome(job: Job) -> Outcome | None:
     """The outcome in the run's directory; None: unfinished, or unreadable, which executing the job will report."""
     try:
-        result = job.run.result()
-        return None if result is None else Outcome(job.number, "finished", score=float(result["score"]))
+        done = job.run.result() is not None
+        return Outcome(job.number, "finished", score=job.run.selection_score()) if done else None
     except (RunError, KeyError, TypeError, ValueError):
         return None
 
@@ -154,7 +154,7 @@ def work(
             alone=False,
             display=report,
         )
-        result = run.result()
+        score = run.selection_score() if run.finished else float("nan")
     except Stopped as stopped:
         return Outcome(job.number, "stopped", error=str(stopped), exit_code=stopped.exit_code)
     except Exception as error:
@@ -168,7 +168,6 @@ def work(
             held=isinstance(error, RunError) and isinstance(error.__context__, Timeout),
             full=any(cause.errno in (errno.ENOSPC, errno.EDQUOT) for cause in _os_errors(error)),
         )
-    score = float("nan") if result is None else float(result["score"])
     too_late = stop.exit_code if stop.requested() else None
     return Outcome(job.number, "finished", score=score, skipped=skipped, exit_code=too_late)
 
@@ -192,7 +191,7 @@ def lost(job: Job, why: str) -> Outcome:
     run = job.run
     try:
         if run.finished:  # the process ended after it had written its result
-            return Outcome(job.number, "finished", score=float((run.result() or {})["score"]))
+            return Outcome(job.number, "finished", score=run.selection_score())
         status = run.status()
         if run.path.exists() and (status is None or status.state == "running"):
             run.set_status("failed", step=status.step if status else 0, error=why)

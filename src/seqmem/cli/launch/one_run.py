@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -77,7 +77,18 @@ class StopSignals:
 
 def run_path(config: RunConfig) -> Path:
     """``outputs/TASK/CELL/len50-seed0-1a2b3c4d``: readable, and unique by the hash of the run's identity."""
-    name = f"len{config.seq_len}-seed{config.seed}-{identity_hash(settings.identity(config))}"
+    return _path(config, settings.identity(config))
+
+
+def former_path(config: RunConfig) -> Path | None:
+    """Where an earlier version, which drew other data at these settings, would have put the run; None: it did not."""
+    identity = settings.identity(config)
+    revision = identity.pop("data_revision", None)
+    return None if revision is None else _path(config, identity)
+
+
+def _path(config: RunConfig, identity: Mapping[str, Any]) -> Path:
+    name = f"len{config.seq_len}-seed{config.seed}-{identity_hash(identity)}"
     return Path(config.outputs) / _safe(own_name(config.task)) / _safe(own_name(config.cell)) / name
 
 
@@ -144,6 +155,10 @@ def execute(
         from ...training.plan import CannotCompile, Diverged, Interrupted
 
         facts = _facts(config, experiment)
+        former = former_path(config)
+        if former is not None and former.exists() and not run.file(CHECKPOINT).exists() and not config.quiet:
+            line = f"{prefix}begun anew: {former} is of an earlier version, which drew other data at these settings"
+            console.print(line, soft_wrap=True, highlight=False)
         try:
             if config.force:
                 run.restart()
@@ -267,6 +282,8 @@ def _describe(
     write_json(run.file(OVERRIDES), list(overrides))
     # Written before training: the scores of an unfinished run cannot be read without them.
     scale = scale_of(experiment.task, config.seq_len).fields() | {**experiment.task.facts()}
+    if (revision := settings.identity(config).get("data_revision")) is not None:
+        scale["data_revision"] = revision
     if unknown := [probe for probe in experiment.plan.all_probes() if probe.name not in DESCRIPTIONS]:
         scale["probes"] = {probe.name: probe.description().fields() for probe in unknown}
     # A resumed run may go on in another environment than it was begun in.

@@ -82,7 +82,9 @@ def evaluate_run(run: RunDirectory, lengths: list[int] | None, sequences: int, d
         if task.max_seq_len is not None and length > task.max_seq_len:
             raise ConfigError(f"seq_len={length} is too long for task={task.name}: at most {task.max_seq_len}")
     with ambient(config.seed, "measure", config.steps, device=next(model.parameters()).device):
-        evaluations = evaluate_lengths(model, task, grid, seed=config.seed, sequences=sequences)
+        evaluations = evaluate_lengths(
+            model, task, grid, seed=config.seed, sequences=sequences, trained=finished.lengths
+        )
     _print(run, task, config.seq_len, evaluations)
     with run.locked():
         events_file, list_file = run.file(EVENTS), run.file(EVALUATIONS)

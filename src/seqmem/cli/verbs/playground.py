@@ -285,6 +285,7 @@ def _playable(one: "Trained", label: _Labels, lengths: Sequence[int]) -> "Playab
         one.result.get("score"),
         None if half_life is None else float(half_life),
         _scores(one, lengths),
+        one.lengths,
     )
 
 
@@ -304,7 +305,9 @@ def _scores(one: "Trained", lengths: Sequence[int]) -> "list[Evaluation]":
         # Use a model of its own: the buffers that its kernels cache, hundreds of MB, are freed with it.
         model = trained(one.run).model
         with ambient(one.config.seed, "measure", one.config.steps, device=next(model.parameters()).device):
-            evaluations = evaluate_lengths(model, one.task, missing, seed=one.config.seed, sequences=SEQUENCES)
+            evaluations = evaluate_lengths(
+                model, one.task, missing, seed=one.config.seed, sequences=SEQUENCES, trained=one.lengths
+            )
         known |= {each.seq_len: each for each in evaluations}
     return [known[length] for length in lengths]
 

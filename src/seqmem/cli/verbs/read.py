@@ -172,7 +172,8 @@ class Readers:
         from ...reading import sentence
 
         try:
-            return sentence(self.models[0].task, length, number=number)
+            trained = {length for model in self.models if length in model.lengths}
+            return sentence(self.models[0].task, length, number=number, trained=trained)
         except ValueError as error:
             raise ConfigError(str(error)) from None
 

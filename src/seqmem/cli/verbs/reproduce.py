@@ -14,6 +14,7 @@ from rich.text import Text
 from ...runs.compare import Comparison, Difference, compare
 from ...runs.directory import RunDirectory
 from ...runs.files import RunError, plain_json
+from ...runs.settings import drew_other_data
 from ...runs.summary import overrides
 from ..config import schema as settings
 from ..config.choose import finished_result, one_run
@@ -71,6 +72,10 @@ def reproduce(run: RunDirectory, out: str | None, given: Sequence[str] = (), *, 
     """
     config = configuration(run)
     finished_result(run)
+    if drew_other_data(settings.everything(config), run.environment()):
+        raise RunError(
+            f"{run.path}: an earlier version made it and drew other data at these settings: only that can reproduce it"
+        )
     for text in given:
         key, equals, value = text.partition("=")
         if not equals or key not in HERE:

@@ -62,7 +62,10 @@ def _main(args: list[str], *, full: bool) -> int:
 
 
 def run(cfg: DictConfig) -> float:
-    """Hydra's task function; importable by name, so that launchers can send it elsewhere. Returns the score."""
+    """Hydra's task function; importable by name, so that launchers can send it elsewhere.
+
+    Returns the score on validation data, for searches over settings.
+    """
     job, console, stop = HydraConfig.get(), get_console(), StopSignals()
     in_sweep, prefix = job.mode == RunMode.MULTIRUN, ""
     session = sweep.session()
@@ -86,8 +89,7 @@ def run(cfg: DictConfig) -> float:
         raise Stopped("stopped between two runs: the same command goes on from there", stop.exit_code)
     if not in_sweep and not config.quiet:
         print_summary(console, done)
-    result = done.result()
-    return float("nan") if result is None else float(result["score"])
+    return done.selection_score() if done.finished else float("nan")
 
 
 _application = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="train")(run)

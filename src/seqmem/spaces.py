@@ -1,0 +1,162 @@
+"""How many sequences a generated task has at a length, and what of them is held out. No torch: an identity needs it.
+
+In a small space training would draw every sequence sooner or later, those that it is tested on among them. So where a
+task has fewer than LARGE sequences of a length that is trained on, they are split into ``folds`` by their content: one
+is for tests, one for the looks during training (where there are at least four), the others are trained on. Fewer than
+TINY sequences are too few to split. In a space of LARGE or more the same sequence is hardly drawn twice.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from math import exp, inf, log
+from typing import Any
+
+from .grammar import CLAUSES, LONGEST, OPEN, phrases
+
+TINY, LARGE = 100, 1e9
+
+
+@dataclass(frozen=True)
+class Space:
+    """The sequences of one length.
+
+    Args:
+        size: the inverse of the probability that two draws are the same sequence: the number of sequences where all
+            are equally likely. inf: real numbers, or a task that does not say.
+        folds: parts of (nearly) one size into which the content splits them, each with all answers in equal shares.
+    """
+
+    size: float = inf
+    folds: int = 1
+
+    @property
+    def split(self) -> bool:
+        """Training leaves a fold out."""
+        return self.folds > 1 and TINY <= self.size < LARGE
+
+    @property
+    def tiny(self) -> bool:
+        """Too small to be split: training draws every sequence."""
+        return self.size < TINY
+
+    @property
+    def validation(self) -> int:
+        """The fold for the looks during training; the one for tests is 0. With two or three folds they share it."""
+        return 1 if self.folds >= 4 else 0
+
+
+def subject(seq_len: int) -> Space:
+    """Six subjects, six fillers at every timestep between the first and the last."""
+    return Space(_power(6, seq_len - 1) if seq_len >= 2 else 0.0, 6)
+
+
+def copy(seq_len: int, symbols: int = 8, length: int = 10) -> Space:
+    """Only the symbols vary, so the number does not depend on the length."""
+    return Space(_power(symbols, length) if seq_len > 2 * length else 0.0, symbols)
+
+
+def temporal_order(seq_len: int, symbols: int = 2) -> Space:
+    """Each symbol has a range of positions and two values, every other timestep four fillers."""
+    size = _power(4, seq_len - symbols) * 2**symbols if seq_len >= 10 else 0.0
+    for first, end in symbol_ranges(seq_len, symbols):
+        size *= end - first
+    return Space(size, 8)
+
+
+def symbol_ranges(seq_len: int, symbols: int) -> list[tuple[int, int]]:
+    """(first, end): the positions t of each symbol of temporal_order, ``start L / 10 <= t < (start + 1) L / 10``."""
+    starts = {2: (1, 5), 3: (1, 3, 6)}[symbols]
+    return [(-(-start * seq_len // 10), -(-(start + 1) * seq_len // 10)) for start in starts]
+
+
+def pronoun(seq_len: int, people: int = 8, mentions: int = 2, filler_words: int = 12) -> Space:
+    """Two draws are the same sentence if they agree in the people, the lengths of all parts and the word in each slot.
+
+    No two derivations give the same words, so the probabilities of these agreements are multiplied.
+    """
+    if seq_len > 400:
+        return Space(inf, 1)  # beyond LARGE whatever the options are
+    half, same = people // 2, _same_clauses(filler_words)
+    if mentions == 1:
+        room = seq_len - 5
+        agree = _same(["SAID"], filler_words) * same(room) / people if room >= 0 else 0.0
+        return Space(1 / agree if agree else 0.0, 4)
+    gaps = max(3, seq_len // 3) - 2
+    told = [_same([*phrases(gap).split(), "TOLD"], filler_words) * same(seq_len - 7 - gap) for gap in range(gaps)]
+    agree = sum(told) / gaps**2 / (4 * half * half)  # who comes first, which he, which she, who is asked for
+    return Space(1 / agree if agree else 0.0, half)
+
+
+def _power(base: int, exponent: int) -> float:
+    return exp(exponent * log(base)) if exponent * log(base) > 40 else float(base**exponent)
+
+
+def _same(slots: Iterable[str], filler_words: int) -> float:
+    """The probability that two draws have the same word in every slot."""
+    probability = 1.0
+    for slot in slots:
+        probability /= len(OPEN.get(slot, [""])[:filler_words])
+    return probability
+
+
+@lru_cache
+def _same_clauses(filler_words: int) -> Any:
+    """A function from the words to fill to the probability that two draws fill them with the same clauses and phrases.
+
+    Clauses are drawn uniformly until one does not fit; a phrase fills the rest.
+    """
+    clauses = [(len(clause.split()), _same(clause.split(), filler_words)) for clause in CLAUSES]
+    known: list[float] = []
+
+    def same(room: int) -> float:
+        while len(known) <= room:
+            left = len(known)
+            ends = sum(length > left for length, _ in clauses) / len(clauses)
+            rest = _same(phrases(left).split(), filler_words) if left < LONGEST else 0.0
+            goes_on = sum(one * known[left - length] for length, one in clauses if length <= left)
+            known.append(ends**2 * rest + goes_on / len(clauses) ** 2)
+        return known[room] if room >= 0 else 0.0
+
+    return same
+
+
+GENERATED = {"subject": subject, "copy": copy, "temporal_order": temporal_order, "pronoun": pronoun}
+"""Task -> its space, by ``seq_len`` and its options. Tasks of real numbers have no such number."""
+
+STORED = ("digits", "text")
+"""Tasks whose data are stored, in three parts: training, validation, test."""
+
+_RUN_SETTINGS = ("name", "usual_seq_len", "lengths", "shortest")
+
+
+def data_revision(task: Mapping[str, Any], seq_len: int) -> int:
+    """Which data a run of these settings draws: 1: those of all versions so far. 2: a part of a small space is held
+    out, stored data have a validation part, or the symbols of temporal_order are at other positions.
+
+    Args:
+        task: the settings in the group ``task``; where they are invalid the answer is 1.
+    """
+    name = task.get("name")
+    if name in STORED:
+        return 2
+    if name not in GENERATED:
+        return 1
+    options = {key: value for key, value in task.items() if key not in _RUN_SETTINGS}
+    try:
+        for length in trained_lengths(seq_len, task.get("lengths", "fixed"), task.get("shortest")):
+            space = GENERATED[name](length, **options)
+            if space.split or (name == "temporal_order" and length % 10 and length >= 10):
+                return 2
+            if space.size >= 1e3 * LARGE:  # it grows with the length
+                break
+    except (TypeError, ValueError, KeyError, ArithmeticError):
+        return 1  # building the task names the invalid setting
+    return 1
+
+
+def trained_lengths(seq_len: int, lengths: str, shortest: int | None, least: int = 1) -> range:
+    """The lengths that training draws. ``least``: the shortest valid one."""
+    if lengths != "uniform":
+        return range(seq_len, seq_len + 1)
+    return range(least if shortest is None else shortest, seq_len + 1)
