@@ -34,6 +34,7 @@ from tensorboard.backend.event_processing.event_file_loader import RawEventFileL
 from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
 from tensorboard.compat.tensorflow_stub import pywrap_tensorflow
 
+from seqmem.cli.config.own_code import forget_edited
 from seqmem.cli.config.own_hydra import own_hydra
 from seqmem.cli.config.schema import RunConfig, from_mapping
 from seqmem.cli.launch.jobs import Job, job_of
@@ -299,10 +300,15 @@ def until(true: Callable[[], Any], *, of: Process, seconds: float = 90) -> None:
 
 
 @cache
+def _composed(*overrides: str) -> Any:
+    with own_hydra():
+        return compose("train", overrides=[*overrides])
+
+
 def composed(*overrides: str) -> RunConfig:
     """The configuration of ``seqmem train OVERRIDES``."""
-    with own_hydra():
-        return from_mapping(compose("train", overrides=[*overrides]))
+    forget_edited()
+    return from_mapping(_composed(*overrides))
 
 
 def train(config: RunConfig, **settings: Any) -> Path:

@@ -4,6 +4,7 @@ import gc
 import logging
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from itertools import takewhile
 from pathlib import Path
@@ -18,6 +19,8 @@ import quick_hydra
 from commandline import Completed
 
 torch.set_num_threads(1)
+_state = tempfile.TemporaryDirectory()
+os.environ["XDG_STATE_HOME"] = _state.name  # of this process and those that it starts: not the user's own
 quick_hydra.install()
 checked_calls.install()
 

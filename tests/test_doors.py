@@ -15,6 +15,7 @@ from hydra import compose
 
 import doors as module
 from commandline import TINY, Completed, assert_same_numbers, only_run, trained_to
+from seqmem.cli.config.own_code import pinned
 from seqmem.cli.config.own_hydra import own_hydra
 from seqmem.cli.config.schema import from_mapping, identity
 from seqmem.cli.launch.one_run import StopSignals
@@ -173,7 +174,7 @@ def test_the_default_model_changes_no_identity(doors: Typed) -> None:
     with own_hydra():
         config = from_mapping(compose("train"))
     assert "model" not in identity(config)
-    config.model = {"name": "custom", "target": "owndoors.TwoPhase", "args": {}}
+    config.model = pinned({"name": "custom", "target": "owndoors.TwoPhase", "args": {}})
     assert identity(config)["model"].keys() == {"name", "target", "args", "code"}
 
 

@@ -169,7 +169,7 @@ def test_refusals_to_reproduce(typed: Typed, tmp_path: Path) -> None:
     check("'seed=1' is not a setting: device=, kernel=, threads= are", str(run), "seed=1", code=2)
     check("device=tpu: must be auto", str(run), "device=tpu", code=2)
     (tmp_path / "mycells.py").write_text(OWN_CELLS + "\n# changed")
-    check("the code of mycells.Leaky is not what it was", str(run))
+    check("mycells.Leaky: its code (mycells.py) is not what it was when the run was made", str(run))
     (tmp_path / "mycells.py").write_text(OWN_CELLS)
     assert typed("reproduce", str(run)).code == 0
     (run / "gradients.npz").write_bytes(b"garbage")

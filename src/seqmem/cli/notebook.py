@@ -10,6 +10,7 @@ from rich import get_console
 from ..runs.directory import RunDirectory
 from .config.compose import compose_run, with_own_arguments
 from .config.errors import ConfigError, one_line
+from .config.own_code import forget_edited, imported_again
 from .launch.one_run import execute
 
 
@@ -22,6 +23,9 @@ def train(*overrides: str, **settings: Any) -> RunDirectory:
     ``cell={"name": "gru", "hidden_size": 32}``. Nothing else of Hydra happens: no working directory, no logging,
     no effect on a Hydra application this is called from.
 
+    A class of your own (``cell={"name": "custom", "target": "mycells.Leaky"}``) is the one of the file as it is now: if
+    it was edited since it was imported, it is imported again. A class of a notebook is ``"__main__.Leaky"``.
+
     Returns:
         The run's directory: ``run.path``, ``run.result()``, ``run.metrics()``, ``run.gradients()``.
 
@@ -29,9 +33,14 @@ def train(*overrides: str, **settings: Any) -> RunDirectory:
         ValueError: a setting cannot be; one line that says which, and what instead.
         seqmem.runs.directory.RunError: the run could not be done; one line that says why.
     """
-    given = with_own_arguments([*overrides, *overrides_of(settings)])
+    given, console = with_own_arguments([*overrides, *overrides_of(settings)]), get_console()
     try:
-        return execute(compose_run(given), overrides=given, console=get_console())
+        edited = forget_edited()
+        config = compose_run(given)
+        if files := imported_again(config, edited):
+            line = f"{', '.join(files)}: edited since it was imported, imported again"
+            console.print(line, soft_wrap=True, highlight=False)
+        return execute(config, overrides=given, console=console)
     except ConfigError as error:
         raise ValueError(one_line(error)) from error
 

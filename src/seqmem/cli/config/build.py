@@ -27,7 +27,8 @@ from ...randomness import ambient
 from ...tasks import TASKS, Task
 from ...training.plan import Plan, check_precision
 from .errors import ConfigError, nearest
-from .schema import RunConfig, look_beside_the_user, usable_cores
+from .own_code import import_module
+from .schema import RunConfig, usable_cores
 
 _CELL_COMMON = ("name", "hidden_size", "layers", "params")
 _MODEL_COMMON = ("name",)
@@ -154,7 +155,7 @@ def _probe(name: str, settings: Any) -> Scheduled:
     schedule = {key: _as(int, settings[key], f"{where}.{key}") for key in ("every", "sequences") if key in settings}
     rest = _without(settings, ("name", "every", "sequences"))
     if "target" in rest:
-        for key in _without(rest, ("target", "args")):
+        for key in _without(rest, ("target", "args", "code")):
             raise ConfigError(f"there is no setting '{where}.{key}': the class's own are {where}.args.{key}")
         kind, options, of = _load(rest["target"], Probe, where), dict(rest.get("args") or {}), f"{where}.args"
     else:
@@ -294,7 +295,7 @@ def _chosen(
     """(the chosen class, its options, the prefix of their settings)"""
     if settings.get("name") != "custom":
         return _choice(group, settings.get("name"), known), _without(settings, common), group
-    for name in _without(settings, (*common, "target", "args")):
+    for name in _without(settings, (*common, "target", "args", "code")):
         raise ConfigError(f"there is no setting '{group}.{name}': the class's own are {group}.args.{name}")
     return _load(settings["target"], base, group), dict(settings.get("args") or {}), f"{group}.args"
 
@@ -409,9 +410,8 @@ def _load(target: str, base: type, group: str) -> Any:
     module_name, _, name = target.rpartition(".")
     if not module_name:
         raise ConfigError(f"{group}.target={target}: must be module.Class, e.g. {mine}.{target or 'Mine'}")
-    look_beside_the_user()
     try:
-        module = __import__(module_name, fromlist=[name])
+        module = import_module(module_name)
     except (Exception, SystemExit) as error:
         raise ConfigError(f"{group}.target={target}: cannot import {module_name}: {_with_type(error)}") from error
     kind = getattr(module, name, None)

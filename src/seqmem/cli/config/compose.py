@@ -12,8 +12,10 @@ from omegaconf import DictConfig
 from ...runs.directory import RunDirectory
 from .errors import ConfigError
 from .hydra_errors import explained
+from .own_code import forget_edited
 from .own_hydra import own_hydra
 from .schema import RunConfig, from_mapping
+from .trust import admit
 
 
 def compose_settings(overrides: Sequence[str]) -> DictConfig:
@@ -37,15 +39,21 @@ def compose_run(overrides: Sequence[str]) -> RunConfig:
         return from_mapping(settings)
 
 
-def configuration(run: RunDirectory) -> RunConfig:
+def configuration(run: RunDirectory, *, trusted: bool = False) -> RunConfig:
     """A run's configuration, from its directory.
 
+    Args:
+        trusted: the classes that it names may be imported, whoever wrote them.
+
     Raises:
-        RunError: this is not a run's directory.
-        ConfigError: this version does not know a setting, or does not allow its value.
+        RunError: this is not a run's directory; or its classes are not found, or not those that the run was made with.
+        ConfigError: this version does not know a setting, or does not allow its value; or a class is not trusted.
     """
+    forget_edited()
     with explained():
-        return from_mapping(run.config())
+        config = from_mapping(run.config())
+    admit(config, run.path, trusted=trusted)
+    return config
 
 
 def command_line_config_dir(hydra: Any) -> str | None:

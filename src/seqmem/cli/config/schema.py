@@ -3,13 +3,10 @@
 The settings of cells, tasks and optimizers have no types here: their own signatures are the definition (build.py).
 """
 
-import importlib.util
 import os
-import sys
 from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum, StrEnum
 from functools import cache
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +16,7 @@ from omegaconf import MISSING, OmegaConf
 from ...runs import settings as settings_of
 from ...spaces import data_revision
 from .errors import ConfigError
+from .own_code import PARTS, pinned
 
 
 class Dtype(StrEnum):
@@ -151,7 +149,7 @@ def conf_dir() -> Path:
 
 
 def from_mapping(settings: Any) -> RunConfig:
-    """A typed configuration from a composed or a saved one.
+    """A typed configuration from a composed or a saved one. A user's own classes in it are pinned to their code.
 
     Raises:
         ConfigError: a setting is missing.
@@ -163,6 +161,9 @@ def from_mapping(settings: Any) -> RunConfig:
         raise ConfigError(f"{missing[0]} is not set: give it a value, {missing[0]}=...")
     config = OmegaConf.to_object(merged)
     assert isinstance(config, RunConfig)  # what to_object makes of a structured config
+    for name in PARTS:
+        setattr(config, name, pinned(getattr(config, name)))
+    config.probe = {name: pinned(part) for name, part in config.probe.items()}
     if not config.outputs.strip():
         raise ConfigError("outputs=: must name a directory")
     return config
@@ -202,42 +203,13 @@ def _plain_value(value: Any) -> Any:
 
 
 def identity(config: RunConfig) -> dict[str, Any]:
-    """The settings that can change a run's numbers, the code of a user's own classes, and the revision of the data
-    where they are not those of earlier versions."""
+    """The settings that can change a run's numbers, the code of a user's own classes (``own_code.pinned``), and the
+    revision of the data where they are not those of earlier versions."""
     settings = settings_of.identity(everything(config))
-    chosen = [name for name in ("cell", "task", "model") if name in settings]
-    coded = {name: {**settings[name], **_own_code(settings[name])} for name in chosen}
-    if "probe" in settings:
-        coded["probe"] = {
-            name: {**part, **_own_code(part)} if isinstance(part, dict) else part  # build refuses what is no mapping
-            for name, part in settings["probe"].items()
-        }
     revision = data_revision(config.task, config.seq_len) if isinstance(config.task, dict) else 1
-    return settings | coded | ({"data_revision": revision} if revision > 1 else {})
-
-
-def _own_code(part: dict[str, Any]) -> dict[str, str]:
-    """A hash of the file that a user's own class is in: changed code is another run."""
-    if "target" not in part:
-        return {}
-    look_beside_the_user()
-    try:
-        spec = importlib.util.find_spec(str(part.get("target")).rpartition(".")[0])
-        code = Path(spec.origin).read_bytes() if spec is not None and spec.origin is not None else b""
-    except (ImportError, ValueError, OSError):
-        return {}  # importing it will fail with a better message
-    return {"code": blake2b(code, digest_size=8).hexdigest()}
+    return settings | ({"data_revision": revision} if revision > 1 else {})
 
 
 def usable_cores() -> int:
     """Cores that this process may use: a container or a batch system often grants fewer than there are."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def look_beside_the_user() -> None:
-    """Find modules in the working directory, as ``python`` does and a console script does not."""
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
-        # Workers of a sweep are fresh processes that inherit the environment only.
-        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))

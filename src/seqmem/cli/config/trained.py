@@ -33,14 +33,14 @@ class Trained:
     """The lengths that training drew, of which a part is held out; empty where an earlier version held out none."""
 
 
-def trained(run: RunDirectory, device: str = "cpu") -> Trained:
+def trained(run: RunDirectory, device: str = "cpu", *, trusted: bool = False) -> Trained:
     """The model on ``device``, in eval mode, computed by the best kernels available here.
 
     Raises:
         RunError: the run does not exist or is not finished; or its checkpoint is missing, unreadable or does not fit.
-        ConfigError: the device does not exist.
+        ConfigError: the device does not exist, or the classes that the run names are not trusted.
     """
-    config = configuration(run)
+    config = configuration(run, trusted=trusted)
     result = finished_result(run)
     if not run.file(CHECKPOINT).exists():
         raise RunError(f"{run.path} lacks its {CHECKPOINT}: train it again with force=true")

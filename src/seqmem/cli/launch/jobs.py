@@ -21,6 +21,7 @@ from rich.console import Console
 from ...runs.directory import RunDirectory
 from ...runs.files import RunError
 from ..config.errors import ConfigError, one_line
+from ..config.own_code import forget_elsewhere
 from ..config.schema import RunConfig, everything, from_mapping
 from ..terminal.live import RunInfo
 from .one_run import Stopped, StopSignals, already_finished, execute, run_path, title
@@ -139,8 +140,9 @@ def work(
         silent: leave it to the caller to print failures.
     """
     os.chdir(job.folder)
-    if job.folder not in sys.path:  # for the user's own cells
+    if sys.path[:1] != [job.folder]:  # for the user's own cells; a worker may have done jobs of another folder
         sys.path.insert(0, job.folder)
+    forget_elsewhere()
     skipped, stop = False, stop or StopSignals()
     try:
         config = from_mapping(job.settings)

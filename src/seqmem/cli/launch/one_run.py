@@ -23,6 +23,7 @@ from ...runs.directory import RunDirectory
 from ...runs.files import CHECKPOINT, CONFIG, ENVIRONMENT, ERROR, OVERRIDES, RunError, write_json
 from ...runs.result import Facts
 from ...runs.settings import identity_hash, own_name
+from ..config import own_code, trust
 from ..config import schema as settings
 from ..config.schema import RunConfig
 from ..terminal.live import Display, RunInfo
@@ -135,6 +136,8 @@ def execute(
             console.print(f"{prefix}{already_finished(run.path)}", soft_wrap=True, highlight=False)
         return run
 
+    own_code.require(config)
+    trust.remember(config)  # the user has named its classes
     import torch
 
     from ..config.build import build, check_trainable

@@ -13,6 +13,8 @@ from ...runs.directory import RunDirectory
 from ...runs.files import EVALUATIONS, EVENTS, RunError, plain_json, write_atomically
 from ..config.choose import one_run
 from ..config.errors import ConfigError, Parser
+from ..config.own_code import edited
+from ..config.trust import add_option
 
 if TYPE_CHECKING:
     from ...evaluate import Evaluation
@@ -37,6 +39,7 @@ def main(args: Sequence[str]) -> int:
         help="seq_len=10,20,50: lengths (default: from the shortest valid one to four times the run's own); "
         "sequences=1000: how many of each; device=auto|cpu|cuda",
     )
+    add_option(parser)
     options = parser.parse_args(args)
     given = {}
     for text in options.settings:
@@ -51,11 +54,14 @@ def main(args: Sequence[str]) -> int:
         raise ConfigError("seq_len and sequences are whole numbers, e.g. seq_len=10,20,50") from None
     if sequences < 1:
         raise ConfigError(f"sequences={sequences}: must be at least 1")
-    evaluate_run(one_run(options.run, "seqmem eval"), lengths, sequences, given.get("device", "auto"))
+    run, device = one_run(options.run, "seqmem eval"), given.get("device", "auto")
+    evaluate_run(run, lengths, sequences, device, trusted=options.trust)
     return 0
 
 
-def evaluate_run(run: RunDirectory, lengths: list[int] | None, sequences: int, device: str) -> None:
+def evaluate_run(
+    run: RunDirectory, lengths: list[int] | None, sequences: int, device: str, *, trusted: bool = False
+) -> None:
     """Score the run, print the table, and add the scores to the run.
 
     Raises:
@@ -70,7 +76,9 @@ def evaluate_run(run: RunDirectory, lengths: list[int] | None, sequences: int, d
     from ...record.recorder import describe
     from ..config.trained import trained
 
-    finished = trained(run, device)
+    finished = trained(run, device, trusted=trusted)
+    if why := edited(finished.config):  # the scores are added to the run's
+        raise RunError(f"{run.path}: {why} what it was when the run was made: these would be scores of another model")
     config, task, model = finished.config, finished.task, finished.model
     torch.set_num_threads(finished.backend.torch_threads)
     grid = sorted(set(lengths)) if lengths else length_grid(task, config.seq_len)

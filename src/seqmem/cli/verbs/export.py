@@ -20,6 +20,7 @@ from ..config.choose import finished_result, one_run
 from ..config.compose import configuration
 from ..config.errors import Parser
 from ..config.schema import Kernel
+from ..config.trust import add_option
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,6 +50,7 @@ def main(args: Sequence[str]) -> int:
         "--onnx", metavar="FILE", help="one timestep, (input, states) to (output, next states): .onnx; needs "
         "pip install 'seqmem[onnx]'",
     )  # fmt: skip
+    add_option(parser)
     options = parser.parse_args(args)
     if options.state_dict is None and options.onnx is None:
         parser.error("what is to be exported? --state-dict FILE, --onnx FILE, or both")
@@ -64,7 +66,7 @@ def main(args: Sequence[str]) -> int:
     if weights is not None:
         print(f"{weights}: {export_state_dict(run, weights)}")
     if step is not None:
-        print(f"{step}: {export_onnx(run, step)}")
+        print(f"{step}: {export_onnx(run, step, trusted=options.trust)}")
     return 0
 
 
@@ -164,7 +166,7 @@ def _refuse_without_onnx() -> None:
         raise RunError(f"--onnx needs {', '.join(missing)}: pip install 'seqmem[onnx]'; --state-dict needs nothing")
 
 
-def export_onnx(run: RunDirectory, path: Path) -> str:
+def export_onnx(run: RunDirectory, path: Path, *, trusted: bool = False) -> str:
     """Write one timestep of the model, with embedding and readout, after comparing it with the model in onnxruntime.
 
     Returns:
@@ -172,13 +174,13 @@ def export_onnx(run: RunDirectory, path: Path) -> str:
 
     Raises:
         RunError: the model cannot be exported, or the exported one computes other outputs over a whole sequence.
-        ConfigError: the run's configuration cannot be built on this machine.
+        ConfigError: the run's configuration cannot be built on this machine, or the classes it names are not trusted.
     """
     import torch
 
     from ..config.build import build
 
-    config = configuration(run)
+    config = configuration(run, trusted=trusted)
     config.device, config.kernel, config.threads = "cpu", Kernel.step, 1
     experiment = build(config)
     model, checkpoint = experiment.model.eval(), run.file(CHECKPOINT)

@@ -24,6 +24,7 @@ from ...runs.settings import own_name, training_settings
 from ..config.choose import finished_runs, run_of_another_task, task_settings
 from ..config.errors import ConfigError, Parser
 from ..config.trained import Trained, trained
+from ..config.trust import add_option
 from ..launch.demo import SEEDS, check_writable, train_models
 from ..terminal.live import moving
 from ..terminal.strip import say
@@ -85,6 +86,7 @@ examples:
     )
     parser.add_argument("--no-open", action="store_true", help="open no browser (one is opened from a terminal alone)")
     parser.add_argument("--seeds", type=int, metavar="N", help=f"of its own runs: seeds 0 to N-1 (default: {SEEDS})")
+    add_option(parser)
     parser.add_argument("--workers", metavar="N", help="of its own runs: runs at once (default: one for every core)")
     return parser
 
@@ -103,7 +105,7 @@ def _play(given: argparse.Namespace) -> int:
             runs = _named_runs(given.runs)
         else:
             runs = train_models(console, given.seeds or SEEDS, _workers(given.workers))
-        content, warning = _write_page(console, runs, out)
+        content, warning = _write_page(console, runs, out, trusted=given.trust)
         size = f"{len(content) / 1e3:.0f} kB" if len(content) < 1e6 else f"{len(content) / 1e6:.1f} MB"
         say(console, Text(), Text.assemble(("page  ", "dim"), (str(here(out)), "bold"), (f"  {size}", "dim")))
         if warning is not None:
@@ -206,7 +208,9 @@ def _labels(models: "Sequence[Trained]") -> list[_Labels]:
     return labels
 
 
-def _write_page(console: Console, runs: Sequence[RunDirectory], out: Path) -> tuple[bytes, str | None]:
+def _write_page(
+    console: Console, runs: Sequence[RunDirectory], out: Path, *, trusted: bool
+) -> tuple[bytes, str | None]:
     """Write the page and print its models' scores.
 
     Returns:
@@ -216,7 +220,7 @@ def _write_page(console: Console, runs: Sequence[RunDirectory], out: Path) -> tu
         ConfigError: the page cannot show their task.
         RunError: a run cannot be read, or the page not written.
     """
-    models = [trained(run) for run in runs]
+    models = [trained(run, trusted=trusted) for run in runs]
 
     import torch
 
@@ -303,7 +307,7 @@ def _scores(one: "Trained", lengths: Sequence[int]) -> "list[Evaluation]":
     missing = [length for length in lengths if length not in known]
     if missing:
         # Use a model of its own: the buffers that its kernels cache, hundreds of MB, are freed with it.
-        model = trained(one.run).model
+        model = trained(one.run, trusted=True).model  # its classes were admitted before
         with ambient(one.config.seed, "measure", one.config.steps, device=next(model.parameters()).device):
             evaluations = evaluate_lengths(
                 model, one.task, missing, seed=one.config.seed, sequences=SEQUENCES, trained=one.lengths

@@ -19,6 +19,7 @@ from ...runs.settings import own_name
 from ..config.choose import finished_runs, run_of_another_task, task_settings
 from ..config.errors import ConfigError, Parser, nearest
 from ..config.trained import Trained, trained
+from ..config.trust import add_option
 from ..terminal.reader.page import page
 from ..terminal.reader.player import Player, lengths
 from ..terminal.reader.terminal import Terminal, playable
@@ -44,7 +45,7 @@ FASTEST = 1000
 def main(args: Sequence[str]) -> int:
     options = _parser().parse_args(args)
     console = Console(highlight=False)
-    readers = Readers(_models(options.runs))
+    readers = Readers(_models(options.runs, trusted=options.trust))
     length, batch, unknown, name = _sentence(readers, options)
     until = _until(options.until, readers, batch)
     playing = not (options.json or options.whole) and playable(console)
@@ -87,13 +88,14 @@ n and p another sentence; 1, 2, 3 or TAB another view; + and - speed; q leaves."
     parser.add_argument("--speed", type=float, default=4.0, metavar="WORDS", help="words a second (default: 4)")
     parser.add_argument("--whole", action="store_true", help="print it whole on a terminal too")
     parser.add_argument("--json", action="store_true", help="every number as one JSON object, and nothing else")
+    add_option(parser)
     return parser
 
 
 # The models
 
 
-def _models(given: Sequence[str]) -> "list[Trained]":
+def _models(given: Sequence[str], *, trusted: bool = False) -> "list[Trained]":
     """The models of the named runs.
 
     Raises:
@@ -111,7 +113,7 @@ def _models(given: Sequence[str]) -> "list[Trained]":
     models = []
     for run in runs:
         try:
-            models.append(trained(run))
+            models.append(trained(run, trusted=trusted))
         except ConfigError as error:
             raise ConfigError(f"{here(run.path)}: {error}") from error
     for each in left_out:

@@ -21,6 +21,7 @@ from ..config.choose import finished_result, one_run
 from ..config.compose import configuration
 from ..config.errors import ConfigError, Parser
 from ..config.hydra_errors import explained
+from ..config.trust import add_option
 from ..launch.one_run import execute, run_path
 
 HERE = ("device", "kernel", "threads")
@@ -49,10 +50,11 @@ def main(args: Sequence[str]) -> int:
         help="where the second run is put, as in outputs=DIR (default: a new folder beside the run's own outputs, "
         "outputs-reproduced/1); one that stands there finished is compared as it is",
     )
+    add_option(parser)
     parser.add_argument("--json", action="store_true", help="the comparison as JSON, and nothing else on the output")
     options = parser.parse_intermixed_args(args)
     run = one_run(options.run, "seqmem reproduce")
-    comparison = reproduce(run, options.out, options.settings, quiet=options.json)
+    comparison = reproduce(run, options.out, options.settings, quiet=options.json, trusted=options.trust)
     if options.json:
         print(json.dumps(plain_json(comparison.fields()), indent=1, allow_nan=False))
     else:
@@ -63,14 +65,16 @@ def main(args: Sequence[str]) -> int:
 # Training it again
 
 
-def reproduce(run: RunDirectory, out: str | None, given: Sequence[str] = (), *, quiet: bool = False) -> Comparison:
+def reproduce(
+    run: RunDirectory, out: str | None, given: Sequence[str] = (), *, quiet: bool = False, trusted: bool = False
+) -> Comparison:
     """Train the run's configuration in another directory, or resume that training, and compare the two runs.
 
     Raises:
         RunError: the run does not exist, is not finished, or cannot be read; or the second run fails.
         ConfigError: the configuration cannot be run on this machine.
     """
-    config = configuration(run)
+    config = configuration(run, trusted=trusted)
     finished_result(run)
     if drew_other_data(settings.everything(config), run.environment()):
         raise RunError(

@@ -13,6 +13,7 @@ from rich import get_console
 from ..config.compose import Arguments, command_line_config_dir, parsed, with_own_arguments
 from ..config.errors import ConfigError, exit_code, full_errors, one_line
 from ..config.hydra_errors import explain, explained
+from ..config.own_code import forget_edited
 from ..config.schema import conf_dir, from_mapping, register
 from ..launch import sweep
 from ..launch.jobs import job_prefix, say_failed
@@ -33,6 +34,7 @@ def main(args: list[str]) -> int:
 
 def _main(args: list[str], *, full: bool) -> int:
     session, given = sweep.begin(), Arguments([], args, None)
+    forget_edited()
     printed: list[Exception] = []
     try:
         given = parsed(with_own_arguments(args))
