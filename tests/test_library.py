@@ -6,8 +6,10 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -138,6 +140,25 @@ def _unchanged() -> Iterator[None]:
     after = state()
     for name, value in before.items():
         assert after[name] == value, name
+
+
+def test_threads_train_one_after_the_other(tmp_path: Path) -> None:
+    """Each has the numbers that it has alone, and nothing global is left changed."""
+    settings: dict[str, Any] = {
+        "seq_len": 8, "steps": 20, "batch_size": 4, "embed_size": 4, "quiet": True, "trace": {"every": 0},
+        "evaluate": {"sequences": 8, "lengths": [8], "every": 10},
+    }  # fmt: skip
+    cells = [{"name": "lstm", "hidden_size": 4}, {"name": "gru", "hidden_size": 5}]
+    alone = [seqmem.train(cell=cell, outputs=str(tmp_path / "alone"), **settings).result() for cell in cells]
+    before = (torch.get_num_threads(), torch.get_default_dtype(), torch.get_rng_state().tolist())
+    with ThreadPoolExecutor(2) as pool:
+        calls = [pool.submit(seqmem.train, cell=cell, outputs=str(tmp_path / "beside"), **settings) for cell in cells]
+        beside = [call.result().result() for call in calls]
+    for one, other in zip(alone, beside, strict=True):
+        assert one is not None
+        assert other is not None
+        assert (one["loss"], one["score"]) == (other["loss"], other["score"])
+    assert (torch.get_num_threads(), torch.get_default_dtype(), torch.get_rng_state().tolist()) == before
 
 
 def test_the_callers_global_state_is_unchanged(tmp_path: Path) -> None:

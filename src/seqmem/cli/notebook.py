@@ -1,7 +1,8 @@
 """``seqmem.train``: the command line's run, from a notebook or a script."""
 
 import re
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike, fspath
 from typing import Any
 
@@ -12,6 +13,8 @@ from .config.compose import compose_run, with_own_arguments
 from .config.errors import ConfigError, one_line
 from .config.own_code import forget_edited, imported_again
 from .launch.one_run import execute
+
+_one_at_a_time = threading.RLock()
 
 
 def train(*overrides: str, **settings: Any) -> RunDirectory:
@@ -26,6 +29,9 @@ def train(*overrides: str, **settings: Any) -> RunDirectory:
     A class of your own (``cell={"name": "custom", "target": "mycells.Leaky"}``) is the one of the file as it is now: if
     it was edited since it was imported, it is imported again. A class of a notebook is ``"__main__.Leaky"``.
 
+    One run at a time is trained in a process, and another thread's call waits for it: torch's global generator, its
+    number of threads and its default dtype are the process's. Run processes, or a sweep, side by side.
+
     Returns:
         The run's directory: ``run.path``, ``run.result()``, ``run.metrics()``, ``run.gradients()``.
 
@@ -33,6 +39,11 @@ def train(*overrides: str, **settings: Any) -> RunDirectory:
         ValueError: a setting cannot be; one line that says which, and what instead.
         seqmem.runs.directory.RunError: the run could not be done; one line that says why.
     """
+    with _one_at_a_time:
+        return _train(overrides, settings)
+
+
+def _train(overrides: Sequence[str], settings: Mapping[str, Any]) -> RunDirectory:
     given, console = with_own_arguments([*overrides, *overrides_of(settings)]), get_console()
     try:
         edited = forget_edited()
