@@ -8,14 +8,15 @@ import argparse
 import statistics
 import subprocess
 import sys
-from contextlib import suppress
 from hashlib import blake2b
+from math import inf, isfinite, isnan, nan
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
 import seqmem
 from seqmem.runs.files import RunError
+from seqmem.training.plan import Diverged
 
 
 def main() -> int:
@@ -47,9 +48,11 @@ def main() -> int:
         rows.append((cell, rate, scores(options.python, cell, others, rate, options.seeds)))
     print(f"\n{'cell':<12}{'rate':>12}{'median':>10}{'lowest':>10}{'highest':>10}{'runs':>6}  of {options.seeds}")
     for cell, rate, finished in rows:
-        numbers = (statistics.median(finished), min(finished), max(finished)) if finished else (float("nan"),) * 3
+        worst = inf if options.minimize else -inf
+        ranked = [worst if isnan(score) else score for score in finished]
+        numbers = (statistics.median(ranked), min(ranked), max(ranked)) if ranked else (nan,) * 3
         print(f"{cell:<12}{rate:>12.4g}" + "".join(f"{number:>10.4f}" for number in numbers) + f"{len(finished):>6}")
-    return 0 if all(len(finished) == options.seeds for *_, finished in rows) else 1
+    return 0 if all(sum(map(isfinite, finished)) == options.seeds for *_, finished in rows) else 1
 
 
 def outputs(settings: list[str]) -> Path:
@@ -77,16 +80,18 @@ def search(python: str, cell: str, settings: list[str], trials: int, *, minimize
 
 
 def scores(python: str, cell: str, settings: list[str], rate: float, seeds: int) -> list[float]:
-    """Scores of the finished seeds at that rate."""
+    """Scores of the seeds at that rate; NaN of one that diverged. Others that failed are left out."""
     print(f"\n{cell}: {seeds} seeds at optimizer.lr={rate!r}", flush=True)
     chosen = [f"cell={cell}", f"optimizer.lr={rate!r}", *settings]
     every = ",".join(map(str, range(seeds)))
     subprocess.run([python, "-m", "seqmem", "train", "-m", *chosen, f"seed={every}"], check=False)
     finished = []
     for seed in range(seeds):
-        with suppress(RunError):  # reported when it happened
+        try:
             result = seqmem.train(*chosen, f"seed={seed}", "quiet=true").result()
             finished += [float(result["score"])] if result else []
+        except RunError as error:  # reported when it happened
+            finished += [nan] if isinstance(error.__cause__, Diverged) else []
     return finished
 
 

@@ -8,7 +8,7 @@ import os
 import socket
 import subprocess
 from collections.abc import Mapping, Sequence
-from math import inf
+from math import inf, isnan
 from pathlib import Path
 from typing import Any
 
@@ -57,11 +57,14 @@ def run(
         "seed": seed,
         "optimizer": {"lr": 0.003},
     }
+    diverged = isnan(score)
     return Run(
-        path=path, task=task, task_name=task, cell=cell, variant="", label=cell, seq_len=seq_len, seed=seed, steps=400,
+        path=path, state="finished", diverged=diverged, error=None,
+        task=task, task_name=task, cell=cell, variant="", label=cell, seq_len=seq_len, seed=seed, steps=400,
         score=score, loss=1.0, chance=chance, metric=metric_called(metric, higher_is_better=higher_is_better),
         solved_at=goal,
-        solved=False, steps_to_solve=steps_to_solve, by_length=dict(by_length or {seq_len: score}),
+        solved=False, steps_to_solve=steps_to_solve,
+        by_length={} if diverged else dict(by_length or {seq_len: score}),
         config=config,
         descriptions=DESCRIPTIONS,
         probes={"gradient": {when: {"state": {"half_life": half_life, "horizon": inf}} for when in ("start", "end")}},

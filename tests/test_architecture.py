@@ -24,6 +24,7 @@ LAW: dict[str, set[str]] = {
     "signals": {"metrics"},
     "randomness": set(),
     "optimizers": set(),
+    "solved": set(),
     "span": set(),
     "grammar": set(),
     "spaces": {"grammar"},
@@ -57,11 +58,12 @@ LAW: dict[str, set[str]] = {
             "metrics",
         ),
         "measurement",
+        "solved",
     },
-    "report": {"report", "runs", "decay", "measurement", "metrics"},
+    "report": {"report", "runs", "decay", "measurement", "metrics", "solved"},
     "playground": {"playground", "reading", *CORE},
     "cli": {
-        *("cli", "report", "span", "reading", "playground", "runs", "record", "training", "kernels"),
+        *("cli", "report", "solved", "span", "reading", "playground", "runs", "record", "training", "kernels"),
         *CORE,
     },
 }

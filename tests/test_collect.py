@@ -137,7 +137,7 @@ def test_files_of_two_runs_are_an_error(tmp_path: Path) -> None:
 
 def test_unfinished_runs_are_listed_apart(tmp_path: Path) -> None:
     RunDirectory(run_directory(tmp_path / "a", None)).set_status("failed", step=30, error="RuntimeError: no luck")
-    run_directory(tmp_path / "b", None)
+    run_directory(tmp_path / "b", None, changes={"seed": 1})
     collection = collect([tmp_path])
     assert collection.runs == []
     assert [(one.state, one.step, one.error) for one in collection.unfinished] == [

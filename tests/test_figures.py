@@ -1,5 +1,6 @@
 """The report's figures: what each computes is what the runs say, and drawing is reproducible."""
 
+from math import nan
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 
 from made_up import run, sweep
 from seqmem.report.collect import Collection
-from seqmem.report.figures import axes, base, generalisation, maps, output, profiles, score, steps
+from seqmem.report.figures import axes, base, generalisation, maps, output, profiles, score, steps, strips
 
 
 def task_runs(collection: Collection) -> base.TaskRuns:
@@ -31,8 +32,12 @@ def test_the_curve_is_the_median_and_the_range_of_three_seeds() -> None:
 
 
 def test_steps_count_the_unsolved_at_the_budget() -> None:
-    runs = [run("rnn", 10, seed, 1.0, steps_to_solve=steps) for seed, steps in enumerate((100, 200, None))]
-    runs += [run("rnn", 20, seed, 1.0, steps_to_solve=steps) for seed, steps in enumerate((300, None, None))]
+    first = {10: (100, 200, None), 20: (300, None, None)}
+    runs = [
+        run("rnn", length, seed, 1.0 if steps else 0.5, steps_to_solve=steps)
+        for length, some in first.items()
+        for seed, steps in enumerate(some)
+    ]
     (line,) = steps.collect([(0, Collection([], runs).groups[0])]).lines
     assert line.points == [
         (10, 100, True),
@@ -43,6 +48,29 @@ def test_steps_count_the_unsolved_at_the_budget() -> None:
         (20, 400, False),
     ]
     assert line.median == [(10, 200.0)]  # at 20 the median seed never solved it
+
+
+def test_runs_that_diverged_are_drawn_at_the_edge_and_counted() -> None:
+    scores = {10: (1.0, nan, 0.99), 20: (nan, nan, nan)}
+    tested = {10: 1.0, 40: 0.5}
+    runs = [run("rnn", at, seed, one, by_length=tested) for at, some in scores.items() for seed, one in enumerate(some)]
+    task = task_runs(Collection([], runs))
+    (line,) = score.collect([(0, task.groups[0])], None).lines
+    assert [(p.solved, p.of, p.diverged) for p in line.points] == [(2, 3, 1), (0, 3, 3)]
+    (tried,) = generalisation.collect(task.groups[0], None).lines
+    assert [(p.x, p.solved, p.of, p.diverged) for p in tried.points] == [(10, 3 - 1, 3, 1), (40, 0, 3, 1)]
+    row, none = (strips.collect([(0, task.groups[0])], at, None).rows[0] for at in (10, 20))
+    assert (row.values, row.solved, row.of, row.diverged) == ([1.0, 0.99], 2, 3, 1)
+    assert (none.values, none.of, none.diverged) == ([], 3, 3)
+    for kind in (score, generalisation):
+        (plot,) = kind.plots(task)
+        assert "diverged, worse than any score" in plot.caption
+        axes_drawn = plot.draw().axes[0]
+        assert sum(drawn.get_marker() == "x" for drawn in axes_drawn.lines) > 0
+    strip = strips.Strip(strips.measure(task.groups[0], None), 10, [row, none])
+    assert (
+        sum(np.size(drawn.get_xdata()) for drawn in strips.draw(strip).axes[0].lines if drawn.get_marker() == "x") == 4
+    )
 
 
 def test_profiles_fall_as_the_traces_do(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from made_up import directories, run_directory
+from made_up import directories, ended_process, run_directory, write_status
 from seqmem.cli.main import main
 from seqmem.cli.verbs import report as reporting
 from seqmem.metrics import ACCURACY, SQUARED_ERROR
@@ -43,8 +43,9 @@ def test_tables_hold_every_run(tmp_path: Path) -> None:
         rows = {(row["label"], row["seq_len"]): row for row in csv.DictReader(file)}
     assert rows.keys() == {("lstm", "10"), ("lstm", "20"), ('=x,"y', "10")}
     row = rows["lstm", "10"]
-    assert (row["seeds"], row["score"], row["solved"], row["memory_span"]) == ("3", "0.5", "2", "10")
-    assert (float(row["score_low"]), row["score_max"], row["steps_to_solve"]) == (-inf, "1.0", "inf")
+    assert (row["seeds"], row["score"], row["solved"], row["memory_span"]) == ("3", "0.5", "2", ">= 10")
+    assert (float(row["score_low"]), row["score_max"], row["steps_to_solve"]) == (-inf, "1.0", "1000.0")
+    assert (row["diverged"], row["score_level"], row["memory_span_level"]) == ("1", "0.75", "0.75")
     assert pl.read_parquet(tmp_path / "out" / "tested.parquet").height == 5
     assert all(table.height == 0 for table in tables.tables(Collection([], [])).values())
 
@@ -63,9 +64,9 @@ def typed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], t
 
     monkeypatch.setattr("seqmem.report.page.write", write)
 
-    def type_in(*args: str, width: int = 80) -> tuple[int, str, str]:
+    def type_in(*args: str, width: int = 80, verb: tuple[str, ...] = ("report",)) -> tuple[int, str, str]:
         monkeypatch.setenv("COLUMNS", str(width))
-        monkeypatch.setattr("sys.argv", ["seqmem", "report", *args])
+        monkeypatch.setattr("sys.argv", ["seqmem", *verb, *args])
         try:
             code = main()
         except SystemExit as stopped:
@@ -84,7 +85,7 @@ def example(folder: Path) -> Path:
             "lstm": {10: [1.0] * 7, 50: [1.0, 0.999, 1.0, 1.0, 1.0, 0.998, 1.0]},
         },
     )
-    RunDirectory(run_directory(folder / "f", None)).set_status("failed", step=30, error="Diverged: the loss became nan")
+    RunDirectory(run_directory(folder / "f", None, changes={"seed": 7})).set_status("interrupted", step=30)
     (folder / "half").mkdir()
     (folder / "half" / "config.json").write_text("{")
     return folder
@@ -97,14 +98,16 @@ def test_the_summary(typed: Any, tmp_path: Path, width: int) -> None:
     assert (code, err) == (0, "")
     lines = out.splitlines()
     assert lines[0] == "runs: 28 finished, 1 unfinished, 1 left out"
-    assert "  lstm    >= 50   10: 7/7  50: 7/7" in lines
-    assert "  rnn        10   10: 7/7  50: 0/7" in lines
+    lstm = "  lstm    >= 50   >= 50 (98.4 %)         10: 7/7 (59-100 %), + 1 unfinished"
+    rnn = "  rnn        10   >= 10, < 50 (98.4 %)   10: 7/7 (59-100 %)  50: 0/7 (0-41 %)"
+    assert any(line.startswith(lstm) for line in lines)
+    assert rnn in lines or rnn.partition("  50:")[0] in lines  # folded where it is narrow
+    assert "      + 1 unfinished" in lines
     assert "pronoun  accuracy, chance 25.0 %, solved at least 99.0 %" in lines
     (row,) = (line for line in lines if line.split()[1:3] == ["25.0", "%"])
-    assert row.split() == "50 25.0 % 24.0-26.0 0/7 > 1000 5 to 50 < 50".split()  # the second and the sixth of seven
+    assert row.split() == "50 25.0 % 24.0-26.0 (98.4 %) 0/7 > 1000 5 to 50 < 50".split()  # the least and the most
     (pair,) = (line for line in lines if line.startswith("lstm - rnn"))
-    assert pair.split()[3:] == "50 +75.0 points [+74.0, +75.8] 7-0-0 0.016".split()  # likewise
-    assert f"{Path('outputs/f')}: Diverged: the loss became nan" in out
+    assert pair.split()[3:] == "50 +75.0 points [+73.9, +76.0] (98.4 %) 7-0-0 0.016".split()  # likewise
     assert f"{Path('outputs/half')}: config.json cannot be read" in out
     assert lines[-1] == "report  outputs/report/index.html"
     assert max(len(line) for line in lines if "cannot be read" not in line) <= width
@@ -125,8 +128,47 @@ def test_the_summary_for_programs(typed: Any, tmp_path: Path) -> None:
     assert summary["groups"][1]["lengths"][1]["score"]["median"] == 0.25
     (pair,) = summary["comparisons"]
     assert (pair["wins"], pair["seq_len"]) == (7, 50)
-    assert summary["unfinished"][0]["error"] == "Diverged: the loss became nan"
+    assert summary["groups"][0]["lengths"][0]["unfinished"] == [7]
+    assert summary["groups"][0]["memory_span_interval"] == {"low": 50, "high": None, "level": 1 - 2 / 2**7}
     assert summary == plain_json(summary)
+
+
+DIVERGED = ("Diverged: the loss became nan at step 25", "_LinAlgError: the input is singular")
+
+
+def test_diverged_runs_count_everywhere(typed: Any, tmp_path: Path) -> None:
+    """Two of eight solve it, five diverge, and one does neither; others are not there yet, or have not begun."""
+    folder = directories(tmp_path / "runs", {"rnn": {7: [1.0, 1.0, 0.671]}}, by_length={7: 1.0, 14: 0.9})
+    states = [*[("failed", DIVERGED[0])] * 4, ("failed", DIVERGED[1]), ("failed", "OSError: no luck"), ("killed", None)]
+    for seed, (state, error) in enumerate(states, 3):
+        path = run_directory(folder / f"{seed}", None, changes={"cell.name": "rnn", "seq_len": 7, "seed": seed})
+        pid = ended_process() if state == "killed" else 0
+        write_status(path, "running" if state == "killed" else "failed", error=error, pid=pid)
+    _, out, _ = typed(str(folder))
+    lines = out.splitlines()
+    assert lines[0] == "runs: 3 finished, 5 diverged, 2 unfinished"
+    assert any("rnn      < 7   any (99.2 %)   7: 2/8 (3-65 %), 5 diverged, + 2 unfinished" in line for line in lines)
+    (row,) = (line for line in lines if line.startswith("rnn       7"))
+    assert row.split()[:6] == ["rnn", "7", "diverged", "diverged-100.0", "(99.2", "%)"]
+    assert "2/8" in row
+    assert "     5 diverged, + 2 unfinished" in lines
+    assert DIVERGED[1] in out
+    (group,) = json.loads(typed(str(folder), "--json")[1])["groups"]
+    (length,) = group["lengths"]
+    assert (length["solved"], length["score"]["n"], length["reaches"]) == (2, 8, "< 7")
+    assert (length["diverged"], length["unfinished"]) == ([3, 4, 5, 6, 7], [8, 9])
+    made = {name: pl.read_csv(folder / "report" / f"{name}.csv").to_dicts() for name in tables.NAMES}
+    assert [row["diverged"] for row in made["runs"]] == [False] * 3 + [True] * 5
+    assert [row["solved"] for row in made["tested"] if row["tested_at"] == 14] == [False] * 8
+    (row,) = made["groups"]
+    assert [row[key] for key in ("seeds", "solved", "diverged", "unfinished")] == [8, 2, 5, 2]
+    assert row["half_life_end_seeds"] == 3
+    shown = status(typed, folder)
+    assert "diverged" in shown.splitlines()[1]
+
+
+def status(typed: Any, folder: Path) -> str:
+    return typed(str(folder), verb=("sweep", "status"))[1]
 
 
 def test_few_seeds_and_hard_names(typed: Any, tmp_path: Path) -> None:
@@ -178,6 +220,6 @@ def test_a_report_without_a_finished_run(typed: Any, tmp_path: Path) -> None:
 def test_text_of_numbers() -> None:
     interval = statistics.median_interval
     assert reporting.interval_text(ACCURACY, interval([1.0])) == "one seed"
-    assert reporting.interval_text(ACCURACY, interval([1.0, 0.5])) == "50.0-100.0"
-    assert reporting.interval_text(SQUARED_ERROR, interval([0.25, 0.5])) == "0.25 to 0.5"
+    assert reporting.interval_text(ACCURACY, interval([1.0, 0.5])) == "50.0-100.0 (50 %)"
+    assert reporting.interval_text(SQUARED_ERROR, interval([0.25, 0.5])) == "0.25 to 0.5 (50 %)"
     assert reporting.interval_text(ACCURACY, interval([])) == "-"

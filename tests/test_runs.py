@@ -92,7 +92,7 @@ def test_every_view_says_the_same_of_a_state(case: Case, tmp_path: Path, typed: 
     assert f"  {case.state}" in shown.out.splitlines()[0]
     assert [entry["state"] for entry in status["runs"]] == [case.state]
     collection = collect([tmp_path])
-    states = [entry.state for entry in collection.unfinished] + ["finished"] * len(collection.runs)
+    states = [entry.state for entry in [*collection.unfinished, *collection.runs]]
     assert states == [case.state]
     assert run.state == read(run).state == case.state
     assert sweep.state_of(path, None)[0] == case.state
@@ -109,7 +109,7 @@ def test_a_failure_is_told_in_the_same_words(tmp_path: Path, typed: Typed) -> No
     reason = "Diverged: the loss became nan"
     assert reason in typed("show", str(path)).out
     assert reason in typed("sweep", "status").out
-    assert [entry.error for entry in collect([tmp_path]).unfinished] == [reason]
+    assert [entry.error for entry in collect([tmp_path]).diverged] == [reason]
     assert read(RunDirectory(path)).error == reason
 
 

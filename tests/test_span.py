@@ -10,12 +10,14 @@ from random import Random
 
 import pytest
 from omegaconf import OmegaConf
+from scipy.stats import binomtest
 
 from commandline import SIGNALLED, TINY, Completed, runs_below
 from made_up import stored_result
 from seqmem.runs.directory import RunDirectory
 from seqmem.runs.files import write_json
-from seqmem.span import Span, search, still_needed
+from seqmem.solved import decided, still_needed
+from seqmem.span import Span, search
 
 Typed = Callable[..., Completed]
 
@@ -107,10 +109,10 @@ def test_no_more_seeds_run_than_the_decision_needs() -> None:
                 for further in range(1, needed):  # undecided before the last of them
                     known = solves[: run + further]
                     least, most = sum(known), sum(known) + seeds - len(known)
-                    assert 2 * least < seeds <= 2 * most
+                    assert 2 * least <= seeds < 2 * most
                 run += needed
                 assert run <= seeds
-            assert (2 * sum(solves[:run]) >= seeds) == (2 * sum(solves) >= seeds)
+            assert decided(seeds, sum(solves[:run]), run - sum(solves[:run])) is (2 * sum(solves) > seeds)
 
 
 # The command, with simulated runs
@@ -156,11 +158,15 @@ def test_a_span_of_three_seeds(
     lines = completed.out.splitlines()
     assert lines[0] == "rnn on pronoun: solved is 99.0 % accuracy by at least 2 of 3 seeds after 6 steps"
     lengths = [10, 20, 15, 12, 13]
-    for line, length in zip(lines[2:-2], lengths, strict=True):
+    for line, length in zip(lines[2:-3], lengths, strict=True):
         seeds = "2 of 2" if length <= 12 else "1 of 3"
         assert line.split()[:2] == [str(length), "yes" if length <= 12 else "no"]
         assert f"  {seeds}  " in line
-    assert lines[-2] == "memory span: 12 (fails at 13)"
+        # Clopper and Pearson, whatever the seeds would do that were not needed.
+        low, high = (binomtest(k, 3).proportion_ci() for k in ((2, 3) if length <= 12 else (1, 1)))
+        assert f"  {100 * low.low:.0f}-{100 * high.high:.0f} %  " in line
+    assert lines[-3] == "memory span: 12 (fails at 13)"
+    assert lines[-2] == "interval: none: too few seeds to say how sure that is; --seeds 13 would give one"
     assert max(map(len, lines[:-1])) <= 80
     # The third seed runs only if the first two disagree. The file has the results of each.
     third = {length for length, seed in ran if seed == 2}
@@ -202,7 +208,7 @@ def test_how_a_search_ends(
     ran = simulated(dict(enumerate(longest)))
     completed = typed("span", *options, *LIGHT)
     assert completed.code == 0, completed
-    assert completed.out.splitlines()[-2] == last_line
+    assert completed.out.splitlines()[-3] == last_line
     if "--budget" in options:
         assert 6 * len(ran) <= 40
     if -1 in longest:

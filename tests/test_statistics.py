@@ -1,6 +1,8 @@
 """Statistics over seeds, each against scipy, a closed form, or numbers counted by hand."""
 
+from itertools import product
 from math import inf, isnan, nan
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,50 +10,83 @@ import scipy.stats
 
 from made_up import collection, group_of, run
 from seqmem.report import statistics
-from seqmem.report.collect import Collection
+from seqmem.report.collect import Collection, Unfinished
+from seqmem.solved import FEWEST, Solved, solved_after, solved_words, span_bounds
 
 
-@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 6, 7, 10, 19, 20, 41])
-def test_the_interval_is_that_of_many_resamples(n: int) -> None:
-    values = np.random.default_rng(n).normal(size=n)
+@pytest.mark.parametrize("n", [*range(1, 30), 200, 1001])
+def test_the_interval_of_a_median_is_the_narrowest_of_its_kind(n: int) -> None:
+    """From the r-th smallest to the r-th largest it misses the median if fewer than r of n fall on one side of it."""
+    values = np.random.default_rng(n).permutation(np.arange(1.0, n + 1))
     interval = statistics.median_interval(values)
-    medians = np.median(np.random.default_rng(1).choice(values, (20_000, n)), axis=1)
-    assert interval.median == pytest.approx(np.median(values), abs=1e-15)
-    assert interval.n == n
-    # Each end cuts off 2.5 % of the resampled medians: at most so many beyond it, at least so many with those at it.
-    slack = 0.005
-    assert (medians < interval.low - 1e-12).mean() <= 0.025 + slack
-    assert (medians <= interval.low + 1e-12).mean() >= 0.025 - slack
-    assert (medians > interval.high + 1e-12).mean() <= 0.025 + slack
-    assert (medians >= interval.high - 1e-12).mean() >= 0.025 - slack
-    mirrored = statistics.median_interval(-values)
-    assert (mirrored.low, mirrored.high) == pytest.approx((-interval.high, -interval.low))
+    rank = int(interval.low)
+    sure = [1 - 2 * scipy.stats.binom.cdf(r - 1, n, 0.5) for r in (rank, rank + 1)]
+    assert (interval.median, interval.high, interval.n) == ((n + 1) / 2, n + 1 - rank, n)
+    assert interval.level == pytest.approx(sure[0], abs=1e-12)
+    assert (interval.level >= 0.95 > sure[1]) if n >= 6 else (rank == 1 and interval.level < 0.95)
 
 
-@pytest.mark.parametrize("n", [3, 5, 21, 1001])
-def test_an_odd_median_resamples_as_binomials_say(n: int) -> None:
-    """P(median of a resample is at most the k-th smallest) = P(Binomial(n, k/n) >= (n+1)/2)."""
-    interval = statistics.median_interval(np.arange(1.0, n + 1))
-    at_most = scipy.stats.binom.sf((n + 1) // 2 - 1, n, np.arange(1, n + 1) / n)
-    assert interval.low == np.argmax(at_most >= 0.025) + 1
-    assert interval.high == n + 1 - interval.low
+@pytest.mark.parametrize("n", [3, 5, 7, 13, 23])
+def test_intervals_of_medians_cover_as_often_as_they_say(n: int) -> None:
+    """Over 4,000 samples; and at least as often where scores fall into two groups, as accuracies do."""
+    rng, samples = np.random.default_rng(n), 4000
+    level = statistics.median_interval(range(n)).level
+    slack = 3.5 * np.sqrt(level * (1 - level) / samples)
+    for values, median in (
+        (rng.exponential(size=(samples, n)), np.log(2)),
+        (np.where(rng.random((samples, n)) < 0.6, 1.0, 0.25), 1.0),
+    ):
+        ordered = np.sort(values, axis=1)
+        ends = statistics.median_interval(range(n))
+        low, high = ordered[:, int(ends.low)], ordered[:, int(ends.high)]
+        covered = ((low <= median) & (median <= high)).mean()
+        assert covered > level - slack
+        assert median == 1.0 or covered < level + slack
 
 
 def test_few_seeds_are_less_sure() -> None:
-    for n in range(2, 9):  # the range of n draws misses the true median if all fall on one side of it
-        sides = scipy.stats.binom.pmf([0, n], n, 0.5).sum()
-        assert statistics.median_interval(range(n)).level == pytest.approx(min(0.95, 1 - sides))
+    levels = [statistics.median_interval(range(n)).level_text for n in range(1, 9)]
+    assert levels == ["", "50 %", "75 %", "87.5 %", "93.8 %", "96.9 %", "98.4 %", "99.2 %"]
     assert isnan(statistics.median_interval([]).median)
     censored = statistics.median_interval([100, 200, inf, inf, inf])
     assert (censored.median, censored.low, censored.high) == (inf, 100, inf)
+    assert statistics.median_interval([-inf, inf]).median == 0
     with pytest.raises(ValueError, match="NaN"):
         statistics.median_interval([nan])
 
 
-@pytest.mark.parametrize(("k", "n"), [(0, 3), (3, 3), (12, 20), (1, 2), (5, 200)])
-def test_shares_have_wilsons_interval(k: int, n: int) -> None:
-    expected = scipy.stats.binomtest(k, n).proportion_ci(method="wilson")
-    assert statistics.Solved(k, n).interval() == pytest.approx((expected.low, expected.high))
+@pytest.mark.parametrize("n", [1, 2, 5, 8, 20, 200])
+def test_shares_have_clopper_and_pearsons_interval(n: int) -> None:
+    for k in {0, 1, n // 3, n // 2, n - 1, n}:
+        expected = scipy.stats.binomtest(k, n).proportion_ci(method="exact")
+        assert Solved(k, n).interval() == pytest.approx((expected.low, expected.high), abs=1e-9)
+    for share in (0.02, 0.3, 0.5, 0.9, 0.99) if n < 100 else ():
+        covering = [k for k in range(n + 1) if Solved(k, n).interval()[0] <= share <= Solved(k, n).interval()[1]]
+        assert scipy.stats.binom.pmf(covering, n, share).sum() >= 0.95
+    assert Solved(0, 0).interval() == (0, 1)
+
+
+@pytest.mark.parametrize("seeds", [(6, 6, 6), (7, 5, 7), (3, 3, 1), (9, 9, 9), (10, 6, 4)])
+@pytest.mark.parametrize(
+    "shares", [(0.5, 0.5, 0.5), (1.0, 0.5, 0.5), (1.0, 1.0, 0.5), (0.51, 0.51, 0.0), (0.9, 0.6, 0.4)]
+)
+def test_the_interval_of_a_span_is_wrong_as_rarely_as_it_says(
+    seeds: tuple[int, ...], shares: tuple[float, ...]
+) -> None:
+    """Over every outcome of three lengths, each with its probability; the true span is the last share above a half."""
+    lengths, wrong = (10, 20, 30), {"low": 0.0, "high": 0.0}
+    truth = max((length for length, share in zip(lengths, shares, strict=True) if share > 0.5), default=0)
+    most = min(FEWEST, max(seeds))
+    level = 1.0
+    for solved in product(*(range(n + 1) for n in seeds)):
+        chance = float(np.prod([scipy.stats.binom.pmf(k, n, p) for k, n, p in zip(solved, seeds, shares, strict=True)]))
+        counts = {at: Solved(k, n, needed=most) for at, k, n in zip(lengths, solved, seeds, strict=True)}
+        bounds = span_bounds(counts)
+        level = bounds.level
+        wrong["low"] += chance * (bounds.low is not None and bounds.low > truth)
+        wrong["high"] += chance * (bounds.high is not None and bounds.high <= truth)
+    assert max(wrong.values()) <= (1 - level) / 2 + 1e-12
+    assert level >= 0.95 or max(seeds) < 6
 
 
 @pytest.mark.parametrize(("wins", "losses"), [(0, 0), (6, 0), (5, 5), (3, 9), (14, 6)])
@@ -67,7 +102,7 @@ def test_memory_span() -> None:
     runs = collection(
         {
             "all": {10: good, 20: good},
-            "some": {10: good, 20: [1.0, 0.2], 40: bad},
+            "some": {10: good, 20: [1.0, 0.2, 1.0], 40: bad},
             "none": {10: bad, 20: bad},
             "gap": {5: good, 10: bad, 20: good},
         }
@@ -75,14 +110,76 @@ def test_memory_span() -> None:
     spans = {group.label: statistics.memory_span(group) for group in runs.groups}
     assert {label: str(span) for label, span in spans.items()} == {
         "all": ">= 20",
-        "some": "20",  # one of two seeds is half
+        "some": "20",
         "none": "< 10",
         "gap": "5",
     }
     assert spans["gap"].beyond == (20,)
     assert spans["some"].failed == 40
-    assert {length: str(count) for length, count in spans["some"].counts.items()} == {10: "3/3", 20: "1/2", 40: "1/3"}
+    assert {length: str(count) for length, count in spans["some"].counts.items()} == {10: "3/3", 20: "2/3", 40: "1/3"}
     assert str(statistics.memory_span(group_of(runs, "some"), threshold=0.25)) == ">= 40"
+
+
+def test_half_of_the_seeds_is_no_majority() -> None:
+    runs = collection(
+        {"half": {10: [1.0, 0.2]}, "four": {10: [1.0, 1.0, 0.2, 0.2]}, "five": {10: [1.0] * 3 + [0.2] * 2}}
+    )
+    assert [str(statistics.memory_span(group)) for group in runs.groups] == ["< 10", "< 10", ">= 10"]
+
+
+def test_a_length_with_fewer_seeds_than_the_others_decides_nothing() -> None:
+    five, no = [1.0] * 5, [0.25] * 5
+    runs = collection(
+        {
+            "one": {10: five, 50: five, 100: [1.0]},
+            "failed one": {10: five, 50: five, 100: [0.25]},
+            "enough": {10: five, 50: five, 100: [1.0] * 3},  # three of five, whatever the others do
+            "gap": {10: five, 50: [1.0], 100: no},
+            "many": {10: five, 50: [1.0] * 20},  # six are enough
+            "first": {10: [1.0], 50: five},
+            "single": {10: [1.0], 50: [1.0]},
+        }
+    )
+    spans = {group.label: statistics.memory_span(group) for group in runs.groups}
+    assert {label: (str(span), span.undecided) for label, span in spans.items()} == {
+        "one": (">= 50", (100,)),
+        "failed one": (">= 50", (100,)),
+        "enough": (">= 100", ()),
+        "gap": (">= 10", (50,)),
+        "many": (">= 50", ()),
+        "first": ("undecided", (10,)),
+        "single": (">= 50", ()),
+    }
+    assert {label: str(span.bounds) for label, span in spans.items()} == {
+        "one": ">= 50 (93.8 %)",  # all of five
+        "failed one": ">= 50 (93.8 %)",
+        "enough": ">= 50 (93.8 %)",
+        "gap": ">= 10, < 100 (93.8 %)",
+        "many": ">= 50 (95.9 %)",
+        "first": ">= 50 (93.8 %)",
+        "single": "one seed",
+    }
+    assert spans["one"].counts[100].remarks == "+ 4 missing"
+
+
+def test_seeds_that_diverged_count_and_unfinished_ones_do_not() -> None:
+    """The published case: 5 of 8 seeds diverge, 2 of the other 3 solve it."""
+    made = collection({"rnn": {7: [1.0, 1.0, 0.671, *[nan] * 5], 9: [1.0] * 6}})
+    waiting = [
+        Unfinished(Path("a"), "killed", 3, None, "pronoun", "rnn", 9, 6),
+        Unfinished(Path("b"), "running", 3, None, "pronoun", "rnn", 20, 0),
+        Unfinished(Path("c"), "running", 3, None, "copy", "rnn", 7, 0),
+    ]
+    (group,) = Collection([], made.runs, waiting).groups
+    count, span = statistics.group_count(group, 7), statistics.memory_span(group)
+    assert (str(count), count.remarks, str(span)) == ("2/8", "5 diverged", "< 7")
+    assert statistics.group_count(group, 9).remarks == "+ 1 unfinished, + 1 missing"
+    assert span.counts[20].remarks == "+ 1 unfinished, + 7 missing"
+    score = statistics.score_interval(group.at(7))
+    assert (score.median, score.low, score.high, score.n) == (-inf, -inf, 1.0, 8)
+    assert str(statistics.span_tested(group, 7)) == "< 7"
+    assert str(statistics.steps_to_solve(group.at(7))) == "> 400"
+    assert str(statistics.bimodality(group.at(7))) == "2 of 8 seeds reach 99.0 %, 6 of 8 stay below 74.3 %"
 
 
 def test_tasks_with_rules_of_their_own() -> None:
@@ -111,7 +208,8 @@ def test_the_span_over_tested_lengths() -> None:
 
 
 def test_steps_to_solve_are_censored() -> None:
-    runs = [run("lstm", 10, seed, 1.0, steps_to_solve=n) for seed, n in enumerate((100, 200, 300, None, None))]
+    first = (100, 200, 300, None, None)
+    runs = [run("lstm", 10, seed, 1.0 if n else 0.5, steps_to_solve=n) for seed, n in enumerate(first)]
     steps = statistics.steps_to_solve(runs)
     assert (str(steps.solved), steps.steps.median, steps.steps.high, steps.budget) == ("3/5", 300, inf, (400, 400))
     assert str(steps) == "300"
@@ -120,6 +218,20 @@ def test_steps_to_solve_are_censored() -> None:
     assert statistics.number_interval(runs, "gradient", "half_life", "end").median == 2.0
     assert statistics.number_interval(runs, "gradient", "horizon", "end").median == inf
     assert statistics.number_interval(runs, "gradient", "half_life", "middle").n == 0
+
+
+def test_steps_and_solved_never_contradict_each_other() -> None:
+    """The rule may be met once and lost again, or at the last evaluation alone."""
+    lost = [run("lstm", 10, seed, 0.5, steps_to_solve=100) for seed in range(3)]
+    late = [run("lstm", 10, seed, 1.0, steps_to_solve=None) for seed in range(3)]
+    for runs, steps in ((lost, "> 400"), (late, "400"), (lost + late, "> 400")):
+        assert statistics.steps_to_solve(runs).solved.k == statistics.solved_count(runs).k
+        assert str(statistics.steps_to_solve(runs)) == steps
+    assert statistics.steps_to_solve(lost, threshold=0.4).solved.k == 3
+    assert [solved_after(100, 400, solved=solved) for solved in (True, False)] == [100, None]
+    assert [solved_words(first, solved=solved) for first in (9, None) for solved in (True, False, None)] == [
+        "solved at step 9", "solved at step 9, but not at the end", "solved at step 9", "solved", "", "",
+    ]  # fmt: skip
 
 
 def test_two_groups_of_seeds() -> None:
@@ -162,6 +274,22 @@ def test_comparisons_are_paired_and_need_enough_seeds() -> None:
     assert (diverged.wins, diverged.ties, diverged.losses) == (1, 7, 0)
     assert diverged.differences[5] == inf
     assert "No difference is shown" in diverged.verdict
+
+
+def test_two_runs_that_diverged_have_no_score_in_common() -> None:
+    a, some, none = collection({"a": {9: [0.5] * 6}, "b": {9: [*[nan] * 5, 0.4]}, "c": {9: [nan] * 6}}).groups
+    pair = statistics.comparison(some, none, 9)
+    assert (pair.wins, pair.ties, pair.losses, pair.both_diverged, pair.difference.n) == (1, 0, 0, 5, 1)
+    assert pair.verdict == (
+        "No difference is shown: b is better with 1, c with 0 of 6 seeds, both diverged with 5 (sign test, p = 1)."
+    )
+    assert pair.record == "1-0-0 (5 both diverged)"
+    both = statistics.comparison(none, none, 9)
+    assert both.verdict == "c and c both diverged with each of 6 seeds: there is no score to compare."
+    assert both.difference_text == "-"
+    same = statistics.comparison(a, a, 9)
+    assert (same.ties, same.both_diverged) == (6, 0)
+    assert same.verdict == "a and a score the same with each of 6 seeds."
 
 
 def test_a_positive_difference_is_better_for_an_error_too() -> None:

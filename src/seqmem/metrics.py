@@ -1,7 +1,7 @@
 """What a score is, and how people write it. No torch: reports and tables need it, too."""
 
 from dataclasses import dataclass
-from math import isfinite, sqrt
+from math import inf, isfinite, isnan, sqrt
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,10 @@ class Metric:
 
     def reached(self, score: float, goal: float) -> bool:
         return bool(score >= goal if self.higher_is_better else score <= goal)
+
+    def ranked(self, score: float) -> float:
+        """The score, infinitely bad where it is NaN: a run that diverged is worse than any that has a score."""
+        return score if not isnan(score) else -inf if self.higher_is_better else inf
 
     def beats(self, score: float, chance: float, sequences: int) -> bool:
         """Better than ``chance`` by more than a score on so many sequences varies.

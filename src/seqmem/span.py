@@ -1,7 +1,7 @@
 """The memory span of a cell: the longest sequence it can learn, found with few trainings.
 
 After the digit-span test (Jacobs 1887, Experiments on "prehension"): read longer and longer lists to a person until
-they fail. Here the question at each length is "do at least half of the seeds solve the task?", and each answer costs
+they fail. Here the question at each length is "do more than half of the seeds solve the task?", and each answer costs
 trainings. So the length doubles until the answer is no, and the border is then bisected. Lengths are in timesteps. This
 module trains nothing and reads or writes no files: it calls a function for each answer.
 
@@ -87,17 +87,3 @@ def search(
             return result("found")
         else:
             length = (solved + failed) // 2
-
-
-def still_needed(seeds: int, solved: int, failed: int) -> int:
-    """The least number of further seeds that can decide "do at least half of the seeds solve it?"; 0 if decided.
-
-    That many can run in parallel without a wasted run.
-
-    Args:
-        seeds: number of seeds in total.
-        solved, failed: numbers of finished seeds.
-    """
-    to_solve = (seeds + 1) // 2 - solved
-    to_fail = seeds - (seeds + 1) // 2 + 1 - failed
-    return max(0, min(to_solve, to_fail))

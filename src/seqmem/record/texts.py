@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..probes.base import Probe
+from ..solved import solved_words
 from ..tasks.base import Task
 from ..training.plan import Result
 
@@ -44,7 +45,7 @@ def summary_table(summary: Mapping[str, Any], result: Result, probes: Sequence[P
         "without a memory": f"{summary['chance']:.4g}",
         "loss": f"{summary['loss']:.4g}",
         "loss without a memory": f"{summary['baseline_loss']:.4g}",
-        "solved": f"after {result.steps_to_solve} steps" if result.steps_to_solve is not None else "no",
+        "solved": solved_words(result.steps_to_solve, solved=summary["solved"]).removeprefix("solved ") or "no",
     }
     for probe in probes:
         description = probe.description()

@@ -11,7 +11,8 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import isnan, nan
+from functools import lru_cache
+from math import isfinite, isnan, nan
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +48,13 @@ class Profiles:
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """One finished run.
+    """One run that counts: it is finished, or it diverged. (While runs are collected, an unfinished one, too.)
 
     Args:
         path: its directory.
+        state: as in ``RunDirectory.state``.
+        diverged: it has no score: its loss was not finite at the end, or the model's mathematics ended it before.
+        error: why it ended before the end; None: it did not fail.
         task: the task's name (a user's own: its class), and the settings in which tasks of that name differ in the
             collection, e.g. ``pronoun people=16``: such tasks differ in difficulty, and often in chance.
         task_name: the name alone.
@@ -59,23 +63,26 @@ class Run:
             ``forget_bias=1``; may be empty.
         label: cell and variant; within a task, runs with one label differ in length and seed only.
         seq_len: the training length in timesteps (with lengths=uniform: the longest).
-        steps: updates.
-        score, loss: on held-out sequences of ``seq_len`` after training.
+        steps: updates, of the plan if it diverged.
+        score, loss: on held-out sequences of ``seq_len`` after training; NaN if it diverged.
         chance: the score without a memory; None: unknown.
         metric: what the score is, e.g. ``accuracy`` (a fraction) or ``mean squared error``.
         solved_at: the score at which the task counts as solved by its own rule; None: it has no rule.
         solved: True if ``score`` reaches it.
         steps_to_solve: the first evaluation during training that reached it, in updates; None: none did.
-        by_length: tested length -> score.
+        by_length: tested length -> score; empty if it diverged.
         probes: name -> ``start`` and ``end`` of training -> what the probe measured, as in result.json.
         descriptions: name of a probe -> what its numbers mean.
         config: the configuration, as in config.json.
         environment: versions, machine and command, as in environment.json; empty if the file is missing.
-        hidden_size: units per layer. ``parameters``: of the whole model.
-        seconds: duration of the training.
+        hidden_size: units per layer. ``parameters``: of the whole model. None: not known.
+        seconds: duration of the training; NaN if it did not end.
     """
 
     path: Path
+    state: State
+    diverged: bool
+    error: str | None
     task: str
     task_name: str
     cell: str
@@ -96,13 +103,33 @@ class Run:
     descriptions: Mapping[str, Description]
     config: Mapping[str, Any]
     environment: Mapping[str, Any]
-    hidden_size: int
-    parameters: int
+    hidden_size: int | None
+    parameters: int | None
     seconds: float
+
+    @property
+    def counts(self) -> bool:
+        """False: it is unfinished, and says nothing about its cell."""
+        return self.diverged or self.state == "finished"
 
     @property
     def higher_is_better(self) -> bool:
         return self.metric.higher_is_better
+
+    def score_at(self, length: int | None = None) -> float | None:
+        """The score at a tested length, or at the trained one; NaN if it diverged. None: it was not tested there."""
+        if self.diverged:
+            return nan
+        return self.score if length is None else self.by_length.get(length)
+
+    def first_reached(self, goal: float) -> int | None:
+        """The first evaluation during training that reached ``goal``, in updates; None: none is known to.
+
+        For another goal than the task's own the run's metrics are read from the disk.
+        """
+        if goal == self.solved_at:
+            return self.steps_to_solve
+        return _first_reached(self.path, self.metric, goal)
 
     def number(self, probe: str, name: str, when: str) -> float:
         """A number of a probe at the ``start`` or the ``end`` of training; NaN: it was not measured."""
@@ -133,42 +160,66 @@ class Run:
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """All runs of one task and one label. ``runs``: trained length -> seed -> run, both in ascending order."""
+    """All runs of one task and one label.
+
+    Args:
+        runs: trained length -> seed -> run that counts, both in ascending order.
+        unfinished: trained length -> seeds of runs that are not finished, in ascending order.
+    """
 
     task: str
     label: str
     cell: str
     variant: str
     runs: dict[int, dict[int, Run]]
+    unfinished: dict[int, list[int]] = field(default_factory=dict)
 
     @property
     def lengths(self) -> list[int]:
-        """Trained lengths, ascending."""
+        """Trained lengths of runs that count, ascending."""
         return list(self.runs)
 
     @property
+    def most_seeds(self) -> int:
+        """The most seeds of one length, unfinished ones included."""
+        every = {*self.runs, *self.unfinished}
+        return max((len(self.runs.get(one, ())) + len(self.unfinished.get(one, ())) for one in every), default=0)
+
+    @property
     def first(self) -> Run:
-        """Any run: chance, metric and the rule of success are the task's."""
-        return next(iter(next(iter(self.runs.values())).values()))
+        """Any run, finished if one is: chance, metric and the rule of success are the task's."""
+        runs = [run for by_seed in self.runs.values() for run in by_seed.values()]
+        return next((run for run in runs if run.state == "finished"), runs[0])
 
     def at(self, seq_len: int) -> list[Run]:
         """Runs trained at a length, by seed."""
         return list(self.runs.get(seq_len, {}).values())
 
+    def scored(self, seq_len: int) -> list[Run]:
+        """Those of ``at`` that did not diverge."""
+        return [run for run in self.at(seq_len) if not run.diverged]
+
     def tested_lengths(self, seq_len: int) -> list[int]:
-        """Lengths that every run trained at ``seq_len`` was tested at, ascending."""
-        tested = [set(run.by_length) for run in self.at(seq_len)]
+        """Lengths that every run trained at ``seq_len`` was tested at, ascending; one that diverged fails at all."""
+        tested = [set(run.by_length) for run in self.scored(seq_len)]
         return sorted(set.intersection(*tested)) if tested else []
 
 
 @dataclass(frozen=True)
 class Unfinished:
-    """A run without a result. ``state``: as in ``RunDirectory.state``; ``error``: why it failed."""
+    """A run without a result, which did not diverge. ``state``: as in ``RunDirectory.state``; ``error``: why it failed.
+
+    ``task``, ``label``, ``seq_len``, ``seed``: as of a ``Run``.
+    """
 
     path: Path
     state: State
     step: int
     error: str | None
+    task: str = ""
+    label: str = ""
+    seq_len: int = 0
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -181,12 +232,20 @@ class LeftOut:
 
 @dataclass(frozen=True, eq=False)
 class Collection:
-    """``runs``: finished runs, by task, cell, label, length and seed. ``folders``: the searched folders."""
+    """``runs``: those that count, by task, cell, label, length and seed. ``folders``: the searched folders."""
 
     folders: list[Path]
     runs: list[Run]
     unfinished: list[Unfinished] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
+
+    @property
+    def finished(self) -> list[Run]:
+        return [run for run in self.runs if run.state == "finished"]
+
+    @property
+    def diverged(self) -> list[Run]:
+        return [run for run in self.runs if run.diverged]
 
     @property
     def tasks(self) -> list[str]:
@@ -198,11 +257,17 @@ class Collection:
         by_group: dict[tuple[str, str], dict[int, dict[int, Run]]] = defaultdict(lambda: defaultdict(dict))
         for run in self.runs:
             by_group[run.task, run.label][run.seq_len][run.seed] = run
+        unfinished: dict[tuple[str, str], dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
+        for one in self.unfinished:
+            unfinished[one.task, one.label][one.seq_len].append(one.seed)
         groups = []
         for (task, label), runs in by_group.items():
             ordered = {length: dict(sorted(runs[length].items())) for length in sorted(runs)}
             one = next(iter(next(iter(ordered.values())).values()))
-            groups.append(Group(task, label, one.cell, one.variant, ordered))
+            rest = unfinished.get((task, label), {})
+            groups.append(
+                Group(task, label, one.cell, one.variant, ordered, {at: sorted(rest[at]) for at in sorted(rest)})
+            )
         return groups
 
     def only(self, task: str) -> "Collection":
@@ -213,33 +278,42 @@ class Collection:
 def collect(paths: Iterable[Path | str]) -> Collection:
     """Read every run at or below ``paths``.
 
-    Of several runs of the same training, one counts: the one tested at the most lengths, else the first by path. The
-    others are in ``left_out``. Trainings are the same if their ``training_settings`` are equal.
+    Of several runs of the same training, one counts: a finished one before one that diverged, of those the one tested
+    at the most lengths, else the first by path. The others are in ``left_out``. Trainings are the same if their
+    ``training_settings`` are equal.
 
     Raises:
         RunError: there is no run, finished or not; the message names what was left out, if that is all there is.
     """
     folders = [Path(path) for path in paths]
     left_out: list[LeftOut] = []
-    unfinished: list[Unfinished] = []
-    finished: list[Run] = []
+    runs: list[Run] = []
+    reached: dict[Path, int] = {}
     for folder in _folders(folders, left_out):
         try:
             summary = read(RunDirectory(folder))
         except RunError as error:
             left_out.append(LeftOut(folder, _without(folder, str(error))))
             continue
-        if summary.result is not None:
-            finished.append(_run(summary, summary.result))
-        else:
-            unfinished.append(Unfinished(folder, summary.state, summary.step, summary.error))
-    if not finished and not unfinished:
+        runs.append(_run(summary))
+        reached[folder] = summary.step
+    if not runs:
         where = ", ".join(map(str, folders)) or "no folder"
         more = f"; {len(left_out)} left out, the first {left_out[0].path}: {left_out[0].reason}" if left_out else ""
         raise RunError(f"no runs below {where}: a run's directory has a {CONFIG}{more}")
-    runs = _labelled(_once(finished, left_out))
-    runs.sort(key=lambda run: (natural(run.task), natural(run.cell), natural(run.label), run.seq_len, run.seed))
-    return Collection(folders, _one_a_seed(runs, left_out), unfinished, left_out)
+    runs = _labelled(_once(runs, left_out))
+    runs.sort(
+        key=lambda run: (
+            natural(run.task), natural(run.cell), natural(run.label), run.seq_len, run.seed, not run.counts
+        )
+    )  # fmt: skip
+    runs = _one_a_seed(runs, left_out)
+    unfinished = [
+        Unfinished(run.path, run.state, reached[run.path], run.error, run.task, run.label, run.seq_len, run.seed)
+        for run in sorted(runs, key=lambda run: run.path)
+        if not run.counts
+    ]
+    return Collection(folders, [run for run in runs if run.counts], unfinished, left_out)
 
 
 @dataclass(frozen=True)
@@ -295,9 +369,13 @@ def _folders(given: Sequence[Path], left_out: list[LeftOut]) -> Iterator[Path]:
                 yield folder
 
 
-def _run(summary: Summary, result: StoredResult) -> Run:
+def _run(summary: Summary) -> Run:
+    result = summary.result
+    known = _measured(summary) if result is None else _result(summary, result)
     return Run(
         path=summary.run.path,
+        state=summary.state,
+        error=summary.error,
         task=summary.task,
         task_name=summary.task,
         cell=summary.cell,
@@ -305,23 +383,57 @@ def _run(summary: Summary, result: StoredResult) -> Run:
         label=summary.cell,
         seq_len=summary.seq_len,
         seed=summary.seed,
-        steps=result["steps"],
-        score=result["score"],
-        loss=result["loss"],
-        chance=result["chance"],
+        steps=summary.steps,
+        chance=summary.scale.chance,
         metric=summary.scale.metric,
-        solved_at=result["solved_at"],
-        solved=bool(result["solved"]),
-        steps_to_solve=result["steps_to_solve"],
-        by_length=summary.by_length,
-        probes=result["probes"],
+        solved_at=summary.scale.solved_at,
         descriptions=summary.descriptions,
         config=summary.config,
         environment=summary.environment,
-        hidden_size=result["hidden_size"],
-        parameters=result["parameters"],
-        seconds=result["seconds"],
+        **known,
     )
+
+
+def _result(summary: Summary, result: StoredResult) -> dict[str, Any]:
+    """What a finished run measured. With ``on_nan=continue`` it may have diverged: the answers of NaN are no score."""
+    diverged = isnan(result["score"]) or not isfinite(result["loss"])
+    return {
+        "diverged": diverged,
+        "score": nan if diverged else result["score"],
+        "loss": result["loss"],
+        "solved": bool(result["solved"]) and not diverged,
+        "steps_to_solve": result["steps_to_solve"],
+        "by_length": {} if diverged else summary.by_length,
+        "probes": result["probes"],
+        "hidden_size": result["hidden_size"],
+        "parameters": result["parameters"],
+        "seconds": result["seconds"],
+    }
+
+
+def _measured(summary: Summary) -> dict[str, Any]:
+    """What a run without a result measured: before its training alone, for what came later is not the end."""
+    starts = {name: {"start": stages["start"]} for name, stages in summary.probes.items() if "start" in stages}
+    return {
+        "diverged": summary.status is not None and summary.status.diverged and summary.state == "failed",
+        "score": nan,
+        "loss": nan,
+        "solved": False,
+        "steps_to_solve": None,
+        "by_length": {},
+        "probes": starts,
+        "hidden_size": None,
+        "parameters": None,
+        "seconds": nan,
+    }
+
+
+@lru_cache(maxsize=65536)
+def _first_reached(path: Path, metric: Metric, goal: float) -> int | None:
+    try:
+        return RunDirectory(path).first_reached(metric, goal)
+    except RunError:  # a damaged file costs one number, not the report
+        return None
 
 
 def _without(folder: Path, message: str) -> str:
@@ -339,14 +451,22 @@ def _once(runs: Sequence[Run], left_out: list[LeftOut]) -> list[Run]:
         alike[identity_hash(training_settings(run.config))].append(run)
     chosen = []
     for same in alike.values():
-        best = max(same, key=lambda run: len(run.by_length))  # the first if several have the most
+        # The first if several have the most.
+        best = max(same, key=lambda run: (run.counts, not run.diverged, len(run.by_length)))
         chosen.append(best)
         for run in same:
             if run is not best:
-                equal = run.score == best.score or (isnan(run.score) and isnan(best.score))
-                but = "" if equal else f", with another score ({run.score:.6g} there, {best.score:.6g} here)"
+                but = f", with another {difference}" if (difference := _other_result(run, best)) else ""
                 left_out.append(LeftOut(run.path, f"the same training as {best.path}, which counts{but}"))
     return chosen
+
+
+def _other_result(run: Run, best: Run) -> str:
+    """How the results of two runs of one training differ; empty: they do not, or one has none."""
+    if not run.counts or not best.counts or run.score == best.score or (run.diverged and best.diverged):
+        return ""
+    there, here = ("diverged" if one.diverged else f"{one.score:.6g}" for one in (run, best))
+    return f"score ({there} there, {here} here)"
 
 
 def _labelled(runs: Sequence[Run]) -> list[Run]:

@@ -1,23 +1,22 @@
 """Statistics over seeds: medians with intervals, solved k of n, memory span, comparisons of two cells.
 
 A network learns a memory or does not, so scores over seeds often fall into two groups. Medians and counts are used
-instead of means, and nothing assumes a normal distribution. A score that is NaN (the run diverged) is worse than any.
+instead of means, and nothing assumes a normal distribution. A run that diverged has no score: it counts in every
+number, as one that has not solved its task, and is worse than any score.
 
 Axes: n seeds.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
-from math import comb, inf, isinf, isnan, sqrt
+from itertools import combinations, takewhile
+from math import comb, inf, isinf, isnan
 
 import numpy as np
 
 from ..metrics import Metric
+from ..solved import FEWEST, LEVEL, Bounds, Solved, order_rank, percent, solved_after, span_bounds
 from .collect import Collection, Group, Run
-
-LEVEL = 0.95
-"""Confidence level of every interval."""
 
 ALPHA = 0.05
 """Significance level of every test, two-sided."""
@@ -31,8 +30,8 @@ DEFAULT_THRESHOLD = 0.99
 
 @dataclass(frozen=True)
 class Interval:
-    """The median of ``n`` numbers and its bootstrap interval. ``low`` and ``high`` are among the numbers, or halfway
-    between two of them; ``level``: the confidence level, at most LEVEL. Without numbers, all are NaN."""
+    """The median of ``n`` numbers and its interval. ``low`` and ``high`` are among the numbers; ``level``: with how
+    much confidence they enclose the median of all seeds. Without numbers, all are NaN."""
 
     median: float
     low: float
@@ -40,17 +39,20 @@ class Interval:
     n: int
     level: float = LEVEL
 
+    @property
+    def level_text(self) -> str:
+        """``93.8 %``; empty for a single number, which has no interval."""
+        return percent(self.level) if self.n > 1 else ""
+
 
 def median_interval(values: Iterable[float | int], *, level: float = LEVEL) -> Interval:
-    """The median with its percentile bootstrap interval (Efron & Tibshirani 1993, section 13.3).
+    """The median with its exact interval by order statistics, see ``solved.order_rank``.
 
-    The distribution of a resample's median is known in closed form, so nothing is drawn: this is the limit of
-    infinitely many resamples, the same at every call. With few numbers no interval of their median reaches ``level``:
-    the range of n numbers holds the true median with a probability of 1 - 2^(1-n) (3: 75 %, 5: 94 %), which is then
-    the interval's ``level``.
+    Nothing is assumed of the numbers but that they are independent. Their order alone counts, so they may be infinite.
 
     Args:
         values: finite or infinite.
+        level: the least confidence; the interval says its own, which is less where there are too few numbers.
 
     Raises:
         ValueError: a value is NaN.
@@ -61,56 +63,15 @@ def median_interval(values: Iterable[float | int], *, level: float = LEVEL) -> I
         raise ValueError("a median of NaN: give it a place in the order first, as badly() does")
     if not n:
         return Interval(np.nan, np.nan, np.nan, 0, 0.0)
-    median = _mean(ordered[(n - 1) // 2], ordered[n // 2])
-    support, weights = _resampled_medians(ordered)
-    order = np.argsort(support, kind="stable")
-    support, weights = support[order], weights[order]
-    tail = (1 - level) / 2 - 1e-12
-    low = support[np.argmax(np.cumsum(weights) >= tail)]
-    high = support[::-1][np.argmax(np.cumsum(weights[::-1]) >= tail)]
-    return Interval(float(median), float(low), float(high), n, min(level, 1 - 2.0 ** (1 - n)))
+    rank, confidence = order_rank(n, level)
+    median = _mean(float(ordered[(n - 1) // 2]), float(ordered[n // 2]))
+    return Interval(median, float(ordered[rank - 1]), float(ordered[n - rank]), n, confidence)
 
 
 def _mean(a: float, b: float) -> float:
-    return a if a == b else a / 2 + b / 2  # equal values, infinite ones too, are returned unchanged
-
-
-def _resampled_medians(ordered: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Every value that the median of n draws from n ordered numbers can take, and its probability."""
-    n = len(ordered)
-    m = n // 2
-    # Ten standard deviations of the median's rank: the probability beyond is negligible.
-    near = np.arange(max(0, n // 2 - 5 * int(sqrt(n)) - 5), min(n, n // 2 + 5 * int(sqrt(n)) + 5))
-    edges = np.append(near, near[-1] + 1) / n  # P(a draw is below the number with this rank)
-    if n % 2:
-        return ordered[near], np.diff(_at_least(n, edges, m + 1))
-    # Of n = 2m draws, the m-th in order is number i and the next one is number j > i: some m draws are i or below
-    # with one at i, and the other m are j or above with one at j.
-    with np.errstate(divide="ignore"):
-        lower = m * np.log(edges[1:]) + np.log1p(-((edges[:-1] / edges[1:]) ** m))
-        left = 1 - edges
-        upper = m * np.log(left[:-1]) + np.log1p(-((left[1:] / left[:-1]) ** m))
-    joint = np.triu(np.exp(_log_binomials(n)[m] + lower[:, None] + upper[None, :]), 1)
-    first = np.diff(_at_least(n, edges, m))  # P(the m-th is number i)
-    joint[np.diag_indices(len(near))] = np.maximum(first - joint.sum(1), 0.0)
-    i, j = np.triu_indices(len(near))
-    a, b = ordered[near][i], ordered[near][j]
-    return np.where(a == b, a, a / 2 + b / 2), joint[i, j]
-
-
-def _at_least(n: int, chance: np.ndarray, k: int) -> np.ndarray:
-    """P(at least k of n draws succeed), for each chance of a single draw."""
-    many = np.arange(k, n + 1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        logs = many * np.log(chance)[:, None] + (n - many) * np.log1p(-chance)[:, None]
-    logs = np.where(chance[:, None] == 1, np.where(many == n, 0.0, -np.inf), logs)  # 0 * -inf would be NaN
-    return np.exp(_log_binomials(n)[many] + logs).sum(1)
-
-
-def _log_binomials(n: int) -> np.ndarray:
-    """log of n choose k, for k from 0 to n."""
-    factorials = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, n + 1)))])
-    return factorials[n] - factorials - factorials[::-1]
+    if a == b:  # infinite ones too
+        return a
+    return 0.0 if isinf(a) and isinf(b) else a / 2 + b / 2
 
 
 def badly(scores: Iterable[float | int], *, higher_is_better: bool) -> np.ndarray:
@@ -123,7 +84,7 @@ def score_interval(runs: Sequence[Run], *, at: int | None = None) -> Interval:
     """The median score over runs of one group: at the trained length, or at a tested one."""
     if not runs:
         return median_interval([])
-    scores = [run.score if at is None else run.by_length.get(at, np.nan) for run in runs]
+    scores = [score for run in runs if (score := run.score_at(at)) is not None]
     return median_interval(badly(scores, higher_is_better=runs[0].higher_is_better))
 
 
@@ -157,44 +118,33 @@ def reaches(run: Run, score: float, threshold: float | None = None) -> bool:
     return goal is not None and run.metric.reached(score, goal)
 
 
-def solved(run: Run, threshold: float | None = None) -> bool:
+def is_solved(run: Run, threshold: float | None = None) -> bool:
     """True if the run is solved at its trained length."""
     return reaches(run, run.score, threshold)
 
 
-@dataclass(frozen=True)
-class Solved:
-    """``k`` of ``n`` seeds, and the Wilson interval (Wilson 1927) of the share."""
+def solved_count(
+    runs: Iterable[Run], threshold: float | None = None, *, at: int | None = None, needed: int = 0
+) -> Solved:
+    """How many runs reach the goal at their trained length, or at a tested one (of those tested there).
 
-    k: int
-    n: int
-
-    @property
-    def half(self) -> bool:
-        """At least half of the seeds."""
-        return self.n > 0 and 2 * self.k >= self.n
-
-    def interval(self, z: float = 1.959963984540054) -> tuple[float, float]:
-        if not self.n:
-            return 0.0, 1.0
-        share, n = self.k / self.n, self.n
-        middle = (share + z * z / (2 * n)) / (1 + z * z / n)
-        half = z * sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-        low = 0.0 if self.k == 0 else middle - half
-        return low, 1.0 if self.k == n else middle + half
-
-    def __str__(self) -> str:
-        return f"{self.k}/{self.n}"
+    Args:
+        needed: the fewest seeds by which it is judged, see ``Solved``.
+    """
+    scores = [(run, score) for run in runs if (score := run.score_at(at)) is not None]
+    reached = sum(reaches(run, score, threshold) for run, score in scores)
+    return Solved(reached, len(scores), sum(run.diverged for run, _ in scores), needed=needed)
 
 
-def solved_count(runs: Iterable[Run], threshold: float | None = None, *, at: int | None = None) -> Solved:
-    """How many runs reach the goal at their trained length, or at a tested one (of those tested there)."""
-    reached = [
-        reaches(run, run.score if at is None else run.by_length[at], threshold)
-        for run in runs
-        if at is None or at in run.by_length
-    ]
-    return Solved(sum(reached), len(reached))
+def group_count(group: Group, seq_len: int, threshold: float | None = None) -> Solved:
+    """How many seeds of a group solve the length they were trained at, with those that are not there."""
+    count = solved_count(group.at(seq_len), threshold, needed=_needed(group))
+    unfinished = len(group.unfinished.get(seq_len, ()))
+    return replace(count, unfinished=unfinished, missing=max(0, group.most_seeds - count.n - unfinished))
+
+
+def _needed(group: Group) -> int:
+    return min(FEWEST, group.most_seeds)
 
 
 # Memory span
@@ -202,23 +152,30 @@ def solved_count(runs: Iterable[Run], threshold: float | None = None, *, at: int
 
 @dataclass(frozen=True)
 class Span:
-    """The longest length that at least half of the seeds solve, as they do every shorter length that was tried.
+    """The longest length that more than half of the seeds solve, as they do every shorter length that was tried.
 
     Args:
-        length: timesteps; None: not even the shortest one is solved, or there is no rule of success.
-        open: the longest length that was tried is solved, so the span may be longer.
+        length: timesteps; None: not even the shortest one is known to be solved, or there is no rule of success.
+        open: no longer length was tried, or the next one has too few seeds to tell: the span may be longer.
         counts: length -> solved seeds, ascending; empty without a rule of success.
         beyond: lengths that are solved although a shorter one is not.
+        undecided: lengths with too few seeds to tell.
     """
 
     length: int | None
     open: bool
     counts: Mapping[int, Solved]
     beyond: tuple[int, ...] = ()
+    undecided: tuple[int, ...] = ()
 
     @property
     def known(self) -> bool:
         return bool(self.counts)
+
+    @property
+    def bounds(self) -> Bounds:
+        """The interval of the span over all seeds, of which these are a sample."""
+        return span_bounds(self.counts)
 
     @property
     def seeds(self) -> tuple[int, int]:
@@ -231,20 +188,21 @@ class Span:
         if not self.known:
             return "?"
         if self.length is None:
-            return f"< {min(self.counts)}"
+            return "undecided" if self.open else f"< {min(self.counts)}"
         return f">= {self.length}" if self.open else str(self.length)
 
     @property
     def failed(self) -> int | None:
-        """The shortest length beyond the span that is not solved; None: there is none."""
-        return next((length for length, count in self.counts.items() if not count.half), None)
+        """The shortest length that is not solved; None: there is none."""
+        return next((length for length, count in self.counts.items() if count.verdict is False), None)
 
 
 def memory_span(group: Group, threshold: float | None = None) -> Span:
     """The span over the lengths that runs of the group were **trained** at, each by runs of its own."""
     if rule(group.first, threshold) is None:
         return Span(None, False, {})
-    return _span({length: solved_count(group.at(length), threshold) for length in group.lengths})
+    lengths = sorted({*group.lengths, *group.unfinished})
+    return _span({length: group_count(group, length, threshold) for length in lengths})
 
 
 def span_tested(group: Group, seq_len: int, threshold: float | None = None) -> Span:
@@ -252,20 +210,26 @@ def span_tested(group: Group, seq_len: int, threshold: float | None = None) -> S
 
     Only lengths from the trained one on count: a question earlier than any in training says little about memory.
     """
-    if not group.at(seq_len) or rule(group.first, threshold) is None:
+    runs, needed = group.at(seq_len), _needed(group)
+    if not runs or rule(group.first, threshold) is None:
         return Span(None, False, {})
-    tested = [length for length in group.tested_lengths(seq_len) if length >= seq_len]
-    return _span({length: solved_count(group.at(seq_len), threshold, at=length) for length in tested})
+    # The trained length first: runs that diverged, all of them perhaps, were tested nowhere, and have failed there.
+    tested = sorted({seq_len, *(length for length in group.tested_lengths(seq_len) if length > seq_len)})
+    at = {length: length if length in group.tested_lengths(seq_len) else None for length in tested}
+    return _span({length: solved_count(runs, threshold, at=at[length], needed=needed) for length in tested})
 
 
 def _span(counts: Mapping[int, Solved]) -> Span:
-    length = None
-    for tried, count in counts.items():
-        if not count.half:
-            break
-        length = tried
-    beyond = tuple(tried for tried, count in counts.items() if count.half and tried > (length or 0))
-    return Span(length, bool(counts) and length == max(counts), counts, beyond)
+    solved = list(takewhile(lambda tried: counts[tried].most, counts))
+    length = solved[-1] if solved else None
+    following = list(counts)[len(solved) : len(solved) + 1]
+    return Span(
+        length,
+        open=bool(counts) and all(counts[tried].verdict is None for tried in following),
+        counts=counts,
+        beyond=tuple(tried for tried, count in counts.items() if count.most and tried > (length or 0)),
+        undecided=tuple(tried for tried, count in counts.items() if count.verdict is None),
+    )
 
 
 # Steps to solve, and the numbers of probes
@@ -273,7 +237,7 @@ def _span(counts: Mapping[int, Solved]) -> Span:
 
 @dataclass(frozen=True)
 class StepsToSolve:
-    """``steps``: median over all seeds with its interval; a seed that never solved the task counts as infinite.
+    """``steps``: median over all seeds with its interval; a seed that has not solved the task counts as infinite.
 
     ``budget``: the fewest and the most updates of the unsolved seeds; None: all solved.
     """
@@ -290,10 +254,19 @@ class StepsToSolve:
         return f"{self.steps.median:g}"
 
 
-def steps_to_solve(runs: Sequence[Run]) -> StepsToSolve:
-    """Steps until the task's own rule was met during training, whatever the threshold of the report."""
-    unsolved = [run.steps for run in runs if run.steps_to_solve is None]
-    steps = median_interval([inf if run.steps_to_solve is None else run.steps_to_solve for run in runs])
+def run_solved_after(run: Run, threshold: float | None = None) -> int | None:
+    """Updates until a run first met the rule by which it is solved at its end; None: it is not."""
+    goal = rule(run, threshold)
+    if goal is None or not is_solved(run, threshold):
+        return None
+    return solved_after(run.first_reached(goal), run.steps, solved=True)
+
+
+def steps_to_solve(runs: Sequence[Run], threshold: float | None = None) -> StepsToSolve:
+    """Steps until a run met the rule, of the runs that meet it at the end: ``solved`` is that of ``solved_count``."""
+    after = [run_solved_after(run, threshold) for run in runs]
+    unsolved = [run.steps for run, steps in zip(runs, after, strict=True) if steps is None]
+    steps = median_interval([inf if steps is None else steps for steps in after])
     budget = (min(unsolved), max(unsolved)) if unsolved else None
     return StepsToSolve(Solved(len(runs) - len(unsolved), len(runs)), steps, budget)
 
@@ -340,15 +313,14 @@ def bimodality(runs: Sequence[Run], threshold: float | None = None, *, at: int |
     A descriptive criterion, not a test: neither a median nor a mean describes any of such seeds. None: they do not
     fall into two groups, or there is no chance level or no rule to tell.
     """
-    runs = [run for run in runs if at is None or at in run.by_length]
+    tested = [(run, score) for run in runs if (score := run.score_at(at)) is not None]
+    runs = [run for run, _ in tested]
     if not runs:
         return None
     first, goal = runs[0], rule(runs[0], threshold)
     if first.chance is None or goal is None or goal == first.chance:
         return None
-    scores = badly(
-        [run.score if at is None else run.by_length[at] for run in runs], higher_is_better=first.higher_is_better
-    )
+    scores = badly([score for _, score in tested], higher_is_better=first.higher_is_better)
     way = (badly(scores, higher_is_better=first.higher_is_better) - first.chance) / (goal - first.chance)
     reached = sum(reaches(run, score, threshold) for run, score in zip(runs, scores.tolist(), strict=True))
     low, n = int((way < WAY).sum()), len(runs)
@@ -362,19 +334,16 @@ def bimodality(runs: Sequence[Run], threshold: float | None = None, *, at: int |
 # Two cells
 
 
-FEWEST = next(n for n in range(1, 99) if 2.0 ** (1 - n) <= ALPHA)
-"""With fewer pairs of seeds no paired test can show a difference at ALPHA, even if one cell wins every time: 6."""
-
-
 @dataclass(frozen=True, eq=False)
 class Comparison:
     """Two groups at one trained length, paired by seed: the same seed has the same data.
 
     Args:
         differences: a's score minus b's, by seed, turned so that positive is better for a; infinite where one of them
-            diverged.
-        difference: their median with its interval, in units of the metric (fractions for an accuracy).
-        wins, ties, losses: of a.
+            diverged, NaN where both did.
+        difference: their median with its interval, in units of the metric (fractions for an accuracy), without the
+            pairs of which both diverged.
+        wins, ties, losses: of a; ``both_diverged``: pairs without a score, which are no tie.
         p: of the exact two-sided sign test, ties left out; ``adjusted``: with Holm's correction (Holm 1979) for all
             comparisons of the task in a report; equal to ``p`` for a single comparison.
     """
@@ -387,6 +356,7 @@ class Comparison:
     wins: int
     ties: int
     losses: int
+    both_diverged: int
     p: float
     adjusted: float
     bimodal: tuple[Bimodal | None, Bimodal | None]
@@ -398,7 +368,7 @@ class Comparison:
 
     @property
     def earned(self) -> bool:
-        """True if there are enough seeds to show a difference at all."""
+        """True if there are enough seeds to show a difference at all: FEWEST."""
         return self.n >= FEWEST
 
     @property
@@ -417,13 +387,25 @@ class Comparison:
             return f"{seeds} cannot show a difference at the {100 * ALPHA:.0f} % level; it takes {FEWEST}."
         better, worse, wins = (a, b, self.wins) if self.wins >= self.losses else (b, a, self.losses)
         if self.shown:
-            return f"{better} is better than {worse} with {wins} of {n} seeds ({self.p_text})."
+            return f"{better} is better than {worse} with {wins} of {n} seeds{self._diverged_text} ({self.p_text})."
+        if self.both_diverged == n:
+            return f"{a} and {b} both diverged with each of {n} seeds: there is no score to compare."
         if self.ties == n:
             return f"{a} and {b} score the same with each of {n} seeds."
         return (
-            f"No difference is shown: {a} is better with {self.wins}, {b} with {self.losses} of {n} seeds "
-            f"({self.p_text})."
+            f"No difference is shown: {a} is better with {self.wins}, {b} with {self.losses} of {n} seeds"
+            f"{self._diverged_text} ({self.p_text})."
         )
+
+    @property
+    def _diverged_text(self) -> str:
+        return f", both diverged with {self.both_diverged}" if self.both_diverged else ""
+
+    @property
+    def record(self) -> str:
+        """``7-1-0``: won, tied, lost; with the pairs of which both diverged."""
+        both = f" ({self.both_diverged} both diverged)" if self.both_diverged else ""
+        return f"{self.wins}-{self.ties}-{self.losses}{both}"
 
     @property
     def p_text(self) -> str:
@@ -432,13 +414,13 @@ class Comparison:
 
     @property
     def difference_text(self) -> str:
-        """``+75.0 points [74.1, 76.0]``, positive where a is better; with its level where it is not LEVEL."""
+        """``+75.0 points [74.1, 76.0] (98.4 %)``, positive where a is better."""
         scale, unit = (100, " points") if self.a.first.metric.percent else (1, "")
         interval = self.difference
         if not interval.n:
             return "-"
         digits = ".1f" if unit else ".3g"
-        level = f" ({100 * interval.level:.0f} %)" if interval.level < LEVEL and interval.n > 1 else ""
+        level = f" ({interval.level_text})" if interval.level_text else ""
         ends = f" [{scale * interval.low:+{digits}}, {scale * interval.high:+{digits}}]" if interval.n > 1 else ""
         return f"{scale * interval.median:+{digits}}{unit}{ends}{level}"
 
@@ -449,8 +431,10 @@ def comparison(a: Group, b: Group, seq_len: int, threshold: float | None = None)
     seeds = sorted(ours.keys() & theirs.keys())
     better = a.first.higher_is_better
     scores = [badly([runs[seed].score for seed in seeds], higher_is_better=better) for runs in (ours, theirs)]
+    diverged = [ours[seed].diverged and theirs[seed].diverged for seed in seeds]
     with np.errstate(invalid="ignore"):
         differences = np.where(scores[0] == scores[1], 0.0, scores[0] - scores[1]) * (1 if better else -1)
+    differences = np.where(diverged, np.nan, differences)
     wins, losses = int((differences > 0).sum()), int((differences < 0).sum())
     p = sign_test(wins, losses)
     return Comparison(
@@ -458,10 +442,11 @@ def comparison(a: Group, b: Group, seq_len: int, threshold: float | None = None)
         b=b,
         seq_len=seq_len,
         differences=dict(zip(seeds, differences.tolist(), strict=True)),
-        difference=median_interval(differences),
+        difference=median_interval(differences[~np.isnan(differences)]),
         wins=wins,
-        ties=len(seeds) - wins - losses,
+        ties=len(seeds) - wins - losses - sum(diverged),
         losses=losses,
+        both_diverged=sum(diverged),
         p=p,
         adjusted=p,
         bimodal=(bimodality(a.at(seq_len), threshold), bimodality(b.at(seq_len), threshold)),
@@ -488,7 +473,7 @@ def telling_length(a: Group, b: Group, threshold: float | None = None) -> int | 
     common = {length: len(a.runs[length].keys() & b.runs[length].keys()) for length in a.lengths if length in b.runs}
     most = max(common.values(), default=0)
     shared = [length for length, count in common.items() if count == most and most]
-    solved = [length for length in shared if any(solved_count(group.at(length), threshold).half for group in (a, b))]
+    solved = [length for length in shared if any(group_count(group, length, threshold).most for group in (a, b))]
     return max(solved or shared, default=None)
 
 

@@ -1,28 +1,32 @@
 """The numbers of a report as tables, in CSV and Parquet.
 
-    runs      a row for each run
+    runs      a row for each run that is finished or diverged
     groups    a row for each task, label and trained length: over its seeds
-    tested    a row for each run and each length it was tested at
+    tested    a row for each run and each length it was tested at; one that diverged has failed at all of its group's
 
 Lengths and half-lives are in timesteps, steps in updates, an accuracy is a fraction. Infinite is ``inf``: of a
-half-life, it does not decay; of a median of steps, most seeds never solved it. Empty: not known, or not measured.
+half-life, it does not decay; of a median of steps, most seeds have not solved it; of a median score, most seeds
+diverged. ``low`` and ``high`` enclose with a confidence of ``level``. Empty: not known, or not measured. A run that
+diverged counts as a seed that has not solved it; ``unfinished`` and ``missing`` seeds are not counted.
 """
 
 from collections.abc import Sequence
-from math import isnan
+from math import isnan, nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..runs.files import written_atomically
+from ..solved import LEVEL
 from .collect import Collection, ProbeNumber, Run, probe_numbers
 from .statistics import (
+    group_count,
+    is_solved,
     memory_span,
     number_interval,
     reaches,
     rule,
+    run_solved_after,
     score_interval,
-    solved,
-    solved_count,
     span_tested,
     steps_to_solve,
 )
@@ -75,8 +79,8 @@ _WHENS = ("start", "end")
 def _run_columns(numbers: Sequence[ProbeNumber]) -> dict[str, type]:
     return {
         **_WHO,
-        "seed": int, "steps": int, "metric": str, "higher_is_better": bool, "score": float, "loss": float,
-        "chance": float, "solved_at": float, "solved": bool, "steps_to_solve": int,
+        "seed": int, "diverged": bool, "steps": int, "metric": str, "higher_is_better": bool, "score": float,
+        "loss": float, "chance": float, "solved_at": float, "solved": bool, "steps_to_solve": int,
         **{f"{one.column}_{when}": float for one in numbers for when in _WHENS},
         "hidden_size": int, "parameters": int, "seconds": float, "seqmem": str, "torch": str, "python": str,
         "started": str, "git_commit": str, "command": str, "path": str,
@@ -89,11 +93,12 @@ def _run(run: Run, numbers: Sequence[ProbeNumber], threshold: float | None) -> d
     measured = {f"{one.column}_{when}": run.number(one.probe, one.name, when) for one in numbers for when in _WHENS}
     return {
         **{key: getattr(run, key) for key in _run_columns(()) if hasattr(run, key)},
-        **{name: None if isnan(value) else value for name, value in measured.items()},
+        **{name: None if isnan(value) else value for name, value in {**measured, "seconds": run.seconds}.items()},
         **versions,
         "metric": run.metric.name,
         "solved_at": rule(run, threshold),
-        "solved": solved(run, threshold) if rule(run, threshold) is not None else None,
+        "solved": is_solved(run, threshold) if run.diverged or rule(run, threshold) is not None else None,
+        "steps_to_solve": run_solved_after(run, threshold),
         "command": " ".join(map(str, command)) if isinstance(command, list) else _text(command),
         "path": str(run.path),
     }
@@ -103,28 +108,33 @@ def _text(value: Any) -> str | None:
     return None if value is None else str(value)
 
 
-_SPREAD = ("", "_low", "_high")
+_SPREAD = ("", "_low", "_high", "_level")
 
 
 def _group_columns(numbers: Sequence[ProbeNumber]) -> dict[str, type]:
     return {
         **_WHO,
-        "seeds": int, "metric": str, "chance": float, "solved_at": float,
-        **{f"score{end}": float for end in _SPREAD}, "score_level": float, "score_min": float, "score_max": float,
-        "solved": int, "solved_share_low": float, "solved_share_high": float,
+        "seeds": int, "diverged": int, "unfinished": int, "missing": int,
+        "metric": str, "chance": float, "solved_at": float,
+        **{f"score{end}": float for end in _SPREAD}, "score_min": float, "score_max": float,
+        "solved": int, "solved_share_low": float, "solved_share_high": float, "solved_share_level": float,
         **{f"steps_to_solve{end}": float for end in _SPREAD},
-        **{f"{one.column}_{when}{end}": float for one in numbers for when in _WHENS for end in _SPREAD},
+        **{
+            f"{one.column}_{when}{end}": int if end == "_seeds" else float
+            for one in numbers for when in _WHENS for end in (*_SPREAD, "_seeds")
+        },
         "longest_tested_solved": str, "memory_span": str,
+        "memory_span_low": int, "memory_span_high": int, "memory_span_level": float,
     }  # fmt: skip
 
 
 def _groups(collection: Collection, numbers: Sequence[ProbeNumber], threshold: float | None) -> list[dict[str, Any]]:
     rows = []
     for group in collection.groups:
-        span = str(memory_span(group, threshold))
+        span = memory_span(group, threshold)
         for length in group.lengths:
             runs, first = group.at(length), group.first
-            score, count = score_interval(runs), solved_count(runs, threshold)
+            score, count = score_interval(runs), group_count(group, length, threshold)
             scores = [run.score for run in runs if not isnan(run.score)]
             low, high = count.interval()
             known = rule(first, threshold) is not None
@@ -132,27 +142,35 @@ def _groups(collection: Collection, numbers: Sequence[ProbeNumber], threshold: f
             row |= {
                 "seq_len": length,
                 "seeds": len(runs),
+                "diverged": count.diverged,
+                "unfinished": count.unfinished,
+                "missing": count.missing,
                 "metric": first.metric.name,
                 "chance": first.chance,
                 "solved_at": rule(first, threshold),
-                "score_level": score.level,
                 "score_min": min(scores, default=None),
                 "score_max": max(scores, default=None),
                 "solved": count.k if known else None,
                 "solved_share_low": low if known else None,
                 "solved_share_high": high if known else None,
+                "solved_share_level": LEVEL if known else None,
                 "longest_tested_solved": str(span_tested(group, length, threshold)),
-                "memory_span": span,
+                "memory_span": str(span),
+                "memory_span_low": span.bounds.low,
+                "memory_span_high": span.bounds.high,
+                "memory_span_level": span.bounds.level if span.known else None,
             }
-            spreads = {"score": score, "steps_to_solve": steps_to_solve(runs).steps}
-            spreads |= {
+            measured = {
                 f"{one.column}_{when}": number_interval(runs, one.probe, one.name, when)
                 for one in numbers
                 for when in _WHENS
             }
+            spreads = {"score": score, "steps_to_solve": steps_to_solve(runs, threshold).steps, **measured}
             for name, interval in spreads.items():
-                for end, value in zip(_SPREAD, (interval.median, interval.low, interval.high), strict=True):
-                    row[name + end] = None if isnan(value) else value
+                values = (interval.median, interval.low, interval.high, interval.level)
+                for end, value in zip(_SPREAD, values, strict=True):
+                    row[name + end] = None if isnan(value) or not interval.n else value
+            row |= {f"{name}_seeds": interval.n for name, interval in measured.items()}
             rows.append(row)
     return rows
 
@@ -161,14 +179,15 @@ _TESTED = {**_WHO, "seed": int, "tested_at": int, "score": float, "solved": bool
 
 
 def _tested(collection: Collection, threshold: float | None) -> list[dict[str, Any]]:
-    return [
-        {
-            **{key: getattr(run, key) for key in _WHO},
-            "seed": run.seed,
-            "tested_at": length,
-            "score": score,
-            "solved": reaches(run, score, threshold) if rule(run, threshold) is not None else None,
-        }
-        for run in collection.runs
-        for length, score in run.by_length.items()
-    ]
+    rows = []
+    for group in collection.groups:
+        for trained in group.lengths:
+            runs, known = group.at(trained), rule(group.first, threshold) is not None
+            every = sorted({trained, *(length for run in runs for length in run.by_length)})
+            for run in runs:
+                scores = dict.fromkeys(every, nan) if run.diverged else run.by_length
+                for length, score in scores.items():
+                    row = {key: getattr(run, key) for key in _WHO}
+                    row |= {"seed": run.seed, "tested_at": length, "score": score}
+                    rows.append(row | {"solved": reaches(run, score, threshold) if known else None})
+    return rows

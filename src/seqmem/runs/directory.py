@@ -26,6 +26,7 @@ from typing import Any, Literal, get_args
 
 from filelock import FileLock, Timeout
 
+from ..metrics import Metric
 from . import files
 from .files import RunError, read_json, read_lines, write_json
 from .result import StoredResult, measured_row, read_result, whole
@@ -37,6 +38,12 @@ without writing a last status. An interrupted or killed run goes on from its las
 
 Recorded = Literal["running", "interrupted", "failed", "finished"]
 """The states that a run writes down itself."""
+
+_MATHEMATICS = (
+    "Diverged", "ArithmeticError", "FloatingPointError", "OverflowError", "ZeroDivisionError", "LinAlgError",
+    "_LinAlgError",
+)  # fmt: skip
+"""Errors by which a model itself fails: a result, unlike a full disk or a mistake in the code."""
 
 
 class RunDirectory:
@@ -176,6 +183,19 @@ class RunDirectory:
             raise RunError(f"{self.path} is not finished")
         return float(looks[-1]) if looks else result["score"]
 
+    def first_reached(self, metric: Metric, goal: float) -> int | None:
+        """The first evaluation during training whose score reached ``goal``, in updates; None: none did.
+
+        Raises:
+            RunError: the metrics cannot be read.
+        """
+        rows = [row for row in self.metrics() if row.get("kind") == "eval"]
+        try:
+            reached = (row for row in rows if metric.reached(float(row["score"]), goal))
+            return next((whole(row["step"], "step") for row in reached), None)
+        except (KeyError, TypeError, ValueError) as error:
+            raise RunError(f"{self.file(files.METRICS)} is not what seqmem writes: {error}") from error
+
     def evaluations(self) -> list[dict[str, Any]]:
         """What ``seqmem eval`` added: the fields of a ``result.Length`` each."""
         return read_lines(self.file(files.EVALUATIONS))
@@ -219,6 +239,14 @@ class Status:
             raise ValueError(f"its state is {self.state!r}")
         whole(self.step, "its step")
         whole(self.pid, "its pid")
+
+    @property
+    def diverged(self) -> bool:
+        """True if the model's mathematics ended the run: the loss became NaN or infinite, or a computation failed.
+
+        Such a run has not solved its task, and counts; a run that failed otherwise says nothing about its model.
+        """
+        return self.state == "failed" and (self.error or "").partition(":")[0] in _MATHEMATICS
 
     @property
     def alive(self) -> bool:

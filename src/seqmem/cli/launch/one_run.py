@@ -188,6 +188,7 @@ def execute(
                 chance=experiment.task.chance,
                 baseline_loss=experiment.task.baseline_loss(config.seq_len),
                 steps=config.steps,
+                solved_at=experiment.task.solved_at,
                 first_step=first_step,
                 prefix=prefix,
                 quiet=config.quiet,

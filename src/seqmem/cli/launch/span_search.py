@@ -16,8 +16,10 @@ from rich.text import Text
 
 from ...runs.directory import RunDirectory
 from ...runs.files import RunError, write_json
+from ...runs.result import StoredResult
 from ...runs.settings import identity_hash, own_name
-from ...span import RESOLUTION, Span, still_needed
+from ...solved import Bounds, decided, share_interval, solved_after, still_needed
+from ...span import RESOLUTION, Span
 from ..config.errors import ConfigError
 from ..config.schema import RunConfig, from_mapping, identity
 from . import local
@@ -41,13 +43,27 @@ class LengthResult:
     solved_seeds: list[bool] = field(default_factory=list)
 
     @property
-    def needed(self) -> int:
+    def _counts(self) -> tuple[int, int, int]:
         solved = sum(self.solved_seeds)
-        return still_needed(self.seeds, solved, len(self.solved_seeds) - solved)
+        return self.seeds, solved, len(self.solved_seeds) - solved
+
+    @property
+    def needed(self) -> int:
+        return still_needed(*self._counts)
 
     @property
     def solved(self) -> bool:
-        return 2 * sum(self.solved_seeds) >= self.seeds
+        return decided(*self._counts) is True
+
+    @property
+    def share(self) -> tuple[float, float]:
+        """An interval of the share of all seeds that would solve it, of at least ``solved.LEVEL``.
+
+        Seeds are left out as soon as the others decide, so what is known is how many of all of them solve it at least
+        and at most.
+        """
+        seeds, solved, failed = self._counts
+        return share_interval(solved, seeds)[0], share_interval(seeds - failed, seeds)[1]
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -55,6 +71,7 @@ class LengthResult:
             "solved": self.solved,
             "solved_seeds": sum(self.solved_seeds),
             "seeds": len(self.solved_seeds),
+            "share": list(self.share),
             "scores": self.scores,
             "steps_to_solve": self.steps_to_solve,
             "runs": [str(path) for path in self.runs],
@@ -125,13 +142,21 @@ class SpanSearch:
         for at, one in enumerate(jobs):
             outcome = outcomes.get(at)
             result = one.run.result()
-            if result is None and outcome is not None and not _diverged(one.run):
+            status = one.run.status()
+            if result is None and outcome is not None and not (status is not None and status.diverged):
                 self._stopped(outcome, one.path)
             score = nan if result is None else float(result["score"])
             tried.runs.append(Path(one.path))
             tried.scores.append(score)
-            tried.solved_seeds.append(result is not None and self.metric.reached(score, self.goal))
-            tried.steps_to_solve.append(None if result is None else result["steps_to_solve"])
+            solved = result is not None and self.metric.reached(score, self.goal)
+            tried.solved_seeds.append(solved)
+            first = None if result is None else self._first_reached(one.run, result)
+            tried.steps_to_solve.append(solved_after(first, self.first.steps, solved=solved))
+
+    def _first_reached(self, run: RunDirectory, result: StoredResult) -> int | None:
+        if self.goal == result["solved_at"]:
+            return result["steps_to_solve"]
+        return run.first_reached(self.metric, self.goal)
 
     def _stopped(self, outcome: "Outcome", path: str) -> None:
         """Raise an error with the reason why a run has no result."""
@@ -145,7 +170,7 @@ class SpanSearch:
 
     def heading(self) -> str:
         scores = f"{self.metric.name}, lowest first"
-        return f"{'length':>6}  {'solved':<6}  {'seeds':>7}  {scores:<31}  steps to solve"
+        return f"{'length':>6}  {'solved':<6}  {'seeds':>7}  {'share':>8}  {scores:<31}  steps"
 
     def _row(self, result: LengthResult) -> str:
         solved = f"{sum(result.solved_seeds)} of {len(result.solved_seeds)}"
@@ -153,13 +178,37 @@ class SpanSearch:
         texts = [self.metric.text(score) for score in known]
         scores = ", ".join(texts)
         if len(scores) > 30 and len(known) > 1:
-            scores = f"{texts[0]} to {texts[-1]}, median {self.metric.text(median(known))}"
+            middle = median(map(self.metric.ranked, result.scores))
+            scores = f"{texts[0]} to {texts[-1]}, median {self.metric.text(middle)}"
         if diverged := len(result.scores) - len(known):
             scores = ", ".join(filter(None, (scores, f"{diverged} diverged")))
         steps = sorted(steps for steps in result.steps_to_solve if steps is not None)
         after = "" if not steps else f"{steps[0]}" if steps[0] == steps[-1] else f"{steps[0]} to {steps[-1]}"
-        line = f"{result.length:>6}  {'yes' if result.solved else 'no':<6}  {solved:>7}  {scores}"
-        return f"{line:<56}  {after}".rstrip()
+        low, high = result.share
+        share = f"{100 * low:.0f}-{100 * high:.0f} %"
+        line = f"{result.length:>6}  {'yes' if result.solved else 'no':<6}  {solved:>7}  {share:>8}  {scores}"
+        return f"{line:<66}  {after}".rstrip()
+
+    def bounds(self) -> Bounds:
+        """The interval of the span: from the longest length that no seed failed to the shortest that none solved.
+
+        Where most seeds would do otherwise, so many agree with a probability of 2^-n at most; the search may go wrong
+        at each length it tries, so the confidence is what their sum leaves (Bonferroni); 0 where that is nothing. It
+        takes for granted that what is solved at one length is solved at every shorter one.
+        """
+        whole = [result for result in self.results if len(set(result.solved_seeds)) == 1]
+        low = max((result.length for result in whole if result.solved), default=None)
+        high = min((result.length for result in whole if not result.solved), default=None)
+        if low is not None and high is not None and low >= high:
+            low = high = None
+        return Bounds(low, high, max(0.0, 1 - len(self.results) * self._luck(self.seeds)))
+
+    def _luck(self, seeds: int) -> float:
+        return 2.0 ** -((seeds + 1) // 2)
+
+    def seeds_for(self, level: float) -> int:
+        """Seeds at each length with which as many lengths would bound the span with that confidence."""
+        return next(n for n in range(1, 999, 2) if 1 - len(self.results) * self._luck(n) >= level)
 
     def save(self, span: Span | None) -> dict[str, Any]:
         """Write the results so far. ``span``: None while the search goes on."""
@@ -179,6 +228,7 @@ class SpanSearch:
             "resolution": RESOLUTION,
             "budget": self.budget,
             "steps": self.spent(),
+            "interval": vars(self.bounds()),
             "questions": [result.as_json() for result in self.results],
         }
         path = self.file()
@@ -194,12 +244,6 @@ def with_length(composed: DictConfig, length: int, seed: int) -> RunConfig:
     """The configuration with this length and seed; settings that refer to them are resolved anew."""
     composed.seq_len, composed.seed = length, seed
     return from_mapping(composed)
-
-
-def _diverged(run: RunDirectory) -> bool:
-    """A diverged run is a result: the cell does not learn this length. Other failures are errors."""
-    status = run.status()
-    return status is not None and status.state == "failed" and (status.error or "").startswith("Diverged:")
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from rich.text import Text
 from ...decay import profile
 from ...runs.directory import RunDirectory
 from ...runs.summary import read
+from ...solved import solved_words
 from ..config.choose import OUTPUTS
 from .pages import LABEL, WIDEST, page
 from .strip import Marks, bar, columns, fitted, legend, marks, say, strip_line
@@ -45,6 +46,7 @@ class RunInfo:
 
     Args:
         chance, baseline_loss: of the best answer without a memory.
+        solved_at: the score from which on the task counts as solved; None: it has no rule.
         first_step: the step at which a resumed run goes on.
         prefix: in front of every line of a job in a sweep. With one there is never a live picture.
     """
@@ -54,6 +56,7 @@ class RunInfo:
     chance: float
     baseline_loss: float
     steps: int
+    solved_at: float | None = None
     first_step: int = 0
     prefix: str = ""
     quiet: bool = False
@@ -85,6 +88,7 @@ class Display:
         self._console, self._clock, self._marks = console, clock, marks(console)
         self._title, self._prefix, self._quiet = run.title, run.prefix, run.quiet
         self._metric, self._chance, self._baseline_loss = run.metric, run.chance, run.baseline_loss
+        self._goal = run.solved_at
         self._step, self._first, self._steps = run.first_step, run.first_step, run.steps
         self._rate = Rate(clock)
         self._loss: float | None = None
@@ -142,8 +146,9 @@ class Display:
         if self._live is not None:
             self._live.transient = True  # the summary that follows has the same, in more detail
         elif self._prefix:
-            solved = f"solved at step {result.steps_to_solve}" if result.steps_to_solve is not None else ""
-            self._print(_joined("finished", self._scores(), solved, self._brief()))
+            solved = None if self._goal is None else self._metric.reached(result.score, self._goal)
+            words = solved_words(result.steps_to_solve, solved=solved)
+            self._print(_joined("finished", self._scores(), words, self._brief()))
 
     # Plain lines
 

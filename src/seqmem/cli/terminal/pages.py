@@ -12,6 +12,7 @@ from rich.text import Text
 from ...decay import DESCRIPTIONS
 from ...runs.settings import flat
 from ...runs.summary import Summary
+from ...solved import solved_words
 from .strip import Marks, bar, columns, fitted, heat_strip, legend, marks, strip_line
 from .words import duration, here, typed
 
@@ -31,12 +32,8 @@ def state_text(run: Summary) -> Text:
 
 def verdict(run: Summary) -> str:
     """What a score amounts to, e.g. ``solved at step 250``; empty where there is nothing to say."""
-    if run.solved and run.steps_to_solve is not None:
-        return f"solved at step {run.steps_to_solve}"
-    if run.solved:
-        return "solved"
-    if run.steps_to_solve is not None:
-        return f"solved at step {run.steps_to_solve}, but not at the end"
+    if words := solved_words(run.steps_to_solve, solved=run.solved):
+        return words
     if run.score is not None and not run.scale.beats_chance(run.score, run.sequences):
         return "no better than chance"
     return "not solved" if run.solved is False else ""

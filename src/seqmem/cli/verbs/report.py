@@ -3,7 +3,7 @@
 import argparse
 import json
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import isinf, isnan
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from ...metrics import Metric
 from ...report import statistics, tables
 from ...report.collect import Collection, Group, collect
 from ...runs.files import CONFIG, RunError, plain_json
+from ...solved import Solved
 from ..config.choose import OUTPUTS
 from ..config.errors import ConfigError, Parser
 from ..terminal.pages import WIDEST
@@ -73,15 +74,16 @@ def _parser() -> Parser:
         description="""Put any set of runs together: the memory span of each cell, scores over seeds
 with intervals, comparisons where there are seeds enough, and what was run. Prints
 a summary, and writes a page with figures, and tables as CSV and Parquet.""",
-        epilog="""  memory span   the longest trained length that at least half of the seeds solve,
-                and every shorter trained length too; >= if no longer one was
-                tried, < if not even the shortest is solved
-  interval      of the median over seeds, 95 %, by bootstrap; with fewer than
-                6 seeds it is their range, which is less sure
+        epilog="""  memory span   the longest trained length that more than half of the seeds
+                solve, and every shorter trained length too; >= if no longer one
+                was tried (or has seeds enough), < if the shortest is not solved
+  interval      exact, by order statistics, with its confidence in brackets: at
+                least 95 % from 6 seeds on; of fewer it is their range
   difference    the median of the pairs of one seed each, and an exact sign test
 
-Runs that are not finished, damaged, of another version, or there twice are named
-and left out. A report never touches a run; one in the same place is replaced.
+A run that diverged counts: its seed has not solved the task, and is worse than any
+score. Runs that are not finished, damaged, of another version, or there twice are
+named and left out. A report never touches a run; one in the same place is replaced.
 
 examples:
   seqmem report outputs
@@ -103,21 +105,27 @@ examples:
 
 # The summary in the terminal
 
-_LEGEND = (
-    "interval: of the median over seeds, 95 % (of fewer than 6 seeds, their range); after: updates until solved, the "
-    "median; half-life: of the gradient, before and after training; reaches: the longest length it was tested at "
-    "that is still solved"
-)
+_LEGEND = {
+    "interval": "of the median over seeds, exact, with its confidence",
+    "after": "updates until solved, the median",
+    "half-life": "of the gradient, before and after training",
+    "reaches": "the longest length it was tested at that is still solved",
+}
+"""Column -> what it is."""
+
+_NARROW = ("", "reaches", "half-life")
+"""Columns that are left out in this order where there is no room; tables and page have them."""
 
 
 def _parts(collection: Collection, threshold: float | None, page: Path, width: int) -> list[Text]:
     parts: list[Text] = [Text(_counted(collection), "bold")]
     if collection.runs:
         parts += [Text(), *_spans(collection, threshold, width)]
+    shown: set[str] = set()
     for task in collection.tasks:
-        parts += _scores(collection.only(task), threshold, width)
-    if collection.runs:
-        parts += [Text(part, "dim") for part in textwrap.wrap(_LEGEND, width)]
+        lines, heads = _scores(collection.only(task), threshold, width)
+        parts, shown = parts + lines, shown | set(heads)
+    parts += _legend(shown, width)
     parts += _two_groups(collection, threshold)
     parts += _pairs(collection, threshold, width)
     parts += _not_used(collection)
@@ -125,7 +133,10 @@ def _parts(collection: Collection, threshold: float | None, page: Path, width: i
 
 
 def _counted(collection: Collection) -> str:
-    counts = {"finished": collection.runs, "unfinished": collection.unfinished, "left out": collection.left_out}
+    counts = {
+        "finished": collection.finished, "diverged": [run for run in collection.diverged if run.state != "finished"],
+        "unfinished": collection.unfinished, "left out": collection.left_out,
+    }  # fmt: skip
     return "runs: " + ", ".join(f"{len(runs)} {what}" for what, runs in counts.items() if runs or what == "finished")
 
 
@@ -133,14 +144,20 @@ LABEL = 20
 """The longest label, in characters, that is printed beside its numbers; a longer one is printed above them."""
 
 
-def _aligned(heads: Sequence[str], rows: Sequence[tuple[str, list[Text]]], width: int) -> list[Text]:
+def _aligned(
+    heads: Sequence[str], rows: Sequence[tuple[str, list[Text]]], width: int, *, remarks: Sequence[str] = ()
+) -> list[Text]:
     """A table: labels aligned left, numbers aligned right.
 
-    ``rows``: label (empty: the previous one continues) and cells.
+    Args:
+        rows: label (empty: the previous one continues) and cells.
+        remarks: what is said below each row; empty: nothing.
     """
-    beside = max([len(label) for label, _ in rows if len(label) <= LABEL] + [len(heads[0])])
     widths = [max(cell.cell_len for cell in column) for column in zip(*(cells for _, cells in rows), strict=True)]
     widths = [max(size, len(head)) for size, head in zip(widths, heads[1:], strict=True)]
+    room = min(LABEL, max(4, width - sum(widths) - 2 * len(widths)))
+    beside = max([len(label) for label, _ in rows if len(label) <= room] + [len(heads[0])])
+    below = dict(zip((id(cells) for _, cells in rows), remarks, strict=False))
     lines = []
     for label, cells in [(heads[0], [Text(head, "dim") for head in heads[1:]]), *rows]:
         line = Text(no_wrap=True)
@@ -152,6 +169,8 @@ def _aligned(heads: Sequence[str], rows: Sequence[tuple[str, list[Text]]], width
             line.append("  " + " " * (size - cell.cell_len)).append_text(cell)
         line.rstrip()
         lines.append(line)
+        if remark := below.get(id(cells)):
+            lines.append(Text(f"{' ' * beside}  {remark}", "yellow"))
     return lines
 
 
@@ -159,68 +178,103 @@ def _spans(collection: Collection, threshold: float | None, width: int) -> list[
     lines: list[Text] = [Text("memory span, in timesteps", "dim")]
     labels = [len(group.label) for group in collection.groups if len(group.label) <= LABEL]
     beside = max(labels, default=0)
+    spans = [(group, statistics.memory_span(group, threshold)) for group in collection.groups]
+    intervals = max((len(str(span.bounds)) for _, span in spans if span.known), default=0)
     for task in collection.tasks:
         lines.append(Text(task, "bold"))
-        for group in collection.only(task).groups:
-            span = statistics.memory_span(group, threshold)
+        for group, span in (pair for pair in spans if pair[0].task == task):
             label = group.label
             if len(label) > beside:
                 lines += [Text(part) for part in textwrap.wrap(f"  {label}", width, subsequent_indent="      ")]
                 label = ""
             line = Text(f"  {label.ljust(beside)}  ").append(str(span).rjust(7), "bold")
-            counts = "  ".join(f"{length}: {count}" for length, count in span.counts.items())
-            if not span.known:
+            counts = "  ".join(_count_text(length, count) for length, count in span.counts.items())
+            if span.known:
+                line.append(f"   {str(span.bounds).ljust(intervals)}", "dim")
+            else:
                 counts = "the task has no rule of success"
-            elif span.beyond:
+            if span.beyond:
                 counts += f"  ({', '.join(map(str, span.beyond))} as well, beyond one that is not)"
-            parts = textwrap.wrap(counts, max(20, width - line.cell_len - 3))
+            if span.undecided:
+                counts += f"  (too few seeds to tell at {', '.join(map(str, span.undecided))})"
+            parts = textwrap.wrap(counts, max(24, width - line.cell_len - 3))
             for place, part in enumerate(parts):
                 start = line if not place else Text(" " * line.cell_len)
-                lines.append(start.copy().append(f"   {part}", "dim"))
-    rule = "the longest trained length that at least half of the seeds solve, as every shorter one; then seeds that did"
+                lines.append(start.copy().append(f"   {part.replace(_JOINED, ' ')}", "dim"))
+    rule = (
+        "the longest trained length that more than half of the seeds solve, as every shorter one; its interval, with "
+        "its confidence; then seeds that did, and the 95 % interval of the share of all seeds that would"
+    )
     return lines + [Text(part, "dim") for part in textwrap.wrap(rule, width)]
 
 
-def _scores(collection: Collection, threshold: float | None, width: int) -> list[Text]:
+_JOINED = "\u00a0"
+"""Joins what stays on one line."""
+
+
+def _count_text(length: int, count: Solved) -> str:
+    """``10: 2/8 (3-65 %), 5 diverged``"""
+    remarks = f", {count.remarks}" if count.remarks else ""
+    return f"{length}: {count} ({count.share_text}){remarks}".replace(" ", _JOINED)
+
+
+def _scores(collection: Collection, threshold: float | None, width: int) -> tuple[list[Text], list[str]]:
+    """A table of the scores of one task, and its columns."""
     one = collection.runs[0]
     chance = f", chance {one.metric.text(one.chance)}" if one.chance is not None else ""
     rule = statistics.rule_text(one, threshold)
     head = Text.assemble(
         (one.task, "bold"), (f"  {one.metric.name}{chance}{', solved ' + rule if rule else ''}", "dim")
     )
+    groups = collection.groups
     rows = [
         (group.label if not place else "", _row(group, length, threshold))
-        for group in collection.groups
+        for group in groups
         for place, length in enumerate(group.lengths)
     ]
-    heads = ("", "length", "median", "interval", "solved", "after", "half-life", "reaches")
-    return [Text(), head, *_aligned(heads, rows, width)]
+    remarks = [statistics.group_count(group, length).remarks for group in groups for length in group.lengths]
+    heads = ["", "length", "median", "interval", "solved", "after", "half-life", "reaches"]
+    lines: list[Text] = []
+    for too_much in _NARROW:
+        if too_much:
+            at = heads.index(too_much)
+            heads.pop(at)
+            rows = [(label, cells[: at - 1] + cells[at:]) for label, cells in rows]
+        lines = _aligned(heads, rows, width, remarks=remarks)
+        if max(line.cell_len for line in lines) <= width:
+            break
+    return [Text(), head, *lines], heads
+
+
+def _legend(heads: Iterable[str], width: int) -> list[Text]:
+    meanings = "; ".join(f"{name}: {meaning}" for name, meaning in _LEGEND.items() if name in heads)
+    return [Text(part, "dim") for part in textwrap.wrap(meanings, width)]
 
 
 def _row(group: Group, length: int, threshold: float | None) -> list[Text]:
     runs, one = group.at(length), group.first
-    interval, count = statistics.score_interval(runs), statistics.solved_count(runs, threshold)
-    steps = statistics.steps_to_solve(runs)
+    interval, count = statistics.score_interval(runs), statistics.group_count(group, length, threshold)
+    steps = statistics.steps_to_solve(runs, threshold)
     known = statistics.rule(one, threshold) is not None
-    style = ("green" if count.half else "red" if not count.k else "yellow") if known else ""
+    style = ("green" if count.most else "red" if not count.k else "yellow") if known else ""
     halves = [statistics.number_interval(runs, "gradient", "half_life", when).median for when in ("start", "end")]
     return [
         Text(str(length)),
         Text(one.metric.text(interval.median), style),
         Text(interval_text(one.metric, interval), "dim"),
         Text(str(count) if known else f"- of {count.n}", style),
-        Text(str(steps) if one.solved_at is not None else "-"),
+        Text(str(steps) if known else "-"),
         Text(" to ".join(map(_timesteps, halves))),
         Text(str(statistics.span_tested(group, length, threshold))),
     ]
 
 
 def interval_text(metric: Metric, interval: statistics.Interval) -> str:
-    """``98.9-100.0``; ``one seed`` for a single seed."""
+    """``98.9-100.0 (93.8 %)``; ``one seed`` for a single seed."""
     if interval.n < 2:
         return "one seed" if interval.n else "-"
     ends = [metric.text(value).removesuffix(" %") for value in (interval.low, interval.high)]
-    return "-".join(dict.fromkeys(ends)) if metric.percent else " to ".join(dict.fromkeys(ends))
+    return f"{('-' if metric.percent else ' to ').join(dict.fromkeys(ends))} ({interval.level_text})"
 
 
 def _timesteps(value: float) -> str:
@@ -246,10 +300,10 @@ def _pairs(collection: Collection, threshold: float | None, width: int) -> list[
         rows = []
         for pair in earned[:PAIRS]:
             p = "< 0.001" if pair.adjusted < 0.001 else f"{pair.adjusted:.2g}"
-            cells = [str(pair.seq_len), pair.difference_text, f"{pair.wins}-{pair.ties}-{pair.losses}"]
+            cells = [str(pair.seq_len), pair.difference_text, pair.record]
             style = "bold" if pair.shown else "dim"
             rows.append((f"{pair.a.label} - {pair.b.label}", [*map(Text, cells), Text(p, style)]))
-        heads = ("differences, by seed", "length", "median of pairs", "won-tied-lost", "p")
+        heads = ("by seed", "length", "median difference", "won-tied-lost", "p")
         lines += [Text(), *_aligned(heads, rows, width)]
         if len(earned) > PAIRS:
             lines.append(Text(f"and {len(earned) - PAIRS} more on the page", "dim"))
@@ -265,7 +319,9 @@ def _pairs(collection: Collection, threshold: float | None, width: int) -> list[
 def _not_used(collection: Collection) -> list[Text]:
     lines = []
     failed = [one for one in collection.unfinished if one.error]
+    diverged = [run for run in collection.diverged if run.error]
     for title, rows in (
+        (f"{len(diverged)} diverged, counted as not solved", [(run.path, run.error) for run in diverged]),
         (f"{len(failed)} failed", [(one.path, one.error) for one in failed]),
         (f"{len(collection.left_out)} left out", [(one.path, one.reason) for one in collection.left_out]),
     ):
@@ -284,7 +340,7 @@ def _summary(collection: Collection, threshold: float | None, page: Path) -> dic
     return {
         "page": str(page),
         "folders": list(map(str, collection.folders)),
-        "runs": len(collection.runs),
+        "runs": len(collection.finished),
         "groups": [_group(group, threshold) for group in collection.groups],
         "comparisons": [
             {
@@ -297,12 +353,14 @@ def _summary(collection: Collection, threshold: float | None, page: Path) -> dic
                 "wins": pair.wins,
                 "ties": pair.ties,
                 "losses": pair.losses,
+                "both_diverged": pair.both_diverged,
                 "p": pair.p,
                 "p_adjusted": pair.adjusted,
                 "verdict": pair.verdict,
             }
             for pair in statistics.comparisons(collection, threshold)
         ],
+        "diverged": [{"path": str(run.path), "error": run.error} for run in collection.diverged],
         "unfinished": [{**vars(one), "path": str(one.path)} for one in collection.unfinished],
         "left_out": [{"path": str(one.path), "reason": one.reason} for one in collection.left_out],
     }
@@ -312,14 +370,19 @@ def _group(group: Group, threshold: float | None) -> dict[str, Any]:
     span = statistics.memory_span(group, threshold)
     lengths = []
     for length in group.lengths:
-        runs, steps = group.at(length), statistics.steps_to_solve(group.at(length))
+        runs, steps = group.at(length), statistics.steps_to_solve(group.at(length), threshold)
+        count = statistics.group_count(group, length, threshold)
         two = statistics.bimodality(runs, threshold)
         lengths.append(
             {
                 "seq_len": length,
                 "seeds": [run.seed for run in runs],
                 "score": _interval(statistics.score_interval(runs)),
-                "solved": statistics.solved_count(runs, threshold).k if span.known else None,
+                "diverged": [run.seed for run in runs if run.diverged],
+                "unfinished": group.unfinished.get(length, []),
+                "missing": count.missing,
+                "solved": count.k if span.known else None,
+                "solved_share": dict(zip(("low", "high"), count.interval(), strict=True)) if span.known else None,
                 "steps_to_solve": _interval(steps.steps),
                 "half_life": {
                     when: _interval(statistics.number_interval(runs, "gradient", "half_life", when))
@@ -337,6 +400,7 @@ def _group(group: Group, threshold: float | None) -> dict[str, Any]:
         "solved_at": statistics.rule(group.first, threshold),
         "memory_span": span.length,
         "memory_span_text": str(span),
+        "memory_span_interval": vars(span.bounds) if span.known else None,
         "lengths": lengths,
     }
 

@@ -10,6 +10,7 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from ...runs.files import plain_json
+from ...solved import LEVEL
 from ...span import Span, search
 from ..config.compose import compose_settings, with_own_arguments
 from ..config.errors import ConfigError, Parser
@@ -38,7 +39,7 @@ def _parser() -> Parser:
     parser = Parser(
         prog="seqmem span",
         description="""Find the memory span of a cell: the longest sequence that it learns to solve in
-at least half of the seeds. The length is doubled until the cell fails, then
+more than half of the seeds. The length is doubled until the cell fails, then
 bisected. Settings are those of seqmem train.""",
         epilog="""example: seqmem span cell=lstm task=pronoun steps=500 --max 200
 
@@ -48,7 +49,11 @@ whatever way, goes on when the same command is started again.
 
 Bisection takes for granted that what is solved at one length is solved at every
 shorter one. Where that is not so, the span is still a length that was solved,
-beside one that was not; but not necessarily the longest.""",
+beside one that was not; but not necessarily the longest.
+
+A seed that diverges has not solved the length. share: the 95 % interval of the
+share of all seeds that would solve it; interval: of the span, where there are
+seeds enough to give one.""",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
@@ -80,7 +85,7 @@ def _run_search(given: argparse.Namespace) -> dict[str, Any]:
     """Search, and print each length and the result."""
     searched = _search(given)
     if not searched.quiet:
-        needed = searched.seeds - searched.seeds // 2
+        needed = searched.seeds // 2 + 1
         print(
             f"{_subject(searched.first)}: solved is {searched.metric.text(searched.goal)} {searched.metric.name} "
             f"by at least {needed} of {searched.seeds} seeds after {searched.first.steps} steps"
@@ -94,6 +99,7 @@ def _run_search(given: argparse.Namespace) -> dict[str, Any]:
     content = searched.save(span)
     if not searched.quiet:
         print(f"memory span: {_in_words(span, searched)}")
+        print(f"interval: {_interval(searched)}")
         print(f"runs in {Path(content['questions'][0]['runs'][0]).parent}; this in {searched.file()}")
     return content
 
@@ -111,6 +117,17 @@ def _in_words(span: Span, searched: SpanSearch) -> str:
     if span.failed is None:
         return f">= {span.solved}; {spent}"
     return f"{span.solved} (fails at {span.failed}), not bisected to the end: {spent}"
+
+
+def _interval(searched: SpanSearch) -> str:
+    bounds = searched.bounds()
+    if bounds.level > _EVEN:
+        return str(bounds)
+    return f"none: too few seeds to say how sure that is; --seeds {searched.seeds_for(LEVEL)} would give one"
+
+
+_EVEN = 0.5
+"""A confidence that a coin toss has."""
 
 
 def _subject(config: RunConfig) -> str:

@@ -49,6 +49,7 @@ class Run:
     Args:
         folder: the directory from the command line that contains the run.
         row: the label of the run's row in the table, e.g. ``rnn`` or ``lstm forget_bias=1``.
+        score: NaN if it is not finished. ``diverged``: it has none, and has not solved its task.
         error: why the run needs attention, in one line; ``log``: the file with details.
     """
 
@@ -63,7 +64,9 @@ class Run:
     step: int
     steps: int
     score: float
+    diverged: bool
     metric: str
+    higher_is_better: bool
     error: str | None
     log: str | None
 
@@ -95,8 +98,8 @@ def _parser() -> Parser:
     parser = Parser(
         prog="seqmem sweep",
         description="""status: what has become of the runs of a sweep. A table of cells and
-lengths with the state of every seed and the median of their scores, then the
-runs that failed, each with its cause and the file that says more.""",
+lengths with the state of every seed and the median of their scores (one that
+diverged is worse than any), then the runs that failed, each with its cause and the file that says more.""",
         epilog="""  seqmem sweep status                     everything in outputs/
   seqmem sweep status outputs/pronoun     the runs of a task
   seqmem sweep status outputs --json      for programs
@@ -154,6 +157,7 @@ def _run(summary: Summary, folder: Path, row: str) -> Run:
     if summary.state == "not started":
         reason = "it never began"
     finished = summary.finished and summary.score is not None
+    diverged = summary.state == "failed" and status is not None and status.diverged
     return Run(
         path=str(summary.run.path),
         folder=str(folder),
@@ -166,7 +170,9 @@ def _run(summary: Summary, folder: Path, row: str) -> Run:
         step=summary.step,
         steps=summary.steps,
         score=summary.score if finished and summary.score is not None else nan,
-        metric=summary.scale.metric.name if finished else "",
+        diverged=diverged,
+        metric=summary.scale.metric.name if finished or diverged else "",
+        higher_is_better=summary.scale.metric.higher_is_better,
         error=" ".join(reason.split()) if reason else None,
         log=str(log) if summary.state == "failed" and log.exists() else None,
     )
@@ -247,10 +253,11 @@ def _place(by_seed: Mapping[int, Run], seeds: Sequence[int], sign: Mapping[str, 
         present = [state for state in _SIGNS if counts[state]]
         for i, state in enumerate(present):
             text.append(f"{' ' if i else ''}{counts[state]}{sign[state]}", _SIGNS[state][2])
-    scores = [run.score for run in by_seed.values() if run.state == "finished"]
-    if scores:
-        metric = next(run.metric for run in by_seed.values() if run.state == "finished")
-        text.append(f" {metric_called(metric).text(median(scores))}")
+    counted = [run for run in by_seed.values() if run.state == "finished" or run.diverged]
+    if counted:
+        one = next((run for run in counted if run.state == "finished"), counted[0])
+        metric = metric_called(one.metric, higher_is_better=one.higher_is_better)
+        text.append(f" {metric.text(median(metric.ranked(run.score) for run in counted))}")
     return text
 
 

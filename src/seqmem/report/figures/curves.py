@@ -1,9 +1,10 @@
 """Scores over lengths, seed by seed: the numbers of every figure that shows scores."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ...metrics import Metric
+from ...solved import order_rank, percent
 from ..collect import Group, Run
 from ..statistics import rule, score_interval, solved_count
 
@@ -19,7 +20,10 @@ class Measure:
 
 @dataclass(frozen=True)
 class Point:
-    """The seeds at one length: median score, its bootstrap interval, and how many ``of`` the runs are ``solved``."""
+    """The seeds at one length: median score, its interval, and how many ``of`` the runs are ``solved``.
+
+    ``diverged``: how many have no score. ``low``, ``median`` and ``high`` are infinite where they fall on such a run.
+    """
 
     x: int
     median: float
@@ -27,6 +31,8 @@ class Point:
     high: float
     solved: int
     of: int
+    seeds: int
+    diverged: int
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,10 @@ class Curves:
     measure: Measure
     lines: list[Line]
 
+    @property
+    def points(self) -> list[Point]:
+        return [point for line in self.lines for point in line.points]
+
 
 def measure(group: Group, threshold: float | None) -> Measure:
     run = group.first
@@ -56,4 +66,18 @@ def point(length: int, runs: Sequence[Run], threshold: float | None, *, at: int 
     interval = score_interval(runs, at=at)
     count = solved_count(runs, threshold, at=at)
     known = rule(runs[0], threshold) is not None
-    return Point(length, interval.median, interval.low, interval.high, count.k if known else 0, count.n if known else 0)
+    solved, of = (count.k, count.n) if known else (0, 0)
+    return Point(length, interval.median, interval.low, interval.high, solved, of, count.n, count.diverged)
+
+
+def levels_text(curves: Curves) -> str:
+    """The confidence of the intervals of all points: ``93.8 %``, or ``75 to 98.4 %``; empty: there are none."""
+    seeds = {point.seeds for point in curves.points if point.seeds > 1}
+    levels = [percent(level) for level in sorted(order_rank(n)[1] for n in seeds)]
+    return " to ".join([levels[0].removesuffix(" %"), levels[-1]] if len(levels) > 1 else levels)
+
+
+def diverged_text(points: Iterable[Point]) -> str:
+    """What a caption says of runs without a score; empty: there are none."""
+    total = sum(point.diverged for point in points)
+    return f" Crosses at the edge: {total} that diverged, worse than any score." if total else ""

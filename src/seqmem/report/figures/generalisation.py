@@ -10,8 +10,8 @@ from ..statistics import span_tested
 from ..wording import clean, score_words, span_words
 from .axes import length_axis, new_figure, score_axis
 from .base import Plot, TaskRuns
-from .curves import Curves, Line, measure, point
-from .marks import faint, finite, shade_legend
+from .curves import Curves, Line, diverged_text, levels_text, measure, point
+from .marks import band_ends, crosses, faint, finite, shade_legend
 from .style import INK, PAPER, WIDE, shade
 
 MOST_PANELS = 6
@@ -29,10 +29,13 @@ def plots(task: TaskRuns) -> Iterator[Plot]:
                 span = span_tested(group, length, task.threshold)
                 if span.known:
                     spans.append(f"{clean(group.label, 40)} trained at {length}: {span_words(span)}")
+        shown = Curves(some[0][1].measure, [line for _, curves in some for line in curves.lines])
+        level = f" ({sure})" if (sure := levels_text(shown)) else ""
         caption = (
-            "Score at lengths it was tested at, without further training: the median over seeds, its interval, and "
-            "every seed (faint). The open circle marks the length it was trained on."
-            + (f" Solved by half of the seeds up to: {'; '.join(spans)}." if spans else "")
+            f"Score at lengths it was tested at, without further training: the median over seeds, its interval{level}, "
+            "and every seed (faint). The open circle marks the length it was trained on."
+            + diverged_text(shown.points)
+            + (f" Solved by more than half of the seeds up to: {'; '.join(spans)}." if spans else "")
         )
         alt = "Median score by tested length. " + " ".join(
             f"{clean(group.label, 40)} trained at {line.trained}: "
@@ -51,7 +54,8 @@ def collect(group: Group, threshold: float | None) -> Curves:
     for trained in group.lengths:
         runs = group.at(trained)
         tested = group.tested_lengths(trained)
-        seeds = {run.seed: [(length, run.by_length[length]) for length in tested] for run in runs}
+        scored = group.scored(trained)
+        seeds = {run.seed: [(length, run.by_length[length]) for length in tested] for run in scored}
         points = [point(length, runs, threshold, at=length) for length in tested]
         lines.append(Line(str(trained), 0, points, seeds, trained))
     return Curves(measure(group, threshold), [line for line in lines if line.points])
@@ -64,12 +68,16 @@ def draw(panels: Sequence[tuple[str, Curves]]) -> Figure:
     figure, grid = new_figure(WIDE, 205 * rows + 30, rows=rows, columns=columns)
     flat = [axes for row in grid for axes in row]
     trained = sorted({line.trained for _, curves in panels for line in curves.lines if line.trained is not None})
+    worst = 0.0 if panels[0][1].measure.metric.higher_is_better else 1.0
     every = [value for _, curves in panels for line in curves.lines for p in line.points for value in (p.low, p.high)]
     for axes, (label, curves) in zip(flat, panels, strict=False):
         for line in curves.lines:
             colour = shade(trained.index(line.trained), len(trained)) if line.trained in trained else INK
             xs = [point.x for point in line.points]
-            low, high, median = (finite([getattr(p, name) for p in line.points]) for name in ("low", "high", "median"))
+            low, high = (band_ends([getattr(p, name) for p in line.points], every) for name in ("low", "high"))
+            median = finite([p.median for p in line.points])
+            fallen = [p.x for p in line.points if p.diverged]
+            crosses(axes, fallen, [worst] * len(fallen), colour, axes.get_xaxis_transform())
             faint(axes, line.seeds.values(), colour, alpha=0.25)
             axes.fill_between(xs, low, high, color=colour, alpha=0.15, lw=0)
             axes.plot(xs, median, color=colour, lw=1.8, marker=".", ms=5)

@@ -6,7 +6,6 @@ Axes: T timesteps, R rows: traces in one map.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from math import inf, isnan
 
 import matplotlib as mpl
 import numpy as np
@@ -15,6 +14,7 @@ from matplotlib.ticker import FuncFormatter
 
 from ...decay import FAINTEST, STRONGEST
 from ..collect import Group, Run
+from ..statistics import badly
 from ..wording import clean, listing
 from .axes import new_figure, power_of_ten
 from .base import Plot, TaskRuns, Traces, evenly
@@ -29,10 +29,12 @@ MOST_ROWS = 60
 
 @dataclass(frozen=True, eq=False)
 class Panel:
-    """``log10`` [R T] relative to the answer, timesteps in reading order; ``steps`` [R]."""
+    """``log10`` [R T] relative to the answer, timesteps in reading order; ``steps`` [R]. ``diverged``: so the training
+    ended."""
 
     trained: int
     seed: int
+    diverged: bool
     log10: np.ndarray
     steps: list[int]
 
@@ -62,13 +64,16 @@ def collect(traces: Traces, group: Group, lengths: Sequence[int]) -> list[Panel]
             continue
         count = len(traced.step)
         rows = np.unique(np.linspace(0, count - 1, min(MOST_ROWS, count)).round().astype(int))
-        panels.append(Panel(length, run.seed, traced.relative[rows][:, ::-1], [int(s) for s in traced.step[rows]]))
+        steps = [int(step) for step in traced.step[rows]]
+        panels.append(Panel(length, run.seed, run.diverged, traced.relative[rows][:, ::-1], steps))
     return panels
 
 
 def median_run(runs: Sequence[Run]) -> Run:
-    """The run whose score is the median, of an even number the lower one; NaN counts as lowest, ties go by seed."""
-    ordered = sorted(runs, key=lambda run: (-inf if isnan(run.score) else run.score, run.seed))
+    """The run whose score is the median, of an even number the lower one; one that diverged is worst, ties go by
+    seed."""
+    scores = badly([run.score for run in runs], higher_is_better=runs[0].higher_is_better)
+    ordered = [run for _, run in sorted(zip(scores, runs, strict=True), key=lambda pair: (pair[0], pair[1].seed))]
     return ordered[(len(ordered) - 1) // 2]
 
 
@@ -87,7 +92,8 @@ def draw(label: str, panels: Sequence[Panel]) -> Figure:
             interpolation="nearest",
             extent=(-0.5, timesteps - 0.5, rows - 0.5, -0.5),
         )
-        axes.set_title(f"length {panel.trained}, seed {panel.seed}", fontsize=9.5)
+        ended = ", diverged" if panel.diverged else ""
+        axes.set_title(f"length {panel.trained}, seed {panel.seed}{ended}", fontsize=9.5)
         axes.set_xlabel("timestep")
         axes.xaxis.get_major_locator().set_params(integer=True, nbins=4)
         some = np.unique(np.linspace(0, rows - 1, min(rows, 5)).round().astype(int))

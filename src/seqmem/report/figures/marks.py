@@ -1,6 +1,6 @@
 """Lines and points inside a figure's axes, and its legend."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import isfinite
 from typing import Any
 
@@ -24,10 +24,29 @@ def finite(values: Sequence[Number]) -> list[Number]:
     return [value if isfinite(value) else float("nan") for value in values]
 
 
-def beside(axes: Axes, place: int, count: int) -> Transform:
-    """The data's transform, shifted a little for each of ``count`` lines: equal scores would hide each other."""
+def band_ends(values: Sequence[Number], every: Iterable[Number]) -> list[Number]:
+    """``values`` with a number outside the axes for infinity: the band of an interval then ends at their edge.
+
+    Args:
+        every: all numbers of the axes.
+    """
+    known = [value for value in every if isfinite(value)] or [0.0]
+    reach = 10 * (max(known) - min(known)) + abs(max(known)) + 1
+    ends = {float("inf"): max(known) + reach, float("-inf"): min(known) - reach}
+    return [ends.get(value, value) for value in values]
+
+
+def beside(axes: Axes, place: int, count: int, *, data: Transform | None = None) -> Transform:
+    """A transform, the data's by default, shifted a little for each of ``count`` lines: equal scores would hide each
+    other."""
     aside = place - (count - 1) / 2
-    return offset_copy(axes.transData, axes.figure, x=2.5 * aside, y=-1.4 * aside, units="points")  # pyright: ignore[reportArgumentType]
+    return offset_copy(data or axes.transData, axes.figure, x=2.5 * aside, y=-1.4 * aside, units="points")  # pyright: ignore[reportArgumentType]
+
+
+def crosses(axes: Axes, xs: Sequence[Number], ys: Sequence[Number], colour: str, transform: Transform) -> None:
+    """A cross for each place where runs diverged."""
+    if len(xs):
+        axes.plot(xs, ys, "x", ms=7, mec=colour, mew=1.8, clip_on=False, zorder=3, transform=transform)
 
 
 def faint(axes: Axes, seeds: Any, colour: str, *, alpha: Number, transform: Transform | None = None) -> None:

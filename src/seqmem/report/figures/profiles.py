@@ -44,12 +44,13 @@ class Stage:
 
 @dataclass(frozen=True, eq=False)
 class Profiles:
-    """``read``: runs whose traces these are, of ``of`` runs that there are."""
+    """``read``: runs whose traces these are, of ``of`` runs that there are, without ``diverged`` others."""
 
     label: str
     stages: list[Stage]
     read: int
     of: int
+    diverged: int
 
 
 def plots(task: TaskRuns) -> Iterator[Plot]:
@@ -67,6 +68,7 @@ def plots(task: TaskRuns) -> Iterator[Plot]:
     for at, profiles in enumerate(every, 1):
         label = clean(profiles.label, 60)
         which = "" if profiles.read == profiles.of else f" Of {profiles.read} of {profiles.of} runs, the lowest seeds."
+        which += f" Without {profiles.diverged} that diverged." if profiles.diverged else ""
         caption = (
             f"{label}: gradient by timesteps back from the answer (0), relative to the answer; "
             f"the median over seeds thick, every seed faint. What ends early has vanished below what float64 "
@@ -86,7 +88,7 @@ def collect(traces: Traces, group: Group, lengths: Sequence[int]) -> Profiles | 
     by_length: dict[int, list[Traced]] = {}
     count = 0
     for length in lengths:
-        for run in group.at(length)[: traces.per_cell]:
+        for run in group.scored(length)[: traces.per_cell]:
             traced = traces.read(run, ends=True)
             if traced is not None and len(traced.step):
                 by_length.setdefault(length, []).append(traced)
@@ -105,7 +107,8 @@ def collect(traces: Traces, group: Group, lengths: Sequence[int]) -> Profiles | 
                 lines.append(ProfileLine(length, _median(seeds), list(seeds)))
         if lines:
             stages.append(Stage(title, lines))
-    return Profiles(group.label, stages, count, sum(len(group.at(length)) for length in lengths))
+    scored = sum(len(group.scored(length)) for length in lengths)
+    return Profiles(group.label, stages, count, scored, sum(len(group.at(length)) for length in lengths) - scored)
 
 
 def _row(traced: Traced, title: str) -> np.ndarray | None:

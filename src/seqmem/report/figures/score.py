@@ -11,8 +11,8 @@ from ..statistics import rule_text
 from ..wording import clean, score_words
 from .axes import Number, length_axis, new_figure, score_axis, spread
 from .base import Plot, TaskRuns
-from .curves import Curves, Line, measure, point
-from .marks import beside, dots, faint, finite, legend
+from .curves import Curves, Line, diverged_text, levels_text, measure, point
+from .marks import band_ends, beside, crosses, dots, faint, finite, legend
 from .style import LABELS_AT_MOST, QUIET, WIDTH, paint
 
 
@@ -20,17 +20,23 @@ def plots(task: TaskRuns) -> Iterator[Plot]:
     for at, some in enumerate(task.coloured(task.groups, LABELS_AT_MOST), 1):
         curves = collect(some, task.threshold)
         rule = rule_text(some[0][1].first, task.threshold)
+        level = f" ({sure})" if (sure := levels_text(curves)) else ""
         several = any(len(group.lengths) > 1 for _, group in some)
         caption = (
             "Score against the length it was trained on. Thick: the median over seeds; faint: every seed; "
-            "band: the 95 % bootstrap interval of the median. Lines stand a hair apart, so that equal ones show."
+            f"band: the exact interval of the median{level}. Lines stand a hair apart, so that equal ones show."
             if several
-            else "Score at the one length trained on: every run, their median, and its 95 % bootstrap interval."
+            else f"Score at the one length trained on: every run, their median, and its exact interval{level}."
         )
+        caption += diverged_text(curves.points)
         caption += f" Below the axis: how many seeds solve it ({rule})." if rule else ""
         alt = f"Median score by trained length on {clean(task.name, 60)}. " + " ".join(
             f"{clean(line.label, 40)}: "
-            + ", ".join(f"{score_words(curves.measure.metric, p.median)} at {p.x}" for p in line.points[:12])
+            + ", ".join(
+                f"{score_words(curves.measure.metric, p.median)} at {p.x}"
+                + (f", where {p.diverged} of {p.seeds} diverged" if p.diverged else "")
+                for p in line.points[:12]
+            )
             + "."
             for line in curves.lines
         )
@@ -51,15 +57,21 @@ def collect(groups: Sequence[tuple[int, Group]], threshold: float | None) -> Cur
 
 
 def draw(curves: Curves) -> Figure:
-    rows = len(curves.lines) if any(p.of for line in curves.lines for p in line.points) else 0
+    rows = len(curves.lines) if any(p.of for p in curves.points) else 0
     figure, ((axes,),) = new_figure(WIDTH, 300 + 15 * rows)
-    lengths = sorted({p.x for line in curves.lines for p in line.points})
+    lengths = sorted({p.x for p in curves.points})
     many = sum(len(line.seeds) for line in curves.lines) > 60
+    every = [value for p in curves.points for value in (p.low, p.high)]
+    worst = 0.0 if curves.measure.metric.higher_is_better else 1.0
     for place, line in enumerate(curves.lines):
         colour, marker = paint(line.colour)
         shifted = beside(axes, place, len(curves.lines))
         xs = [p.x for p in line.points]
-        low, high, median = (finite([getattr(p, name) for p in line.points]) for name in ("low", "high", "median"))
+        low, high = (band_ends([getattr(p, name) for p in line.points], every) for name in ("low", "high"))
+        median = finite([p.median for p in line.points])
+        fallen = [p.x for p in line.points if p.diverged]
+        edge = beside(axes, place, len(curves.lines), data=axes.get_xaxis_transform())
+        crosses(axes, fallen, [worst] * len(fallen), colour, edge)
         if len(xs) > 1:
             faint(axes, line.seeds.values(), colour, alpha=0.12 if many else 0.35, transform=shifted)
             axes.fill_between(xs, low, high, color=colour, alpha=0.15, lw=0, transform=shifted)
@@ -68,7 +80,7 @@ def draw(curves: Curves) -> Figure:
             axes.plot(xs * 2, [*low, *high], color=colour, lw=5, alpha=0.2, transform=shifted)
         axes.plot(xs, median, color=colour, marker=marker, ms=5.5, lw=2.2, clip_on=False, transform=shifted)
     length_axis(axes, lengths)
-    score_axis(axes, curves.measure, [value for line in curves.lines for p in line.points for value in (p.low, p.high)])
+    score_axis(axes, curves.measure, every)
     axes.set_ylabel(clean(curves.measure.metric.name, 40))
     if rows:
         _solved_counts(axes, curves, lengths)

@@ -8,7 +8,7 @@ from math import isfinite
 from matplotlib.figure import Figure
 
 from ..collect import Group
-from ..statistics import steps_to_solve
+from ..statistics import rule, run_solved_after, steps_to_solve
 from ..wording import clean
 from .axes import decades, length_axis, new_figure
 from .base import Plot, TaskRuns
@@ -18,8 +18,8 @@ from .style import LABELS_AT_MOST, WIDTH, paint
 
 @dataclass(frozen=True)
 class StepsLine:
-    """``points``: (length, steps, solved) of every run, the unsolved at their budget. ``median``: (length, steps),
-    where more than half of the seeds solved it."""
+    """``points``: (length, steps, solved) of every run, the unsolved at their budget, also those that diverged.
+    ``median``: (length, steps), where more than half of the seeds solved it."""
 
     label: str
     colour: int
@@ -37,15 +37,15 @@ class Steps:
 
 
 def plots(task: TaskRuns) -> Iterator[Plot]:
-    """None where the task has no rule of its own."""
-    if task.first.solved_at is None:
+    """None where there is no rule."""
+    if rule(task.first, task.threshold) is None:
         return
     for at, some in enumerate(task.coloured(task.groups, LABELS_AT_MOST), 1):
-        steps = collect(some)
+        steps = collect(some, task.threshold)
         caption = (
-            "Training steps until the task's own rule was first met, by trained length, both logarithmic: every "
-            "seed, and the median as a line wherever more than half of the seeds got there."
-            + (" Open: not solved, drawn at the steps it was given." if steps.any_unsolved else "")
+            "Training steps until the rule was first met by a run that meets it at the end, by trained length, both "
+            "logarithmic: every seed, and the median as a line wherever more than half of the seeds got there."
+            + (" Open: not solved or diverged, drawn at the steps it was given." if steps.any_unsolved else "")
         )
         alt = "Steps until solved by trained length. " + " ".join(
             f"{clean(line.label, 40)}: "
@@ -56,17 +56,17 @@ def plots(task: TaskRuns) -> Iterator[Plot]:
         yield Plot(f"steps-{at}", partial(draw, steps), caption, alt)
 
 
-def collect(groups: Sequence[tuple[int, Group]]) -> Steps:
-    """Updates until the task's own rule was first met, of every run."""
+def collect(groups: Sequence[tuple[int, Group]], threshold: float | None = None) -> Steps:
+    """Updates until the rule was first met, of every run that meets it at the end."""
     lines = []
     for colour, group in groups:
         points, medians = [], []
         for length in group.lengths:
             runs = group.at(length)
             for run in runs:
-                steps = run.steps if run.steps_to_solve is None else run.steps_to_solve
-                points.append((length, max(1, steps), run.steps_to_solve is not None))  # 0 has no logarithm
-            median = steps_to_solve(runs).steps.median
+                after = run_solved_after(run, threshold)
+                points.append((length, max(1, run.steps if after is None else after), after is not None))  # 0: no log
+            median = steps_to_solve(runs, threshold).steps.median
             if isfinite(median):
                 medians.append((length, max(1.0, median)))
         lines.append(StepsLine(group.label, colour, points, medians))

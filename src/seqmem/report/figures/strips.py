@@ -14,12 +14,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator
 
 from ..collect import Group
-from ..statistics import reaches, score_interval, telling_length
+from ..statistics import score_interval, solved_count, telling_length
 from ..wording import clean, score_words
 from .axes import Number, new_figure, score_axis
 from .base import Plot, TaskRuns
 from .curves import Measure, measure
-from .marks import dots
+from .marks import crosses, dots
 from .style import INK, WIDTH, paint
 
 MOST_ROWS = 12
@@ -37,6 +37,7 @@ class StripRow:
     median: float
     solved: int
     of: int
+    diverged: int
 
 
 @dataclass(frozen=True)
@@ -57,10 +58,12 @@ def plots(task: TaskRuns) -> Iterator[Plot]:
             number += 1
             where = f"trained at length {trained}" + (f", tested at {tested}" if tested is not None else "")
             caption = f"Every run {where}, a point each; the upright line is the median."
+            if diverged := sum(row.diverged for row in strip.rows):
+                caption += f" Crosses at the edge: {diverged} that diverged, worse than any score."
             if strip.measure.goal is not None:
                 caption += " At the right: how many solve it."
             alt = f"Scores of every run {where}. " + " ".join(
-                f"{clean(row.label, 40)}: {row.solved} of {row.of} solved, median "
+                f"{clean(row.label, 40)}: {row.solved} of {row.of} solved, {row.diverged} diverged, median "
                 f"{score_words(strip.measure.metric, row.median)}."
                 for row in strip.rows
             )
@@ -90,19 +93,24 @@ def collect(
     rows = []
     for colour, group in groups:
         runs = group.at(trained)
-        scores = [run.score if at is None else run.by_length.get(at, float("nan")) for run in runs]
-        if finite := [score for score in scores if isfinite(score)]:
-            solved = sum(reaches(runs[0], score, threshold) for score in finite)
+        finite = [score for run in runs if (score := run.score_at(at)) is not None and isfinite(score)]
+        count = solved_count(runs, threshold, at=at)
+        if finite or count.diverged:
             median = score_interval(runs, at=at).median
-            rows.append(StripRow(group.label, colour, finite, median, solved, len(scores)))
+            rows.append(StripRow(group.label, colour, finite, median, count.k, count.n, count.diverged))
     return Strip(measure(groups[0][1], threshold), trained if at is None else at, rows)
 
 
 def draw(strip: Strip) -> Figure:
     figure, ((axes,),) = new_figure(WIDTH, 70 + 34 * len(strip.rows))
+    worst = 0.0 if strip.measure.metric.higher_is_better else 1.0
     for at, row in enumerate(strip.rows):
         colour, marker = paint(row.colour)
         dots(axes, list(zip(row.values, _stacked(row.values, at), strict=True)), colour, alpha=0.6, marker=marker)
+        if row.diverged:
+            # Beside each other, inwards from the worst end.
+            places = [abs(worst - 0.014 * number) for number in range(row.diverged)]
+            crosses(axes, places, [at] * row.diverged, colour, axes.get_yaxis_transform())
         if isfinite(row.median):
             axes.plot([row.median] * 2, [at - 0.38, at + 0.38], color=INK, lw=1.6, zorder=4)
         if strip.measure.goal is not None:
@@ -121,6 +129,8 @@ def draw(strip: Strip) -> Figure:
 
 def _stacked(values: Sequence[Number], centre: Number) -> list[Number]:
     """The height of each point around ``centre``: points that would overlap stand above each other."""
+    if not values:
+        return []
     order = np.argsort(values, kind="stable")
     span = (max(values) - min(values)) / 60 or 1e-9
     places = np.zeros(len(values))

@@ -24,6 +24,13 @@ ENVIRONMENT = {
 
 
 def sections(collection: Collection) -> Iterator[Section]:
+    ended = [run for run in collection.diverged if run.state != "finished"]
+    if ended:
+        yield _section(
+            "Diverged, counted as not solved",
+            [Column("run", "path"), Column("why", "words")],
+            [[str(run.path), run.error or ""] for run in ended],
+        )
     if collection.unfinished:
         rows = [[str(run.path), run.state, run.step, run.error or ""] for run in collection.unfinished]
         columns = [

@@ -2,14 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 
+from ...solved import FEWEST, Solved, order_rank, percent
 from ..collect import Collection, Group, probe_numbers
 from ..statistics import memory_span, rule_text
-from ..wording import clean, count, extremes, listing, number_range, span_words
+from ..wording import clean, count, extremes, listing, number_range, span_words, with_signs
 from .tables import Column, Row, Table
 
 SIGNS = (
-    "In brackets: how many of the seeds solve that length. “≥”: the longest length tried is still solved, so the span "
-    "may be longer; “<”: not even the shortest is."
+    "In brackets: how many of the seeds solve that length, and the 95 % interval of the share of all seeds that would. "
+    "“≥”: the longest length tried is still solved, or the next has too few seeds to tell, so the span may be longer; "
+    "“<”: not even the shortest is. The interval of the span goes from the last length that most seeds surely solve to "
+    "the first that most surely do not."
 )
 
 
@@ -24,7 +27,9 @@ def counted(collection: Collection) -> str:
     """``12 finished runs · 1 task · 2 cells · lengths 10 to 20 · 3 seeds each``"""
     runs, groups = collection.runs, collection.groups
     lengths = sorted({run.seq_len for run in runs})
-    parts = [count(len(runs), "finished run")]
+    parts = [count(len(collection.finished), "finished run")]
+    if collection.diverged:
+        parts.append(f"{len(collection.diverged)} diverged")
     if runs:
         parts.append(count(len(collection.tasks), "task"))
         parts.append(count(len({group.label for group in groups}), "cell"))
@@ -43,22 +48,29 @@ def spans(groups: Sequence[Group], colours: Mapping[str, int], threshold: float 
         Column("task", "left"),
         Column("cell", "label"),
         Column("memory span", "span"),
-        Column("lengths tried", "left"),
+        Column("interval", "left"),
+        Column("lengths tried", "words"),
         Column("seeds"),
     ]
     rows = []
     for group in groups:
         span = memory_span(group, threshold)
-        tried = [f"{length} ({solved})" for length, solved in span.counts.items()] or list(map(str, group.lengths))
+        tried = [_tried(length, count) for length, count in span.counts.items()] or list(map(str, group.lengths))
         cells = [
             clean(group.task, 60),
             clean(group.label, 60),
             span_words(span),
+            with_signs(str(span.bounds)) if span.known else "",
             ", ".join(tried),
             number_range(*extremes(len(group.at(length)) for length in group.lengths)),
         ]
         rows.append(Row(cells, colours[group.label]))
     return Table(columns, rows, headline=True)
+
+
+def _tried(length: int, count: Solved) -> str:
+    """``10 (3/3: 29-100 %)``, with the seeds that diverged or are not there."""
+    return f"{length} ({', '.join(filter(None, (f'{count}: {count.share_text}', count.remarks)))})"
 
 
 def span_notes(collection: Collection, threshold: float | None) -> list[str]:
@@ -74,13 +86,18 @@ def span_notes(collection: Collection, threshold: float | None) -> list[str]:
                     f"{clean(group.label)} on {clean(task)} also solves {listing(list(map(str, span.beyond)))}, "
                     f"but not {span.failed}: more seeds or more steps would tell which of them is luck."
                 )
+            if span.undecided:
+                notes.append(
+                    f"{clean(group.label)} on {clean(task)}: at {listing(list(map(str, span.undecided)))} there are "
+                    "fewer seeds than at the other lengths, too few to say whether most solve it."
+                )
     fewest = min((len(group.at(length)) for group in collection.groups for length in group.lengths), default=0)
     if fewest == 1:
         notes.append("Some lengths rest on one seed alone. One seed proves nothing: run several, and look again.")
-    elif fewest < 5:
+    elif fewest < FEWEST:
         notes.append(
             f"Some lengths rest on {fewest} seeds. That shows large differences at best: the range of {fewest} "
-            f"seeds holds the true median with a probability of {100 * (1 - 2.0 ** (1 - fewest)):.0f} %."
+            f"seeds holds the true median with a probability of {percent(order_rank(fewest)[1])}."
         )
     return notes
 
@@ -91,6 +108,8 @@ def _spans_in_words(task: str, groups: Sequence[Group], threshold: float | None)
         span = memory_span(group, threshold)
         if not span.known:
             text = "{} cannot be judged, for want of a rule of success"
+        elif span.length is None and span.open:
+            text = f"{{}} undecided at {min(span.counts)}"
         elif span.length is None:
             text = f"{{}} not even {min(span.counts)}"
         elif span.open:
@@ -110,13 +129,21 @@ def glossary(collection: Collection, threshold: float | None) -> list[tuple[str,
     chosen = "the threshold given for this report" if threshold is not None else "the task's own rule"
     some = "; ".join(list(rules)[:8])
     terms = {
-        "Memory span": "The longest trained length that at least half of the seeds solve, as they do every shorter "
-        "length that was tried. It is between the lengths tried: a finer grid gives a finer span.",
-        "Solved": f"A held-out score that reaches {chosen}{f' ({some})' if some else ''}. Steps to solve always go "
-        "by the task's own rule, the first time that it was met during training.",
-        "Interval": "The 95 % bootstrap interval of the median over seeds. It says how far the median of other seeds "
-        "may lie, not how far a single run may: for that look at the faint lines, one for each seed. With few seeds no "
-        "interval of a median is as sure as 95 %: the range of 3 holds it three times in four, that of 5 in 94 of 100.",
+        "Memory span": "The longest trained length that more than half of the seeds solve, as they do every shorter "
+        "length that was tried. It is between the lengths tried: a finer grid gives a finer span. A length with fewer "
+        f"seeds than the others (or than {FEWEST}) counts as solved or not only if the seeds that it lacks could not "
+        "change that. Its interval takes for granted that what is learned at one length is learned at every shorter "
+        "one.",
+        "Solved": f"A held-out score after training that reaches {chosen}{f' ({some})' if some else ''}. Steps to "
+        "solve: the first time during training that it was reached, by a run that reaches it at the end.",
+        "Diverged": "The loss became infinite or not a number, or the model's mathematics failed. Such a run is a "
+        "result: it counts as a seed that has not solved its task, and in medians and comparisons it is worse than any "
+        "score. A run that was interrupted or killed, or failed for another reason, is named beside the count.",
+        "Interval": "The exact interval of the median over seeds, between two of their scores, with its confidence: at "
+        f"least 95 % from {FEWEST} seeds on. With fewer no interval is as sure: the range of 3 holds the median of all "
+        "seeds with 75 %, that of 5 with 93.8 %. It says how far the median of other seeds may lie, not how far a "
+        "single run may: for that look at the faint lines, one for each seed. Shares: Clopper and Pearson's interval, "
+        "of at least 95 %.",
         "Half-life": "Timesteps in which the gradient halves, from a straight line through its logarithms; ∞ where it "
         "does not decay.",
         "Horizon": "Timesteps back at which less than a thousandth of the gradient at the answer is left; ∞ where that "

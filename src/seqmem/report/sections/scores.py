@@ -7,10 +7,10 @@ from ...measurement import Number
 from ..collect import ProbeNumber, Run, probe_numbers
 from ..figures.base import TaskRuns
 from ..statistics import (
+    group_count,
     number_interval,
     rule_text,
     score_interval,
-    solved_count,
     steps_to_solve,
 )
 from ..wording import clean, extremes, listing, number_range, number_words, score_words, with_signs
@@ -38,7 +38,9 @@ def figures(_: TaskRuns) -> Section:
 def table(task: TaskRuns) -> Section:
     metric = clean(task.first.metric.name, 40) + ("" if task.first.higher_is_better else ", where lower is better")
     numbers = probe_numbers(run for group in task.groups for length in group.lengths for run in group.at(length))
-    text = f"Scores are {metric}: the median over seeds and its bootstrap interval in brackets."
+    text = f"Scores are {metric}: the median over seeds and its interval in brackets, with its confidence."
+    if any(run.diverged for group in task.groups for length in group.lengths for run in group.at(length)):
+        text += " A seed that diverged counts: it is not solved, and worse than any score."
     for probe, own in groupby(numbers, lambda number: number.probe):
         text += f" {_introduced(probe, [one.number for one in own])}"
     columns = [
@@ -57,14 +59,16 @@ def table(task: TaskRuns) -> Section:
             metric = group.first.metric
             low, high = score_words(metric, scores.low), score_words(metric, scores.high)
             known = bool(rule_text(group.first, task.threshold))
+            count = group_count(group, length, task.threshold)
+            beside = f", {count.remarks}" if count.remarks else ""
             cells = [
                 clean(group.label, 60),
                 length,
                 len(runs),
                 score_words(metric, scores.median),
-                f"[{low}, {high}]" if scores.n > 1 else "",
-                str(solved_count(runs, task.threshold)) if known else "–",
-                with_signs(str(steps_to_solve(runs))),
+                f"[{low}, {high}] ({scores.level_text})" if scores.n > 1 else "",
+                (str(count) if known else "–") + beside,
+                with_signs(str(steps_to_solve(runs, task.threshold))),
                 *(_medians(runs, number) for number in numbers),
             ]
             rows.append(Row(cells, task.colours[group.label]))
@@ -91,4 +95,5 @@ def _medians(runs: Sequence[Run], one: ProbeNumber) -> str:
     after, before = (number_interval(runs, one.probe, one.name, when) for when in ("end", "start"))
     if not after.n and not before.n:
         return "–"
-    return f"{number_words(one.number, after.median)} ({number_words(one.number, before.median)})"
+    some = f", of {after.n}" if 0 < after.n < len(runs) else ""
+    return f"{number_words(one.number, after.median)} ({number_words(one.number, before.median)}){some}"
