@@ -259,10 +259,10 @@ def hparams(folder: Path) -> str:
         if not path.exists():
             continue
         result = json.loads(path.read_text())
-        decay = result["gradient"]["end"]["state"]
+        decay = result["probes"]["gradient"]["end"]["state"]
         expected = {
             "score": result["score"],
-            "half_life": min(float(decay["half_life"]), 10 * length),
+            "log10_arrives": max(-12, min(float(decay["log10_arrives"]), 12)),
             "horizon": min(float(decay["horizon"]), length),
             "steps_to_solve": result["steps"] if result["steps_to_solve"] is None else result["steps_to_solve"],
         }
@@ -271,7 +271,7 @@ def hparams(folder: Path) -> str:
             require(abs(values[name] - value) <= 1e-6 * abs(value), f"{run}: {name} is {values[name]}, not {value}")
     by_state = {state: sum(one == state for one, _ in table.values()) for state in states}
     require(list(by_state.values()) == [1, 6, 1, 0], f"the states are {by_state}")
-    return "score, half-life, horizon and steps to solve of 6 finished runs of 3 cells; 1 failed and 1 killed have rows"
+    return "score, gradient, horizon and steps to solve of 6 finished runs of 3 cells; 1 failed and 1 killed have rows"
 
 
 def main() -> int:

@@ -753,10 +753,11 @@ def self_test(folder: Path, outputs: Path, report: Path) -> Iterator[tuple[str, 
         places = changed(change)
         noticed = bool(places) and all(re.search(expected, place) for place in places)
         yield kind, [] if noticed else [f"differences in {places or 'nothing'}, not in {expected}"]
-    decay = {"start": {"state": {"half_life": 2.5}}, "end": {}}
+    decay = {"start": {"state": {"half_life": 2.5, "underflowed": 2}}, "end": {}}
+    redefined = {"start": {"state": {"half_life": 3.5, "log10_arrives": -1.0, "underflowed": 2}}, "end": {}}
     for function, rest in ((current_result, {"score": 0.5}), (current_row, {"kind": "trace", "step": 3})):
-        before, now = {**rest, "gradient": decay}, {**rest, "probes": {"gradient": decay}}
-        other = {**rest, "probes": {"gradient": {**decay, "end": {"state": {"half_life": 2.5}}}}}
+        before, now = {**rest, "gradient": decay}, function({**rest, "probes": {"gradient": redefined}})
+        other = {**rest, "probes": {"gradient": {**decay, "end": {"state": {"underflowed": 2}}}}}
         faults = [
             f"{function.__name__} {fault}"
             for fault, wrong in (
@@ -813,10 +814,10 @@ def _edit_json(name: str, *keys: Any, value: Any) -> Callable[[Path, Path], None
 
 
 def _edit_decay(run: Path, report: Path) -> None:
-    """Change a half-life, in the earlier layout or in the current one."""
+    """Change a count, in the earlier layout or in the current one."""
     probes = "probes" in json.loads((run / "result.json").read_text())
-    keys = (*(["probes"] if probes else []), "gradient", "end", "state", "half_life")
-    _edit_json("result.json", *keys, value=_next)(run, report)
+    keys = (*(["probes"] if probes else []), "gradient", "end", "state", "underflowed")
+    _edit_json("result.json", *keys, value=lambda count: count + 1)(run, report)
 
 
 def _edit_row(run: Path, _: Path) -> None:
@@ -925,7 +926,7 @@ CHANGES: Sequence[tuple[str, str, Callable[[Path, Path], None]]] = (
     ("a weight's last bit", r"/checkpoint/model/", _edit_weights),
     ("a score in result.json", r"/result/score$", _edit_json("result.json", "score", value=_next)),
     ("a whole number that becomes a float", r"/result/steps$", _edit_json("result.json", "steps", value=float)),
-    ("a decay in result.json", r"/result/probes/gradient/end/state/half_life$", _edit_decay),
+    ("a decay in result.json", r"/result/probes/gradient/end/state/underflowed$", _edit_decay),
     ("a setting", r"/config/optimizer/lr$", _edit_json("config.json", "optimizer", "lr", value=_next)),
     ("a status", r"/status/step$", _edit_json("status.json", "step", value=lambda step: step + 1)),
     ("a scalar in the event file", r"/events[^/]*/train/loss/points/0/1$", _edit_events(_edit_scalar)),

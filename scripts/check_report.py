@@ -40,7 +40,10 @@ def make(folder: Path, count: int) -> dict[tuple[str, int], int]:
             "seq_len": length, "seed": seed, "steps": 1000, "batch_size": 64,
         }  # fmt: skip
         tested = sorted({5, length // 2, length, 2 * length, 4 * length})
-        decay = {"half_life": 5.0, "horizon": "inf", "log10_first_over_last": -1.0, "points": 9, "r2": 0.9}
+        decay = {
+            "log10_arrives": -1.0, "half_life": 5.0, "horizon": "inf", "log10_least": -1.0, "least_at": length - 1.0,
+            "log10_most": 0.0, "most_at": 1.0, "factor": 0.87, "points": 9, "r2": 0.9, "underflowed": 0,
+        }  # fmt: skip
         result = {
             "task": "pronoun", "cell": cell, "seq_len": length, "seed": seed, "hidden_size": 64, "layers": 1,
             "parameters": 17000, "steps": 1000, "device": "cpu", "baseline_loss": 1.4, "metric": "accuracy",

@@ -37,17 +37,19 @@ CLOCK: Mapping[str, frozenset[str]] = {
 def current_result(result: Mapping[str, Any]) -> dict[str, Any]:
     """``result.json`` in its current layout.
 
-    ``{"gradient": {"start": ..., "end": ...}}`` became ``{"probes": {"gradient": {"start": ..., "end": ...}}}``.
+    ``{"gradient": {"start": ..., "end": ...}}`` became ``{"probes": {"gradient": {"start": ..., "end": ...}}}``, of
+    which ``_of_any_definition`` is compared.
     """
-    return _under_probes(result)
+    return _of_any_definition(_under_probes(result))
 
 
 def current_row(row: Mapping[str, Any]) -> dict[str, Any]:
     """A line of ``metrics.jsonl`` in its current layout.
 
-    ``{"kind": "trace", "gradient": ...}`` became ``{"kind": "trace", "probes": {"gradient": ...}}``.
+    ``{"kind": "trace", "gradient": ...}`` became ``{"kind": "trace", "probes": {"gradient": ...}}``, of which
+    ``_of_any_definition`` is compared.
     """
-    return _under_probes(row)
+    return _of_any_definition(_under_probes(row))
 
 
 def _under_probes(value: Mapping[str, Any]) -> dict[str, Any]:
@@ -55,6 +57,36 @@ def _under_probes(value: Mapping[str, Any]) -> dict[str, Any]:
         return dict(value)
     others = {key: inner for key, inner in value.items() if key != "gradient"}
     return {**others, "probes": {"gradient": value["gradient"], **value.get("probes", {})}}
+
+
+def _of_any_definition(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the gradient's numbers those that did not change their meaning.
+
+    They became relative to one step back from the answer, and a half-life a matter of a straight line. All follow from
+    the traces, which are compared bit by bit.
+    """
+    probes = value.get("probes", {})
+    if "gradient" not in probes:
+        return dict(value)
+    return {**value, "probes": {**probes, "gradient": _kept(probes["gradient"])}}
+
+
+def _kept(numbers: Any) -> Any:
+    if not isinstance(numbers, Mapping):
+        return numbers
+    if "half_life" in numbers or "underflowed" in numbers:
+        return {name: number for name, number in numbers.items() if name == "underflowed"}
+    return {name: _kept(inner) for name, inner in numbers.items()}
+
+
+REDEFINED = re.compile(
+    r"(gradient[\w.]*|result)/(half_life|horizon|log10_\w+)|gradient[\w.]*/by_distance.*|gradient/heatmap|summary"
+)
+"""Tags of TensorBoard that show such numbers, or the gradient relative to the answer: not compared."""
+
+_GRADIENT_LINES = re.compile(
+    r"^(gradient|half-life|horizon|arrives|shape) .*\n?|^ +(first .* answer|10\S+ \S+ 1) .*\n?", re.MULTILINE
+)
 
 
 LATER_SETTINGS: Mapping[str, Any] = {"model.name": "recurrent", "probe": {}}
@@ -79,8 +111,10 @@ def current_config(config: Mapping[str, Any]) -> dict[str, Any]:
 def current_text(text: str) -> str:
     """What a verb printed, in its current words: a score that is not finite reads ``diverged``, which read ``nan``.
 
-    Columns are as wide as their widest word, so blanks are not compared where there is such a score.
+    Columns are as wide as their widest word, so blanks are not compared where there is such a score. What it says of
+    the gradient was relative to the answer, and is left out.
     """
+    text = _GRADIENT_LINES.sub("", re.sub(r"  (half-life|gradient arriving) \S+( %)?$", "", text, flags=re.MULTILINE))
     text = re.sub(r"\bnan\b", "diverged", text)
     return re.sub(r" {2,}", "  ", text) if "diverged" in text else text
 
@@ -96,9 +130,13 @@ def current_report(page: str) -> str:
 
 
 def shown_by_playground(page: str) -> dict[str, str]:
-    """The playground's data, and the texts of its page; the names in its code and their order are not compared."""
+    """The playground's data, and the texts of its page; the names in its code and their order are not compared.
+
+    A model had a ``half_life``, which the page did not show.
+    """
     (data,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
     texts = re.sub(r"<(script|style)\b.*?</\1>|<!--.*?-->|<[^>]+>", " ", page, flags=re.DOTALL)
+    data = re.sub(r'"half_life":\s*[^,]+,\s*', "", data)
     return {"data": _digest(data.encode()), "texts": " ".join(texts.split())}
 
 
@@ -260,6 +298,8 @@ def read_events(path: Path) -> dict[str, dict[str, Any]]:
     for record in RawEventFileLoader(str(path)).Load():
         event = Event.FromString(record)
         for value in event.summary.value:
+            if REDEFINED.fullmatch(value.tag):
+                continue
             plugin = value.metadata.plugin_data
             tag = tags.setdefault(
                 value.tag,
@@ -275,6 +315,8 @@ def read_events(path: Path) -> dict[str, dict[str, Any]]:
                     if getattr(part, clock):
                         part.ClearField(clock)
                 content: Any = MessageToDict(data)
+                metrics = content.get("experiment", {}).get("metricInfos", [])
+                metrics[:] = [one for one in metrics if not REDEFINED.fullmatch(one["name"]["tag"])]
             elif value.HasField("image"):
                 content = f"{value.image.width} x {value.image.height} {_digest(value.image.encoded_image_string)}"
             elif value.HasField("tensor"):

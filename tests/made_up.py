@@ -67,7 +67,7 @@ def run(
         by_length={} if diverged else dict(by_length or {seq_len: score}),
         config=config,
         descriptions=DESCRIPTIONS,
-        probes={"gradient": {when: {"state": {"half_life": half_life, "horizon": inf}} for when in ("start", "end")}},
+        probes={"gradient": {when: {"state": decay_of(half_life)} for when in ("start", "end")}},
         environment={"command": ["/opt/python", "/opt/bin/seqmem", "train", f"cell={cell}"], "torch": "2.13.0"},
         hidden_size=64, parameters=10, seconds=1.0,
     )  # fmt: skip
@@ -119,6 +119,11 @@ def collection(scores: Mapping[str, Mapping[int, Sequence[float]]], **facts: Any
             for seed, score in enumerate(seeds)
         ],
     )
+
+
+def decay_of(half_life: float) -> dict[str, float]:
+    """The numbers of a gradient of which a tenth arrives."""
+    return {"log10_arrives": -1.0, "half_life": half_life, "horizon": inf, "r2": 1.0}
 
 
 def group_of(runs: Collection, label: str) -> Group:
@@ -178,8 +183,7 @@ def run_directory(
         "steps_to_solve": solved_after,
         "by_length": [{"seq_len": k, "score": v, "loss": 0.1, "sequences": 1000} for k, v in tested.items()],
         "gradient": {
-            when: {"state": {"half_life": value, "horizon": inf, "r2": 1.0}}
-            for when, value in zip(("start", "end"), half_lives, strict=True)
+            when: {"state": decay_of(value)} for when, value in zip(("start", "end"), half_lives, strict=True)
         },
     }
     write(folder / "result.json", {**result, **facts})

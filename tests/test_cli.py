@@ -96,7 +96,7 @@ def _check_events(run: Path, result: dict) -> None:
     scalars = set(events.Tags()["scalars"])
     assert scalars >= {f"train/{name}" for name in ("loss", "learning_rate", "gradient_norm", "gradient_norm_clipped")}
     assert scalars >= {"eval/loss", "eval/score", "eval/score_by_length"}
-    assert scalars >= {f"gradient/{name}" for name in ("half_life", "horizon", "log10_first_over_last")}
+    assert scalars >= {f"gradient/{name}" for name in ("horizon", "log10_arrives", "log10_least")}
     for group in ("gradient", *(f"gradient_{name}" for name in STATES)):
         for when in ("latest", "at start", "at end"):
             assert scalars >= {f"{group}/by_timestep ({when})", f"{group}/by_distance_from_answer ({when})"}
@@ -117,7 +117,7 @@ def _check_events(run: Path, result: dict) -> None:
                 assert list(curve) == list(range(10))
                 np.testing.assert_allclose(list(curve.values()), expected[trace], rtol=1e-6)
             back = list(series(f"gradient_{name}/by_distance_from_answer (at end)").values())
-            np.testing.assert_allclose(back, (expected[-1] - expected[-1][-1])[::-1], atol=1e-5)
+            np.testing.assert_allclose(back, (expected[-1] - expected[-1][-2])[-2::-1], atol=1e-5)
     assert "gradient/heatmap" in events.Tags()["images"]
     assert set(events.Tags()["tensors"]) >= {"config", "summary", "answers"}
     for tag in ("experiment", "session_start_info", "session_end_info"):

@@ -173,7 +173,8 @@ def test_profiles_are_means_over_sequences_by_distance(tmp_path: Path) -> None:
         ]
         assert profiles.log10[[0, 2, 3, 4], back] == pytest.approx(np.log10(means))
     assert np.isneginf(profiles.log10[1]).all()
-    assert profiles.relative[0] == pytest.approx(profiles.log10[0] - profiles.log10[0, 0])
+    assert profiles.relative.shape == (5, 5)  # from one step back on
+    assert profiles.relative[0] == pytest.approx(profiles.log10[0, 1:] - profiles.log10[0, 1])
     assert np.isneginf(profiles.relative[1]).all()
     ends = run.profiles(ends=True)
     assert ends is not None

@@ -220,7 +220,7 @@ def test_profile_is_the_log_of_the_mean_relative_to_each_answer() -> None:
     rng = np.random.default_rng(0)
     norms, answered_at = rng.uniform(0.1, 1, (6, 5)), np.array([5, 3, 5, 4, 3])
     slow = []
-    for back in range(5, -1, -1):
+    for back in range(5, 0, -1):  # up to one step back from the answer
         there = [norms[at - back, b] for b, at in enumerate(answered_at) if at >= back]
         slow.append(log10(sum(there) / len(there)))
     np.testing.assert_allclose(profile(norms, answered_at), np.array(slow) - slow[-1], atol=1e-12)
@@ -228,12 +228,14 @@ def test_profile_is_the_log_of_the_mean_relative_to_each_answer() -> None:
 
 def test_profile_of_numbers_at_the_edge() -> None:
     end = np.array([4, 4])
-    norms = np.repeat(np.array([[0.0], [1e-310], [1e-200], [nan], [1.0]]), 2, axis=1)
-    np.testing.assert_allclose(profile(norms, end), [-inf, -inf, -200, nan, 0])
+    norms = np.repeat(np.array([[0.0], [1e-310], [1e-200], [1.0], [7.0]]), 2, axis=1)
+    np.testing.assert_allclose(profile(norms, end), [-inf, -inf, -200, 0])
+    norms[2] = nan
+    np.testing.assert_allclose(profile(norms, end), [-inf, -inf, nan, 0])
     assert np.isneginf(profile(np.zeros((5, 2)), end)).all()  # no gradient anywhere
     assert np.isnan(profile(np.full((5, 2), inf), end)).all()
     overflowing = np.repeat(np.array([[1e308], [inf], [nan], [1.0], [1.0]]), 2, axis=1)
-    np.testing.assert_array_equal(profile(overflowing, end), [inf, inf, nan, 0, 0])
+    np.testing.assert_array_equal(profile(overflowing, end), [inf, inf, nan, 0])
 
 
 def test_all_states_together_are_a_trace_s_state() -> None:
@@ -358,7 +360,8 @@ def test_a_pipe_gets_few_whole_lines_without_escapes() -> None:
     lines = file.getvalue().splitlines()
     assert lines[0] == "lstm pronoun len50 seed0: 1000 steps"
     assert lines[2] == (
-        "step  100/1000  loss 1.300 (chance 1.386)  accuracy 32.0 % (chance 25.0 %)  100 steps/s  half-life 1.12"
+        "step  100/1000  loss 1.300 (chance 1.386)  accuracy 32.0 % (chance 25.0 %)  100 steps/s  "
+        "gradient arriving 10^-12.8"
     )
     assert lines[-1].startswith("step 1000/1000  loss 0.400")
     assert len(lines) == 12
@@ -366,13 +369,15 @@ def test_a_pipe_gets_few_whole_lines_without_escapes() -> None:
     assert all(line == line.rstrip() and "\x1b" not in line for line in lines)
 
 
-def test_a_line_has_the_half_life_of_its_own_step() -> None:
+def test_a_line_has_the_gradient_of_its_own_step() -> None:
     file, clock = Writes(), Clock()
     with display(Console(file=file), clock=clock) as view:
         feed(view, clock)
-    half_lives = dict(re.findall(r"step +(\d+)/1000 .* half-life (\S+)", file.getvalue()))
-    expected = {str(step): f"{np.log(2) / -np.log(0.5 + 0.4 * step / 1000):.3g}" for step in range(0, 1001, 100)}
-    assert half_lives == expected
+    shares = dict(re.findall(r"step +(\d+)/1000 .* gradient arriving (\S+(?: %)?)", file.getvalue()))
+    logs = {str(step): 48 * log10(0.5 + 0.4 * step / 1000) for step in range(0, 1001, 100)}
+    assert shares == {
+        step: f"{100 * 10**value:.3g} %" if value > -4 else f"10^{value:.1f}" for step, value in logs.items()
+    }
 
 
 def test_a_slow_run_prints_every_evaluation_and_an_interrupted_one_its_last_line() -> None:
@@ -405,7 +410,7 @@ def test_jobs_of_a_sweep_write_prefixed_lines_even_on_a_terminal() -> None:
     assert all(part.endswith("\n") for part in file.parts if part)
     assert len(lines) == 12
     assert lines[-1] == (
-        "[2/4 lstm pronoun] finished  accuracy 95.0 % (chance 25.0 %)  solved at step 750  half-life 6.58"
+        "[2/4 lstm pronoun] finished  accuracy 95.0 % (chance 25.0 %)  solved at step 750  gradient arriving 0.636 %"
     )
 
 
@@ -452,7 +457,7 @@ def test_the_live_picture(width: int) -> None:
         assert strips[0].rstrip().endswith("█ answer  untrained")
         assert strips[1].rstrip().endswith("█ answer  step 400")
         assert strips[0].count("▁") > strips[1].count("▁") > 0
-        assert re.search(r"half-life +1.67 +horizon +17", text)  # 0.66 a timestep
+        assert re.search(r"arrives +10\^-8.7 +half-life +1.67 +horizon +18", text)  # 0.66 a timestep
 
 
 def test_logs_stand_above_the_live_picture_which_is_erased_at_the_end() -> None:
@@ -624,7 +629,7 @@ def test_the_display_is_an_observer_of_training() -> None:
         observer.measured(0, PROBE, *measurements([trace]))
         observer.finished(4, RESULT)
     first, last = file.getvalue().splitlines()
-    assert re.fullmatch(r"\[1\] step 0/4  loss 1.400 \(.*  accuracy 25.0 % \(.*\)  half-life \S+", first)
+    assert re.fullmatch(r"\[1\] step 0/4  loss 1.400 \(.*  accuracy 25.0 % \(.*\)  gradient arriving \S+( %)?", first)
     assert last.startswith("[1] finished  accuracy 95.0 % ")
 
 
@@ -646,9 +651,9 @@ def test_a_finished_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert len({line.index("│") for line in by_length}) == 1  # chance is one straight line
     strips = [line for line in lines if "answer  " in line]
     assert [line.split("  ")[-1] for line in strips] == ["untrained", "step 1000"]
-    assert "half-life   1 → 6.58 timesteps" in lines
-    assert "horizon     10 → beyond the sequence" in lines
-    assert "arrives     10^-14.8 → 0.573 % at the first timestep" in lines
+    assert "shape       half-life 1 timesteps → half-life 6.58 timesteps" in lines
+    assert "horizon     11 → beyond the sequence" in lines
+    assert "arrives     10^-14.4 → 0.636 % at the first timestep" in lines
     assert "model       64 units, 30,216 parameters" in lines
     assert "time        31 s, 31.8 steps/s on cpu" in lines
     assert "files       outputs/pronoun/lstm/len50-seed0-1a2b3c4d" in lines
@@ -658,7 +663,7 @@ def test_a_finished_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
 def test_the_strip_of_a_run_shows_its_gradients(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = make_run(tmp_path, seq_len=20, rate=0.4)
     strips = re.findall(r"first (\S+) answer  step 1000", run_show(capsys, run.path)[1])
-    levels = [max(0, int(8 + back * log10(0.4) - 1e-9)) for back in range(19, -1, -1)]
+    levels = [max(0, int(8 + back * log10(0.4) - 1e-9)) for back in range(18, -1, -1)]
     assert strips == ["".join(UNICODE.blocks[min(level, 7)] for level in levels)]
 
 
@@ -679,7 +684,7 @@ def test_an_unfinished_run(
     assert (code, err) == (0, "")
     assert out.splitlines()[0].endswith(message)
     assert re.search(r"^score +0\.5$", out, re.M)
-    assert re.search(r"^half-life +1 → 6\.58 timesteps$", out, re.M)
+    assert re.search(r"^shape +half-life 1 timesteps → half-life 6\.58 timesteps$", out, re.M)
     assert "answer  step 700" in out
     go_on = "go on with  seqmem train cell=lstm '+note=two words'"
     assert (go_on in out) == (state == "interrupted" or pid is not None)
@@ -750,8 +755,8 @@ def test_an_exploding_and_a_vanished_gradient(tmp_path: Path, capsys: pytest.Cap
     out = run_show(capsys, make_run(tmp_path / "a", rate=1.5).path)[1]
     assert re.search(r"first ▲+█+ answer  step 1000", out)
     assert "▲ over 10" in out
-    assert "half-life   1 → does not decay" in out
-    assert "10^8.6 at the first timestep" in out
+    assert "shape       half-life 1 timesteps → grows x1.5 a timestep" in out
+    assert "10^8.5 at the first timestep" in out
     norms = np.ones((3, 50, 4))
     norms[:, :40] = 0
     out = run_show(capsys, make_run(tmp_path / "b", norms=norms).path)[1]
@@ -879,10 +884,10 @@ def test_a_comparison_names_what_differs(tmp_path: Path, capsys: pytest.CaptureF
     lines = out.splitlines()
     assert lines[0] == "3 runs"
     assert lines[2] == "pronoun  50 timesteps · seed 0 · chance 25.0 %"
-    assert lines[4] == "cell  forget_bias  accuracy  solved at  half-life  horizon"
-    assert lines[5] == "lstm  1              26.0 %         no        2.2       22"
-    assert lines[6] == "lstm  chrono         99.8 %        250        inf      inf"
-    assert lines[7] == "rnn                  26.0 %         no       1.36       14"
+    assert lines[4] == "cell  forget_bias  accuracy  solved at   arrives  half-life  horizon"
+    assert lines[5] == "lstm  1              26.0 %         no   10^-6.6        2.2       23"
+    assert lines[6] == "lstm  chrono         99.8 %        250     100 %        inf      inf"
+    assert lines[7] == "rnn                  26.0 %         no  10^-10.6       1.36       15"
 
 
 def test_strips_of_different_lengths_stand_under_each_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

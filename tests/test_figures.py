@@ -81,11 +81,11 @@ def test_profiles_fall_as_the_traces_do(tmp_path: Path) -> None:
     assert [stage.title for stage in lstm.stages] == ["before training", "halfway", "after training"]
     for stage, rate in zip(lstm.stages, (1, 3, 5), strict=True):
         for line in stage.lines:
-            expected = -np.log10(2) * rate * np.arange(line.trained) / 2  # whatever the seed's scale
+            expected = -np.log10(2) * rate * np.arange(line.trained - 1) / 2  # whatever the seed's scale
             assert len(line.seeds) == 3
             np.testing.assert_allclose(line.median, expected, atol=1e-12)
     low, high = profiles.reach([lstm])
-    assert low == pytest.approx(max(-12, -np.log10(2) * 5 * 9.5) - 0.3)
+    assert low == pytest.approx(max(-12, -np.log10(2) * 5 * 9) - 0.3)
     assert high == pytest.approx(0.3)
 
 
@@ -96,7 +96,7 @@ def test_the_map_is_of_the_median_seed_in_reading_order(tmp_path: Path) -> None:
         (10, 1, [0, 100, 200, 300, 400]),
         (20, 2, [0, 100, 200, 300, 400]),
     ]
-    np.testing.assert_allclose(panels[0].log10[2], -np.log10(2) * 3 * np.arange(10)[::-1] / 2, atol=1e-12)
+    np.testing.assert_allclose(panels[0].log10[2], -np.log10(2) * 3 * np.arange(9)[::-1] / 2, atol=1e-12)
 
 
 def test_traces_that_cannot_be_read_are_named(tmp_path: Path) -> None:

@@ -224,7 +224,7 @@ ASK = """({bundles, sentences, texts}) => {
                    parsed: here.task.parse("<!--<script> naïve").unknown.map(({word}) => word)};
   const decoded = {
     groups: runs.groups.map(({name, models}) => [name, models.map(({seed}) => seed)]),
-    ids: runs.models.map(({id}) => id), halfLives: runs.models.map(({half_life}) => String(half_life)),
+    ids: runs.models.map(({id}) => id),
     lengths: runs.models[0].lengths, shortest: runs.models.map(({shortest}) => shortest),
     sentences: runs.sentences.map((some) => {
       const last = some.count - 1;
@@ -266,8 +266,8 @@ def browsed(
     for number, (name, model) in enumerate(models().items()):
         more: dict[str, Any] = {"label": name, "group": "pair" if number < 2 else name, "seed": number}
         if number == 0:
-            more |= {"half_life": inf, "lengths": [Evaluation(7, 0.5, nan, 100), Evaluation(20, nan, nan, 100)]}
-        runs.append(playable(model, half_life=more.pop("half_life", float(number)), **more))
+            more |= {"lengths": [Evaluation(7, 0.5, nan, 100), Evaluation(20, nan, nan, 100)]}
+        runs.append(playable(model, **more))
     runs.append(playable(runs[0].model, label="again", shortest=7, seed=0))
     bundles = {name: bundle([playable(small(partial(RNN, hidden_size=2), task), task)]) for name, task in TASKS.items()}
     bundles["wide"] = bundle([playable(small(partial(RNN, hidden_size=2), Wide()), Wide())])
@@ -469,7 +469,6 @@ def test_decoded_facts_about_the_models(browsed: Browsed) -> None:
     ]  # fmt: skip
     assert decoded["ids"][0] == "rnn-20-0"
     assert decoded["ids"][-1] == "rnn-20-0-2"
-    assert decoded["halfLives"][:2] == ["Infinity", "1"]
     assert decoded["shortest"] == [*[20] * len(names), 7]
     assert decoded["lengths"] == [
         {"seq_len": 7, "score": 0.5, "sequences": 100}, {"seq_len": 20, "score": None, "sequences": 100}

@@ -76,7 +76,7 @@ MODELS = {
 def playable(cell: str, seed: int) -> Playable:
     seq_len = KINDS[cell][1]
     scores = [Evaluation(length, 1 / (1 + seed + length / seq_len), 1.0, 1000) for length in (20, 8, 40, 80)]
-    return Playable(MODELS[cell, seed], TASK, cell, seq_len, seed, score=scores[0].score, half_life=2.0, lengths=scores)
+    return Playable(MODELS[cell, seed], TASK, cell, seq_len, seed, score=scores[0].score, lengths=scores)
 
 
 def key(cell: str, seed: int) -> str:

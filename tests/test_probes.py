@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from math import inf, log, nan
+from math import inf, log, log10, nan
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -92,8 +92,9 @@ def test_a_linear_cell_halves_the_gradient_in_ln_2_over_ln_a(rate: float) -> Non
     state = measurement.scalars["state"]
     assert isinstance(state, Mapping)
     assert state["half_life"] == pytest.approx(log(2) / -log(rate))
-    steps_to_a_thousandth = log(1000) / -log(rate)
-    assert state["horizon"] == (np.floor(steps_to_a_thousandth) + 1 if steps_to_a_thousandth < 29 else inf)
+    steps_to_a_thousandth = np.floor(log(1000) / -log(rate)) + 1  # from one step back from the answer
+    assert state["horizon"] == (1 + steps_to_a_thousandth if steps_to_a_thousandth < 29 else inf)
+    assert state["log10_arrives"] == pytest.approx(28 * log10(rate))
     assert state["r2"] == pytest.approx(1.0)
 
 
@@ -163,16 +164,16 @@ def test_measuring_changes_nothing(kind: type[Probe]) -> None:
 
 
 def test_a_number_is_drawn_within_its_limits() -> None:
-    half_life, last = NUMBERS["half_life"], NUMBERS["log10_first_over_last"]
+    half_life, last = NUMBERS["half_life"], NUMBERS["log10_arrives"]
     assert [half_life.drawn(value, 20) for value in (5.0, 300.0, inf, nan)] == [5.0, 200.0, 200.0, None]
     assert [last.drawn(value, 20) for value in (-3.0, -20.0, -inf)] == [-3.0, -12.0, -12.0]
     assert Number("n", most=2.0).drawn(3.0, 20) == 2.0
 
 
 def test_a_number_in_words() -> None:
-    half_life, horizon, last = (NUMBERS[name] for name in ("half_life", "horizon", "log10_first_over_last"))
+    half_life, horizon, last = (NUMBERS[name] for name in ("half_life", "horizon", "log10_arrives"))
     assert [half_life.words(value) for value in (0.51234, 123.4, 8793.2, 2e9, inf, nan)] == [
-        "0.512", "123", "8,793", "2e+09", "does not decay", "unknown",
+        "0.512", "123", "8,793", "2e+09", "keeps or grows", "no straight line",
     ]  # fmt: skip
     assert [horizon.words(value) for value in (45.0, 1234.0, inf, nan)] == [
         "45", "1234", "beyond the sequence", "unknown",
@@ -182,6 +183,8 @@ def test_a_number_in_words() -> None:
     ]  # fmt: skip
     assert half_life.text(8.4567) == "8.46 timesteps"
     assert half_life.text(inf) == "inf"
+    assert [last.brief(value) for value in (-0.5, -inf, inf, nan)] == ["31.6 %", "nothing", "infinite", "-"]
+    assert (last.short, horizon.short) == ("arrives", "horizon")
 
 
 @pytest.mark.parametrize("kind", [*PROBES.values(), Size])

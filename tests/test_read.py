@@ -303,11 +303,16 @@ def test_gates_and_gradient(runs: dict[str, Path], run_read: Command) -> None:
     printed = run_read(*both, "--view", "gradient", columns=100).out
     state = np.array(data["gradient"]["state"])
     rows = [line for line in printed.splitlines() if re.match(r" *\d+ ", line)]
-    for t, row in enumerate(rows):
-        percent = 100 * state[t] / state[-1]
+    for t, row in enumerate(rows[:-1]):
+        percent = 100 * state[t] / state[-2]
         assert f"{percent:.3g} %" in row
-    assert f"half-life {data['decay']['half_life']:.3g} words" in printed
-    assert f"{100 * state[0] / state[-1]:.3g} % of it arrives at the first word" in printed
+    assert "the answer" in rows[-1]
+    decays = data["decay"]
+    assert decays["state"]["words"].replace("timestep", "word") in printed.replace("\n", " ")
+    assert f"{100 * state[0] / state[-2]:.3g} % of it arrives at the first word" in printed
+    cell, hidden = (100 * 10 ** decays[name]["log10_arrives"] for name in ("cell", "hidden"))
+    assert cell == pytest.approx(100 * data["gradient"]["cell"][0] / data["gradient"]["cell"][-2])
+    assert f"of hidden {hidden:.3g} %, cell {cell:.3g} %" in printed
 
 
 @pytest.mark.parametrize("kind", ["ascii", "dumb"])
@@ -444,23 +449,26 @@ def test_time_scales_bars_and_short_names() -> None:
 
 def test_gradients_are_drawn_on_a_log_scale() -> None:
     """A factor 10^-2 a step shortens the bar by a quarter; below 10^-8 it is empty."""
-    norms = 0.5 * 10.0 ** -(2.0 * np.arange(6)[::-1])
+    norms = 0.5 * 10.0 ** -(2.0 * np.array([5, 4, 3, 2, 1, 1]))
     lines = lines_of(scene_of(made_up(one_hot(*[0] * 6), gradient={"state": norms})), 5, "gradient", 60)
     rows = [line for line in lines if re.match(r" *\d ", line)]
     drawn = [8 * row.count("█") + sum(1 + SIGNS.parts.index(c) for c in row if c in SIGNS.parts) for row in rows]
-    np.testing.assert_allclose(np.array(drawn) / drawn[-1], [0, 0, 0.25, 0.5, 0.75, 1], atol=0.01)
+    np.testing.assert_allclose(np.array(drawn) / max(drawn), [0, 0.25, 0.5, 0.75, 1, 0], atol=0.01)
     assert any("half-life 0.151 words" in line for line in lines[-3:])  # log10(2) / 2
-    assert any("below a thousandth 2 words back" in line for line in lines[-3:])
+    assert any("below a thousandth 3 words back" in line for line in lines[-3:])
 
 
 def test_the_verdict_on_an_uneven_gradient() -> None:
     for norms, verdict in (
-        ([0.9, 1.2, 1.0, 1.1, 0.9, 1.0], "does not decay; 90 %"),
-        ([0.2, 0.4, 0.05, 0.05, 0.05, 1.0], "half-life"),
-        ([0.3, 0.3, 0.2, 0.1, 0.02, 1.0], "no even decay; 30 %"),
+        ([0.9, 1.2, 1.0, 1.1, 1.0, 7.0], "stays between 90 % (5 back) and 120 % 90 %"),
+        ([0.98, 1.0, 1.01, 1.0, 1.0, 7.0], "keeps its size 98 % of it arrives"),
+        ([0.1, 0.1, 0.1, 0.5, 1.0, 7.0], "falls unevenly, to 10 %"),
+        ([0.3, 0.3, 0.02, 0.1, 1.0, 7.0], "falls to 2 % at 3 back, then rises to 30 % 30 %"),
+        ([16.0, 8.0, 4.0, 2.0, 1.0, 7.0], "grows x2 a word"),
     ):
         lines = lines_of(scene_of(made_up(one_hot(*[0] * 6), gradient={"state": np.array(norms)})), 5, "gradient")
-        assert verdict in lines[-1], lines[-1]
+        foot = " ".join(" ".join(lines[-2:]).replace(";", "").split())
+        assert verdict in foot, foot
 
 
 def test_a_picture_equals_the_data_set() -> None:

@@ -5,7 +5,7 @@ installed, from the description stored in the run.
 Axes: T time, B batch.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from math import inf, isfinite, isnan
 from typing import Any, Literal
@@ -30,10 +30,12 @@ class Number:
         least, most: what lies beyond is drawn as this; None: no such limit. ``most_lengths``: the same as ``most``, in
             multiples of the length of the measured sequences. Files have the true numbers.
         digits: a format of Python's, e.g. ``.0f``; empty: three significant digits.
-        infinite: what infinity means, in words.
+        infinite: what infinity means, in words; ``unknown``: what NaN means.
         log10_share: the value is log10 of a share of something, and read more easily in percent.
         fit: another number of the probe, which says how well this one describes what was measured (1: exactly);
             ``unfit``: what to say of a value in the sequence where it is below 0.8.
+        told: the probe's numbers in words (``Description.in_words``) say it; it has no line of its own beside those.
+        each_part: drawn in TensorBoard for every part that the probe measures, not only for the main one.
     """
 
     title: str
@@ -48,9 +50,17 @@ class Number:
     place: str = ""
     digits: str = ""
     infinite: str = "infinite"
+    unknown: str = "unknown"
     log10_share: bool = False
     fit: str = ""
     unfit: str = ""
+    told: bool = False
+    each_part: bool = False
+
+    @property
+    def short(self) -> str:
+        """The title in at most 11 characters, if it has such a label."""
+        return self.label or self.title
 
     def drawn(self, value: float, timesteps: int) -> float | None:
         """The value as a figure can show it; None: it is not a number."""
@@ -64,10 +74,14 @@ class Number:
 
     def text(self, value: float) -> str:
         """``8.42 timesteps``; what is not finite has no unit."""
+        if self.log10_share:
+            return self.words(value)
         return f"{value:.3g} {self.unit}".strip() if isfinite(value) else str(value)
 
     def brief(self, value: float) -> str:
-        """The value in a narrow column: ``8.42``, ``inf``, ``-``."""
+        """The value in a narrow column: ``8.42``, ``inf``, ``-``, ``35 %``."""
+        if self.log10_share and not isnan(value):
+            return share_in_words(value)
         return "-" if isnan(value) else str(value) if not isfinite(value) else _three_digits(value)
 
     def suffix(self, value: float) -> str:
@@ -79,9 +93,9 @@ class Number:
     def words(self, value: float) -> str:
         """The value in prose, without its unit: ``8.42``, ``1,230``, ``does not decay``, ``35 %``."""
         if isnan(value):
-            return "unknown"
+            return self.unknown
         if self.log10_share:
-            return _share(value)
+            return share_in_words(value)
         if not isfinite(value):
             return self.infinite if value > 0 else f"-{self.infinite}"
         if self.digits:
@@ -93,10 +107,10 @@ def _three_digits(value: float) -> str:
     return f"{value:,.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.3g}"
 
 
-def _share(log10: float) -> str:
+def share_in_words(log10: float) -> str:
     """In percent between 0.01 % and 1,000 %, otherwise as a power of ten."""
-    if log10 == -inf:
-        return "nothing"
+    if abs(log10) == inf:
+        return "infinite" if log10 > 0 else "nothing"
     return f"{100 * 10**log10:.3g} %" if -4 < log10 < 1 else f"10^{log10:.1f}"
 
 
@@ -108,10 +122,12 @@ class Description:
         numbers: name -> Number, those that matter most first.
         main: of a probe that measures several parts, the one that is shown where there is room for one; empty: its
             numbers belong to no part.
+        in_words: what the numbers of one part say together; known of the probes of seqmem alone, and not stored.
     """
 
     numbers: Mapping[str, Number]
     main: str = ""
+    in_words: Callable[[Mapping[str, float]], str] | None = field(default=None, compare=False)
 
     def of_main(self, scalars: Scalars) -> dict[str, float]:
         """The numbers of the main part; none if it was not measured."""

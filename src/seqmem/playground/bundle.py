@@ -44,7 +44,6 @@ class Playable:
         label: by default ``lstm, trained at 50 words``.
         group: equal for models that differ in their seed only; by default the label.
         score: at ``seq_len``, on held-out sequences.
-        half_life: half-life of the gradient after training, in timesteps.
         lengths: scores at several lengths, on held-out sequences.
         trained: the lengths that training drew, of which the page shows held-out sentences.
     """
@@ -58,7 +57,6 @@ class Playable:
     label: str = ""
     group: str = ""
     score: float | None = None
-    half_life: float | None = None
     lengths: Sequence[Evaluation] = ()
     trained: Collection[int] = ()
 
@@ -103,7 +101,6 @@ def bundle(models: Sequence[Playable], *, sentences_per_length: int = 6, seed: i
                 "group": playable.group or playable.name,
                 "parameters": parameter_count(playable.model),
                 "score": _number(playable.score),
-                "half_life": _number(playable.half_life),
                 "lengths": [
                     {"seq_len": each.seq_len, "score": _number(each.score), "sequences": each.sequences}
                     for each in playable.lengths

@@ -188,10 +188,11 @@ function lines({ col, T, width, rem }, series, low, high, marks, extra = "") {
     .join("");
   inside += extra && extra(y);
   for (const [letter, values] of Object.entries(series)) {
-    const points = Array.from(values, (value, t) => `${x(t)},${y(value).toFixed(1)}`);
-    inside += `<polyline class="line ${letter}" points="${points.join(" ")}"/>`;
+    const points = Array.from(values, (value, t) => (Number.isNaN(value) ? "" : `${x(t)},${y(value).toFixed(1)}`));
+    inside += `<polyline class="line ${letter}" points="${points.filter(Boolean).join(" ")}"/>`;
     const every = col < 10 ? Math.ceil(10 / col) : 1;
     for (let t = 0; t < T; t += every) {
+      if (!points[t]) continue;
       const [px, py] = points[t].split(",");
       // A triangle marks a value below the chart.
       inside +=
@@ -232,8 +233,10 @@ function gradients(at) {
   const series = {};
   for (const letter of letters) {
     const norms = lastGradient(readings[letter], scene.right);
-    // Relative to the last word: a confident model has a small gradient everywhere.
-    if (norms) series[letter] = Array.from(norms, (norm) => (norm > 0 ? Math.log10(norm / norms.at(-1)) : -Infinity));
+    // Relative to one word back, for a confident model has a small gradient everywhere. At the last word, which answers,
+    // the gradient is that of the readout: it has crossed no word.
+    const log = (norm, t) => (t === norms.length - 1 ? NaN : norm > 0 ? Math.log10(norm / norms.at(-2)) : -Infinity);
+    if (norms) series[letter] = Array.from(norms, log);
   }
   const top = Math.max(1, ...Object.values(series).flat().filter(Number.isFinite));
   const marks = [0, -3, -6, -9, -12].map((power) => [power, power === 0 ? "1" : `10${raised(power)}`]);
@@ -248,11 +251,8 @@ function gradients(at) {
     ),
     ticks(marks, y),
   );
-  return row(
-    "",
-    tag,
-    plot("", at, height, chart, `How much of the gradient at the answer flows back to each word. ${says.join(", ")}`),
-  );
+  const words = "How much of the gradient one word back from the answer flows back to each word.";
+  return row("", tag, plot("", at, height, chart, `${words} ${says.join(", ")}`));
 }
 
 function raised(number) {
@@ -260,6 +260,7 @@ function raised(number) {
 }
 
 function power(log) {
+  if (Number.isNaN(log)) return "–";
   if (!Number.isFinite(log)) return "0";
   if (log > -2) return (10 ** log).toFixed(2);
   return `10${raised(Math.round(log))}`;

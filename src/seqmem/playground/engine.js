@@ -465,7 +465,6 @@ class Model {
     for (const key of ["id", "label", "cell", "seq_len", "shortest", "seed", "group", "parameters", "score"]) {
       this[key] = data[key];
     }
-    this.half_life = data.half_life === "inf" ? Infinity : data.half_life;
     this.lengths = data.lengths;
   }
 

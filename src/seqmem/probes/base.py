@@ -4,7 +4,7 @@ Axes: T time, B batch.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -26,7 +26,7 @@ class Curves:
         of: series -> what it is measured of, in words; a series that is missing is called a state.
         log: draw log10 of the values.
         heatmap: what the main series is, as a sentence about a picture of it begins; empty: there is no picture. It
-            shows log10 relative to the value at the answer.
+            shows log10 relative to the value one step back from the answer.
     """
 
     what: str = "what the probe measures"
@@ -51,6 +51,9 @@ class Probe(ABC):
     main: ClassVar[str] = ""
     """The part shown where only one fits, if the probe measures several parts of a model."""
 
+    in_words: ClassVar[Callable[[Mapping[str, float]], str] | None] = None
+    """What the numbers of one part say together, as a static method; None: they speak for themselves."""
+
     curves: ClassVar[Curves] = Curves()
 
     @abstractmethod
@@ -74,7 +77,7 @@ class Probe(ABC):
         return None
 
     def description(self) -> Description:
-        return Description(self.numbers, self.main)
+        return Description(self.numbers, self.main, type(self).in_words)
 
 
 @runtime_checkable

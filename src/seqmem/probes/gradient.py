@@ -15,7 +15,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from ..cells.state import tensors, written
-from ..decay import DESCRIPTION, INPUT, NUMBERS, Trace, decays_of, together
+from ..decay import DESCRIPTION, INPUT, NUMBERS, Trace, decays_of, in_words, together
 from ..denormals import flush_denormal
 from ..measurement import Measurement
 from ..models.base import Model, Tapped, loss_per_sequence
@@ -237,6 +237,7 @@ class GradientProbe(Probe):
     name = "gradient"
     numbers = NUMBERS
     main = DESCRIPTION.main
+    in_words = staticmethod(in_words)
     curves = Curves(
         "the loss gradient's norm",
         {"state": "everything the cell carries past a timestep", INPUT: "what enters the first layer"},

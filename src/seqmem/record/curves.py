@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from ..decay import mean_by_distance
+from ..decay import mean_by_distance, one_step_back
 from ..measurement import Measurement
 from ..probes.base import Probe
 from .events import EventFile
@@ -29,9 +29,9 @@ def draw_curves(events: EventFile, probe: Probe, when: str, measurement: Measure
         if measurement.answered_at is not None:
             back = mean_by_distance(values, measurement.answered_at)
             tag = f"{group(probe, name)}/by_distance_from_answer ({when})"
-            by_distance[tag] = _scaled(probe, _relative(back, _at_answer(back)))
+            by_distance[tag] = _scaled(probe, _relative(back[1:], one_step_back(back)))
     _write_thinned(events, by_timestep)
-    _write_thinned(events, by_distance)
+    _write_thinned(events, by_distance, first=1)
 
 
 def draw_percentiles(events: EventFile, probe: Probe, measurement: Measurement) -> None:
@@ -46,7 +46,7 @@ def draw_percentiles(events: EventFile, probe: Probe, measurement: Measurement) 
 
 
 def draw_heatmap(events: EventFile, probe: Probe, traces: TraceFile, step: int) -> None:
-    """The main series over all of training so far, relative to the answer."""
+    """The main series over all of training so far, relative to one step back from the answer."""
     from .pictures.heatmap import heatmap, visible  # Pillow is not needed before the first step
 
     if not probe.curves.heatmap:
@@ -56,7 +56,7 @@ def draw_heatmap(events: EventFile, probe: Probe, traces: TraceFile, step: int) 
         values = _all_series(probe, trace)[probe.main]
         if trace.answered_at is None:
             return
-        rows.append(_relative(values.mean(1), _at_answer(mean_by_distance(values, trace.answered_at))))
+        rows.append(_relative(values.mean(1), one_step_back(mean_by_distance(values, trace.answered_at))))
     picture = heatmap(_log10(np.stack(rows), floor=-inf), traces.steps)
     events.image(f"{probe.name}/heatmap", picture, step)
 
@@ -66,15 +66,9 @@ def _all_series(probe: Probe, measurement: Measurement) -> dict[str, Float[ndarr
     return {**probe.combined(series), **series}
 
 
-def _at_answer(back: Float[ndarray, " K"]) -> float:
-    """The value at the answer, or the first above zero (see ``decay``)."""
-    above = np.flatnonzero(back > 0)
-    return float(back[above[0]]) if len(above) else float(back[0])
-
-
-def _relative(values: Float[ndarray, " points"], answer: float) -> Float[ndarray, " points"]:
+def _relative(values: Float[ndarray, " points"], reference: float) -> Float[ndarray, " points"]:
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        return values / answer
+        return values / reference
 
 
 def _scaled(probe: Probe, values: Float[ndarray, " points"]) -> Float[ndarray, " points"]:
@@ -86,10 +80,12 @@ def _log10(values: Float[ndarray, "*shape"], floor: float = FLOOR) -> Float[ndar
         return np.maximum(np.log10(values), floor)
 
 
-def _write_thinned(events: EventFile, curves: Mapping[str, Float[ndarray, " points"]]) -> None:
-    if curves:
-        xs = thinned(len(next(iter(curves.values()))))
-        events.curves(xs, {tag: values[xs] for tag, values in curves.items()})
+def _write_thinned(events: EventFile, curves: Mapping[str, Float[ndarray, " points"]], *, first: int = 0) -> None:
+    """``first``: the step of the first point."""
+    count = len(next(iter(curves.values()), ()))
+    if count:
+        places = thinned(count)
+        events.curves(first + places, {tag: values[places] for tag, values in curves.items()})
 
 
 def thinned(count: int) -> ndarray:

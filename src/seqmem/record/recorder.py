@@ -31,7 +31,7 @@ from ..tasks.base import Task
 from ..training.plan import Diverged, Result
 from .curves import draw_curves, draw_heatmap, draw_percentiles
 from .events import EventFile, GrowingFile, Hparam
-from .tags import describe, drawn_numbers, results
+from .tags import describe, drawn_numbers, group, results
 from .texts import answers, code_block, error_text, summary_table
 from .traces import TraceFile, counts
 
@@ -214,7 +214,8 @@ class Recorder:
         self._row("trace", step, {probe.name: measurement.scalars})
         timesteps = measurement.timesteps or self.facts.seq_len
         drawn = _drawn(probe, measurement.scalars, timesteps)
-        log.events.scalars(step, {f"{probe.name}/{name}": value for name, value in drawn})
+        parts = _drawn_parts(probe, measurement.scalars, timesteps)
+        log.events.scalars(step, {f"{probe.name}/{name}": value for name, value in drawn} | dict(parts))
         with self._writing():
             if measurement.series:
                 self._measured_series(step, probe, measurement)
@@ -374,6 +375,15 @@ def _drawn(probe: Probe, scalars: Scalars, timesteps: int) -> Iterator[tuple[str
         value = probe.numbers[name].drawn(values[name], timesteps) if name in values else None
         if value is not None:
             yield name, value
+
+
+def _drawn_parts(probe: Probe, scalars: Scalars, timesteps: int) -> Iterator[tuple[str, float]]:
+    """The tag and value of what TensorBoard draws for each of a probe's other parts."""
+    for name, number in probe.numbers.items():
+        for part, values in scalars.items() if number.each_part and probe.main else ():
+            value = number.drawn(values[name], timesteps) if part != probe.main and name in values else None
+            if value is not None:
+                yield f"{group(probe, part)}/{name}", value
 
 
 def _trace_counts(saved: Mapping[str, Any]) -> dict[str, int]:

@@ -73,10 +73,13 @@ def _of_probe(tag: str, probe: Probe) -> str | None:
         return f"{probe.name}/{name} at the end."
     if prefix == probe.name and name in numbers:
         return numbers[name].meaning
+    if name in numbers and numbers[name].each_part and prefix.startswith(f"{probe.name}_"):
+        part = prefix.removeprefix(f"{probe.name}_")
+        return f"The same of {probe.curves.of.get(part, f'the state `{part}`')}. {numbers[name].meaning}"
     if tag == f"{probe.name}/heatmap":
         return (
-            f"{probe.curves.heatmap} by timestep (from left to right) and training step (from top to bottom), over the "
-            "norm at the answer; mean over sequences. The colours mean the same in every run."
+            f"{probe.curves.heatmap} by timestep (from left to right) and training step (from top to bottom), over "
+            "that one step back from the answer; mean over sequences. The colours mean the same in every run."
         )
     curve = re.fullmatch(r"by_(timestep|distance_from_answer) ?(.*) \((latest|at start|at end)\)", name)
     if curve is None or not (prefix == probe.name or prefix.startswith(f"{probe.name}_")):
@@ -93,6 +96,6 @@ def _curve(curves: Curves, part: str, axis: str, percentile: str, when: str) -> 
     if axis == "timestep":
         text = f"{what}, by **timestep** (the step axis)"
     else:
-        text = f"{what}, over the norm at the answer, by **timesteps back from the answer** (the step axis)"
+        text = f"{what}, over that one step back from the answer, by **timesteps back** (the step axis)"
     floor = f" {FLOOR:g} stands for all that is less." if curves.log else ""
     return f"{text}; {over}; {time}.{floor}"

@@ -50,9 +50,12 @@ def summary_table(summary: Mapping[str, Any], result: Result, probes: Sequence[P
     for probe in probes:
         description = probe.description()
         values = description.of_main(result.probes.get(probe.name, {}).get("end", {}))
+        told = description.in_words(values) if description.in_words is not None and values else ""
         for name, number in description.shown("everywhere", "drawn").items():
-            if name in values:
+            if name in values and not (told and number.told):
                 rows[number.title] = number.text(values[name])
+        if told:
+            rows[probe.name] = told
     rows["steps"] = f"{summary['steps']:,} in {summary['seconds']:.1f} s on {summary['device']}"
     lines = ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())]
     lengths = ["| length | score | loss |", "|---|---|---|"]

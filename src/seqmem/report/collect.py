@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from ..decay import DESCRIPTIONS, log10_by_distance, relative_to_answer
+from ..decay import DESCRIPTIONS, log10_by_distance, relative
 from ..measurement import Description, Number
 from ..metrics import Metric
 from ..runs.directory import RunDirectory, State
@@ -41,9 +41,9 @@ class Profiles:
 
     @property
     def relative(self) -> np.ndarray:
-        """``log10`` [N K], relative to the answer (of a cell that answers before it updates its state: to the
-        nearest timestep that has a gradient)."""
-        return relative_to_answer(self.log10)
+        """``log10`` from one step back from the answer on, and relative to that, [N K-1]: column j is j + 1 timesteps
+        back (``decay.relative``)."""
+        return relative(self.log10)
 
 
 @dataclass(frozen=True, eq=False)
@@ -404,7 +404,7 @@ def _result(summary: Summary, result: StoredResult) -> dict[str, Any]:
         "solved": bool(result["solved"]) and not diverged,
         "steps_to_solve": result["steps_to_solve"],
         "by_length": {} if diverged else summary.by_length,
-        "probes": result["probes"],
+        "probes": summary.probes,
         "hidden_size": result["hidden_size"],
         "parameters": result["parameters"],
         "seconds": result["seconds"],

@@ -5,9 +5,10 @@
     tested    a row for each run and each length it was tested at; one that diverged has failed at all of its group's
 
 Lengths and half-lives are in timesteps, steps in updates, an accuracy is a fraction. Infinite is ``inf``: of a
-half-life, it does not decay; of a median of steps, most seeds have not solved it; of a median score, most seeds
-diverged. ``low`` and ``high`` enclose with a confidence of ``level``. Empty: not known, or not measured. A run that
-diverged counts as a seed that has not solved it; ``unfinished`` and ``missing`` seeds are not counted.
+half-life, the gradient keeps its size or grows; of a median of steps, most seeds have not solved it; of a median score,
+most seeds diverged. ``low`` and ``high`` enclose with a confidence of ``level``. Empty: not known, or not measured; of
+a half-life, no straight line describes the gradient. A run that diverged counts as a seed that has not solved it;
+``unfinished`` and ``missing`` seeds are not counted.
 """
 
 from collections.abc import Sequence

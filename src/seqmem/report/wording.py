@@ -36,7 +36,7 @@ def number_words(number: Number, value: float) -> str:
     """A probe's number without its unit; ``–`` if unknown."""
     if isnan(value):
         return "–"
-    if isinf(value):
+    if isinf(value) and not (number.log10_share and value < 0):
         return "∞" if value > 0 else "−∞"
     if number.unit == "timesteps":
         return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"

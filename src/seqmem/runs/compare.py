@@ -10,6 +10,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy import ndarray
 
+from ..decay import is_current
 from .directory import RunDirectory
 from .files import CHECKPOINT, GRADIENTS, METRICS, RESULT, RunError
 from .result import StoredResult
@@ -160,6 +161,7 @@ def _metrics(run: RunDirectory, other: RunDirectory) -> Compared:
         kind, step = was.pop("kind", None), was.pop("step", None)
         if (kind, step) != (now.pop("kind", None), now.pop("step", None)):
             raise RunError(f"{run.file(METRICS)} and {other.file(METRICS)} are not of the same measurements")
+        was, now = _of_one_definition(was, now)
         for difference in _differences(METRICS, step, {str(kind): was}, {str(kind): now}):
             compared.add(difference)
     if len(one) != len(two):
@@ -171,9 +173,32 @@ def _metrics(run: RunDirectory, other: RunDirectory) -> Compared:
 def _results(run: RunDirectory, other: RunDirectory) -> Compared:
     compared, left_out = Compared(RESULT), (*_CLOCK, *_COMPUTED_WITH)
     one, two = ({key: value for key, value in _result(each).items() if key not in left_out} for each in (run, other))
-    for difference in _differences(RESULT, None, one, two):
+    for difference in _differences(RESULT, None, *_of_one_definition(one, two)):
         compared.add(difference)
     return compared
+
+
+def _of_one_definition(one: Mapping[str, Any], two: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Leave out the gradient's numbers where an earlier version defined those of one of the runs differently. They
+    follow from the traces, which are compared."""
+    if {_has_current_decays(one), _has_current_decays(two)} != {True, False}:
+        return one, two
+    left, right = ({**each, "probes": {**each["probes"], "gradient": None}} for each in (one, two))
+    return left, right
+
+
+def _has_current_decays(values: Mapping[str, Any]) -> bool | None:
+    """None: there are none."""
+    measured = values.get("probes", {}).get("gradient")
+    decays = [part for part in _mappings(measured) if "half_life" in part]
+    return all(map(is_current, decays)) if decays else None
+
+
+def _mappings(value: Any) -> Iterator[Mapping[str, Any]]:
+    if isinstance(value, Mapping):
+        yield value
+        for inner in value.values():
+            yield from _mappings(inner)
 
 
 def _result(run: RunDirectory) -> StoredResult:

@@ -11,7 +11,7 @@ from typing import Any
 
 from numpy import ndarray
 
-from ..decay import DESCRIPTIONS, profile
+from ..decay import DESCRIPTIONS, Trace, is_current, profile
 from ..measurement import Description, describe_unknown, read_description
 from .directory import RunDirectory, State, Status
 from .files import CONFIG, OVERRIDES, RESULT, RunError
@@ -32,7 +32,7 @@ class Summary:
         score, loss: at the training length, after training or of the latest evaluation; None: none yet.
         solved, steps_to_solve: as in ``result.StoredResult``; None where they are not known.
         lengths: scores by length: those of the run, and those that ``seqmem eval`` added.
-        probes: name -> ``start`` and ``end`` (or the latest measurement) -> what the probe measured.
+        stored: name of a probe -> ``start`` and ``end`` (or the latest measurement) -> what its file says it measured.
     """
 
     run: RunDirectory
@@ -52,8 +52,29 @@ class Summary:
     solved: bool | None
     steps_to_solve: int | None
     lengths: Sequence[Length]
-    probes: Mapping[str, Mapping[str, Any]]
+    stored: Mapping[str, Mapping[str, Any]]
     result: StoredResult | None
+
+    @cached_property
+    def probes(self) -> Mapping[str, Mapping[str, Any]]:
+        """``stored``, with the numbers of the gradient as they are defined today: those that an earlier version stored
+        are computed from the traces, or left out where these are missing or unreadable."""
+        stages = self.stored.get("gradient", {})
+        if not any(map(_of_earlier, stages.values())):
+            return self.stored
+        current = {when: self._decays(when) if _of_earlier(stage) else stage for when, stage in stages.items()}
+        return {**self.stored, "gradient": current}
+
+    def _decays(self, when: str) -> Mapping[str, Any]:
+        try:
+            traces = self.traces
+        except RunError:
+            traces = None
+        place = 0 if when == "start" else -1
+        if traces is None or (when == "start" and traces.step[0] != 0):
+            return {}
+        trace = Trace({name: norms[place] for name, norms in traces.norms.items()}, traces.answered_at)
+        return {name: decay.numbers() for name, decay in trace.decays().items()}
 
     @property
     def finished(self) -> bool:
@@ -116,6 +137,12 @@ class Summary:
         return overrides(self.run)
 
 
+def _of_earlier(stage: Any) -> bool:
+    """True for decays as an earlier version defined them."""
+    parts = stage.values() if isinstance(stage, Mapping) else ()
+    return any(isinstance(part, Mapping) and "half_life" in part and not is_current(part) for part in parts)
+
+
 def overrides(run: RunDirectory) -> list[str] | None:
     """The settings of the command line that started a run; None where they are not recorded."""
     try:
@@ -161,7 +188,7 @@ def _finished(run: RunDirectory, config: Mapping[str, Any], result: StoredResult
         solved=result["solved"],
         steps_to_solve=result["steps_to_solve"],
         lengths=[*result["by_length"], *map(read_length, run.evaluations())],
-        probes=result["probes"],
+        stored=result["probes"],
         result=result,
     )
 
@@ -192,7 +219,7 @@ def _unfinished(run: RunDirectory, config: Mapping[str, Any]) -> Summary:
         solved=None,
         steps_to_solve=None,
         lengths=[read_length(row) for row in metrics if row["kind"] == "length"],
-        probes=probes,
+        stored=probes,
         result=None,
     )
 

@@ -255,8 +255,8 @@ class _Measured:
         return [(number, values[name]) for name, number in description.shown().items() if name in values]
 
     def brief(self) -> str:
-        """``half-life 8.42``"""
-        return next((f"{number.title} {value:.3g}" for number, value in self._numbers()), "")
+        """``gradient arriving 35 %``"""
+        return next((f"{number.title} {number.brief(value)}" for number, value in self._numbers()), "")
 
     def lines(self, have: Marks, width: int) -> list[Text]:
         """A strip for the main series before training and one for it now, then the numbers."""
@@ -276,7 +276,7 @@ class _Measured:
             lines.append(Text.assemble(" " * (LABEL + 1), legend(have, *drawn.values()), no_wrap=True))
         line = Text(no_wrap=True)
         for number, value in self._numbers():
-            title = number.title.ljust(LABEL + 1) if not line.plain else f"   {number.title}  "
+            title = number.short.ljust(LABEL + 1) if not line.plain else f"   {number.short}  "
             line.append(title, "dim").append(number.words(value), "bold")
         return [*lines, line] if line.plain else lines
 

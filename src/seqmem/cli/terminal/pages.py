@@ -9,11 +9,11 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from ...decay import DESCRIPTIONS
+from ...decay import DESCRIPTIONS, NUMBERS, states
 from ...runs.settings import flat
 from ...runs.summary import Summary
 from ...solved import solved_words
-from .strip import Marks, bar, columns, fitted, heat_strip, legend, marks, strip_line
+from .strip import Marks, bar, columns, fitted, heat_strip, legend, marks, packed, strip_line
 from .words import duration, here, typed
 
 WIDEST = 120
@@ -164,8 +164,28 @@ def _gradient(run: Summary, signs: Marks, width: int) -> list[Text]:
         drawn.rstrip()
         lines.append(_row("" if i else "gradient", drawn))
     key = legend(signs, *(run.profiles[when] for when in order))
-    lines.append(_row("", key, ("  of the gradient at the answer", "dim")))
-    return [*lines, *_numbers(run, "gradient", order, signs)]
+    lines.append(_row("", key, ("  of the gradient one step back", "dim")))
+    return [*lines, *_numbers(run, "gradient", order, signs), *_states(run, order, signs, width)]
+
+
+def _states(run: Summary, order: Sequence[str], signs: Marks, width: int) -> list[Text]:
+    """What arrives at the first timestep of each state, if there are several; as many as fit into two lines."""
+    name = "log10_arrives"
+    stages = [run.probes["gradient"].get(when, {}) for when in order] if "gradient" in run.probes else []
+    if not stages:
+        return []
+    parts = []
+    for part in states(stages[-1]):
+        values = [stage[part][name] for stage in stages if name in stage.get(part, {})]
+        if values:
+            words = f" {signs.arrow} ".join(dict.fromkeys(map(NUMBERS[name].words, values)))
+            parts.append(Text.assemble((f"{part} ", "dim"), words))
+    room, fitting = width - LABEL - 1, len(parts)
+    while len(packed(parts[:fitting], room)) > 2:
+        fitting -= 1
+    more = [Text(f"{len(parts) - fitting} more", "dim")] if fitting < len(parts) else []
+    lines = packed([*parts[:fitting], *more], room)
+    return [_row("" if i else "arrives of", line) for i, line in enumerate(lines)]
 
 
 def _probes(run: Summary, signs: Marks) -> list[Text]:
@@ -182,16 +202,19 @@ def _numbers(run: Summary, probe: str, order: Sequence[str], signs: Marks) -> li
     if description is None or not stages:
         return []
     last, lines = stages[-1], []
+    told = [] if description.in_words is None else [text for one in stages if (text := description.in_words(one))]
     for name, number in description.shown("everywhere", "drawn").items():
-        if name not in last:
+        if name not in last or (told and number.told):
             continue
         # A number that does not change is given once.
         texts = dict.fromkeys(number.words(values[name]) for values in stages if name in values)
         # A value beyond the sequence is a nearly flat line, of which a fit has nothing to explain.
         fit = last.get(number.fit, 1.0)
         note = f"  ({number.unfit}: {number.fit} {fit:.2f})" if fit < 0.8 and last[name] < run.seq_len else ""
-        label = fitted(number.label or number.title, LABEL, signs)
+        label = fitted(number.short, LABEL, signs)
         lines.append(_row(label, f" {signs.arrow} ".join(texts), number.suffix(last[name]), (note, "dim")))
+    if told:
+        lines.insert(1, _row("shape", f" {signs.arrow} ".join(dict.fromkeys(told))))
     return lines
 
 
@@ -316,7 +339,9 @@ def _is_number(text: str) -> bool:
 
 
 def _ends(room: int) -> str:
-    return "first".ljust(room - len("answer")) + "answer" if room >= 14 else "to the answer".rjust(room)[:room]
+    if room >= 14:
+        return "first".ljust(room - len("answer")) + "answer"
+    return ("to the answer" if room == 13 else "answer").rjust(room)[:room]
 
 
 def _beside(line: Text, width: int, drawn: Text) -> Text:
@@ -341,8 +366,8 @@ def _results(group: _Group, names: list[list[Text]], heads: list[Text], numeric:
     for probe, about in described.items():
         ends = [about.of_main(run.probes.get(probe, {}).get("end", {})) for run in runs]
         for name, number in about.shown().items():
-            table[number.title] = [Text(number.brief(end[name]) if name in end else "") for end in ends]
-            others += [number.title] if probe not in DESCRIPTIONS else []
+            table[number.short] = [Text(number.brief(end[name]) if name in end else "") for end in ends]
+            others += [number.short] if probe not in DESCRIPTIONS else []
     parameters = [f"{run.result['parameters']:,}" if run.result else "" for run in runs]
     if len(set(parameters)) > 1:
         table["parameters"] = [Text(text) for text in parameters]

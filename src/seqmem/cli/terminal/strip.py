@@ -2,12 +2,13 @@
 
     first ▁▁▁▁▁▁▁▂▂▃▃▄▅▆▇█ answer        10⁻⁸ ▁▂▃▄▅▆▇█ 1
 
-The first timestep is at the left, the answer at the right; 1 is the gradient at the answer. The scale is the same for
-every run, so strips can be compared. Colour repeats what the blocks show.
+The first timestep is at the left, one step back from the answer at the right; 1 is the gradient there. The scale is the
+same for every run, so strips can be compared. Colour repeats what the blocks show.
 
-Axes: T time, B batch, K timesteps, the first one first and the answer last.
+Axes: T time, B batch, K timesteps, the first one first and the one before the answer last.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -184,6 +185,17 @@ def columns(rows: list[list[Text]], *, right: frozenset[int] | set[int] = frozen
             line.append(" " * gap)
         line.rstrip()
         lines.append(line)
+    return lines
+
+
+def packed(parts: Sequence[Text], width: int, gap: str = "  ") -> list[Text]:
+    """``parts`` in as few lines as possible."""
+    lines: list[Text] = []
+    for part in parts:
+        if lines and lines[-1].cell_len + len(gap) + part.cell_len <= width:
+            lines[-1].append(gap).append_text(part)
+        else:
+            lines.append(Text.assemble(part, no_wrap=True))  # a new Text, so that the part's style does not spread
     return lines
 
 

@@ -275,8 +275,6 @@ def lengths_offered(task: "Task", trained_at: Sequence[int]) -> list[int]:
 def _playable(one: "Trained", label: _Labels, lengths: Sequence[int]) -> "Playable":
     from ...playground.bundle import Playable
 
-    gradient = one.result["probes"].get("gradient", {}).get("end", {}).get("state", {})
-    half_life = gradient.get("half_life")
     return Playable(
         one.model,
         one.task,
@@ -287,7 +285,6 @@ def _playable(one: "Trained", label: _Labels, lengths: Sequence[int]) -> "Playab
         label.text,
         label.text,
         one.result.get("score"),
-        None if half_life is None else float(half_life),
         _scores(one, lengths),
         one.lengths,
     )

@@ -332,7 +332,7 @@ def _as_json(readers: Readers, scene: Scene, options: argparse.Namespace, at: in
     first, upto, task = scene.readings[0], slice(at + 1), readers.models[0].task
     right = None if first.right is None else first.right[upto].tolist()
     return {
-        "format": 1,
+        "format": 2,
         "task": task.name,
         "metric": task.targets.metric.name,
         "chance": task.chance,
@@ -356,7 +356,7 @@ def _model(model: "Trained", label: str, reading: "Reading", at: int) -> dict[st
     numbers = reading.answers is None
     changes = changes_of_mind(reading, at)
     gradient = {name: values[upto].tolist() for name, values in reading.gradient.items()}
-    fading = decay(reading.gradient["state"][reading.answered_at :: -1]).numbers() if reading.gradient else None
+    fading = {name: decay(values[reading.answered_at :: -1]) for name, values in reading.gradient.items()}
     return {
         "run": str(here(model.run.path)),
         "label": label,
@@ -373,5 +373,5 @@ def _model(model: "Trained", label: str, reading: "Reading", at: int) -> dict[st
         "keeps": list(reading.keeps),
         "states": {name: values[upto].tolist() for name, values in reading.states.items()},
         "gradient": gradient,
-        "decay": fading,
+        "decay": {name: {"words": one.in_words(), **one.numbers()} for name, one in fading.items()} or None,
     }

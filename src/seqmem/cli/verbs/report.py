@@ -4,13 +4,14 @@ import argparse
 import json
 import textwrap
 from collections.abc import Iterable, Sequence
-from math import isinf, isnan
+from math import isnan
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
+from ...decay import NUMBERS
 from ...metrics import Metric
 from ...report import statistics, tables
 from ...report.collect import Collection, Group, collect
@@ -108,12 +109,13 @@ examples:
 _LEGEND = {
     "interval": "of the median over seeds, exact, with its confidence",
     "after": "updates until solved, the median",
-    "half-life": "of the gradient, before and after training",
+    "arrives": "the share of the gradient one step back from the answer that is left at the first timestep, before and "
+    "after training, the median",
     "reaches": "the longest length it was tested at that is still solved",
 }
 """Column -> what it is."""
 
-_NARROW = ("", "reaches", "half-life")
+_NARROW = ("", "reaches", "arrives")
 """Columns that are left out in this order where there is no room; tables and page have them."""
 
 
@@ -233,7 +235,7 @@ def _scores(collection: Collection, threshold: float | None, width: int) -> tupl
         for place, length in enumerate(group.lengths)
     ]
     remarks = [statistics.group_count(group, length).remarks for group in groups for length in group.lengths]
-    heads = ["", "length", "median", "interval", "solved", "after", "half-life", "reaches"]
+    heads = ["", "length", "median", "interval", "solved", "after", "arrives", "reaches"]
     lines: list[Text] = []
     for too_much in _NARROW:
         if too_much:
@@ -257,14 +259,15 @@ def _row(group: Group, length: int, threshold: float | None) -> list[Text]:
     steps = statistics.steps_to_solve(runs, threshold)
     known = statistics.rule(one, threshold) is not None
     style = ("green" if count.most else "red" if not count.k else "yellow") if known else ""
-    halves = [statistics.number_interval(runs, "gradient", "half_life", when).median for when in ("start", "end")]
+    arrives = NUMBERS["log10_arrives"]
+    shares = [statistics.number_interval(runs, "gradient", "log10_arrives", when).median for when in ("start", "end")]
     return [
         Text(str(length)),
         Text(one.metric.text(interval.median), style),
         Text(interval_text(one.metric, interval), "dim"),
         Text(str(count) if known else f"- of {count.n}", style),
         Text(str(steps) if known else "-"),
-        Text(" to ".join(map(_timesteps, halves))),
+        Text(" to ".join("?" if isnan(share) else arrives.words(share) for share in shares)),
         Text(str(statistics.span_tested(group, length, threshold))),
     ]
 
@@ -275,12 +278,6 @@ def interval_text(metric: Metric, interval: statistics.Interval) -> str:
         return "one seed" if interval.n else "-"
     ends = [metric.text(value).removesuffix(" %") for value in (interval.low, interval.high)]
     return f"{('-' if metric.percent else ' to ').join(dict.fromkeys(ends))} ({interval.level_text})"
-
-
-def _timesteps(value: float) -> str:
-    if isnan(value):
-        return "?"
-    return "inf" if isinf(value) else f"{value:.3g}" if value < 1000 else f"{value:.0f}"
 
 
 def _two_groups(collection: Collection, threshold: float | None) -> list[Text]:
@@ -384,9 +381,12 @@ def _group(group: Group, threshold: float | None) -> dict[str, Any]:
                 "solved": count.k if span.known else None,
                 "solved_share": dict(zip(("low", "high"), count.interval(), strict=True)) if span.known else None,
                 "steps_to_solve": _interval(steps.steps),
-                "half_life": {
-                    when: _interval(statistics.number_interval(runs, "gradient", "half_life", when))
-                    for when in ("start", "end")
+                **{
+                    name: {
+                        when: _interval(statistics.number_interval(runs, "gradient", name, when))
+                        for when in ("start", "end")
+                    }
+                    for name in ("log10_arrives", "half_life")
                 },
                 "two_groups": None if two is None else str(two),
                 "reaches": str(statistics.span_tested(group, length, threshold)),

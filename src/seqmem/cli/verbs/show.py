@@ -60,13 +60,17 @@ that no other run's path has:
   seqmem show pronoun/rnn pronoun/lstm    two folders of runs, compared
 
 The gradient strip has one block for each timestep (or for a few), the first at
-the left and the answer at the right. Its height is log10 of the gradient that
-the loss at the answer sends back there, relative to the answer: a full block is
-all of it, the lowest one a hundred-millionth or less.
+the left and the one before the answer at the right. Its height is log10 of the
+gradient that the loss at the answer sends back there, relative to one step back
+from the answer: a full block is all of it, the lowest a hundred-millionth or
+less. (At the answer itself the gradient is that of the readout: it has crossed
+no timestep, and says nothing about memory.)
 
-  half-life   timesteps back in which it halves
-  horizon     timesteps back at which less than a thousandth is left
-  arrives     what is left at the first timestep""",
+  arrives     what is left at the first timestep, of all states or of each
+  shape       how it gets there: along a straight line, or where it turns
+  half-life   timesteps back in which it halves, where its logarithm falls along
+              a straight line; inf: it keeps its size or grows; -: no such line
+  horizon     timesteps back at which less than a thousandth is left""",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("runs", metavar="RUN", nargs="*", help="what to show (default: everything in outputs/)")

@@ -1,7 +1,8 @@
 """The gradient over timesteps and over training, as a picture.
 
 Every picture has the same colours for the same numbers, so that two runs can be compared by eye: from
-``decay.STRONGEST`` (the norm at the answer, or more) down to ``decay.FAINTEST`` (a hundred-millionth of it, or less).
+``decay.STRONGEST`` (the norm one step back from the answer, or more) down to ``decay.FAINTEST`` (a hundred-millionth of
+it, or less).
 Grey is a number that is not known, because it is below what float64 holds.
 
 Axes: N traces, R of them in the picture, T timesteps.
@@ -65,8 +66,8 @@ def heatmap(
     """Timesteps from left to right, training steps (one row for each trace) from top to bottom.
 
     Args:
-        log10_norms: log10 of the gradient norm relative to the norm at the answer, of the R ``visible`` traces only;
-            -inf or NaN where it is unknown.
+        log10_norms: log10 of the gradient norm relative to one step back from the answer, of the R ``visible`` traces
+            only; -inf or NaN where it is unknown.
         steps: the training steps of all N traces.
     """
     left, top, right, bottom = PLOT
@@ -122,7 +123,7 @@ def _draw_scale(
         y = top + (STRONGEST - exponent) / (STRONGEST - FAINTEST) * (bottom - top - 1)
         draw.line((left + wide, y, left + wide + 3, y), _INK)
         draw.text((left + wide + 5, y), f"1e{exponent}" if exponent else "1", _INK, font, anchor="lm")
-    draw.text((WIDTH - 4, top - 6), "of answer", _INK, font, anchor="rs")
+    draw.text((WIDTH - 4, top - 6), "of 1 back", _INK, font, anchor="rs")
 
 
 def _draw_upwards(picture: Image.Image, text: str, centre: tuple[int, int], font: _Font) -> None:

@@ -16,7 +16,8 @@ from .style import LABELS_AT_MOST, WIDE, paint
 
 @dataclass(frozen=True)
 class DecayLine:
-    """``half_life`` and ``horizon``: (length, "start" or "end", seed, timesteps); inf where it does not decay."""
+    """``half_life`` and ``horizon``: (length, "start" or "end", seed, timesteps); inf where it keeps its size or grows,
+    or nowhere falls to a thousandth. A seed whose curve no straight line describes has no half-life."""
 
     label: str
     colour: int
@@ -31,7 +32,8 @@ def plots(task: TaskRuns) -> Iterator[Plot]:
             continue
         caption = (
             "Half-life and horizon of the gradient by trained length, every seed: open before training, filled "
-            "after. ∞: it does not decay, or nowhere in the sequence to a thousandth."
+            "after. ∞: it keeps its size or grows, or falls nowhere in the sequence to a thousandth. A seed whose "
+            "gradient no straight line describes has no half-life."
         )
         alt = "Half-life and horizon by trained length; the medians are in the table above."
         yield Plot(f"decay-{at}", partial(draw, lines), caption, alt, wide=True)

@@ -29,8 +29,8 @@ MOST_ROWS = 60
 
 @dataclass(frozen=True, eq=False)
 class Panel:
-    """``log10`` [R T] relative to the answer, timesteps in reading order; ``steps`` [R]. ``diverged``: so the training
-    ended."""
+    """``log10`` [R T-1] up to one step back from the answer and relative to that, timesteps in reading order; ``steps``
+    [R]. ``diverged``: so the training ended."""
 
     trained: int
     seed: int
@@ -47,8 +47,8 @@ def plots(task: TaskRuns) -> Iterator[Plot]:
         label = clean(group.label, 60)
         caption = (
             f"{label}: the gradient at every timestep (left to right) over the training (top to "
-            "bottom), of the seed with the median score; the answer is at the right. Bright: as much as at the "
-            "answer. Dark: a hundred-millionth, or less. Grey: too little for float64."
+            "bottom), of the seed with the median score; one step back from the answer is at the right. Bright: as "
+            "much as there. Dark: a hundred-millionth, or less. Grey: too little for float64."
         )
         alt = f"Heat maps of {label} at length {listing([str(panel.trained) for panel in panels])}."
         yield Plot(f"map-{at}", partial(draw, group.label, panels), caption, alt, wide=True)
@@ -60,7 +60,7 @@ def collect(traces: Traces, group: Group, lengths: Sequence[int]) -> list[Panel]
     for length in lengths:
         run = median_run(group.at(length))
         traced = traces.read(run, ends=False)
-        if traced is None or len(traced.step) < 3:
+        if traced is None or len(traced.step) < 3 or not traced.relative.shape[1]:
             continue
         count = len(traced.step)
         rows = np.unique(np.linspace(0, count - 1, min(MOST_ROWS, count)).round().astype(int))

@@ -11,9 +11,12 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from ..collect import Group
+from ...decay import states
+from ...measurement import share_in_words
+from ..collect import Group, Run
 from ..collect import Profiles as Traced
-from ..wording import clean
+from ..statistics import median_interval
+from ..wording import clean, listing
 from . import maps
 from .axes import Number, new_figure, power_of_ten
 from .base import Plot, TaskRuns, Traces, evenly
@@ -24,12 +27,13 @@ MOST_LABELS, MOST_LENGTHS = 7, 7
 """Labels of a task whose profiles are drawn, and lengths of one label."""
 
 LOWEST, HIGHEST = -12.0, 4.0
-"""log10 of the norm relative to the answer: the axis ends here at the latest."""
+"""log10 of the norm relative to one step back: the axis ends here at the latest."""
 
 
 @dataclass(frozen=True, eq=False)
 class ProfileLine:
-    """``median`` [K] over the seeds, and each of ``seeds`` [K]; log10 relative to the answer, -inf and NaN as NaN."""
+    """``median`` [K] over the seeds, and each of ``seeds`` [K], from one step back from the answer on and relative to
+    that; log10, -inf and NaN as NaN."""
 
     trained: int
     median: np.ndarray
@@ -44,13 +48,15 @@ class Stage:
 
 @dataclass(frozen=True, eq=False)
 class Profiles:
-    """``read``: runs whose traces these are, of ``of`` runs that there are, without ``diverged`` others."""
+    """``read``: runs whose traces these are, of ``of`` runs that there are, without ``diverged`` others. ``states``:
+    what arrives at each state, a sentence that begins with a space; empty where there is one state."""
 
     label: str
     stages: list[Stage]
     read: int
     of: int
     diverged: int
+    states: str = ""
 
 
 def plots(task: TaskRuns) -> Iterator[Plot]:
@@ -70,15 +76,15 @@ def plots(task: TaskRuns) -> Iterator[Plot]:
         which = "" if profiles.read == profiles.of else f" Of {profiles.read} of {profiles.of} runs, the lowest seeds."
         which += f" Without {profiles.diverged} that diverged." if profiles.diverged else ""
         caption = (
-            f"{label}: gradient by timesteps back from the answer (0), relative to the answer; "
+            f"{label}: gradient by timesteps back from the answer, relative to one step back; "
             f"the median over seeds thick, every seed faint. What ends early has vanished below what float64 "
-            f"holds; one that leaves the panel goes on below.{which}"
+            f"holds; one that leaves the panel goes on below.{which}{profiles.states}"
         )
         last = profiles.stages[-1]
         alt = f"{label}, {last.title}: " + ", ".join(
-            f"10 to the power of {line.median[-1]:.1f} arrives {len(line.median) - 1} timesteps back"
+            f"10 to the power of {line.median[-1]:.1f} arrives {len(line.median)} timesteps back"
             for line in last.lines
-            if not np.isnan(line.median[-1])
+            if len(line.median) and not np.isnan(line.median[-1])
         )
         yield Plot(f"profile-{at}", partial(draw, profiles, ends), caption, alt, wide=True)
 
@@ -90,7 +96,7 @@ def collect(traces: Traces, group: Group, lengths: Sequence[int]) -> Profiles | 
     for length in lengths:
         for run in group.scored(length)[: traces.per_cell]:
             traced = traces.read(run, ends=True)
-            if traced is not None and len(traced.step):
+            if traced is not None and len(traced.step) and traced.relative.shape[1]:
                 by_length.setdefault(length, []).append(traced)
                 count += 1
     if not by_length:
@@ -108,7 +114,23 @@ def collect(traces: Traces, group: Group, lengths: Sequence[int]) -> Profiles | 
         if lines:
             stages.append(Stage(title, lines))
     scored = sum(len(group.scored(length)) for length in lengths)
-    return Profiles(group.label, stages, count, scored, sum(len(group.at(length)) for length in lengths) - scored)
+    diverged = sum(len(group.at(length)) for length in lengths) - scored
+    return Profiles(group.label, stages, count, scored, diverged, states_in_words(group.scored(max(by_length))))
+
+
+def states_in_words(runs: Sequence[Run]) -> str:
+    """`` Of each state arrives, at length 50 (median): cell 92 %, hidden 1.4 %.``"""
+    shares: dict[str, list[float]] = {}
+    for run in runs:
+        parts = run.probes.get("gradient", {}).get("end", {})
+        for name in states(parts):
+            share = parts[name].get("log10_arrives", np.nan)
+            if not np.isnan(share):
+                shares.setdefault(name, []).append(share)
+    if not shares:
+        return ""
+    words = [f"{clean(name, 40)} {share_in_words(median_interval(some).median)}" for name, some in shares.items()]
+    return f" Of each state, what arrives at the first of {runs[0].seq_len} timesteps (median): {listing(words, 6)}."
 
 
 def _row(traced: Traced, title: str) -> np.ndarray | None:
@@ -138,7 +160,7 @@ def _median(seeds: np.ndarray) -> np.ndarray:
 
 
 def reach(every: Iterable[Profiles]) -> tuple[float, float]:
-    """The ends of an axis on which all profiles can be compared: from 1e-4, or less, to the answer, or more.
+    """The ends of an axis on which all profiles can be compared: from 1e-4, or less, to 1, or more.
 
     The medians decide, so that one seed whose gradient explodes squeezes no other.
     """
@@ -155,8 +177,8 @@ def draw(profiles: Profiles, ends: tuple[Number, Number]) -> Figure:
     for axes, stage in zip(grid[0], profiles.stages, strict=True):
         for line in stage.lines:
             colour = shade(lengths.index(line.trained), len(lengths))
-            faint(axes, [list(enumerate(seed)) for seed in line.seeds], colour, alpha=0.35)
-            axes.plot(np.arange(len(line.median)), line.median, color=colour, lw=2)
+            faint(axes, [list(enumerate(seed, 1)) for seed in line.seeds], colour, alpha=0.35)
+            axes.plot(np.arange(1, len(line.median) + 1), line.median, color=colour, lw=2)
         axes.axhline(-3, color=QUIET, lw=0.8, ls=(0, (1, 2)))
         axes.set_title(stage.title)
         axes.set_xlabel("timesteps back")
@@ -166,6 +188,6 @@ def draw(profiles: Profiles, ends: tuple[Number, Number]) -> Figure:
         axes.yaxis.get_major_locator().set_params(integer=True)
         axes.set_ylim(*ends)
         axes.yaxis.set_tick_params(labelleft=True)
-    grid[0][0].set_ylabel("gradient, relative to the answer")
+    grid[0][0].set_ylabel("gradient, relative to one step back")
     shade_legend(figure, lengths, f"{clean(profiles.label, 40)}, length")
     return figure

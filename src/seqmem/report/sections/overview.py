@@ -144,10 +144,12 @@ def glossary(collection: Collection, threshold: float | None) -> list[tuple[str,
         "seeds with 75 %, that of 5 with 93.8 %. It says how far the median of other seeds may lie, not how far a "
         "single run may: for that look at the faint lines, one for each seed. Shares: Clopper and Pearson's interval, "
         "of at least 95 %.",
+        "Gradient arriving": "Share of the gradient at the carried state one step back from the answer that is left at "
+        "the first timestep. At the answer itself the gradient is that of the readout, so nothing is relative to that.",
         "Half-life": "Timesteps in which the gradient halves, from a straight line through its logarithms; ∞ where it "
-        "does not decay.",
-        "Horizon": "Timesteps back at which less than a thousandth of the gradient at the answer is left; ∞ where that "
-        "is nowhere in the sequence.",
+        "keeps its size or grows evenly; – where no straight line describes it.",
+        "Horizon": "The first timestep, counted back from the answer, at which less than a thousandth of the gradient "
+        "one step back is left; ∞ where that is nowhere in the sequence.",
     }
     for one in probe_numbers(collection.runs):
         title = clean(one.number.title, 60)

@@ -95,5 +95,9 @@ def _medians(runs: Sequence[Run], one: ProbeNumber) -> str:
     after, before = (number_interval(runs, one.probe, one.name, when) for when in ("end", "start"))
     if not after.n and not before.n:
         return "–"
-    some = f", of {after.n}" if 0 < after.n < len(runs) else ""
-    return f"{number_words(one.number, after.median)} ({number_words(one.number, before.median)}){some}"
+    texts = []
+    for interval in (after, before):
+        # A curve that no straight line describes has no half-life: say of how many seeds the median is.
+        of = f", {interval.n} of {len(runs)}" if 0 < interval.n < len(runs) else ""
+        texts.append(f"{number_words(one.number, interval.median)}{of}")
+    return f"{texts[0]} ({texts[1]})"

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
-from ..strip import fitted
-from .views import DRAWN, Column, Scene, Signs, explained, legend, packed, visible
+from ..strip import fitted, packed
+from .views import DRAWN, Column, Scene, Signs, explained, legend, visible
 
 WIDEST = 100
 """The largest width of a model's column, in characters."""

@@ -7,7 +7,7 @@ Axes: T time, K answers (or output features), H hidden units.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from math import inf, isfinite, isnan, log, log10
+from math import inf, isfinite, isnan, log
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,9 +15,9 @@ from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.text import Text
 
-from ....decay import FAINTEST, NUMBERS, STRONGEST, decay, profile
+from ....decay import FAINTEST, NUMBERS, STRONGEST, decay, profile, states
 from ....metrics import Metric
-from ..strip import ASCII, EXPLODED, UNICODE, Marks, bar, fitted
+from ..strip import ASCII, EXPLODED, UNICODE, Marks, bar, fitted, packed
 from ..strip import marks as marks_of
 
 if TYPE_CHECKING:
@@ -352,19 +352,8 @@ def explained(scene: Scene, view: str, width: int) -> list[Text]:
             parts += [f"keeps: {scene.unit}s until 1/e is left, of the median unit", "10%: of the slowest tenth"]
         parts.append("|cell|, |hidden|: norm of that state")
     if view == "gradient":
-        parts.append(f"how much of the answer's gradient reaches each {scene.unit} (bars: log scale)")
+        parts.append(f"gradient of the answer at each {scene.unit}, over one {scene.unit} back (bars: log scale)")
     return packed([Text(part, "dim") for part in parts], width)
-
-
-def packed(parts: Sequence[Text], width: int, gap: str = "  ") -> list[Text]:
-    """``parts`` in as few lines as possible."""
-    lines: list[Text] = []
-    for part in parts:
-        if lines and lines[-1].cell_len + len(gap) + part.cell_len <= width:
-            lines[-1].append(gap).append_text(part)
-        else:
-            lines.append(Text.assemble(part, no_wrap=True))  # a new Text, so that the part's style does not spread
-    return lines
 
 
 def _surprise(reading: "Reading") -> np.ndarray | None:
@@ -598,10 +587,10 @@ def gradient(scene: Scene, index: int, _: int, width: int, signs: Signs) -> Colu
     room = min(width - 9, 48)
 
     def cell(t: int) -> Text:
-        if t > end:
-            return Text("", no_wrap=True)
+        if t >= end:
+            return Text("" if t > end else "the answer", "dim", no_wrap=True)
         height = float(logs[t])
-        text = NUMBERS["log10_first_over_last"].words(height).replace("nothing", "0")
+        text = NUMBERS["log10_arrives"].words(height).replace("nothing", "0")
         style = "#ff2d2d" if isnan(height) or height >= EXPLODED else OTHER
         share = (height - FAINTEST) / (STRONGEST - FAINTEST)
         drawn = share_bar(share, max(room, 0), signs) if isfinite(height) else " " * max(room, 0)
@@ -610,17 +599,14 @@ def gradient(scene: Scene, index: int, _: int, width: int, signs: Signs) -> Colu
 
     title = f"{signs.marks.low}"
     head = Text.assemble((title.ljust(max(room - 1, len(title) + 1)) + "1", "dim"), no_wrap=True)
-    fit = decay(norms[end::-1])
-    half = NUMBERS["half_life"].words(fit.half_life)
-    if fit.half_life == inf and fit.log10_first_over_last < log10(0.5):
-        half = "no even decay"  # the fitted line does not fall, yet less than half arrives
-    if fit.half_life != inf:
-        half = f"half-life {half}{f' {scene.unit}s' if isfinite(fit.half_life) else ''}"
-    # A straight line describes an uneven curve badly.
-    uneven = f" (unevenly: r2 {fit.r2:.2f})" if fit.r2 < 0.8 and fit.half_life < end else ""
-    parts = [Text(f"{half}{uneven}", "bold")]
-    share = NUMBERS["log10_first_over_last"].words(fit.log10_first_over_last)
-    parts.append(Text(f"{share} of it arrives at the first {scene.unit}"))
+    fits = {name: decay(values[end::-1]) for name, values in reading.gradient.items()}
+    fit, arrives = fits["state"], NUMBERS["log10_arrives"]
+    parts = [Text(fit.in_words(scene.unit), "bold")]
+    if not isnan(fit.log10_arrives):
+        parts.append(Text(f"{arrives.words(fit.log10_arrives)} of it arrives at the first {scene.unit}"))
+    if several := states({name: one.numbers() for name, one in fits.items()}):
+        words = (f"{name} {arrives.words(fits[name].log10_arrives)}" for name in several)
+        parts.append(Text(f"of {', '.join(words)}"))
     if isfinite(fit.horizon):
         parts.append(Text(f"below a thousandth {fit.horizon:.0f} {scene.unit}s back", "dim"))
     return Column([head], cell, no_line, parts)
