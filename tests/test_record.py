@@ -646,7 +646,8 @@ def test_the_result_says_what_the_run_found(whole: Setup) -> None:
     own = next(row for row in result["by_length"] if row["seq_len"] == 12)
     assert (result["score"], result["loss"]) == (own["score"], own["loss"])
     traces = [row["probes"]["gradient"] for row in whole.run.metrics() if row["kind"] == "trace"]
-    assert result["probes"]["gradient"] == {"start": traces[0], "end": traces[-1]}
+    expected = {"start": traces[0], "end": traces[-1]}
+    assert repr(result["probes"]["gradient"]) == repr(expected)  # nan is nan
     assert result["seconds"] > 0
     assert result["device"] == "cpu"
     assert set(result["versions"]) == {"python", "torch", "seqmem"}
