@@ -21,6 +21,7 @@ VERBS = {
     "span": "find the longest sequence that a cell learns: double, then bisect",
     "sweep": "sweep status DIR: which runs of a sweep are finished, running, failed",
     "reproduce": "a finished run once more: are its numbers the same?",
+    "verify": "are the files of finished runs what the runs wrote?",
     "export": "a run's weights as a state dict, its step as ONNX",
     "list": "the cells, tasks, models, probes, optimizers and experiments there are",
 }

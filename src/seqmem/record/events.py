@@ -36,6 +36,9 @@ from tensorboard.compat.proto.types_pb2 import DT_STRING
 from tensorboard.plugins.hparams import api_pb2, plugin_data_pb2
 from tensorboard.plugins.hparams import metadata as hparams_metadata
 
+from ..runs.checksums import Checksum, checksum_of
+from ..runs.files import RunError, not_followed, read_bytes
+
 # From files of version 2 readers keep every point of a rewritten tag, from version 1 only the last ones. TensorBoard's
 # fast reader does the latter for both, but it does not exist for every platform.
 _VERSION = "brain.Event:1"
@@ -51,19 +54,28 @@ Hparam = str | bool | int | float
 class GrowingFile:
     """A buffered file that grows at its end, from its first ``keep`` bytes (None: from nothing).
 
+    It knows a checksum of all that it wrote, so that no byte that others changed goes unnoticed into a result.
+
     ``write`` only fills the buffer. A full disk is an OSError in ``flush`` and nowhere else; the buffer is then
     dropped, so that closing the file is safe.
 
+    Args:
+        checksum: of the first ``keep`` bytes; None: not known.
+
     Raises:
-        ValueError: the file has fewer than ``keep`` bytes.
+        ValueError: the file has fewer than ``keep`` bytes, or others than those of ``checksum``.
     """
 
-    def __init__(self, path: Path, keep: int | None = None) -> None:
+    def __init__(self, path: Path, keep: int | None = None, checksum: str | None = None) -> None:
         size = path.stat().st_size if keep else 0
         if keep and size < keep:
             raise ValueError(f"{path} ends at byte {size}, before byte {keep}")
+        self._path = path
         self._pending = bytearray()
-        self._file = path.open("r+b" if keep else "wb", buffering=0)
+        self._checksum = checksum_of(path, keep) if keep else Checksum()
+        if checksum is not None and self._checksum.hexdigest() != checksum:
+            raise ValueError(f"{path} was changed by something else up to byte {keep}")
+        self._file = open(path, "r+b" if keep else "wb", buffering=0, opener=not_followed)  # noqa: SIM115
         self._file.truncate(keep or 0)
         self._file.seek(0, os.SEEK_END)
 
@@ -79,13 +91,48 @@ class GrowingFile:
         """Hand the buffer to the operating system: its content survives this process."""
         pending, self._pending = memoryview(self._pending), bytearray()
         while pending:
-            pending = pending[self._file.write(pending) :]
+            count = self._file.write(pending)
+            self._checksum.update(pending[:count])
+            pending = pending[count:]
 
     def position(self) -> int:
-        """The size in bytes, after a sync to the disk: the content survives a power cut."""
+        """The size in bytes, after a sync to the disk: the content survives a power cut. Errors as for ``check``."""
         self.flush()
         os.fsync(self._file.fileno())
+        self.check()
         return self._file.tell()
+
+    def check(self) -> None:
+        """Look at the file's size and place, not at its content.
+
+        Raises:
+            RunError: something else has deleted, replaced, cut or extended it.
+        """
+        try:
+            there, ours = self._path.stat(), os.fstat(self._file.fileno())
+        except FileNotFoundError:
+            raise self._changed("deleted") from None
+        if not os.path.samestat(there, ours):
+            raise self._changed("replaced")
+        if ours.st_size != self._file.tell():
+            raise self._changed("changed")
+
+    @property
+    def checksum(self) -> str:
+        """Of everything that was flushed."""
+        return self._checksum.hexdigest()
+
+    def verify(self) -> None:
+        """Read the file again, and compare.
+
+        Raises:
+            RunError: something else has changed it.
+        """
+        if checksum_of(self._path, self.position()).hexdigest() != self.checksum:
+            raise self._changed("changed")
+
+    def _changed(self, how: str) -> RunError:
+        return RunError(f"{self._path} was {how} by something else while the run was writing it: use force=true")
 
     def close(self) -> None:
         try:
@@ -99,14 +146,21 @@ class EventFile:
     """Written on ``flush``, ``position`` and ``close``; each raises OSError when the disk is full.
 
     Args:
-        keep: as for ``GrowingFile``; a byte inside a record is a ValueError.
+        keep, checksum: as for ``GrowingFile``; a byte inside a record is a ValueError.
         describe: tag -> its description, in markdown; TensorBoard takes it from the first point of each tag.
     """
 
-    def __init__(self, path: Path, keep: int | None = None, *, describe: Callable[[str], str] = lambda _: "") -> None:
+    def __init__(
+        self,
+        path: Path,
+        keep: int | None = None,
+        *,
+        checksum: str | None = None,
+        describe: Callable[[str], str] = lambda _: "",
+    ) -> None:
         self._describe = describe
         self._described = _tags(path, keep) if keep else set()
-        self._file = GrowingFile(path, keep)
+        self._file = GrowingFile(path, keep, checksum)
         if not keep:
             self._add(Event(wall_time=time(), file_version=_VERSION))
 
@@ -208,6 +262,13 @@ class EventFile:
         """The size in bytes, after a sync to the disk: ``keep`` for continuing from here."""
         return self._file.position()
 
+    @property
+    def checksum(self) -> str:
+        return self._file.checksum
+
+    def verify(self) -> None:
+        self._file.verify()
+
     def close(self) -> None:
         self._file.close()
 
@@ -247,7 +308,7 @@ def whole_records(path: Path) -> int | None:
         ValueError: the file does not begin like one of events.
     """
     try:
-        content = path.read_bytes()
+        content = read_bytes(path)
     except FileNotFoundError:
         return None
     records = list(_records(content))
@@ -293,7 +354,7 @@ def _tags(path: Path, size: int) -> set[str]:
     Raises:
         ValueError: they do not end with a whole record.
     """
-    content = path.read_bytes()[:size]
+    content = read_bytes(path)[:size]
     records = list(_records(content))
     if len(content) != (records[-1][0] if records else 0):
         raise ValueError(f"{path}, cut at byte {size}, ends inside a record")

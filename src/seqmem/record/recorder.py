@@ -23,8 +23,9 @@ from torch import Tensor
 
 from ..measurement import Measurement, Scalars
 from ..probes.base import Probe
+from ..runs.checksums import write_checksums
 from ..runs.directory import RunDirectory
-from ..runs.files import CHECKPOINT, EVENTS, METRICS, RESULT, RunError, plain_json, write_atomically, write_json
+from ..runs.files import CHECKPOINT, EVENTS, METRICS, RESULT, RunError, json_bytes, plain_json, write_atomically
 from ..runs.result import Facts, Scale
 from ..signals import Batch
 from ..tasks.base import Task
@@ -76,6 +77,16 @@ class _Log:
         if self.flushes < _FLUSHES or sum(file.waiting for file in self._files()) > _WAITING:
             self.flushes += 1
             self.flush()
+
+    def checksums(self) -> dict[str, Any]:
+        """Of the files up to here; call it after their positions."""
+        traces = {probe: file.checksum for probe, file in self.traces.items()}
+        return {"metrics": self.metrics.checksum, "events": self.events.checksum, "traces": traces}
+
+    def verify(self) -> None:
+        """Read every file again, and raise RunError if it holds something else than was written."""
+        for file in (self.metrics, self.events, *self.traces.values()):
+            file.verify()
 
     def close(self) -> None:
         with ExitStack() as stack:  # close each of them, even if closing another fails
@@ -177,6 +188,7 @@ class Recorder:
                 "metrics": log.metrics.position(),
                 "events": log.events.position(),
                 "traces": counts(log.traces),
+                "checksums": log.checksums(),
             }
             content = io.BytesIO()
             torch.save({"format": _FORMAT, **saved, "seconds": log.spent(), "training": checkpoint}, content)
@@ -185,18 +197,21 @@ class Recorder:
 
     def _cut_back(self, saved: Mapping[str, Any]) -> _Log:
         checkpoint = self.run.file(CHECKPOINT)
+        sums = saved.get("checksums", {})  # earlier versions wrote none
         with ExitStack() as opened:  # closed again if another of them cannot be opened
             try:
-                metrics = GrowingFile(self.run.file(METRICS), saved["metrics"])
+                metrics = GrowingFile(self.run.file(METRICS), saved["metrics"], sums.get("metrics"))
                 opened.callback(metrics.close)
-                events = EventFile(self.run.file(EVENTS), saved["events"], describe=self.describe)
+                events = EventFile(
+                    self.run.file(EVENTS), saved["events"], checksum=sums.get("events"), describe=self.describe
+                )
                 opened.callback(events.close)
             except (FileNotFoundError, ValueError) as error:
                 raise _cut_short(error, checkpoint) from error
             traces: dict[str, TraceFile] = {}
             for probe, count in _trace_counts(saved).items():
                 traces[probe] = TraceFile(self.run, probe)
-                traces[probe].cut_back(count, checkpoint)
+                traces[probe].cut_back(count, checkpoint, sums.get("traces", {}).get(probe))
             opened.pop_all()
         return _Log(metrics, events, monotonic(), saved["seconds"], traces)
 
@@ -265,12 +280,13 @@ class Recorder:
         events.text("summary", summary_table(summary, result, self.probes), step)
         events.session_end(success=True)
         with self._writing():
-            log.metrics.position()
-            events.position()
+            log.verify()
             for traces in log.traces.values():
                 traces.store()
             self.run.set_status("finished", step=step)
-            write_json(self.run.file(RESULT), summary)
+            content = json_bytes(summary)
+            write_checksums(self.run, {RESULT: content})
+            write_atomically(self.run.file(RESULT), content)
 
     def _draw_end(self, step: int, probe: Probe) -> int | None:
         """Draw the series as they are after training. Returns their number of timesteps; None if there are none."""

@@ -35,12 +35,15 @@ class TraceFile:
         self._layout: TraceLayout | None = None
         self.steps = array("q")
 
-    def cut_back(self, count: int, checkpoint: Path) -> None:
+    def cut_back(self, count: int, checkpoint: Path, checksum: str | None = None) -> None:
         """Continue after the first ``count`` traces, which are in the growing file or, if the run had stopped, in the
         stored one.
 
+        Args:
+            checksum: of the growing file up to there; None: not known.
+
         Raises:
-            RunError: neither file has that many, or one cannot be read.
+            RunError: neither file has that many, or one cannot be read or was changed.
         """
         if not count:
             self._growing.unlink(missing_ok=True)
@@ -50,7 +53,10 @@ class TraceFile:
             self._restore(count, checkpoint)
         layout = self._read_layout()
         self.steps = array("q", [step for chunk in self._chunks(count) for step in chunk["step"].tolist()])
-        self._file = GrowingFile(self._growing, layout.end(count))
+        try:
+            self._file = GrowingFile(self._growing, layout.end(count), checksum)
+        except ValueError as error:
+            raise RunError(f"{error}: delete {checkpoint} to start this run over") from error
 
     def append(self, step: int, measurement: Measurement) -> None:
         """Add the series of a measurement.
@@ -81,6 +87,8 @@ class TraceFile:
         layout = self._read_layout()
         answered_at = None if (layout.answered_at == UNANSWERED).any() else layout.answered_at
         self.flush()
+        if self._file is not None:
+            self._file.check()
         with self._growing.open("rb") as file:
             for place in places:
                 file.seek(layout.end(place))
@@ -100,6 +108,16 @@ class TraceFile:
         """Flush, and wait until everything is on the disk."""
         if self._file is not None:
             self._file.position()
+
+    @property
+    def checksum(self) -> str | None:
+        """Of the growing file, after ``sync``; None: there is none."""
+        return self._file.checksum if self._file is not None else None
+
+    def verify(self) -> None:
+        """Raise RunError if something else has changed the growing file."""
+        if self._file is not None:
+            self._file.verify()
 
     def store(self) -> None:
         """Turn the growing file into the stored one, as ``np.savez`` writes it. Nothing can be appended after this."""

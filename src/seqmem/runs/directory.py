@@ -9,7 +9,9 @@
         events.out.tfevents.0.seqmem                     the same for TensorBoard
         checkpoint.pt       the weights, and all that is needed to go on
         result.json         written last: its presence means finished
+        checksums.json      of all other files
         evaluations.jsonl   what ``seqmem eval`` added later
+        before/             the finished run that ``force=true`` replaces, until the new one is finished, too
 
 Files that are rewritten are written beside their place and renamed into it. Files that grow are cut back to their size
 at the last checkpoint. So a reader never sees a half-written file.
@@ -120,13 +122,45 @@ class RunDirectory:
             raise RunError(f"{where} is not a status that this seqmem knows: {error}") from error
 
     def restart(self) -> None:
-        """Delete all files of earlier starts."""
+        """Delete all files of earlier starts, but not ``before``."""
         for name in (
             files.RESULT, files.CHECKPOINT, files.METRICS, files.EVENTS, files.TRACES, files.GRADIENTS,
-            files.EVALUATIONS, files.STATUS,
+            files.EVALUATIONS, files.STATUS, files.CHECKSUMS,
         ):  # fmt: skip
             self.file(name).unlink(missing_ok=True)
         shutil.rmtree(self.file(files.PROBES), ignore_errors=True)
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Delete what killed processes were writing; the caller holds the lock."""
+        for folder in (self.path, self.file(files.PROBES)):
+            for path in folder.glob(f"*{files.PARTIAL}"):
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
+
+    def keep_result(self) -> None:
+        """Link the files of a finished run into ``before``, where they are a finished run until ``forget_before``.
+
+        Either all of them are there or none, whenever the process is killed.
+        """
+        new = self.file(f"{files.BEFORE}{files.PARTIAL}")
+        for folder in (new, self.file(files.BEFORE)):
+            shutil.rmtree(folder, ignore_errors=True)
+        for path in (*self.path.iterdir(), *self.file(files.PROBES).glob("*")):
+            if path.is_file() and path.name != files.LOCK and not path.name.endswith(files.PARTIAL):
+                place = new / path.relative_to(self.path)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                try:
+                    os.link(path, place, follow_symlinks=False)
+                except OSError:  # a file system without links
+                    shutil.copy2(path, place)
+        new.rename(self.file(files.BEFORE))
+
+    def forget_before(self) -> None:
+        """Delete ``before``: the run that replaces it is finished."""
+        shutil.rmtree(self.file(files.BEFORE), ignore_errors=True)
 
     # Reading
 
@@ -268,4 +302,5 @@ def _alive(pid: int) -> bool:
 
 def find_runs(folder: Path | str) -> list[RunDirectory]:
     """All runs at or below ``folder``, by path."""
-    return [RunDirectory(config.parent) for config in sorted(Path(folder).rglob(files.CONFIG))]
+    configs = sorted(Path(folder).rglob(files.CONFIG))
+    return [RunDirectory(config.parent) for config in configs if not config.parent.name.endswith(files.PARTIAL)]

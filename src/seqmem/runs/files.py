@@ -1,7 +1,9 @@
 """The files of a run: their names, how they are written atomically, how JSON is read back."""
 
+import errno
 import json
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from math import isfinite
@@ -20,8 +22,10 @@ EVENTS = "events.out.tfevents.0.seqmem"
 CHECKPOINT = "checkpoint.pt"
 RESULT = "result.json"
 EVALUATIONS = "evaluations.jsonl"
+CHECKSUMS = "checksums.json"
 ERROR = "error.txt"
 LOCK = "run.lock"
+BEFORE = "before"  # a folder: the finished run that force=true is replacing
 
 
 def series_files(probe: str) -> tuple[str, str]:
@@ -33,6 +37,36 @@ def series_files(probe: str) -> tuple[str, str]:
 
 class RunError(Exception):
     """A run's directory cannot be used. The message is one line for people: what, where, what instead."""
+
+
+PARTIAL = ".partial"
+"""How names of files end that are being written; those of a killed process are deleted when its run goes on."""
+
+_PLAIN = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+
+
+def not_followed(path: str, flags: int) -> int:
+    """For ``open(..., opener=not_followed)``: OSError if the path is a link."""
+    return os.open(path, flags | _PLAIN, 0o666)
+
+
+def opened(path: Path) -> BinaryIO:
+    """A regular file, open for reading. Opening a FIFO or a device could wait for ever, or have effects.
+
+    Raises:
+        OSError: there is no such file, it cannot be opened, or it is something else.
+    """
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is not a file", str(path))
+    return os.fdopen(descriptor, "rb")
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a regular file; errors as for ``opened``."""
+    with opened(path) as file:
+        return file.read()
 
 
 def plain_json(value: Any) -> Any:
@@ -57,10 +91,14 @@ def with_numbers(value: Any) -> Any:
 
 @contextmanager
 def written_atomically(path: Path) -> Iterator[BinaryIO]:
-    """Write beside ``path`` and rename into it, so that a reader sees the old content or the new, never a part."""
-    beside = path.with_name(path.name + ".partial")
+    """Write beside ``path`` and rename into it, so that a reader sees the old content or the new, never a part.
+
+    The file beside it is a new one: what a killed process left there, or a link that waits there, is not opened.
+    """
+    beside = path.with_name(path.name + PARTIAL)
     try:
-        with beside.open("wb") as file:
+        beside.unlink(missing_ok=True)
+        with beside.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -75,8 +113,12 @@ def write_atomically(path: Path, content: bytes) -> None:
         file.write(content)
 
 
+def json_bytes(value: Any) -> bytes:
+    return (json.dumps(plain_json(value), indent=1, allow_nan=False) + "\n").encode()
+
+
 def write_json(path: Path, value: Any) -> None:
-    write_atomically(path, (json.dumps(plain_json(value), indent=1, allow_nan=False) + "\n").encode())
+    write_atomically(path, json_bytes(value))
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -86,7 +128,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
         RunError: it cannot be read, or is no object.
     """
     try:
-        value = json.loads(path.read_text())
+        value = json.loads(read_bytes(path))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, RecursionError) as error:
@@ -103,13 +145,13 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         RunError: a line cannot be read, or is no object.
     """
     try:
-        lines = path.read_text().splitlines(keepends=True)
+        lines = read_bytes(path).decode().split("\n")
     except FileNotFoundError:
         return []
     except (OSError, ValueError) as error:
         raise RunError(f"{path} cannot be read: {error}") from error
     try:
-        values = [with_numbers(json.loads(line)) for line in lines if line.endswith("\n")]
+        values = [with_numbers(json.loads(line)) for line in lines[:-1]]
     except (ValueError, RecursionError) as error:
         raise RunError(f"{path} cannot be read: {error}") from error
     if not all(isinstance(value, dict) for value in values):

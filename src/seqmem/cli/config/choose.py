@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...runs.directory import RunDirectory, find_runs
-from ...runs.files import RunError
+from ...runs.files import BEFORE, RunError
 from ...runs.result import StoredResult
 from .errors import ConfigError
 
@@ -78,7 +78,8 @@ def finished_result(run: RunDirectory) -> StoredResult:
     if result is None:
         status = run.status()
         step = f" at step {status.step}" if status else ""
-        raise RunError(f"{run.path} is not finished ({run.state}{step}): train it to the end first")
+        before = f"; what it replaces is in {run.file(BEFORE)}" if run.file(BEFORE).exists() else ""
+        raise RunError(f"{run.path} is not finished ({run.state}{step}): train it to the end first{before}")
     return result
 
 

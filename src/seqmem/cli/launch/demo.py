@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from math import nan
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from rich.console import Console
 from rich.text import Text
@@ -70,11 +71,9 @@ def check_writable(path: Path) -> None:
     Raises:
         RunError: no file can be written there.
     """
-    beside = path.with_name(path.name + ".partial")  # files are written under this name first
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside.open("ab").close()
-        beside.unlink()
+        TemporaryFile(dir=path.parent).close()
     except OSError as error:
         reason = os.strerror(errno.ENOTDIR) if isinstance(error, FileExistsError) else error.strerror
         raise RunError(f"cannot write to {path.parent}: {reason or error}") from error

@@ -20,7 +20,17 @@ from rich.console import Console
 
 from ...decay import DESCRIPTIONS
 from ...runs.directory import RunDirectory
-from ...runs.files import CHECKPOINT, CONFIG, ENVIRONMENT, ERROR, OVERRIDES, RunError, write_json
+from ...runs.files import (
+    BEFORE,
+    CHECKPOINT,
+    CONFIG,
+    ENVIRONMENT,
+    ERROR,
+    OVERRIDES,
+    RunError,
+    write_atomically,
+    write_json,
+)
 from ...runs.result import Facts
 from ...runs.settings import identity_hash, own_name
 from ..config import own_code, trust
@@ -132,6 +142,9 @@ def execute(
     """
     run = RunDirectory(run_path(config))
     if run.finished and not config.force:
+        if run.file(BEFORE).exists():  # a run with force=true was killed at its very start or end
+            with suppress(RunError), run.locked():
+                run.forget_before()
         if not config.quiet:
             console.print(f"{prefix}{already_finished(run.path)}", soft_wrap=True, highlight=False)
         return run
@@ -164,7 +177,10 @@ def execute(
             console.print(line, soft_wrap=True, highlight=False)
         try:
             if config.force:
+                if run.finished:
+                    run.keep_result()
                 run.restart()
+            run.tidy()
             begun_with = _describe(run, config, overrides, experiment)
             if begun_with is not None and begun_with.get("seqmem") != version("seqmem") and not config.quiet:
                 line = f"{prefix}begun by seqmem {begun_with.get('seqmem')}, going on with {version('seqmem')}"
@@ -204,6 +220,7 @@ def execute(
                 checkpoints=recorder,
                 stop_requested=lambda: stop.requested() or shown.unread,
             )
+            run.forget_before()
         except Interrupted as stopped:
             run.set_status("interrupted", step=stopped.step)
             if not stop.requested():  # there is no reader for a line
@@ -243,7 +260,7 @@ def _record_failure(run: RunDirectory, error: Exception) -> None:
             step=step or 0,
             error=f"{error}" if isinstance(error, RunError) else f"{type(error).__name__}: {error}",
         )
-        run.file(ERROR).write_text("".join(traceback.format_exception(error)))
+        write_atomically(run.file(ERROR), "".join(traceback.format_exception(error)).encode())
     except OSError:
         pass
 

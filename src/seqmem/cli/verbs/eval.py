@@ -9,6 +9,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from ...runs.checksums import cover, uncover
 from ...runs.directory import RunDirectory
 from ...runs.files import EVALUATIONS, EVENTS, RunError, plain_json, write_atomically
 from ..config.choose import one_run
@@ -96,6 +97,7 @@ def evaluate_run(
     _print(run, task, config.seq_len, evaluations)
     with run.locked():
         events_file, list_file = run.file(EVENTS), run.file(EVALUATIONS)
+        uncover(run, EVENTS, EVALUATIONS)
         former = [plain_json(row) for row in run.evaluations()]
         lines = [
             json.dumps(row, allow_nan=False) + "\n"
@@ -112,6 +114,7 @@ def evaluate_run(
             events.curve("eval/score_by_length (seqmem eval)", scores, [one.seq_len for one in evaluations])
         finally:
             events.close()
+        cover(run, EVENTS, EVALUATIONS)
 
 
 def _print(run: RunDirectory, task: "Task", trained: int, evaluations: "list[Evaluation]") -> None:
