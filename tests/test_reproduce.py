@@ -158,6 +158,28 @@ def test_nan_and_minus_zero(tmp_path: Path, one: Path) -> None:
     assert (first.step, first.name, first.apart) == (8, "train.loss", 0.0)
 
 
+def change_results(run: Path, **facts: Any) -> None:
+    result = json.loads((run / "result.json").read_text())
+    (run / "result.json").write_text(json.dumps(result | facts))
+
+
+def test_two_runs_that_diverged_have_no_score_in_common(typed: Typed, one: Path) -> None:
+    """With on_nan=continue they are finished; without, there is nothing to compare with."""
+    run, second = copy(one, "outputs"), copy(one, "second")
+    change_results(run, score=float("nan"), loss=float("nan"))
+    completed = typed("reproduce", str(run), "--out", "second")
+    assert completed.out.splitlines()[1:3] == ["not the same", "  it diverged then, and now it did not"]
+    change_results(second, score=float("nan"), loss=float("nan"))
+    completed = typed("reproduce", str(run), "--out", "second")
+    assert completed.out.splitlines()[1:3] == ["bitwise the same", "  both diverged: neither has a score"]
+    assert reproduce(typed, run, "--out", "second")[1]["diverged"] == [True, True]
+    change_results(run, score=0.5, loss=float("inf"))
+    assert "both diverged" in typed("reproduce", str(run), "--out", "second").out
+    (run / "result.json").unlink()
+    RunDirectory(run).set_status("failed", step=3, error="Diverged: the loss became nan at step 3")
+    typed("reproduce", str(run)).refuses("diverged at step 3, so it has no result", code=1, verb="reproduce")
+
+
 def test_refusals_to_reproduce(typed: Typed, tmp_path: Path) -> None:
     def check(line: str, *args: str, code: int = 1) -> None:
         typed("reproduce", *args).refuses(line, code=code, verb="reproduce")

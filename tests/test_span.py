@@ -16,7 +16,7 @@ from commandline import SIGNALLED, TINY, Completed, runs_below
 from made_up import stored_result
 from seqmem.runs.directory import RunDirectory
 from seqmem.runs.files import write_json
-from seqmem.solved import decided, still_needed
+from seqmem.solved import Solved, decided, search_bounds, still_needed
 from seqmem.span import Span, search
 
 Typed = Callable[..., Completed]
@@ -113,6 +113,35 @@ def test_no_more_seeds_run_than_the_decision_needs() -> None:
                 run += needed
                 assert run <= seeds
             assert decided(seeds, sum(solves[:run]), run - sum(solves[:run])) is (2 * sum(solves) > seeds)
+
+
+@pytest.mark.parametrize("seeds", [9, 15])
+@pytest.mark.parametrize(("steep", "shift"), [(0.02, 0.5), (0.5, 0.5), (0.5, 0.0)], ids=["flat", "steep", "at a half"])
+def test_the_interval_of_a_searched_span_is_wrong_as_rarely_as_it_says(seeds: int, steep: float, shift: float) -> None:
+    """The share of seeds that solve a length falls from 1 to 0, and is a half near 60; seeds that suffice are drawn."""
+    random, searches, wrong, doubt = Random(seeds), 400, 0, 0.0
+
+    def share(length: int) -> float:
+        return 0.5 - 0.5 * math.tanh(steep * (length - 60 - shift))
+
+    truth = max(length for length in range(1, 1001) if share(length) > 0.5)
+    for _ in range(searches):
+        tried: dict[int, Solved] = {}
+
+        def ask(length: int, tried: dict[int, Solved] = tried) -> bool:
+            solved = failed = 0
+            while needed := still_needed(seeds, solved, failed):
+                more = sum(random.random() < share(length) for _ in range(needed))
+                solved, failed = solved + more, failed + needed - more
+            tried[length] = Solved(solved, solved + failed)
+            return decided(seeds, solved, failed) is True
+
+        search(ask, start=10, shortest=1, longest=1000)
+        bounds = search_bounds(tried, seeds)
+        wrong += (bounds.low or 0) > truth or (bounds.high or 1001) <= truth
+        doubt += 1 - bounds.level
+    assert wrong <= doubt
+    assert doubt < searches * (0.5 if seeds == 9 else 0.06)
 
 
 # The command, with simulated runs

@@ -94,8 +94,8 @@ def percent(level: float) -> str:
 
 
 def bounds_text(low: int | None, high: int | None) -> str:
-    """Bounds of a span: ``>= 10, < 50``; ``any`` without either."""
-    return ", ".join([f">= {low}"] * (low is not None) + [f"< {high}"] * (high is not None)) or "any"
+    """Bounds of a span: ``>= 10, < 50``; ``any length`` without either."""
+    return ", ".join([f">= {low}"] * (low is not None) + [f"< {high}"] * (high is not None)) or "any length"
 
 
 # Counts
@@ -196,6 +196,30 @@ def span_bounds(counts: Mapping[int, Solved]) -> Bounds:
             break
         high = length
     return Bounds(low, high, min((order_rank(count.n)[1] for count in judged.values()), default=0.0))
+
+
+def search_bounds(tried: Mapping[int, Solved], seeds: int) -> Bounds:
+    """The interval of a span that was searched for: from the longest length that no seed failed to the shortest that
+    none solved.
+
+    Where most seeds would do otherwise, the seeds that decide a length agree with a probability of ``unanimous`` at
+    most, and each length tried is an occasion for it: the confidence is what their sum leaves (Bonferroni), 0 where
+    that is nothing. How many lengths are tried depends on the outcome, so this holds on average over searches. It takes
+    for granted that what is solved at one length is solved at every shorter one.
+
+    Args:
+        tried: length -> the seeds that were needed to decide it, of ``seeds``.
+    """
+    low = max((length for length, count in tried.items() if count.n and count.k == count.n), default=None)
+    high = min((length for length, count in tried.items() if count.n and count.k == 0), default=None)
+    if low is not None and high is not None and low >= high:
+        low = high = None
+    return Bounds(low, high, max(0.0, 1 - len(tried) * unanimous(seeds)))
+
+
+def unanimous(seeds: int) -> float:
+    """The probability with which the first half of ``seeds`` agree against what most seeds would do, at most."""
+    return 2.0 ** -((seeds + 1) // 2)
 
 
 # When

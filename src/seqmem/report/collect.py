@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from math import isfinite, isnan, nan
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -375,6 +375,7 @@ def _run(summary: Summary) -> Run:
     return Run(
         path=summary.run.path,
         state=summary.state,
+        diverged=summary.diverged,
         error=summary.error,
         task=summary.task,
         task_name=summary.task,
@@ -395,15 +396,13 @@ def _run(summary: Summary) -> Run:
 
 
 def _result(summary: Summary, result: StoredResult) -> dict[str, Any]:
-    """What a finished run measured. With ``on_nan=continue`` it may have diverged: the answers of NaN are no score."""
-    diverged = isnan(result["score"]) or not isfinite(result["loss"])
+    """What a finished run measured. With ``on_nan=continue`` it may have diverged."""
     return {
-        "diverged": diverged,
-        "score": nan if diverged else result["score"],
+        "score": nan if summary.diverged else result["score"],
         "loss": result["loss"],
-        "solved": bool(result["solved"]) and not diverged,
+        "solved": bool(result["solved"]) and not summary.diverged,
         "steps_to_solve": result["steps_to_solve"],
-        "by_length": {} if diverged else summary.by_length,
+        "by_length": {} if summary.diverged else summary.by_length,
         "probes": summary.probes,
         "hidden_size": result["hidden_size"],
         "parameters": result["parameters"],
@@ -415,7 +414,6 @@ def _measured(summary: Summary) -> dict[str, Any]:
     """What a run without a result measured: before its training alone, for what came later is not the end."""
     starts = {name: {"start": stages["start"]} for name, stages in summary.probes.items() if "start" in stages}
     return {
-        "diverged": summary.status is not None and summary.status.diverged and summary.state == "failed",
         "score": nan,
         "loss": nan,
         "solved": False,

@@ -13,7 +13,7 @@ from numpy import ndarray
 from ..decay import is_current
 from .directory import RunDirectory
 from .files import CHECKPOINT, GRADIENTS, METRICS, RESULT, RunError
-from .result import StoredResult
+from .result import StoredResult, diverged
 
 _CLOCK = ("seconds", "steps_per_second")
 """Fields of the result that no two runs share."""
@@ -81,10 +81,14 @@ class Compared:
 
 @dataclass
 class Comparison:
-    """Two runs of one configuration. ``environment``: fact -> [in the run, in the other], where they differ."""
+    """Two runs of one configuration. ``environment``: fact -> [in the run, in the other], where they differ.
+
+    ``diverged``: whether the run and the other did: such a run has no score that could be the same or not.
+    """
 
     run: str
     reproduction: str
+    diverged: tuple[bool, bool]
     files: list[Compared]
     environment: dict[str, tuple[Any, Any]]
     notes: list[str] = field(default_factory=list)
@@ -127,7 +131,11 @@ def compare(
     if weights is not None:
         files.append(_checkpoints(run, other, weights))
     return Comparison(
-        str(run.path), str(other.path), [file for file in files if file is not None], _environments(run, other)
+        str(run.path),
+        str(other.path),
+        (diverged(_result(run)), diverged(_result(other))),
+        [file for file in files if file is not None],
+        _environments(run, other),
     )
 
 

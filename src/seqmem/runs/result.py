@@ -6,7 +6,7 @@ read, too.
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from math import inf
+from math import inf, isfinite, isnan
 from typing import Any, TypedDict, cast
 
 from ..metrics import Metric, metric_called
@@ -117,6 +117,11 @@ class StoredResult(TypedDict):
     seconds: float
     steps_per_second: float
     versions: dict[str, str]
+
+
+def diverged(result: StoredResult) -> bool:
+    """True if the loss was not finite after training, as with ``on_nan=continue``: the answers of NaN are no score."""
+    return isnan(result["score"]) or not isfinite(result["loss"])
 
 
 def measured_row(row: dict[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from ..decay import DESCRIPTIONS, Trace, is_current, profile
 from ..measurement import Description, describe_unknown, read_description
 from .directory import RunDirectory, State, Status
 from .files import CONFIG, OVERRIDES, RESULT, RunError
-from .result import Length, Scale, StoredResult, read_length, read_scale, whole
+from .result import Length, Scale, StoredResult, diverged, read_length, read_scale, whole
 from .settings import own_name
 from .traces import Gradients
 
@@ -79,6 +79,16 @@ class Summary:
     @property
     def finished(self) -> bool:
         return self.state == "finished"
+
+    @property
+    def diverged(self) -> bool:
+        """True if it has no score and will have none: its loss was not finite at the end, or its mathematics ended it.
+
+        Such a run counts, as one that has not solved its task.
+        """
+        if self.result is not None:
+            return diverged(self.result)
+        return self.state == "failed" and self.status is not None and self.status.diverged
 
     @cached_property
     def by_length(self) -> dict[int, float]:

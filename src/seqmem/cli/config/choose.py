@@ -79,7 +79,8 @@ def finished_result(run: RunDirectory) -> StoredResult:
         status = run.status()
         step = f" at step {status.step}" if status else ""
         before = f"; what it replaces is in {run.file(BEFORE)}" if run.file(BEFORE).exists() else ""
-        raise RunError(f"{run.path} is not finished ({run.state}{step}): train it to the end first{before}")
+        repair = "train it to the end first" if status is None or not status.diverged else "it diverged"
+        raise RunError(f"{run.path} is not finished ({run.state}{step}): {repair}{before}")
     return result
 
 

@@ -16,9 +16,18 @@ from rich.text import Text
 
 from ...runs.directory import RunDirectory
 from ...runs.files import RunError, write_json
-from ...runs.result import StoredResult
+from ...runs.result import StoredResult, diverged
 from ...runs.settings import identity_hash, own_name
-from ...solved import Bounds, decided, share_interval, solved_after, still_needed
+from ...solved import (
+    Bounds,
+    Solved,
+    decided,
+    search_bounds,
+    share_interval,
+    solved_after,
+    still_needed,
+    unanimous,
+)
 from ...span import RESOLUTION, Span
 from ..config.errors import ConfigError
 from ..config.schema import RunConfig, from_mapping, identity
@@ -145,10 +154,10 @@ class SpanSearch:
             status = one.run.status()
             if result is None and outcome is not None and not (status is not None and status.diverged):
                 self._stopped(outcome, one.path)
-            score = nan if result is None else float(result["score"])
+            score = nan if result is None or diverged(result) else float(result["score"])
             tried.runs.append(Path(one.path))
             tried.scores.append(score)
-            solved = result is not None and self.metric.reached(score, self.goal)
+            solved = self.metric.reached(score, self.goal)
             tried.solved_seeds.append(solved)
             first = None if result is None else self._first_reached(one.run, result)
             tried.steps_to_solve.append(solved_after(first, self.first.steps, solved=solved))
@@ -180,8 +189,8 @@ class SpanSearch:
         if len(scores) > 30 and len(known) > 1:
             middle = median(map(self.metric.ranked, result.scores))
             scores = f"{texts[0]} to {texts[-1]}, median {self.metric.text(middle)}"
-        if diverged := len(result.scores) - len(known):
-            scores = ", ".join(filter(None, (scores, f"{diverged} diverged")))
+        if fallen := len(result.scores) - len(known):
+            scores = ", ".join(filter(None, (scores, f"{fallen} diverged")))
         steps = sorted(steps for steps in result.steps_to_solve if steps is not None)
         after = "" if not steps else f"{steps[0]}" if steps[0] == steps[-1] else f"{steps[0]} to {steps[-1]}"
         low, high = result.share
@@ -190,25 +199,13 @@ class SpanSearch:
         return f"{line:<66}  {after}".rstrip()
 
     def bounds(self) -> Bounds:
-        """The interval of the span: from the longest length that no seed failed to the shortest that none solved.
-
-        Where most seeds would do otherwise, so many agree with a probability of 2^-n at most; the search may go wrong
-        at each length it tries, so the confidence is what their sum leaves (Bonferroni); 0 where that is nothing. It
-        takes for granted that what is solved at one length is solved at every shorter one.
-        """
-        whole = [result for result in self.results if len(set(result.solved_seeds)) == 1]
-        low = max((result.length for result in whole if result.solved), default=None)
-        high = min((result.length for result in whole if not result.solved), default=None)
-        if low is not None and high is not None and low >= high:
-            low = high = None
-        return Bounds(low, high, max(0.0, 1 - len(self.results) * self._luck(self.seeds)))
-
-    def _luck(self, seeds: int) -> float:
-        return 2.0 ** -((seeds + 1) // 2)
+        """The interval of the span, see ``search_bounds``."""
+        tried = {result.length: Solved(sum(result.solved_seeds), len(result.solved_seeds)) for result in self.results}
+        return search_bounds(tried, self.seeds)
 
     def seeds_for(self, level: float) -> int:
         """Seeds at each length with which as many lengths would bound the span with that confidence."""
-        return next(n for n in range(1, 999, 2) if 1 - len(self.results) * self._luck(n) >= level)
+        return next(n for n in range(1, 999, 2) if 1 - len(self.results) * unanimous(n) >= level)
 
     def save(self, span: Span | None) -> dict[str, Any]:
         """Write the results so far. ``span``: None while the search goes on."""

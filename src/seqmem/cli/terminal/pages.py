@@ -27,11 +27,18 @@ _STATE_STYLES = {"finished": "green", "running": "cyan", "interrupted": "yellow"
 
 def state_text(run: Summary) -> Text:
     step = "" if run.state in ("finished", "not started") else f" at step {run.step} of {run.steps}"
-    return Text(f"{run.state}{step}", _STATE_STYLES.get(run.state, "dim"))
+    return Text(f"{_state(run)}{step}", _STATE_STYLES.get(run.state, "dim"))
+
+
+def _state(run: Summary) -> str:
+    """A run that failed by its own mathematics counts, and is not to be taken for one that lacked disk space."""
+    return "diverged" if run.diverged and run.state == "failed" else run.state
 
 
 def verdict(run: Summary) -> str:
     """What a score amounts to, e.g. ``solved at step 250``; empty where there is nothing to say."""
+    if run.diverged:
+        return "not solved"
     if words := solved_words(run.steps_to_solve, solved=run.solved):
         return words
     if run.score is not None and not run.scale.beats_chance(run.score, run.sequences):
@@ -359,7 +366,7 @@ def _results(group: _Group, names: list[list[Text]], heads: list[Text], numeric:
     metrics = {run.scale.metric.name for run in runs if run.score is not None}
     score = [Text(_score_text(run, run.score), f"bold {_score_style(run, run.score)}".strip()) for run in runs]
     table = {metrics.pop() if len(metrics) == 1 else "score": score}
-    if any(run.solved is not None for run in runs):
+    if any(run.solved is not None or run.diverged for run in runs):
         table["solved at"] = [Text(_solved(run)) for run in runs]
     described = DESCRIPTIONS | {name: about for run in runs for name, about in run.descriptions.items()}
     others = []
@@ -390,6 +397,8 @@ def _results(group: _Group, names: list[list[Text]], heads: list[Text], numeric:
 
 
 def _solved(run: Summary) -> str:
+    if run.diverged:
+        return "no"
     if run.solved is None:
         return ""
     if not run.solved:
@@ -402,7 +411,7 @@ def _brief_state(run: Summary) -> Text:
     text = state_text(run)
     if run.state in ("finished", "not started"):
         return text
-    return Text(f"{run.state} {100 * run.step // max(run.steps, 1)} %", text.style)
+    return Text(f"{_state(run)} {100 * run.step // max(run.steps, 1)} %", text.style)
 
 
 def _length_table(

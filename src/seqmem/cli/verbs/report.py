@@ -215,9 +215,9 @@ _JOINED = "\u00a0"
 
 
 def _count_text(length: int, count: Solved) -> str:
-    """``10: 2/8 (3-65 %), 5 diverged``"""
-    remarks = f", {count.remarks}" if count.remarks else ""
-    return f"{length}: {count} ({count.share_text}){remarks}".replace(" ", _JOINED)
+    """``10: 2/8 (3-65 %), 5 diverged``, to be folded between its parts alone."""
+    parts = [f"{length}: {count} ({count.share_text})", *filter(None, count.remarks.split(", "))]
+    return ", ".join(part.replace(" ", _JOINED) for part in parts)
 
 
 def _scores(collection: Collection, threshold: float | None, width: int) -> tuple[list[Text], list[str]]:

@@ -161,6 +161,8 @@ def show(comparison: Comparison, console: Console) -> None:
         say("bitwise the same", "bold green")
     else:
         say("not the same", "bold red")
+    if any(comparison.diverged):
+        say(f"  {_diverged_words(*comparison.diverged)}", "yellow")
     first = comparison.first
     if first is not None:
         say(f"  first        {_place(first)}: {_pair(first)}")
@@ -179,6 +181,12 @@ def show(comparison: Comparison, console: Console) -> None:
         say("versions and machine: no fact that is recorded differs")
     say(f"  run              {comparison.run}", "dim")
     say(f"  again            {comparison.reproduction}", "dim")
+
+
+def _diverged_words(run: bool, again: bool) -> str:
+    if run and again:
+        return "both diverged: neither has a score"
+    return f"it diverged {'then' if run else 'now'}, and {'now' if run else 'then'} it did not"
 
 
 def _place(difference: Difference, *, within: bool = False) -> str:

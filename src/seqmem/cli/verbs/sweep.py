@@ -157,7 +157,6 @@ def _run(summary: Summary, folder: Path, row: str) -> Run:
     if summary.state == "not started":
         reason = "it never began"
     finished = summary.finished and summary.score is not None
-    diverged = summary.state == "failed" and status is not None and status.diverged
     return Run(
         path=str(summary.run.path),
         folder=str(folder),
@@ -169,9 +168,9 @@ def _run(summary: Summary, folder: Path, row: str) -> Run:
         state=summary.state,
         step=summary.step,
         steps=summary.steps,
-        score=summary.score if finished and summary.score is not None else nan,
-        diverged=diverged,
-        metric=summary.scale.metric.name if finished or diverged else "",
+        score=summary.score if finished and summary.score is not None and not summary.diverged else nan,
+        diverged=summary.diverged,
+        metric=summary.scale.metric.name if finished or summary.diverged else "",
         higher_is_better=summary.scale.metric.higher_is_better,
         error=" ".join(reason.split()) if reason else None,
         log=str(log) if summary.state == "failed" and log.exists() else None,
