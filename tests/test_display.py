@@ -691,6 +691,29 @@ def test_an_unfinished_run(
     assert ("error       the loss became nan at step 707" in out) == (state == "failed")
 
 
+@pytest.mark.parametrize(
+    ("state", "changes", "score", "solved"),
+    [
+        ("finished", {"score": nan, "loss": nan}, "diverged", "diverged"),
+        ("finished", {"loss": inf, "score": 1.0}, "diverged", "diverged"),  # NaN answers may be right by chance
+        ("finished", {"loss": 1.0, "score": 0.5, "solved": False, "steps_to_solve": None}, "50.0 %", "no"),
+        ("failed", {}, "50.0 %", "diverged"),  # the latest evaluation
+    ],
+)
+def test_a_run_that_diverged_is_not_solved(
+    state: str, changes: dict[str, Any], score: str, solved: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run(tmp_path, state=state, result=changes)
+    make_run(tmp_path, seed=1)
+    if state == "failed":
+        run.set_status("failed", step=700, error="Diverged: the loss became nan at step 707")
+        write_json(run.file("environment.json"), {"metric": "accuracy", "chance": 0.25, "solved_at": 0.99})
+    words = "not solved: diverged" if solved == "diverged" else "not solved"
+    assert re.search(rf"^accuracy +{score}  chance 25.0 %  {words}$", run_show(capsys, run.path)[1], re.M)
+    (row,) = (line for line in run_show(capsys, tmp_path)[1].splitlines() if re.match(rf" *0 +{score} ", line))
+    assert re.match(rf" *0 +{score} +{solved} ", row)
+
+
 def test_an_unfinished_run_uses_the_stored_facts_of_its_task(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -177,7 +177,7 @@ def test_two_runs_that_diverged_have_no_score_in_common(typed: Typed, one: Path)
     assert "both diverged" in typed("reproduce", str(run), "--out", "second").out
     (run / "result.json").unlink()
     RunDirectory(run).set_status("failed", step=3, error="Diverged: the loss became nan at step 3")
-    typed("reproduce", str(run)).refuses("diverged at step 3, so it has no result", code=1, verb="reproduce")
+    typed("reproduce", str(run)).refuses("is not finished (failed at step 3): it diverged", code=1, verb="reproduce")
 
 
 def test_refusals_to_reproduce(typed: Typed, tmp_path: Path) -> None:

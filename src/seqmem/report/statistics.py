@@ -282,10 +282,12 @@ def number_interval(runs: Iterable[Run], probe: str, name: str, when: str) -> In
 
 @dataclass(frozen=True)
 class Bimodal:
-    """Seeds in two groups: of ``n`` seeds ``high`` reach ``goal``, and ``low`` stay on the wrong side of ``line``."""
+    """Seeds in two groups: of ``n`` seeds ``high`` reach ``goal``, and ``low`` stay on the wrong side of ``line``, of
+    which ``diverged`` have no score."""
 
     high: int
     low: int
+    diverged: int
     n: int
     goal: float
     line: float
@@ -293,9 +295,10 @@ class Bimodal:
 
     def __str__(self) -> str:
         side = "below" if self.metric.higher_is_better else "above"
+        fallen = f" ({self.diverged} of them diverged)" if self.diverged else ""
         return (
             f"{self.high} of {self.n} seeds reach {self.metric.text(self.goal)}, "
-            f"{self.low} of {self.n} stay {side} {self.metric.text(self.line)}"
+            f"{self.low} of {self.n} stay {side} {self.metric.text(self.line)}{fallen}"
         )
 
 
@@ -328,7 +331,7 @@ def bimodality(runs: Sequence[Run], threshold: float | None = None, *, at: int |
     if reached < least or low < least or n - reached - low >= min(reached, low):
         return None
     line = first.chance + WAY * (goal - first.chance)
-    return Bimodal(int(reached), low, n, goal, line, first.metric)
+    return Bimodal(int(reached), low, sum(run.diverged for run in runs), n, goal, line, first.metric)
 
 
 # Two cells

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite, isnan
+from math import isfinite, isnan, nan
 from typing import Any
 
 from rich.console import Console
@@ -27,23 +27,23 @@ _STATE_STYLES = {"finished": "green", "running": "cyan", "interrupted": "yellow"
 
 def state_text(run: Summary) -> Text:
     step = "" if run.state in ("finished", "not started") else f" at step {run.step} of {run.steps}"
-    return Text(f"{_state(run)}{step}", _STATE_STYLES.get(run.state, "dim"))
-
-
-def _state(run: Summary) -> str:
-    """A run that failed by its own mathematics counts, and is not to be taken for one that lacked disk space."""
-    return "diverged" if run.diverged and run.state == "failed" else run.state
+    return Text(f"{run.state}{step}", _STATE_STYLES.get(run.state, "dim"))
 
 
 def verdict(run: Summary) -> str:
     """What a score amounts to, e.g. ``solved at step 250``; empty where there is nothing to say."""
     if run.diverged:
-        return "not solved"
+        return "not solved: diverged"
     if words := solved_words(run.steps_to_solve, solved=run.solved):
         return words
     if run.score is not None and not run.scale.beats_chance(run.score, run.sequences):
         return "no better than chance"
     return "not solved" if run.solved is False else ""
+
+
+def _own_score(run: Summary) -> float | None:
+    """The score, or that of the latest evaluation of a run that is not finished; the answers of NaN are no score."""
+    return nan if run.diverged and run.finished else run.score
 
 
 def _score_text(run: Summary, score: float | None) -> str:
@@ -105,11 +105,12 @@ def _command(run: Summary) -> str:
 
 
 def _scores(run: Summary) -> list[Text]:
-    if run.score is None:
+    own = _own_score(run)
+    if own is None:
         return [_row("score", ("none yet", "dim"))]
-    scale, style = run.scale, _score_style(run, run.score)
+    scale, style = run.scale, _score_style(run, own)
     short = len(scale.metric.name) <= LABEL
-    parts: list[Text | str | tuple[str, str]] = [(scale.metric.text(run.score), f"bold {style}")]
+    parts: list[Text | str | tuple[str, str]] = [(scale.metric.text(own), f"bold {style}")]
     if not short:
         parts.append(f" {scale.metric.name}")
     if scale.chance is not None:
@@ -364,7 +365,8 @@ def _aligned(run: Summary, signs: Marks, room: int, longest: int) -> Text:
 def _results(group: _Group, names: list[list[Text]], heads: list[Text], numeric: set[int], width: int) -> list[Text]:
     runs = group.runs
     metrics = {run.scale.metric.name for run in runs if run.score is not None}
-    score = [Text(_score_text(run, run.score), f"bold {_score_style(run, run.score)}".strip()) for run in runs]
+    scores = [(run, _own_score(run)) for run in runs]
+    score = [Text(_score_text(run, own), f"bold {_score_style(run, own)}".strip()) for run, own in scores]
     table = {metrics.pop() if len(metrics) == 1 else "score": score}
     if any(run.solved is not None or run.diverged for run in runs):
         table["solved at"] = [Text(_solved(run)) for run in runs]
@@ -398,7 +400,7 @@ def _results(group: _Group, names: list[list[Text]], heads: list[Text], numeric:
 
 def _solved(run: Summary) -> str:
     if run.diverged:
-        return "no"
+        return "diverged"
     if run.solved is None:
         return ""
     if not run.solved:
@@ -411,7 +413,7 @@ def _brief_state(run: Summary) -> Text:
     text = state_text(run)
     if run.state in ("finished", "not started"):
         return text
-    return Text(f"{_state(run)} {100 * run.step // max(run.steps, 1)} %", text.style)
+    return Text(f"{run.state} {100 * run.step // max(run.steps, 1)} %", text.style)
 
 
 def _length_table(
