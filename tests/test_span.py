@@ -16,7 +16,7 @@ from commandline import SIGNALLED, TINY, Completed, runs_below
 from made_up import stored_result
 from seqmem.runs.directory import RunDirectory
 from seqmem.runs.files import write_json
-from seqmem.solved import Solved, decided, search_bounds, still_needed
+from seqmem.solved import Solved, decided, luck, search_bounds, still_needed
 from seqmem.span import Span, search
 
 Typed = Callable[..., Completed]
@@ -115,7 +115,7 @@ def test_no_more_seeds_run_than_the_decision_needs() -> None:
             assert decided(seeds, sum(solves[:run]), run - sum(solves[:run])) is (2 * sum(solves) > seeds)
 
 
-@pytest.mark.parametrize("seeds", [9, 15])
+@pytest.mark.parametrize("seeds", [9, 16, 31])
 @pytest.mark.parametrize(("steep", "shift"), [(0.02, 0.5), (0.5, 0.5), (0.5, 0.0)], ids=["flat", "steep", "at a half"])
 def test_the_interval_of_a_searched_span_is_wrong_as_rarely_as_it_says(seeds: int, steep: float, shift: float) -> None:
     """The share of seeds that solve a length falls from 1 to 0, and is a half near 60; seeds that suffice are drawn."""
@@ -142,6 +142,18 @@ def test_the_interval_of_a_searched_span_is_wrong_as_rarely_as_it_says(seeds: in
         doubt += 1 - bounds.level
     assert wrong <= doubt
     assert doubt < searches * (0.5 if seeds == 9 else 0.06)
+
+
+@pytest.mark.parametrize("seeds", [1, 2, 5, 8])
+def test_luck_is_that_of_drawing_until_a_majority_agree(seeds: int) -> None:
+    """Against every outcome of as many fair coins."""
+    for majority in (seeds // 2 + 1, (seeds + 1) // 2):
+        for others in range(majority):
+            lucky = sum(
+                sum(outcome >> i & 1 for i in range(majority + others)) >= majority
+                for outcome in range(2 ** (majority + others))
+            )
+            assert luck(majority, others) == lucky / 2 ** (majority + others)
 
 
 # The command, with simulated runs

@@ -9,7 +9,8 @@ Axes: n seeds.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from math import exp, lgamma, log, log1p
+from itertools import takewhile
+from math import comb, exp, lgamma, log, log1p
 
 LEVEL = 0.95
 """The confidence level of every interval, where there are seeds enough for it."""
@@ -199,27 +200,37 @@ def span_bounds(counts: Mapping[int, Solved]) -> Bounds:
 
 
 def search_bounds(tried: Mapping[int, Solved], seeds: int) -> Bounds:
-    """The interval of a span that was searched for: from the longest length that no seed failed to the shortest that
-    none solved.
+    """The interval of a span that was searched for: from the longest length that is surely solved to the shortest that
+    surely is not.
 
-    Where most seeds would do otherwise, the seeds that decide a length agree with a probability of ``unanimous`` at
-    most, and each length tried is an occasion for it: the confidence is what their sum leaves (Bonferroni), 0 where
-    that is nothing. How many lengths are tried depends on the outcome, so this holds on average over searches. It takes
-    for granted that what is solved at one length is solved at every shorter one.
+    At a length seeds are drawn until a majority of ``seeds`` agree. Sure is a length where so few disagreed that
+    ``luck`` has no more than its share of 1 - LEVEL, for each length tried is an occasion for it (Bonferroni); where
+    there are too few seeds for that, none may disagree. The confidence is what the sum leaves, 0 where that is nothing.
+    How many lengths are tried depends on the outcome, so this holds on average over searches. It takes for granted
+    that what is solved at one length is solved at every shorter one.
 
     Args:
         tried: length -> the seeds that were needed to decide it, of ``seeds``.
     """
-    low = max((length for length, count in tried.items() if count.n and count.k == count.n), default=None)
-    high = min((length for length, count in tried.items() if count.n and count.k == 0), default=None)
+    to_solve, to_fail = seeds // 2 + 1, (seeds + 1) // 2
+    few = [_most_others(majority, len(tried)) for majority in (to_solve, to_fail)]
+    sure = [length for length, count in tried.items() if count.k >= to_solve and count.n - count.k <= few[0]]
+    surely_not = [length for length, count in tried.items() if count.n - count.k >= to_fail and count.k <= few[1]]
+    low, high = max(sure, default=None), min(surely_not, default=None)
     if low is not None and high is not None and low >= high:
         low = high = None
-    return Bounds(low, high, max(0.0, 1 - len(tried) * unanimous(seeds)))
+    return Bounds(low, high, max(0.0, 1 - len(tried) * max(luck(to_solve, few[0]), luck(to_fail, few[1]))))
 
 
-def unanimous(seeds: int) -> float:
-    """The probability with which the first half of ``seeds`` agree against what most seeds would do, at most."""
-    return 2.0 ** -((seeds + 1) // 2)
+def luck(majority: int, others: int) -> float:
+    """The probability that, of seeds that a fair coin decides, ``majority`` agree on one side before more than
+    ``others`` are on the other; it is less where the coin favours the other side."""
+    return sum(comb(majority - 1 + i, i) / 2 ** (majority + i) for i in range(others + 1))
+
+
+def _most_others(majority: int, lengths: int) -> int:
+    some = takewhile(lambda others: lengths * luck(majority, others) <= 1 - LEVEL + 1e-12, range(majority))
+    return max(some, default=0)
 
 
 # When

@@ -22,11 +22,11 @@ from ...solved import (
     Bounds,
     Solved,
     decided,
+    luck,
     search_bounds,
     share_interval,
     solved_after,
     still_needed,
-    unanimous,
 )
 from ...span import RESOLUTION, Span
 from ..config.errors import ConfigError
@@ -179,7 +179,7 @@ class SpanSearch:
 
     def heading(self) -> str:
         scores = f"{self.metric.name}, lowest first"
-        return f"{'length':>6}  {'solved':<6}  {'seeds':>7}  {'share':>8}  {scores:<31}  steps"
+        return f"{'length':>6}  {'solved':<6}  {'seeds':>7}  {'share':>8}  {scores:<33}  steps"
 
     def _row(self, result: LengthResult) -> str:
         solved = f"{sum(result.solved_seeds)} of {len(result.solved_seeds)}"
@@ -188,7 +188,8 @@ class SpanSearch:
         scores = ", ".join(texts)
         if len(scores) > 30 and len(known) > 1:
             middle = median(map(self.metric.ranked, result.scores))
-            scores = f"{texts[0]} to {texts[-1]}, median {self.metric.text(middle)}"
+            spread = f"{texts[0]} to {texts[-1]}, median {self.metric.text(middle)}"
+            scores = f"all {texts[0]}" if texts[0] == texts[-1] else spread
         if fallen := len(result.scores) - len(known):
             scores = ", ".join(filter(None, (scores, f"{fallen} diverged")))
         steps = sorted(steps for steps in result.steps_to_solve if steps is not None)
@@ -196,7 +197,7 @@ class SpanSearch:
         low, high = result.share
         share = f"{100 * low:.0f}-{100 * high:.0f} %"
         line = f"{result.length:>6}  {'yes' if result.solved else 'no':<6}  {solved:>7}  {share:>8}  {scores}"
-        return f"{line:<66}  {after}".rstrip()
+        return f"{line:<68}  {after}".rstrip()
 
     def bounds(self) -> Bounds:
         """The interval of the span, see ``search_bounds``."""
@@ -205,7 +206,7 @@ class SpanSearch:
 
     def seeds_for(self, level: float) -> int:
         """Seeds at each length with which as many lengths would bound the span with that confidence."""
-        return next(n for n in range(1, 999, 2) if 1 - len(self.results) * unanimous(n) >= level)
+        return next(n for n in range(1, 999, 2) if 1 - len(self.results) * luck((n + 1) // 2, 0) >= level)
 
     def save(self, span: Span | None) -> dict[str, Any]:
         """Write the results so far. ``span``: None while the search goes on."""
