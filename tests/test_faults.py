@@ -1,19 +1,25 @@
 """Half-written, empty and foreign files in a run: each is named in one line, and no finished work is lost."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from shutil import copytree
+from zipfile import ZipFile
 
+import numpy as np
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import seqmem
 from commandline import TINY, Completed, assert_same_numbers, composed, train
-from seqmem.record.events import whole_records
+from seqmem.cli.config.choose import finished_runs
+from seqmem.record.events import GrowingFile, whole_records
+from seqmem.report.collect import collect
 from seqmem.runs.directory import RunDirectory
-from seqmem.runs.files import RunError
+from seqmem.runs.files import RunError, write_atomically
+from seqmem.runs.traces import read_stored
 
 Typed = Callable[..., Completed]
 LSTM = (*TINY, "cell=lstm", "device=cpu", "quiet=true")
@@ -158,3 +164,93 @@ def test_a_resumed_run_names_the_version_that_started_it(run: Path, capsys: pyte
     (run / "result.json").unlink()
     train(composed(*LSTM), quiet=False)
     assert "begun by seqmem 0.0.9" in capsys.readouterr().out  # whichever version resumed it since
+
+
+def fifo(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+
+
+def folder(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    path.mkdir()
+
+
+def loop(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    path.symlink_to(path.name)
+
+
+def overflowing(path: Path) -> None:
+    path.write_text('{"seq_len": 1e400, "score": 1.0, "loss": 0.0, "sequences": 8}\n')
+
+
+PLANTED = [
+    *((name, plant) for name in ("config.json", "result.json", "gradients.npz") for plant in (fifo, folder)),
+    *(("evaluations.jsonl", plant) for plant in (fifo, folder, loop, overflowing)),
+]
+
+
+@pytest.mark.parametrize(("name", "plant"), PLANTED)
+def test_a_damaged_run_hides_no_other(typed: Typed, run: Path, name: str, plant: Callable[[Path], None]) -> None:
+    other = run.parent / "another"
+    copytree(run, other)
+    plant(run / name)
+    shown = typed("show", "outputs", "--all")
+    assert (shown.code, shown.err.count("\n")) == (1, 1)
+    assert name in shown.err or str(run.name) in shown.err
+    assert "lstm" in shown.out
+    assert typed("sweep", "status").code in (0, 1)
+    if name != "gradients.npz":
+        collection = collect(["outputs"])
+        assert [len(collection.runs), len(collection.left_out)] == [1, 1]
+    if name in ("config.json", "result.json"):
+        usable, _ = finished_runs(["outputs"])
+        assert [each.path.name for each in usable] == ["another"]
+        with pytest.raises(RunError, match="cannot be read"):
+            finished_runs([str(run)])
+
+
+def test_an_array_takes_no_more_memory_than_its_file(tmp_path: Path) -> None:
+    """A header of 14 TiB over a file of some bytes."""
+    path = tmp_path / "gradients.npz"
+    with ZipFile(path, "w") as archive, archive.open("step.npy", "w") as member:
+        np.lib.format.write_array_header_1_0(
+            member, {"descr": "<f8", "fortran_order": False, "shape": (14 << 40 >> 3,)}
+        )
+    with pytest.raises(RunError, match="is said to have 15393162788864 bytes"):
+        read_stored(path)
+
+
+def test_a_planted_link_is_not_followed(tmp_path: Path) -> None:
+    precious, path = tmp_path / "precious", tmp_path / "result.json"
+    precious.write_text("untouched")
+    (tmp_path / "result.json.partial").symlink_to(precious)
+    write_atomically(path, b"new")
+    assert (precious.read_text(), path.read_text()) == ("untouched", "new")
+    assert not path.is_symlink()
+    assert not (tmp_path / "result.json.partial").is_symlink()
+
+
+@pytest.mark.parametrize("fault", [Path.unlink, lambda path: write_atomically(path, b"12345")])
+def test_a_file_that_is_taken_away_while_it_is_written(tmp_path: Path, fault: Callable[[Path], None]) -> None:
+    file = GrowingFile(tmp_path / "metrics.jsonl")
+    file.write(b"12345")
+    assert file.position() == 5
+    fault(tmp_path / "metrics.jsonl")
+    with pytest.raises(RunError, match=r"metrics.jsonl was (deleted|replaced|changed) by something else"):
+        file.position()
+    file.close()
+
+
+def test_reproduce_reads_the_run_before_it_trains(typed: Typed, run: Path) -> None:
+    (run / "metrics.jsonl").write_bytes(b"\xff\n")
+    typed("reproduce", str(run), "--out", "again").refuses("metrics.jsonl cannot be read", code=1, verb="reproduce")
+    assert not list(Path("again").rglob("checkpoint.pt"))
+
+
+def test_an_unreadable_checkpoint_of_a_finished_run_is_not_told_to_be_deleted(typed: Typed, run: Path) -> None:
+    (run / "checkpoint.pt").write_bytes(b"PK")
+    done = typed("eval", str(run), "seq_len=8", "sequences=2")
+    done.refuses("restore the file, or train it again with force=true", code=1, verb="eval")
+    assert "delete" not in done.err

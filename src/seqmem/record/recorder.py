@@ -25,7 +25,17 @@ from ..measurement import Measurement, Scalars
 from ..probes.base import Probe
 from ..runs.checksums import write_checksums
 from ..runs.directory import RunDirectory
-from ..runs.files import CHECKPOINT, EVENTS, METRICS, RESULT, RunError, json_bytes, plain_json, write_atomically
+from ..runs.files import (
+    CHECKPOINT,
+    EVENTS,
+    METRICS,
+    RESULT,
+    RunError,
+    json_bytes,
+    open_regular,
+    plain_json,
+    write_atomically,
+)
 from ..runs.result import Facts, Scale
 from ..signals import Batch
 from ..tasks.base import Task
@@ -363,10 +373,14 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 def _read_checkpoint(path: Path) -> dict[str, Any]:
     advice = "delete it, or use force=true, to start this run over"
+    if path.with_name(RESULT).exists():
+        advice = "the run is finished and its numbers stand: restore the file, or train it again with force=true"
     try:
-        with ZipFile(path) as archive:  # torch.load itself looks at no checksum
-            damaged = archive.testzip()
-        saved = None if damaged else torch.load(path, weights_only=True, map_location="cpu")
+        with open_regular(path) as file:
+            with ZipFile(file) as archive:  # torch.load itself looks at no checksum
+                damaged = archive.testzip()
+            file.seek(0)
+            saved = None if damaged else torch.load(file, weights_only=True, map_location="cpu")
     except FileNotFoundError:
         raise RunError(f"{path} does not exist: the run has not got to its first checkpoint") from None
     except Exception as error:  # whatever torch, zipfile and pickle make of damaged bytes

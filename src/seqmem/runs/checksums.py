@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from .directory import RunDirectory
-from .files import CHECKSUMS, LOCK, PARTIAL, PROBES, STATUS, RunError, opened, read_json, write_json
+from .files import CHECKSUMS, LOCK, PARTIAL, PROBES, STATUS, RunError, open_regular, read_json, write_json
 
 Checksum = partial(blake2b, digest_size=16)
 
@@ -47,7 +47,7 @@ def checksum_of(path: Path, size: int | None = None) -> blake2b:
         OSError: it cannot be read.
     """
     checksum, left = Checksum(), size
-    with opened(path) as file:
+    with open_regular(path) as file:
         while chunk := file.read(_CHUNK if left is None else min(_CHUNK, left)):
             checksum.update(chunk)
             left = None if left is None else left - len(chunk)

@@ -5,15 +5,16 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
+from zipfile import ZipFile
 
 import numpy as np
 from numpy import ndarray
 
 from ..decay import is_current
 from .directory import RunDirectory
-from .files import CHECKPOINT, GRADIENTS, METRICS, RESULT, RunError
+from .files import CHECKPOINT, GRADIENTS, METRICS, RESULT, RunError, open_regular
 from .result import StoredResult, diverged
+from .traces import read_array
 
 _CLOCK = ("seconds", "steps_per_second")
 """Fields of the result that no two runs share."""
@@ -226,17 +227,20 @@ def _gradients(run: RunDirectory, other: RunDirectory) -> Compared | None:
             raise RunError(f"{path} is missing: the traces cannot be compared")
     compared, path = Compared(GRADIENTS), paths[0]
     try:
-        with paths[0].open("rb") as a, paths[1].open("rb") as b, np.load(a) as one, np.load(b) as two:
-            if sorted(one.files) != sorted(two.files):
-                compared.add(Difference(GRADIENTS, None, "series", ", ".join(one.files), ", ".join(two.files)))
+        with (
+            open_regular(paths[0]) as a, open_regular(paths[1]) as b, ZipFile(a) as one, ZipFile(b) as two
+        ):  # fmt: skip
+            names, others = ([name.removesuffix(".npy") for name in each.namelist()] for each in (one, two))
+            if sorted(names) != sorted(others):
+                compared.add(Difference(GRADIENTS, None, "series", ", ".join(names), ", ".join(others)))
                 return compared
-            steps = one["step"]
-            for name in one.files:
-                was, path = one[name], paths[1]
-                now, path = two[name], paths[0]
+            steps = read_array(one, "step")
+            for name in names:
+                was, path = read_array(one, name), paths[1]
+                now, path = read_array(two, name), paths[0]
                 _arrays(compared, GRADIENTS, name, was, now, steps if name.startswith("norm/") else None)
-    except (OSError, EOFError, ValueError, KeyError, IndexError, BadZipFile) as error:
-        raise RunError(f"{path} cannot be read: {error}") from error
+    except Exception as error:  # whatever zipfile and numpy make of damaged bytes
+        raise RunError(f"{path} cannot be read: {' '.join(str(error).split()) or type(error).__name__}") from error
     return compared
 
 

@@ -198,7 +198,7 @@ class RunDirectory:
         except KeyError as error:
             name = error.args[0]
             raise RunError(f"{path} has no {name}: it was written by another version of seqmem") from error
-        except (TypeError, ValueError, AttributeError) as error:
+        except (TypeError, ValueError, AttributeError, OverflowError) as error:
             raise RunError(f"{path} is not what seqmem writes: {' '.join(str(error).split())}") from error
 
     def metrics(self) -> list[dict[str, Any]]:

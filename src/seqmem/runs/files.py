@@ -1,6 +1,7 @@
 """The files of a run: their names, how they are written atomically, how JSON is read back."""
 
 import errno
+import io
 import json
 import os
 import stat
@@ -50,25 +51,6 @@ def not_followed(path: str, flags: int) -> int:
     return os.open(path, flags | _PLAIN, 0o666)
 
 
-def opened(path: Path) -> BinaryIO:
-    """A regular file, open for reading. Opening a FIFO or a device could wait for ever, or have effects.
-
-    Raises:
-        OSError: there is no such file, it cannot be opened, or it is something else.
-    """
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError(errno.EINVAL, "it is not a file", str(path))
-    return os.fdopen(descriptor, "rb")
-
-
-def read_bytes(path: Path) -> bytes:
-    """The content of a regular file; errors as for ``opened``."""
-    with opened(path) as file:
-        return file.read()
-
-
 def plain_json(value: Any) -> Any:
     """``value`` with numbers that JSON lacks as strings that ``float`` understands: "inf", "-inf" and "nan"."""
     if isinstance(value, float):  # the most frequent type first; a test for Mapping takes longest
@@ -106,6 +88,24 @@ def written_atomically(path: Path) -> Iterator[BinaryIO]:
     except OSError:
         beside.unlink(missing_ok=True)
         raise
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file for reading; a FIFO or a device, which may never end, is an OSError at once, like a folder."""
+    file = io.open(path, "rb", opener=_at_once)  # noqa: SIM115, UP020  (as Path.open does)
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    return file
+
+
+def _at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def read_bytes(path: Path) -> bytes:
+    with open_regular(path) as file:
+        return file.read()
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -14,7 +14,7 @@ from numpy import ndarray
 from ..decay import DESCRIPTIONS, Trace, is_current, profile
 from ..measurement import Description, describe_unknown, read_description
 from .directory import RunDirectory, State, Status
-from .files import CONFIG, OVERRIDES, RESULT, RunError
+from .files import CONFIG, OVERRIDES, RESULT, RunError, read_bytes
 from .result import Length, Scale, StoredResult, diverged, read_length, read_scale, whole
 from .settings import own_name
 from .traces import Gradients
@@ -156,8 +156,8 @@ def _of_earlier(stage: Any) -> bool:
 def overrides(run: RunDirectory) -> list[str] | None:
     """The settings of the command line that started a run; None where they are not recorded."""
     try:
-        words = json.loads(run.file(OVERRIDES).read_text())
-    except (OSError, ValueError):
+        words = json.loads(read_bytes(run.file(OVERRIDES)))
+    except (OSError, ValueError, RecursionError):
         return None
     return [str(word) for word in words] if isinstance(words, list) else None
 
@@ -171,7 +171,7 @@ def read(run: RunDirectory) -> Summary:
     try:
         config, result = run.config(), run.result()
         return _unfinished(run, config) if result is None else _finished(run, config, result)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
         # The JSON is whole, but not what seqmem writes.
         reason = f"it has no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
         raise RunError(f"{run.path} is not what this seqmem writes: {reason}") from error

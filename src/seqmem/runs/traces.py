@@ -7,18 +7,19 @@ Axes: N traces, T timesteps, B sequences.
 """
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
-from zipfile import BadZipFile
+from zipfile import ZipFile
 
 import numpy as np
 from numpy import ndarray
 
 from ..decay import INPUT, together
-from .files import RunError
+from .files import RunError, open_regular
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +98,7 @@ def read_growing(path: Path, *, ends: bool = False) -> Gradients | None:
         RunError: the file cannot be read.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             layout = TraceLayout.read(file)
             count = layout.whole(path.stat().st_size) if layout is not None else 0
             if layout is None or not count:
@@ -111,7 +112,7 @@ def read_growing(path: Path, *, ends: bool = False) -> Gradients | None:
             return Gradients(traces["step"], layout.answered_at, norms)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, MemoryError, RecursionError) as error:
         raise RunError(f"{path} cannot be read: {error}") from error
 
 
@@ -125,13 +126,35 @@ def read_stored(path: Path, *, ends: bool = False) -> Gradients | None:
         RunError: the file cannot be read.
     """
     try:
-        with path.open("rb") as file, np.load(file) as stored:  # np.load does not close a file that it cannot read
-            names = [name.removeprefix("norm/") for name in stored.files if name.startswith("norm/")]
-            steps = stored["step"]
+        with open_regular(path) as file, ZipFile(file) as archive:
+            prefix, suffix = "norm/", ".npy"
+            names = [name[len(prefix) : -len(suffix)] for name in archive.namelist() if name.startswith(prefix)]
+            steps = read_array(archive, "step")
             chosen = np.unique([0, len(steps) - 1]) if ends and len(steps) else slice(None)
-            norms = {name: stored[f"norm/{name}"][chosen] for name in names}
-            return Gradients(steps[chosen], stored["answered_at"], norms)
+            norms = {name: read_array(archive, f"norm/{name}")[chosen] for name in names}
+            return Gradients(steps[chosen], read_array(archive, "answered_at"), norms)
     except FileNotFoundError:
         return None
-    except (OSError, EOFError, ValueError, KeyError, IndexError, BadZipFile) as error:
-        raise RunError(f"{path} cannot be read: {error}") from error
+    except Exception as error:  # whatever zipfile and numpy make of damaged bytes
+        raise RunError(f"{path} cannot be read: {' '.join(str(error).split()) or type(error).__name__}") from error
+
+
+def read_array(archive: ZipFile, name: str) -> ndarray:
+    """An array of an .npz, which takes no more memory than the file has bytes for it.
+
+    Raises:
+        ValueError: its header promises another size than the archive holds.
+        KeyError: there is none of that name.
+    """
+    inside = archive.getinfo(f"{name}.npy")
+    with archive.open(inside) as member:
+        version = np.lib.format.read_magic(member)
+        header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = header(member)
+        if dtype.hasobject:
+            raise ValueError(f"{name} has Python objects")
+        size = math.prod(shape) * dtype.itemsize
+        if size != inside.file_size - member.tell():
+            raise ValueError(f"{name} is said to have {size} bytes, and the file has {inside.file_size}")
+        values = np.frombuffer(member.read(), dtype)
+        return values.reshape(shape, order="F" if fortran else "C")

@@ -1,10 +1,11 @@
 """Runs by the names on a command line. No torch, no Hydra."""
 
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ...runs.directory import RunDirectory, find_runs
 from ...runs.files import BEFORE, RunError
@@ -12,6 +13,8 @@ from ...runs.result import StoredResult
 from .errors import ConfigError
 
 OUTPUTS = Path("outputs")
+
+T = TypeVar("T")
 
 _LENGTH_SETTINGS = ("usual_seq_len", "lengths", "shortest")
 """Settings of a task that only determine the training lengths."""
@@ -98,7 +101,7 @@ def finished_runs(names: Sequence[str]) -> tuple[list[RunDirectory], list[LeftOu
 
     Raises:
         ConfigError: a word names no run.
-        RunError: a word names a single run, which is not finished, or a folder without a finished run.
+        RunError: a word names a single run, which is not finished or unreadable, or a folder without a usable run.
     """
     by_path: dict[Path, RunDirectory] = {}
     left_out: list[LeftOut] = []
@@ -109,13 +112,35 @@ def finished_runs(names: Sequence[str]) -> tuple[list[RunDirectory], list[LeftOu
             raise ConfigError(str(error)) from None
         if len(runs) == 1:
             finished_result(runs[0])
+            runs[0].config()
         finished = [run for run in runs if run.finished]
         if not finished:
             raise RunError(f"{name}: none of its {len(runs)} runs is finished; seqmem train goes on with them")
         if len(finished) < len(runs):
             left_out.append(LeftOut(name, len(runs) - len(finished), len(runs)))
-        by_path |= {run.path.resolve(): run for run in finished}
+        usable = readable(finished, lambda run: (run.config(), run.result()))
+        by_path |= {run.path.resolve(): run for run, _ in usable}
     return list(by_path.values()), left_out
+
+
+def readable(runs: Sequence[RunDirectory], read: Callable[[RunDirectory], T]) -> list[tuple[RunDirectory, T]]:
+    """What ``read`` makes of each run; a damaged run is named on stderr, and hides no other.
+
+    Raises:
+        RunError: all runs are damaged; the line is that of the first.
+    """
+    usable: list[tuple[RunDirectory, T]] = []
+    errors: list[RunError] = []
+    for run in runs:
+        try:
+            usable.append((run, read(run)))
+        except RunError as error:
+            errors.append(error)
+    if errors and not usable:
+        raise errors[0]
+    for error in errors:
+        print(f"left out: {error}", file=sys.stderr, flush=True)
+    return usable
 
 
 def run_of_another_task(runs: Sequence[RunDirectory]) -> RunDirectory | None:

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ...runs.directory import RunDirectory
-from ...runs.files import RunError, write_json
+from ...runs.files import METRICS, RunError, open_regular, write_json
 from ...runs.result import StoredResult, diverged
 from ...runs.settings import identity_hash, own_name
 from ...solved import (
@@ -272,7 +272,7 @@ def _progress(length: int, running: Sequence[RunDirectory], steps: int, *, quiet
 
 def _last_step(run: RunDirectory) -> int:
     try:
-        with run.file("metrics.jsonl").open("rb") as file:
+        with open_regular(run.file(METRICS)) as file:
             file.seek(max(0, file.seek(0, 2) - 4096))
             steps = re.findall(rb'"step": (\d+)', file.read())
     except OSError:

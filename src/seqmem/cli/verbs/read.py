@@ -16,7 +16,7 @@ from ...decay import decay
 from ...runs.directory import RunDirectory
 from ...runs.files import plain_json
 from ...runs.settings import own_name
-from ..config.choose import finished_runs, run_of_another_task, task_settings
+from ..config.choose import finished_runs, readable, run_of_another_task, task_settings
 from ..config.errors import ConfigError, Parser, nearest
 from ..config.trained import Trained, trained
 from ..config.trust import add_option
@@ -110,12 +110,14 @@ def _models(given: Sequence[str], *, trusted: bool = False) -> "list[Trained]":
     if other is not None:
         difference = _difference(task_settings(other), task_settings(first))
         raise ConfigError(f"{here(other.path)} was trained for another task than {here(first.path)}: {difference}")
-    models = []
-    for run in runs:
+
+    def model_of(run: RunDirectory) -> Trained:
         try:
-            models.append(trained(run, trusted=trusted))
+            return trained(run, trusted=trusted)
         except ConfigError as error:
             raise ConfigError(f"{here(run.path)}: {error}") from error
+
+    models = [model for _, model in readable(runs, model_of)]
     for each in left_out:
         print(
             f"seqmem read: {each.name}: not finished, so left out: {each.count} of {each.total} runs", file=sys.stderr

@@ -101,6 +101,7 @@ def reproduce(
         raise ConfigError(f"--out {out}: that is where the run itself is; choose another directory")
     finished_before = place.finished
     config.quiet |= finished_before  # no line about force=true, which this verb does not have
+    compare(run, run, weights=_weights)  # a file that cannot be compared is an error before the training, not after
     # Training is reported on stderr and the comparison on stdout, so that the comparison can be piped.
     second = execute(config, overrides=overrides(run) or [], console=Console(stderr=True, highlight=False))
     if finished_before:
