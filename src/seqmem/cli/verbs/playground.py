@@ -21,7 +21,7 @@ from ...playground.serve import HOST, PORTS, PortError, Server, bound
 from ...runs.directory import RunDirectory
 from ...runs.files import RunError, write_atomically
 from ...runs.settings import own_name, training_settings
-from ..config.choose import finished_runs, readable, run_of_another_task, task_settings
+from ..config.choose import finished_runs, run_of_another_task, task_settings
 from ..config.errors import ConfigError, Parser
 from ..config.trained import Trained, trained
 from ..config.trust import add_option
@@ -220,7 +220,7 @@ def _write_page(
         ConfigError: the page cannot show their task.
         RunError: a run cannot be read, or the page not written.
     """
-    models = [model for _, model in readable(runs, lambda run: trained(run, trusted=trusted))]
+    models = [trained(run, trusted=trusted) for run in runs]
 
     import torch
 
