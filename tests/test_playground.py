@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from browser import Visit, visiting
 from browser import chromium as chromium
 from seqmem.cells import GRU, LSTM, RNN, Cell, Stack, State
+from seqmem.decay import profile
 from seqmem.evaluate import Evaluation
 from seqmem.models.recurrent import SequenceModel
 from seqmem.playground import page
@@ -109,6 +110,7 @@ class Browsed:
     parsed: dict[str, list[dict[str, Any]]]
     hostile: dict[str, Any]
     decoded: dict[str, Any]
+    shares: list[str]
 
 
 class Hostile(Subject):
@@ -160,6 +162,9 @@ TEXTS = {
     ],
     "temporal_order": ["c f d B e e d c f c c A f d", "cfdBeedcfccAfd", "c f x B", "AaBb"],
 }  # fmt: skip
+PROFILES = ([0.5, 0.25, 3.0, 7.0], [1e-250, 4.0, 0.0, 0.0, 7.0], [0.2, 0.1, 0.0], [0.0, 0.0, 7.0], [0.3, 0.2], [7.0])
+"""Norms from the first word to the answer."""
+
 TASKS: dict[str, Task] = {"pronoun": TASK, "subject": Subject(), "temporal_order": TemporalOrder()}
 
 
@@ -178,7 +183,7 @@ def sentences() -> dict[str, list[Batch]]:
     return batches
 
 
-ASK = """({bundles, sentences, texts}) => {
+ASK = """({bundles, sentences, texts, profiles}) => {
   const text = (values) => {
     let bytes = "";
     for (const byte of new Uint8Array(Float64Array.from(values).buffer)) bytes += String.fromCharCode(byte);
@@ -235,7 +240,8 @@ ASK = """({bundles, sentences, texts}) => {
   let refused = null;
   try { decode({...bundles.runs, format: 2}); } catch (error) { refused = error.message; }
   decoded.refused = refused;
-  return JSON.stringify({by_model: byModel, unknown_cell: unknownCell, parsed, hostile, decoded});
+  const shares = profiles.map((norms) => text(globalThis.engine.relative(Float64Array.from(norms))));
+  return JSON.stringify({by_model: byModel, unknown_cell: unknownCell, parsed, hostile, decoded, shares});
 }"""
 
 
@@ -253,9 +259,9 @@ def browsed(
     (folder / "style.css").write_text("body { color: green; }")
     # Both define `bytes`, and so does engine.js.
     (folder / "app.js").write_text(
-        'import { decode as read } from "./engine.js";\nimport * as other from "./other.js";\n'
+        'import { decode as read, relative } from "./engine.js";\nimport * as other from "./other.js";\n'
         'import { bytes as borrowed } from "./other.js";\nconst bytes = 1;\n'
-        "globalThis.engine = { decode: read };\nglobalThis.sum = bytes + other.bytes + borrowed;\n"
+        "globalThis.engine = { decode: read, relative };\nglobalThis.sum = bytes + other.bytes + borrowed;\n"
     )
     (folder / "other.js").write_text("export const bytes = 20;\n")
     (folder / "engine.js").write_text((page.SOURCES / "engine.js").read_text())
@@ -281,13 +287,20 @@ def browsed(
         for name, batches in sentences.items()
     }
     with visiting(chromium, folder / "index.html") as visit:
-        question = {"bundles": bundles, "sentences": {**questions, "again": []}, "texts": TEXTS}
+        question = {"bundles": bundles, "sentences": {**questions, "again": []}, "texts": TEXTS, "profiles": PROFILES}
         answer = json.loads(visit.page.evaluate(f"(text) => ({ASK})(JSON.parse(text))", json.dumps(question)))
         yield Browsed(visit, **answer)
 
 
 def floats(text: str) -> ndarray:
     return np.frombuffer(b64decode(text), "<f8")
+
+
+def test_gradients_are_drawn_relative_to_one_word_back(browsed: Browsed) -> None:
+    """Equal to Python's; at the answer, NaN."""
+    for norms, shares in zip(PROFILES, map(floats, browsed.shares), strict=True):
+        expected = profile(np.array(norms)[:, None], np.array([len(norms) - 1]))
+        same(shares, [*expected, nan], rtol=1e-12, atol=1e-12)
 
 
 def answers(browsed: Browsed, name: str, batches: Sequence[Batch]) -> Iterator[tuple[Batch, list[dict[str, Any]]]]:

@@ -91,7 +91,7 @@ class Number:
         return "".join(f" {part}" for part in (self.unit, self.place) if part)
 
     def words(self, value: float) -> str:
-        """The value in prose, without its unit: ``8.42``, ``1,230``, ``does not decay``, ``35 %``."""
+        """The value in prose, without its unit: ``8.42``, ``1,230``, ``beyond the sequence``, ``35 %``."""
         if isnan(value):
             return self.unknown
         if self.log10_share:

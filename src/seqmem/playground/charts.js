@@ -1,6 +1,7 @@
 // Charts over the words, a column for each, and scores over the lengths.
 
 import { count, css, element, escaped, level, percent, ramp, resolved, whenSeen } from "./dom.js";
+import { relative } from "./engine.js";
 import { certainty, range } from "./story.js";
 import { lastGradient, markOf } from "./views.js";
 
@@ -233,10 +234,7 @@ function gradients(at) {
   const series = {};
   for (const letter of letters) {
     const norms = lastGradient(readings[letter], scene.right);
-    // Relative to one word back, for a confident model has a small gradient everywhere. At the last word, which answers,
-    // the gradient is that of the readout: it has crossed no word.
-    const log = (norm, t) => (t === norms.length - 1 ? NaN : norm > 0 ? Math.log10(norm / norms.at(-2)) : -Infinity);
-    if (norms) series[letter] = Array.from(norms, log);
+    if (norms) series[letter] = relative(norms);
   }
   const top = Math.max(1, ...Object.values(series).flat().filter(Number.isFinite));
   const marks = [0, -3, -6, -9, -12].map((power) => [power, power === 0 ? "1" : `10${raised(power)}`]);

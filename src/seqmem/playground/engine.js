@@ -96,6 +96,16 @@ function means(values, size) {
   return result;
 }
 
+// log10 of norms relative to one word back from the answer, or to the nearest word further back that has a gradient: a
+// confident model has a small one everywhere. At the last word, which answers, it is that of the readout, and has crossed
+// no word: NaN.
+export function relative(norms) {
+  const before = norms.slice(0, -1);
+  const reference = before.findLast((norm) => norm > 0);
+  const log = (norm) => (norm > 0 ? Math.log10(norm / reference) : -Infinity);
+  return [...Array.from(before, log), NaN];
+}
+
 function softmax(logits, size) {
   const result = new Float64Array(logits.length);
   for (let at = 0; at < logits.length; at += size) {
