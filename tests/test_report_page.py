@@ -129,9 +129,9 @@ def test_the_headline_says_how_far_each_cell_remembers(whole: tuple[Page, str, P
 
 def test_the_table_has_the_scores_of_the_runs(whole: tuple[Page, str, Path]) -> None:
     rows = [[cell.replace("\u00a0", " ") for cell in row] for row in whole[0].tables[1]]
-    assert rows[3][:7] == ["rnn", "10", "3", "99.5 %", "[60.0 %, 100.0 %] (75 %)", "2/3", "110"]
+    assert rows[3][:7] == ["rnn", "10", "3", "99.5 %", "[60.0, 100.0] (75 %)", "2/3", "110"]
     assert rows[3][7:] == ["10 % (10 %)", "2.0 (2.0)", "∞ (∞)"]
-    assert rows[4][3:7] == ["26.0 %", "[25.0 %, 30.0 %] (75 %)", "0/3", "> 400"]
+    assert rows[4][3:7] == ["26.0 %", "[25.0, 30.0] (75 %)", "0/3", "> 400"]
 
 
 def test_the_page_names_what_was_run_and_what_was_not_used(whole: tuple[Page, str, Path]) -> None:

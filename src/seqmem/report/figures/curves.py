@@ -1,6 +1,6 @@
 """Scores over lengths, seed by seed: the numbers of every figure that shows scores."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...metrics import Metric
@@ -77,7 +77,11 @@ def levels_text(curves: Curves) -> str:
     return " to ".join([levels[0].removesuffix(" %"), levels[-1]] if len(levels) > 1 else levels)
 
 
-def diverged_text(points: Iterable[Point]) -> str:
+def diverged_text(curves: Curves) -> str:
     """What a caption says of runs without a score; empty: there are none."""
-    total = sum(point.diverged for point in points)
+    counts = [[point.diverged for point in line.points] for line in curves.lines]
+    # The points of one trained length are the same runs, tested at several.
+    total = sum(
+        sum(some) if line.trained is None else max(some) for line, some in zip(curves.lines, counts, strict=True)
+    )
     return f" Crosses at the edge: {total} that diverged, worse than any score." if total else ""

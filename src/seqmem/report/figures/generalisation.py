@@ -34,7 +34,7 @@ def plots(task: TaskRuns) -> Iterator[Plot]:
         caption = (
             f"Score at lengths it was tested at, without further training: the median over seeds, its interval{level}, "
             "and every seed (faint). The open circle marks the length it was trained on."
-            + diverged_text(shown.points)
+            + diverged_text(shown)
             + (f" Solved by more than half of the seeds up to: {'; '.join(spans)}." if spans else "")
         )
         alt = "Median score by tested length. " + " ".join(

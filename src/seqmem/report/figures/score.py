@@ -28,7 +28,7 @@ def plots(task: TaskRuns) -> Iterator[Plot]:
             if several
             else f"Score at the one length trained on: every run, their median, and its exact interval{level}."
         )
-        caption += diverged_text(curves.points)
+        caption += diverged_text(curves)
         caption += f" Below the axis: how many seeds solve it ({rule})." if rule else ""
         alt = f"Median score by trained length on {clean(task.name, 60)}. " + " ".join(
             f"{clean(line.label, 40)}: "

@@ -49,7 +49,8 @@ def table(task: TaskRuns) -> Section:
         Column("seeds"),
         Column("score"),
         Column("interval", "left"),
-        *map(Column, ("solved", "steps to solve", *(clean(one.number.title, 40) for one in numbers))),
+        Column("solved", "folded"),
+        *map(Column, ("steps to solve", *(clean(one.number.title, 40) for one in numbers))),
     ]
     rows = []
     for group in task.groups:
@@ -57,7 +58,7 @@ def table(task: TaskRuns) -> Section:
             runs = group.at(length)
             scores = score_interval(runs)
             metric = group.first.metric
-            low, high = score_words(metric, scores.low), score_words(metric, scores.high)
+            low, high = (score_words(metric, end).removesuffix(" %") for end in (scores.low, scores.high))
             known = bool(rule_text(group.first, task.threshold))
             count = group_count(group, length, task.threshold)
             beside = f", {count.remarks}" if count.remarks else ""

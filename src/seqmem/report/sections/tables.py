@@ -9,8 +9,9 @@ from ..wording import clean
 MOST_ROWS = 200
 """Rows of one table on the page."""
 
-Kind = Literal["left", "right", "words", "path", "span", "label"]
-"""How a cell is set: to the left, to the right, folded words, a path, the headline's number, the label of its row."""
+Kind = Literal["left", "right", "folded", "words", "path", "span", "label"]
+"""How a cell is set: to the left, to the right, there but folded, folded words, a path, the headline's number, the
+label of its row."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Column:
 
     @property
     def to_the_left(self) -> bool:
-        return (self.heading or ("right" if self.kind in ("right", "span") else "left")) == "left"
+        return (self.heading or ("right" if self.kind in ("right", "folded", "span") else "left")) == "left"
 
 
 @dataclass(frozen=True)
