@@ -116,7 +116,7 @@ def _any_poor(scores: Sequence[float]) -> bool:
 
 # The playground
 
-LENGTHS = (7, 10, 12, 20, 50, 200)
+LENGTHS = (7, 10, 12, 20, 30, 50, 200)
 FALLING_SHORT = 0.3
 """Accuracy that guessing among four does not reach on 1,000 sentences: chance is 25 %, plus 3.6 standard errors."""
 
