@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from seqmem.decay import DESCRIPTIONS
+from seqmem.decay import DESCRIPTIONS, Decay
 from seqmem.metrics import metric_called
 from seqmem.report.collect import Collection, Group, Run
 from seqmem.runs.directory import State
@@ -123,7 +123,8 @@ def collection(scores: Mapping[str, Mapping[int, Sequence[float]]], **facts: Any
 
 def decay_of(half_life: float) -> dict[str, float]:
     """The numbers of a gradient of which a tenth arrives."""
-    return {"log10_arrives": -1.0, "half_life": half_life, "horizon": inf, "r2": 1.0}
+    factor = 0.5 ** (1 / half_life)
+    return Decay(-1.0, half_life, inf, -1.0, 9.0, 0.0, 1.0, factor, points=9, r2=1.0, underflowed=0).numbers()
 
 
 def group_of(runs: Collection, label: str) -> Group:

@@ -1,5 +1,6 @@
 """The report's figures: what each computes is what the runs say, and drawing is reproducible."""
 
+from dataclasses import replace
 from math import nan
 from pathlib import Path
 
@@ -87,6 +88,17 @@ def test_profiles_fall_as_the_traces_do(tmp_path: Path) -> None:
     low, high = profiles.reach([lstm])
     assert low == pytest.approx(max(-12, -np.log10(2) * 5 * 9) - 0.3)
     assert high == pytest.approx(0.3)
+
+
+def test_the_shape_of_every_seeds_gradient_in_words() -> None:
+    runs = [run("lstm", 50, seed, 1.0, half_life=8.0 if seed == 1 else 20.0) for seed in range(3)]
+    assert profiles.shapes_in_words(runs) == (
+        " After training, at 50 timesteps: half-life 20 timesteps (seeds 0 and 2); half-life 8 timesteps (seed 1)."
+    )
+    runs = [run("lstm", 50, seed, 1.0, half_life=2.0 + seed) for seed in range(9)]
+    assert profiles.shapes_in_words(runs).endswith("; half-life 7 timesteps (seed 5); and 3 other shapes.")
+    assert profiles.shapes_in_words([replace(runs[0], probes={"gradient": {"start": {}, "end": {}}})]) == ""
+    assert profiles.shapes_in_words([]) == ""
 
 
 def test_the_map_is_of_the_median_seed_in_reading_order(tmp_path: Path) -> None:

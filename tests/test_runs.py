@@ -2,7 +2,7 @@
 
 import json
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import inf, log, log10
@@ -205,9 +205,9 @@ EARLIER = {"half_life": 2.5, "horizon": inf, "log10_first_over_last": -9.0, "poi
 """The gradient's numbers relative to the answer, as up to 0.2.0."""
 
 
-def earlier_run(folder: Path) -> RunDirectory:
+def earlier_run(folder: Path, numbers: Mapping[str, Any] = EARLIER) -> RunDirectory:
     """A run of an earlier version, with the traces of two states of which ``cell`` is twice as large."""
-    stages = {when: {"state": EARLIER, "input": EARLIER} for when in ("start", "end")}
+    stages = {when: {"state": numbers, "input": numbers} for when in ("start", "end")}
     run = RunDirectory(run_directory(folder, gradient=stages))
     back = np.arange(10)[::-1, None] * np.ones((1, 3))
     norms = np.stack([0.5**back, 0.8**back])
@@ -216,8 +216,14 @@ def earlier_run(folder: Path) -> RunDirectory:
     return run
 
 
-def test_the_gradients_numbers_of_an_earlier_version_are_made_of_its_traces(tmp_path: Path) -> None:
-    run = earlier_run(tmp_path / "run")
+@pytest.mark.parametrize(
+    "stored",
+    [EARLIER, {**decay_of(7.0), "points": "x"}, {**decay_of(7.0), "log10_least": None}, {"half_life": 7.0}],
+    ids=["earlier version", "a word", "null", "cut"],
+)
+def test_the_gradients_numbers_are_made_of_the_traces(tmp_path: Path, stored: Mapping[str, Any]) -> None:
+    """Of an earlier version, and where they are damaged."""
+    run = earlier_run(tmp_path / "run", stored)
     gradient = read(run).probes["gradient"]
     assert set(gradient["end"]) == {"state", "hidden", "cell", "input"}
     for when, factor in (("start", 0.5), ("end", 0.8)):

@@ -169,10 +169,15 @@ def is_current(numbers: Mapping[str, float]) -> bool:
     return "log10_arrives" in numbers
 
 
+def is_whole(numbers: Mapping[str, object]) -> bool:
+    """True if they are a Decay's: current, and not damaged."""
+    return all(isinstance(numbers.get(name), int | float) for name in NUMBERS)
+
+
 def in_words(numbers: Mapping[str, float], unit: str = "timestep") -> str:
     """How the gradient changes on its way back, e.g. ``half-life 8.42 timesteps``, ``grows x1.5 a timestep``, ``falls
-    to 0.02 % at 24 back, then rises to 37 %``; empty for numbers of earlier versions."""
-    if not is_current(numbers):
+    to 0.02 % at 24 back, then rises to 37 %``; empty for numbers of earlier versions, or damaged ones."""
+    if not is_whole(numbers):
         return ""
     least, most, arrives = (numbers[name] for name in ("log10_least", "log10_most", "log10_arrives"))
     zero = f"zero from {numbers['least_at']:.0f} back" if least == -inf else ""

@@ -11,7 +11,7 @@ from typing import Any
 
 from numpy import ndarray
 
-from ..decay import DESCRIPTIONS, Trace, is_current, profile
+from ..decay import DESCRIPTIONS, Trace, is_whole, profile
 from ..measurement import Description, describe_unknown, read_description
 from .directory import RunDirectory, State, Status
 from .files import CONFIG, OVERRIDES, RESULT, RunError, read_bytes
@@ -58,11 +58,11 @@ class Summary:
     @cached_property
     def probes(self) -> Mapping[str, Mapping[str, Any]]:
         """``stored``, with the numbers of the gradient as they are defined today: those that an earlier version stored
-        are computed from the traces, or left out where these are missing or unreadable."""
+        or that are damaged are computed from the traces, or left out where these are missing or unreadable."""
         stages = self.stored.get("gradient", {})
-        if not any(map(_of_earlier, stages.values())):
+        if not any(map(_to_compute, stages.values())):
             return self.stored
-        current = {when: self._decays(when) if _of_earlier(stage) else stage for when, stage in stages.items()}
+        current = {when: self._decays(when) if _to_compute(stage) else stage for when, stage in stages.items()}
         return {**self.stored, "gradient": current}
 
     def _decays(self, when: str) -> Mapping[str, Any]:
@@ -147,10 +147,10 @@ class Summary:
         return overrides(self.run)
 
 
-def _of_earlier(stage: Any) -> bool:
-    """True for decays as an earlier version defined them."""
+def _to_compute(stage: Any) -> bool:
+    """True for decays as an earlier version defined them, and for damaged ones."""
     parts = stage.values() if isinstance(stage, Mapping) else ()
-    return any(isinstance(part, Mapping) and "half_life" in part and not is_current(part) for part in parts)
+    return any(isinstance(part, Mapping) and "half_life" in part and not is_whole(part) for part in parts)
 
 
 def overrides(run: RunDirectory) -> list[str] | None:

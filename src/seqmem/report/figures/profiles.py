@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from ...decay import states
+from ...decay import DESCRIPTION, in_words, states
 from ...measurement import share_in_words
 from ..collect import Group, Run
 from ..collect import Profiles as Traced
@@ -25,6 +25,9 @@ from .style import QUIET, WIDE, shade
 
 MOST_LABELS, MOST_LENGTHS = 7, 7
 """Labels of a task whose profiles are drawn, and lengths of one label."""
+
+MOST_SHAPES = 6
+"""Shapes that a caption describes."""
 
 LOWEST, HIGHEST = -12.0, 4.0
 """log10 of the norm relative to one step back: the axis ends here at the latest."""
@@ -49,7 +52,8 @@ class Stage:
 @dataclass(frozen=True, eq=False)
 class Profiles:
     """``read``: runs whose traces these are, of ``of`` runs that there are, without ``diverged`` others. ``states``:
-    what arrives at each state, a sentence that begins with a space; empty where there is one state."""
+    what arrives at each state, a sentence that begins with a space; empty where there is one state. ``shapes``: how the
+    gradient of every seed changes on its way back, likewise."""
 
     label: str
     stages: list[Stage]
@@ -57,6 +61,7 @@ class Profiles:
     of: int
     diverged: int
     states: str = ""
+    shapes: str = ""
 
 
 def plots(task: TaskRuns) -> Iterator[Plot]:
@@ -78,7 +83,7 @@ def plots(task: TaskRuns) -> Iterator[Plot]:
         caption = (
             f"{label}: gradient by timesteps back from the answer, relative to one step back; "
             f"the median over seeds thick, every seed faint. What ends early has vanished below what float64 "
-            f"holds; one that leaves the panel goes on below.{which}{profiles.states}"
+            f"holds; one that leaves the panel goes on below.{which}{profiles.states}{profiles.shapes}"
         )
         last = profiles.stages[-1]
         alt = f"{label}, {last.title}: " + ", ".join(
@@ -115,7 +120,9 @@ def collect(traces: Traces, group: Group, lengths: Sequence[int]) -> Profiles | 
             stages.append(Stage(title, lines))
     scored = sum(len(group.scored(length)) for length in lengths)
     diverged = sum(len(group.at(length)) for length in lengths) - scored
-    return Profiles(group.label, stages, count, scored, diverged, states_in_words(group.scored(max(by_length))))
+    longest = group.scored(max(by_length))
+    words = states_in_words(longest), shapes_in_words(longest)
+    return Profiles(group.label, stages, count, scored, diverged, *words)
 
 
 def states_in_words(runs: Sequence[Run]) -> str:
@@ -131,6 +138,21 @@ def states_in_words(runs: Sequence[Run]) -> str:
         return ""
     words = [f"{clean(name, 40)} {share_in_words(median_interval(some).median)}" for name, some in shares.items()]
     return f" Of each state, what arrives at the first of {runs[0].seq_len} timesteps (median): {listing(words, 6)}."
+
+
+def shapes_in_words(runs: Sequence[Run]) -> str:
+    """`` After training, at 50 timesteps: keeps its size (seeds 0 and 2); grows x1.02 a timestep (seed 1).``"""
+    seeds: dict[str, list[str]] = {}
+    for run in runs:
+        words = in_words(run.probes.get("gradient", {}).get("end", {}).get(DESCRIPTION.main, {}))
+        if words:
+            seeds.setdefault(words, []).append(str(run.seed))
+    if not seeds:
+        return ""
+    shapes = [f"{words} (seed{'s' * (len(some) > 1)} {listing(some)})" for words, some in seeds.items()]
+    more = f"; and {len(shapes) - MOST_SHAPES} other shapes" if len(shapes) > MOST_SHAPES + 1 else ""
+    shapes = shapes[: MOST_SHAPES if more else None]
+    return f" After training, at {runs[0].seq_len} timesteps: {'; '.join(shapes)}{more}."
 
 
 def _row(traced: Traced, title: str) -> np.ndarray | None:
