@@ -4,6 +4,7 @@ It reports to ``Observer``s (the run's directory and the terminal are two) and k
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from math import isfinite
 from typing import Literal
@@ -35,10 +36,15 @@ def train(
     *,
     checkpoints: Checkpoints | None = None,
     stop_requested: Callable[[], bool] = lambda: False,
+    interruptible: Callable[[int], AbstractContextManager[None]] = lambda _: nullcontext(),
 ) -> Result:
     """Train ``model`` in place, on its own device, from its checkpoint if there is one.
 
     Batch i is a function of (seed, i), so a run stopped anywhere and resumed ends bitwise where it would have.
+
+    Args:
+        interruptible: from the last step to a context in which a request to stop may raise ``Interrupted`` at once:
+            nothing is written in it.
 
     Raises:
         ValueError: the plan does not fit the task.
@@ -122,7 +128,7 @@ def train(
         for length in sorted({*(plan.evaluate_lengths or length_grid(task, plan.seq_len)), plan.seq_len}):
             if stop_requested():
                 raise Interrupted(now.step)
-            with seeded(model, plan, now.step):
+            with interruptible(now.step), seeded(model, plan, now.step):
                 by_length.append(
                     evaluate(model, task, length, seed=plan.seed, sequences=plan.evaluate_sequences, trained=trained)
                 )

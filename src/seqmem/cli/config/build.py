@@ -5,7 +5,7 @@ refused here, wrong values by the class itself.
 """
 
 import inspect
-import re
+import sys
 import types
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
@@ -26,9 +26,10 @@ from ...probes import PROBES, GradientProbe, Probe, Scheduled
 from ...randomness import ambient
 from ...tasks import TASKS, Task
 from ...training.plan import Plan, check_precision
+from . import memory
 from .errors import ConfigError, nearest
 from .own_code import import_module
-from .schema import RunConfig, usable_cores
+from .schema import RunConfig, check_device_name, chosen_threads, usable_cores
 
 _CELL_COMMON = ("name", "hidden_size", "layers", "params")
 _MODEL_COMMON = ("name",)
@@ -52,6 +53,8 @@ class Experiment:
     hidden_size: int
     parameters: int
     backend: "Backend"
+    doubts: tuple[str, ...] = ()
+    """Lines about memory that may not be enough."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,7 @@ def build(config: RunConfig, *, alone: bool = True) -> Experiment:
     _checked("", lambda: plan.check(task))
     device = find_device(config.device)
     make = _model_maker(config, task)
+    doubts = memory.refuse(config, lambda size: _count(make, size))
     hidden_size = _hidden_size(config, make)
     with ambient(config.seed, "weights"):
         model = _checked("cell.", lambda: make(hidden_size))
@@ -109,7 +113,12 @@ def build(config: RunConfig, *, alone: bool = True) -> Experiment:
     kind = _choice("optimizer", config.optimizer.get("name"), OPTIMIZERS)
     options = arguments(kind, _without(config.optimizer, ("name",)), "optimizer", skip=1)
     optimizer = _checked("optimizer.", lambda: kind(trainable(model), **options))
-    return Experiment(model, task, optimizer, plan, hidden_size, parameter_count(model), backend)
+    return Experiment(model, task, optimizer, plan, hidden_size, parameter_count(model), backend, tuple(doubts))
+
+
+def _count(make: Callable[[int], Model], hidden_size: int) -> int:
+    with ambient(0, "count"):
+        return parameter_count(_checked("cell.", lambda: make(hidden_size)))
 
 
 def build_task(config: RunConfig) -> Task:
@@ -185,8 +194,7 @@ def find_device(name: str) -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
-        raise ConfigError(f"device={name}: must be auto, cpu, cuda or cuda:N")
+    check_device_name(name)
     device = torch.device(name)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"device={name}: torch sees no CUDA device here; use device=cpu or device=auto")
@@ -202,7 +210,7 @@ def _choose_kernel(config: RunConfig, model: Model, device: torch.device, *, alo
         ConfigError: ``kernel=native`` is impossible here, or ``threads`` is no number of threads.
         ValueError: the environment names an instruction set that does not exist here.
     """
-    threads, kernel = _threads(config), config.kernel.value
+    threads, kernel = chosen_threads(config.threads), config.kernel.value
     kernels, library = {name for cell in cells_in(model) for name in cell.kernels}, load()
     why = ""
     if "native" not in kernels:
@@ -224,18 +232,6 @@ def _choose_kernel(config: RunConfig, model: Model, device: torch.device, *, alo
         backend = Backend("step" if by_step else "torch", why if kernel == "auto" else "", threads or 1)
     use_kernel(model, kernel, backend.threads)
     return backend
-
-
-def _threads(config: RunConfig) -> int | None:
-    """None: ``auto``."""
-    given = config.threads
-    if given == "auto":
-        return None
-    if not isinstance(given, int) or isinstance(given, bool):
-        raise ConfigError(f"threads={_as_typed(given)}: must be auto or a whole number")
-    if given < 1:
-        raise ConfigError(f"threads={given}: must be at least 1, or auto")
-    return given
 
 
 def _model_maker(config: RunConfig, task: Task) -> Callable[[int], Model]:
@@ -380,7 +376,7 @@ def _with_type(error: BaseException) -> str:
 
 
 def _choice(group: str, name: Any, known: Mapping[str, Any]) -> Any:
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         raise ConfigError(f"no {group} is called '{name}'.{nearest(str(name), list(known))} One of: {', '.join(known)}")
     return known[name]
 
@@ -479,10 +475,12 @@ def _fit(hint: Any, value: Any) -> tuple[Any, str]:
     if hint is bool:
         return (value if isinstance(value, bool) else _NO), "true or false"
     if hint is int:
-        whole = isinstance(value, int | float) and not isinstance(value, bool) and float(value).is_integer()
+        whole = isinstance(value, int | float) and not isinstance(value, bool)
+        whole = whole and (isinstance(value, int) or value.is_integer())
         return (int(value) if whole else _NO), "a whole number"
     if hint is float:
-        return (float(value) if isinstance(value, int | float) and not isinstance(value, bool) else _NO), "a number"
+        number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+        return (float(value) if number else _NO), "a number"
     if hint is str:
         return (value if isinstance(value, str) else _NO), "a word"
     if hint is type(None):

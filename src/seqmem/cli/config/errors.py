@@ -26,8 +26,23 @@ class Parser(argparse.ArgumentParser):
 
 def one_line(error: BaseException) -> str:
     """The message to print for an error. Errors other than ``ConfigError`` and ``RunError`` show their type."""
-    text = str(error) if isinstance(error, ConfigError | RunError) else f"{type(error).__name__}: {error}"
+    if isinstance(error, ConfigError | RunError):
+        text = str(error)
+    elif is_out_of_memory(error):
+        text = f"out of memory ({error})" if str(error) else "out of memory"
+    elif isinstance(error, OSError) and error.filename is not None and error.strerror:
+        text = f"{error.filename}: {error.strerror}"
+    else:
+        text = f"{type(error).__name__}: {error}"
     return " ".join(line.strip() for line in text.splitlines() if line.strip())
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out: Python's, numpy's, or torch's on the CPU, which has no type of its own, or on a GPU."""
+    words = ("not enough memory", "out of memory", "can't allocate memory")
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    )
 
 
 def exit_code(error: BaseException) -> int:

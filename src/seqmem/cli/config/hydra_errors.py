@@ -1,6 +1,7 @@
 """Every error of Hydra and OmegaConf in one line, in the words of the command line."""
 
 import re
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,8 +32,21 @@ def explained(overrides: Sequence[str] = (), config_dir: str | None = None) -> I
     """
     try:
         yield
-    except (HydraException, OmegaConfBaseException) as error:
+    except ConfigError:
+        raise
+    except Exception as error:
+        if not is_hydras(error):
+            raise
         raise ConfigError(explain(error, overrides, config_dir)) from error
+
+
+def is_hydras(error: BaseException) -> bool:
+    """Whether Hydra or OmegaConf raised it; settings that they do not foresee cause a TypeError or the like in them."""
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return True
+    frames = traceback.extract_tb(error.__traceback__)
+    inside = bool(frames) and {"hydra", "omegaconf"} & set(Path(frames[-1].filename).parts)
+    return bool(inside) and isinstance(error, TypeError | AttributeError | AssertionError | KeyError | IndexError)
 
 
 def explain(error: Exception, overrides: Sequence[str] = (), config_dir: str | None = None) -> str:
@@ -73,11 +87,16 @@ def _explain(error: Exception, overrides: Sequence[str], config_dir: str | None)
     if isinstance(error, OmegaConfBaseException):
         where = getattr(error, "full_key", None)
         return f"{where}: {_unwrap(text)}" if where else _unwrap(text)
+    odd = next((one for one in overrides if "=[" in one or "={" in one), None)
+    if odd is not None and not isinstance(error, HydraException):
+        return f"cannot read {odd}: a cell, task or optimizer is chosen by its name, e.g. cell=lstm"
     return text
 
 
 def unknown_setting(name: str, overrides: Sequence[str], config_dir: str | None) -> str:
     """The error message for an unknown setting, with the most similar setting that exists."""
+    if name.startswith("hydra.sweeper.params"):
+        return f"{name}: the settings of a sweep are typed themselves, e.g. -m seq_len=12,20, or stand in a file"
     chosen = [word for word in overrides if re.fullmatch(_CHOICE, word)]
     names = setting_names(chosen, config_dir)
     group, dot, rest = name.partition(".")

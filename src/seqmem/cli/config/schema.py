@@ -4,6 +4,7 @@ The settings of cells, tasks and optimizers have no types here: their own signat
 """
 
 import os
+import re
 from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum, StrEnum
 from functools import cache
@@ -166,7 +167,34 @@ def from_mapping(settings: Any) -> RunConfig:
     config.probe = {name: pinned(part) for name, part in config.probe.items()}
     if not config.outputs.strip():
         raise ConfigError("outputs=: must name a directory")
+    # These are no part of a run's identity, so they are refused here where the run is finished already.
+    check_device_name(config.device)
+    chosen_threads(config.threads)
+    if config.checkpoint_every < 1:
+        raise ConfigError(f"checkpoint_every={config.checkpoint_every}: must be at least 1")
     return config
+
+
+def check_device_name(name: str) -> None:
+    """Raise ConfigError for what names no device on any machine."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", name):
+        raise ConfigError(f"device={name}: must be auto, cpu, cuda or cuda:N")
+
+
+def chosen_threads(given: Any) -> int | None:
+    """The number of threads; None: ``auto``.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    if given == "auto":
+        return None
+    if not isinstance(given, int) or isinstance(given, bool):
+        typed = "null" if given is None else str(given).lower() if isinstance(given, bool) else given
+        raise ConfigError(f"threads={typed}: must be auto or a whole number")
+    if given < 1:
+        raise ConfigError(f"threads={given}: must be at least 1, or auto")
+    return given
 
 
 @cache

@@ -20,7 +20,7 @@ from typing import Any
 
 from ..config.errors import ConfigError
 from ..config.schema import usable_cores
-from .jobs import Job, Outcome, Queue, View, lost, skip, work
+from .jobs import Job, Outcome, Queue, View, interrupted, lost, skip, work
 from .one_run import UNREAD, Stopped, StopSignals
 from .overview import Reporter, cost, view
 
@@ -123,6 +123,7 @@ def _in_processes(queue: Queue, count: int, shown: View, stop: StopSignals) -> N
     finally:
         for worker in running.values():
             worker.kill()
+            interrupted(worker.job)
 
 
 class _Worker:
@@ -260,11 +261,15 @@ class _PipedStop(StopSignals):
 
     def by_signal(self, number: int, _: object) -> None:
         self.received = self.received or number
+        if self.at_once is not None and threading.current_thread() is threading.main_thread():
+            raise self.at_once
 
 
 def _listen(link: Connection, stop: _PipedStop) -> None:
     try:
         stop.by_signal(link.recv(), None)
+        if stop.at_once is not None:  # only the main thread can be interrupted, by a signal
+            os.kill(os.getpid(), signal.SIGTERM)
         link.recv()  # blocks until the pipe closes
     except (EOFError, OSError):
         stop.by_signal(signal.SIGTERM, None)

@@ -35,6 +35,7 @@ from ...runs.result import Facts
 from ...runs.settings import identity_hash, own_name
 from ..config import own_code, trust
 from ..config import schema as settings
+from ..config.errors import is_out_of_memory
 from ..config.schema import RunConfig
 from ..terminal.live import Display, RunInfo
 
@@ -59,6 +60,7 @@ class StopSignals:
     """Ctrl-C and SIGTERM ask the run to stop after its step; a second one stops at once."""
 
     received: int | None = None
+    at_once: BaseException | None = None  # what a request raises while nothing is written
 
     def requested(self) -> bool:
         return self.received is not None
@@ -73,6 +75,8 @@ class StopSignals:
             if self.received is not None:
                 raise KeyboardInterrupt
             self.received = number
+            if self.at_once is not None:
+                raise self.at_once
 
         try:
             former = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -84,6 +88,19 @@ class StopSignals:
         finally:
             for number, handler in former.items():
                 signal.signal(number, handler)
+
+    @contextmanager
+    def interruptible(self, step: int) -> Iterator[None]:
+        """Inside, a request to stop raises ``Interrupted`` at once, after the C function that is running."""
+        from ...training.plan import Interrupted
+
+        if self.received is not None:
+            raise Interrupted(step)
+        self.at_once = Interrupted(step)
+        try:
+            yield
+        finally:
+            self.at_once = None
 
 
 def run_path(config: RunConfig) -> Path:
@@ -161,6 +178,8 @@ def execute(
         stack.enter_context(_torch_settings(config))
         experiment = build(config, alone=alone)
         check_trainable(experiment)
+        for line in experiment.doubts if not config.quiet else ():
+            console.print(f"{prefix}{line}", soft_wrap=True, highlight=False, markup=False)
         torch.set_num_threads(experiment.backend.torch_threads)
         stack.enter_context(run.locked())
         if run.finished and not config.force:  # another process has finished it since the check above
@@ -219,6 +238,7 @@ def execute(
                 [recorder, shown],
                 checkpoints=recorder,
                 stop_requested=lambda: stop.requested() or shown.unread,
+                interruptible=stop.interruptible,
             )
             run.forget_before()
         except Interrupted as stopped:
@@ -228,6 +248,13 @@ def execute(
             command = "the same command without force=true" if config.force else "the same command"
             line = f"stopped at step {stopped.step} of {config.steps}, saved: {command} goes on from there"
             raise Stopped(line, stop.exit_code) from None
+        except KeyboardInterrupt:  # the second request
+            with suppress(OSError, RunError):
+                saved_at = getattr(run.status(), "step", 0)
+                run.set_status("interrupted", step=saved_at)
+            raise Stopped(
+                "stopped at once: the same command goes on from the last checkpoint", stop.exit_code
+            ) from None
         except Exception as error:
             _record_failure(run, error)
             if isinstance(error, Diverged):
@@ -239,10 +266,10 @@ def execute(
                 raise RunError(str(error)) from error
             if isinstance(error, OSError):
                 raise RunError(f"cannot write to {run.path}: {error.strerror or error}") from error
-            if isinstance(error, torch.OutOfMemoryError):
+            if is_out_of_memory(error):
                 raise RunError(
-                    f"out of memory on {config.device}: a smaller batch_size or cell.hidden_size may fit; on long "
-                    "sequences train.checkpoint_every_t=N or tbptt=K need less"
+                    f"out of memory (device={config.device}): a smaller batch_size or cell.hidden_size may fit; on "
+                    "long sequences train.checkpoint_every_t=N or tbptt=K need less"
                 ) from error
             raise
     return run

@@ -14,6 +14,7 @@ from ...runs.directory import RunDirectory
 from ...runs.files import EVALUATIONS, EVENTS, RunError, plain_json, write_atomically
 from ..config.choose import one_run
 from ..config.errors import ConfigError, Parser
+from ..config.memory import refuse_lengths
 from ..config.own_code import edited
 from ..config.trust import add_option
 
@@ -73,8 +74,6 @@ def evaluate_run(
 
     from ...evaluate import evaluate_lengths, length_grid
     from ...randomness import ambient
-    from ...record.events import EventFile, whole_records
-    from ...record.recorder import describe
     from ..config.trained import trained
 
     finished = trained(run, device, trusted=trusted)
@@ -90,11 +89,23 @@ def evaluate_run(
             raise ConfigError(str(error)) from None
         if task.max_seq_len is not None and length > task.max_seq_len:
             raise ConfigError(f"seq_len={length} is too long for task={task.name}: at most {task.max_seq_len}")
+    refuse_lengths(config, grid)
     with ambient(config.seed, "measure", config.steps, device=next(model.parameters()).device):
         evaluations = evaluate_lengths(
             model, task, grid, seed=config.seed, sequences=sequences, trained=finished.lengths
         )
     _print(run, task, config.seq_len, evaluations)
+    try:
+        _add(run, task, evaluations)
+    except OSError as error:
+        raise RunError(f"cannot write to {error.filename or run.path}: {error.strerror or error}") from error
+
+
+def _add(run: RunDirectory, task: "Task", evaluations: "list[Evaluation]") -> None:
+    """Add the scores to the run's files."""
+    from ...record.events import EventFile, whole_records
+    from ...record.recorder import describe
+
     with run.locked():
         events_file, list_file = run.file(EVENTS), run.file(EVALUATIONS)
         uncover(run, EVENTS, EVALUATIONS)

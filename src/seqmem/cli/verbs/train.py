@@ -12,7 +12,7 @@ from rich import get_console
 
 from ..config.compose import Arguments, command_line_config_dir, parsed, with_own_arguments
 from ..config.errors import ConfigError, exit_code, full_errors, one_line
-from ..config.hydra_errors import explain, explained
+from ..config.hydra_errors import explain, explained, is_hydras
 from ..config.own_code import forget_edited
 from ..config.schema import conf_dir, from_mapping, register
 from ..launch import sweep
@@ -48,7 +48,8 @@ def _main(args: list[str], *, full: bool) -> int:
     ) as error:  # raised by Hydra before the first job; jobs' are in failures
         session.failures.append(ConfigError(explain(error, given.overrides, given.config_dir)))
     except Exception as error:
-        session.failures.append(error)
+        mistake = ConfigError(explain(error, given.overrides, given.config_dir)) if is_hydras(error) else error
+        session.failures.append(mistake)
     code = 0
     for error in session.failures:
         if full:

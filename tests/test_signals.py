@@ -1,0 +1,72 @@
+"""Ctrl-C: the first is answered within a second, the second leaves runs that go on; in real processes."""
+
+import json
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from commandline import TINY, end, only_run, runs_below, started, until
+from seqmem.runs.directory import RunDirectory
+
+SLOW = '''\
+import time
+from pathlib import Path
+from seqmem.cells import LSTM
+
+class Slow(LSTM):
+    """An lstm whose evaluation at 30 timesteps lasts a minute, in small pieces."""
+    def forward(self, xs, state=None):
+        if not self.training and len(xs) == 30:
+            Path(__file__).with_name("evaluating").touch()
+            for _ in range(6000):
+                time.sleep(0.01)
+        return super().forward(xs, state)
+'''
+
+
+@pytest.mark.parametrize("sweep", [(), ("-m", "seed=0,1", "hydra.launcher.workers=2")], ids=["run", "sweep"])
+def test_the_first_ctrl_c_in_the_final_evaluation_is_answered_at_once(sweep: tuple[str, ...], tmp_path: Path) -> None:
+    """In the middle of one length, not after it; the run goes on from its last step."""
+    (tmp_path / "slow.py").write_text(SLOW)
+    small = [word for word in TINY if not word.startswith("evaluate.lengths")]
+    command = ("train", *sweep, "cell=custom", "cell.target=slow.Slow", *small, "evaluate.lengths=[8,30]")
+    with started(*command, cwd=tmp_path) as process:
+        until((tmp_path / "evaluating").exists, of=process)
+        asked = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        done = end(process)
+        assert time.monotonic() - asked < 20  # of 60; on a quiet machine a tenth of a second
+    assert done.code == 130, done
+    assert "Traceback" not in done.err
+    states = {json.loads((run / "status.json").read_text())["state"] for run in runs_below(tmp_path)}
+    assert states <= {"interrupted"} or (sweep and states <= {"interrupted", "running"})
+    assert "interrupted" in states
+
+
+def test_a_second_ctrl_c_leaves_an_interrupted_run(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text(SLOW.replace("not self.training and len(xs) == 30", "self.training"))
+    command = ("train", "cell=custom", "cell.target=slow.Slow", *TINY)
+    with started(*command, cwd=tmp_path) as process:
+        until((tmp_path / "evaluating").exists, of=process)
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.3)
+        process.send_signal(signal.SIGINT)
+        done = end(process)
+    assert (done.code, "stopped at once" in done.err) == (130, True), done
+    assert RunDirectory(only_run(tmp_path)).state == "interrupted"
+
+
+def test_a_second_ctrl_c_leaves_interrupted_jobs(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text(SLOW.replace("not self.training and len(xs) == 30", "self.training"))
+    command = ("train", "-m", "seed=0,1", "cell=custom", "cell.target=slow.Slow", *TINY, "hydra.launcher.workers=2")
+    with started(*command, cwd=tmp_path) as process:
+        until(lambda: len(list(tmp_path.rglob("status.json"))) == 2, of=process)
+        until((tmp_path / "evaluating").exists, of=process)
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        done = end(process)
+    assert done.code == 130, done
+    assert {RunDirectory(run).state for run in runs_below(tmp_path)} == {"interrupted"}
