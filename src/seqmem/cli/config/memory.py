@@ -7,10 +7,12 @@ run that fits is never refused; one that needs all of the free memory by the bou
 import resource
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .errors import ConfigError
-from .schema import RunConfig
+
+if TYPE_CHECKING:
+    from .schema import RunConfig
 
 _LARGE = 1024
 """Below this hidden size, weights fit anywhere, and are not counted."""
@@ -22,7 +24,7 @@ _ADAM = 4
 """Numbers kept for each weight: itself, its gradient and two means."""
 
 
-def refuse(config: RunConfig, count_parameters: Callable[[int], int]) -> list[str]:
+def refuse(config: "RunConfig", count_parameters: Callable[[int], int]) -> list[str]:
     """Compare what a run needs with what is free.
 
     Args:
@@ -45,7 +47,7 @@ def refuse(config: RunConfig, count_parameters: Callable[[int], int]) -> list[st
     return doubtful
 
 
-def refuse_lengths(config: RunConfig, lengths: Sequence[int]) -> None:
+def refuse_lengths(config: "RunConfig", lengths: Sequence[int]) -> None:
     """Raise ConfigError for a length at which one sequence needs more memory than is free."""
     free = available()
     if free is not None:
@@ -63,7 +65,7 @@ Advice = Callable[[int], str]
 """From the free bytes to what would fit."""
 
 
-def _needs(config: RunConfig, count_parameters: Callable[[int], int]) -> list[tuple[str, int, Advice]]:
+def _needs(config: "RunConfig", count_parameters: Callable[[int], int]) -> list[tuple[str, int, Advice]]:
     """(what, bytes, advice)"""
     size = _whole(config.cell.get("hidden_size", 64))
     layers = _whole(config.cell.get("layers", 1))
@@ -96,7 +98,7 @@ def _needs(config: RunConfig, count_parameters: Callable[[int], int]) -> list[tu
     return [*needs, *_evaluations(config, lengths, "evaluate.lengths=[{}]")]
 
 
-def _evaluations(config: RunConfig, lengths: Sequence[int], what: str) -> list[tuple[str, int, Advice]]:
+def _evaluations(config: "RunConfig", lengths: Sequence[int], what: str) -> list[tuple[str, int, Advice]]:
     """One sequence is the smallest batch."""
     each = 8 + _whole(config.cell.get("hidden_size", 64)) * (8 if config.dtype == "float64" else 4)
     return [(what.format(n), n * each, lambda free: f": at most {free // (each * _USUAL)} fits") for n in lengths]
