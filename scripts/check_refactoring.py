@@ -934,7 +934,7 @@ CHANGES: Sequence[tuple[str, str, Callable[[Path, Path], None]]] = (
     ("an image in the event file", r"/events[^/]*/.*/points/\d+/1$", _edit_events(_edit_image)),
     ("a text in the event file", r"/events[^/]*/answers/points/0/1/0$", _edit_events(_edit_text)),
     ("a directory's name", r"^runs/", _rename),
-    ("a table of runs", r"^report/runs.csv/0/(task|solved)$", _edit_table("runs.csv")),
+    ("a table of runs", r"^report/runs.csv/0/(task|diverged|solved)$", _edit_table("runs.csv")),
     ("a table of groups", r"^report/groups.csv/0/(task|solved)$", _edit_table("groups.csv")),
     ("a table of tested lengths", r"^report/tested.csv/0/(task|solved)$", _edit_table("tested.csv")),
 )

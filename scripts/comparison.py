@@ -85,8 +85,15 @@ REDEFINED = re.compile(
 """Tags of TensorBoard that show such numbers, or the gradient relative to the answer: not compared."""
 
 _GRADIENT_LINES = re.compile(
-    r"^(gradient|half-life|horizon|arrives|shape) .*\n?|^ +(first .* answer|10\S+ \S+ 1) .*\n?", re.MULTILINE
+    r"^(gradient|half-life|horizon|arrives|shape) .*\n?|^ +(first .* answer|10\S+ \S+ 1) .*\n?"
+    r"|^ +\S+ [\d.^-]+( %)? → [\d.^-]+( %)?.*\n?",  # of each state, on a further line
+    re.MULTILINE,
 )
+
+_GRADIENT_COLUMNS = re.compile(r"(log10_\w+|half_life|horizon)_(start|end)(_\w+)?")
+
+LATER_FILES = frozenset({"checksums.json"})
+"""Files of a run that the current version added."""
 
 
 LATER_SETTINGS: Mapping[str, Any] = {"model.name": "recurrent", "probe": {}}
@@ -223,7 +230,9 @@ def read_runs(folder: Path) -> dict[str, dict[str, Any]]:
 def read_run(path: Path) -> dict[str, Any]:
     """All that a run left on the disk, as plain values and arrays, without what a clock decides."""
     facts: dict[str, Any] = {
-        "files": sorted(file.name for file in path.iterdir() if file.suffix != ".lock"),
+        "files": sorted(
+            file.name for file in path.iterdir() if file.suffix != ".lock" and file.name not in LATER_FILES
+        ),
         "config": current_config(_read_json(path / "config.json")),
     }
     for name in ("status.json", "environment.json", "overrides.json"):
@@ -338,13 +347,14 @@ def _text_value(tag: str, text: str) -> Any:
 
 
 def read_report(folder: Path) -> dict[str, Any]:
-    """The CSV tables of a report: file -> rows of column -> cell, without what a clock decides."""
-    return {
-        path.name: [
-            _without(row, CLOCK["tables"]) for row in csv.DictReader(io.StringIO(path.read_text(encoding="utf-8")))
-        ]
-        for path in sorted(folder.glob("*.csv"))
-    }
+    """The CSV tables of a report: file -> rows of column -> cell, without what a clock decides and what changed its
+    meaning."""
+    tables: dict[str, Any] = {}
+    for path in sorted(folder.glob("*.csv")):
+        rows = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8")))
+        columns = [name for name in rows.fieldnames or () if not _GRADIENT_COLUMNS.fullmatch(name)]
+        tables[path.name] = [_without({name: row[name] for name in columns}, CLOCK["tables"]) for row in rows]
+    return tables
 
 
 def read_digests(folder: Path) -> dict[str, str]:

@@ -913,6 +913,19 @@ def test_a_comparison_names_what_differs(tmp_path: Path, capsys: pytest.CaptureF
     assert lines[7] == "rnn                  26.0 %         no  10^-10.6       1.36       15"
 
 
+@pytest.mark.parametrize(("width", "last"), [(60, "horizon"), (50, "half-life")])
+def test_a_narrow_comparison_keeps_what_is_solved(
+    width: int, last: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    for cell in ("rnn", "lstm"):
+        make_run(tmp_path / "outputs", cell=cell, rate=0.9)
+    (head,) = (line for line in run_show(capsys, tmp_path / "outputs")[1].splitlines() if line.startswith("cell  acc"))
+    assert "solved at" in head
+    assert head.endswith(last)
+    assert len(head) <= width
+
+
 def test_strips_of_different_lengths_stand_under_each_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     outputs = tmp_path / "outputs"
     for seq_len in (50, 100, 200):

@@ -383,12 +383,8 @@ def _results(group: _Group, names: list[list[Text]], heads: list[Text], numeric:
     if not all(run.finished for run in runs):
         table["state"] = [_brief_state(run) for run in runs]
     lines: list[Text] = []
-    for too_much in (
-        "",
-        *others,
-        "parameters",
-        "solved at",
-    ):  # dropped in this order in a narrow terminal
+    # Dropped in this order in a narrow terminal.
+    for too_much in ("", *others, "parameters", NUMBERS["horizon"].short, "solved at"):
         table.pop(too_much, None)
         right = numeric | {len(heads) + i for i, title in enumerate(table) if title != "state"}
         rows = [[*name, *row] for name, row in zip(names, zip(*table.values(), strict=True), strict=True)]
