@@ -125,6 +125,9 @@ U_SHAPE = 10 ** (-4 + 4 * ((K - 23) / 23.0) ** 2)
         (np.where(K < 25, 1.0, 1e-6), "falls unevenly, to 10^-6.0", -6.0),
         (np.where(K < 25, 1.0, 50.0), "grows unevenly, to 10^1.7", log10(50)),
         (np.where(K < 25, 1.0, 0.0), "falls unevenly, to nothing from 26 back", -inf),
+        (np.where(K < 25, 0.9**K, 0.0), "falls unevenly, to nothing from 26 back", -inf),
+        (np.where(K < 25, 0.9**K, inf), "falls to 7.98 % at 25 back, then rises to infinity", inf),
+        (np.where(K < 25, 1.5**K, 0.0), "rises to 10^4.2 at 25 back, then falls to nothing", -inf),
         (np.where(K < 30, 1e-10 ** K.astype(float), 0.0), "half-life 0.0301 timesteps, zero from 31 back", -inf),
         (np.array([1, 1e100, 1e200, 1e300, inf, inf]), "grows x1e+100 a timestep, infinite from 5 back", inf),
         (np.array([1, 1, 0.5, 0, 0, 0.3, 0.2]), "falls to nothing at 4 back, then rises to 20 %", log10(0.2)),
@@ -133,6 +136,7 @@ U_SHAPE = 10 ** (-4 + 4 * ((K - 23) / 23.0) ** 2)
     ],
     ids=[
         *("a U", "a U that ends below", "a hump", "a knee", "a mild knee", "a step down", "a step up", "a window"),
+        *("a window of a decay", "a decay, then infinite", "a window of a growth"),
         *("underflow", "overflow", "a gap", "noise", "a low step"),
     ],
 )  # fmt: skip

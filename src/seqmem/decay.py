@@ -15,6 +15,7 @@ Shapes are in the docstrings.
 Axes: T time, B batch, K timesteps back from the answer, R rows.
 """
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
@@ -42,6 +43,9 @@ FITS, BENDS = 0.9, 2.0
 """A straight line describes the logarithms if its r2 is at least FITS, and lines through the nearer and the farther
 half of them have slopes of one sign that differ by at most this factor: a curve with a knee or a turn has no
 half-life."""
+
+MOST, MARGIN = log10(sys.float_info.max), 3.0
+"""log10 of the largest float64, and how near to it or to FLOOR a line ends that has left what float64 can hold."""
 
 
 def together(norms: Mapping[str, ndarray]) -> ndarray:
@@ -210,18 +214,22 @@ def _turns(numbers: Mapping[str, float]) -> str:
     for name in sorted(("least", "most"), key=lambda name: numbers[f"{name}_at"]):
         value, place = numbers[f"log10_{name}"], numbers[f"{name}_at"]
         if _apart(value, level) and _apart(value, end):
-            parts.append(f"{'falls' if value < level else 'rises'} to {share_in_words(value)} at {place:.0f} back")
+            parts.append(f"{'falls' if value < level else 'rises'} to {_level(value)} at {place:.0f} back")
             level = value
     verb = "falls" if end < level else "grows" if not parts else "rises"
     if not _apart(end, level):
         least, most = (share_in_words(numbers[name]) for name in ("log10_least", "log10_most"))
         return f"stays between {least} ({numbers['least_at']:.0f} back) and {most}"
     if parts:
-        return f"{', '.join(parts)}, then {verb} to {share_in_words(end)}"
+        return f"{', '.join(parts)}, then {verb} to {_level(end)}"
     extreme, place = ("nothing", "least_at") if end == -inf else ("infinity", "most_at")
     if abs(end) == inf:
         return f"{verb} unevenly, to {extreme} from {numbers[place]:.0f} back"
-    return f"{verb} unevenly, to {share_in_words(end)}"
+    return f"{verb} unevenly, to {_level(end)}"
+
+
+def _level(log10: float) -> str:
+    return "infinity" if log10 == inf else share_in_words(log10)
 
 
 def _apart(one: float, other: float) -> bool:
@@ -345,10 +353,10 @@ def decays_of(traces: Sequence[Trace]) -> list[dict[str, Decay]]:
 
 def _decays(back: ndarray) -> list[Decay]:
     """``decay`` of each row. Sums run within a row, so its bits do not depend on the other rows."""
-    lost = np.count_nonzero(back <= FLOOR, axis=1)
+    underflowed = np.count_nonzero(back <= FLOOR, axis=1)
     if back.shape[1] < 2:
         nan = float("nan")
-        return [Decay(nan, nan, nan, nan, nan, nan, nan, nan, 0, nan, count) for count in lost.tolist()]
+        return [Decay(nan, nan, nan, nan, nan, nan, nan, nan, 0, nan, count) for count in underflowed.tolist()]
     k = np.arange(1, back.shape[1])
     back = back[:, 1:]
     usable = (back > FLOOR) & (back < inf)  # NaN is neither
@@ -357,6 +365,8 @@ def _decays(back: ndarray) -> list[Decay]:
     known = ~np.isnan(back) & ((np.arange(len(k)) >= start) | (points == 0)[:, None])
     with np.errstate(all="ignore"):  # rows with too few points are masked below
         logs = np.log10(np.where(usable, back, 1.0))
+        last = usable.shape[1] - 1 - usable[:, ::-1].argmax(1)[:, None]
+        ends = np.take_along_axis(logs, last, 1)[:, 0]
         logs -= np.take_along_axis(logs, start, 1)
         shares = np.where(usable, logs, np.where(back > FLOOR, inf, -inf))  # where ``known``
         line, r2 = _line(usable, k, logs)
@@ -366,9 +376,12 @@ def _decays(back: ndarray) -> list[Decay]:
         far, _ = _line(usable & (rank >= np.floor(middle)), k, logs)
         straight = (r2 >= FITS) & (near * far > 0) & (np.abs(near) <= BENDS * np.abs(far))
         straight &= np.abs(far) <= BENDS * np.abs(near)
-        # Zeros and infinities are part of a line only where it has left what float64 can hold.
-        last = usable.shape[1] - 1 - usable[:, ::-1].argmax(1)[:, None]
-        straight &= ~(known & ~usable & (np.arange(len(k)) <= last)).any(1)
+        # Zeros and infinities are part of a line only where it has left what float64 can hold: where its next points
+        # would be beyond that, too. MARGIN allows for noise.
+        lost = known & ~usable
+        straight &= ~(lost & (np.arange(len(k)) <= last)).any(1)
+        straight &= ~(lost & (back <= FLOOR)).any(1) | (ends + 2 * line - MARGIN <= log10(FLOOR))
+        straight &= ~(lost & (back == inf)).any(1) | (ends + 2 * line + MARGIN >= MOST)
         low, high = np.where(known, shares, inf), np.where(known, shares, -inf)
         least_at, most_at = low.argmin(1)[:, None], high.argmax(1)[:, None]
         least, most = (np.take_along_axis(shares, place, 1)[:, 0] for place in (least_at, most_at))
@@ -386,7 +399,7 @@ def _decays(back: ndarray) -> list[Decay]:
     least_at, most_at = (np.where(nothing, nan, k[place[:, 0]].astype(float)) for place in (least_at, most_at))
     horizon = np.where(none, nan, horizon)
     # Python's numbers: a checkpoint cannot hold numpy's.
-    columns = (arrives, half_life, horizon, least, least_at, most, most_at, factor, points, r2, lost)
+    columns = (arrives, half_life, horizon, least, least_at, most, most_at, factor, points, r2, underflowed)
     return [Decay(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
 
 
