@@ -27,6 +27,7 @@ LAW: dict[str, set[str]] = {
     "solved": set(),
     "span": set(),
     "grammar": set(),
+    "printable": set(),
     "spaces": {"grammar"},
     "measurement": set(),
     "denormals": set(),
@@ -61,9 +62,10 @@ LAW: dict[str, set[str]] = {
         "solved",
     },
     "report": {"report", "runs", "decay", "measurement", "metrics", "solved"},
-    "playground": {"playground", "reading", *CORE},
+    "playground": {"playground", "printable", "reading", *CORE},
     "cli": {
-        *("cli", "report", "solved", "span", "reading", "playground", "runs", "record", "training", "kernels"),
+        *("cli", "printable", "report", "solved", "span", "reading", "playground", "runs", "record", "training"),
+        "kernels",
         *CORE,
     },
 }

@@ -3,10 +3,11 @@
 from importlib.metadata import version
 
 from rich import box
-from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
+
+from .terminal.console import Console
 
 
 def print_help(verbs: dict[str, str]) -> None:

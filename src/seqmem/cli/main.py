@@ -8,6 +8,7 @@ from contextlib import redirect_stdout
 from importlib import import_module
 from importlib.metadata import version
 
+from ..printable import PrintableStream
 from .config.errors import exit_code, full_errors, nearest, one_line
 
 VERBS = {
@@ -29,9 +30,19 @@ VERBS = {
 
 def main() -> int:
     args = sys.argv[1:]
-    for stream in (sys.stdout, sys.stderr):
+    out, err = sys.stdout, sys.stderr
+    for stream in (out, err):
         if isinstance(stream, io.TextIOWrapper):  # the terminal's encoding may lack characters of a path or a strip
             stream.reconfigure(errors="backslashreplace")
+    # A stranger's names, and errors that quote them, cannot write to the terminal's controls.
+    sys.stdout, sys.stderr = PrintableStream(out), PrintableStream(err)
+    try:
+        return _main(args)
+    finally:
+        sys.stdout, sys.stderr = out, err
+
+
+def _main(args: list[str]) -> int:
     name = f"seqmem {args[0]}" if args and args[0] in VERBS else "seqmem"
     try:
         return _dispatch(args)

@@ -12,6 +12,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from ..printable import printable
+
 SOURCES = Path(__file__).parent
 
 LIMIT = 1_000_000
@@ -58,6 +60,7 @@ def too_large(html: str, bundle: Mapping[str, Any]) -> str | None:
 def data(bundle: Mapping[str, Any]) -> str:
     """The bundle as an element of the page. "<" is escaped, so that no text in it can end the element."""
     text = json.dumps(bundle, ensure_ascii=False, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    text = printable(text)  # what no UTF-8 can hold; JSON has no other control characters outside its strings
     return f'<script type="application/json" id="data">{text}</script>'
 
 

@@ -64,12 +64,27 @@ def write(collection: Collection, folder: Path, *, threshold: float | None = Non
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for name, table in tables(collection, threshold).items():
-        for ending, store in (("csv", table.write_csv), ("parquet", table.write_parquet)):
+        for ending, store in (("csv", _spreadsheet(table).write_csv), ("parquet", table.write_parquet)):
             path = folder / f"{name}.{ending}"
             with written_atomically(path) as file:
                 store(file)
             written.append(path)
     return written
+
+
+def _spreadsheet(table: "pl.DataFrame") -> "pl.DataFrame":
+    """The table for CSV, which spreadsheets open: an apostrophe keeps text from being a formula (OWASP, CSV Injection).
+
+    Numbers stay numbers.
+    """
+    import polars as pl
+
+    texts = [pl.col(name) for name, kind in table.schema.items() if kind == pl.String]
+    live = r"^[=+\-@\t\r\n＝＋－＠]"
+    return table.with_columns(
+        pl.when(text.str.contains(live)).then(pl.concat_str(pl.lit("'"), text)).otherwise(text).name.keep()
+        for text in texts
+    )
 
 
 _WHO = {"task": str, "label": str, "cell": str, "variant": str, "seq_len": int}

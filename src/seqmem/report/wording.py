@@ -12,7 +12,7 @@ from .statistics import Span
 def clean(text: str, at_most: int = 200) -> str:
     """``text`` on one line, without characters that XML forbids or that turn a line over, shortened in the middle."""
     line = re.sub(r"\s+", " ", re.sub(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\ufffd", text))
-    line = re.sub(r"[\x7f-\x9f\ufdd0-\ufdef\u202a-\u202e\u2066-\u2069]", "\ufffd", line)
+    line = re.sub(r"[\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\ufdd0-\ufdef\u202a-\u202e\u2066-\u2069]", "\ufffd", line)
     half = (at_most - 1) // 2
     return line if len(line) <= at_most else f"{line[:half]}…{line[-half:]}"
 

@@ -17,13 +17,13 @@ from types import TracebackType
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from filelock import Timeout
-from rich.console import Console
 
 from ...runs.directory import RunDirectory
 from ...runs.files import RunError
 from ..config.errors import ConfigError, one_line
 from ..config.own_code import forget_elsewhere
 from ..config.schema import RunConfig, everything, from_mapping
+from ..terminal.console import Console
 from ..terminal.live import RunInfo
 from .one_run import Stopped, StopSignals, already_finished, execute, run_path, title
 

@@ -18,6 +18,7 @@ from functools import partial
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+from ...printable import PrintableStream
 from ..config.errors import ConfigError
 from ..config.schema import usable_cores
 from .jobs import Job, Outcome, Queue, View, interrupted, lost, skip, work
@@ -240,7 +241,7 @@ def _do(job: Job, link: Connection, environment: dict[str, str], command: list[s
     signal.signal(signal.SIGTERM, stop.by_signal)
     pipe = _Pipe(link)
     out, err = _Lines(pipe, "out"), _Lines(pipe, "err")
-    sys.stdout, sys.stderr = out, err
+    sys.stdout, sys.stderr = PrintableStream(out), PrintableStream(err)
     threading.Thread(target=_listen, args=(link, stop), daemon=True).start()
     report = partial(Reporter, partial(pipe.send, "progress")) if live else None
     try:

@@ -11,13 +11,15 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Literal
 
-from rich.console import Console, Group, RenderableType
+import rich.console
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from ...runs.settings import own_name
+from ..terminal.console import Console
 from ..terminal.live import Rate, RunInfo, clock_text, moving, speed_text
 from ..terminal.strip import fitted, marks
 from .jobs import Job, Lines, Outcome, Progress, View, prefixed
@@ -100,7 +102,7 @@ class Overview:
 
     def __init__(
         self,
-        console: Console,
+        console: rich.console.Console,
         jobs: Sequence[Job],
         done: Sequence[Outcome],
         workers: int,
@@ -239,7 +241,9 @@ def _cell(job: Job) -> str:
     return own_name(job.settings["cell"])
 
 
-def view(jobs: Sequence[Job], done: Sequence[Outcome], workers: int, console: Console | None = None) -> View:
+def view(
+    jobs: Sequence[Job], done: Sequence[Outcome], workers: int, console: rich.console.Console | None = None
+) -> View:
     """The live picture if the terminal supports it, else lines. ``done``: outcomes of runs finished before."""
     console = console or Console()
     quiet = all(job.quiet for job in jobs)

@@ -11,7 +11,6 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
-from rich.console import Console
 from rich.text import Text
 
 from ...runs.directory import RunDirectory
@@ -31,6 +30,7 @@ from ...solved import (
 from ...span import RESOLUTION, Span
 from ..config.errors import ConfigError
 from ..config.schema import RunConfig, from_mapping, identity
+from ..terminal.console import Console
 from . import local
 from .jobs import Outcome, job_of
 from .one_run import Stopped, run_path

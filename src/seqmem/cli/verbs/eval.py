@@ -6,7 +6,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from ...runs.checksums import cover, uncover
@@ -17,6 +16,7 @@ from ..config.errors import ConfigError, Parser
 from ..config.memory import refuse_lengths
 from ..config.own_code import edited
 from ..config.trust import add_option
+from ..terminal.console import Console
 
 if TYPE_CHECKING:
     from ...evaluate import Evaluation

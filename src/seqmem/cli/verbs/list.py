@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.text import Text
 
 from ...kernels import loading
 from ..config.errors import Parser
 from ..config.schema import conf_dir, usable_cores
+from ..terminal.console import Console
 from ..terminal.strip import columns, say
 
 if TYPE_CHECKING:  # torch takes seconds, and --help needs none of it

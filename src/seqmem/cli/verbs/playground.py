@@ -13,7 +13,6 @@ from math import isnan, nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.text import Text
 
 from ...playground.page import build, too_large
@@ -26,6 +25,7 @@ from ..config.errors import ConfigError, Parser
 from ..config.trained import Trained, trained
 from ..config.trust import add_option
 from ..launch.demo import SEEDS, check_writable, train_models
+from ..terminal.console import Console
 from ..terminal.live import moving
 from ..terminal.strip import say
 from ..terminal.words import here

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.text import Text
 
 from ...decay import decay
@@ -20,6 +19,7 @@ from ..config.choose import finished_runs, readable, run_of_another_task, task_s
 from ..config.errors import ConfigError, Parser, nearest
 from ..config.trained import Trained, trained
 from ..config.trust import add_option
+from ..terminal.console import Console
 from ..terminal.reader.page import page
 from ..terminal.reader.player import Player, lengths
 from ..terminal.reader.terminal import Terminal, playable

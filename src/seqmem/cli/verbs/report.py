@@ -2,13 +2,13 @@
 
 import argparse
 import json
+import sys
 import textwrap
 from collections.abc import Iterable, Sequence
 from math import isnan
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.text import Text
 
 from ...decay import NUMBERS
@@ -19,6 +19,7 @@ from ...runs.files import CONFIG, RunError, plain_json
 from ...solved import Solved
 from ..config.choose import OUTPUTS
 from ..config.errors import ConfigError, Parser
+from ..terminal.console import Console
 from ..terminal.pages import WIDEST
 from ..terminal.strip import say
 from ..terminal.words import here
@@ -52,7 +53,8 @@ def main(args: Sequence[str]) -> int:
     page = _written(collection, out, options.threshold)
     if options.json:
         summary = plain_json(_summary(collection, options.threshold, page))
-        print(json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False))
+        ascii_only = (sys.stdout.encoding or "").lower() != "utf-8"  # a terminal's \xe9 is no JSON
+        print(json.dumps(summary, indent=1, ensure_ascii=ascii_only, allow_nan=False))
         return 0
     console = Console(highlight=False)
     say(console, *_parts(collection, options.threshold, page, min(console.width, WIDEST)))

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from numpy import ndarray
-from rich.console import Console
 from rich.text import Text
 
 from ...runs.compare import Comparison, Difference, compare
@@ -23,6 +22,7 @@ from ..config.errors import ConfigError, Parser
 from ..config.hydra_errors import explained
 from ..config.trust import add_option
 from ..launch.one_run import execute, run_path
+from ..terminal.console import Console
 
 HERE = ("device", "kernel", "threads")
 """Settings that may differ from the run's own: they choose the hardware, and are not part of a run's identity."""

@@ -3,13 +3,13 @@
 import argparse
 import sys
 
-from rich.console import Console
 from rich.text import Text
 
 from ...runs.files import RunError
 from ...runs.summary import read
 from ..config.choose import OUTPUTS, find
 from ..config.errors import Parser
+from ..terminal.console import Console
 from ..terminal.pages import comparison, page
 from ..terminal.strip import say
 

@@ -11,7 +11,6 @@ from math import nan
 from pathlib import Path
 from statistics import median
 
-from rich.console import Console
 from rich.text import Text
 
 from ...metrics import metric_called
@@ -20,6 +19,7 @@ from ...runs.files import CONFIG, ERROR, LOCK, METRICS, RESULT, STATUS, RunError
 from ...runs.settings import IDENTITY, flat
 from ...runs.summary import Summary, read
 from ..config.errors import Parser
+from ..terminal.console import Console
 from ..terminal.strip import columns, fitted, marks, say
 
 _SIGNS: dict[str, tuple[str, str, str]] = {

@@ -8,7 +8,6 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from rich import get_console
 
 from ..config.compose import Arguments, command_line_config_dir, parsed, with_own_arguments
 from ..config.errors import ConfigError, exit_code, full_errors, one_line
@@ -18,6 +17,7 @@ from ..config.schema import conf_dir, from_mapping, register
 from ..launch import sweep
 from ..launch.jobs import job_prefix, say_failed
 from ..launch.one_run import Stopped, StopSignals, execute, title
+from ..terminal.console import Console
 from ..terminal.live import print_summary
 
 
@@ -69,7 +69,7 @@ def run(cfg: DictConfig) -> float:
 
     Returns the score on validation data, for searches over settings.
     """
-    job, console, stop = HydraConfig.get(), get_console(), StopSignals()
+    job, console, stop = HydraConfig.get(), Console(), StopSignals()
     in_sweep, prefix = job.mode == RunMode.MULTIRUN, ""
     session = sweep.session()
     try:
