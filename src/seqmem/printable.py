@@ -5,7 +5,9 @@ window's title, a bidirectional control shows a text in another order than it ha
 """
 
 import re
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -34,3 +36,16 @@ class PrintableStream:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.rich_proxied_file, name)
+
+
+@contextmanager
+def as_written() -> Iterator[None]:
+    """Let stdout and stderr pass everything: for code of the user's own, which may print colours and progress bars."""
+    streams = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (
+        stream.rich_proxied_file if isinstance(stream, PrintableStream) else stream for stream in streams
+    )
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = streams

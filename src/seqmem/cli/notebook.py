@@ -7,7 +7,9 @@ from os import PathLike, fspath
 from typing import Any
 
 from rich import get_console
+from rich.text import Text
 
+from ..printable import printable
 from ..runs.directory import RunDirectory
 from .config.compose import compose_run, with_own_arguments
 from .config.errors import ConfigError, one_line
@@ -50,7 +52,7 @@ def _train(overrides: Sequence[str], settings: Mapping[str, Any]) -> RunDirector
         config = compose_run(given)
         if files := imported_again(config, edited):
             line = f"{', '.join(files)}: edited since it was imported, imported again"
-            console.print(line, soft_wrap=True, highlight=False)
+            console.print(Text(printable(line)), soft_wrap=True)
         return execute(config, overrides=given, console=console)
     except ConfigError as error:
         raise ValueError(one_line(error)) from error

@@ -18,6 +18,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from filelock import Timeout
 
+from ...printable import as_written, printable
 from ...runs.directory import RunDirectory
 from ...runs.files import RunError
 from ..config.errors import ConfigError, one_line
@@ -176,7 +177,7 @@ def work(
 
 
 def say_failed(prefix: str, error: BaseException) -> None:
-    sys.stderr.write(f"{prefix}FAILED: {one_line(error)}\n")
+    sys.stderr.write(f"{prefix}FAILED: {printable(one_line(error))}\n")
     sys.stderr.flush()
 
 
@@ -288,7 +289,8 @@ class Lines:
     def say(self, job: Job | None, text: str, *, error: bool = False) -> None:
         if self.unread:
             return
-        stream = sys.stderr if error else sys.stdout
+        with as_written():  # the job has made it printable, but for what the user's own classes print
+            stream = sys.stderr if error else sys.stdout
         try:
             stream.write(prefixed(job, text))
             stream.flush()
@@ -359,7 +361,7 @@ class Queue:
         self._view.ended(job, outcome)
         self.outcomes.append(outcome)
         if outcome.state in ("failed", "lost") and not (outcome.full and self.full):
-            self._view.say(job, f"FAILED: {outcome.error}\n", error=True)
+            self._view.say(job, f"FAILED: {printable(str(outcome.error))}\n", error=True)
         if outcome.full and self.full is None:
             self.full = outcome.error
             if self._waiting or cancellable:

@@ -17,8 +17,10 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.text import Text
 
 from ...decay import DESCRIPTIONS
+from ...printable import as_written, printable
 from ...runs.directory import RunDirectory
 from ...runs.files import (
     BEFORE,
@@ -163,7 +165,7 @@ def execute(
             with suppress(RunError), run.locked():
                 run.forget_before()
         if not config.quiet:
-            console.print(f"{prefix}{already_finished(run.path)}", soft_wrap=True, highlight=False)
+            _say(console, f"{prefix}{already_finished(run.path)}")
         return run
 
     own_code.require(config)
@@ -174,6 +176,7 @@ def execute(
 
     stop = stop or StopSignals()
     with ExitStack() as stack:
+        stack.enter_context(as_written())  # the user's own classes print here
         # This comes first: threads that torch starts later inherit these settings.
         stack.enter_context(_torch_settings(config))
         experiment = build(config, alone=alone)
@@ -193,7 +196,7 @@ def execute(
         former = former_path(config)
         if former is not None and former.exists() and not run.file(CHECKPOINT).exists() and not config.quiet:
             line = f"{prefix}begun anew: {former} is of an earlier version, which drew other data at these settings"
-            console.print(line, soft_wrap=True, highlight=False)
+            _say(console, line)
         try:
             if config.force:
                 if run.finished:
@@ -204,7 +207,7 @@ def execute(
             if begun_with is not None and begun_with.get("seqmem") != version("seqmem") and not config.quiet:
                 line = f"{prefix}begun by seqmem {begun_with.get('seqmem')}, going on with {version('seqmem')}"
                 line += ": the numbers may be neither's (force=true begins anew)"
-                console.print(line, soft_wrap=True, highlight=False)
+                _say(console, line)
             saved = run.file(CHECKPOINT)
             first_step = load_checkpoint(saved)["progress"]["step"] if saved.exists() else 0
             recorder = stack.enter_context(
@@ -273,6 +276,10 @@ def execute(
                 ) from error
             raise
     return run
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(Text(printable(line)), soft_wrap=True)  # a notebook's console is rich's own
 
 
 def _record_failure(run: RunDirectory, error: Exception) -> None:

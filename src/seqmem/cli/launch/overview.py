@@ -153,7 +153,10 @@ class Overview:
             self._speeds[_cell(job)] = paid + share * cost(job), seconds + self._clock() - running.since
 
     def say(self, job: Job | None, text: str, *, error: bool = False) -> None:
-        self._console.print(Text(prefixed(job, text).rstrip("\n"), "red" if error else ""), soft_wrap=True)
+        line = Text.from_ansi(
+            prefixed(job, text).rstrip("\n"), style="red" if error else ""
+        )  # a class may print colours
+        self._console.print(line, soft_wrap=True)
 
     def seconds_left(self) -> float | None:
         """Estimated from finished and running jobs, preferably of the same cell; None: no data yet."""

@@ -1,7 +1,7 @@
 """The command line's consoles: what they display cannot write to the terminal's controls."""
 
 from collections.abc import Iterable
-from typing import IO
+from typing import IO, Any
 
 import rich.console
 from rich.console import ConsoleOptions, RenderableType
@@ -19,7 +19,7 @@ class Console(rich.console.Console):
             yield segment if safe == segment.text else Segment(safe, segment.style)
 
     @property
-    def file(self) -> IO[str]:
+    def file(self) -> Any:
         """Where it writes: past streams that make text printable, for rich draws with control characters."""
         file = super().file
         while (inner := getattr(file, "rich_proxied_file", None)) is not None:

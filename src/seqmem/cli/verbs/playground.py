@@ -13,6 +13,7 @@ from math import isnan, nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import rich.console
 from rich.text import Text
 
 from ...playground.page import build, too_large
@@ -356,7 +357,7 @@ def _range(scores: Sequence[float], metric: "Metric") -> str:
 # Opening and serving it
 
 
-def open_page(address: str, console: Console) -> None:
+def open_page(address: str, console: rich.console.Console) -> None:
     """Open the address in a browser, if there is one."""
     if not _browser_there():
         line = "no browser to open: take the file to where there is one, or --serve it here"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import rich.console
 from rich.text import Text
 
 from ...decay import decay
@@ -310,7 +311,7 @@ def play(player: Player, terminal: Terminal) -> None:
             player.press(key)
 
 
-def _farewell(player: Player, options: argparse.Namespace, console: Console) -> None:
+def _farewell(player: Player, options: argparse.Namespace, console: rich.console.Console) -> None:
     """Print what stays on the screen: the results, and the command that shows the same again."""
     player.settle()
     last = page(player.scene, player.at, player.view, console.width, player.signs)

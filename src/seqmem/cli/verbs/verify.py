@@ -6,13 +6,13 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.text import Text
 
 from ...runs.checksums import Verified, verify
 from ...runs.files import RunError
 from ..config.choose import OUTPUTS, find
 from ..config.errors import ConfigError, Parser
+from ..terminal.console import Console
 from ..terminal.strip import say
 from ..terminal.words import here
 
