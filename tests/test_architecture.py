@@ -208,7 +208,7 @@ INNER_LAW: dict[str, set[str]] = {
     "launch": {"launch", "terminal", "config"},
     "verbs": {"launch", "terminal", "config"},
     "notebook": {"launch", "config"},
-    "help": set(),
+    "help": {"terminal"},
     "main": {"help", "verbs", "config"},
 }
 """Part of the cli -> the parts it may import from. A verb may not import another verb."""

@@ -41,7 +41,7 @@ def test_tables_hold_every_run(tmp_path: Path) -> None:
         assert (row["half_life_start"], row["horizon_end"], row["solved_at"]) == (5.0, inf, 0.4)
     with (tmp_path / "out" / "groups.csv").open(newline="") as file:
         rows = {(row["label"], row["seq_len"]): row for row in csv.DictReader(file)}
-    assert rows.keys() == {("lstm", "10"), ("lstm", "20"), ('=x,"y', "10")}
+    assert rows.keys() == {("lstm", "10"), ("lstm", "20"), ("'=x,\"y", "10")}
     row = rows["lstm", "10"]
     assert (row["seeds"], row["score"], row["solved"], row["memory_span"]) == ("3", "0.5", "2", ">= 10")
     assert (float(row["score_low"]), row["score_max"], row["steps_to_solve"]) == (-inf, "1.0", "1000.0")

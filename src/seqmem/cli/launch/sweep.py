@@ -14,6 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, flag_override
 
+from ...printable import as_written
 from ...runs.directory import RunDirectory
 from ...runs.files import RunError
 from ..config.compose import command_line_config_dir, with_own_arguments
@@ -133,7 +134,8 @@ def _checked(config: DictConfig) -> tuple[Sweep, list[str]]:
         try:
             with explained(job, config_dir):
                 checked = from_mapping(compose(config.hydra.job.config_name, overrides=list(job)))
-            check(checked)
+            with as_written():  # the user's own classes print here
+                check(checked)
         except Exception as error:  # a user's own class may raise any error
             settings = " ".join(word for word in job if word not in common)
             mistakes.append(f"job {number} ({settings}): {one_line(error)}")

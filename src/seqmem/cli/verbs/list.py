@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import rich.console
 from rich.text import Text
 
 from ...kernels import loading
@@ -155,7 +156,7 @@ _GROUPS = {
 """Group of conf/ -> (titles of its columns, the function that fills them)."""
 
 
-def _section(titles: list[str], rows: list[list[str]], console: Console) -> Iterator[Text]:
+def _section(titles: list[str], rows: list[list[str]], console: rich.console.Console) -> Iterator[Text]:
     head = [Text(title, "dim" if i else "bold") for i, title in enumerate(titles)]
     cells = [[Text(f"  {row[0]}", "cyan"), *(Text(text) for text in row[1:-1])] for row in rows]
     left = columns([[*cells, Text(".")] for cells in [head[:-1], *cells]])

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import rich.console
 from numpy import ndarray
 from rich.text import Text
 
@@ -152,7 +153,7 @@ def _unused(run: RunDirectory, placed: Callable[[Path], RunDirectory]) -> Path:
 # The comparison in words
 
 
-def show(comparison: Comparison, console: Console) -> None:
+def show(comparison: Comparison, console: rich.console.Console) -> None:
     def say(text: str, style: str = "") -> None:
         console.print(Text(text, style), soft_wrap=True)
 

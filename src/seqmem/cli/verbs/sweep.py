@@ -11,6 +11,7 @@ from math import nan
 from pathlib import Path
 from statistics import median
 
+import rich.console
 from rich.text import Text
 
 from ...metrics import metric_called
@@ -196,7 +197,7 @@ def _rows(runs: Sequence[Summary]) -> list[str]:
     return rows
 
 
-def table(runs: Sequence[Run], console: Console) -> list[Text]:
+def table(runs: Sequence[Run], console: rich.console.Console) -> list[Text]:
     """For each task, a table by row and length with one sign per seed and the median score."""
     symbols = marks(console)
     sign = {state: signs[1 if symbols.ellipsis == "~" else 0] for state, signs in _SIGNS.items()}
