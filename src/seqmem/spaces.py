@@ -46,16 +46,19 @@ class Space:
         return 1 if self.folds >= 4 else 0
 
 
+@lru_cache(1024)
 def subject(seq_len: int) -> Space:
     """Six subjects, six fillers at every timestep between the first and the last."""
     return Space(_power(6, seq_len - 1) if seq_len >= 2 else 0.0, 6)
 
 
+@lru_cache(1024)
 def copy(seq_len: int, symbols: int = 8, length: int = 10) -> Space:
     """Only the symbols vary, so the number does not depend on the length."""
     return Space(_power(symbols, length) if seq_len > 2 * length else 0.0, symbols)
 
 
+@lru_cache(1024)
 def temporal_order(seq_len: int, symbols: int = 2) -> Space:
     """Each symbol has a range of positions and two values, every other timestep four fillers."""
     size = _power(4, seq_len - symbols) * 2**symbols if seq_len >= 10 else 0.0
@@ -70,6 +73,7 @@ def symbol_ranges(seq_len: int, symbols: int) -> list[tuple[int, int]]:
     return [(-(-start * seq_len // 10), -(-(start + 1) * seq_len // 10)) for start in starts]
 
 
+@lru_cache(1024)
 def pronoun(seq_len: int, people: int = 8, mentions: int = 2, filler_words: int = 12) -> Space:
     """Two draws are the same sentence if they agree in the people, the lengths of all parts and the word in each slot.
 

@@ -8,13 +8,15 @@ Axes: T time, B batch.
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from math import ceil, sqrt
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool
 from torch import Tensor
 
 from ..signals import Batch
+from ..spaces import Space
 from .base import Task
 
 
@@ -48,10 +50,6 @@ class Parts:
         """For the final scores alone."""
         return _Folds(self.task.held_out(), self.trained, "test")
 
-    def about(self) -> str | None:
-        """What is held out, in words; None: the space is so large that it needs no word."""
-        return None
-
 
 @dataclass(frozen=True)
 class _Folds:
@@ -62,29 +60,47 @@ class _Folds:
     part: str
 
     def sample(self, batch_size: int, seq_len: int, rng: torch.Generator) -> Batch:
-        space = self.task.space(seq_len) if seq_len in self.trained else None
-        if space is None or not space.split:
+        if self._space(seq_len) is None:
             return self.task.sample(batch_size, seq_len, rng)
-        drawn: list[Batch] = []
-        missing = batch_size
-        while missing > 0:  # each fold has its share of every draw, so this ends after about 1 / share of them
-            batch = self.task.sample(batch_size, seq_len, rng)
-            fold = self.task.fold(batch.inputs)
-            of_training = (fold != 0) & (fold != space.validation)
-            mine = {"training": of_training, "validation": fold == space.validation, "test": fold == 0}[self.part]
-            drawn.append(_chosen(batch, mine.nonzero()[:missing, 0]))
-            missing -= drawn[-1].asked.shape[1]
-        return _joined(drawn)
+        return self.samples(batch_size, seq_len, [rng])[0]
 
     def samples(self, batch_size: int, seq_len: int, rngs: Sequence[torch.Generator]) -> list[Batch]:
-        if seq_len in self.trained and self.task.space(seq_len).split:
-            return [self.sample(batch_size, seq_len, rng) for rng in rngs]
-        return self.task.samples(batch_size, seq_len, rngs)
+        space = self._space(seq_len)
+        if space is None:
+            return self.task.samples(batch_size, seq_len, rngs)
+        mine = self._mine(space)
+        # Each batch draws from its own generator, alone or together with others, until it has its sequences. One round
+        # is usually enough.
+        share = int(mine.sum()) / len(mine)
+        many = ceil(batch_size / share + 3 * sqrt(batch_size) / share)
+        parts: list[list[Batch]] = [[] for _ in rngs]
+        missing = [batch_size] * len(rngs)
+        while any(missing):
+            waiting = [place for place, count in enumerate(missing) if count]
+            drawn = self.task.samples(many, seq_len, [rngs[place] for place in waiting])
+            folds = self.task.fold(torch.cat([batch.inputs for batch in drawn], 1)).view(len(drawn), many)
+            for place, batch, fold in zip(waiting, drawn, mine[folds], strict=True):
+                chosen = fold.nonzero()[: missing[place], 0]
+                parts[place].append(Batch(*(tensor[:, chosen] for tensor in vars(batch).values())))
+                missing[place] -= len(chosen)
+        return [_joined(some) for some in parts]
 
+    def _space(self, seq_len: int) -> Space | None:
+        """The space, if a part of it is left out at this length."""
+        if seq_len not in self.trained:
+            return None
+        space = self.task.space(seq_len)
+        return space if space.split else None
 
-def _chosen(batch: Batch, sequences: Int[Tensor, " n"]) -> Batch:
-    return Batch(*(tensor[:, sequences] for tensor in vars(batch).values()))
+    def _mine(self, space: Space) -> Bool[Tensor, " folds"]:
+        """The folds of this part."""
+        fold = torch.arange(space.folds)
+        if self.part == "training":
+            return (fold != 0) & (fold != space.validation)
+        return fold == (0 if self.part == "test" else space.validation)
 
 
 def _joined(batches: Sequence[Batch]) -> Batch:
+    if len(batches) == 1:
+        return batches[0]
     return Batch(*(torch.cat(tensors, 1) for tensors in zip(*(vars(one).values() for one in batches), strict=True)))

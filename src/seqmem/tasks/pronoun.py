@@ -153,6 +153,12 @@ class Pronoun(Task):
         token = {word: i for i, word in enumerate(self._grammar.words)}
         return torch.tensor([[token[word] for word in person.split()] for person in self._people])
 
+    @cached_property
+    def _is_name(self) -> Bool[Tensor, " tokens"]:
+        is_name = torch.zeros(self.inputs.size, dtype=torch.bool)
+        is_name[self._names.flatten()] = True
+        return is_name
+
     @property
     def inputs(self) -> Tokens:
         return Tokens(len(self._grammar.words))
@@ -225,7 +231,7 @@ class Pronoun(Task):
 
     def fold(self, inputs: Int[Tensor, "T B"]) -> Int[Tensor, " B"]:
         """By the other words, and of two people by their sum: each is in a fold as often as any other."""
-        others, folds = content_hash(inputs.masked_fill(torch.isin(inputs, self._names), -1)), self.space(7).folds
+        others, folds = content_hash(inputs.masked_fill(self._is_name[inputs], -1)), self.space(7).folds
         if self.mentions == 1:
             return others % folds
         people = (self._present(inputs) * torch.arange(self.people)).sum(1)
