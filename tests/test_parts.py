@@ -78,7 +78,7 @@ def test_the_size_of_a_space_is_the_inverse_of_a_coincidence(task: Task, seq_len
 def test_training_validation_and_test_never_meet(task: Task, seq_len: int) -> None:
     parts = Parts(task, (seq_len,))
     seen = {
-        name: set(sequences(getattr(parts, name).sample(3000, seq_len, generator(0, name))))
+        name: set(sequences(getattr(parts, name).sample(6000, seq_len, generator(0, name))))
         for name in ("training", "validation", "test")
     }
     assert not seen["training"] & seen["test"]
