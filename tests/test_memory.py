@@ -44,16 +44,16 @@ def test_what_is_advised_is_accepted() -> None:
     """Whatever the line proposes is not refused in turn."""
     config = composed("seq_len=10000000")
     with pytest.raises(ConfigError) as refused:
-        memory.refuse(config, lambda size: size)
+        memory.refuse(config, 4 * GB, lambda size: size)
     length = int(str(refused.value).partition(": seq_len=")[2].split()[0])
     assert length > 1000
-    memory.refuse(replace(config, seq_len=length, batch_size=1), lambda size: size)
+    memory.refuse(replace(config, seq_len=length, batch_size=1), 4 * GB, lambda size: size)
     config = replace(config, seq_len=1_000_000)
     with pytest.raises(ConfigError) as refused:
-        memory.refuse(config, lambda size: size)
+        memory.refuse(config, 4 * GB, lambda size: size)
     batch = int(str(refused.value).partition(": batch_size=")[2].split()[0])
     assert batch > 1
-    memory.refuse(replace(config, batch_size=batch), lambda size: size)
+    memory.refuse(replace(config, batch_size=batch), 4 * GB, lambda size: size)
 
 
 @pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])

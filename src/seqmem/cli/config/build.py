@@ -98,7 +98,8 @@ def build(config: RunConfig, *, alone: bool = True) -> Experiment:
     _checked("", lambda: plan.check(task))
     device = find_device(config.device)
     make = _model_maker(config, task)
-    doubts = memory.refuse(config, lambda size: _count(make, size))
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else memory.available()
+    doubts = memory.refuse(config, free, lambda size: _count(make, size))
     hidden_size = _hidden_size(config, make)
     with ambient(config.seed, "weights"):
         model = _checked("cell.", lambda: make(hidden_size))

@@ -123,18 +123,27 @@ def finished_runs(names: Sequence[str]) -> tuple[list[RunDirectory], list[LeftOu
     return list(by_path.values()), left_out
 
 
-def readable(runs: Sequence[RunDirectory], read: Callable[[RunDirectory], T]) -> list[tuple[RunDirectory, T]]:
-    """What ``read`` makes of each run; a damaged run is named on stderr, and hides no other.
+def readable(
+    runs: Sequence[RunDirectory], read: Callable[[RunDirectory], T], names: Sequence[str] = ()
+) -> list[tuple[RunDirectory, T]]:
+    """What ``read`` makes of each run; a damaged run of a folder is named on stderr, and hides no other.
+
+    Args:
+        names: the words of the command line; a run that one of them names by itself must be readable.
 
     Raises:
-        RunError: all runs are damaged; the line is that of the first.
+        RunError: such a run is damaged, or all are; the line is that of the first.
     """
+    named = [find(name) for name in names]
+    alone = {found[0].path.resolve() for found in named if len(found) == 1}
     usable: list[tuple[RunDirectory, T]] = []
     errors: list[RunError] = []
     for run in runs:
         try:
             usable.append((run, read(run)))
         except RunError as error:
+            if run.path.resolve() in alone:
+                raise
             errors.append(error)
     if errors and not usable:
         raise errors[0]

@@ -39,7 +39,7 @@ def one_line(error: BaseException) -> str:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out: Python's, numpy's, or torch's on the CPU, which has no type of its own, or on a GPU."""
-    words = ("not enough memory", "out of memory", "can't allocate memory")
+    words = ("not enough memory", "out of memory", "can't allocate memory", "Storage size calculation overflowed")
     return isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError) and any(word in str(error) for word in words)
     )

@@ -24,10 +24,11 @@ _ADAM = 4
 """Numbers kept for each weight: itself, its gradient and two means."""
 
 
-def refuse(config: "RunConfig", count_parameters: Callable[[int], int]) -> list[str]:
+def refuse(config: "RunConfig", free: int | None, count_parameters: Callable[[int], int]) -> list[str]:
     """Compare what a run needs with what is free.
 
     Args:
+        free: bytes on the run's device; None: unknown, and nothing is refused.
         count_parameters: from a hidden size to a model's number of weights; called with small sizes alone.
 
     Returns:
@@ -36,7 +37,6 @@ def refuse(config: "RunConfig", count_parameters: Callable[[int], int]) -> list[
     Raises:
         ConfigError: a need is more than there is.
     """
-    free = available()
     if free is None:
         return []
     doubtful = []

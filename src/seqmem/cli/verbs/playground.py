@@ -21,7 +21,7 @@ from ...playground.serve import HOST, PORTS, PortError, Server, bound
 from ...runs.directory import RunDirectory
 from ...runs.files import RunError, write_atomically
 from ...runs.settings import own_name, training_settings
-from ..config.choose import finished_runs, run_of_another_task, task_settings
+from ..config.choose import finished_runs, readable, run_of_another_task, task_settings
 from ..config.errors import ConfigError, Parser
 from ..config.trained import Trained, trained
 from ..config.trust import add_option
@@ -106,7 +106,7 @@ def _play(given: argparse.Namespace) -> int:
             runs = _named_runs(given.runs)
         else:
             runs = train_models(console, given.seeds or SEEDS, _workers(given.workers))
-        content, warning = _write_page(console, runs, out, trusted=given.trust)
+        content, warning = _write_page(console, runs, out, given.runs, trusted=given.trust)
         size = f"{len(content) / 1e3:.0f} kB" if len(content) < 1e6 else f"{len(content) / 1e6:.1f} MB"
         say(console, Text(), Text.assemble(("page  ", "dim"), (str(here(out)), "bold"), (f"  {size}", "dim")))
         if warning is not None:
@@ -210,9 +210,12 @@ def _labels(models: "Sequence[Trained]") -> list[_Labels]:
 
 
 def _write_page(
-    console: Console, runs: Sequence[RunDirectory], out: Path, *, trusted: bool
+    console: Console, runs: Sequence[RunDirectory], out: Path, names: Sequence[str] = (), *, trusted: bool
 ) -> tuple[bytes, str | None]:
     """Write the page and print its models' scores.
+
+    Args:
+        names: the words of the command line that named the runs.
 
     Returns:
         The page, and what to do about its size if it is too large.
@@ -221,7 +224,7 @@ def _write_page(
         ConfigError: the page cannot show their task.
         RunError: a run cannot be read, or the page not written.
     """
-    models = [trained(run, trusted=trusted) for run in runs]
+    models = [model for _, model in readable(runs, lambda run: trained(run, trusted=trusted), names)]
 
     import torch
 

@@ -118,7 +118,7 @@ def _models(given: Sequence[str], *, trusted: bool = False) -> "list[Trained]":
         except ConfigError as error:
             raise ConfigError(f"{here(run.path)}: {error}") from error
 
-    models = [model for _, model in readable(runs, model_of)]
+    models = [model for _, model in readable(runs, model_of, given)]
     for each in left_out:
         print(
             f"seqmem read: {each.name}: not finished, so left out: {each.count} of {each.total} runs", file=sys.stderr
