@@ -274,10 +274,23 @@ def hparams(folder: Path) -> str:
     return "score, gradient, horizon and steps to solve of 6 finished runs of 3 cells; 1 failed and 1 killed have rows"
 
 
+# Command lines
+
+
+def mistyped(folder: Path) -> str:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / "fuzz.py"), "1000", "0"],
+        cwd=folder, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    require(done.returncode == 0, done.stdout + done.stderr)
+    return done.stdout.strip()
+
+
 def main() -> int:
     bad = []
     with tempfile.TemporaryDirectory(prefix="seqmem-faults-") as name:
         checks = {
+            "command lines from a grammar": (mistyped,),
             **{f"runs made by {commit} ({what})": (older, commit) for commit, what in OLDER.items()},
             "a full disk in mid-run": (full_disk,),
             "a full disk in mid-sweep": (full_disk_in_a_sweep,),

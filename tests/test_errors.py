@@ -81,6 +81,7 @@ VALUES = {
     # sizes
     "seq_len=0": "seq_len=0 is too short",
     "seq_len=-5": "seq_len=-5 is too short",
+    "seed=9223372036854775808": "seed=9223372036854775808: must be from -2^63 to 2^63 - 1",
     "task=adding seq_len=1": "seq_len=1 is too short for task=adding: at least",
     "task=copy seq_len=9": "seq_len=9 is too short for task=copy: at least",
     "task=digits seq_len=3": "seq_len=3 is too short for task=digits: at least",

@@ -9,7 +9,7 @@ from importlib import import_module
 from importlib.metadata import version
 
 from ..printable import PrintableStream
-from .config.errors import exit_code, full_errors, nearest, one_line
+from .config.errors import exit_code, full_errors, nearest, one_line, print_error
 
 VERBS = {
     "train": "train, trace the gradient through time, evaluate; -m sweeps",
@@ -50,7 +50,7 @@ def _main(args: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except KeyboardInterrupt as stopped:
-        print(f"{name}: {str(stopped) or 'stopped'}", file=sys.stderr)
+        print_error(f"{name}: {str(stopped) or 'stopped'}")
         return getattr(stopped, "exit_code", 130)
 
 
@@ -69,7 +69,7 @@ def _dispatch(args: list[str]) -> int:
     if verb in VERBS:
         return run_verb(verb, rest)
     hint = nearest(verb, list(VERBS)) or (f" Settings follow a verb: seqmem train {verb}." if "=" in verb else "")
-    print(f"seqmem: there is no command '{verb}'.{hint} One of: {', '.join(VERBS)}", file=sys.stderr)
+    print_error(f"seqmem: there is no command '{verb}'.{hint} One of: {', '.join(VERBS)}")
     return 2
 
 
@@ -80,7 +80,7 @@ def run_verb(verb: str, args: list[str]) -> int:
     except Exception as error:
         if full_errors() or isinstance(error, BrokenPipeError):
             raise
-        print(f"seqmem {verb}: {one_line(error)}", file=sys.stderr)
+        print_error(f"seqmem {verb}: {one_line(error)}")
         return exit_code(error)
 
 

@@ -192,7 +192,9 @@ def read_length(row: Mapping[str, Any]) -> Length:
 
 
 def whole(value: Any, name: str) -> int:
-    """Raise ValueError unless ``value`` is a whole number: 3 and 3.0 are, True is not."""
+    """Raise ValueError unless ``value`` is a whole number of 64 bits: 3 and 3.0 are, True is not."""
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise ValueError(f"{name} is beyond 64 bits")
     if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value) or value != int(value):
         raise ValueError(f"{name} is {value!r}, no whole number")
     return int(value)

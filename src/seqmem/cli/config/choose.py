@@ -1,7 +1,7 @@
 """Runs by the names on a command line. No torch, no Hydra."""
 
+import os
 import re
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from ...runs.directory import RunDirectory, find_runs
 from ...runs.files import BEFORE, RunError
 from ...runs.result import StoredResult
-from .errors import ConfigError
+from .errors import ConfigError, print_error
 
 OUTPUTS = Path("outputs")
 
@@ -29,7 +29,7 @@ def find(given: str) -> list[RunDirectory]:
     path = Path(given)
     if path.is_dir() and (runs := find_runs(path)):
         return sorted(runs, key=_natural)
-    if path.resolve() == OUTPUTS.resolve():
+    if os.path.realpath(path) == os.path.realpath(OUTPUTS):  # Path.resolve raises where links go in a circle
         raise FileNotFoundError(f"{given}: no run there yet; seqmem train makes one")
     if path.is_dir():
         raise FileNotFoundError(f"{given}: no run there; a run's directory has a config.json")
@@ -148,7 +148,7 @@ def readable(
     if errors and not usable:
         raise errors[0]
     for error in errors:
-        print(f"left out: {error}", file=sys.stderr, flush=True)
+        print_error(f"left out: {error}")
     return usable
 
 

@@ -97,6 +97,8 @@ def parsed(args: Sequence[str]) -> Arguments:
 
     parser.error = refuse
     parsed_args = parser.parse_intermixed_args(args)
+    if (file := parsed_args.experimental_rerun) is not None:  # --experiment=... is a prefix of it
+        raise ConfigError(f"'--experimental-rerun={file}': write experiment={file} or seqmem reproduce RUN instead")
     options = list(args)
     for override in parsed_args.overrides:
         options.remove(override)

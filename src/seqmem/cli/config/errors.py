@@ -7,6 +7,7 @@ turns Hydra's errors into a ``ConfigError``.
 import argparse
 import difflib
 import os
+import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -21,7 +22,7 @@ class Parser(argparse.ArgumentParser):
     """Reports a mistake in one line with exit code 2; argparse would print the whole usage above it."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+        self.exit(2, f"{joined(f'{self.prog}: {message}; see {self.prog} --help')}\n")
 
 
 def one_line(error: BaseException) -> str:
@@ -34,7 +35,17 @@ def one_line(error: BaseException) -> str:
         text = f"{error.filename}: {error.strerror}"
     else:
         text = f"{type(error).__name__}: {error}"
+    return joined(text)
+
+
+def joined(text: str) -> str:
+    """``text`` in one line, also where a name in it has several."""
     return " ".join(line.strip() for line in text.splitlines() if line.strip())
+
+
+def print_error(text: str) -> None:
+    """Print one line on stderr."""
+    print(joined(text), file=sys.stderr, flush=True)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

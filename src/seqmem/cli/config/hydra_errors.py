@@ -44,9 +44,15 @@ def is_hydras(error: BaseException) -> bool:
     """Whether Hydra or OmegaConf raised it; settings that they do not foresee cause a TypeError or the like in them."""
     if isinstance(error, HydraException | OmegaConfBaseException):
         return True
-    frames = traceback.extract_tb(error.__traceback__)
-    inside = bool(frames) and {"hydra", "omegaconf"} & set(Path(frames[-1].filename).parts)
-    return bool(inside) and isinstance(error, TypeError | AttributeError | AssertionError | KeyError | IndexError)
+    # They may pass such a setting on, e.g. hydra.verbose=[[1]] to logging: the last frame of theirs or ours decides.
+    kinds = TypeError | ValueError | AttributeError | AssertionError | LookupError
+    frames = (_package(frame.filename) for frame in reversed(traceback.extract_tb(error.__traceback__)))
+    return isinstance(error, kinds) and next((package for package in frames if package), "seqmem") != "seqmem"
+
+
+def _package(file: str) -> str | None:
+    packages = ("hydra", "omegaconf", "seqmem")
+    return next((part for part in reversed(Path(file).parts) if part in packages), None)
 
 
 def explain(error: Exception, overrides: Sequence[str] = (), config_dir: str | None = None) -> str:

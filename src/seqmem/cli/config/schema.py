@@ -162,6 +162,11 @@ def from_mapping(settings: Any) -> RunConfig:
         raise ConfigError(f"{missing[0]} is not set: give it a value, {missing[0]}=...")
     config = OmegaConf.to_object(merged)
     assert isinstance(config, RunConfig)  # what to_object makes of a structured config
+    _check_whole_numbers(everything(config))
+    for name in (*PARTS, "optimizer"):
+        part = getattr(config, name)
+        if not isinstance(part, dict) or not isinstance(part.get("name"), str):
+            raise ConfigError(f"{name}.name is not set: choose one, {name}=...")
     for name in PARTS:
         setattr(config, name, pinned(getattr(config, name)))
     config.probe = {name: pinned(part) for name, part in config.probe.items()}
@@ -173,6 +178,18 @@ def from_mapping(settings: Any) -> RunConfig:
     if config.checkpoint_every < 1:
         raise ConfigError(f"checkpoint_every={config.checkpoint_every}: must be at least 1")
     return config
+
+
+def _check_whole_numbers(values: Any, name: str = "") -> None:
+    """Raise ConfigError for a whole number that no 64 bits can hold: torch and tables hold no more."""
+    if isinstance(values, dict):
+        for key, value in values.items():
+            _check_whole_numbers(value, f"{name}.{key}" if name else str(key))
+    elif isinstance(values, list):
+        for value in values:
+            _check_whole_numbers(value, name)
+    elif isinstance(values, int) and not -(2**63) <= values < 2**63:
+        raise ConfigError(f"{name}={values}: must be from -2^63 to 2^63 - 1")
 
 
 def check_device_name(name: str) -> None:

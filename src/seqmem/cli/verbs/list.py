@@ -2,7 +2,6 @@
 
 import argparse
 import inspect
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ import rich.console
 from rich.text import Text
 
 from ...kernels import loading
-from ..config.errors import Parser
+from ..config.errors import Parser, print_error
 from ..config.schema import conf_dir, usable_cores
 from ..terminal.console import Console
 from ..terminal.strip import columns, say
@@ -30,7 +29,7 @@ def main(args: list[str]) -> int:
     folders = [conf_dir()]
     if options.config_dir is not None:
         if not options.config_dir.is_dir():
-            print(f"seqmem list: --config-dir {options.config_dir}: no such directory", file=sys.stderr)
+            print_error(f"seqmem list: --config-dir {options.config_dir}: no such directory")
             return 2
         folders.append(options.config_dir)
     console, problems = Console(), []
@@ -49,7 +48,7 @@ def main(args: list[str]) -> int:
     except ValueError as error:  # the environment names an instruction set that does not exist
         problems.append(str(error))
     for problem in problems:
-        print(f"seqmem list: {problem}", file=sys.stderr)
+        print_error(f"seqmem list: {problem}")
     return 1 if problems else 0
 
 

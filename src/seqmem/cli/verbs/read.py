@@ -17,7 +17,7 @@ from ...runs.directory import RunDirectory
 from ...runs.files import plain_json
 from ...runs.settings import own_name
 from ..config.choose import finished_runs, readable, run_of_another_task, task_settings
-from ..config.errors import ConfigError, Parser, nearest
+from ..config.errors import ConfigError, Parser, nearest, print_error
 from ..config.trained import Trained, trained
 from ..config.trust import add_option
 from ..terminal.console import Console
@@ -120,9 +120,7 @@ def _models(given: Sequence[str], *, trusted: bool = False) -> "list[Trained]":
 
     models = [model for _, model in readable(runs, model_of, given)]
     for each in left_out:
-        print(
-            f"seqmem read: {each.name}: not finished, so left out: {each.count} of {each.total} runs", file=sys.stderr
-        )
+        print_error(f"seqmem read: {each.name}: not finished, so left out: {each.count} of {each.total} runs")
     return models
 
 

@@ -1,14 +1,13 @@
 """``seqmem show``: runs in the terminal. No torch here: it must start fast, and runs are only files."""
 
 import argparse
-import sys
 
 from rich.text import Text
 
 from ...runs.files import RunError
 from ...runs.summary import read
 from ..config.choose import OUTPUTS, find
-from ..config.errors import Parser
+from ..config.errors import Parser, print_error
 from ..terminal.console import Console
 from ..terminal.pages import comparison, page
 from ..terminal.strip import say
@@ -22,7 +21,7 @@ def main(args: list[str]) -> int:
     try:
         chosen = [run for given in options.runs or [str(OUTPUTS)] for run in find(given)]
     except FileNotFoundError as error:
-        print(f"seqmem show: {error}", file=sys.stderr)
+        print_error(f"seqmem show: {error}")
         return 2
     runs = list({run.path.resolve(): run for run in chosen}.values())
     shown, failed = [], False
@@ -33,7 +32,7 @@ def main(args: list[str]) -> int:
             shown.append(summary)
         except RunError as error:
             failed = True
-            print(f"seqmem show: {error}", file=sys.stderr, flush=True)
+            print_error(f"seqmem show: {error}")
     if len(shown) == 1:
         say(console, *page(shown[0], console))
     elif shown:

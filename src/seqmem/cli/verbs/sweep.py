@@ -3,7 +3,6 @@
 import argparse
 import json
 import os
-import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -19,7 +18,7 @@ from ...runs.directory import RunDirectory, State
 from ...runs.files import CONFIG, ERROR, LOCK, METRICS, RESULT, STATUS, RunError, plain_json
 from ...runs.settings import IDENTITY, flat
 from ...runs.summary import Summary, read
-from ..config.errors import Parser
+from ..config.errors import Parser, print_error
 from ..terminal.console import Console
 from ..terminal.strip import columns, fitted, marks, say
 
@@ -76,7 +75,7 @@ def main(args: list[str]) -> int:
     options = _parser().parse_intermixed_args(args)
     for folder in options.dirs:
         if not folder.is_dir():
-            print(f"seqmem sweep status: there is no directory {folder}", file=sys.stderr)
+            print_error(f"seqmem sweep status: there is no directory {folder}")
             return 2
     runs, unreadable = survey(options.dirs)
     if options.json:
@@ -84,7 +83,7 @@ def main(args: list[str]) -> int:
         return 0
     if not runs and not unreadable:
         where = " or ".join(str(folder) for folder in options.dirs)
-        print(f"seqmem sweep status: no runs in {where}: seqmem train -m makes some", file=sys.stderr)
+        print_error(f"seqmem sweep status: no runs in {where}: seqmem train -m makes some")
         return 2
     console = Console()
     if runs:

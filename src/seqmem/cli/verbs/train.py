@@ -10,7 +10,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from ..config.compose import Arguments, command_line_config_dir, parsed, with_own_arguments
-from ..config.errors import ConfigError, exit_code, full_errors, one_line
+from ..config.errors import ConfigError, exit_code, full_errors, one_line, print_error
 from ..config.hydra_errors import explain, explained, is_hydras
 from ..config.own_code import forget_edited
 from ..config.schema import conf_dir, from_mapping, register
@@ -56,7 +56,7 @@ def _main(args: list[str], *, full: bool) -> int:
             raise error
         code = max(code, exit_code(error))
         if error not in printed:
-            print(f"seqmem train: {one_line(error)}", file=sys.stderr)
+            print_error(f"seqmem train: {one_line(error)}")
     if session.sweep is not None:
         lines, worst = sweep.summary(session.sweep)
         print("".join(f"{line}\n" for line in lines), end="", flush=True)

@@ -1,7 +1,6 @@
 """``seqmem verify``: are the files of finished runs what the runs wrote? No torch."""
 
 import json
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from rich.text import Text
 from ...runs.checksums import Verified, verify
 from ...runs.files import RunError
 from ..config.choose import OUTPUTS, find
-from ..config.errors import ConfigError, Parser
+from ..config.errors import ConfigError, Parser, print_error
 from ..terminal.console import Console
 from ..terminal.strip import say
 from ..terminal.words import here
@@ -56,7 +55,7 @@ def _print(verified: Sequence[Verified], unreadable: Sequence[tuple[Path, str]])
         for fault in one.faults:
             say(console, Text.assemble((f"{here(one.run.path)}: ", ""), (fault, "red")))
     for _, why in unreadable:
-        print(f"seqmem verify: {why}", file=sys.stderr)
+        print_error(f"seqmem verify: {why}")
     counts = Counter[str](one.verdict for one in verified)
     counts["unreadable"] = len(unreadable)
     words = {
