@@ -123,11 +123,13 @@ CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u20
 
 def fault(code: int, out: str, err: str) -> str | None:
     """What is wrong with an answer; None: it succeeded, or one line says why not."""
+    if code == 130:  # the signal may have come inside a finalizer, in which Python prints it itself
+        return None
     if "Traceback (most recent call last)" in out + err:
         return "a traceback"
     if CONTROLS.search(out + err):
         return "a control character"
-    if code in (0, 130):
+    if code == 0:
         return None
     if code not in (1, 2):
         return f"exit code {code}"
@@ -178,7 +180,7 @@ def prepare(folder: Path) -> Path:
     return place
 
 
-def here(line: Sequence[str], seconds: float = 5) -> tuple[int, str, str]:
+def here(line: Sequence[str], seconds: float = 20) -> tuple[int, str, str]:
     """(exit code, stdout, stderr) of ``seqmem LINE`` in this process; after ``seconds`` it gets a Ctrl-C."""
     from seqmem.cli.main import main
 
