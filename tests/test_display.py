@@ -1175,7 +1175,7 @@ def test_list_has_a_line_for_every_name(capsys: pytest.CaptureFixture[str]) -> N
     assert err == ""
     lines = out.splitlines()
     assert lines[1] == "  lstm  hidden, cell  Hochreiter & Schmidhuber 1997; Gers et al. 2000"
-    assert re.fullmatch(r"  pronoun  25\.0 %  7 +seqmem, after rnilav's subject recall", lines[4])
+    assert re.fullmatch(r"  pronoun  25\.0 %  12\.5 % +7 +7-14 +seqmem, after rnilav's subject recall", lines[4])
     assert "  adam      Adam (Kingma & Ba 2015)." in lines
     assert "  far        How far back?" in lines
     assert "  deep/er" in lines
@@ -1206,7 +1206,7 @@ def test_list_has_a_user_s_own_files_too(tmp_path: Path, capsys: pytest.CaptureF
     (mine / "task" / "torn.yaml").write_text("name: [pronoun\n")
     assert listing.main(["-cd", str(mine)]) == 1
     out, err = capsys.readouterr()
-    assert re.search(r"^  one +12\.5 % +5 +seqmem, .* \(One person\)$", out, re.M)
+    assert re.search(r"^  one +12\.5 % +12\.5 % +5 +[-\d]* +seqmem, .* \(One person\)$", out, re.M)
     assert re.search(r"^  leaky +My own thing\.$", out, re.M)
     assert re.search(r"^  pronoun +25\.0 %", out, re.M)
     odd, torn = err.splitlines()

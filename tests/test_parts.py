@@ -229,3 +229,11 @@ def test_runs_of_earlier_versions_stay_apart(tmp_path: Path, typed: Callable[...
     assert f"begun anew: {former} is of an earlier version" in again.out
     assert run.finished
     assert "begun anew" not in typed(*line).out
+
+
+@pytest.mark.parametrize("task", [Subject(), Copy(length=400), TemporalOrder(), TemporalOrder(symbols=3), Pronoun()])
+def test_spaces_beyond_float64_are_large(task: Task) -> None:
+    for seq_len in (400, 600, 1000, 10_000):
+        if seq_len >= task.min_seq_len:
+            assert task.space(seq_len).size >= LARGE
+            assert not task.space(seq_len).split

@@ -454,7 +454,7 @@ def test_metrics_say_everything_and_no_time(whole: Setup) -> None:
         "train": {"loss", "learning_rate", "gradient_norm", "gradient_norm_clipped"},
         "eval": {"loss", "score"},
         "trace": {"probes"},
-        "length": {"seq_len", "score", "loss", "sequences"},
+        "length": {"seq_len", "score", "loss", "sequences", "distinct"},
     }
     assert set(rows[1]["probes"]["gradient"]) == {"state", "hidden", "cell", "input"}
     assert set(rows[1]["probes"]["gradient"]["state"]) == set(FADING.numbers())

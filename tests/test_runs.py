@@ -184,6 +184,7 @@ def test_a_result_that_cannot_be_is_named_in_one_line(field: str, value: object,
 def test_an_unfinished_run_shows_its_latest_numbers(tmp_path: Path) -> None:
     path = run_directory(tmp_path / "run", None)
     scale = {"metric": "accuracy", "higher_is_better": True, "chance": 0.25, "baseline_loss": 1.4, "solved_at": 0.99}
+    scale |= {"constant": 0.125, "plateaus": [{"score": 0.625, "loss": 0.7, "memory": "one name"}]}
     write(path / "environment.json", scale)
     rows = [
         {"kind": "trace", "step": 0, "gradient": {"state": decay_of(2.0)}, "other": {"number": 1.0}},

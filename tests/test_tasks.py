@@ -4,13 +4,14 @@ The laws run over the yaml files in conf/task, and over VARIANTS with other opti
 """
 
 import random
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields
 from hashlib import sha256
 from itertools import pairwise
 from math import log, log2, sqrt
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -138,11 +139,19 @@ def test_solve_is_perfect(task: Task) -> None:
 def context(task: Task, batch: Batch) -> Tensor:
     """The information of a model without memory, [T B], as one number: the timestep and its token.
 
-    For real numbers and for text, ``chance`` is defined as the best score without any input.
+    A passage of text may begin anywhere, so its timestep tells nothing. Of real numbers it is the marker: ``known`` has
+    the rest. The last pixels or rows of a picture are tested below.
     """
-    if batch.inputs.ndim > 2 or task.name == "text":
-        return torch.zeros(batch.asked.shape, dtype=torch.long)
-    return torch.arange(len(batch.inputs))[:, None] * task.inputs.size + batch.inputs
+    if batch.inputs.ndim > 2:
+        return (batch.inputs[..., -1] > 0).long() * (task.name == "adding")
+    return torch.arange(len(batch.inputs))[:, None] * task.inputs.size * (task.name != "text") + batch.inputs
+
+
+def known(task: Task, batch: Batch) -> Tensor:
+    """What the last input adds to an answer that is a number, [T B 1]: the number itself, where it is marked."""
+    if task.name != "adding" or task == Adding("hs97"):  # whose last number is never marked
+        return torch.zeros(batch.asked.shape).unsqueeze(-1)
+    return batch.inputs[..., :1] * (batch.inputs[..., 1:] > 0)
 
 
 def best_guess(task: Task, fitted: Batch, contexts: Tensor) -> Tensor:
@@ -154,7 +163,8 @@ def best_guess(task: Task, fitted: Batch, contexts: Tensor) -> Tensor:
         k = task.targets.size
         counts = torch.bincount(fitted_contexts * k + targets, minlength=size * k).view(size, k).double()
         return (counts + 1e-3).div((counts + 1e-3).sum(-1, keepdim=True)).log()[contexts]
-    total = torch.zeros(size, task.targets.size, dtype=torch.double).index_add(0, fitted_contexts, targets.double())
+    targets = targets.double() - known(task, fitted)[fitted.weights > 0].double()
+    total = torch.zeros(size, task.targets.size, dtype=torch.double).index_add(0, fitted_contexts, targets)
     return (total / torch.bincount(fitted_contexts, minlength=size).clamp(min=1)[:, None])[contexts]
 
 
@@ -167,24 +177,109 @@ def test_the_best_answer_without_a_memory_scores_chance_and_costs_baseline_loss(
     seq_len = {"text": 50, "copy": task.min_seq_len + 3}.get(task.name, longer(task))  # where all timesteps count
     answers = int(draw(task, 1, seq_len).asked.sum())
     # As many as the interval needs; several answers to a sequence make its score as much surer.
-    many = 400 if task.name == "text" else min(40000, round(2500 / task.chance / sqrt(answers)))
-    fitted, fresh = draw(task, many, seq_len, 0), draw(task, many, seq_len, 1)
+    many = 4000 if task.name == "text" else min(40000, round(2500 / task.chance / sqrt(answers)))
+    fitted, fresh = draw(task, many, seq_len, 0), draw(task.held_out(), many, seq_len, 1)
     scores, losses = [], []
     for batch in (fitted, fresh):
         counted = (batch.weights > 0).any(1)  # nothing is asked of the other timesteps
         asked, weights = batch.asked[counted].double(), batch.weights[counted].double()
         assert asked.sum() == batch.asked.sum()
         guess = best_guess(task, fitted, context(task, batch)[counted])
+        if not task.targets.discrete:
+            guess = guess + known(task, batch)[counted]
         targets = batch.targets[counted] if task.targets.discrete else batch.targets[counted].double()
         scores.append(per_sequence(task.targets.score(guess, targets), asked))
         losses.append(per_sequence(task.targets.loss(guess, targets), weights))
     # A fit scores too well on its own data and too badly on fresh data. The true value lies between, up to the sampling
     # error.
-    for measured, claimed in ((scores, task.chance), (losses, task.baseline_loss(seq_len))):
+    for measured, claimed in ((scores, task.chance_at(seq_len)), (losses, task.baseline_loss(seq_len))):
         means = [float(one.mean()) for one in measured]
         error = 4 * max(float(one.std()) for one in measured) / sqrt(many) + 1e-5
         assert min(means) - error <= claimed <= max(means) + error
         assert max(means) - min(means) + 2 * error < 0.25 * claimed  # the interval above must be narrow
+
+
+@every_task
+def test_the_best_constant_answer(task: Task) -> None:
+    """Seeing nothing; of text on the test part, by the frequencies of the training part."""
+    seq_len = {"text": 50, "copy": task.min_seq_len + 3}.get(task.name, longer(task))
+    fitted, fresh = draw(task, 4000, seq_len, 0), draw(task.held_out(), 4000, seq_len, 1)
+    asked = fitted.asked > 0
+    targets, wanted = fitted.targets[asked], fresh.targets[fresh.asked > 0]
+    if task.targets.discrete:
+        share = torch.bincount(targets, minlength=task.targets.size).double() / len(targets)
+        guess = (share + 1e-9).log().expand(len(wanted), -1)
+    else:
+        guess, wanted = targets.double().mean(0).expand(len(wanted), -1), wanted.double()
+    score = float(task.targets.score(guess[None], wanted[None]).mean())
+    assert score == pytest.approx(task.constant, rel=0.04, abs=0.012)
+
+
+@pytest.mark.parametrize("seq_len", [4, 5, 10, 11])
+@pytest.mark.parametrize("variant", ["le2015", "tcn"])
+def test_the_last_number_of_a_short_sum_may_be_marked(variant: Literal["le2015", "tcn"], seq_len: int) -> None:
+    task = Adding(variant)
+    batch = draw(task, 60_000, seq_len)
+    numbers, markers = batch.inputs[..., 0].double(), batch.inputs[..., 1] > 0
+    last = torch.where(markers[-1], numbers[-1], 0.5)
+    first = numbers.gather(0, markers.int().argmax(0, keepdim=True))[0]
+    wanted = batch.targets[-1, :, 0].double()
+    assert float((wanted - last - 0.5).square().mean()) == pytest.approx(task.chance_at(seq_len), abs=0.003)
+    (plateau,) = task.plateaus(seq_len)
+    assert float((wanted - last - first).square().mean()) == pytest.approx(plateau.score, abs=0.002)
+    assert task.chance_at(10_000) == pytest.approx(task.chance, abs=1e-4)
+
+
+def best_share(keys: Iterable[Any], answers: Sequence[int]) -> tuple[float, float]:
+    """(accuracy, loss in nats) of the best answers for each key, fitted to one half and scored on the other."""
+    pairs, half = list(zip(keys, answers, strict=True)), len(answers) // 2
+    counts: dict[Any, Counter[int]] = defaultdict(Counter)
+    for key, answer in pairs[:half]:
+        counts[key][answer] += 1
+    right = [counts[key].most_common(1)[0][0] == answer for key, answer in pairs[half:]]
+    loss = [-log((counts[key][answer] + 1e-3) / (counts[key].total() + 1e-3)) for key, answer in pairs[half:]]
+    return sum(right) / half, sum(loss) / half
+
+
+@pytest.mark.parametrize(
+    ("task", "remembered"),
+    [
+        (Pronoun(), [lambda words: (*words[:2].tolist(), int(words[-1]))]),
+        (TemporalOrder(), [lambda words: int(words[words < 2][-1])]),
+        (TemporalOrder(symbols=3), [
+            lambda words: int(words[words < 2][-1]), lambda words: tuple(words[words < 2][1:].tolist())
+        ]),
+    ],
+)  # fmt: skip
+def test_plateaus_are_what_a_part_of_the_memory_scores(task: Task, remembered: list[Callable[..., Any]]) -> None:
+    seq_len = 10
+    batch = draw(task, 12_000, seq_len)
+    answers = batch.targets[-1].tolist()
+    plateaus = task.plateaus(seq_len)
+    assert len(plateaus) == len(remembered)
+    for plateau, memory in zip(plateaus, remembered, strict=True):
+        score, loss = best_share([memory(words) for words in batch.inputs.T], answers)
+        assert score == pytest.approx(plateau.score, abs=0.02), plateau
+        assert loss == pytest.approx(plateau.loss, abs=0.03), plateau
+        assert task.targets.metric.better(plateau.score, task.chance_at(seq_len))
+
+
+@pytest.mark.parametrize(("scan", "permute"), [("pixel", False), ("pixel", True), ("row", False), ("row", True)])
+def test_the_last_part_of_a_picture_tells_something(scan: Literal["pixel", "row"], permute: bool) -> None:
+    """Against other classifiers, of the last input in the training part: nearest neighbours, and a table."""
+    task = Digits(scan=scan, permute=permute)
+    length = task.min_seq_len
+    fitted, tested = draw(task, 6000, length), draw(task.held_out(), 2000, length)
+    known, label = fitted.inputs[-1].double(), fitted.targets[-1]
+    if scan == "pixel":  # one of 17 grey levels: the most frequent digit of each
+        votes = torch.stack([one_hot(label[known[:, 0] == grey], 10).sum(0) for grey in known.unique()])
+        votes = votes[torch.searchsorted(known.unique(), tested.inputs[-1, :, 0].double())]
+    else:
+        near = torch.cdist(tested.inputs[-1].double(), known).topk(120, largest=False).indices
+        votes = one_hot(label[near], 10).sum(1)
+    right = float((votes.argmax(1) == tested.targets[-1]).double().mean())
+    assert right == pytest.approx(task.chance_at(length), abs=0.06)
+    assert task.chance_at(length + 1) == 0.1
 
 
 @every_task
@@ -656,13 +751,20 @@ def test_parts_of_text_share_no_long_passage() -> None:
 
 
 def test_text_has_the_entropy_of_its_characters() -> None:
+    """On the test part, by the training part's frequencies of single characters, and of pairs."""
     train, held = Counter(text_parts()[0]), Counter(text_parts()[2])
-    cut = train.total()
-    entropy = -sum(n / cut * log2(n / cut) for n in train.values())
-    assert Text().chance == pytest.approx(entropy)
-    assert Text().baseline_loss(50) == pytest.approx(entropy * log(2))
-    cross_entropy = -sum(n * log2(max(train[c], 0.5) / cut) for c, n in held.items()) / held.total()
-    assert cross_entropy == pytest.approx(entropy, abs=0.15)
+    cross_entropy = -sum(n * log2(max(train[c], 0.5) / train.total()) for c, n in held.items()) / held.total()
+    assert Text().constant == pytest.approx(cross_entropy, rel=0.002)
+    text, _, test = text_parts()
+    size = len(ALPHABET)
+    pairs, tested = (Counter(pairwise(part)) for part in (text, test))
+    first = Counter(text[:-1])
+    bigram = (
+        -sum(n * log2((pairs[pair] + 0.1) / (first[pair[0]] + 0.1 * size)) for pair, n in tested.items())
+        / tested.total()
+    )
+    assert Text().chance == pytest.approx(bigram, rel=1e-6)
+    assert Text().baseline_loss(50) == pytest.approx(bigram * log(2))
 
 
 def test_text_is_read_in_chunks() -> None:

@@ -4,9 +4,11 @@ Axes: T time, B batch, K outputs. Time comes first.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from .models.base import Model, loss_per_sequence, score_per_sequence
 from .randomness import generator
@@ -17,12 +19,16 @@ from .tasks.parts import Data, Parts
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Means over ``sequences`` held-out sequences of ``seq_len`` timesteps."""
+    """Means over ``sequences`` held-out sequences of ``seq_len`` timesteps.
+
+    ``distinct``: how many different ones they are; None: not counted.
+    """
 
     seq_len: int
     score: float
     loss: float
     sequences: int
+    distinct: int | None = None
 
 
 def held_out(
@@ -94,8 +100,25 @@ def evaluate(
         trained: the lengths that training draws (``Plan.parts(task).trained``). Where these have few sequences, the
             model is scored on those that training leaves out.
     """
-    batches = held_out(task, seq_len, seed=seed, sequences=sequences, stream=stream, trained=trained)
-    return score(model, task, seq_len, batches)
+    different: set[int] = set()
+
+    def counted() -> Iterator[Batch]:
+        for batch in held_out(task, seq_len, seed=seed, sequences=sequences, stream=stream, trained=trained):
+            different.update(_fingerprints(batch).tolist())
+            yield batch
+
+    evaluation = score(model, task, seq_len, counted())
+    return replace(evaluation, distinct=len(different))
+
+
+def _fingerprints(batch: Batch) -> Int[Tensor, " B"]:
+    """A number of 64 bits for each sequence: a sum of its values with random weights, equal for equal sequences."""
+    values = batch.inputs if batch.inputs.ndim > 2 else batch.inputs[..., None]
+    if values.dtype == torch.float32:
+        values = values.contiguous().view(torch.int32)  # equal bits
+    steps, _, features = values.shape
+    weights = torch.randint(-(2**62), 2**62, (steps, 1, features), generator=generator(0, "fingerprints"))
+    return (values * weights).sum((0, 2))
 
 
 # inference_mode would save 3 %, but a tensor that a cell creates and caches in it (a mask, positions) cannot take part

@@ -44,6 +44,20 @@ class Metric:
         return f"{100 * score:.1f} %" if self.percent else f"{score:.4g}"
 
 
+@dataclass(frozen=True)
+class Plateau:
+    """A level between no memory and a whole one, on which training may stay for long.
+
+    Args:
+        score, loss: of the best answer with that memory, in the units of the task's score and loss.
+        memory: what is remembered, after "with": ``one name``.
+    """
+
+    score: float
+    loss: float
+    memory: str
+
+
 ACCURACY = Metric("accuracy", higher_is_better=True, percent=True)
 BITS = Metric("bits per character", higher_is_better=False, unit="bits/char")
 SQUARED_ERROR = Metric("mean squared error", higher_is_better=False, unit="MSE")

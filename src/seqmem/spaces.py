@@ -85,14 +85,21 @@ def pronoun(seq_len: int, people: int = 8, mentions: int = 2, filler_words: int 
     if mentions == 1:
         room = seq_len - 5
         agree = _same(["SAID"], filler_words) * same(room) / people if room >= 0 else 0.0
-        return Space(1 / agree if agree else 0.0, 4)
+        return Space(_inverse(agree, possible=room >= 0), 4)
     gaps = max(3, seq_len // 3) - 2
     told = [_same([*phrases(gap).split(), "TOLD"], filler_words) * same(seq_len - 7 - gap) for gap in range(gaps)]
     agree = sum(told) / gaps**2 / (4 * half * half)  # who comes first, which he, which she, who is asked for
-    return Space(1 / agree if agree else 0.0, half)
+    return Space(_inverse(agree, possible=seq_len >= 7), half)
+
+
+def _inverse(probability: float, *, possible: bool) -> float:
+    """inf where the probability underflows; 0 where the length is too short for a sentence."""
+    return 1 / probability if probability else inf if possible else 0.0
 
 
 def _power(base: int, exponent: int) -> float:
+    if exponent * log(base) > 700:  # beyond float64
+        return inf
     return exp(exponent * log(base)) if exponent * log(base) > 40 else float(base**exponent)
 
 

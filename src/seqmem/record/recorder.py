@@ -359,7 +359,14 @@ class Recorder:
 
 def scale_of(task: Task, seq_len: int) -> Scale:
     """How to read scores and losses of a task at a length."""
-    return Scale(task.targets.metric, task.chance, task.baseline_loss(seq_len), task.solved_at)
+    return Scale(
+        metric=task.targets.metric,
+        chance=task.chance_at(seq_len),
+        baseline_loss=task.baseline_loss(seq_len),
+        solved_at=task.solved_at,
+        constant=task.constant,
+        plateaus=tuple(task.plateaus(seq_len)),
+    )
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 
 from ..probes.base import Curves, Probe
+from ..runs.result import Scale
 from ..tasks.base import Task
 
 FLOOR = -12.0
@@ -31,12 +32,12 @@ _TAGS = {
     "train/gradient_norm": "L2 norm of the gradient of all parameters, before clipping.",
     "train/gradient_norm_clipped": "L2 norm of the gradient of all parameters, as the optimizer saw it.",
     "eval/loss": "Mean loss on held-out sequences of the training length (nats, or squared error).",
-    "eval/score": "Score ({metric}) on held-out sequences of the training length. Without a memory: {chance}.",
+    "eval/score": "Score ({metric}) on held-out sequences of the training length. Without a memory: {chance}{levels}.",
     "eval/score_by_length": "After training: score ({metric}) by sequence length, which is the **step** axis. "
-    "Without a memory: {chance}.",
+    "Without a memory: {chance}{levels}.",
     "eval/score_by_length (seqmem eval)": "Added by seqmem eval: score ({metric}) by sequence length, which is the "
-    "**step** axis. Without a memory: {chance}.",
-    "result/score": "Final score ({metric}). Without a memory: {chance}.",
+    "**step** axis. Without a memory: {chance}{levels}.",
+    "result/score": "Final score ({metric}). Without a memory: {chance}{levels}.",
     "result/loss": "Final loss on held-out sequences (nats, or squared error).",
     "result/steps_to_solve": "The first evaluation at which the task was solved; the number of steps of the run when "
     "it never was.",
@@ -63,7 +64,15 @@ def describe(tag: str, task: Task, probes: Sequence[Probe] = ()) -> str:
         if text := _of_probe(tag, probe):
             return text
     metric = task.targets.metric
-    return _TAGS.get(tag, "").format(metric=metric.name, chance=metric.text(task.chance))
+    levels = "".join(f"; {name}: {metric.text(score)}" for name, score in _levels(task))
+    return _TAGS.get(tag, "").format(metric=metric.name, chance=metric.text(task.chance), levels=levels)
+
+
+def _levels(task: Task) -> list[tuple[str, float]]:
+    """What else a score is compared with, as in long sequences."""
+    long = task.min_seq_len + 1000
+    scale = Scale(task.targets.metric, task.chance, None, None, task.constant, tuple(task.plateaus(long)))
+    return scale.levels()
 
 
 def _of_probe(tag: str, probe: Probe) -> str | None:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..probes.base import Probe
+from ..runs.result import read_scale
 from ..solved import solved_words
 from ..tasks.base import Task
 from ..training.plan import Result
@@ -43,6 +44,7 @@ def summary_table(summary: Mapping[str, Any], result: Result, probes: Sequence[P
         "parameters": f"{summary['parameters']:,} ({summary['layers']} x {summary['hidden_size']} units)",
         f"score ({summary['metric']})": f"{summary['score']:.4g}",
         "without a memory": f"{summary['chance']:.4g}",
+        **{name: f"{score:.4g}" for name, score in read_scale(summary).levels()},
         "loss": f"{summary['loss']:.4g}",
         "loss without a memory": f"{summary['baseline_loss']:.4g}",
         "solved": solved_words(result.steps_to_solve, solved=summary["solved"]).removeprefix("solved ") or "no",

@@ -20,11 +20,11 @@ import numpy as np
 
 from ..decay import DESCRIPTIONS, log10_by_distance, relative
 from ..measurement import Description, Number
-from ..metrics import Metric
+from ..metrics import Metric, Plateau
 from ..runs.directory import RunDirectory, State
 from ..runs.files import CONFIG, RESULT, RunError
 from ..runs.result import StoredResult
-from ..runs.settings import identity_hash, training_settings
+from ..runs.settings import drew_other_data, identity_hash, training_settings
 from ..runs.summary import Summary, read
 
 
@@ -77,6 +77,7 @@ class Run:
         environment: versions, machine and command, as in environment.json; empty if the file is missing.
         hidden_size: units per layer. ``parameters``: of the whole model. None: not known.
         seconds: duration of the training; NaN if it did not end.
+        constant: the score of a constant answer; ``plateaus``: levels between no memory and a whole one.
     """
 
     path: Path
@@ -106,6 +107,8 @@ class Run:
     hidden_size: int | None
     parameters: int | None
     seconds: float
+    constant: float | None = None
+    plateaus: Sequence[Plateau] = ()
 
     @property
     def counts(self) -> bool:
@@ -391,6 +394,8 @@ def _run(summary: Summary) -> Run:
         descriptions=summary.descriptions,
         config=summary.config,
         environment=summary.environment,
+        constant=summary.scale.constant,
+        plateaus=summary.scale.plateaus,
         **known,
     )
 
@@ -445,8 +450,9 @@ def _without(folder: Path, message: str) -> str:
 def _once(runs: Sequence[Run], left_out: list[LeftOut]) -> list[Run]:
     """One run of every training; the duplicates are added to ``left_out``."""
     alike: dict[str, list[Run]] = defaultdict(list)
+    mixed = _mixed(runs)
     for run in runs:
-        alike[identity_hash(training_settings(run.config))].append(run)
+        alike[identity_hash(_training(run, mixed))].append(run)
     chosen = []
     for same in alike.values():
         # The first if several have the most.
@@ -467,9 +473,25 @@ def _other_result(run: Run, best: Run) -> str:
     return f"score ({there} there, {here} here)"
 
 
+def _training(run: Run, mixed: set[tuple[str, int]]) -> dict[str, Any]:
+    """What the training was, with a word where an earlier version drew other data than this one does, if runs of both
+    are collected."""
+    earlier = (run.task_name, run.seq_len) in mixed and drew_other_data(run.config, run.environment)
+    return training_settings(run.config) | ({"task.data": "earlier"} if earlier else {})
+
+
+def _mixed(runs: Sequence[Run]) -> set[tuple[str, int]]:
+    """(task, length) of which there are runs with the data of this version and with others."""
+    data: dict[tuple[str, int], set[bool]] = defaultdict(set)
+    for run in runs:
+        data[run.task_name, run.seq_len].add(drew_other_data(run.config, run.environment))
+    return {place for place, kinds in data.items() if len(kinds) == 2}
+
+
 def _labelled(runs: Sequence[Run]) -> list[Run]:
     """The runs with ``task``, ``variant`` and ``label`` filled in."""
-    flat = {id(run): training_settings(run.config) for run in runs}
+    mixed = _mixed(runs)
+    flat = {id(run): _training(run, mixed) for run in runs}
     task_text: dict[int, str] = {}
     for same in _sorted_by(runs, lambda run: run.task_name):
         keys = [key for key in _differing([flat[id(run)] for run in same], "task.") if key not in _DRAWING]

@@ -1,6 +1,7 @@
 """Compare two finished runs bit for bit: every number except durations, and the final weights."""
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,6 +22,9 @@ _CLOCK = ("seconds", "steps_per_second")
 
 _COMPUTED_WITH = ("versions", "device")
 """Fields of the result that are facts around it."""
+
+_DESCRIBING = ("constant", "plateaus", "distinct")
+"""Fields of the result that say how to read it, and that earlier versions did not write."""
 
 _STARTED = ("started", "command", "earlier")
 """Fields of the environment that no two runs share."""
@@ -160,7 +164,10 @@ def _differences(file: str, step: int | None, one: Any, two: Any) -> Iterator[Di
     """One entry for each number of either run: its Difference, or None if equal."""
     was, now = dict(_leaves(one)), dict(_leaves(two))
     for name in [*was, *(name for name in now if name not in was)]:
-        same = name in was and name in now and _same(was[name], now[name])
+        both = name in was and name in now
+        if not both and any(part in _DESCRIBING for part in re.split(r"[.\[]", name)):
+            continue
+        same = both and _same(was[name], now[name])
         yield None if same else Difference(file, step, name, was.get(name), now.get(name))
 
 

@@ -4,12 +4,12 @@ A Scale says how to read a run's scores. It is written before training, so that 
 read, too.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import inf, isfinite, isnan
 from typing import Any, TypedDict, cast
 
-from ..metrics import Metric, metric_called
+from ..metrics import Metric, Plateau, metric_called
 from .files import with_numbers
 
 
@@ -46,12 +46,16 @@ class Scale:
     Args:
         chance: the score without a memory; ``baseline_loss``: the loss without a memory.
         solved_at: the score from which on the task counts as solved.
+        constant: the score of a constant answer.
+        plateaus: levels between no memory and a whole one.
     """
 
     metric: Metric
     chance: float | None
     baseline_loss: float | None
     solved_at: float | None
+    constant: float | None = None
+    plateaus: Sequence[Plateau] = ()
 
     def fields(self) -> dict[str, Any]:
         """As in ``environment.json`` and ``result.json``."""
@@ -61,7 +65,15 @@ class Scale:
             "chance": self.chance,
             "baseline_loss": self.baseline_loss,
             "solved_at": self.solved_at,
+            "constant": self.constant,
+            "plateaus": [asdict(plateau) for plateau in self.plateaus],
         }
+
+    def levels(self) -> list[tuple[str, float]]:
+        """What to compare a score with, in words, and that score: a constant answer where it is another than chance,
+        and what part of the memory gives."""
+        constant = [] if self.constant in (None, self.chance) else [("constant", self.constant)]
+        return [*constant, *((f"with {plateau.memory}", plateau.score) for plateau in self.plateaus)]
 
     def solves(self, score: float) -> bool:
         return self.solved_at is not None and self.metric.reached(score, self.solved_at)
@@ -74,16 +86,23 @@ class Scale:
 def read_scale(fields: Mapping[str, Any]) -> Scale:
     """The inverse of ``Scale.fields``; missing fields are None."""
     metric = metric_called(fields.get("metric", "score"), higher_is_better=fields.get("higher_is_better", True))
-    return Scale(metric, *(_optional(fields.get(name)) for name in ("chance", "baseline_loss", "solved_at")))
+    chance, loss, goal, constant = (
+        _optional(fields.get(name)) for name in ("chance", "baseline_loss", "solved_at", "constant")
+    )
+    plateaus = [
+        Plateau(float(each["score"]), float(each["loss"]), str(each["memory"])) for each in fields.get("plateaus") or ()
+    ]
+    return Scale(metric, chance, loss, goal, constant, tuple(plateaus))
 
 
 class Length(TypedDict):
-    """Scores at one length, on so many held-out sequences."""
+    """Scores at one length, on so many held-out sequences. ``distinct``: different ones; None: not recorded."""
 
     seq_len: int
     sequences: int
     score: float
     loss: float
+    distinct: int | None
 
 
 class StoredResult(TypedDict):
@@ -110,6 +129,8 @@ class StoredResult(TypedDict):
     chance: float | None
     loss: float
     solved_at: float | None
+    constant: float | None
+    plateaus: list[dict[str, Any]]
     solved: bool | None
     steps_to_solve: int | None
     by_length: list[Length]
@@ -166,6 +187,8 @@ def read_result(values: Mapping[str, Any]) -> StoredResult:
         chance=_optional(fields["chance"]),
         loss=float(fields["loss"]),
         solved_at=_optional(fields["solved_at"]),
+        constant=_optional(fields.get("constant")),
+        plateaus=[asdict(plateau) for plateau in read_scale(fields).plateaus],
         solved=None if fields["solved"] is None else bool(fields["solved"]),
         steps_to_solve=None if fields["steps_to_solve"] is None else whole(fields["steps_to_solve"], "steps_to_solve"),
         by_length=[read_length(row) for row in fields["by_length"]],
@@ -188,6 +211,7 @@ def read_length(row: Mapping[str, Any]) -> Length:
         score=float(row["score"]),
         loss=float(row["loss"]),
         sequences=whole(row["sequences"], "sequences"),
+        distinct=None if row.get("distinct") is None else whole(row["distinct"], "distinct"),
     )
 
 

@@ -16,7 +16,7 @@ from ..measurement import Description, describe_unknown, read_description
 from .directory import RunDirectory, State, Status
 from .files import CONFIG, OVERRIDES, RESULT, RunError, read_bytes
 from .result import Length, Scale, StoredResult, diverged, read_length, read_scale, whole
-from .settings import own_name
+from .settings import drew_other_data, own_name
 from .traces import Gradients
 
 
@@ -96,9 +96,15 @@ class Summary:
         return {row["seq_len"]: row["score"] for row in sorted(self.lengths, key=lambda row: row["seq_len"])}
 
     @property
-    def sequences(self) -> int:
-        """Held-out sequences behind ``score``."""
+    def sequences_drawn(self) -> int:
+        """Held-out sequences behind ``score``, the same one as often as it was drawn."""
         own = [row["sequences"] for row in self.lengths if row["seq_len"] == self.seq_len]
+        return own[0] if own else 256
+
+    @property
+    def sequences(self) -> int:
+        """Different held-out sequences behind ``score``."""
+        own = [row["distinct"] or row["sequences"] for row in self.lengths if row["seq_len"] == self.seq_len]
         return own[0] if own else 256
 
     @cached_property
@@ -140,6 +146,16 @@ class Summary:
     def environment(self) -> dict[str, Any]:
         """Versions and machine; empty where the file is missing or damaged: a run can be shown without it."""
         return _environment(self.run)
+
+    @property
+    def held_out(self) -> str | None:
+        """What is held out of a small space, in words; None: the space is large, or it is not recorded."""
+        return self.environment.get("held_out")
+
+    @property
+    def other_data(self) -> bool:
+        """An earlier version made it, which drew other data at its settings."""
+        return drew_other_data(self.config, self.environment)
 
     @property
     def overrides(self) -> list[str] | None:

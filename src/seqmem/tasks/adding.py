@@ -5,20 +5,23 @@
     every timestep shows a number and a marker; at the last timestep the sum of the two marked numbers is asked
 
 ``variant=le2015``: numbers from U[0, 1], one marked in each half. ``variant=tcn``: the same, but any two timesteps are
-marked, so the distribution of the time to remember differs. Without memory the best answer is 1, with a mean squared
-error of 1/6 = 0.1667 (the 0.1767 in print is a slip); remembering one of the two numbers gives 1/12.
+marked, so the distribution of the time to remember differs. The best constant answer is 1, with a mean squared error
+of 1/6 = 0.1667 (the 0.1767 in print is a slip); remembering one of the two numbers gives 1/12. In one sequence of T / 2
+the last number is a marked one, so the best answer from it alone has 1/6 - 1 / (6 T): 1/8 at T = 4, 1/6 in the limit.
 
 ``variant=hs97``, the original: numbers from U[-1, 1]; lengths from U{T ... 1.1 T} with T = ``seq_len``; one of the
 first ten pairs is marked 1, then one of the unmarked pairs among the first T/2; the first and the last marker are -1;
 the target is 0.5 + (X1 + X2) / 4. If the first draw is the first pair, it keeps its -1 and X1 is zero. The paper does
 not say what happens if the second draw is the first pair; here it is excluded. As X1 is zero in one sequence of ten,
-answering 0.5 scores (0.9 + 1) / 48 = 0.0396, slightly less than the 1/24 of two numbers that are always there.
+answering 0.5 scores (0.9 + 1) / 48 = 0.0396, slightly less than the 1/24 of two numbers that are always there;
+remembering the second alone gives 0.9 / 48. The last number is never a marked one.
 
 Hochreiter & Schmidhuber 1997, Long short-term memory, experiment 4; Le, Jaitly & Hinton 2015, A simple way to
 initialize recurrent networks of rectified linear units, with the markers as in the code of Arjovsky, Shah & Bengio
 2016; Bai, Kolter & Koltun 2018 (TCN), as in their code.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -26,6 +29,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..metrics import Plateau
 from ..signals import Batch, Reals
 from .base import Task
 
@@ -59,6 +63,19 @@ class Adding(Task):
     def chance(self) -> float:
         return 1.9 / 48 if self.variant == "hs97" else 1 / 6
 
+    def chance_at(self, seq_len: int) -> float:
+        """The last number is marked with a probability of 1 / (T - T // 2), or 2 / T of tcn, and then known."""
+        return self.chance - self._last_is_marked(seq_len) / 12
+
+    def _last_is_marked(self, seq_len: int) -> float:
+        return {"le2015": 1 / (seq_len - seq_len // 2), "tcn": 2 / seq_len, "hs97": 0.0}[self.variant]
+
+    def plateaus(self, seq_len: int) -> Sequence[Plateau]:
+        if self.variant == "hs97":
+            return [Plateau(0.9 / 48, 0.9 / 48, "the second number")]
+        known = (1 - self._last_is_marked(seq_len)) / 12  # the other number is the last one, or its variance is left
+        return [Plateau(known, known, "one number")]
+
     @property
     def solved_at(self) -> float:
         """3 % of the variance.
@@ -74,7 +91,7 @@ class Adding(Task):
         return 11 if self.variant == "hs97" else 4
 
     def baseline_loss(self, seq_len: int) -> float:
-        return self.chance
+        return self.chance_at(seq_len)
 
     def sample(self, batch_size: int, seq_len: int, rng: torch.Generator) -> Batch:
         self.check(batch_size, seq_len)

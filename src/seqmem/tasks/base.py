@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
+from ..metrics import Plateau
 from ..signals import Batch, Signal
 from ..spaces import Space
 from .shown import Naming, split_words, tokens_of
@@ -114,7 +115,23 @@ class Task(ABC):
     @property
     @abstractmethod
     def chance(self) -> float:
-        """Score (in the targets' metric) of the best answer without a memory."""
+        """Score (in the targets' metric) of the best answer without a memory: from the last input and its place alone.
+
+        Where it depends on the length (``chance_at``), that of long sequences.
+        """
+
+    def chance_at(self, seq_len: int) -> float:
+        """``chance`` at a length."""
+        return self.chance
+
+    @property
+    def constant(self) -> float:
+        """Score of the best constant answer, which sees nothing; by default the last input tells nothing, either."""
+        return self.chance
+
+    def plateaus(self, seq_len: int) -> Sequence[Plateau]:
+        """Scores of the best answers with a part of the memory that the task takes, the lowest first."""
+        return ()
 
     @property
     def solved_at(self) -> float | None:
@@ -123,7 +140,7 @@ class Task(ABC):
 
     def baseline_loss(self, seq_len: int) -> float:
         """Loss (nats or squared error) of the best answer without a memory; by default -ln chance."""
-        return -log(self.chance)
+        return -log(self.chance_at(seq_len))
 
     # ---- For people --------------------------------------------------------------------------------------------------
 

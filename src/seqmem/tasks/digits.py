@@ -16,11 +16,16 @@ a sequence, and permuting it, is from Le, Jaitly & Hinton 2015.
 
 36 pictures of each digit are for the final scores alone, 18 for the looks during training (360 and 180 in all);
 training draws from the other 1,257. The same people wrote all parts. A digit is drawn uniformly, then a picture of that
-digit: chance is 1/10.
+digit: a constant answer scores 1/10, and so does whoever sees the last input alone, if that is a blank.
+
+Where the last input is a part of the picture it tells something: LAST_INPUT has how much, measured. A Parzen window (a
+Gaussian kernel around the last input of every training picture, its width the best for the validation part) scores that
+on the test part; other classifiers score nearly the same.
 """
 
 from dataclasses import dataclass, fields
 from functools import lru_cache
+from math import log
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -35,6 +40,14 @@ TEST, VALIDATION = 36, 18  # of each digit
 # The split and the permutation are part of the task: the same in every run, independent of its seed.
 SPLIT_SEED, PERMUTATION_SEED = 1998, 2015
 GRAY = " .:-=+*#%@"
+
+LAST_INPUT = {
+    ("pixel", False): (0.125, 2.270),
+    ("pixel", True): (0.242, 2.008),
+    ("row", False): (0.536, 1.375),
+    ("row", True): (0.592, 1.054),
+}
+"""(scan, permute) -> accuracy and loss in nats from the last input of a picture without a delay."""
 
 
 class _Pictures(NamedTuple):
@@ -91,6 +104,12 @@ class Digits(Task):
     @property
     def chance(self) -> float:
         return 1 / CLASSES
+
+    def chance_at(self, seq_len: int) -> float:
+        return LAST_INPUT[self.scan, self.permute][0] if seq_len == self.min_seq_len else self.chance
+
+    def baseline_loss(self, seq_len: int) -> float:
+        return LAST_INPUT[self.scan, self.permute][1] if seq_len == self.min_seq_len else log(CLASSES)
 
     @property
     def solved_at(self) -> float:

@@ -16,7 +16,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from ..signals import Batch
-from ..spaces import Space
+from ..spaces import LARGE, Space
 from .base import Task
 
 
@@ -49,6 +49,37 @@ class Parts:
     def test(self) -> Data:
         """For the final scores alone."""
         return _Folds(self.task.held_out(), self.trained, "test")
+
+    def about(self, draws: int) -> str | None:
+        """What is held out of generated data, in words; None: the space is so large that it needs no word.
+
+        Args:
+            draws: sequences that training draws.
+        """
+        split: list[int] = []
+        tiny: list[int] = []
+        for length in self.trained:
+            space = self.task.space(length)
+            if space.size >= LARGE:
+                break
+            (split if space.split else tiny).append(length)
+        sentences = []
+        if split:
+            space = self.task.space(split[-1])
+            count = f"{space.size:,.0f} " if len(split) == 1 else ""
+            sentences.append(f"1 in {space.folds} of the {count}sequences of {_range(split)} timesteps")
+        if tiny:
+            count = f"the {self.task.space(tiny[-1]).size:.0f} " if len(tiny) == 1 else "fewer than 100 "
+            sentences.append(f"none of {count}sequences of {_range(tiny)} timesteps: training draws them all")
+        if not sentences and self.trained:
+            least = self.task.space(min(self.trained)).size
+            if draws / least > 1e-3:
+                sentences.append(f"nothing of {least:.2g} sequences, of which training draws {draws / least:.1%}")
+        return "; ".join(sentences) or None
+
+
+def _range(numbers: Sequence[int]) -> str:
+    return f"{numbers[0]}" if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,10 @@
     one person opens the sentence, one of the other gender is named within its first third, in either order;
     clauses of filler words follow; the last word asks
 
-The last word alone tells he or she and leaves a guess among the people of that gender: chance is 2 / people. With
-``mentions=1`` one person is named and the last word is a neutral *who*: chance is 1 / people.
+The last word alone tells he or she and leaves a guess among the people of that gender: chance is 2 / people, of a
+constant answer 1 / people. Remembering one of the two names answers half of the questions, and the others are guessed:
+1/2 + 1 / people, and half the loss. With ``mentions=1`` one person is named and the last word is a neutral *who*:
+chance is 1 / people, of a constant answer, too.
 
 Made for seqmem, after the six-subject recall of rnilav's perceptrons-to-transformers (see ``subject``).
 """
@@ -23,6 +25,7 @@ from torch import Tensor
 
 from .. import spaces
 from ..grammar import CLAUSES, HE, LONGEST, OPEN, PHRASES, SHE, SHORTEST, phrases
+from ..metrics import Plateau
 from ..signals import Batch, Tokens
 from .base import Task, content_hash
 from .shown import Naming
@@ -170,6 +173,15 @@ class Pronoun(Task):
     @property
     def chance(self) -> float:
         return self.mentions / self.people
+
+    @property
+    def constant(self) -> float:
+        return 1 / self.people
+
+    def plateaus(self, seq_len: int) -> Sequence[Plateau]:
+        if self.mentions == 1:
+            return ()
+        return [Plateau(0.5 + self.chance / 2, self.baseline_loss(seq_len) / 2, "one name")]
 
     @property
     def min_seq_len(self) -> int:

@@ -6,14 +6,16 @@
 
 Positions count from 0 and are drawn uniformly: in L timesteps the first is in [.1 L, .2 L), the second in [.5 L, .6 L);
 three symbols are in [.1 L, .2 L), [.3 L, .4 L) and [.6 L, .7 L). The last timestep is a random filler: chance is
-1/4 (or 1/8); remembering only the second of two symbols gives 1/2.
+1/4 (or 1/8). Each symbol that is not remembered halves the score and costs ln 2: the last of two alone gives 1/2.
 
 Hochreiter & Schmidhuber 1997, experiments 6a and 6b; Martens & Sutskever 2011; as in the code of Pascanu, Mikolov &
 Bengio 2013, On the difficulty of training recurrent neural networks (whose text gives another first range than its
 code).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from math import log
 from typing import ClassVar
 
 import torch
@@ -21,6 +23,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from .. import spaces
+from ..metrics import Plateau
 from ..signals import Batch, Tokens
 from .base import Task, content_hash
 
@@ -51,6 +54,13 @@ class TemporalOrder(Task):
     @property
     def chance(self) -> float:
         return 1 / 2**self.symbols
+
+    def plateaus(self, seq_len: int) -> Sequence[Plateau]:
+        names = {1: "the last letter", 2: "two letters"}
+        return [
+            Plateau(0.5**missing, missing * log(2), names[self.symbols - missing])
+            for missing in range(self.symbols - 1, 0, -1)
+        ]
 
     @property
     def min_seq_len(self) -> int:

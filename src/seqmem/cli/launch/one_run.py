@@ -223,7 +223,7 @@ def execute(
             info = RunInfo(
                 title=f"{title(config)}, {experiment.backend.brief}",
                 metric=experiment.task.targets.metric,
-                chance=experiment.task.chance,
+                chance=experiment.task.chance_at(config.seq_len),
                 baseline_loss=experiment.task.baseline_loss(config.seq_len),
                 steps=config.steps,
                 solved_at=experiment.task.solved_at,
@@ -339,6 +339,8 @@ def _describe(
     scale = scale_of(experiment.task, config.seq_len).fields() | {**experiment.task.facts()}
     if (revision := settings.identity(config).get("data_revision")) is not None:
         scale["data_revision"] = revision
+    if (held_out := experiment.plan.parts(experiment.task).about(config.steps * config.batch_size)) is not None:
+        scale["held_out"] = held_out
     if unknown := [probe for probe in experiment.plan.all_probes() if probe.name not in DESCRIPTIONS]:
         scale["probes"] = {probe.name: probe.description().fields() for probe in unknown}
     # A resumed run may go on in another environment than it was begun in.

@@ -114,13 +114,24 @@ def _scores(run: Summary) -> list[Text]:
     if not short:
         parts.append(f" {scale.metric.name}")
     if scale.chance is not None:
-        parts.append((f"  chance {scale.metric.text(scale.chance)}", "dim"))
+        constant = "" if scale.constant in (None, scale.chance) else f", constant {scale.metric.text(scale.constant)}"
+        parts.append((f"  chance {scale.metric.text(scale.chance)}{constant}", "dim"))
     if comment := verdict(run):
         parts.append((f"  {comment}", style))
     rows = [_row(scale.metric.name if short else "score", *parts)]
     if run.loss is not None:
         chance = f"  chance {scale.baseline_loss:.3f}" if scale.baseline_loss is not None else ""
         rows.append(_row("loss", f"{run.loss:.3g}", (chance, "dim")))
+    for plateau in scale.plateaus:
+        loss = f"  loss {plateau.loss:.3f}" if scale.metric.percent else ""
+        rows.append(_row("plateau", (f"{scale.metric.text(plateau.score)}{loss}  with {plateau.memory}", "dim")))
+    if run.held_out is not None:
+        rows.append(_row("held out", (run.held_out, "dim")))
+    if run.other_data:
+        rows.append(_row("data", ("of an earlier version, which drew other data at these settings", "yellow")))
+    different = [row["distinct"] for row in run.lengths if row["seq_len"] == run.seq_len][-1:]
+    if different and different[0] is not None and different[0] < run.sequences_drawn:
+        rows.append(_row("tested on", (f"{run.sequences_drawn} sequences, {different[0]} different", "dim")))
     return rows
 
 

@@ -132,17 +132,19 @@ def _print(run: RunDirectory, task: "Task", trained: int, evaluations: "list[Eva
     metric: Metric = task.targets.metric
     console = Console(highlight=False)
     table = Table(box=box.SIMPLE_HEAD, title=str(run.path), title_justify="left", title_style="dim")
-    for name in ("length", metric.name, "chance", "loss", "without memory", "sequences"):
+    constant = any(task.constant != task.chance_at(one.seq_len) for one in evaluations)
+    for name in ("length", metric.name, "chance", *["constant"] * constant, "loss", "without memory", "sequences"):
         table.add_column(name, justify="right")
     for one in evaluations:
         mark = " (trained)" if one.seq_len == trained else ""
         cells = (
             f"{one.seq_len}{mark}",
             metric.text(one.score),
-            metric.text(task.chance),
+            metric.text(task.chance_at(one.seq_len)),
+            *[metric.text(task.constant)] * constant,
             f"{one.loss:.4g}",
             f"{task.baseline_loss(one.seq_len):.4g}",
-            str(one.sequences),
+            f"{one.sequences}" + ("" if one.distinct in (None, one.sequences) else f", {one.distinct} different"),
         )
         table.add_row(*cells, style="bold" if mark else "")
     console.print(table)

@@ -61,8 +61,12 @@ and what this machine computes with.""",
 
   seqmem train cell=gru task=copy optimizer=sgd
 
-chance: the score of the best answer without a memory.
-shortest: the smallest valid seq_len, in timesteps.""",
+chance: the score of the best answer without a memory, from the last input
+alone; constant: that of the best answer that is always the same.
+shortest: the smallest valid seq_len, in timesteps.
+held out: at these lengths training leaves out what is tested. Of shorter
+sequences there are fewer than a hundred, and training draws them all; of longer
+ones more than a billion, and it hardly ever draws one that is tested.""",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("-cd", "--config-dir", type=Path, metavar="DIR", help="a config directory of your own, too")
@@ -122,17 +126,26 @@ def _cell(choice: Choice) -> list[str]:
 
 
 def _task(choice: Choice) -> list[str]:
-    """[chance score, shortest valid length, source]"""
+    """[chance score, that of a constant answer, shortest valid length, where a part is held out, source]"""
     from ...tasks import TASKS
 
     settings = choice.settings()
     if settings.get("name") not in TASKS:
-        return ["", "", choice.comment()]
+        return ["", "", "", "", choice.comment()]
     kind = TASKS[settings["name"]]
     task = kind(**{key: value for key, value in settings.items() if key not in _NO_OPTIONS})
     metric = task.targets.metric
-    chance = f"{metric.text(task.chance)} {metric.unit}".rstrip()
-    return [chance, str(task.min_seq_len), _source(kind, choice)]
+    chance, constant = (f"{metric.text(score)} {metric.unit}".rstrip() for score in (task.chance, task.constant))
+    return [chance, constant, str(task.min_seq_len), _held_out(task), _source(kind, choice)]
+
+
+def _held_out(task: "seqmem.tasks.Task") -> str:
+    """The lengths at which a part of the space is held out: ``4-12``."""
+    if task.held_out() != task:
+        return "always"
+    lengths = range(task.min_seq_len, task.min_seq_len + 100)
+    split = [length for length in lengths if task.space(length).split]
+    return f"{split[0]}-{split[-1]}" if split else ""
 
 
 def _source(kind: "type[seqmem.cells.Cell | seqmem.tasks.Task]", choice: Choice) -> str:
@@ -146,7 +159,7 @@ def _described(choice: Choice) -> list[str]:
 
 _GROUPS = {
     "cell": (["states", "source"], _cell),
-    "task": (["chance", "shortest", "source"], _task),
+    "task": (["chance", "constant", "shortest", "held out", "source"], _task),
     "model": ([""], _described),
     "probe": ([""], _described),
     "optimizer": ([""], _described),

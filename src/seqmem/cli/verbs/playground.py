@@ -301,7 +301,7 @@ def _scores(one: "Trained", lengths: Sequence[int]) -> "list[Evaluation]":
 
     rows = [*one.result.get("by_length", ()), *one.run.evaluations()]
     known = {
-        row["seq_len"]: Evaluation(row["seq_len"], row["score"], row["loss"], row["sequences"])
+        row["seq_len"]: Evaluation(row["seq_len"], row["score"], row["loss"], row["sequences"], row.get("distinct"))
         for row in rows
         if row["sequences"] == SEQUENCES
     }

@@ -336,7 +336,7 @@ def _as_json(readers: Readers, scene: Scene, options: argparse.Namespace, at: in
         "format": 2,
         "task": task.name,
         "metric": task.targets.metric.name,
-        "chance": task.chance,
+        "chance": task.chance_at(len(scene)),
         "sentence": None if options.text is not None else options.sentence or 0,
         "words": list(scene.words[upto]),
         "of": len(scene),

@@ -50,7 +50,7 @@ def spread(lengths: Sequence[Number], room: Number) -> list[Number]:
 
 
 def score_axis(axes: Axes, measure: Measure, values: Sequence[Number], *, upright: bool = True) -> None:
-    """The axis of a score, with chance and goal as lines: 0 to 100 % for a fraction, else what ``values`` span."""
+    """The axis of a score, with its levels as lines: 0 to 100 % for a fraction, else what ``values`` span."""
     line, axis = (axes.axhline, axes.yaxis) if upright else (axes.axvline, axes.xaxis)
     limits, scale = (axes.set_ylim, axes.set_yscale) if upright else (axes.set_xlim, axes.set_xscale)
     if measure.metric.percent:
@@ -58,7 +58,8 @@ def score_axis(axes: Axes, measure: Measure, values: Sequence[Number], *, uprigh
         axis.set_major_locator(FixedLocator([0, 0.25, 0.5, 0.75, 1]))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
     else:
-        marks = [mark for mark in (measure.chance, measure.goal) if mark is not None and isfinite(mark)]
+        levels = [score for _, score in measure.levels]
+        marks = [mark for mark in (measure.chance, measure.goal, *levels) if mark is not None and isfinite(mark)]
         finite = [value for value in (*values, *marks) if isfinite(value)]
         if finite and min(finite) > 0 and max(finite) > 20 * min(finite):
             scale("log")
@@ -68,7 +69,8 @@ def score_axis(axes: Axes, measure: Measure, values: Sequence[Number], *, uprigh
             low, high = min(finite, default=0.0), max(finite, default=1.0)
             aside = 0.06 * (high - low) or 0.1 * abs(high) or 1.0
             limits(low - aside, high + aside)
-    for mark, name, dashes in ((measure.chance, "chance", (0, (4, 3))), (measure.goal, "solved", (0, (1, 2)))):
+    faint = [(score, name, (0, (1, 5))) for name, score in measure.levels]
+    for mark, name, dashes in ((measure.chance, "chance", (0, (4, 3))), (measure.goal, "solved", (0, (1, 2))), *faint):
         if mark is None or not isfinite(mark):
             continue
         line(mark, color=QUIET, lw=1, ls=dashes, zorder=1.5)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ...metrics import Metric
+from ...metrics import Metric, Plateau
 from ...solved import order_rank, percent
 from ..collect import Group, Run
 from ..statistics import rule, score_interval, solved_count
@@ -11,11 +11,19 @@ from ..statistics import rule, score_interval, solved_count
 
 @dataclass(frozen=True)
 class Measure:
-    """How to read a score. ``goal``: the score that counts as solved."""
+    """How to read a score. ``goal``: the score that counts as solved; ``constant``: that of a constant answer."""
 
     metric: Metric
     chance: float | None
     goal: float | None
+    constant: float | None = None
+    plateaus: Sequence[Plateau] = ()
+
+    @property
+    def levels(self) -> list[tuple[str, float]]:
+        """Names and scores to draw beside chance and goal."""
+        constant = [] if self.constant in (None, self.chance) else [("constant", self.constant)]
+        return [*constant, *((plateau.memory, plateau.score) for plateau in self.plateaus)]
 
 
 @dataclass(frozen=True)
@@ -58,7 +66,7 @@ class Curves:
 
 def measure(group: Group, threshold: float | None) -> Measure:
     run = group.first
-    return Measure(run.metric, run.chance, rule(run, threshold))
+    return Measure(run.metric, run.chance, rule(run, threshold), run.constant, run.plateaus)
 
 
 def point(length: int, runs: Sequence[Run], threshold: float | None, *, at: int | None = None) -> Point:

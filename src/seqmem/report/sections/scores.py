@@ -23,7 +23,14 @@ def about(task: TaskRuns) -> str:
     first = task.first
     sentences = []
     if first.chance is not None:
-        sentences.append(f"Without a memory the {clean(first.metric.name, 40)} is {first.metric.text(first.chance)}.")
+        known = [f"{first.metric.text(first.chance)}"]
+        if first.constant not in (None, first.chance):
+            known.append(f"{first.metric.text(first.constant)} for a constant answer")
+        known += [f"{first.metric.text(one.score)} with {clean(one.memory, 40)}" for one in first.plateaus]
+        sentences.append(f"Without a memory the {clean(first.metric.name, 40)} is {listing(known)}.")
+    runs = [run for group in task.groups for length in group.lengths for run in group.at(length)]
+    notes = dict.fromkeys(run.environment.get("held_out") for run in runs)
+    sentences += [f"Held out: {clean(note, 120)}." for note in notes if note is not None]
     if goal := rule_text(first, task.threshold):
         sentences.append(f"A run has solved it with {goal}.")
     steps = extremes(run.steps for group in task.groups for length in group.lengths for run in group.at(length))
