@@ -1,5 +1,6 @@
 """Checks of faults that are too slow for tests; see scripts/check_faults."""
 
+import argparse
 import json
 import logging
 import os
@@ -16,20 +17,15 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import faults_damage as damage
+import faults_kills as kills
+from faults_shared import ROOT, TINY, Failed, numbers, only_run, require, warm
 
-ROOT = Path(__file__).resolve().parents[1]
 OLDER = {
     "a2cab4e": "before the native kernels",
     "853ab1e": "before parallel sweeps",
 }
 """Commits of this repository; runs of their seqmem must stay readable."""
-
-TINY = (
-    "seq_len=8", "cell.hidden_size=4", "batch_size=4", "embed_size=4", "log_every=2", "evaluate.sequences=8",
-    "evaluate.every=4", "evaluate.lengths=[8]", "trace.every=2", "trace.sequences=2", "checkpoint_every=2",
-    "device=cpu",
-)  # fmt: skip
 
 KILLED_AT_30 = """\
 import os, signal, sys
@@ -48,10 +44,6 @@ if os.environ.get("KILLED"):
     Recorder.save = save
 sys.exit(main())
 """
-
-
-class Failed(Exception):
-    """A claim does not hold; the message says what was observed."""
 
 
 class Command:
@@ -77,30 +69,10 @@ class Command:
         return self
 
 
-def require(condition: bool, otherwise: str) -> None:
-    if not condition:
-        raise Failed(otherwise)
-
-
-def only_run(folder: Path) -> Path:
-    runs = [path.parent for path in folder.rglob("config.json")]
-    require(len(runs) == 1, f"{len(runs)} runs below {folder}")
-    return runs[0]
-
-
-def numbers(run: Path) -> tuple[bytes, bytes, dict[str, Any]]:
-    """(metrics, traces, result) of a finished run, without times and versions."""
-    result = json.loads((run / "result.json").read_text())
-    lasting = {key: x for key, x in result.items() if key not in ("seconds", "steps_per_second", "versions")}
-    with np.load(run / "gradients.npz") as stored:
-        traces = b"".join(stored[name].tobytes() for name in stored.files)
-    return (run / "metrics.jsonl").read_bytes(), traces, lasting
-
-
 # Older versions
 
 
-def older(commit: str, folder: Path) -> str:
+def older(folder: Path, commit: str) -> str:
     archived = subprocess.run(["git", "archive", commit], cwd=ROOT, capture_output=True, check=False)
     require(archived.returncode == 0, f"git has no commit {commit} here: a checkout with its history is needed")
     source = folder / commit
@@ -286,22 +258,55 @@ def mistyped(folder: Path) -> str:
     return done.stdout.strip()
 
 
+def slow_checks() -> dict[str, tuple[Any, ...]]:
+    return {
+        "runs killed at random": (kills.killed_runs, 9, 6),
+        "sweeps killed at random": (kills.killed_sweeps, 3, 3),
+        "seqmem.train from threads": (kills.threads, 6),
+        "code edited in mid-sweep, one worker": (kills.edited_code, 1),
+        "code edited in mid-sweep, two workers": (kills.edited_code, 2),
+        "damaged files of a finished run, every verb": (damage.finished_runs, 3, 7, 10),
+        "damaged files of a stopped run, resumed": (damage.stopped_runs, 8, 7),
+        "hostile names": (damage.hostile_names,),
+        "a stranger's run": (damage.strangers,),
+        "command lines from a grammar": (mistyped,),
+        **{f"runs made by {commit} ({what})": (older, commit) for commit, what in OLDER.items()},
+        "a full disk in mid-run": (full_disk,),
+        "a full disk in mid-sweep": (full_disk_in_a_sweep,),
+        "TensorBoard's table of a sweep": (hparams,),
+    }
+
+
+def quick_checks() -> dict[str, tuple[Any, ...]]:
+    """A small number of each kind that takes no time and no rights."""
+    return {
+        "runs killed at random": (kills.killed_runs, 1, 2),
+        "seqmem.train from threads": (kills.threads, 2),
+        "damaged files of a finished run, some verbs": (damage.finished_runs, 1, 0, 1),
+        "damaged files of a stopped run, resumed": (damage.stopped_runs, 1, 0),
+        "a stranger's run": (damage.strangers,),
+    }
+
+
 def main() -> int:
+    parser = argparse.ArgumentParser(prog="scripts/check_faults", description="Checks of faults, and a verdict.")
+    parser.add_argument("--quick", action="store_true", help="a few cases of most kinds: ten seconds on two free cores")
+    parser.add_argument("--only", metavar="WORDS", default="", help="only the claims that begin with these words")
+    options = parser.parse_args()
+    checks = quick_checks() if options.quick else slow_checks()
+    checks = {claim: check for claim, check in checks.items() if claim.startswith(options.only)}
+    if not checks:
+        parser.error(f"no claim begins with {options.only!r}")
     bad = []
     with tempfile.TemporaryDirectory(prefix="seqmem-faults-") as name:
-        checks = {
-            "command lines from a grammar": (mistyped,),
-            **{f"runs made by {commit} ({what})": (older, commit) for commit, what in OLDER.items()},
-            "a full disk in mid-run": (full_disk,),
-            "a full disk in mid-sweep": (full_disk_in_a_sweep,),
-            "TensorBoard's table of a sweep": (hparams,),
-        }
+        os.environ["XDG_STATE_HOME"] = str(Path(name) / "state")
+        warm()
         for place, (claim, (check, *arguments)) in enumerate(checks.items()):
             folder = Path(name) / str(place)
             folder.mkdir()
             start = time.monotonic()
             try:
-                verdict = f"ok: {check(*arguments, folder)}"
+                verdict = f"ok: {check(folder, *arguments)}"
             except Failed as why:
                 verdict = f"FAILED: {why}"
                 bad.append(claim)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from .directory import RunDirectory
-from .files import CHECKSUMS, LOCK, PARTIAL, PROBES, STATUS, RunError, open_regular, read_json, write_json
+from .files import CHECKSUMS, LOCK, PARTIAL, PROBES, RESULT, STATUS, RunError, open_regular, read_json, write_json
 
 Checksum = partial(blake2b, digest_size=16)
 
@@ -87,11 +87,14 @@ def verify(run: RunDirectory) -> Verified:
     """Compare a finished run's files with their checksums.
 
     Raises:
-        RunError: ``checksums.json`` cannot be read.
+        RunError: ``checksums.json`` or ``status.json`` cannot be read.
     """
-    if not run.finished:
-        return Verified(run, "not finished")
     sums = read_json(run.file(CHECKSUMS))
+    if not run.finished:
+        status = run.status() if sums else None
+        if status is None or status.state != "finished" or status.alive:
+            return Verified(run, "not finished")
+        return Verified(run, "altered", (f"{RESULT} is missing, although the run has finished",))
     if sums is None:
         return Verified(run, "no checksums")
     faults = []
