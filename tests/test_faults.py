@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import seqmem
 from commandline import TINY, Completed, assert_same_numbers, composed, train
-from seqmem.cli.config.choose import finished_runs
+from seqmem.cli.config.choose import finished_runs, run_of_another_task
 from seqmem.record.events import GrowingFile, whole_records
 from seqmem.report.collect import collect
 from seqmem.runs.directory import RunDirectory
@@ -209,6 +209,14 @@ def test_a_damaged_run_hides_no_other(typed: Typed, run: Path, name: str, plant:
         assert [each.path.name for each in usable] == ["another"]
         with pytest.raises(RunError, match="cannot be read"):
             finished_runs([str(run)])
+
+
+def test_a_run_without_a_task_hides_no_other(run: Path) -> None:
+    copytree(run, run.parent / "another")
+    overflowing(run / "config.json")
+    usable, _ = finished_runs(["outputs"])
+    assert [each.path.name for each in usable] == ["another"]
+    assert run_of_another_task(usable) is None
 
 
 def test_an_array_takes_no_more_memory_than_its_file(tmp_path: Path) -> None:

@@ -118,7 +118,7 @@ def finished_runs(names: Sequence[str]) -> tuple[list[RunDirectory], list[LeftOu
             raise RunError(f"{name}: none of its {len(runs)} runs is finished; seqmem train goes on with them")
         if len(finished) < len(runs):
             left_out.append(LeftOut(name, len(runs) - len(finished), len(runs)))
-        usable = readable(finished, lambda run: (run.config(), run.result()))
+        usable = readable(finished, lambda run: (task_settings(run), run.result()))
         by_path |= {run.path.resolve(): run for run, _ in usable}
     return list(by_path.values()), left_out
 
