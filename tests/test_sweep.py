@@ -157,8 +157,7 @@ def test_ctrl_c_in_the_closing_measurements(
     assert len(results(tmp_path)) == 2
 
 
-@pytest.mark.parametrize("launcher", ["local", "basic"])
-@pytest.mark.parametrize("where", ["typed", "file"])
+@pytest.mark.parametrize(("where", "launcher"), [("typed", "local"), ("file", "basic")])
 def test_an_interpolation_is_resolved_for_each_job(
     where: str, launcher: str, tmp_path: Path, typed: Callable[..., Completed]
 ) -> None:
