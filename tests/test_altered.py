@@ -144,6 +144,13 @@ def test_verify_reads_nothing_outside_the_run(run: Path) -> None:
         verify(RunDirectory(run))
 
 
+def test_settings_of_the_machine_are_refused_where_the_run_is_finished_already(run: Path, typed: Typed) -> None:
+    assert run.exists()
+    typed("train", *LSTM, "device=gpuu").refuses("device=gpuu: must be auto, cpu, cuda or cuda:N", code=2)
+    typed("train", *LSTM, "threads=0").refuses("threads=0: must be at least 1, or auto", code=2)
+    typed("train", *LSTM, "checkpoint_every=0").refuses("checkpoint_every=0: must be at least 1", code=2)
+
+
 # A result that is replaced
 
 

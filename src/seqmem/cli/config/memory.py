@@ -20,8 +20,8 @@ _LARGE = 1024
 _USUAL = 5
 """A training takes about this multiple of the lower bound: gates, gradients, buffers."""
 
-_ADAM = 4
-"""Numbers kept for each weight: itself, its gradient and two means."""
+_KEPT = 2
+"""Numbers kept for each weight at least: itself and its gradient. Adam keeps two more."""
 
 
 def refuse(config: "RunConfig", free: int | None, count_parameters: Callable[[int], int]) -> list[str]:
@@ -73,10 +73,10 @@ def _needs(config: "RunConfig", count_parameters: Callable[[int], int]) -> list[
     needs: list[tuple[str, int, Advice]] = []
     params = config.cell.get("params")
     if params is not None:
-        needs.append((f"cell.params={params}", _whole(params) * number * _ADAM, lambda _: ": take fewer"))
+        needs.append((f"cell.params={params}", _whole(params) * number * _KEPT, lambda _: ": take fewer"))
         size = 1  # not known yet
     elif size >= _LARGE:
-        weights = _at(size, count_parameters) * number * _ADAM
+        weights = _at(size, count_parameters) * number * _KEPT
         needs.append((f"cell.hidden_size={size}", weights, lambda _: ": take a smaller one"))
     # A token is 8 bytes; every layer keeps its output for the backward pass.
     kept = config.seq_len
@@ -155,10 +155,21 @@ def _control_groups(root: Path = Path("/sys/fs/cgroup")) -> list[int]:
             except (OSError, ValueError):  # no such group here, or no limit: "max"
                 limit, used = 0, 0
             if 0 < limit < 1 << 60:
-                free.append(max(0, limit - used))
+                free.append(max(0, limit - used + _file_cache(place)))
             if place == base:
                 break
     return free
+
+
+def _file_cache(group: Path) -> int:
+    """Bytes of files that the system caches in a control group, and gives back when memory is asked for."""
+    try:
+        lines = [line.split() for line in (group / "memory.stat").read_text().splitlines()]
+    except OSError:
+        return 0
+    known = {name: int(value) for name, value in lines if value.isdigit()}
+    prefix = "total_" if "total_active_file" in known else ""  # version 1
+    return known.get(f"{prefix}active_file", 0) + known.get(f"{prefix}inactive_file", 0)
 
 
 def _text(size: int) -> str:
