@@ -60,7 +60,7 @@ def _under_probes(value: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _of_any_definition(value: Mapping[str, Any]) -> dict[str, Any]:
-    """Of the gradient's numbers those that did not change their meaning.
+    """Numbers of the gradient that did not change their meaning.
 
     They became relative to one step back from the answer, and a half-life a matter of a straight line. All follow from
     the traces, which are compared bit by bit.

@@ -65,7 +65,7 @@ FLAGS = (
 PATHS = (
     ".", "..", "../..", "", " ", "nowhere", "outputs", "outputs/pronoun", "empty", "file.txt", "broken", "/dev/null",
     "/proc/self/mem",
-    "loop", "-", "--", "ü", "🙂", "'", '"', "\x1b[2J", "\u202egnp", "a" * 300, "*", "file.txt/x", "\n", "~", "~nobody",
+    "loop", "-", "--", "ü", "🙂", "'", '"', "\x1b[2J", "\u202egnp", "a" * 300, "*", "file.txt/x", "\n", "~", "~none",
 )  # fmt: skip
 
 VERBS = {

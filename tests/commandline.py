@@ -47,6 +47,9 @@ TINY = (
 )  # fmt: skip
 """A run of a tenth of a second once torch is imported. For tasks whose shortest length is 8 or less."""
 
+LSTM = (*TINY, "cell=lstm", "device=cpu", "quiet=true")
+"""The run of the fixture ``finished``."""
+
 OWN_CELLS = '''\
 import torch
 from torch import nn

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from itertools import takewhile
 from pathlib import Path
+from shutil import copytree
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from hypothesis import HealthCheck, settings
 import checked_calls
 import compilers
 import quick_hydra
-from commandline import Completed
+from commandline import LSTM, Completed
 
 torch.set_num_threads(1)
 _state = tempfile.TemporaryDirectory()
@@ -53,6 +54,23 @@ def _own_modules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     for name in list(takewhile(lambda name: name != newest, reversed(sys.modules))):
         if str(tmp_path_factory.getbasetemp()) in str(getattr(sys.modules[name], "__file__", None)):
             del sys.modules[name]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run, shared by the module: read-only."""
+    from seqmem import train
+
+    return train(*LSTM, outputs=tmp_path_factory.mktemp("one")).path
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the finished run in outputs/ of the current directory."""
+    monkeypatch.chdir(tmp_path)
+    place = Path(tmp_path, "outputs", *finished.parts[-3:])
+    copytree(finished, place)
+    return place
 
 
 @pytest.fixture

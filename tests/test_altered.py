@@ -11,31 +11,14 @@ from shutil import copytree
 import pytest
 import torch
 
-import seqmem
-from commandline import SIGNALLED, TINY, Completed, assert_same_numbers, composed, forked, only_run, train
+from commandline import LSTM, SIGNALLED, Completed, assert_same_numbers, composed, forked, only_run, train
 from seqmem.record.recorder import Recorder
 from seqmem.runs.checksums import verify
 from seqmem.runs.directory import RunDirectory, find_runs
 from seqmem.runs.files import RunError, written_atomically
 
 Typed = Callable[..., Completed]
-LSTM = (*TINY, "cell=lstm", "device=cpu", "quiet=true")
 GROWN = ("metrics.jsonl", "events.out.tfevents.0.seqmem", "gradients.npz")
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run, shared by the module: read-only."""
-    return seqmem.train(*LSTM, outputs=tmp_path_factory.mktemp("one")).path
-
-
-@pytest.fixture
-def run(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the finished run in outputs/ of the current directory."""
-    monkeypatch.chdir(tmp_path)
-    place = Path(tmp_path, "outputs", *finished.parts[-3:])
-    copytree(finished, place)
-    return place
 
 
 def flip(path: Path, at: int) -> None:

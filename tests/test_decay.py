@@ -165,7 +165,7 @@ def test_a_line_through_noise_is_numpys() -> None:
 
 
 def test_the_readmes_lstm() -> None:
-    """Of seed 3: 12.8 % after one step, 7.5 % at 13 back, 12.9 % at the first word, relative to the readout."""
+    """Profile of seed 3: 12.8 % after one step, 7.5 % at 13 back, 12.9 % at the first word, relative to the readout."""
     back = np.interp(np.arange(50), [0, 1, 2, 5, 13, 20, 49], [1, 0.1279, 0.0903, 0.0788, 0.075, 0.0788, 0.1288])
     fit = decay(back)
     assert fit.in_words("word") == "stays between 58.6 % (13 back) and 101 %"

@@ -13,7 +13,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import seqmem
-from commandline import TINY, Completed, assert_same_numbers, composed, train
+from commandline import LSTM, Completed, assert_same_numbers, composed, train
 from seqmem.cli.config.choose import finished_runs, run_of_another_task
 from seqmem.record.events import GrowingFile, whole_records
 from seqmem.report.collect import collect
@@ -22,22 +22,6 @@ from seqmem.runs.files import RunError, write_atomically
 from seqmem.runs.traces import read_stored
 
 Typed = Callable[..., Completed]
-LSTM = (*TINY, "cell=lstm", "device=cpu", "quiet=true")
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run, shared by the module: read-only."""
-    return seqmem.train(*LSTM, outputs=tmp_path_factory.mktemp("one")).path
-
-
-@pytest.fixture
-def run(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the finished run in outputs/ of the current directory."""
-    monkeypatch.chdir(tmp_path)
-    place = Path(tmp_path, "outputs", *finished.parts[-3:])
-    copytree(finished, place)
-    return place
 
 
 def half(content: bytes) -> bytes:

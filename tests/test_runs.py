@@ -223,7 +223,7 @@ def earlier_run(folder: Path, numbers: Mapping[str, Any] = EARLIER) -> RunDirect
     ids=["earlier version", "a word", "null", "cut"],
 )
 def test_the_gradients_numbers_are_made_of_the_traces(tmp_path: Path, stored: Mapping[str, Any]) -> None:
-    """Of an earlier version, and where they are damaged."""
+    """Results of an earlier version, and damaged ones."""
     run = earlier_run(tmp_path / "run", stored)
     gradient = read(run).probes["gradient"]
     assert set(gradient["end"]) == {"state", "hidden", "cell", "input"}

@@ -1,4 +1,4 @@
-"""A run that somebody sent names a class: nothing of it is executed before the user says so."""
+"""A run from a stranger names a class: nothing of it is executed before the user says so."""
 
 import io
 import json

@@ -142,7 +142,7 @@ class Solved:
         return True if self.n - self.k < rank else False if self.k < rank else None
 
     def interval(self) -> tuple[float, float]:
-        """Of the share of all seeds that would solve it."""
+        """Interval of the share of all seeds that would solve it."""
         return share_interval(self.k, self.n)
 
     @property

@@ -119,7 +119,7 @@ class GrowingFile:
 
     @property
     def checksum(self) -> str:
-        """Of everything that was flushed."""
+        """Checksum of all bytes that were flushed."""
         return self._checksum.hexdigest()
 
     def verify(self) -> None:

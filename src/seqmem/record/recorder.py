@@ -89,7 +89,7 @@ class _Log:
             self.flush()
 
     def checksums(self) -> dict[str, Any]:
-        """Of the files up to here; call it after their positions."""
+        """Checksums of the files up to here; call it after their positions."""
         traces = {probe: file.checksum for probe, file in self.traces.items()}
         return {"metrics": self.metrics.checksum, "events": self.events.checksum, "traces": traces}
 

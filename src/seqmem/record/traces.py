@@ -111,7 +111,7 @@ class TraceFile:
 
     @property
     def checksum(self) -> str | None:
-        """Of the growing file, after ``sync``; None: there is none."""
+        """Checksum of the growing file, after ``sync``; None: there is none."""
         return self._file.checksum if self._file is not None else None
 
     def verify(self) -> None:

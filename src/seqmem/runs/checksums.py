@@ -1,7 +1,7 @@
 """Checksums of a run's files: a byte that changed on a disk or in a copy is noticed.
 
 A checkpoint holds those of what it counts on, ``checksums.json`` those of all files of a finished run. They tell of
-accidents. They are no signature: whoever rewrites a file on purpose can rewrite its checksum.
+accidents. They are no signature: an attacker who rewrites a file can rewrite its checksum.
 """
 
 from collections.abc import Mapping

@@ -93,8 +93,11 @@ class Task(ABC):
         return Space()
 
     def fold(self, inputs: Shaped[Tensor, "T B ..."]) -> Int[Tensor, " B"]:
-        """Which of the folds of ``space`` each sequence belongs to: a function of its content, on the CPU."""
-        raise NotImplementedError(f"task={self.name} has no folds")
+        """Which of the folds of ``space`` each sequence belongs to: a function of its content, on the CPU.
+
+        By default the first: a space has one fold unless its task says otherwise.
+        """
+        return torch.zeros(inputs.shape[1], dtype=torch.long)
 
     def check(self, batch_size: int, seq_len: int) -> None:
         """Raise ValueError if ``sample`` cannot draw a batch of this size."""

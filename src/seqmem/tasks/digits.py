@@ -16,7 +16,7 @@ a sequence, and permuting it, is from Le, Jaitly & Hinton 2015.
 
 36 pictures of each digit are for the final scores alone, 18 for the looks during training (360 and 180 in all);
 training draws from the other 1,257. The same people wrote all parts. A digit is drawn uniformly, then a picture of that
-digit: a constant answer scores 1/10, and so does whoever sees the last input alone, if that is a blank.
+digit: a constant answer scores 1/10, and so does the last input alone, if that is a blank.
 
 Where the last input is a part of the picture it tells something: LAST_INPUT has how much, measured. A Parzen window (a
 Gaussian kernel around the last input of every training picture, its width the best for the validation part) scores that

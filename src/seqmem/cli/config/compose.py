@@ -43,7 +43,7 @@ def configuration(run: RunDirectory, *, trusted: bool = False) -> RunConfig:
     """A run's configuration, from its directory.
 
     Args:
-        trusted: the classes that it names may be imported, whoever wrote them.
+        trusted: the classes that it names may be imported without a check of their author.
 
     Raises:
         RunError: this is not a run's directory; or its classes are not found, or not those that the run was made with.

@@ -1,4 +1,4 @@
-"""Whose code is executed: a run's configuration may name classes, and whoever sent the run has chosen them.
+"""Trust in code that a run names: its configuration may come from a stranger, who has chosen the classes in it.
 
 Code that this user has trained with, or has admitted once, is known by a hash of its source. Any other is imported only
 after ``--trust`` or a question.

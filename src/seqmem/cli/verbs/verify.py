@@ -21,7 +21,7 @@ def main(args: Sequence[str]) -> int:
         prog="seqmem verify",
         description="Compare every file of finished runs with the checksum that the run wrote: a damaged disk or copy, "
         "or an edited file, is named. Exit code 0: all are the same; 1: something was altered or cannot be read.",
-        epilog="example: seqmem verify outputs. Checksums tell of accidents: whoever rewrites a file on purpose can "
+        epilog="example: seqmem verify outputs. Checksums tell of accidents: an attacker who rewrites a file can "
         "rewrite its checksum, too.",
     )
     parser.add_argument("runs", metavar="RUN", nargs="*", help="a run, or a folder of runs (default: outputs/)")
