@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 
 from seqmem.decay import DESCRIPTIONS, Decay
 from seqmem.metrics import metric_called
@@ -192,9 +193,20 @@ def run_directory(
 
 
 def write_status(path: Path, state: State, *, step: int = 50, error: str | None = None, pid: int = 0) -> None:
-    """Write what a run's process on this machine wrote last. ``pid``: 0 is this process."""
+    """Write what a run's process on this machine wrote last. ``pid``: 0 is this process, which works in ``path``."""
     fields = {"state": state, "step": step, "error": error, "pid": pid or os.getpid(), "host": socket.gethostname()}
     write(path / "status.json", fields)
+    if not pid and state == "running":
+        work_in(path)
+
+
+def work_in(path: Path) -> None:
+    """Hold a run's lock until this process ends."""
+    _HELD.append(FileLock(path / "run.lock"))
+    _HELD[-1].acquire(timeout=0)
+
+
+_HELD: list[FileLock] = []
 
 
 def ended_process() -> int:

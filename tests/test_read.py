@@ -805,7 +805,7 @@ def test_runs_that_cannot_be_read(runs: dict[str, Path], run_read: Command, tmp_
         return Path(shutil.copytree(runs["rnn"], tmp_path / name / "run"))
 
     (copy("unfinished") / "result.json").unlink()
-    run_read(tmp_path / "unfinished").refuses("is not finished (running at step 1)", code=1, verb="read")
+    run_read(tmp_path / "unfinished").refuses("is not finished (killed at step 1)", code=1, verb="read")
     (copy("weightless") / "checkpoint.pt").unlink()
     run_read(tmp_path / "weightless").refuses("lacks its checkpoint.pt", code=1, verb="read")
     (copy("damaged") / "checkpoint.pt").write_bytes(b"PK\x03\x04 half a file")

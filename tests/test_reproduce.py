@@ -197,5 +197,5 @@ def test_refusals_to_reproduce(typed: Typed, tmp_path: Path) -> None:
     (run / "gradients.npz").write_bytes(b"garbage")
     check("gradients.npz cannot be read", str(run), "--out", "outputs-reproduced/1")
     (run / "result.json").unlink()
-    check("is not finished (running at step 6): train it to the end first", str(run))
+    check("is not finished (killed at step 6): train it to the end first", str(run))
     assert run.exists()

@@ -1,7 +1,10 @@
 """Every way of looking at a run says the same of it: `show`, `sweep status`, `report`, the launcher and the library."""
 
 import json
+import os
 import socket
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,14 +16,16 @@ import numpy as np
 import pytest
 
 from commandline import Completed
-from made_up import decay_of, ended_process, run_directory, write, write_status
+from made_up import decay_of, ended_process, run_directory, work_in, write, write_status
 from seqmem import RunDirectory
 from seqmem.cli.config.choose import finished_result
 from seqmem.cli.launch import sweep
 from seqmem.report.collect import collect
+from seqmem.runs import directory
 from seqmem.runs.compare import compare
 from seqmem.runs.directory import State, find_runs
 from seqmem.runs.files import RunError, plain_json, read_json, read_lines
+from seqmem.runs.lock import is_held, may_be_shared
 from seqmem.runs.result import StoredResult
 from seqmem.runs.summary import read
 
@@ -45,10 +50,18 @@ def finished_without_a_result(path: Path) -> None:
     unfinished(path, "finished", pid=ended_process())
 
 
-def on_another_host(path: Path) -> None:
-    unfinished(path, "running")
+def on_another_host(path: Path, *, held: bool) -> None:
+    unfinished(path, "running", pid=ended_process())
     status = json.loads((path / "status.json").read_text())
-    write(path / "status.json", {**status, "host": "elsewhere", "pid": ended_process()})
+    write(path / "status.json", {**status, "host": "elsewhere"})
+    if held:
+        work_in(path)
+
+
+def without_asking(path: Path, pid: int) -> None:
+    """The lock cannot be asked: its file is none."""
+    unfinished(path, "running", pid=pid)
+    (path / "run.lock").symlink_to("run.lock")
 
 
 def cut_off(path: Path, file: str) -> None:
@@ -62,8 +75,12 @@ CASES = {
     "finished": Case("finished", run_directory),
     "not started": Case("not started", lambda path: run_directory(path, None)),
     "running": Case("running", lambda path: unfinished(path, "running")),
-    "running elsewhere": Case("running", on_another_host),
+    "running elsewhere": Case("running", lambda path: on_another_host(path, held=True)),
+    "running, if its id is believed": Case("running", lambda path: without_asking(path, os.getpid())),
     "killed": Case("killed", lambda path: unfinished(path, "running", pid=ended_process())),
+    "killed, its id used again": Case("killed", lambda path: unfinished(path, "running", pid=os.getpid())),
+    "killed under another host's name": Case("killed", lambda path: on_another_host(path, held=False)),
+    "killed, if its id is believed": Case("killed", lambda path: without_asking(path, ended_process())),
     "killed at the end": Case("killed", finished_without_a_result),
     "interrupted": Case("interrupted", lambda path: unfinished(path, "interrupted", pid=ended_process())),
     "failed": Case("failed", lambda path: unfinished(path, "failed", error="OSError: no luck", pid=ended_process())),
@@ -130,6 +147,53 @@ def test_reading_needs_no_lock(tmp_path: Path, typed: Typed) -> None:
         assert "1 running" in typed("sweep", "status").out
         with pytest.raises(RunError, match=f"in use by another seqmem .process .* on {socket.gethostname()}"):
             RunDirectory(path).locked().__enter__()
+
+
+@pytest.mark.parametrize(("idle", "state"), [(60, "running"), (3600, "killed")])
+def test_a_lock_that_another_host_does_not_see(
+    idle: float, state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a file system that both have mounted, what a run of another host writes tells that it is at work."""
+    monkeypatch.setattr(directory, "may_be_shared", lambda _: True)
+    on_another_host(tmp_path / "run", held=False)
+    then = time.time() - idle
+    os.utime(tmp_path / "run" / "status.json", (then, then))
+    assert RunDirectory(tmp_path / "run").state == state
+
+
+@pytest.mark.parametrize(
+    ("kind", "shared"),
+    [("nfs4", True), ("lustre", True), ("fuse.sshfs", True), ("ext4", False), ("overlay", False), ("tmpfs", False)],
+)
+def test_file_systems_that_several_machines_mount(kind: str, shared: bool, tmp_path: Path) -> None:
+    device = tmp_path.stat().st_dev
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(
+        f"22 27 0:4095 / /proc rw - nfs server rw\n"
+        f"30 27 {os.major(device)}:{os.minor(device)} / /a\\040b rw,relatime shared:1 - {kind} /dev/x rw\n"
+    )
+    assert may_be_shared(tmp_path, mounts) == shared
+    assert not may_be_shared(tmp_path, tmp_path / "none")
+
+
+def test_asking_for_the_lock_keeps_no_writer_out(tmp_path: Path) -> None:
+    run, stop = RunDirectory(run_directory(tmp_path / "run", None)), threading.Event()
+    with run.locked():
+        pass
+
+    def ask() -> None:
+        while not stop.is_set():
+            is_held(run.path / "run.lock")
+
+    asker = threading.Thread(target=ask)
+    asker.start()
+    try:
+        for _ in range(50):
+            with run.locked():
+                assert is_held(run.path / "run.lock")
+    finally:
+        stop.set()
+        asker.join()
 
 
 # What was measured

@@ -92,7 +92,7 @@ def verify(run: RunDirectory) -> Verified:
     sums = read_json(run.file(CHECKSUMS))
     if not run.finished:
         status = run.status() if sums else None
-        if status is None or status.state != "finished" or status.alive:
+        if status is None or status.state != "finished" or run.in_use(status):
             return Verified(run, "not finished")
         return Verified(run, "altered", (f"{RESULT} is missing, although the run has finished",))
     if sums is None:

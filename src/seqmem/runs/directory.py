@@ -20,8 +20,9 @@ at the last checkpoint. So a reader never sees a half-written file.
 import os
 import shutil
 import socket
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -31,6 +32,7 @@ from filelock import FileLock, Timeout
 from ..metrics import Metric
 from . import files
 from .files import RunError, read_json, read_lines, write_json
+from .lock import is_held, may_be_shared
 from .result import StoredResult, measured_row, read_result, whole
 from .traces import Gradients, read_growing, read_stored
 
@@ -46,6 +48,9 @@ _MATHEMATICS = (
     "_LinAlgError",
 )  # fmt: skip
 """Errors by which a model itself fails: a result, unlike a full disk or a mistake in the code."""
+
+_SILENCE = 600
+"""Seconds without a write after which a process on another host is taken for gone, where its lock cannot be seen."""
 
 
 class RunDirectory:
@@ -66,7 +71,7 @@ class RunDirectory:
 
     @property
     def state(self) -> State:
-        """The state of the run. A process on another host is assumed alive.
+        """The state of the run.
 
         Raises:
             RunError: the status cannot be read.
@@ -78,7 +83,26 @@ class RunDirectory:
             return "not started"
         # "finished" is written just before result.json: without a result the process is alive or was killed.
         state = "running" if status.state == "finished" else status.state
-        return "killed" if state == "running" and not status.alive else state
+        return "killed" if state == "running" and not self.in_use(status) else state
+
+    def in_use(self, status: "Status") -> bool:
+        """A process is at work in the directory: it holds the lock. Another may have its id by now, or its host another
+        name, as containers do.
+
+        The locks of a file system that several machines mount may be each machine's own: there, a run of another host
+        is believed as long as it writes something now and then.
+        """
+        held, elsewhere = is_held(self.file(files.LOCK)), status.host != socket.gethostname()
+        if held is None:
+            return elsewhere or _exists(status.pid)
+        return held or (elsewhere and may_be_shared(self.path) and self._written_lately())
+
+    def _written_lately(self) -> bool:
+        latest = 0.0
+        for name in (files.STATUS, files.METRICS, files.EVENTS, files.CHECKPOINT):
+            with suppress(OSError):
+                latest = max(latest, self.file(name).stat().st_mtime)
+        return time.time() - latest < _SILENCE
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -90,7 +114,7 @@ class RunDirectory:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = FileLock(self.file(files.LOCK))
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=0.5, poll_interval=0.02)  # a reader that asks who holds it has it for an instant
         except Timeout:
             status = self.status()
             who = f" (process {status.pid} on {status.host})" if status else ""
@@ -282,13 +306,9 @@ class Status:
         """
         return self.state == "failed" and (self.error or "").partition(":")[0] in _MATHEMATICS
 
-    @property
-    def alive(self) -> bool:
-        """False if the process was on this machine and is gone."""
-        return self.host != socket.gethostname() or _alive(self.pid)
 
-
-def _alive(pid: int) -> bool:
+def _exists(pid: int) -> bool:
+    """A process of this machine has the id."""
     if os.name != "posix":  # on Windows, os.kill(pid, 0) kills the process
         return True
     try:
