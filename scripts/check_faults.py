@@ -19,6 +19,7 @@ from typing import Any
 
 import faults_damage as damage
 import faults_kills as kills
+import faults_links as links
 from faults_shared import ROOT, TINY, Failed, numbers, only_run, require, warm
 
 OLDER = {
@@ -269,6 +270,8 @@ def slow_checks() -> dict[str, tuple[Any, ...]]:
         "damaged files of a stopped run, resumed": (damage.stopped_runs, 8, 7),
         "hostile names": (damage.hostile_names,),
         "a stranger's run": (damage.strangers,),
+        "links below a folder of runs": (links.trees, 12),
+        "planted links": (links.planted,),
         "command lines from a grammar": (mistyped,),
         **{f"runs made by {commit} ({what})": (older, commit) for commit, what in OLDER.items()},
         "a full disk in mid-run": (full_disk,),
@@ -285,6 +288,7 @@ def quick_checks() -> dict[str, tuple[Any, ...]]:
         "damaged files of a finished run, some verbs": (damage.finished_runs, 1, 0, 1),
         "damaged files of a stopped run, resumed": (damage.stopped_runs, 1, 0),
         "a stranger's run": (damage.strangers,),
+        "links below a folder of runs": (links.trees, 1),
     }
 
 

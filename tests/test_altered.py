@@ -197,6 +197,19 @@ def test_a_run_writes_through_no_link(name: str, run: Path, tmp_path: Path) -> N
     assert victim.read_text() == "mine"
 
 
+@pytest.mark.parametrize("name", ["before", "before.partial", "probes", "probes.partial"])
+def test_a_run_writes_into_no_linked_folder(name: str, run: Path, tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "mine.partial").write_text("mine")
+    (run / name).symlink_to(precious)
+    directory = RunDirectory(run)
+    directory.keep_result()
+    directory.restart()
+    assert [path.name for path in precious.iterdir()] == ["mine.partial"]
+    assert RunDirectory(run / "before").finished
+
+
 def test_leftovers_of_killed_writers_are_deleted(run: Path) -> None:
     (run / "result.json").unlink()
     (run / "status.json.partial").write_text("{")

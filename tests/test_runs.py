@@ -18,7 +18,7 @@ import pytest
 from commandline import Completed
 from made_up import decay_of, ended_process, run_directory, work_in, write, write_status
 from seqmem import RunDirectory
-from seqmem.cli.config.choose import finished_result
+from seqmem.cli.config.choose import find, finished_result
 from seqmem.cli.launch import sweep
 from seqmem.report.collect import collect
 from seqmem.runs import directory
@@ -194,6 +194,52 @@ def test_asking_for_the_lock_keeps_no_writer_out(tmp_path: Path) -> None:
     finally:
         stop.set()
         asker.join()
+
+
+# Where runs are
+
+
+def test_runs_behind_links_are_runs_and_each_is_one(tmp_path: Path, typed: Typed) -> None:
+    """Every view finds them where they were trained; a loop or a link that leads out adds none."""
+    outputs, disk, other = tmp_path / "outputs", tmp_path / "disk", tmp_path / "other"
+    for folder in (outputs, disk, other):
+        folder.mkdir()
+    (outputs / "pronoun").symlink_to(disk)  # a task on another disk, one of its cells on a third, one run elsewhere
+    (disk / "lstm").symlink_to("../other")
+    for cell, place in (("gru", disk / "gru" / "a"), ("lstm", other / "b"), ("rnn", tmp_path / "moved")):
+        run_directory(place, changes={"cell.name": cell})
+    (disk / "rnn").mkdir()
+    (disk / "rnn" / "c").symlink_to(tmp_path / "moved")
+    names = ["pronoun/gru/a", "pronoun/lstm/b", "pronoun/rnn/c"]
+    for link, target in {
+        "again": "pronoun", "up": "..", "root": "/", "self": ".", "loop": "loop", "nowhere": "missing",
+        "twice": str(disk / "gru"), "pronoun/back": "../outputs", "pronoun/lstm/round": str(disk),
+    }.items():  # fmt: skip
+        (outputs / link).symlink_to(target)
+    run_directory(tmp_path / "not below", changes={"seed": 3})
+
+    assert [str(run.path.relative_to(outputs)) for run in find_runs(outputs)] == names
+    assert "3 runs" in typed("show").out
+    assert [entry["path"] for entry in json.loads(typed("sweep", "status", "--json").out)["runs"]] == [
+        f"outputs/{name}" for name in names
+    ]
+    assert [entry["path"] for entry in json.loads(typed("verify", "--json").out)["runs"]] == [
+        f"outputs/{name}" for name in names
+    ]
+    assert sorted(str(run.path.relative_to(outputs)) for run in collect([outputs]).runs) == names
+    assert len(collect([outputs, disk, tmp_path / "moved"]).runs) == 3
+    assert typed("show", "pronoun/lstm").out.startswith("lstm on pronoun")
+    assert [str(run.path) for run in find("outputs/again")] == [
+        "outputs/again/gru/a",
+        "outputs/again/lstm/b",
+        "outputs/again/rnn/c",
+    ]
+
+
+def test_a_folder_has_its_own_name_before_that_of_a_link(tmp_path: Path) -> None:
+    run_directory(tmp_path / "outputs" / "z" / "run")
+    (tmp_path / "outputs" / "a").symlink_to(tmp_path / "outputs" / "z")
+    assert [run.path.parent.name for run in find_runs(tmp_path / "outputs")] == ["z"]
 
 
 # What was measured

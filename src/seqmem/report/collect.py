@@ -6,7 +6,6 @@ Axes: N traces, T timesteps, B sequences, K timesteps back from the answer, 0 th
 """
 
 import json
-import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,7 +20,7 @@ import numpy as np
 from ..decay import DESCRIPTIONS, log10_by_distance, relative
 from ..measurement import Description, Number
 from ..metrics import Metric, Plateau
-from ..runs.directory import RunDirectory, State
+from ..runs.directory import RunDirectory, State, walk
 from ..runs.files import CONFIG, RESULT, RunError
 from ..runs.result import StoredResult
 from ..runs.settings import drew_other_data, identity_hash, training_settings
@@ -360,11 +359,7 @@ def _folders(given: Sequence[Path], left_out: list[LeftOut]) -> Iterator[Path]:
         def unreadable(error: OSError) -> None:
             left_out.append(LeftOut(Path(error.filename), f"cannot be read: {error.strerror}"))
 
-        holding = [
-            Path(folder)
-            for folder, _, files in os.walk(start, onerror=unreadable, followlinks=False)
-            if CONFIG in files or RESULT in files
-        ]
+        holding = [folder for folder, _, files in walk(start, unreadable) if CONFIG in files or RESULT in files]
         for folder in sorted(holding):
             real = folder.resolve()
             if real not in seen:

@@ -21,7 +21,7 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -152,17 +152,17 @@ class RunDirectory:
             files.EVALUATIONS, files.STATUS, files.CHECKSUMS,
         ):  # fmt: skip
             self.file(name).unlink(missing_ok=True)
-        shutil.rmtree(self.file(files.PROBES), ignore_errors=True)
+        files.remove(self.file(files.PROBES))
         self.tidy()
 
     def tidy(self) -> None:
-        """Delete what killed processes were writing; the caller holds the lock."""
-        for folder in (self.path, self.file(files.PROBES)):
+        """Delete what killed processes were writing, and a link in place of a folder; the caller holds the lock."""
+        probes = self.file(files.PROBES)
+        if probes.is_symlink():
+            probes.unlink()
+        for folder in (self.path, probes):
             for path in folder.glob(f"*{files.PARTIAL}"):
-                if path.is_dir() and not path.is_symlink():
-                    shutil.rmtree(path, ignore_errors=True)
-                else:
-                    path.unlink(missing_ok=True)
+                files.remove(path)
 
     def keep_result(self) -> None:
         """Link the files of a finished run into ``before``, where they are a finished run until ``forget_before``.
@@ -171,7 +171,7 @@ class RunDirectory:
         """
         new = self.file(f"{files.BEFORE}{files.PARTIAL}")
         for folder in (new, self.file(files.BEFORE)):
-            shutil.rmtree(folder, ignore_errors=True)
+            files.remove(folder)
         for path in (*self.path.iterdir(), *self.file(files.PROBES).glob("*")):
             if path.is_file() and path.name != files.LOCK and not path.name.endswith(files.PARTIAL):
                 place = new / path.relative_to(self.path)
@@ -184,7 +184,7 @@ class RunDirectory:
 
     def forget_before(self) -> None:
         """Delete ``before``: the run that replaces it is finished."""
-        shutil.rmtree(self.file(files.BEFORE), ignore_errors=True)
+        files.remove(self.file(files.BEFORE))
 
     # Reading
 
@@ -321,6 +321,41 @@ def _exists(pid: int) -> bool:
 
 
 def find_runs(folder: Path | str) -> list[RunDirectory]:
-    """All runs at or below ``folder``, by path."""
-    configs = sorted(Path(folder).rglob(files.CONFIG))
+    """All runs at or below ``folder``, also behind links, each once, by path."""
+    holding = (where for where, below, names in walk(Path(folder)) if files.CONFIG in (*below, *names))
+    configs = sorted(where / files.CONFIG for where in holding)
     return [RunDirectory(config.parent) for config in configs if not config.parent.name.endswith(files.PARTIAL)]
+
+
+def walk(
+    top: Path, unreadable: Callable[[OSError], None] | None = None
+) -> Iterator[tuple[Path, list[str], Collection[str]]]:
+    """``os.walk`` from the top down, and then behind links to folders; each folder once.
+
+    It goes by its own path if it is below ``top``, else by the link that leads there from below ``top``, and not by a
+    link to that link. A link to a folder that contains it leads out of what was asked for, and is not followed.
+
+    Args:
+        unreadable: is told of every folder that cannot be read.
+    """
+    seen: set[str] = set()
+    start, given = os.path.realpath(top), os.path.abspath(top)  # noqa: PTH100
+    links, aliases = [str(top)], []
+    while links or aliases:
+        begin = (links or aliases).pop(0)
+        real_begin = os.path.realpath(begin)
+        for where, below, names in os.walk(begin, onerror=unreadable):
+            real = real_begin + where[len(begin) :]
+            if real in seen:
+                below.clear()
+                continue
+            seen.add(real)
+            yield Path(where), below, names
+            for link in sorted(str(Path(where, name)) for name in below if Path(where, name).is_symlink()):
+                if not _contains(os.path.realpath(link), real, start):
+                    target = os.path.abspath(Path(where, os.readlink(link)))  # noqa: PTH100, PTH115
+                    (aliases if _contains(given, target) else links).append(link)
+
+
+def _contains(folder: str, *others: str) -> bool:
+    return any(os.path.commonpath((folder, other)) == folder for other in others)

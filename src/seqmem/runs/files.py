@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import os
+import shutil
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -69,6 +70,14 @@ def with_numbers(value: Any) -> Any:
     if isinstance(value, list):
         return [with_numbers(inner) for inner in value]
     return float(value) if value in ("inf", "-inf", "nan") else value
+
+
+def remove(path: Path) -> None:
+    """Delete a file, a folder or a link, and not what the link leads to, if it is there. Best effort for folders."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import rich.console
 from rich.text import Text
 
 from ...metrics import metric_called
-from ...runs.directory import RunDirectory, State
+from ...runs.directory import RunDirectory, State, walk
 from ...runs.files import CONFIG, ERROR, LOCK, METRICS, RESULT, STATUS, RunError, plain_json
 from ...runs.settings import IDENTITY, flat
 from ...runs.summary import Summary, read
@@ -142,12 +142,12 @@ def survey(folders: Sequence[Path]) -> tuple[list[Run], dict[str, str]]:
 
 def _leaves(folder: Path) -> Iterator[tuple[Path, set[str]]]:
     """Directories with files but no subdirectories, and the files' names. Skips hidden ones and those inside a run."""
-    for where, below, names in os.walk(folder):
+    for where, below, names in walk(folder):
         if CONFIG in names:
             below.clear()
         below[:] = sorted(name for name in below if not name.startswith("."))
         if names and not below:
-            yield Path(where), set(names)
+            yield where, set(names)
 
 
 def _run(summary: Summary, folder: Path, row: str) -> Run:
