@@ -192,7 +192,7 @@ def _same_as_python(
     models: Sequence[dict[str, Any]], readings: Sequence[Any], sentences: dict[int, dict[str, Any]], task: Pronoun
 ) -> list[tuple[str, bool]]:
     runs = {}
-    for run in find_runs(ROOT / "outputs/playground"):
+    for run in find_runs(ROOT / "playground"):
         config = run.config()
         runs[config["cell"]["name"], config["seq_len"], config["seed"]] = run
     # Claim -> (largest difference, where).

@@ -84,12 +84,13 @@ def test_it_trains_what_is_missing_and_reuses_the_rest(
 ) -> None:
     done = typed("playground", "--seeds", "1", "--workers", "1")
     assert (done.code, done.err) == (0, "")
-    page = tmp_path / "outputs/playground/index.html"
+    page = tmp_path / "playground/index.html"
     first, content = result_times(tmp_path), page.read_bytes()
     assert len(first) == 4
     jobs = [line.partition(" len")[0] for line in done.out.splitlines() if line.startswith("[")]
     assert jobs == ["[1/4] rnn pronoun", "[2/4] lstm pronoun", "[3/4] gru pronoun", "[4/4] rnn pronoun"]
-    assert "outputs/playground/index.html" in done.out
+    assert "playground/index.html" in done.out
+    typed("show").refuses("outputs: no run there yet", code=2, verb="show")  # none of them is in outputs
 
     bundle = data(page)
     assert [(model["cell"], model["shortest"], model["seq_len"]) for model in bundle["models"]] == [
@@ -106,16 +107,29 @@ def test_it_trains_what_is_missing_and_reuses_the_rest(
         assert {row["seq_len"]: row["score"] for row in result["by_length"]}.items() <= scores.items()
 
     models = demo.train_models(Console(), 1, 1)
-    assert capsys.readouterr().out == "4 models, trained before, in outputs/playground\n"
+    assert capsys.readouterr().out == "4 models, trained before, in playground\n"
     assert [run.path.resolve() for run in models] == list(_as_trained(first))
     assert result_times(tmp_path) == first
 
     deleted = next(run for run in first if run.parent.name == "gru")
     shutil.rmtree(deleted)
     third = typed("playground", "--seeds", "1", "--workers", "1", "--out", "elsewhere/page.html")
-    assert "training one model in outputs/playground, 3 more are there" in third.out
+    assert "training one model in playground, 3 more are there" in third.out
     assert {run: when for run, when in result_times(tmp_path).items() if run != deleted}.items() <= first.items()
     assert (tmp_path / "elsewhere/page.html").read_bytes() == content
+
+    # Models that an earlier version kept in outputs are used there, and said to be in the way of the user's runs.
+    (tmp_path / "outputs").mkdir()
+    (tmp_path / "outputs/playground").mkdir()
+    (tmp_path / "playground/pronoun").rename(tmp_path / "outputs/playground/pronoun")
+    capsys.readouterr()
+    moved = demo.train_models(Console(width=300), 1, 1)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith("; set them apart: mv outputs/playground/pronoun playground/")
+    assert lines[1:] == ["4 models, trained before, in outputs/playground"]
+    assert [run.finished for run in moved] == [True] * 4
+    assert not runs_below(tmp_path / "playground")
+    (tmp_path / "outputs/playground/pronoun").rename(tmp_path / "playground/pronoun")
 
     # They are the runs of conf/experiment/playground.yaml.
     now = result_times(tmp_path)
@@ -137,7 +151,7 @@ def test_a_failed_training_is_reported(typed: Typed, tmp_path: Path, monkeypatch
     assert done.code == 1
     assert done.err.splitlines()[-1].startswith("seqmem playground: ")
     assert "the same command goes on" in done.err.splitlines()[-1]
-    assert not (tmp_path / "outputs/playground/index.html").exists()
+    assert not (tmp_path / "playground/index.html").exists()
 
 
 # Given runs
@@ -270,9 +284,9 @@ def test_it_refuses_before_it_trains(args: tuple[str, ...], line: str, code: int
 
 def test_unwritable_outputs_are_one_error_line(typed: Typed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "MODELS", demo.MODELS[:1])
-    (tmp_path / "outputs").write_text("mine")
+    (tmp_path / "playground").write_text("mine")
     done = typed("playground", "--seeds", "1", "--out", "page.html", "--workers", "1")
-    done.refuses("cannot write to outputs/playground: Not a directory", code=1, verb="playground")
+    done.refuses("cannot write to playground: Not a directory", code=1, verb="playground")
 
 
 # The server

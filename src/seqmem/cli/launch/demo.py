@@ -35,6 +35,9 @@ MODELS: tuple[tuple[str, ...], ...] = (
 
 SEEDS = 5
 
+EARLIER = Path("outputs/playground")
+"""Where earlier versions kept the models. Finished ones are used there, not trained again."""
+
 
 def train_models(console: Console, seeds: int, workers: int | str) -> list[RunDirectory]:
     """Train the playground's own models, unless they are finished, and return their runs.
@@ -46,11 +49,16 @@ def train_models(console: Console, seeds: int, workers: int | str) -> list[RunDi
     live = moving(console)
     configs = _configs(seeds, quiet=not live)
     jobs = [job_of(number, len(configs), overrides, config) for number, (overrides, config) in enumerate(configs)]
-    missing = [job for job in jobs if not job.run.finished]
     folder = Path(configs[0][1].outputs)
+    earlier = [RunDirectory(EARLIER / Path(job.path).relative_to(folder)) for job in jobs]
+    runs = [old if old.finished and not job.run.finished else job.run for job, old in zip(jobs, earlier, strict=True)]
+    missing = [job for job, run in zip(jobs, runs, strict=True) if not run.finished]
+    if any(run in earlier for run in runs):
+        _tell_of_earlier(console, folder)
     if not missing:
-        say(console, Text(f"{len(jobs)} models, trained before, in {here(folder)}", "dim"))
-        return [job.run for job in jobs]
+        where = " and ".join(dict.fromkeys(str(EARLIER if run in earlier else here(folder)) for run in runs))
+        say(console, Text(f"{len(jobs)} models, trained before, in {where}", "dim"))
+        return runs
     before = f", {len(jobs) - len(missing)} more are there" if len(missing) < len(jobs) else ""
     count = f"{len(missing)} models" if len(missing) > 1 else "one model"
     say(console, Text(f"training {count} in {here(folder)}{before}; this is done once"))
@@ -62,7 +70,16 @@ def train_models(console: Console, seeds: int, workers: int | str) -> list[RunDi
     for job, outcome in zip(missing, outcomes, strict=True):
         if outcome.state != "finished":
             _fail(job, outcome)
-    return [job.run for job in jobs]
+    return runs
+
+
+def _tell_of_earlier(console: Console, folder: Path) -> None:
+    """Tell how to set the models of an earlier version apart from the user's runs."""
+    line = f"{EARLIER} holds models that an earlier version trained; show, read and report take them for yours"
+    groups = [path for path in sorted(EARLIER.iterdir()) if path.is_dir() and not (folder / path.name).exists()]
+    if groups:
+        line += f"; set them apart: mv {' '.join(str(here(path)) for path in groups)} {here(folder)}/"
+    say(console, Text(line, "yellow"))
 
 
 def check_writable(path: Path) -> None:

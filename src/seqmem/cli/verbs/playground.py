@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from ...playground.bundle import Playable
     from ...tasks import Task
 
-OUTPUTS = Path("outputs/playground")
-"""The folder of the command's own runs and of the page."""
+OUTPUTS = Path("playground")
+"""The folder of the command's own runs and of the page, apart from the user's runs in ``outputs``."""
 
 PAGE = OUTPUTS / "index.html"
 
