@@ -88,6 +88,10 @@ class Misshapen(Leaky):
     def step(self, x, state):
         return x @ x, state
 
+class Narrow(Leaky):
+    def initial_state(self, batch_size):
+        return {"h": torch.zeros(batch_size, self.output_size)}
+
 class Sizeless(Leaky):
     def __init__(self, input_size, hidden_size):
         nn.Module.__init__(self)

@@ -147,7 +147,7 @@ VALUES = {
     "cell=custom cell.target=owncells.Unlucky": "owncells.Unlucky: cannot be made: TypeError: no luck today",
     "cell=custom cell.target=owncells.Sizeless": "must set input_size and output_size",
     "cell=custom cell.target=owncells.Stateless": "a cell that carries nothing has no memory to measure",
-    "cell=custom cell.target=owncells.Misshapen": "its first step fails: RuntimeError: mat1 and mat2",
+    "cell=custom cell.target=owncells.Misshapen": "its first steps fail: RuntimeError: mat1 and mat2",
     "cell=custom cell.target=owncells.Needy": "cell.args.much is not set: give it a value, cell.args.much=...",
     "cell=custom cell.target=owncells.Needy cell.args.much=x": "cell.args.much=x: must be a whole number",
     "cell=custom cell.target=owncells.Leaky cell.args.alpha=x": "cell.args.alpha=x: must be a number",
@@ -204,6 +204,7 @@ def test_a_sweep_with_a_wrong_job_is_refused_as_a_whole(tmp_path: Path, typed: C
         "cell=lstm,lstmm": ["job 2 (cell=lstmm): no cell is called 'lstmm'. Did you mean 'lstm'?"],
         "sed=0,1": ["2 of 2 jobs cannot run", "Did you mean 'seed'?"],
         f"{custom} cell.args.alpha=0.5,x": ["1 of 2 jobs", "cell.args.alpha=x: must be a number"],
+        "cell=custom cell.target=owncells.Narrow": ["1 of 1 jobs", "make it by self.inner.weight.new_zeros(...)"],
         "device=cpu,cuda": ["1 of 2 jobs", "torch sees no CUDA device"],
     }.items():
         completed = typed("train", "-m", *TINY[1:], *line.split())

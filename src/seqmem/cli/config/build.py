@@ -8,7 +8,6 @@ import inspect
 import sys
 import types
 from collections.abc import Callable, Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -17,7 +16,6 @@ from torch import nn, optim
 
 from ...cells import CELLS, Cell, CellFactory, use_kernel
 from ...cells.base import cells_in
-from ...cells.state import tensors
 from ...kernels.loading import Library, Unavailable, load
 from ...models import MODELS, Model, stacked
 from ...models.base import hidden_size_for, parameter_count, trainable
@@ -30,6 +28,7 @@ from . import memory
 from .errors import ConfigError, nearest
 from .own_code import import_module
 from .schema import RunConfig, check_device_name, chosen_threads, usable_cores
+from .trial import try_cell, try_model
 
 _CELL_COMMON = ("name", "hidden_size", "layers", "params")
 _MODEL_COMMON = ("name",)
@@ -85,11 +84,12 @@ class Backend:
         return 1 if self.name == "native" else self.threads
 
 
-def build(config: RunConfig, *, alone: bool = True) -> Experiment:
+def build(config: RunConfig, *, alone: bool = True, laws: bool = False) -> Experiment:
     """Build a run's objects. The weights are a function of the seed and the sizes, drawn on the CPU in float32.
 
     Args:
         alone: no other run is expected on this machine, so ``threads=auto`` may use every core.
+        laws: it will be trained: refuse a user's own class that breaks what cells and models promise.
 
     Raises:
         ConfigError: a setting cannot have its value.
@@ -103,12 +103,7 @@ def build(config: RunConfig, *, alone: bool = True) -> Experiment:
     hidden_size = _hidden_size(config, make)
     with ambient(config.seed, "weights"):
         model = _checked("cell.", lambda: make(hidden_size))
-    with ambient(config.seed, "trial"):
-        if config.cell.get("name") == "custom":
-            for cell in cells_in(model)[:1]:
-                _try(cell, f"cell.target={config.cell['target']}")
-        if config.model.get("name") == "custom":
-            _try_model(model, task, f"model.target={config.model['target']}")
+    _try_own(config, model, task, device, laws=laws)
     model.to(device, getattr(torch, config.dtype))
     backend = _checked("", lambda: _choose_kernel(config, model, device, alone=alone))
     kind = _choice("optimizer", config.optimizer.get("name"), OPTIMIZERS)
@@ -178,7 +173,7 @@ def _probe(name: str, settings: Any) -> Scheduled:
 
 def check(config: RunConfig) -> None:
     """Raise ConfigError for whatever ``build`` or training would refuse, without training anything."""
-    check_trainable(build(config))
+    check_trainable(build(config, laws=True))
 
 
 def check_trainable(experiment: Experiment) -> None:
@@ -313,63 +308,17 @@ def _make(kind: Callable[..., Any], settings: Mapping[str, Any], group: str, /, 
     return instance
 
 
-def _try(cell: Cell, where: str) -> None:
-    """Do one step of a user's own cell, so that its errors show before anything is trained or a sweep is started."""
-    batch_size = 3
-    x = torch.zeros(batch_size, cell.input_size)
-    try:
-        before = cell.initial_state(batch_size)
-        with torch.no_grad():
-            output, after = cell.step(x, dict(before))
-        shapes = {name: tuple(tensor.shape) for name, leaf in before.items() for tensor in tensors(leaf)}
-        shapes |= {name: tuple(tensor.shape) for name, leaf in after.items() for tensor in tensors(leaf)}
-        names, size = set(after), tuple(output.shape)
-    except Exception as error:
-        raise ConfigError(f"{where}: its first step fails: {_with_type(error)}") from error
-    if not shapes:
-        raise ConfigError(f"{where}: its state is empty: a cell that carries nothing has no memory to measure")
-    if not set(before) <= names:
-        raise ConfigError(f"{where}: step makes a state of {sorted(names)} out of {sorted(before)}: names must stay")
-    _check_state(shapes, batch_size, where)
-    if size != (batch_size, cell.output_size):
-        raise ConfigError(f"{where}: step's output has shape {size}, not {(batch_size, cell.output_size)}")
-
-
-def _try_model(model: Model, task: Task, where: str) -> None:
-    """Read one short sequence with a copy of a user's own model, for the same reason."""
-    model = deepcopy(model)
-    batch_size, seq_len = 3, task.min_seq_len
-    first = next(model.parameters(), torch.zeros(()))
-    inputs = task.sample(batch_size, seq_len, torch.Generator().manual_seed(0)).to("cpu", first.dtype).inputs
-    try:
-        steps = list(model.walk(inputs))
-        predicted, _ = model(inputs)
-        states = [model.initial_state(batch_size), *(step.state for step in steps)]
-        shapes = {
-            name: tuple(tensor.shape) for state in states for name, leaf in state.items() for tensor in tensors(leaf)
-        }
-        differentiable = all(step.x.requires_grad for step in steps)
-    except Exception as error:
-        raise ConfigError(f"{where}: its first sequence fails: {_with_type(error)}") from error
-    if len(steps) != seq_len:
-        raise ConfigError(f"{where}: walk yields {len(steps)} steps over {seq_len} timesteps: one each")
-    if not differentiable:
-        raise ConfigError(f"{where}: walk yields an x without a gradient: take it from seqmem.models.entering")
-    if not shapes:
-        raise ConfigError(f"{where}: its state is empty: a model that carries nothing has no memory to measure")
-    _check_state(shapes, batch_size, where)
-    if tuple(predicted.shape) != (seq_len, batch_size, task.targets.size):
-        expected = (seq_len, batch_size, task.targets.size)
-        raise ConfigError(f"{where}: its predictions have shape {tuple(predicted.shape)}, not {expected}")
-
-
-def _check_state(shapes: Mapping[str, tuple[int, ...]], batch_size: int, where: str) -> None:
-    if any(shape[:1] != (batch_size,) for shape in shapes.values()):
-        raise ConfigError(
-            f"{where}: its state has shapes {dict(shapes)} for {batch_size} sequences: the batch comes first"
-        )
-    if "input" in shapes or ("state" in shapes and len(shapes) > 1):
-        raise ConfigError(f"{where}: no state can be called 'input', nor 'state' beside others: traces are")
+def _try_own(config: RunConfig, model: Model, task: Task, device: torch.device, *, laws: bool) -> None:
+    """Read a few timesteps with the user's own classes, so that their errors show before a run or a sweep begins."""
+    dtype, traced = getattr(torch, config.dtype), config.trace.every > 0 or bool(config.probe)
+    if config.cell.get("name") == "custom":
+        kind = _load(config.cell["target"], Cell, "cell")
+        for cell in [cell for cell in cells_in(model) if type(cell) is kind][:1]:
+            where = f"cell.target={config.cell['target']}"
+            try_cell(cell, where, device=device, dtype=dtype, laws=laws, traced=traced)
+    if config.model.get("name") == "custom":
+        where = f"model.target={config.model['target']}"
+        try_model(model, task, where, device=device, dtype=dtype, laws=laws, traced=traced)
 
 
 def _with_type(error: BaseException) -> str:

@@ -179,7 +179,7 @@ def execute(
         stack.enter_context(as_written())  # the user's own classes print here
         # This comes first: threads that torch starts later inherit these settings.
         stack.enter_context(_torch_settings(config))
-        experiment = build(config, alone=alone)
+        experiment = build(config, alone=alone, laws=True)
         check_trainable(experiment)
         for line in experiment.doubts if not config.quiet else ():
             console.print(f"{prefix}{line}", soft_wrap=True, highlight=False, markup=False)
