@@ -217,13 +217,22 @@ class Fork:
 
 @cache
 def _warm() -> socket.socket:
-    """The channel to a warm Python, which lives as long as this process."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with theirs:
+    """A channel to a warm Python, which the processes of one test run share; it ends with the last of them."""
+    address = f"\0seqmem tests {os.environ.get('PYTEST_XDIST_TESTRUNUID', os.getpid())}"  # abstract: no file
+    ours = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        try:
+            listener.bind(address)
+        except OSError:  # another process of the run has started it
+            ours.connect(address)
+            atexit.register(ours.close)
+            return ours
+        listener.listen()
+        ours.connect(address)
         script = Path(__file__).with_name("warm.py")
         server = subprocess.Popen(
-            [sys.executable, str(script), str(theirs.fileno())],
-            env=environment(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, pass_fds=[theirs.fileno()],
+            [sys.executable, str(script), str(listener.fileno())],
+            env=environment(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, pass_fds=[listener.fileno()],
         )  # fmt: skip
 
     def end_it() -> None:

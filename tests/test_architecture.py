@@ -79,6 +79,11 @@ def parsed(path: Path) -> ast.Module:
     return ast.parse(path.read_text())
 
 
+@cache
+def nodes(path: Path) -> tuple[ast.AST, ...]:
+    return tuple(ast.walk(parsed(path)))
+
+
 def dotted(node: ast.AST) -> str:
     """The dotted name, as ``torch.cuda.is_available``; empty if the node is not a chain of names."""
     parts = []
@@ -173,7 +178,7 @@ def other_projects(name: str) -> set[str]:
 
 def names(path: Path) -> Iterator[tuple[str, ast.Attribute]]:
     """Every dotted name, as ``torch.manual_seed``, with its node."""
-    for node in ast.walk(parsed(path)):
+    for node in nodes(path):
         if isinstance(node, ast.Attribute):
             yield dotted(node), node
 
@@ -292,9 +297,8 @@ def test_devices_are_chosen_in_one_place() -> None:
     for path in FILES:
         if path.relative_to(SOURCE) in (Path("cli/config/build.py"), Path("randomness.py")):
             continue
-        tree = parsed(path)
-        keys = {key for node in ast.walk(tree) if isinstance(node, ast.Dict) for key in node.keys}
-        for node in ast.walk(tree):
+        keys = {key for node in nodes(path) if isinstance(node, ast.Dict) for key in node.keys}
+        for node in nodes(path):
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in keys:
                 assert node.value.partition(":")[0] not in ("cuda", "mps"), f"{path}:{node.lineno}"
         for name, node in names(path):
@@ -318,7 +322,7 @@ def test_global_generators_are_not_used() -> None:
             assert name.split(".")[0] not in ("random", "secrets"), f"{path} imports {name}"
         for name, node in names(path):
             assert not name.startswith(GLOBAL), f"{path}:{node.lineno}: {name}"
-        for node in ast.walk(parsed(path)):
+        for node in nodes(path):
             if isinstance(node, ast.Call) and dotted(node.func) in {f"torch.{word}" for word in drawing}:
                 keywords = {keyword.arg for keyword in node.keywords}
                 assert "generator" in keywords, f"{path}:{node.lineno}: {ast.unparse(node)}"
@@ -327,7 +331,7 @@ def test_global_generators_are_not_used() -> None:
 def test_no_swallowed_errors_and_no_printing_below_the_cli() -> None:
     """No ``except: pass`` for all exceptions, and no printing below the cli."""
     for path in FILES:
-        for node in ast.walk(parsed(path)):
+        for node in nodes(path):
             if isinstance(node, ast.ExceptHandler):
                 broad = node.type is None or ast.unparse(node.type) in ("Exception", "BaseException")
                 empty = len(node.body) == 1 and isinstance(node.body[0], ast.Pass)

@@ -97,6 +97,18 @@ def test_a_module_that_the_user_imported_and_edited(capsys: pytest.CaptureFixtur
     assert "own.py: edited since it was imported" in capsys.readouterr().out
 
 
+def test_the_working_directory_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module is the one beside the user now, also after coming back to a directory."""
+    sources = {"one": leaky(0.1), "two": leaky(0.9)}
+    for place, source in sources.items():
+        Path(place).mkdir()
+        Path(place, "own.py").write_text(source)
+    for place in ("one", "two", "one"):
+        monkeypatch.chdir(tmp_path / place)
+        forget_edited()
+        assert code_of("own.Leaky") == blake2b(sources[place].encode(), digest_size=8).hexdigest()
+
+
 def test_a_class_of_one_file_has_the_hash_of_the_file() -> None:
     """Runs of earlier versions keep their place."""
     Path("own.py").write_text(leaky(0.1))

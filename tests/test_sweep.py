@@ -163,7 +163,7 @@ def test_an_interpolation_is_resolved_for_each_job(
 ) -> None:
     """Each job has its own value, and the summary counts the runs that were made."""
     (tmp_path / "mine" / "experiment").mkdir(parents=True)
-    settings = {"seq_len": "8,10", "cell.hidden_size": "${seq_len}", "seed": "${batch_size},3"}
+    settings = {"seq_len": "8,10", "cell.hidden_size": "${seq_len}", "seed": "${batch_size}"}
     params = json.dumps(settings if where == "file" else {})
     (tmp_path / "mine" / "experiment" / "mine.yaml").write_text(
         f"# @package _global_\nhydra: {{sweeper: {{params: {params}}}}}\n"
@@ -175,10 +175,10 @@ def test_an_interpolation_is_resolved_for_each_job(
         f"hydra/launcher={launcher}", *["hydra.launcher.workers=1"][launcher == "basic" :],
     )  # fmt: skip
     assert (completed.code, completed.err) == (0, "")
-    assert completed.out.splitlines()[-1] == "4 of 4 runs finished"
+    assert completed.out.splitlines()[-1] == "2 of 2 runs finished"
     configs = [json.loads((run / "config.json").read_text()) for run in runs_below(tmp_path)]
     assert sorted((one["seq_len"], one["cell"]["hidden_size"], one["seed"]) for one in configs) == [
-        (length, length, seed) for length in (8, 10) for seed in (3, 5)
+        (length, length, 5) for length in (8, 10)
     ]
 
 

@@ -27,8 +27,8 @@ PRELOADED = (
 """What a training imports, most of it late; a name that has moved is an error at the first fork."""
 
 
-def serve(channel: socket.socket) -> None:
-    """Fork for each request; returns in the forked process, and in the server when the other end has closed.
+def serve(listener: socket.socket) -> None:
+    """Fork for each request; returns in the forked process, and in the server when every channel has closed.
 
     A request is JSON with ``module``, ``args``, ``cwd``, ``env``, perhaps ``code``, and four file descriptors: stdin,
     stdout, stderr, and a pipe that receives the process id at once and the exit code at the end.
@@ -39,8 +39,9 @@ def serve(channel: socket.socket) -> None:
     signal.set_wakeup_fd(waking)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C in the terminal of the tests
     reports: dict[int, int] = {}
-    while True:
-        ready, _, _ = select.select([channel, woken], [], [])
+    channels = [listener.accept()[0]]
+    while channels:
+        ready, _, _ = select.select([listener, *channels, woken], [], [])
         if woken in ready:
             os.read(woken, 1024)
             for pid in list(reports):
@@ -49,13 +50,18 @@ def serve(channel: socket.socket) -> None:
                     report = reports.pop(pid)
                     os.write(report, f"{os.waitstatus_to_exitcode(status)}\n".encode())
                     os.close(report)
-        if channel in ready:
+        if listener in ready:
+            channels.append(listener.accept()[0])
+        for channel in [channel for channel in channels if channel in ready]:
             message, descriptors, _, _ = socket.recv_fds(channel, 1 << 20, 4)
             if not message:
-                return
+                channels.remove(channel)
+                channel.close()
+                continue
             pid = os.fork()
             if pid == 0:
-                channel.close()
+                for each in (listener, *channels):
+                    each.close()
                 for descriptor in (woken, waking, *reports.values(), descriptors[3]):
                     os.close(descriptor)
                 become(json.loads(message), descriptors[:3])

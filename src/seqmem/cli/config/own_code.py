@@ -161,13 +161,27 @@ def require(config: Any) -> None:
         raise ConfigError(f"{why} what it was when this run was set up: the same command begins with the code of now")
 
 
+_beside: str | None = None
+"""The working directory that was added to ``sys.path``."""
+
+
 def look_beside_the_user() -> None:
     """Find modules in the working directory, as ``python`` does and a console script does not."""
+    global _beside
     here = str(Path.cwd())
+    if here == _beside and here in sys.path:
+        return
+    inherited = [place for place in os.environ.get("PYTHONPATH", "").split(os.pathsep) if place]
+    if _beside in sys.path:  # the working directory has changed since
+        sys.path.remove(_beside)
+        inherited = [place for place in inherited if place != _beside]
+    _beside = None
     if here not in sys.path:
+        _beside = here
         sys.path.insert(0, here)
-        # Workers of a sweep are fresh processes that inherit the environment only.
-        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
+        inherited.insert(0, here)
+    # Workers of a sweep are fresh processes that inherit the environment only.
+    os.environ["PYTHONPATH"] = os.pathsep.join(inherited)
 
 
 def import_module(name: str) -> ModuleType:
@@ -222,6 +236,7 @@ def forget_edited() -> list[Path]:
     Returns:
         The files that differ.
     """
+    look_beside_the_user()
     importlib.invalidate_caches()
     sources = _finder.sources.values()
     changed = [source for source in sources if _read(source.name, source.name.partition(".")[0]) != source]
@@ -310,8 +325,13 @@ def _is_the_users(path: Path) -> bool:
     if {"site-packages", "dist-packages"} & set(path.parts):
         return False
     resolved = path.resolve()
-    libraries = {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), str(Path(__file__).parents[2])}
-    return not any(resolved.is_relative_to(Path(library).resolve()) for library in libraries if library)
+    return not any(resolved.is_relative_to(library) for library in _libraries())
+
+
+@functools.cache
+def _libraries() -> tuple[Path, ...]:
+    places = {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), str(Path(__file__).parents[2])}
+    return tuple(Path(place).resolve() for place in places if place)
 
 
 def _imports(text: bytes, module: str, *, package: bool) -> Iterator[str]:

@@ -15,6 +15,7 @@ from ...span import Span, search
 from ..config.compose import compose_settings, with_own_arguments
 from ..config.errors import ConfigError, Parser
 from ..config.hydra_errors import explained
+from ..config.own_code import forget_edited
 from ..config.schema import RunConfig, from_mapping
 from ..launch.one_run import Stopped, title
 from ..launch.span_search import SpanSearch, with_length
@@ -28,6 +29,7 @@ START = 10
 
 def main(args: Sequence[str]) -> int:
     given = _parser().parse_intermixed_args(list(args))
+    forget_edited()
     with explained(given.settings):
         result = _run_search(given)
     if given.json:
