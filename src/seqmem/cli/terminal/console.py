@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import IO, Any
 
 import rich.console
-from rich.console import ConsoleOptions, RenderableType
+from rich.console import ConsoleDimensions, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
 from ...printable import printable
@@ -17,6 +17,15 @@ class Console(rich.console.Console):
         for segment in super().render(renderable, options):
             safe = segment.text if segment.control else printable(segment.text)
             yield segment if safe == segment.text else Segment(safe, segment.style)
+
+    @property
+    def size(self) -> ConsoleDimensions:
+        """At least one character in one line: ``COLUMNS`` may be 0."""
+        return ConsoleDimensions(*(max(1, number) for number in super().size))
+
+    @size.setter
+    def size(self, new_size: tuple[int, int]) -> None:
+        self._width, self._height = new_size
 
     @property
     def file(self) -> Any:

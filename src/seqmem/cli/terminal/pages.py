@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from math import isfinite, isnan, nan
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
@@ -163,9 +164,11 @@ def _lengths(run: Summary, signs: Marks, width: int) -> list[Text]:
 
 
 def _thinned(values: list[int], most: int, *, keep: int) -> list[int]:
+    """At most ``most`` of the values, spread evenly, with ``keep`` if it is one of them; at least one."""
     if len(values) <= most:
         return values
-    chosen = {values[round(i * (len(values) - 1) / (most - 2))] for i in range(most - 1)}
+    others = max(most, 1) - (keep in values)
+    chosen = {values[round(i * (len(values) - 1) / max(others - 1, 1))] for i in range(others)}
     return sorted(chosen | ({keep} & set(values)))
 
 
@@ -267,13 +270,13 @@ def comparison(runs: Sequence[Summary], console: Console) -> list[Text]:
     signs = marks(console)
     lines: list[Text] = []
     for task in dict.fromkeys(run.task for run in runs):
-        group = _group([run for run in runs if run.task == task], signs)
+        group = _group([run for run in runs if run.task == task], signs, console.width)
         lines += [Text()] if lines else []
         lines += _block(group, signs, console.width)
     return lines
 
 
-def _group(runs: Sequence[Summary], signs: Marks) -> _Group:
+def _group(runs: Sequence[Summary], signs: Marks, width: int) -> _Group:
     texts = [_settings(run) for run in runs]
     names = list(dict.fromkeys(name for one in texts for name in one))
     differ = [name for name in names if _differs(name, texts)]
@@ -289,8 +292,28 @@ def _group(runs: Sequence[Summary], signs: Marks) -> _Group:
     scale = runs[0].scale
     if len({(run.scale.metric, run.scale.chance) for run in runs}) == 1 and scale.chance is not None:
         common.append(f"chance {scale.metric.text(scale.chance)}")
-    fitting = {name: [fitted(value, 20, signs) for value in values] for name, values in settings.items()}
-    return _Group(runs, fitting, common)
+    return _Group(runs, _fitting(settings, signs, width), common)
+
+
+_SCORE = 14
+"""Width of a column of scores, with the gap before it."""
+
+
+def _fitting(settings: Mapping[str, list[str]], signs: Marks, width: int) -> dict[str, list[str]]:
+    """Settings that leave room for a score: long values are cut, and settings that are not needed to tell runs apart
+    are left out, the last ones first."""
+    chosen = dict(settings)
+    for most in (20, 14, 10):
+        cut = {name: [fitted(value, most, signs) for value in values] for name, values in chosen.items()}
+        wide = sum(2 + max(map(cell_len, (name, *values))) for name, values in cut.items()) - 2
+        if wide + _SCORE <= width:
+            return cut
+    for name in reversed(settings):
+        rest = [values for other, values in chosen.items() if other != name]
+        if rest and len(set(zip(*rest, strict=True))) == len(set(zip(*chosen.values(), strict=True))):
+            del chosen[name]
+            return _fitting(chosen, signs, width)
+    return cut
 
 
 def _settings(run: Summary) -> dict[str, str]:
@@ -311,6 +334,9 @@ def _last(name: str) -> str:
 
 def _differs(name: str, texts: Sequence[Mapping[str, str]]) -> bool:
     """True if a setting tells runs apart. One that only one cell has does not; the cell's name does."""
+    if name in ("cell.target", "cell.code"):  # of cells of one name
+        kinds = {one["cell"]: {other.get(name) for other in texts if other["cell"] == one["cell"]} for one in texts}
+        return any(len(values) > 1 for values in kinds.values())
     if len({one[name] for one in texts if name in one}) > 1:
         return True
     cells = {one["cell"] for one in texts if name in one}
@@ -395,7 +421,8 @@ def _results(group: _Group, names: list[list[Text]], heads: list[Text], numeric:
         table["state"] = [_brief_state(run) for run in runs]
     lines: list[Text] = []
     # Dropped in this order in a narrow terminal.
-    for too_much in ("", *others, "parameters", NUMBERS["horizon"].short, "solved at"):
+    least = [NUMBERS[name].short for name in ("half_life", "log10_arrives")]
+    for too_much in ("", *others, "parameters", NUMBERS["horizon"].short, "solved at", *least):
         table.pop(too_much, None)
         right = numeric | {len(heads) + i for i, title in enumerate(table) if title != "state"}
         rows = [[*name, *row] for name, row in zip(names, zip(*table.values(), strict=True), strict=True)]
@@ -435,7 +462,8 @@ def _length_table(
     # Where there are too many lengths, those that most of the runs share say most; among them, spread evenly.
     ranked = sorted(counts, key=lambda length: (-counts[length], length))
     shared = sorted(length for length in counts if counts[length] == counts[ranked[0]])
-    lengths = _thinned(shared, room, keep=shared[0]) if len(shared) > room else sorted(ranked[:room])
+    (trained, _), *_ = Counter(run.seq_len for run in group.runs).most_common(1)
+    lengths = _thinned(shared, room, keep=trained) if len(shared) > room else sorted(ranked[:room])
     head = [*heads, *(Text(f"{length} ", "dim") for length in lengths)]
     rows = []
     for run, name in zip(group.runs, names, strict=True):

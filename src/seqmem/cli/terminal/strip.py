@@ -105,7 +105,7 @@ def heat_strip(values: np.ndarray, signs: Marks, width: int, longest: int | None
             strips below each other a column is the same number of timesteps from the answer.
     """
     longest = max(longest or 0, len(values))
-    whole = min(width, longest)
+    whole = max(1, min(width, longest))
     # Cut by distance from the answer, so that shorter sequences are cut at the same places.
     edges = np.arange(whole + 1) * longest // whole
     parts = [values[::-1][near:far] for near, far in pairwise(edges) if near < len(values)]
