@@ -1006,7 +1006,7 @@ def test_a_run_is_named_by_any_unique_part_of_its_path(tmp_path: Path, capsys: p
     assert re.match(r"pronoun  rnn", run_show(capsys, "pronoun/rnn")[1])
     code, out, err = run_show(capsys, "1a")
     assert (code, out) == (2, "")
-    assert err.startswith("seqmem show: 1a: 2 runs are called like that: ")
+    assert err.startswith("seqmem show: 1a matches 2 runs: ")
     assert err.count("\n") == 1
 
 

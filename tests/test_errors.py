@@ -253,7 +253,7 @@ def test_eval_refuses_runs_and_lengths(tmp_path: Path, typed: Callable[..., Comp
     run = only_run(tmp_path)
     assert "8 (trained)" in typed("eval", run.name[-8:], "seq_len=8", "sequences=5").out  # a part of the name suffices
     assert typed("train", *TINY, "quiet=true", "seed=1").code == 0
-    typed("eval", "pronoun/lstm", "seq_len=8").refuses("2 runs are called like that", code=1, verb="eval")
+    typed("eval", "pronoun/lstm", "seq_len=8").refuses("pronoun/lstm matches 2 runs, ", code=1, verb="eval")
     typed("eval", str(run), "seq_len=8,3").refuses(
         "seq_len=3 is too short for task=pronoun: at least 7", code=2, verb="eval"
     )

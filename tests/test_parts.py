@@ -211,8 +211,8 @@ def test_runs_of_earlier_versions_stay_apart(tmp_path: Path, typed: Callable[...
     config = configuration(run)
     assert identity(config)["data_revision"] == run.environment()["data_revision"] == 2
     assert set(trained(run).lengths) == {8}
-    looks = [row["score"] for row in run.metrics() if row["kind"] == "eval"]
-    assert run.selection_score() == looks[-1]  # and not the final score
+    scores = [row["score"] for row in run.metrics() if row["kind"] == "eval"]
+    assert run.selection_score() == scores[-1]  # and not the final score
 
     former = former_path(config)
     assert former is not None

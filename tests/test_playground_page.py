@@ -178,6 +178,8 @@ def check(page: Page, letter: str, reading: Reading, t: int) -> None:
     assert verdict.startswith(f"{start} {reading.answer_text(t)}, ")
     if reading.is_right is False:
         assert f"Right is {reading.target_text(t)}, " in verdict
+        times = {0: "It says so from", 1: "It changes its mind once, at word"}
+        assert times.get(len(turns), f"It changes its mind {len(turns)} times, last at word") in verdict
     if reading.changed_at is not None and not (reading.is_right and reading.changed_at == t):
         assert f"word {reading.changed_at + 1}, “{reading.words[reading.changed_at]}”" in verdict
 

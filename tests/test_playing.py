@@ -236,7 +236,7 @@ def test_runs_that_cannot_be_shown(typed: Typed, tmp_path: Path, runs: dict[str,
         assert not (tmp_path / "a.html").exists()
 
     refused("nothing", line="nothing: no run there", code=2)
-    refused("len8", line="runs are called like that", code=2)
+    refused("len8", line="len8 matches 4 runs: ", code=2)
     refused(first, "people", line="task=pronoun people=4", code=2)
     refused("adding", line="task=adding", code=2)
     refused("text", line="task=text", code=2)

@@ -287,6 +287,7 @@ def test_gates_and_gradient(runs: dict[str, Path], run_read: Command) -> None:
     both = (runs["lstm"], runs["rnn"])
     data = read_json(run_read(runs["lstm"], "--json"))["models"][0]
     printed = run_read(*both, "--view", "gates", columns=160).out
+    assert "keeps: time constant (words), median unit  10%: slowest tenth" in printed
     rows = [line for line in printed.splitlines() if re.match(r" *\d+ ", line)]
     for t, row in enumerate(rows):
         forget = np.array(data["gates"]["forget"][t])

@@ -2,7 +2,7 @@
 
 In a small space training would draw every sequence sooner or later, those that it is tested on among them. So where a
 task has fewer than LARGE sequences of a length that is trained on, they are split into ``folds`` by their content: one
-is for tests, one for the looks during training (where there are at least four), the others are trained on. Fewer than
+is for tests, one for evaluations during training (where there are at least four), the others are trained on. Fewer than
 TINY sequences are too few to split. In a space of LARGE or more the same sequence is hardly drawn twice.
 """
 
@@ -42,7 +42,7 @@ class Space:
 
     @property
     def validation(self) -> int:
-        """The fold for the looks during training; the one for tests is 0. With two or three folds they share it."""
+        """The fold for evaluations during training; the one for tests is 0. With two or three folds they share it."""
         return 1 if self.folds >= 4 else 0
 
 

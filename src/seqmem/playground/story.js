@@ -41,7 +41,7 @@ export function certainty(reading, t, { right, task }) {
 export function legend({ right, query }) {
   const of = right === null ? "its own answer, as nobody knows the right one" : "the right answer";
   const when = query === null ? "" : `, if the sentence ended there with “${query}”`;
-  return `The stronger a word's colour and the longer the line under it, the surer the model is of ${of}${when}.`;
+  return `Words are shaded by confidence: the darker a word, and the longer the line under it, the surer the model is of ${of}${when}.`;
 }
 
 // True if the confidence in an answer is at least one half at all words from `from` to `to`.
@@ -100,7 +100,7 @@ export function verdict(reading, t, { task, words, tokens, right, query }) {
   const how =
     last === null
       ? "It says so from the first word on."
-      : `It changes its mind ${["", "once", "twice"][times] ?? `${times} times`}, at last at ${at(words, last)}.`;
+      : `It changes its mind ${times === 1 ? "once," : `${times} times, last`} at ${at(words, last)}.`;
   return {
     state: "wrong",
     mark: "✗",
@@ -202,7 +202,7 @@ export function presets({ groups, models, sentences, task }) {
     const length = several === short ? Math.min(3 * seq_len, end) : seq_len;
     add(
       `Two seeds of the ${cell}`,
-      `The same cell, the same training, another start. At ${length} words it is ${often(several.some, length) || "not the same"}: luck with one sentence or one seed says nothing yet.`,
+      `The same cell, the same training, another random initialisation. At ${length} words it is ${often(several.some, length) || "not the same"}: luck with one sentence or one seed says nothing yet.`,
       several.some[0],
       several.some[1],
       length,

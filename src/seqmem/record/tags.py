@@ -43,16 +43,16 @@ _TAGS = {
     "it never was.",
     "config": "The configuration of the run, every default filled in.",
     "summary": "The run in one table.",
-    "answers": "A few held-out sequences as the model reads them, before training, half-way and after.",
+    "answers": "A few held-out sequences as the model reads them, before, half-way through and after training.",
 }
 
 _READING = (
-    "A held-out sequence as the model reads it, before training, half-way and after: **move the slider above the "
-    "picture**. The darker the ground of a word, the surer of the right answer (or the closer to it) the model would "
-    "be if it were asked after that word. A notch above a word: it would give another answer than a word before. A "
-    "bubble: the answer it ends with, where it begins to give it. Where many timesteps ask, its answers stand below "
-    "what it reads, and those that are wrong are underlined. Runs of one seed and one length read the same sequences, "
-    "and the colours mean the same in every run."
+    "A held-out sequence as the model reads it, before, half-way through and after training: **move the slider above "
+    "the picture**. Words are shaded by confidence: the darker, the more probable the right answer is (or the closer "
+    "to it the model would be) if it were asked after that word. A notch above a word: it would give another answer "
+    "than a word before. A bubble: the answer it ends with, where it begins to give it. Where many timesteps ask, its "
+    "answers stand below what it reads, and those that are wrong are underlined. Runs of one seed and one length read "
+    "the same sequences, and the colours mean the same in every run."
 )
 
 

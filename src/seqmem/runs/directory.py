@@ -230,16 +230,16 @@ class RunDirectory:
         return [measured_row(row) for row in read_lines(self.file(files.METRICS))]
 
     def selection_score(self) -> float:
-        """The score of the last look during training, on validation data: what a search over settings goes by.
+        """The score of the last evaluation during training, on validation data: what a search over settings goes by.
 
         Raises:
             RunError: a file of the run cannot be read, or it is not finished.
         """
-        looks = [row["score"] for row in self.metrics() if row.get("kind") == "eval"]
+        scores = [row["score"] for row in self.metrics() if row.get("kind") == "eval"]
         result = self.result()
         if result is None:
             raise RunError(f"{self.path} is not finished")
-        return float(looks[-1]) if looks else result["score"]
+        return float(scores[-1]) if scores else result["score"]
 
     def first_reached(self, metric: Metric, goal: float) -> int | None:
         """The first evaluation during training whose score reached ``goal``, in updates; None: none did.

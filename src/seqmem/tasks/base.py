@@ -85,7 +85,7 @@ class Task(ABC):
         return self
 
     def validation(self) -> "Task":
-        """This task over data for the looks during training; by default ``held_out``."""
+        """This task over data for evaluations during training; by default ``held_out``."""
         return self.held_out()
 
     def space(self, seq_len: int) -> Space:

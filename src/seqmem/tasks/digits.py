@@ -14,7 +14,7 @@ of handwritten digits, test part), as shipped in scikit-learn. **This is not seq
 784 steps long and whose 70,000 pictures would have to be downloaded: their scores do not compare. Reading a picture as
 a sequence, and permuting it, is from Le, Jaitly & Hinton 2015.
 
-36 pictures of each digit are for the final scores alone, 18 for the looks during training (360 and 180 in all);
+36 pictures of each digit are for the final scores alone, 18 for evaluations during training (360 and 180 in all);
 training draws from the other 1,257. The same people wrote all parts. A digit is drawn uniformly, then a picture of that
 digit: a constant answer scores 1/10, and so does the last input alone, if that is a blank.
 

@@ -1,4 +1,4 @@
-"""The data of a run in three parts: what it trains on, what it looks at meanwhile, and what it is tested on.
+"""The data of a run in three parts: training, validation (evaluations during training), test (final scores).
 
 Stored data have such parts themselves. Of generated data, a small space is split by the content of its sequences
 (``spaces``); in a large one, draws from different streams hardly ever meet.
@@ -42,7 +42,7 @@ class Parts:
 
     @property
     def validation(self) -> Data:
-        """For the looks during training, and for whatever is chosen by them."""
+        """For evaluations during training, and for whatever is chosen by them."""
         return _Folds(self.task.validation(), self.trained, "validation")
 
     @property

@@ -6,7 +6,7 @@
 The text is Python's documentation of its own language, ``pydoc_data.topics``, part of every Python: some 400,000
 characters, which **differ between versions of Python** (compare ``corpus_sha256()``). The topics are joined in the
 order of their names. Typographic quotes and dashes become ASCII, any other character a question mark. Topics quote each
-other at length, so repeated paragraphs are dropped. Training reads the first 80 %; the next 10 % is for the looks
+other at length, so repeated paragraphs are dropped. Training reads the first 80 %; the next 10 % is for evaluations
 during training, the last 10 % for the final scores alone. The parts share no passage of 100 characters.
 
 Text is no pure test of memory: the last few characters predict most of the next one. It shows what memory is worth on

@@ -44,7 +44,7 @@ def find(given: str) -> list[RunDirectory]:
     if alike:
         names = ", ".join(str(run.path) for run in alike[:3])
         more = f" and {len(alike) - 3} more" if len(alike) > 3 else ""
-        raise FileNotFoundError(f"{given}: {len(alike)} runs are called like that: {names}{more}")
+        raise FileNotFoundError(f"{given} matches {len(alike)} runs: {names}{more}")
     where = f"{OUTPUTS} has {len(known)} others" if known else f"{OUTPUTS} has none yet; seqmem train makes one"
     raise FileNotFoundError(f"{given}: no run there; {where}")
 
@@ -67,7 +67,7 @@ def one_run(given: str, command: str) -> RunDirectory:
     except FileNotFoundError as error:
         raise RunError(str(error)) from None
     if len(runs) > 1:
-        raise RunError(f"{given}: {len(runs)} runs are called like that, {command} takes one: {runs[0].path}, ...")
+        raise RunError(f"{given} matches {len(runs)} runs, {command} takes one: {runs[0].path}, ...")
     return runs[0]
 
 

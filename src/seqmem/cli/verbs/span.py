@@ -40,8 +40,8 @@ def main(args: Sequence[str]) -> int:
 def _parser() -> Parser:
     parser = Parser(
         prog="seqmem span",
-        description="""Find the memory span of a cell: the longest sequence that it learns to solve in
-more than half of the seeds. The length is doubled until the cell fails, then
+        description="""Find the memory span of a cell: the longest sequence (the longest time lag) that
+it learns to solve in more than half of the seeds. The length is doubled until the cell fails, then
 bisected. Settings are those of seqmem train.""",
         epilog="""example: seqmem span cell=lstm task=pronoun steps=500 --max 200
 

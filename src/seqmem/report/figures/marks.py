@@ -96,7 +96,7 @@ def legend(figure: Figure, labels: Sequence[tuple[str, int]], *, unsolved: bool 
         handles.append(Line2D([], [], color=colour, marker=marker, ms=5.5, lw=0 if stages else 2.2))
         texts.append(clean(label, 34))
     extra = [(True, "not solved, at the budget")] if unsolved else []
-    extra += [(True, "before training"), (False, "after")] if stages else []
+    extra += [(True, "before training"), (False, "after training")] if stages else []
     for hollow, text in extra:
         handles.append(Line2D([], [], color=QUIET, marker="o", ms=5.5, mfc=PAPER if hollow else QUIET, lw=0))
         texts.append(text)

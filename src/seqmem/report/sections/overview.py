@@ -129,11 +129,11 @@ def glossary(collection: Collection, threshold: float | None) -> list[tuple[str,
     chosen = "the threshold given for this report" if threshold is not None else "the task's own rule"
     some = "; ".join(list(rules)[:8])
     terms = {
-        "Memory span": "The longest trained length that more than half of the seeds solve, as they do every shorter "
-        "length that was tried. It is between the lengths tried: a finer grid gives a finer span. A length with fewer "
-        f"seeds than the others (or than {FEWEST}) counts as solved or not only if the seeds that it lacks could not "
-        "change that. Its interval takes for granted that what is learned at one length is learned at every shorter "
-        "one.",
+        "Memory span": "The longest trained length (in the literature, the longest time lag) that more than half "
+        "of the seeds solve, as they do every shorter length that was tried. It is between the lengths tried: a "
+        f"finer grid gives a finer span. A length with fewer seeds than the others (or than {FEWEST}) counts as "
+        "solved or not only if the seeds that it lacks could not change that. Its interval takes for granted that "
+        "what is learned at one length is learned at every shorter one.",
         "Solved": f"A held-out score after training that reaches {chosen}{f' ({some})' if some else ''}. Steps to "
         "solve: the first time during training that it was reached, by a run that reaches it at the end.",
         "Diverged": "The loss became infinite or not a number, or the model's mathematics failed. Such a run is a "

@@ -349,7 +349,7 @@ def explained(scene: Scene, view: str, width: int) -> list[Text]:
         parts.append("gates: 0 shut, 1 open, mean over units")
         parts.append(f"{SHUT}|{OPEN}: % of units below and above".replace("0.", "."))
         if any(reading.keeps for reading in scene.readings):
-            parts += [f"keeps: {scene.unit}s until 1/e is left, of the median unit", "10%: of the slowest tenth"]
+            parts += [f"keeps: time constant ({scene.unit}s), median unit", "10%: slowest tenth"]
         parts.append("|cell|, |hidden|: norm of that state")
     if view == "gradient":
         parts.append(f"gradient of the answer at each {scene.unit}, over one {scene.unit} back (bars: log scale)")
@@ -449,7 +449,7 @@ def _numbers(scene: Scene, index: int, at: int, width: int, signs: Signs) -> Col
 
 
 def time_scale(share: float) -> float:
-    """Timesteps until 1/e of a state is left if each keeps ``share`` of it: -1 / ln share."""
+    """The time constant: timesteps until 1/e of a state is left if each keeps ``share`` of it, -1 / ln share."""
     if isnan(share):
         return share
     return inf if share >= 1 else 0.0 if share <= 0 else -1 / log(share)
@@ -549,7 +549,9 @@ def _gate_verdict(reading: "Reading", at: int, unit: str, signs: Signs) -> list[
     for name in reading.keeps:
         read = reading.gates[name][: at + 1]
         median, slow = (short_number(time_scale(float(np.quantile(read, q))), signs) for q in (0.5, 0.9))
-        parts.append(Text(f"{name} keeps for {median} {unit}s, a tenth of it for {slow} or more", "bold"))
+        parts.append(
+            Text(f"{name}: time constant ({unit}s) {median}, median unit; {slow} or more, slowest tenth", "bold")
+        )
     for name, values in reading.gates.items():
         read = values[: at + 1]
         low, high = 100 * float((read < SHUT).mean()), 100 * float((read > OPEN).mean())
