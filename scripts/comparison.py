@@ -15,7 +15,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -91,6 +91,9 @@ _GRADIENT_LINES = re.compile(
 )
 
 _GRADIENT_COLUMNS = re.compile(r"(log10_\w+|half_life|horizon)_(start|end)(_\w+)?")
+
+LATER_COLUMNS: Mapping[str, Collection[str]] = {"groups.csv": {"parameters"}}
+"""Columns of a report's tables that the current version added."""
 
 LATER_FILES = frozenset({"checksums.json"})
 """Files of a run that the current version added."""
@@ -352,7 +355,9 @@ def read_report(folder: Path) -> dict[str, Any]:
     tables: dict[str, Any] = {}
     for path in sorted(folder.glob("*.csv")):
         rows = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8")))
-        columns = [name for name in rows.fieldnames or () if not _GRADIENT_COLUMNS.fullmatch(name)]
+        dropped = LATER_COLUMNS.get(path.name, ())
+        names = [name for name in rows.fieldnames or () if name not in dropped]
+        columns = [name for name in names if not _GRADIENT_COLUMNS.fullmatch(name)]
         tables[path.name] = [_without({name: row[name] for name in columns}, CLOCK["tables"]) for row in rows]
     return tables
 

@@ -7,9 +7,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from made_up import run, sweep
+from made_up import collection, run, sweep
 from seqmem.report.collect import Collection
-from seqmem.report.figures import axes, base, generalisation, maps, output, profiles, score, steps, strips
+from seqmem.report.figures import (
+    axes,
+    base,
+    generalisation,
+    maps,
+    output,
+    profiles,
+    score,
+    steps,
+    strips,
+    style,
+    summary,
+)
 
 
 def task_runs(collection: Collection) -> base.TaskRuns:
@@ -90,6 +102,40 @@ def test_profiles_fall_as_the_traces_do(tmp_path: Path) -> None:
     assert high == pytest.approx(0.3)
 
 
+def test_one_figure_has_gradient_and_both_scores_side_by_side(tmp_path: Path) -> None:
+    task = task_runs(sweep(tmp_path))
+    (plot,) = summary.plots(task)
+    assert (plot.name, plot.wide) == ("summary", True)
+    gradient, trained, tested = plot.draw().axes
+    expected = -np.log10(2) * 5 * np.arange(19) / 2  # of every seed, so of the median
+    thick = [line for line in gradient.lines if line.get_linewidth() == 2]
+    for line in thick:
+        np.testing.assert_allclose(np.asarray(line.get_ydata()), expected, atol=1e-12)
+    assert len(thick) == 2
+    medians = {"lstm": ([1.0, 0.999], [0.999, 0.5]), "rnn": ([0.995, 0.26], [0.26, 0.5])}
+    for axes_drawn, place, xs in ((trained, 0, [10, 20]), (tested, 1, [20, 40])):
+        thick = [line for line in axes_drawn.lines if line.get_linewidth() == 2.2]
+        assert [np.asarray(line.get_xdata()).tolist() for line in thick] == [xs] * 2
+        assert [np.asarray(line.get_ydata()).tolist() for line in thick] == [both[place] for both in medians.values()]
+    assert "trained at 20" in gradient.get_title()
+    bare = run("rnn", 10, 0, 0.3)
+    assert list(summary.plots(task_runs(Collection([], [bare])))) == []  # it would be one panel
+
+
+@pytest.mark.parametrize(
+    ("scores", "length"),
+    [
+        ({"lstm": {10: [1.0], 20: [1.0], 40: [0.3]}, "rnn": {10: [1.0], 20: [0.3], 40: [0.3]}}, 20),
+        ({"lstm": {10: [1.0], 20: [1.0]}, "rnn": {10: [0.2]}}, 10),
+        ({"lstm": {10: [0.3], 20: [0.3]}}, 20),
+    ],
+)
+def test_the_figure_of_a_task_is_of_the_longest_length_that_one_cell_solves(
+    scores: dict[str, dict[int, list[float]]], length: int
+) -> None:
+    assert summary.telling_length(collection(scores).groups, None) == length
+
+
 def test_the_shape_of_every_seeds_gradient_in_words() -> None:
     runs = [run("lstm", 50, seed, 1.0, half_life=8.0 if seed == 1 else 20.0) for seed in range(3)]
     assert profiles.shapes_in_words(runs) == (
@@ -138,4 +184,11 @@ def test_colours_are_the_labels_own_in_every_task() -> None:
 
 def test_the_same_numbers_make_the_same_bytes() -> None:
     plot = next(score.plots(task_runs(sweep())))
-    assert output.render(plot.draw) == output.render(plot.draw)
+    drawn = output.render(plot.draw, pdf=True)
+    assert drawn == output.render(plot.draw, pdf=True)
+    # A page as large as the figure, of lines and letters alone: no picture, and no fonts that journals refuse.
+    assert drawn.pdf is not None
+    height = 300 + 15 * 2
+    assert f"/MediaBox [ 0 0 {style.WIDTH} {height} ]".encode() in drawn.pdf
+    assert b"/Subtype /Image" not in drawn.pdf
+    assert b"/Type3" not in drawn.pdf

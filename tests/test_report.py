@@ -43,7 +43,13 @@ def test_tables_hold_every_run(tmp_path: Path) -> None:
         rows = {(row["label"], row["seq_len"]): row for row in csv.DictReader(file)}
     assert rows.keys() == {("lstm", "10"), ("lstm", "20"), ("'=x,\"y", "10")}
     row = rows["lstm", "10"]
-    assert (row["seeds"], row["score"], row["solved"], row["memory_span"]) == ("3", "0.5", "2", ">= 10")
+    assert (row["parameters"], row["seeds"], row["score"], row["solved"], row["memory_span"]) == (
+        "100",
+        "3",
+        "0.5",
+        "2",
+        ">= 10",
+    )
     assert (float(row["score_low"]), row["score_max"], row["steps_to_solve"]) == (-inf, "1.0", "1000.0")
     assert (row["diverged"], row["score_level"], row["memory_span_level"]) == ("1", "0.75", "0.75")
     assert pl.read_parquet(tmp_path / "out" / "tested.parquet").height == 5
@@ -59,9 +65,11 @@ def typed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], t
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
 
-    def write(collection: Collection, folder: Path, *, threshold: float | None = None) -> Path:
+    def write(collection: Collection, folder: Path, **options: Any) -> Path:
+        asked.append(options)
         return folder / "index.html"
 
+    asked: list[dict[str, Any]] = []
     monkeypatch.setattr("seqmem.report.page.write", write)
 
     def type_in(*args: str, width: int = 80, verb: tuple[str, ...] = ("report",)) -> tuple[int, str, str]:
@@ -74,6 +82,7 @@ def typed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], t
         output = capsys.readouterr()
         return code, output.out, output.err
 
+    type_in.asked = asked  # pyright: ignore[reportFunctionMemberAccess]
     return type_in
 
 
@@ -104,9 +113,9 @@ def test_the_summary(typed: Any, tmp_path: Path, width: int) -> None:
     assert rnn in lines or rnn.partition("  50:")[0] in lines  # folded where it is narrow
     assert "      + 1 unfinished" in lines
     assert "pronoun  accuracy, chance 25.0 %, solved at least 99.0 %" in lines
-    (row,) = (line for line in lines if line.split()[1:3] == ["25.0", "%"])
+    (row,) = (line for line in lines if " 25.0 % " in line and line.startswith("   "))
     # The least and the most.
-    cells = "50 25.0 % 24.0-26.0 (98.4 %) 0/7 > 1000 10 % to 10 % < 50"
+    cells = f"50{' 100' if width == 200 else ''} 25.0 % 24.0-26.0 (98.4 %) 0/7 > 1000 10 % to 10 % < 50"
     assert row.split() == cells.split()[: len(row.split())]  # a narrow terminal leaves columns out
     (pair,) = (line for line in lines if line.startswith("lstm - rnn"))
     assert pair.split()[3:] == "50 +75.0 points [+73.9, +76.0] (98.4 %) 7-0-0 0.016".split()  # likewise
@@ -120,6 +129,20 @@ def test_the_summary(typed: Any, tmp_path: Path, width: int) -> None:
     }
     assert after == before
     assert typed()[:2] == (code, typed()[1])  # over its own report, which is no run
+
+
+def test_files_for_a_paper_are_asked_for(typed: Any, tmp_path: Path) -> None:
+    runs = directories(tmp_path / "outputs", {"rnn": {10: [1.0]}})
+    for formats, pdf, tex in (([], False, False), (["pdf,tex"], True, True), (["tex"], False, True)):
+        code, _, err = typed(*(word for name in formats for word in ("--format", name)))
+        assert (code, err) == (0, "")
+        asked = typed.asked[-1]
+        assert (asked["pdf"], bool(asked["beside"])) == (pdf, tex)
+        assert all((runs / "report" / name).is_file() for name in asked["beside"])
+    assert typed("--format", "eps")[::2] == (
+        2,
+        "seqmem report: --format eps: must be among pdf, tex; the others are always written\n",
+    )
 
 
 def test_the_summary_for_programs(typed: Any, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from made_up import run, sweep
 from seqmem.measurement import Description, Number
-from seqmem.report import page, tables
+from seqmem.report import latex, page, tables
 from seqmem.report.collect import Collection, LeftOut, Run, Unfinished
 from seqmem.report.figures import base, in_drawing_order, output, style
 
@@ -97,7 +97,7 @@ def written(collection: Collection, folder: Path, threshold: float | None = None
     for name in names:
         if name.endswith(".svg"):
             ET.parse(folder / name)
-        else:
+        elif name.endswith(".png"):
             assert (folder / name).read_bytes().startswith(b"\x89PNG\r\n")
     return parsed, text
 
@@ -129,9 +129,10 @@ def test_the_headline_says_how_far_each_cell_remembers(whole: tuple[Page, str, P
 
 def test_the_table_has_the_scores_of_the_runs(whole: tuple[Page, str, Path]) -> None:
     rows = [[cell.replace("\u00a0", " ") for cell in row] for row in whole[0].tables[1]]
-    assert rows[3][:7] == ["rnn", "10", "3", "99.5 %", "[60.0, 100.0] (75 %)", "2/3", "110"]
-    assert rows[3][7:] == ["10 % (10 %)", "2.0 (2.0)", "∞ (∞)"]
-    assert rows[4][3:7] == ["26.0 %", "[25.0, 30.0] (75 %)", "0/3", "> 400"]
+    assert rows[0][1:4] == ["length", "parameters", "seeds"]
+    assert rows[3][:8] == ["rnn", "10", "10", "3", "99.5 %", "[60.0, 100.0] (75 %)", "2/3", "110"]
+    assert rows[3][8:] == ["10 % (10 %)", "2.0 (2.0)", "∞ (∞)"]
+    assert rows[4][4:8] == ["26.0 %", "[25.0, 30.0] (75 %)", "0/3", "> 400"]
 
 
 def test_the_page_names_what_was_run_and_what_was_not_used(whole: tuple[Page, str, Path]) -> None:
@@ -149,8 +150,10 @@ def test_the_page_names_what_was_run_and_what_was_not_used(whole: tuple[Page, st
 
 def test_every_kind_of_figure_is_drawn(whole: tuple[Page, str, Path]) -> None:
     names = {file.stem for file in (whole[2] / "figures").glob("*.svg")}
-    kinds = {name.removeprefix("task1-").rpartition("-")[0] for name in names}
-    assert len(kinds) == len(list(in_drawing_order()))
+    kinds = ["summary", "score-by-length", "steps-to-solve", "generalisation", "half-life-and-horizon"]
+    kinds += [f"gradient-{cell}" for cell in ("lstm", "rnn")] + [f"gradient-over-training-{c}" for c in ("lstm", "rnn")]
+    assert names == {f"pronoun-{kind}" for kind in [*kinds, "seeds-trained-at-length-20"]}
+    assert len(names) == len(list(in_drawing_order())) + 2
     assert whole[0].svgs == len(list((whole[2] / "figures").glob("*.svg")))
     # Figures have the page's colours, and each of these is defined for light and for dark.
     used = set(re.findall(r"var\((--[a-z]\d)\)", whole[1]))
@@ -163,10 +166,10 @@ def test_every_kind_of_figure_is_drawn(whole: tuple[Page, str, Path]) -> None:
 def unrendered(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures are drawn, but empty files are made of them: rendering one takes a tenth of a second."""
 
-    def drawn(draw: Callable[[], Figure]) -> output.Drawn:
+    def drawn(draw: Callable[[], Figure], *, pdf: bool) -> output.Drawn:
         with mpl.rc_context(style.MATPLOTLIB):
             assert draw().axes
-        return output.Drawn(b'<svg xmlns="http://www.w3.org/2000/svg"/>', b"\x89PNG\r\n")
+        return output.Drawn(b'<svg xmlns="http://www.w3.org/2000/svg"/>', b"\x89PNG\r\n", b"%PDF" if pdf else None)
 
     monkeypatch.setattr(page, "render", drawn)
 
@@ -193,14 +196,19 @@ def test_numbers_of_any_probe_are_in_the_tables(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("unrendered")
 def test_a_later_report_takes_the_place_of_an_earlier_one(tmp_path: Path) -> None:
-    page.write(Collection([], [run("gru", 10, 0, 0.5, by_length={10: 0.5, 20: 0.5})]), tmp_path)
-    assert (tmp_path / "figures" / "task1-steps-1.png").exists()
-    (tmp_path / "figures" / "mine.svg").write_text("<svg/>")
+    first = Collection([], [run("gru", 10, 0, 0.5, by_length={10: 0.5, 20: 0.5})])
+    page.write(first, tmp_path, pdf=True, beside=latex.write(first, tmp_path))
+    files = [tmp_path / "figures" / f"pronoun-steps-to-solve.{ending}" for ending in ("png", "svg", "pdf")]
+    files += [tmp_path / "tables" / "pronoun-scores.tex"]
+    assert all(file.exists() for file in files)
+    mine = [tmp_path / "figures" / "mine.svg", tmp_path / "tables" / "mine.tex"]
+    for file in mine:
+        file.write_text("")
     one = Collection([], [run("gru", 10, 0, 0.5, goal=None, metric="own", by_length={10: 0.5})])
     page.write(one, tmp_path)
-    left = {file.name for file in (tmp_path / "figures").iterdir()}
-    assert "mine.svg" in left
-    assert not any("steps" in name or "generalisation" in name for name in left)
+    left = [file for folder in ("figures", "tables") for file in (tmp_path / folder).iterdir()]
+    assert set(mine) < set(left)
+    assert not any(name in str(file) for name in ("steps", "generalisation", ".pdf", "scores.tex") for file in left)
 
 
 HOSTILE = (
@@ -264,7 +272,7 @@ def test_lower_is_better(tmp_path: Path) -> None:
     parsed, _ = written(Collection([], runs), tmp_path)
     assert parsed.tables[0][1][2] == "10"
     assert "at most 0.01" in parsed.text
-    assert parsed.tables[1][1][3:6] == ["0.002", "[0.001, 0.2] (75\u00a0%)", "2/3"]
+    assert parsed.tables[1][1][4:7] == ["0.002", "[0.001, 0.2] (75\u00a0%)", "2/3"]
 
 
 @pytest.mark.usefixtures("unrendered")

@@ -5,6 +5,7 @@ through the template's escaping; figures alone are markup, and they are made her
 """
 
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,7 +21,7 @@ from .figures.base import FigureKind, Plot, TaskRuns, Traces, colours
 from .figures.output import for_page, render
 from .sections import origin, overview, scores
 from .statistics import comparisons, two_groups
-from .wording import clean, count
+from .wording import clean, count, file_name
 
 PAGE = "index.html"
 
@@ -28,58 +29,73 @@ MOST_FIGURES = 40
 """Figures on a page; the tables have the numbers of the others."""
 
 
-def write(collection: Collection, folder: Path, *, threshold: float | None = None) -> Path:
+def write(
+    collection: Collection,
+    folder: Path,
+    *,
+    threshold: float | None = None,
+    pdf: bool = False,
+    beside: Iterable[str] = (),
+) -> Path:
     """Write ``index.html`` and ``figures/`` into ``folder``; an earlier report there is replaced.
 
     Args:
         threshold: the accuracy from which on a run counts as solved; None: the task's own rule.
+        pdf: figures as PDF, too, which takes as long again.
+        beside: other files of this report, relative to ``folder``, that the page links.
 
     Raises:
         RunError: it cannot be written.
     """
     try:
         (folder / "figures").mkdir(parents=True, exist_ok=True)
-        page = _Page(collection, folder, threshold)
+        beside = list(beside)
+        page = _Page(collection, folder, threshold, pdf=pdf, beside=beside)
         text = page.render()
-        before = _figures_of(folder / PAGE)
+        before = _files_of(folder / PAGE)
         write_atomically(folder / PAGE, text.encode())
-        for name in before - page.written:
-            for kind in ("svg", "png"):
-                (folder / "figures" / f"{name}.{kind}").unlink(missing_ok=True)
+        for name in before - page.files - set(beside):
+            (folder / name).unlink(missing_ok=True)
     except OSError as error:
         raise RunError(f"cannot write the report to {folder}: {error.strerror or error}") from error
     return folder / PAGE
 
 
-def _figures_of(page: Path) -> set[str]:
-    """The names of the figures on a page: a later report removes only these."""
+def _files_of(page: Path) -> set[str]:
+    """Figures and LaTeX tables that a page links: a later report removes only these."""
     try:
-        return set(re.findall(r'href="figures/([\w-]+)\.svg"', page.read_text()))
+        return set(re.findall(r'href="((?:figures|tables)/[\w-]+\.(?:svg|png|pdf|tex))"', page.read_text()))
     except (OSError, ValueError):
         return set()
 
 
 @dataclass(frozen=True)
 class _Figure:
-    """A figure on the page; ``name``: of its files, and its id."""
+    """A figure on the page; ``name``: its id, and its files' without ``endings``."""
 
     name: str
+    endings: Sequence[str]
     markup: Markup
     caption: str
     wide: bool
 
 
 class _Page:
-    """One page while it is made. ``written``: names of the figures that have files; ``undrawn``: how many have none."""
+    """One page while it is made. ``written``: names of the figures that have files; ``undrawn``: how many have none.
+    ``files``: those files, relative to ``folder``."""
 
-    def __init__(self, collection: Collection, folder: Path, threshold: float | None) -> None:
+    def __init__(
+        self, collection: Collection, folder: Path, threshold: float | None, *, pdf: bool, beside: Sequence[str]
+    ) -> None:
         self.collection, self.folder, self.threshold = collection, folder, threshold
         self.groups = collection.groups
         self.colours = colours(collection)
         self.traces = Traces(collection)
         self.comparisons = comparisons(collection, threshold)
         self.splits = two_groups(collection, threshold)
+        self.pdf, self.beside = pdf, beside
         self.written: set[str] = set()
+        self.files: set[str] = set()
         self.undrawn = 0
 
     def render(self) -> str:
@@ -97,7 +113,10 @@ class _Page:
             origin=list(origin.sections(self.collection)),
             glossary=overview.glossary(self.collection, self.threshold),
             version=_version(),
-            files=sorted(path.name for kind in ("csv", "parquet") for path in self.folder.glob(f"*.{kind}")),
+            files=[
+                *sorted(path.name for kind in ("csv", "parquet") for path in self.folder.glob(f"*.{kind}")),
+                *self.beside,
+            ],
         )
 
     def task(self, number: int, name: str) -> dict[str, Any]:
@@ -111,7 +130,7 @@ class _Page:
             [pair for pair in self.comparisons if pair.a.task == name],
             [split for split in self.splits if split.group.task == name],
         )
-        drawn = {kind: self.draw(anchor, kind, task) for kind in figures.in_drawing_order()}
+        drawn = {kind: self.draw(kind, task) for kind in figures.in_drawing_order()}
         notes = [*task.notes, *self.unread_traces()]
         parts = []
         for build in sections.TASK:
@@ -128,22 +147,24 @@ class _Page:
             "id": anchor, "name": clean(name, 80), "about": scores.about(task), "sections": parts, "notes": notes,
         }  # fmt: skip
 
-    def draw(self, anchor: str, kind: FigureKind, task: TaskRuns) -> list[_Figure]:
+    def draw(self, kind: FigureKind, task: TaskRuns) -> list[_Figure]:
         """The figures of one kind, written into their files, until the page has MOST_FIGURES."""
         made = []
         for plot in kind.plots(task):
             if len(self.written) >= MOST_FIGURES:
                 self.undrawn += 1
             else:
-                made.append(self.write(f"{anchor}-{plot.name}", plot))
+                made.append(self.write(file_name(f"{task.name} {plot.name}", self.written), plot))
         return made
 
     def write(self, name: str, plot: Plot) -> _Figure:
-        files = render(plot.draw)
-        write_atomically(self.folder / "figures" / f"{name}.svg", files.svg)
-        write_atomically(self.folder / "figures" / f"{name}.png", files.png)
+        drawn = render(plot.draw, pdf=self.pdf)
+        for ending, content in drawn.files.items():
+            write_atomically(self.folder / "figures" / f"{name}.{ending}", content)
+            self.files.add(f"figures/{name}.{ending}")
         self.written.add(name)
-        return _Figure(name, Markup(for_page(files.svg, name, clean(plot.alt, 1500))), plot.caption, plot.wide)
+        markup = Markup(for_page(drawn.svg, name, clean(plot.alt, 1500)))
+        return _Figure(name, list(drawn.files), markup, plot.caption, plot.wide)
 
     def unread_traces(self) -> list[str]:
         """Notes on the traces that could not be read since the last call, at most three."""

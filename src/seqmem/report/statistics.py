@@ -88,6 +88,11 @@ def score_interval(runs: Sequence[Run], *, at: int | None = None) -> Interval:
     return median_interval(badly(scores, higher_is_better=runs[0].higher_is_better))
 
 
+def parameters(runs: Iterable[Run]) -> int | None:
+    """How many the models of one label and length have: the seed changes none. None: no run has finished."""
+    return next((run.parameters for run in runs if run.parameters is not None), None)
+
+
 # Solved
 
 

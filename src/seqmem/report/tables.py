@@ -24,6 +24,7 @@ from .statistics import (
     is_solved,
     memory_span,
     number_interval,
+    parameters,
     reaches,
     rule,
     run_solved_after,
@@ -130,7 +131,7 @@ _SPREAD = ("", "_low", "_high", "_level")
 def _group_columns(numbers: Sequence[ProbeNumber]) -> dict[str, type]:
     return {
         **_WHO,
-        "seeds": int, "diverged": int, "unfinished": int, "missing": int,
+        "parameters": int, "seeds": int, "diverged": int, "unfinished": int, "missing": int,
         "metric": str, "chance": float, "solved_at": float,
         **{f"score{end}": float for end in _SPREAD}, "score_min": float, "score_max": float,
         "solved": int, "solved_share_low": float, "solved_share_high": float, "solved_share_level": float,
@@ -157,6 +158,7 @@ def _groups(collection: Collection, numbers: Sequence[ProbeNumber], threshold: f
             row: dict[str, Any] = {key: getattr(group, key) for key in ("task", "label", "cell", "variant")}
             row |= {
                 "seq_len": length,
+                "parameters": parameters(runs),
                 "seeds": len(runs),
                 "diverged": count.diverged,
                 "unfinished": count.unfinished,

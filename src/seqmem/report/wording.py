@@ -1,6 +1,8 @@
 """Numbers and lists as the page, its captions and its alternative texts write them."""
 
+import itertools
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from math import isinf, isnan
 
@@ -15,6 +17,19 @@ def clean(text: str, at_most: int = 200) -> str:
     line = re.sub(r"[\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\ufdd0-\ufdef\u202a-\u202e\u2066-\u2069]", "\ufffd", line)
     half = (at_most - 1) // 2
     return line if len(line) <= at_most else f"{line[:half]}…{line[-half:]}"
+
+
+def file_name(text: str, taken: Iterable[str] = ()) -> str:
+    """``text`` as a name of files without an ending: ``pronoun-gradient-lstm``.
+
+    Letters, digits, - and _ of ASCII alone, which LaTeX, links and every file system take. It is numbered where it is
+    ``taken``, whatever the case of its letters.
+    """
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    name = re.sub(r"[^A-Za-z0-9_]+", "-", plain).strip("-")[:80].rstrip("-") or "unnamed"
+    others = {one.lower() for one in taken}
+    numbered = (name if number == 1 else f"{name}-{number}" for number in itertools.count(1))
+    return next(one for one in numbered if one.lower() not in others)
 
 
 def score_words(metric: Metric, score: float) -> str:

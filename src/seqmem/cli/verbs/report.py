@@ -13,7 +13,7 @@ from rich.text import Text
 
 from ...decay import NUMBERS
 from ...metrics import Metric
-from ...report import statistics, tables
+from ...report import latex, statistics, tables
 from ...report.collect import Collection, Group, collect
 from ...runs.files import CONFIG, RunError, plain_json
 from ...solved import Solved
@@ -50,7 +50,7 @@ def main(args: Sequence[str]) -> int:
             raise ConfigError(
                 f"--task {options.task}: no finished run of it; there are {', '.join(known) or 'none at all'}"
             )
-    page = _written(collection, out, options.threshold)
+    page = _written(collection, out, options.threshold, _formats(options.format))
     if options.json:
         summary = plain_json(_summary(collection, options.threshold, page))
         ascii_only = (sys.stdout.encoding or "").lower() != "utf-8"  # a terminal's \xe9 is no JSON
@@ -61,12 +61,25 @@ def main(args: Sequence[str]) -> int:
     return 0
 
 
-def _written(collection: Collection, out: Path, threshold: float | None) -> Path:
+FORMATS = {"pdf": "every figure, for a paper", "tex": "the tables, in LaTeX with booktabs"}
+"""What is written on request, and what of."""
+
+
+def _formats(given: Sequence[str]) -> set[str]:
+    named = [name for text in given for name in text.split(",") if name]
+    for name in named:
+        if name not in FORMATS:
+            raise ConfigError(f"--format {name}: must be among {', '.join(FORMATS)}; the others are always written")
+    return set(named)
+
+
+def _written(collection: Collection, out: Path, threshold: float | None, formats: set[str]) -> Path:
     from ...report import page  # imports matplotlib and jinja2
 
     try:
         tables.write(collection, out, threshold=threshold)
-        return page.write(collection, out, threshold=threshold)
+        beside = latex.write(collection, out, threshold=threshold) if "tex" in formats else []
+        return page.write(collection, out, threshold=threshold, pdf="pdf" in formats, beside=beside)
     except OSError as error:
         raise RunError(f"cannot write to {out}: {error.strerror or error}") from error
 
@@ -90,7 +103,8 @@ named and left out. A report never touches a run; one in the same place is repla
 
 examples:
   seqmem report outputs
-  seqmem report outputs/pronoun elsewhere/pronoun --out report --threshold 0.95""",
+  seqmem report outputs/pronoun elsewhere/pronoun --out report --threshold 0.95
+  seqmem report outputs --out paper --format pdf,tex""",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("folders", metavar="DIR", nargs="*", help="folders of runs (default: outputs)")
@@ -101,6 +115,13 @@ examples:
         metavar="A",
         help="accuracy that counts as solved (default: the task's own rule, else 0.99)",
     )
+    parser.add_argument(
+        "--format",
+        metavar="F",
+        action="append",
+        default=[],
+        help=f"write these, too: {'; '.join(f'{name} ({what})' for name, what in FORMATS.items())}",
+    )
     parser.add_argument("--task", metavar="T", help="this task alone")
     parser.add_argument("--json", action="store_true", help="the summary as JSON")
     return parser
@@ -109,6 +130,7 @@ examples:
 # The summary in the terminal
 
 _LEGEND = {
+    "params": "parameters of the model",
     "interval": "of the median over seeds, exact, with its confidence",
     "after": "updates until solved, the median",
     "arrives": "the share of the gradient one step back from the answer that is left at the first timestep, before and "
@@ -117,7 +139,7 @@ _LEGEND = {
 }
 """Column -> what it is."""
 
-_NARROW = ("", "reaches", "arrives")
+_NARROW = ("", "params", "reaches", "arrives")
 """Columns that are left out in this order where there is no room; tables and page have them."""
 
 
@@ -237,7 +259,7 @@ def _scores(collection: Collection, threshold: float | None, width: int) -> tupl
         for place, length in enumerate(group.lengths)
     ]
     remarks = [statistics.group_count(group, length).remarks for group in groups for length in group.lengths]
-    heads = ["", "length", "median", "interval", "solved", "after", "arrives", "reaches"]
+    heads = ["", "length", "params", "median", "interval", "solved", "after", "arrives", "reaches"]
     lines: list[Text] = []
     for too_much in _NARROW:
         if too_much:
@@ -265,6 +287,7 @@ def _row(group: Group, length: int, threshold: float | None) -> list[Text]:
     shares = [statistics.number_interval(runs, "gradient", "log10_arrives", when).median for when in ("start", "end")]
     return [
         Text(str(length)),
+        Text("-" if (size := statistics.parameters(runs)) is None else f"{size:,}"),
         Text(one.metric.text(interval.median), style),
         Text(interval_text(one.metric, interval), "dim"),
         Text(str(count) if known else f"- of {count.n}", style),
@@ -375,6 +398,7 @@ def _group(group: Group, threshold: float | None) -> dict[str, Any]:
         lengths.append(
             {
                 "seq_len": length,
+                "parameters": statistics.parameters(runs),
                 "seeds": [run.seed for run in runs],
                 "score": _interval(statistics.score_interval(runs)),
                 "diverged": [run.seed for run in runs if run.diverged],

@@ -5,10 +5,11 @@
 
 from collections.abc import Iterable
 
-from . import decays, generalisation, maps, profiles, score, steps, strips
+from . import decays, generalisation, maps, profiles, score, steps, strips, summary
 from .base import FigureKind
 
 SECTIONS: dict[str, tuple[FigureKind, ...]] = {
+    "summary": (summary,),
     "scores": (score, steps),
     "generalisation": (generalisation,),
     "gradient": (profiles, decays, maps),
@@ -16,7 +17,7 @@ SECTIONS: dict[str, tuple[FigureKind, ...]] = {
 }
 """Section of a task (``report.sections``) -> the kinds of figures in it, in order."""
 
-FIRST: tuple[FigureKind, ...] = (profiles, maps, score, generalisation)
+FIRST: tuple[FigureKind, ...] = (summary, profiles, maps, score, generalisation)
 """These are drawn before all others, so that a page that becomes full has them."""
 
 

@@ -20,7 +20,8 @@ MOST_TRACES = 240
 
 @dataclass(frozen=True)
 class Plot:
-    """One figure that can be drawn. ``name``: its own within the task, e.g. ``score-1``; ``wide``: several panels."""
+    """One figure that can be drawn. ``name``: what it shows, for names of files, e.g. ``gradient lstm``; several may
+    share one. ``wide``: several panels."""
 
     name: str
     draw: Callable[[], Figure]
@@ -44,9 +45,18 @@ class Traces:
         self.per_cell = max(1, MOST_TRACES // max(1, cells))
         self.left = MOST_TRACES
         self.unread: list[tuple[str, str]] = []
+        self._ends: dict[Run, Profiles | None] = {}  # two kinds of figures draw them
 
     def read(self, run: Run, *, ends: bool) -> Profiles | None:
         """``run.profiles``; None: it was not traced, cannot be read, or the limit is reached."""
+        if ends and run in self._ends:
+            return self._ends[run]
+        profiles = self._read(run, ends=ends)
+        if ends:
+            self._ends[run] = profiles
+        return profiles
+
+    def _read(self, run: Run, *, ends: bool) -> Profiles | None:
         if self.left <= 0:
             return None
         self.left -= 1

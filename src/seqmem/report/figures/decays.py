@@ -26,7 +26,7 @@ class DecayLine:
 
 
 def plots(task: TaskRuns) -> Iterator[Plot]:
-    for at, some in enumerate(task.coloured(task.groups, LABELS_AT_MOST), 1):
+    for some in task.coloured(task.groups, LABELS_AT_MOST):
         lines = collect(some)
         if not lines:
             continue
@@ -36,7 +36,7 @@ def plots(task: TaskRuns) -> Iterator[Plot]:
             "gradient no straight line describes has no half-life."
         )
         alt = "Half-life and horizon by trained length; the medians are in the table above."
-        yield Plot(f"decay-{at}", partial(draw, lines), caption, alt, wide=True)
+        yield Plot("half-life and horizon", partial(draw, lines), caption, alt, wide=True)
 
 
 def collect(groups: Sequence[tuple[int, Group]]) -> list[DecayLine]:

@@ -45,20 +45,21 @@ def plots(task: TaskRuns) -> Iterator[Plot]:
             for line in curves.lines[:4]
         )
         drawing = [(group.label, curves) for group, curves in some]
-        yield Plot(f"generalisation-{at // MOST_PANELS + 1}", partial(draw, drawing), caption, alt, wide=True)
+        yield Plot("generalisation", partial(draw, drawing), caption, alt, wide=True)
 
 
 def collect(group: Group, threshold: float | None) -> Curves:
     """A line for each trained length, at the lengths that every seed was tested at."""
-    lines = []
-    for trained in group.lengths:
-        runs = group.at(trained)
-        tested = group.tested_lengths(trained)
-        scored = group.scored(trained)
-        seeds = {run.seed: [(length, run.by_length[length]) for length in tested] for run in scored}
-        points = [point(length, runs, threshold, at=length) for length in tested]
-        lines.append(Line(str(trained), 0, points, seeds, trained))
-    return Curves(measure(group, threshold), [line for line in lines if line.points])
+    lines = [line(group, trained, threshold) for trained in group.lengths]
+    return Curves(measure(group, threshold), [one for one in lines if one.points])
+
+
+def line(group: Group, trained: int, threshold: float | None) -> Line:
+    """The runs trained at a length, at the lengths that every seed was tested at; without points if there are none."""
+    tested = group.tested_lengths(trained)
+    seeds = {run.seed: [(length, run.by_length[length]) for length in tested] for run in group.scored(trained)}
+    points = [point(length, group.at(trained), threshold, at=length) for length in tested]
+    return Line(str(trained), 0, points, seeds, trained)
 
 
 def draw(panels: Sequence[tuple[str, Curves]]) -> Figure:

@@ -40,7 +40,7 @@ class Panel:
 
 
 def plots(task: TaskRuns) -> Iterator[Plot]:
-    for at, group in enumerate(task.groups[:MOST_LABELS], 1):
+    for group in task.groups[:MOST_LABELS]:
         panels = collect(task.traces, group, evenly(group.lengths, MOST_LENGTHS))
         if not panels:
             continue
@@ -51,7 +51,7 @@ def plots(task: TaskRuns) -> Iterator[Plot]:
             "much as there. Dark: a hundred-millionth, or less. Grey: too little for float64."
         )
         alt = f"Heat maps of {label} at length {listing([str(panel.trained) for panel in panels])}."
-        yield Plot(f"map-{at}", partial(draw, group.label, panels), caption, alt, wide=True)
+        yield Plot(f"gradient over training {label}", partial(draw, group.label, panels), caption, alt, wide=True)
 
 
 def collect(traces: Traces, group: Group, lengths: Sequence[int]) -> list[Panel]:

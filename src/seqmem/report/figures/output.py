@@ -1,4 +1,4 @@
-"""How a figure leaves matplotlib: as SVG for a file (light, plain colours), as PNG, and as SVG inside the page.
+"""How a figure leaves matplotlib: as SVG, PNG and PDF for files (light, plain colours), and as SVG inside the page.
 
 The page's SVG has the page's own colours, so that they change with a dark page and on paper.
 """
@@ -13,6 +13,7 @@ from xml.etree import ElementTree as ET
 import matplotlib as mpl
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from PIL import Image
@@ -24,14 +25,21 @@ _SVG, _XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 
 @dataclass(frozen=True)
 class Drawn:
-    """The content of a figure's two files."""
+    """The content of a figure's files. ``pdf``: None: there is no such file."""
 
     svg: bytes
     png: bytes
+    pdf: bytes | None = None
+
+    @property
+    def files(self) -> dict[str, bytes]:
+        """Ending -> content."""
+        files = {"svg": self.svg, "png": self.png, "pdf": self.pdf}
+        return {ending: content for ending, content in files.items() if content is not None}
 
 
-def render(draw: Callable[[], Figure]) -> Drawn:
-    """Call ``draw`` in the report's style and render its figure, laid out once for both formats.
+def render(draw: Callable[[], Figure], *, pdf: bool = False) -> Drawn:
+    """Call ``draw`` in the report's style and render its figure, laid out once for all formats.
 
     ``Figure.savefig`` would draw everything twice for each format.
     """
@@ -46,7 +54,14 @@ def render(draw: Callable[[], Figure]) -> Drawn:
         figure.set_layout_engine("none")  # keep the layout that the PNG has
         metadata = {"Date": None, "Creator": None, "Format": None, "Type": None}
         FigureCanvasSVG(figure).print_svg(markup, metadata=metadata)
-        return Drawn(markup.getvalue().encode(), picture.getvalue())
+        return Drawn(markup.getvalue().encode(), picture.getvalue(), _pdf(figure) if pdf else None)
+
+
+def _pdf(figure: Figure) -> bytes:
+    """One vector page as large as the figure, without the time of its making."""
+    page = BytesIO()
+    FigureCanvasPdf(figure).print_pdf(page, metadata={"CreationDate": None, "Creator": None, "Producer": None})
+    return page.getvalue()
 
 
 def for_page(svg: bytes, name: str, alt: str) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
@@ -76,7 +77,7 @@ def plots(task: TaskRuns) -> Iterator[Plot]:
             f"Gradients are drawn for {MOST_LABELS} of {len(task.groups)} cells, and maps for {maps.MOST_LABELS}; "
             "--task and fewer folders show the others."
         )
-    for at, profiles in enumerate(every, 1):
+    for profiles in every:
         label = clean(profiles.label, 60)
         which = "" if profiles.read == profiles.of else f" Of {profiles.read} of {profiles.of} runs, the lowest seeds."
         which += f" Without {profiles.diverged} that diverged." if profiles.diverged else ""
@@ -91,7 +92,7 @@ def plots(task: TaskRuns) -> Iterator[Plot]:
             for line in last.lines
             if len(line.median) and not np.isnan(line.median[-1])
         )
-        yield Plot(f"profile-{at}", partial(draw, profiles, ends), caption, alt, wide=True)
+        yield Plot(f"gradient {label}", partial(draw, profiles, ends), caption, alt, wide=True)
 
 
 def collect(traces: Traces, group: Group, lengths: Sequence[int]) -> Profiles | None:
@@ -186,8 +187,12 @@ def reach(every: Iterable[Profiles]) -> tuple[float, float]:
 
     The medians decide, so that one seed whose gradient explodes squeezes no other.
     """
-    lines = [line.median for profiles in every for stage in profiles.stages for line in stage.lines]
-    finite = np.concatenate([line[np.isfinite(line)] for line in lines] or [np.zeros(1)])
+    return ends_of(line.median for profiles in every for stage in profiles.stages for line in stage.lines)
+
+
+def ends_of(medians: Iterable[np.ndarray]) -> tuple[float, float]:
+    """The same of some medians."""
+    finite = np.concatenate([np.zeros(0), *(line[np.isfinite(line)] for line in medians)])
     low, high = (finite.min(), finite.max()) if len(finite) else (0.0, 0.0)
     return float(max(LOWEST, min(-4.0, low))) - 0.3, float(min(HIGHEST, max(0.0, high))) + 0.3
 
@@ -197,19 +202,23 @@ def draw(profiles: Profiles, ends: tuple[Number, Number]) -> Figure:
     figure, grid = new_figure(WIDE, 250, columns=len(profiles.stages), share=True)
     lengths = sorted({line.trained for stage in profiles.stages for line in stage.lines})
     for axes, stage in zip(grid[0], profiles.stages, strict=True):
-        for line in stage.lines:
-            colour = shade(lengths.index(line.trained), len(lengths))
-            faint(axes, [list(enumerate(seed, 1)) for seed in line.seeds], colour, alpha=0.35)
-            axes.plot(np.arange(1, len(line.median) + 1), line.median, color=colour, lw=2)
-        axes.axhline(-3, color=QUIET, lw=0.8, ls=(0, (1, 2)))
+        draw_panel(axes, [(line, shade(lengths.index(line.trained), len(lengths))) for line in stage.lines], ends)
         axes.set_title(stage.title)
-        axes.set_xlabel("timesteps back")
-        axes.set_xlim(left=0)
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.yaxis.set_major_formatter(FuncFormatter(power_of_ten))
-        axes.yaxis.get_major_locator().set_params(integer=True)
-        axes.set_ylim(*ends)
         axes.yaxis.set_tick_params(labelleft=True)
     grid[0][0].set_ylabel("gradient, relative to one step back")
     shade_legend(figure, lengths, f"{clean(profiles.label, 40)}, length")
     return figure
+
+
+def draw_panel(axes: Axes, lines: Iterable[tuple[ProfileLine, str]], ends: tuple[Number, Number]) -> None:
+    """Lines in their colours, every seed faint. ``ends`` of the vertical axis, in log10."""
+    for line, colour in lines:
+        faint(axes, [list(enumerate(seed, 1)) for seed in line.seeds], colour, alpha=0.35)
+        axes.plot(np.arange(1, len(line.median) + 1), line.median, color=colour, lw=2)
+    axes.axhline(-3, color=QUIET, lw=0.8, ls=(0, (1, 2)))
+    axes.set_xlabel("timesteps back")
+    axes.set_xlim(left=0)
+    axes.xaxis.get_major_locator().set_params(integer=True)  # pyright: ignore[reportCallIssue]
+    axes.yaxis.set_major_formatter(FuncFormatter(power_of_ten))
+    axes.yaxis.get_major_locator().set_params(integer=True)  # pyright: ignore[reportCallIssue]
+    axes.set_ylim(*ends)

@@ -17,7 +17,7 @@ from .style import LABELS_AT_MOST, QUIET, WIDTH, paint
 
 
 def plots(task: TaskRuns) -> Iterator[Plot]:
-    for at, some in enumerate(task.coloured(task.groups, LABELS_AT_MOST), 1):
+    for some in task.coloured(task.groups, LABELS_AT_MOST):
         curves = collect(some, task.threshold)
         rule = rule_text(some[0][1].first, task.threshold)
         level = f" ({sure})" if (sure := levels_text(curves)) else ""
@@ -40,7 +40,7 @@ def plots(task: TaskRuns) -> Iterator[Plot]:
             + "."
             for line in curves.lines
         )
-        yield Plot(f"score-{at}", partial(draw, curves), caption, alt)
+        yield Plot("score by length", partial(draw, curves), caption, alt)
 
 
 def collect(groups: Sequence[tuple[int, Group]], threshold: float | None) -> Curves:
@@ -59,7 +59,18 @@ def collect(groups: Sequence[tuple[int, Group]], threshold: float | None) -> Cur
 def draw(curves: Curves) -> Figure:
     rows = len(curves.lines) if any(p.of for p in curves.points) else 0
     figure, ((axes,),) = new_figure(WIDTH, 300 + 15 * rows)
-    lengths = sorted({p.x for p in curves.points})
+    draw_panel(axes, curves)
+    if rows:
+        _solved_counts(axes, curves, sorted({p.x for p in curves.points}))
+        axes.set_xlabel("trained length (timesteps)", labelpad=15 * rows + 8)
+    else:
+        axes.set_xlabel("trained length (timesteps)")
+    legend(figure, [(line.label, line.colour) for line in curves.lines])
+    return figure
+
+
+def draw_panel(axes: Axes, curves: Curves, *, room: Number = 0.07) -> None:
+    """The curves and both axes. ``room``: as for ``length_axis``."""
     many = sum(len(line.seeds) for line in curves.lines) > 60
     every = [value for p in curves.points for value in (p.low, p.high)]
     worst = 0.0 if curves.measure.metric.higher_is_better else 1.0
@@ -79,16 +90,9 @@ def draw(curves: Curves) -> Figure:
             dots(axes, [at for seed in line.seeds.values() for at in seed], colour, alpha=0.35, transform=shifted)
             axes.plot(xs * 2, [*low, *high], color=colour, lw=5, alpha=0.2, transform=shifted)
         axes.plot(xs, median, color=colour, marker=marker, ms=5.5, lw=2.2, clip_on=False, transform=shifted)
-    length_axis(axes, lengths)
+    length_axis(axes, sorted({p.x for p in curves.points}), room=room)
     score_axis(axes, curves.measure, every)
     axes.set_ylabel(clean(curves.measure.metric.name, 40))
-    if rows:
-        _solved_counts(axes, curves, lengths)
-        axes.set_xlabel("trained length (timesteps)", labelpad=15 * rows + 8)
-    else:
-        axes.set_xlabel("trained length (timesteps)")
-    legend(figure, [(line.label, line.colour) for line in curves.lines])
-    return figure
 
 
 def _solved_counts(axes: Axes, curves: Curves, lengths: Sequence[Number]) -> None:

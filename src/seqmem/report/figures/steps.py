@@ -40,7 +40,7 @@ def plots(task: TaskRuns) -> Iterator[Plot]:
     """None where there is no rule."""
     if rule(task.first, task.threshold) is None:
         return
-    for at, some in enumerate(task.coloured(task.groups, LABELS_AT_MOST), 1):
+    for some in task.coloured(task.groups, LABELS_AT_MOST):
         steps = collect(some, task.threshold)
         caption = (
             "Training steps until the rule was first met by a run that meets it at the end, by trained length, both "
@@ -53,7 +53,7 @@ def plots(task: TaskRuns) -> Iterator[Plot]:
             + "."
             for line in steps.lines
         )
-        yield Plot(f"steps-{at}", partial(draw, steps), caption, alt)
+        yield Plot("steps to solve", partial(draw, steps), caption, alt)
 
 
 def collect(groups: Sequence[tuple[int, Group]], threshold: float | None = None) -> Steps:

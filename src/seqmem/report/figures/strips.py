@@ -48,14 +48,12 @@ class Strip:
 
 
 def plots(task: TaskRuns) -> Iterator[Plot]:
-    number = 0
     for trained, tested in _places(task):
         here = [group for group in task.groups if group.at(trained)]
         for some in task.coloured(here, MOST_ROWS)[:2]:
             strip = collect(some, trained, task.threshold, at=tested)
             if not strip.rows:
                 continue
-            number += 1
             where = f"trained at length {trained}" + (f", tested at {tested}" if tested is not None else "")
             caption = f"Every run {where}, a point each; the upright line is the median."
             if diverged := sum(row.diverged for row in strip.rows):
@@ -67,7 +65,7 @@ def plots(task: TaskRuns) -> Iterator[Plot]:
                 f"{score_words(strip.measure.metric, row.median)}."
                 for row in strip.rows
             )
-            yield Plot(f"strip-{number}", partial(draw, strip), caption, alt)
+            yield Plot(f"seeds {where}", partial(draw, strip), caption, alt)
 
 
 def _places(task: TaskRuns) -> list[tuple[int, int | None]]:

@@ -56,6 +56,7 @@ MATPLOTLIB: Any = {
     "legend.frameon": False,
     "legend.labelcolor": INK,
     "path.simplify": False,
+    "pdf.fonttype": 42,  # TrueType: journals refuse matplotlib's own kind, Type 3
     "svg.fonttype": "none",
     "svg.hashsalt": "seqmem",
     "text.color": INK,

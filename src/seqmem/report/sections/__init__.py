@@ -3,10 +3,11 @@
 from collections.abc import Callable
 
 from ..figures.base import TaskRuns
-from . import comparison, generalisation, gradient, scores
+from . import comparison, generalisation, gradient, scores, summary
 from .base import Section
 
 TASK: tuple[Callable[[TaskRuns], Section], ...] = (
+    summary.figures,
     scores.figures,
     scores.table,
     generalisation.figures,

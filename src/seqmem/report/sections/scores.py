@@ -9,6 +9,7 @@ from ..figures.base import TaskRuns
 from ..statistics import (
     group_count,
     number_interval,
+    parameters,
     rule_text,
     score_interval,
     steps_to_solve,
@@ -53,6 +54,7 @@ def table(task: TaskRuns) -> Section:
     columns = [
         Column("cell", "label"),
         Column("length"),
+        Column("parameters"),
         Column("seeds"),
         Column("score"),
         Column("interval", "left"),
@@ -72,6 +74,7 @@ def table(task: TaskRuns) -> Section:
             cells = [
                 clean(group.label, 60),
                 length,
+                "–" if (size := parameters(runs)) is None else f"{size:,}",
                 len(runs),
                 score_words(metric, scores.median),
                 f"[{low}, {high}] ({scores.level_text})" if scores.n > 1 else "",
