@@ -156,9 +156,14 @@ TEXTS = {
         "  \n\t ",
         "he",
         "... ! my",
+        "my mother told his aunt that the dog slept and she",
+        "my grandfather told his aunt that the dog slept and he",
+        "my sister near the door told our father that he",
+        "his aunt told your nephew that again the red river vanished so the dog slept yesterday and she",
     ],
     "subject": [
         "bob AND the walked to store WHO?", "Bob WHO", "who?", "Alice Bob WHO?", "walked to the store", "Bobb who?",
+        "walked Bob WHO?",
     ],
     "temporal_order": ["c f d B e e d c f c c A f d", "cfdBeedcfccAfd", "c f x B", "AaBb"],
 }  # fmt: skip
@@ -221,7 +226,7 @@ ASK = """({bundles, sentences, texts, profiles}) => {
     const {task} = decode(bundles[name]);
     parsed[name] = some.map((line) => {
       const result = task.parse(line);
-      return {...result, right: task.right(result.tokens)};
+      return {...result, right: task.right(result.tokens), problem: task.problem(result.tokens)};
     });
   }
   const here = decode(JSON.parse(document.getElementById("data").textContent));
@@ -430,7 +435,8 @@ def edits(a: str, b: str) -> int:
 
 def test_text_is_parsed_as_in_python(browsed: Browsed) -> None:
     for name, task in TASKS.items():
-        vocabulary = task.words(torch.arange(task.inputs.size))
+        vocabulary, automaton = task.words(torch.arange(task.inputs.size)), task.automaton()
+        occurring = [word for at, word in enumerate(vocabulary) if automaton is None or at in automaton.tokens]
         for text, parsed in zip(TEXTS[name], browsed.parsed[name], strict=True):
             assert parsed["words"] == [vocabulary[token] for token in parsed["tokens"]]
             if parsed["unknown"] or not parsed["tokens"]:
@@ -441,12 +447,14 @@ def test_text_is_parsed_as_in_python(browsed: Browsed) -> None:
                 for unknown in parsed["unknown"]:
                     assert f"'{unknown['word']}'" in str(error.value)
                     assert text.split()[unknown["at"]] == unknown["word"] or name == "temporal_order"
-                    far = [edits(unknown["word"].strip(",.;:!?\"'()").lower(), known.lower()) for known in vocabulary]
-                    near = [far[vocabulary.index(known)] for known in unknown["nearest"]]
+                    far = [edits(unknown["word"].strip(",.;:!?\"'()").lower(), known.lower()) for known in occurring]
+                    near = [far[occurring.index(known)] for known in unknown["nearest"]]
                     assert near == sorted(far)[: len(near)], unknown
                 continue
             tokens = task.parse(text)
             assert parsed["tokens"] == tokens.tolist(), text
+            problem = automaton and automaton.problem(tokens.tolist())
+            assert parsed["problem"] == (problem and vars(problem)), text
             if task.naming() is not None:
                 known = task.unanswerable(tokens) is None
                 assert parsed["right"] == (int(task.solve(tokens[:, None])[-1, 0]) if known else None), text

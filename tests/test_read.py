@@ -240,7 +240,7 @@ def test_a_typed_sentence(runs: dict[str, Path], run_read: Command) -> None:
     assert data["unknown"] is data["sentence"] is None
     no_question = run_read(runs["lstm"], "--text", text.removesuffix(" she"))
     assert no_question.code == 0
-    assert "nobody can know: it does not end with a question: he or she" in no_question.out
+    assert "not judged: it does not end with a question: he or she" in no_question.out
     assert "▾" not in no_question.out
     assert "✓" not in no_question.out
 
@@ -424,7 +424,7 @@ def test_verdicts(tops: tuple[int, ...], confidence: float, verdict: str) -> Non
 def test_a_verdict_without_a_right_answer() -> None:
     *_, verdict, why = lines_of(scene_of(made_up(one_hot(1, 1), right=None), unknown="it names nobody"), 1)
     assert "says her uncle, 70 %" in verdict
-    assert why == "nobody can know: it names nobody"
+    assert why == "not judged: it names nobody"
 
 
 # Closed forms

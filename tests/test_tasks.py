@@ -626,6 +626,50 @@ def test_pronoun(seq_len: int) -> None:
     assert set(batch.targets[-1].tolist()) == set(range(8))
 
 
+@pytest.mark.parametrize(
+    ("task", "seq_len", "many"),
+    [
+        (Pronoun(people=4, filler_words=1), 12, 2000),
+        (Pronoun(people=4, filler_words=1, mentions=1), 9, 1000),
+        (Subject(), 3, 1000),
+    ],
+    ids=str,
+)
+def test_the_automaton_has_what_is_drawn_and_no_more(task: Task, seq_len: int, many: int) -> None:
+    """The spaces are small enough to be drawn whole. Every sequence with one token replaced or left out is compared."""
+    automaton = task.automaton()
+    assert automaton is not None
+    drawn = {tuple(tokens) for tokens in task.sample(many, seq_len, generator(0, "all")).inputs.T.tolist()}
+    for one in drawn:
+        assert automaton.problem(one) is None
+    for one in sorted(drawn)[:: max(1, len(drawn) // 6)]:
+        for t in range(seq_len):
+            for token in range(task.inputs.size):
+                other = (*one[:t], token, *one[t + 1 :])
+                problem = automaton.problem(other)
+                assert (problem is None) == (other in drawn), task.words(torch.tensor(other))
+                if problem is not None and problem.at == t and problem.latest is None:
+                    assert token not in problem.expected
+    assert automaton.tokens >= {token for one in drawn for token in one}
+
+
+@pytest.mark.parametrize("task", [Pronoun(), Pronoun(mentions=1), Pronoun(people=16, filler_words=5)], ids=str)
+@pytest.mark.parametrize("seq_len", [7, 29, 80])
+def test_the_automaton_has_sentences_of_every_length(task: Pronoun, seq_len: int) -> None:
+    automaton = task.automaton()
+    for tokens in task.sample(10, seq_len, generator(3, "drawn")).inputs.T.tolist():
+        assert automaton.problem(tokens) is None, task.words(torch.tensor(tokens))
+
+
+def test_a_task_that_draws_other_sequences_does_not_inherit_the_automaton() -> None:
+    class Reversed(Subject):
+        def sample(self, batch_size: int, seq_len: int, rng: torch.Generator) -> Batch:
+            return super().sample(batch_size, seq_len, rng)
+
+    assert Reversed().automaton() is None
+    assert Subject().automaton() is not None
+
+
 def test_pronoun_with_one_person() -> None:
     task = Pronoun(mentions=1)
     for seq_len in (5, 6, 30):

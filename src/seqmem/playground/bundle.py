@@ -148,7 +148,7 @@ def common_task(models: Sequence[Playable]) -> Task:
 
 
 def _task(task: Task) -> dict[str, Any]:
-    naming = task.naming()
+    naming, automaton = task.naming(), task.automaton()
     # The first line of every task's module is its question.
     title = (modules[type(task).__module__].__doc__ or task.name).partition("\n")[0].replace("*", "")
     return {
@@ -164,6 +164,13 @@ def _task(task: Task) -> dict[str, Any]:
         and {
             "phrases": [list(map(int, phrase)) for phrase in naming.phrases],
             "asks": {str(token): list(map(int, meant)) for token, meant in naming.asks.items()},
+        },
+        "automaton": automaton
+        and {
+            "slots": [list(map(int, slot)) for slot in automaton.slots],
+            "edges": [[list(edge) for edge in edges] for edges in automaton.edges],
+            "ends": sorted(automaton.ends),
+            "latest": {str(state): list(rule) for state, rule in automaton.latest.items()},
         },
     }
 

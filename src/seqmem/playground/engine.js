@@ -542,9 +542,15 @@ const PUNCTUATION = /^[,.;:!?"']+|[,.;:!?"']+$/g;
 
 class Task {
   constructor(data) {
-    Object.assign(this, data); // name, title, vocabulary, answers, chance, min_seq_len, metric, solved_at, naming
-    this.place = new Map(this.vocabulary.map((word, token) => [word, token]));
-    this.lower = new Map(this.vocabulary.map((word, token) => [word.toLowerCase(), token]));
+    // name, title, vocabulary, answers, chance, min_seq_len, metric, solved_at, naming, automaton
+    Object.assign(this, data);
+    const occurring = this.automaton && new Set(this.automaton.slots.flat());
+    // The words of the task's sentences. No model was trained on another.
+    this.known = this.vocabulary
+      .map((word, token) => ({ word, token }))
+      .filter(({ token }) => !occurring || occurring.has(token));
+    this.place = new Map(this.known.map(({ word, token }) => [word, token]));
+    this.lower = new Map(this.known.map(({ word, token }) => [word.toLowerCase(), token]));
     this.spelled = this.vocabulary.every((word) => word.length === 1); // letters need no spaces between them
   }
 
@@ -577,8 +583,8 @@ class Task {
   // Up to `most` known words, nearest first by edit distance, which is at most half of the longer word.
   nearest(word, most = 3) {
     const plain = word.replace(/^[^\p{L}\p{N}]+|[^\p{L}\p{N}]+$/gu, "").toLowerCase();
-    return this.vocabulary
-      .map((known, token) => ({ known, token, far: editDistance(plain, known.toLowerCase()) }))
+    return this.known
+      .map(({ word: known, token }) => ({ known, token, far: editDistance(plain, known.toLowerCase()) }))
       .filter(({ known, far }) => far <= Math.max(known.length, plain.length) / 2)
       .sort((a, b) => a.far - b.far || a.token - b.token)
       .slice(0, most)
@@ -591,10 +597,37 @@ class Task {
     return this.naming && last in this.naming.asks ? last : null;
   }
 
-  // The answer that the sentence mentions and its last word asks for; null if there is none or more than one.
+  // The answer that the sentence mentions and its last word asks for; null if there is none or more than one, or if the
+  // task has no such sentence.
   right(tokens) {
     const candidates = this.candidates(tokens);
-    return tokens.length >= this.min_seq_len && candidates.length === 1 ? candidates[0] : null;
+    const whole = tokens.length >= this.min_seq_len && this.problem(tokens) === null;
+    return whole && candidates.length === 1 ? candidates[0] : null;
+  }
+
+  // Where a sentence stops being one of the task's: {at, expected, latest}, with the tokens that may stand there; `latest`
+  // is the last place where its token could stand, else null. At the end, if it stops too early. null if it is one.
+  problem(tokens) {
+    if (!this.automaton) return null;
+    const { slots, edges, ends, latest } = this.automaton;
+    let states = new Set([0]);
+    const expected = () =>
+      [...new Set([...states].flatMap((state) => edges[state].flatMap(([slot]) => slots[slot])))].sort((a, b) => a - b);
+    const last = (state) => {
+      const [least, divisor] = latest[state] ?? [Infinity, 1];
+      return Math.max(least, Math.floor(tokens.length / divisor));
+    };
+    for (let t = 0; t < tokens.length; t++) {
+      const reached = [...states].flatMap((state) =>
+        edges[state].filter(([slot]) => slots[slot].includes(tokens[t])).map(([, into]) => into),
+      );
+      const entered = reached.filter((state) => t <= last(state));
+      if (entered.length === 0) {
+        return { at: t, expected: expected(), latest: reached.length > 0 ? Math.max(...reached.map(last)) : null };
+      }
+      states = new Set(entered);
+    }
+    return ends.some((state) => states.has(state)) ? null : { at: tokens.length, expected: expected(), latest: null };
   }
 
   candidates(tokens) {

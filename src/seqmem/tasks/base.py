@@ -16,7 +16,8 @@ from torch import Tensor
 from ..metrics import Plateau
 from ..signals import Batch, Signal
 from ..spaces import Space
-from .shown import Naming, split_words, tokens_of
+from .automaton import Automaton, Problem
+from .shown import Naming, alternatives, split_words, tokens_of
 
 
 class Task(ABC):
@@ -36,6 +37,8 @@ class Task(ABC):
         super().__init_subclass__(**arguments)
         if "sample" in vars(cls) and "samples" not in vars(cls):
             cls.samples = Task.samples  # an inherited ``samples`` would draw the parent's batches
+        if "sample" in vars(cls) and "automaton" not in vars(cls):
+            cls.automaton = Task.automaton  # the parent's has other sequences
         if "space" not in vars(cls):
             cls.space = Task.space  # the parent's is about the parent's sequences
 
@@ -166,7 +169,8 @@ class Task(ABC):
         return self._tokens(split_words(text, self._vocabulary()))
 
     def _tokens(self, words: Sequence[str]) -> Shaped[Tensor, " T"]:
-        return tokens_of(words, self._vocabulary(), task=self.name)
+        automaton = self.automaton()
+        return tokens_of(words, self._vocabulary(), task=self.name, occurring=automaton and automaton.tokens)
 
     def _vocabulary(self) -> list[str]:
         return self.words(torch.arange(self.inputs.size))
@@ -179,29 +183,46 @@ class Task(ABC):
         """How answers are named and queried; None if the task has another form."""
         return None
 
+    def automaton(self) -> Automaton | None:
+        """Which sequences of tokens the task has; None: it does not say."""
+        return None
+
     def last_is_query(self, inputs: Shaped[Tensor, "T B ..."]) -> bool:
         """True if the last timestep is purely a query, so that feeding it at step t probes the state at t."""
         naming = self.naming()
         return naming is not None and all(token in naming.asks for token in inputs[-1].tolist())
 
     def unanswerable(self, inputs: Shaped[Tensor, "T ..."]) -> str | None:
-        """Why ``solve`` has no correct answer to one typed sequence; None if it has.
+        """Why one typed sequence has no correct answer from ``solve``, or is none of the task's; None if it has one.
 
         Sequences from ``sample`` always have one.
         """
-        naming = self.naming()
+        naming, automaton = self.naming(), self.automaton()
+        tokens = inputs.tolist() if self.inputs.discrete else []
+        candidates = naming.candidates(tokens) if naming is not None else []
+        answers = [self.answer(torch.tensor(answer)) for answer in candidates]
+        if len(answers) > 1:
+            return f"it may mean {' or '.join(answers)}"
+        problem = None if automaton is None else automaton.problem(tokens)
+        if problem is not None and problem.at < len(tokens):
+            return self._described(problem, tokens)
         if len(inputs) < self.min_seq_len:
             return f"it is {len(inputs)} long, task={self.name} needs {self.min_seq_len} timesteps"
         if naming is None:
-            return None
-        tokens = inputs.tolist()
+            return None if problem is None else "it stops too early"
         if tokens[-1] not in naming.asks:
             queries = " or ".join(self.words(torch.tensor(list(naming.asks))))
             return f"it does not end with a question: {queries}"
-        answers = [self.answer(torch.tensor(answer)) for answer in naming.candidates(tokens)]
-        if len(answers) != 1:
-            return f"it may mean {' or '.join(answers)}" if answers else "it names nobody who could be meant"
-        return None
+        return None if answers else "it names none who could be meant"
+
+    def _described(self, problem: Problem, tokens: Sequence[int]) -> str:
+        """Where a sequence is none of the task's, and what could stand there."""
+        word = self.words(torch.tensor([tokens[problem.at]]))[0]
+        at = f"word {problem.at + 1} is '{word}'"
+        if problem.latest is not None:
+            return f"{at}: of {len(tokens)} words it is number {problem.latest + 1} at the latest"
+        expected = self.words(torch.tensor(problem.expected))
+        return f"{at}: there task={self.name} has {alternatives(expected)}"
 
     def picture(self, inputs: Shaped[Tensor, "T ..."]) -> Float[Tensor, "rows columns"] | None:
         """The part of a picture that ``inputs``, the start of one sequence, show; None if the task has no pictures.

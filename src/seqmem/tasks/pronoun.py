@@ -27,6 +27,7 @@ from .. import spaces
 from ..grammar import CLAUSES, HE, LONGEST, OPEN, PHRASES, SHE, SHORTEST, phrases
 from ..metrics import Plateau
 from ..signals import Batch, Tokens
+from .automaton import Automaton, Builder
 from .base import Task, content_hash
 from .shown import Naming
 
@@ -267,6 +268,51 @@ class Pronoun(Task):
         if self.mentions == 1:
             return Naming(self._names.tolist(), {words.index("who"): people})
         return Naming(self._names.tolist(), {words.index("he"): people[:half], words.index("she"): people[half:]})
+
+    def automaton(self) -> Automaton:
+        return self._automaton
+
+    @cached_property
+    def _automaton(self) -> Automaton:
+        token = {word: i for i, word in enumerate(self._grammar.words)}
+        builder = Builder({name: options[: self.filler_words] for name, options in OPEN.items()}, token)
+        named, begun, filled, end = (builder.state() for _ in range(4))
+        latest: dict[int, tuple[int, int]] = {}
+        if self.mentions == 1:
+            for person in self._people:
+                builder.path(0, person, named)
+            builder.path(named, "SAID that", begun)
+            asking = "who"
+        else:
+            half = self.people // 2
+            for first, second in (
+                (self._people[:half], self._people[half:]),
+                (self._people[half:], self._people[:half]),
+            ):
+                one, phrased, told = (builder.state() for _ in range(3))
+                for person in first:
+                    builder.path(0, person, one)
+                builder.path(one, PHRASES[-1], one)
+                for phrase in PHRASES[:-1]:
+                    builder.path(one, phrase, phrased)
+                for state in (one, phrased):
+                    builder.path(state, "TOLD", told)
+                for person in second:
+                    word, name = person.split()
+                    between = builder.state()
+                    builder.path(told, word, between)
+                    builder.path(between, name, named)
+                    latest[between] = (3, 3)  # it begins at timestep 3 or within the first third
+            builder.path(named, "that", begun)
+            asking = "he she"
+        for count in range(1, LONGEST):
+            builder.path(begun, phrases(count), filled)
+        for state in (begun, filled):
+            for clause in CLAUSES:
+                builder.path(state, clause, filled)
+            for word in asking.split():
+                builder.path(state, word, end)
+        return builder.build({end}, latest)
 
     def words(self, inputs: Int[Tensor, " T"]) -> list[str]:
         return [self._grammar.words[i] for i in inputs.tolist()]

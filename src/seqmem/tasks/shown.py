@@ -4,7 +4,7 @@ Axes: T time. Tensors here belong to one sequence.
 """
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -42,16 +42,26 @@ def split_words(text: str, vocabulary: Sequence[str]) -> list[str]:
     return text.split()
 
 
-def tokens_of(words: Sequence[str], vocabulary: Sequence[str], *, task: str) -> Int[Tensor, " T"]:
+def alternatives(words: Sequence[str], most: int = 6) -> str:
+    """A few of the words: ``brother or sister``; ``boat, cat, door and 20 others``; ``nothing`` if there is none."""
+    if len(words) > most:
+        return f"{', '.join(words[: most - 1])} or one of {len(words) - most + 1} others"
+    return " or ".join(filter(None, (", ".join(words[:-1]), *words[-1:]))) or "nothing"
+
+
+def tokens_of(
+    words: Sequence[str], vocabulary: Sequence[str], *, task: str, occurring: Collection[int] | None = None
+) -> Int[Tensor, " T"]:
     """Look up each word's place in ``vocabulary``, ignoring case and surrounding punctuation where necessary.
 
     Args:
         task: its name, for the error messages.
+        occurring: the tokens that its sequences have, where these are not all; a model has learned no other.
 
     Raises:
         ValueError: ``words`` is empty, or contains words outside ``vocabulary``; the message suggests close matches.
     """
-    exact = {word: token for token, word in enumerate(vocabulary)}
+    exact = {word: token for token, word in enumerate(vocabulary) if occurring is None or token in occurring}
     lower = {word.lower(): token for word, token in exact.items()}
     tokens, unknown = [], {}
     for typed in words:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from .. import spaces
 from ..signals import Batch, Tokens
+from .automaton import Automaton
 from .base import Task
 from .shown import Naming
 
@@ -73,6 +74,10 @@ class Subject(Task):
         """Any one subject in the sentence. ``solve`` takes the first token; in a valid sentence they agree."""
         subjects = range(len(SUBJECTS))
         return Naming([[subject] for subject in subjects], {WORDS.index("WHO?"): subjects})
+
+    def automaton(self) -> Automaton:
+        subjects, fillers = range(len(SUBJECTS)), range(len(SUBJECTS), len(SUBJECTS) + len(FILLERS))
+        return Automaton([subjects, fillers, [WORDS.index("WHO?")]], [[(0, 1)], [(1, 1), (2, 2)], []], {2})
 
     def words(self, inputs: Int[Tensor, " T"]) -> list[str]:
         return [WORDS[i] for i in inputs.tolist()]

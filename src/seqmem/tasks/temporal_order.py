@@ -91,10 +91,17 @@ class TemporalOrder(Task):
         return (is_symbol * inputs << k).sum(0).expand(inputs.shape)
 
     def unanswerable(self, inputs: Int[Tensor, " T"]) -> str | None:
-        count = int((inputs < 2).sum())
-        if count == self.symbols:
-            return None
-        return f"it has {count} letters A or B, task={self.name} asks for {self.symbols}"
+        positions = (inputs < 2).nonzero()[:, 0].tolist()
+        if len(positions) != self.symbols:
+            return f"it has {len(positions)} letters A or B, task={self.name} asks for {self.symbols}"
+        if len(inputs) < self.min_seq_len:
+            return super().unanswerable(inputs)
+        for position, (first, end) in zip(positions, spaces.symbol_ranges(len(inputs), self.symbols), strict=True):
+            if not first <= position < end:
+                letter, place = LETTERS[int(inputs[position])], position + 1
+                where = f"at {first + 1}" if end - first == 1 else f"from {first + 1} to {end}"
+                return f"letter {place} is {letter}: among {len(inputs)} letters there is an A or B {where}"
+        return None
 
     def words(self, inputs: Int[Tensor, " T"]) -> list[str]:
         return [LETTERS[i] for i in inputs.tolist()]

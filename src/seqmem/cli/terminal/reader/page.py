@@ -172,7 +172,7 @@ def verdicts(scene: Scene, columns: Sequence[Column], width: int, view: str) -> 
             start = set_cell_size(label if place == 0 else "", wide + 2)
             lines.append(Text.assemble((start, "bold"), line, no_wrap=True))
     if scene.unknown is not None and view == "beliefs":
-        lines.append(Text(f"nobody can know: {scene.unknown}", "dim"))
+        lines.append(Text(f"not judged: {scene.unknown}", "dim"))
     return lines
 
 
