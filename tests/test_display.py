@@ -1168,6 +1168,7 @@ def own_conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (conf / name).parent.mkdir(parents=True, exist_ok=True)
         (conf / name).write_text(content)
     monkeypatch.setattr(listing, "conf_dir", lambda: conf)
+    monkeypatch.setenv("COLUMNS", "200")
     return conf
 
 
@@ -1187,7 +1188,10 @@ def test_list_has_a_line_for_every_name(capsys: pytest.CaptureFixture[str]) -> N
     assert "\x1b" not in out
 
 
-def test_list_has_every_task_and_cell_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_has_every_task_and_cell_of_the_package(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     assert listing.main([]) == 0
     out = capsys.readouterr().out
     cells, tasks = out.split("\ntasks")
@@ -1232,3 +1236,19 @@ def test_list_wraps_sources_under_themselves(monkeypatch: pytest.MonkeyPatch) ->
     lines = plain(output.getvalue())
     assert max(map(len, lines)) <= 60
     assert lines[1].index("Hochreiter") == len(lines[2]) - len(lines[2].lstrip())
+
+
+@pytest.mark.usefixtures("own_conf")
+@pytest.mark.parametrize("width", [None, "30", "64", "80"])
+def test_list_fits_its_width_and_loses_no_word(
+    width: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Piped, it is 80 columns wide; where a task has no room for its source, it is on a line of its own."""
+    assert listing.main([]) == 0
+    whole = capsys.readouterr().out
+    monkeypatch.setenv("COLUMNS", width) if width else monkeypatch.delenv("COLUMNS")
+    assert listing.main([]) == 0
+    folded = capsys.readouterr().out
+    assert sorted(folded.split()) == sorted(whole.split())
+    if width != "30":  # the columns before the last are never folded
+        assert max(map(len, folded.splitlines())) <= int(width or 80)

@@ -10,7 +10,6 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -202,15 +201,6 @@ def lost(job: Job, why: str) -> Outcome:
     except (RunError, OSError, KeyError):
         pass  # the directory itself may be damaged; the outcome reports the loss anyway
     return Outcome(job.number, "lost", error=why)
-
-
-def interrupted(job: Job) -> None:
-    """Record that a job's process was ended on request. Best effort: the directory may be damaged."""
-    run = job.run
-    with suppress(RunError, OSError):
-        status = run.status()
-        if status is not None and status.state == "running" and not run.finished:
-            run.set_status("interrupted", step=status.step)
 
 
 # The queue

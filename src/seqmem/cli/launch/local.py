@@ -21,8 +21,8 @@ from typing import Any
 from ...printable import PrintableStream
 from ..config.errors import ConfigError
 from ..config.schema import usable_cores
-from .jobs import Job, Outcome, Queue, View, interrupted, lost, skip, work
-from .one_run import UNREAD, Stopped, StopSignals
+from .jobs import Job, Outcome, Queue, View, lost, skip, work
+from .one_run import UNREAD, Stopped, StopSignals, interrupted
 from .overview import Reporter, cost, view
 
 _PRELOADED = (
@@ -122,9 +122,10 @@ def _in_processes(queue: Queue, count: int, shown: View, stop: StopSignals) -> N
         line = "stopped at once: the same command goes on from the last checkpoints"
         raise Stopped(line, stop.exit_code) from None
     finally:
-        for worker in running.values():
-            worker.kill()
-            interrupted(worker.job)
+        with stop.ignored():
+            for worker in running.values():
+                worker.kill()
+                interrupted(worker.job.run)
 
 
 class _Worker:

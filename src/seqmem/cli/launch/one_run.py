@@ -63,6 +63,7 @@ class StopSignals:
 
     received: int | None = None
     at_once: BaseException | None = None  # what a request raises while nothing is written
+    ignoring: bool = False
 
     def requested(self) -> bool:
         return self.received is not None
@@ -74,6 +75,8 @@ class StopSignals:
     @contextmanager
     def caught(self) -> Iterator[None]:
         def handle(number: int, _: FrameType | None) -> None:
+            if self.ignoring:
+                return
             if self.received is not None:
                 raise KeyboardInterrupt
             self.received = number
@@ -96,13 +99,22 @@ class StopSignals:
         """Inside, a request to stop raises ``Interrupted`` at once, after the C function that is running."""
         from ...training.plan import Interrupted
 
-        if self.received is not None:
-            raise Interrupted(step)
         self.at_once = Interrupted(step)
         try:
+            if self.received is not None:  # asked last: a request that comes meanwhile finds ``at_once``
+                raise self.at_once
             yield
         finally:
             self.at_once = None
+
+    @contextmanager
+    def ignored(self) -> Iterator[None]:
+        """Inside, requests change nothing: what is left to do takes milliseconds, and would be left half done."""
+        self.ignoring = True
+        try:
+            yield
+        finally:
+            self.ignoring = False
 
 
 def run_path(config: RunConfig) -> Path:
@@ -188,6 +200,7 @@ def execute(
         if run.finished and not config.force:  # another process has finished it since the check above
             return run
         stack.enter_context(stop.caught())
+        stack.enter_context(_stopped_at_once(run, stop))
         from ...record.recorder import Recorder, load_checkpoint
         from ...training.loop import train
         from ...training.plan import CannotCompile, Diverged, Interrupted
@@ -251,13 +264,6 @@ def execute(
             command = "the same command without force=true" if config.force else "the same command"
             line = f"stopped at step {stopped.step} of {config.steps}, saved: {command} goes on from there"
             raise Stopped(line, stop.exit_code) from None
-        except KeyboardInterrupt:  # the second request
-            with suppress(OSError, RunError):
-                saved_at = getattr(run.status(), "step", 0)
-                run.set_status("interrupted", step=saved_at)
-            raise Stopped(
-                "stopped at once: the same command goes on from the last checkpoint", stop.exit_code
-            ) from None
         except Exception as error:
             _record_failure(run, error)
             if isinstance(error, Diverged):
@@ -276,6 +282,28 @@ def execute(
                 ) from error
             raise
     return run
+
+
+@contextmanager
+def _stopped_at_once(run: RunDirectory, stop: StopSignals) -> Iterator[None]:
+    """Record the second request as such wherever it comes, also while the first one's end is being written."""
+    try:
+        yield
+    except Stopped:
+        raise
+    except KeyboardInterrupt:
+        with stop.ignored():
+            interrupted(run)
+        raise Stopped("stopped at once: the same command goes on from the last checkpoint", stop.exit_code) from None
+
+
+def interrupted(run: RunDirectory) -> None:
+    """Record that a run was ended on request, at its last checkpoint. Best effort: the directory may be damaged."""
+    with suppress(OSError, RunError):
+        status = run.status()
+        # "finished" is written just before the result.
+        if status is not None and status.state in ("running", "finished") and not run.finished:
+            run.set_status("interrupted", step=status.step)
 
 
 def _say(console: Console, line: str) -> None:

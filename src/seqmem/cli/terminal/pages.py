@@ -87,7 +87,7 @@ def page(run: Summary, console: Console) -> list[Text]:
         lines.append(_row("error", Text(run.error, "red")))
     if run.state in ("interrupted", "killed"):
         lines.append(_row("go on with", Text(_command(run), "bold")))
-    lines += _scores(run)
+    lines += _scores(run, width)
     lines += _lengths(run, signs, width)
     lines += _gradient(run, signs, width)
     lines += _probes(run, signs)
@@ -105,7 +105,7 @@ def _command(run: Summary) -> str:
     return "the command that started it" if overrides is None else typed("seqmem", "train", *overrides)
 
 
-def _scores(run: Summary) -> list[Text]:
+def _scores(run: Summary, width: int) -> list[Text]:
     own = _own_score(run)
     if own is None:
         return [_row("score", ("none yet", "dim"))]
@@ -117,9 +117,12 @@ def _scores(run: Summary) -> list[Text]:
     if scale.chance is not None:
         constant = "" if scale.constant in (None, scale.chance) else f", constant {scale.metric.text(scale.constant)}"
         parts.append((f"  chance {scale.metric.text(scale.chance)}{constant}", "dim"))
-    if comment := verdict(run):
-        parts.append((f"  {comment}", style))
     rows = [_row(scale.metric.name if short else "score", *parts)]
+    if comment := verdict(run):
+        if rows[0].cell_len + 2 + len(comment) <= width:
+            rows[0].append("  ").append(comment, style)
+        else:
+            rows.append(_row("", (comment, style)))
     if run.loss is not None:
         chance = f"  chance {scale.baseline_loss:.3f}" if scale.baseline_loss is not None else ""
         rows.append(_row("loss", f"{run.loss:.3g}", (chance, "dim")))

@@ -131,10 +131,13 @@ def _add(run: RunDirectory, task: "Task", evaluations: "list[Evaluation]") -> No
 def _print(run: RunDirectory, task: "Task", trained: int, evaluations: "list[Evaluation]") -> None:
     metric: Metric = task.targets.metric
     console = Console(highlight=False)
-    table = Table(box=box.SIMPLE_HEAD, title=str(run.path), title_justify="left", title_style="dim")
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    table.title, table.title_justify, table.title_style = str(run.path), "left", "dim"
     constant = any(task.constant != task.chance_at(one.seq_len) for one in evaluations)
-    for name in ("length", metric.name, "chance", *["constant"] * constant, "loss", "without memory", "sequences"):
-        table.add_column(name, justify="right")
+    repeated = any(one.distinct not in (None, one.sequences) for one in evaluations)
+    names = ("length", metric.name, "chance", *["constant"] * constant, "loss", "chance loss", "sequences")
+    for name in (*names, *["distinct"] * repeated):
+        table.add_column(name, justify="right", no_wrap=name not in (metric.name, "chance loss"))
     for one in evaluations:
         mark = " (trained)" if one.seq_len == trained else ""
         cells = (
@@ -144,7 +147,8 @@ def _print(run: RunDirectory, task: "Task", trained: int, evaluations: "list[Eva
             *[metric.text(task.constant)] * constant,
             f"{one.loss:.4g}",
             f"{task.baseline_loss(one.seq_len):.4g}",
-            f"{one.sequences}" + ("" if one.distinct in (None, one.sequences) else f", {one.distinct} different"),
+            f"{one.sequences}",
+            *[str(one.sequences if one.distinct is None else one.distinct)] * repeated,
         )
         table.add_row(*cells, style="bold" if mark else "")
     console.print(table)

@@ -173,14 +173,23 @@ def _section(titles: list[str], rows: list[list[str]], console: rich.console.Con
     cells = [[Text(f"  {row[0]}", "cyan"), *(Text(text) for text in row[1:-1])] for row in rows]
     left = columns([[*cells, Text(".")] for cells in [head[:-1], *cells]])
     start = left[0].cell_len - 1
+    beside = console.width - start >= _NARROWEST or start < _NARROWEST
+    indent = start if beside else 4
     for line, last in zip(left, [head[-1], *(Text(row[-1]) for row in rows)], strict=True):
         line.right_crop(1)
-        # On a terminal the last column is wrapped under itself; a pipe gets one line each, whole.
-        parts = last.wrap(console, max(20, console.width - start)) if console.is_terminal else [last]
-        for i, part in enumerate(parts or [last]):
-            drawn = Text.assemble(" " * start if i else line, part)
-            drawn.rstrip()
-            yield drawn
+        parts = list(last.wrap(console, max(20, console.width - indent))) or [last]
+        drawn = [Text.assemble(" " * indent, part) for part in parts]
+        if beside:
+            drawn[0] = Text.assemble(line, parts[0])
+        else:
+            drawn = [line, *drawn] if last.plain else [line]
+        for one in drawn:
+            one.rstrip()
+            yield one
+
+
+_NARROWEST = 24
+"""Characters for the last column beside the others; where there are fewer, it is on lines of its own."""
 
 
 def compute() -> str:
