@@ -141,7 +141,7 @@ def environment(**changes: str) -> dict[str, str]:
     """This process's environment without what changes the output of a command; one thread, no CUDA."""
     dropped = ("HYDRA_FULL_ERROR", "NO_COLOR", "FORCE_COLOR", "COLUMNS", "COMP_LINE", "PYTHONPATH")
     inherited = {name: value for name, value in os.environ.items() if name not in dropped}
-    return {**inherited, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **changes}
+    return {**inherited, "SEQMEM_COMMAND": "seqmem", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **changes}
 
 
 def in_a_process(*args: str, cwd: Path, **env: str) -> Completed:

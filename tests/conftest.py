@@ -90,6 +90,7 @@ def typed(
     monkeypatch.setattr(sys, "path", [*sys.path])
     for name in ("HYDRA_FULL_ERROR", "PYTHONPATH"):  # which seqmem sets
         monkeypatch.setenv(name, "")
+    monkeypatch.setenv("SEQMEM_COMMAND", "seqmem")
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
 

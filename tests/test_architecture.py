@@ -1,6 +1,7 @@
 """The laws of CONTRIBUTING's 'How it is built' on imports and names, checked on the source."""
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from functools import cache
@@ -10,6 +11,7 @@ import jaxtyping
 import pytest
 import torch
 
+from seqmem.cli.main import VERBS
 from seqmem.signals import Tokens
 
 SOURCE = Path(__file__).parents[1] / "src" / "seqmem"
@@ -213,7 +215,7 @@ INNER_LAW: dict[str, set[str]] = {
     "launch": {"launch", "terminal", "config"},
     "verbs": {"launch", "terminal", "config"},
     "notebook": {"launch", "config"},
-    "help": {"terminal"},
+    "help": {"terminal", "config"},
     "main": {"help", "verbs", "config"},
 }
 """Part of the cli -> the parts it may import from. A verb may not import another verb."""
@@ -338,6 +340,24 @@ def test_no_swallowed_errors_and_no_printing_below_the_cli() -> None:
                 assert not (broad and empty), f"{path}:{node.lineno}"
             if isinstance(node, ast.Call) and dotted(node.func) == "print":
                 assert room(path) == "cli", f"{path}:{node.lineno}"
+
+
+SUGGESTION = re.compile(rf"(?<![\\w/.])(seqmem ({'|'.join(VERBS)}|-\\w+)\\b(?!( status)?: )|pip install)")
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if room(path) != "record"], ids=str)
+def test_suggested_commands_are_what_the_user_typed(path: Path) -> None:
+    """``commands.command`` and ``commands.install`` make them. Files of a run are read elsewhere and keep the name."""
+    docstrings = {
+        id(node.body[0].value)
+        for node in ast.walk(parsed(path))
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.body
+        and isinstance(node.body[0], ast.Expr)
+    }
+    for node in ast.walk(parsed(path)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+            assert not SUGGESTION.search(node.value), f"{path}:{node.lineno}: {node.value}"
 
 
 def test_shapes_and_types_are_checked_while_the_tests_run() -> None:

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -183,7 +184,7 @@ def test_help_and_completion_need_no_torch(tmp_path: Path) -> None:
 
     for name in ("empty", "help"):
         for verb in VERBS:
-            assert f"seqmem {verb}" in completed[name].out
+            assert re.search(rf"^{verb}  ", completed[name].out, re.MULTILINE)
         assert max(map(len, completed[name].out.splitlines())) <= 80
     assert completed["version"].out == "seqmem 0.2.0\n"
     for part in ("seqmem train [-m]", "cell: custom, gru, lstm, rnn", "seq_len", "optimizer:", "--cfg job"):
@@ -204,22 +205,34 @@ def test_help_and_completion_need_no_torch(tmp_path: Path) -> None:
 
 
 def test_completion_in_a_shell(tmp_path: Path) -> None:
-    """Bash sources the printed script, which then completes words."""
+    """Bash sources the printed script, which then completes words, however seqmem is started."""
     bash = shutil.which("bash")
     assert bash is not None
     script = """
-        eval "$(seqmem -sc install=bash)"
-        line="seqmem train task=te"
-        words=($line); COMP_LINE=$line; COMP_POINT=${#line}; COMP_CWORD=$((${#words[@]} - 1))
-        hydra_bash_completion
-        echo "${COMPREPLY[@]}"
+        unset SEQMEM_COMMAND
+        compopt() { true; }  # it works during a completion alone
+        offered() {
+            eval "$($1 -sc install=bash)"
+            line="$1 $2"
+            words=($line); COMP_LINE=$line; COMP_POINT=${#line}; COMP_CWORD=$((${#words[@]} - 1))
+            COMPREPLY=()
+            $3
+            echo "${COMPREPLY[@]}"
+        }
+        offered seqmem "train task=te" hydra_bash_completion
+        offered "python -m seqmem" "train task=te" seqmem_module_completion
+        offered "python -m seqmem" "sw" seqmem_module_completion
+        line="python -m json"; COMP_LINE=$line; COMPREPLY=(); seqmem_module_completion; echo "${COMPREPLY[@]}"
+        complete -p python | sed 's/.*-F//'
     """
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     completed = subprocess.run(
         [bash, "--norc", "-c", script], cwd=tmp_path, env=environment(PATH=path),
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
-    assert (completed.stdout.splitlines(), completed.stderr) == (["task=temporal_order task=text"], "")
+    tasks = "task=temporal_order task=text"
+    assert completed.stderr == ""
+    assert completed.stdout.splitlines() == [tasks, tasks, "sweep", "", " seqmem_module_completion python"]
 
 
 def test_a_users_own_configuration_directory(tmp_path: Path, typed: Callable[..., Completed]) -> None:

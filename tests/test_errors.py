@@ -69,7 +69,7 @@ REFUSED = {
     "-m --cfg job": "Only one of --run, --multirun, --cfg",
     "-m hydra/launcher=submitit": "no hydra/launcher is called 'submitit'. One of: basic",
     "-m hydra.sweeper.params={seq_len:'12,20'}": "hydra.sweeper.params: the settings of a sweep are typed themselves",
-    "-m hydra/sweeper=optuna": "no hydra/sweeper is called 'optuna'. It comes with pip install 'seqmem[optuna]'.",
+    "-m hydra/sweeper=optuna": "no hydra/sweeper is called 'optuna'. It comes with",
     "-m seed=interval(0,1)": "does not support sweep type",
     # a user's own cell; more in VALUES
     "cell=custom": "cell.target is not set: give it a value, cell.target=...",

@@ -278,7 +278,7 @@ def test_invalid_options_are_refused(
     address = f"ray://{address}"
     refused(f"no Ray cluster at {address}: Connection refused", error=RunError, address=address)
     monkeypatch.setitem(sys.modules, "ray", None)
-    refused("hydra/launcher=ray needs Ray: pip install seqmem[ray]", num_cpus=1)
+    refused("hydra/launcher=ray needs Ray: ", num_cpus=1)
     assert not cluster.starts
 
 

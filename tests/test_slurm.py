@@ -138,7 +138,7 @@ def test_without_slurm(typed: Callable[..., Completed], tmp_path: Path, monkeypa
 
 def test_without_submitit(cluster: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "submitit", None)
-    with pytest.raises(ConfigError, match=r"needs submitit: pip install seqmem\[slurm\]"):
+    with pytest.raises(ConfigError, match=r"needs submitit: \S+python\S* -m pip install 'submitit>="):
         slurm.run_jobs(some_jobs(1))
 
 

@@ -7,6 +7,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from .config.commands import command
 from .terminal.console import Console
 
 
@@ -21,15 +22,17 @@ def print_help(verbs: dict[str, str]) -> None:
         )
     )
     console.print()
+    console.print(Text.assemble("usage: ", (f"{command()} VERB ...", "bold")), soft_wrap=True)
+    console.print()
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 2))
     for verb, what in verbs.items():
-        table.add_row(Text(f"seqmem {verb}", style="bold cyan"), what)
+        table.add_row(Text(verb, style="bold cyan"), what)
     console.print(table)
     examples = Text("\n").join(
         [
-            Text("seqmem train cell=lstm task=pronoun seq_len=50"),
-            Text("seqmem train -m cell=rnn,lstm,gru seq_len=10,20,50,100 seed=0,1,2"),
-            Text("seqmem watch"),
+            Text(command("train", "cell=lstm", "task=pronoun", "seq_len=50")),
+            Text(command("train", "-m", "cell=rnn,lstm,gru", "seq_len=10,20,50,100", "seed=0,1,2")),
+            Text(command("watch")),
         ]
     )
     console.print()
@@ -38,8 +41,8 @@ def print_help(verbs: dict[str, str]) -> None:
             examples, title="try", title_align="left", box=box.ROUNDED, border_style="dim", width=min(console.width, 78)
         )
     )
+    completion = f'eval "$({command("-sc", "install=bash")})"'
     console.print(
-        Text.assemble(
-            "\nEvery verb has ", ("--help", "bold"), ". TAB completion: ", ('eval "$(seqmem -sc install=bash)"', "bold")
-        )
+        Text.assemble("\nEvery verb has ", ("--help", "bold"), ". TAB completion: ", (completion, "bold")),
+        soft_wrap=True,
     )

@@ -9,6 +9,7 @@ from importlib import import_module
 from importlib.metadata import version
 
 from ..printable import PrintableStream
+from .config.commands import command, module_completion
 from .config.errors import exit_code, full_errors, nearest, one_line, print_error
 
 VERBS = {
@@ -68,7 +69,7 @@ def _dispatch(args: list[str]) -> int:
     verb, rest = args[0], args[1:]
     if verb in VERBS:
         return run_verb(verb, rest)
-    hint = nearest(verb, list(VERBS)) or (f" Settings follow a verb: seqmem train {verb}." if "=" in verb else "")
+    hint = nearest(verb, list(VERBS)) or (f" Settings follow a verb: {command('train', verb)}." if "=" in verb else "")
     print_error(f"seqmem: there is no command '{verb}'.{hint} One of: {', '.join(VERBS)}")
     return 2
 
@@ -101,4 +102,8 @@ def _complete(args: list[str]) -> int:
         # Hydra ends the name of a group with groups inside (cell, for cell/usual) without its "=".
         print(re.sub(r"(?<!\S)(\w+)(?!\S)", r"\1=", offered.getvalue()), end="")
         return code
+    script = module_completion() if args[1:] in (["install=bash"], ["install=zsh"]) else None
+    if script is not None:
+        print(script)
+        return 0
     return run_verb("train", args)

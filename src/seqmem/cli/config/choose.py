@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from ...runs.directory import RunDirectory, find_runs
 from ...runs.files import BEFORE, RunError
 from ...runs.result import StoredResult
+from .commands import command
 from .errors import ConfigError, print_error
 
 OUTPUTS = Path("outputs")
@@ -30,7 +31,7 @@ def find(given: str) -> list[RunDirectory]:
     if path.is_dir() and (runs := find_runs(path)):
         return sorted(runs, key=_natural)
     if os.path.realpath(path) == os.path.realpath(OUTPUTS):  # Path.resolve raises where links go in a circle
-        raise FileNotFoundError(f"{given}: no run there yet; seqmem train makes one")
+        raise FileNotFoundError(f"{given}: no run there yet; {command('train')} makes one")
     if path.is_dir():
         raise FileNotFoundError(f"{given}: no run there; a run's directory has a config.json")
     known = sorted(find_runs(OUTPUTS), key=_natural)
@@ -45,7 +46,7 @@ def find(given: str) -> list[RunDirectory]:
         names = ", ".join(str(run.path) for run in alike[:3])
         more = f" and {len(alike) - 3} more" if len(alike) > 3 else ""
         raise FileNotFoundError(f"{given} matches {len(alike)} runs: {names}{more}")
-    where = f"{OUTPUTS} has {len(known)} others" if known else f"{OUTPUTS} has none yet; seqmem train makes one"
+    where = f"{OUTPUTS} has {len(known)} others" if known else f"{OUTPUTS} has none yet; {command('train')} makes one"
     raise FileNotFoundError(f"{given}: no run there; {where}")
 
 
@@ -54,7 +55,7 @@ def _natural(run: RunDirectory) -> list[tuple[int, str]]:
     return [(int(part) if part.isdecimal() else 0, part) for part in re.split(r"(\d+)", run.path.as_posix())]
 
 
-def one_run(given: str, command: str) -> RunDirectory:
+def one_run(given: str, verb: str) -> RunDirectory:
     """The only run that one word of a command line names.
 
     Raises:
@@ -67,7 +68,7 @@ def one_run(given: str, command: str) -> RunDirectory:
     except FileNotFoundError as error:
         raise RunError(str(error)) from None
     if len(runs) > 1:
-        raise RunError(f"{given} matches {len(runs)} runs, {command} takes one: {runs[0].path}, ...")
+        raise RunError(f"{given} matches {len(runs)} runs, {command(verb)} takes one: {runs[0].path}, ...")
     return runs[0]
 
 
@@ -115,7 +116,7 @@ def finished_runs(names: Sequence[str]) -> tuple[list[RunDirectory], list[LeftOu
             runs[0].config()
         finished = [run for run in runs if run.finished]
         if not finished:
-            raise RunError(f"{name}: none of its {len(runs)} runs is finished; seqmem train goes on with them")
+            raise RunError(f"{name}: none of its {len(runs)} runs is finished; {command('train')} goes on with them")
         if len(finished) < len(runs):
             left_out.append(LeftOut(name, len(runs) - len(finished), len(runs)))
         usable = readable(finished, lambda run: (task_settings(run), run.result()))

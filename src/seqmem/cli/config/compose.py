@@ -10,6 +10,7 @@ from hydra._internal.utils import get_args_parser
 from omegaconf import DictConfig
 
 from ...runs.directory import RunDirectory
+from .commands import command
 from .errors import ConfigError
 from .hydra_errors import explained
 from .own_code import forget_edited
@@ -93,12 +94,14 @@ def parsed(args: Sequence[str]) -> Arguments:
     def refuse(message: str) -> NoReturn:
         if match := re.match(r"unrecognized arguments: (--?([\w./@]+)=\S*)", message):
             raise ConfigError(f"'{match[1]}': settings have no dashes: {match[1].lstrip('-')}")
-        raise ConfigError(f"{message}; see seqmem train --help")
+        raise ConfigError(f"{message}; see {command('train', '--help')}")
 
     parser.error = refuse
     parsed_args = parser.parse_intermixed_args(args)
     if (file := parsed_args.experimental_rerun) is not None:  # --experiment=... is a prefix of it
-        raise ConfigError(f"'--experimental-rerun={file}': write experiment={file} or seqmem reproduce RUN instead")
+        raise ConfigError(
+            f"'--experimental-rerun={file}': write experiment={file} or {command('reproduce', 'RUN')} instead"
+        )
     options = list(args)
     for override in parsed_args.overrides:
         options.remove(override)

@@ -9,9 +9,10 @@ import difflib
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from ...runs.files import RunError
+from .commands import command
 
 
 class ConfigError(Exception):
@@ -21,8 +22,12 @@ class ConfigError(Exception):
 class Parser(argparse.ArgumentParser):
     """Reports a mistake in one line with exit code 2; argparse would print the whole usage above it."""
 
+    def __init__(self, verb: str, **options: Any) -> None:
+        super().__init__(prog=command(verb), **options)
+        self.verb = verb
+
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{joined(f'{self.prog}: {message}; see {self.prog} --help')}\n")
+        self.exit(2, f"{joined(f'seqmem {self.verb}: {message}; see {self.prog} --help')}\n")
 
 
 def one_line(error: BaseException) -> str:

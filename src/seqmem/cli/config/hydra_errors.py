@@ -12,6 +12,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from .commands import command, install
 from .errors import ConfigError, nearest
 from .own_hydra import own_hydra
 
@@ -69,7 +70,7 @@ def _explain(error: Exception, overrides: Sequence[str], config_dir: str | None)
         if not options:
             return f"no {group} is called '{name}', nor anything else: -cd DIR adds your own from DIR/{group}/NAME.yaml"
         extra = EXTRAS.get(f"{group}/{name}")
-        missing = f" It comes with pip install 'seqmem[{extra}]'." if extra else nearest(name, options)
+        missing = f" It comes with {install(extra)}." if extra else nearest(name, options)
         return f"no {group} is called '{name}'.{missing} One of: {', '.join(options)}"
     if isinstance(error, MissingConfigException):
         return first
@@ -109,11 +110,11 @@ def unknown_setting(name: str, overrides: Sequence[str], config_dir: str | None)
     siblings = [known.removeprefix(group + dot) for known in names if dot and known.startswith(group + dot)]
     line = f"there is no setting '{name}'."
     if hint := nearest(rest, siblings, group + dot) if siblings else nearest(name, names):
-        return f"{line}{hint} See seqmem train --help"
+        return f"{line}{hint} See {command('train', '--help')}"
     if siblings:
         choice = next((word for word in chosen if word.startswith(f"{group}=")), group)
         return f"{line} {choice} has {', '.join(sibling for sibling in siblings if sibling != 'name')}"
-    return f"{line} See seqmem train --help"
+    return f"{line} See {command('train', '--help')}"
 
 
 def setting_names(chosen: Sequence[str], config_dir: str | None) -> list[str]:

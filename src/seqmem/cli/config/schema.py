@@ -16,6 +16,7 @@ from omegaconf import MISSING, OmegaConf
 
 from ...runs import settings as settings_of
 from ...spaces import data_revision
+from .commands import command
 from .errors import ConfigError
 from .own_code import PARTS, pinned
 
@@ -134,6 +135,7 @@ class RunConfig:
 
 
 def register() -> None:
+    OmegaConf.register_new_resolver("command", command, replace=True)  # for the text of --help
     store = ConfigStore.instance()
     if "run_schema.yaml" in store.repo:
         return

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ...runs.files import RunError
+from ..config.commands import install
 from ..config.errors import ConfigError, one_line
 from ..config.schema import usable_cores
 from .jobs import Job, Lines, Outcome, Queue, View, lost, skip, work
@@ -283,7 +284,7 @@ def _ray() -> Any:
     except ModuleNotFoundError as error:
         if error.name != "ray":
             raise
-        raise ConfigError("hydra/launcher=ray needs Ray: pip install seqmem[ray]") from None
+        raise ConfigError(f"hydra/launcher=ray needs Ray: {install('ray')}") from None
 
 
 def worker_environment(job: Job, runtime_env: Any) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from ...runs.files import RunError
+from ..config.commands import install
 from ..config.errors import ConfigError, nearest
 from .jobs import Job, Outcome, finished_outcome, lost, skip, work
 from .one_run import Stopped, StopSignals
@@ -176,7 +177,7 @@ def _check_commands() -> None:
     try:
         import submitit  # noqa: F401
     except ImportError as error:
-        raise ConfigError(f"hydra/launcher=slurm needs submitit: pip install seqmem[slurm] ({error})") from error
+        raise ConfigError(f"hydra/launcher=slurm needs submitit: {install('slurm')} ({error})") from error
     for command in ("sbatch", "srun", "squeue", "scontrol"):
         if shutil.which(command) is None:
             raise RunError(

@@ -24,9 +24,10 @@ from ...runs.directory import RunDirectory
 from ...runs.summary import read
 from ...solved import solved_words
 from ..config.choose import OUTPUTS
+from ..config.commands import command
 from .pages import LABEL, WIDEST, page
 from .strip import Marks, bar, columns, fitted, legend, marks, say, strip_line
-from .words import here, typed
+from .words import here
 
 if TYPE_CHECKING:  # torch takes seconds, and help and completion pass through here
     import seqmem.measurement
@@ -327,17 +328,17 @@ def print_summary(console: Console, run: RunDirectory) -> None:
     folder = path.parent.parent  # outputs/TASK/CELL/NAME: the runs of this task
     root = folder.parent
     commands = [
-        (typed("seqmem", "watch", *([] if root == OUTPUTS else [root])), "every curve in TensorBoard"),
-        (typed("seqmem", "show", folder), f"all runs of {summary.task} side by side"),
-        (typed("seqmem", "read", path), "a sentence, word by word"),
-        (typed("seqmem", "eval", path, f"seq_len={8 * summary.seq_len}"), "other lengths"),
+        (command("watch", *([] if root == OUTPUTS else [root])), "every curve in TensorBoard"),
+        (command("show", folder), f"all runs of {summary.task} side by side"),
+        (command("read", path), "a sentence, word by word"),
+        (command("eval", path, f"seq_len={8 * summary.seq_len}"), "other lengths"),
     ]
     room = console.width - LABEL - 1
-    widest = max((len(command) for command, why in commands if len(command) + 2 + len(why) <= room), default=0)
-    for i, (command, why) in enumerate(commands):
+    widest = max((len(line) for line, why in commands if len(line) + 2 + len(why) <= room), default=0)
+    for i, (words, why) in enumerate(commands):
         line = Text.assemble(("" if i else "next", "dim"))
         line.pad_right(LABEL + 1 - line.cell_len)
-        line.append(command, "bold")
-        if len(command) <= widest and widest + 2 + len(why) <= room:
-            line.append(" " * (widest - len(command) + 2) + why, "dim")
+        line.append(words, "bold")
+        if len(words) <= widest and widest + 2 + len(why) <= room:
+            line.append(" " * (widest - len(words) + 2) + why, "dim")
         say(console, line)

@@ -14,8 +14,9 @@ from ...decay import DESCRIPTIONS, NUMBERS, states
 from ...runs.settings import flat
 from ...runs.summary import Summary
 from ...solved import solved_words
+from ..config.commands import command
 from .strip import Marks, bar, columns, fitted, heat_strip, legend, marks, packed, strip_line
-from .words import duration, here, typed
+from .words import duration, here
 
 WIDEST = 120
 """Characters beyond which a page about one run gets no wider: long lines are hard to read."""
@@ -102,7 +103,7 @@ def _row(label: str, *parts: Text | str | tuple[str, str]) -> Text:
 
 def _command(run: Summary) -> str:
     overrides = run.overrides
-    return "the command that started it" if overrides is None else typed("seqmem", "train", *overrides)
+    return "the command that started it" if overrides is None else command("train", *overrides)
 
 
 def _scores(run: Summary, width: int) -> list[Text]:
@@ -311,7 +312,7 @@ def _fitting(settings: Mapping[str, list[str]], signs: Marks, width: int) -> dic
         wide = sum(2 + max(map(cell_len, (name, *values))) for name, values in cut.items()) - 2
         if wide + _SCORE <= width:
             return cut
-    for name in reversed(settings):
+    for name in reversed(list(settings)):
         rest = [values for other, values in chosen.items() if other != name]
         if rest and len(set(zip(*rest, strict=True))) == len(set(zip(*chosen.values(), strict=True))):
             del chosen[name]

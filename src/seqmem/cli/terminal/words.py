@@ -1,8 +1,5 @@
-"""Numbers, paths and commands as people read and type them."""
+"""Numbers and paths as people read and type them."""
 
-import os
-import shlex
-import subprocess
 from pathlib import Path
 
 
@@ -21,9 +18,3 @@ def here(path: Path) -> Path:
         return path.resolve().relative_to(Path.cwd())
     except ValueError:
         return path
-
-
-def typed(*words: str | Path) -> str:
-    """A command line that can be pasted into a shell."""
-    parts = [str(word) for word in words]
-    return subprocess.list2cmdline(parts) if os.name == "nt" else shlex.join(parts)

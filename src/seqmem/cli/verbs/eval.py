@@ -12,6 +12,7 @@ from ...runs.checksums import cover, uncover
 from ...runs.directory import RunDirectory
 from ...runs.files import EVALUATIONS, EVENTS, RunError, plain_json, write_atomically
 from ..config.choose import one_run
+from ..config.commands import RUN, command
 from ..config.errors import ConfigError, Parser
 from ..config.memory import refuse_lengths
 from ..config.own_code import edited
@@ -28,9 +29,9 @@ NUMBERS = ("seq_len", "sequences")
 
 def main(args: Sequence[str]) -> int:
     parser = Parser(
-        prog="seqmem eval",
+        "eval",
         description="Score a finished run on held-out sequences of any lengths: in a table and in its TensorBoard log.",
-        epilog="example: seqmem eval outputs/pronoun/lstm/len50-seed0-1a2b3c4d seq_len=10,20,50,100,200",
+        epilog=f"example: {command('eval', RUN, 'seq_len=10,20,50,100,200')}",
     )
     parser.add_argument("run", metavar="RUN", help="a run's directory, or a part of its name that no other has")
     parser.add_argument(
@@ -56,7 +57,7 @@ def main(args: Sequence[str]) -> int:
         raise ConfigError("seq_len and sequences are whole numbers, e.g. seq_len=10,20,50") from None
     if sequences < 1:
         raise ConfigError(f"sequences={sequences}: must be at least 1")
-    run, device = one_run(options.run, "seqmem eval"), given.get("device", "auto")
+    run, device = one_run(options.run, "eval"), given.get("device", "auto")
     evaluate_run(run, lengths, sequences, device, trusted=options.trust)
     return 0
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ...runs.directory import RunDirectory
 from ...runs.files import CHECKPOINT, RunError, write_atomically, written_atomically
 from ..config.choose import finished_result, one_run
+from ..config.commands import RUN, command, install
 from ..config.compose import configuration
 from ..config.errors import Parser
 from ..config.schema import Kernel
@@ -38,17 +39,17 @@ relative to the largest output (or to 1). float32 rounds by 1e-7."""
 
 def main(args: Sequence[str]) -> int:
     parser = Parser(
-        prog="seqmem export",
+        "export",
         description="Write what a finished run has learned into a file that needs no seqmem: its weights as a state "
         "dict (.pt for torch, .npz for numpy, .safetensors), or one timestep of the model as ONNX.",
-        epilog="example: seqmem export outputs/pronoun/lstm/len50-seed0-1a2b3c4d --state-dict lstm.pt. The layout of "
+        epilog=f"example: {command('export', RUN, '--state-dict', 'lstm.pt')}. The layout of "
         "the files, and how torch.nn.LSTM loads them, is in docs/export.md.",
     )
     parser.add_argument("run", metavar="RUN", help="a run's directory, or a part of its name that no other has")
     parser.add_argument("--state-dict", metavar="FILE", help=f"the weights: {', '.join(WRITERS)}")
     parser.add_argument(
         "--onnx", metavar="FILE", help="one timestep, (input, states) to (output, next states): .onnx; needs "
-        "pip install 'seqmem[onnx]'",
+        "the packages of the extra onnx",
     )  # fmt: skip
     add_option(parser)
     options = parser.parse_args(args)
@@ -59,7 +60,7 @@ def main(args: Sequence[str]) -> int:
         parser.error(f"--state-dict {weights}: must end with {' or '.join(WRITERS)}")
     if step is not None and step.suffix != ".onnx":
         parser.error(f"--onnx {step}: must end with .onnx")
-    run = one_run(options.run, "seqmem export")
+    run = one_run(options.run, "export")
     finished_result(run)
     if step is not None:
         _refuse_without_onnx()
@@ -163,7 +164,7 @@ WRITERS: dict[str, "Callable[[Path, Mapping[str, Tensor], Mapping[str, str]], No
 def _refuse_without_onnx() -> None:
     missing = [name for name in ONNX if importlib.util.find_spec(name) is None]
     if missing:
-        raise RunError(f"--onnx needs {', '.join(missing)}: pip install 'seqmem[onnx]'; --state-dict needs nothing")
+        raise RunError(f"--onnx needs {', '.join(missing)}: {install('onnx')}; --state-dict needs nothing")
 
 
 def export_onnx(run: RunDirectory, path: Path, *, trusted: bool = False) -> str:

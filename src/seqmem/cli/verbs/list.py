@@ -11,6 +11,7 @@ import rich.console
 from rich.text import Text
 
 from ...kernels import loading
+from ..config.commands import command
 from ..config.errors import Parser, print_error
 from ..config.schema import conf_dir, usable_cores
 from ..terminal.console import Console
@@ -54,12 +55,12 @@ def main(args: list[str]) -> int:
 
 def _parser() -> Parser:
     parser = Parser(
-        prog="seqmem list",
+        "list",
         description="""List the cells, tasks, models, probes, optimizers and experiments there are,
 and what this machine computes with.""",
-        epilog="""Each is a YAML file with settings and their defaults, chosen by its name:
+        epilog=f"""Each is a YAML file with settings and their defaults, chosen by its name:
 
-  seqmem train cell=gru task=copy optimizer=sgd
+  {command("train", "cell=gru", "task=copy", "optimizer=sgd")}
 
 chance: the score of the best answer without a memory, from the last input
 alone; constant: that of the best answer that is always the same.

@@ -22,6 +22,7 @@ from ...runs.directory import RunDirectory
 from ...runs.files import RunError, write_atomically
 from ...runs.settings import own_name, training_settings
 from ..config.choose import finished_runs, readable, run_of_another_task, task_settings
+from ..config.commands import examples
 from ..config.errors import ConfigError, Parser
 from ..config.trained import Trained, trained
 from ..config.trust import add_option
@@ -58,7 +59,7 @@ def main(args: Sequence[str]) -> int:
 
 def _parser() -> Parser:
     parser = Parser(
-        prog="seqmem playground",
+        "playground",
         description="""Make one HTML page in which the browser runs trained models: type a sentence,
 choose a length, and watch word by word who remembers. It needs no server and no
 network, and can be sent to anyone.""",
@@ -71,9 +72,12 @@ that no other run's path has. All must be of one task, whose answer is one of
 several words and is asked for at the end.
 
 examples:
-  seqmem playground
-  seqmem playground outputs/pronoun/lstm outputs/pronoun/rnn --out memory.html
-  seqmem playground --serve --port 8000""",
+"""
+        + examples(
+            ("playground", ""),
+            ("playground outputs/pronoun/lstm outputs/pronoun/rnn --out memory.html", ""),
+            ("playground --serve --port 8000", ""),
+        ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("runs", metavar="RUN", nargs="*", help="finished runs to show (default: runs of its own)")

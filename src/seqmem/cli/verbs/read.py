@@ -17,6 +17,7 @@ from ...runs.directory import RunDirectory
 from ...runs.files import plain_json
 from ...runs.settings import own_name
 from ..config.choose import finished_runs, readable, run_of_another_task, task_settings
+from ..config.commands import command, examples
 from ..config.errors import ConfigError, Parser, nearest, print_error
 from ..config.trained import Trained, trained
 from ..config.trust import add_option
@@ -26,7 +27,7 @@ from ..terminal.reader.player import Player, lengths
 from ..terminal.reader.terminal import Terminal, playable
 from ..terminal.reader.views import VIEWS, Scene, changes_of_mind, choose_signs, unit
 from ..terminal.strip import say
-from ..terminal.words import here, typed
+from ..terminal.words import here
 
 if TYPE_CHECKING:
     from ...reading import Reading
@@ -64,17 +65,21 @@ def main(args: Sequence[str]) -> int:
 
 def _parser() -> Parser:
     parser = Parser(
-        prog="seqmem read",
+        "read",
         description="""Finished runs of one task read a sentence that none of them has seen, side by side, a row
 for each word: how sure each is of every answer, where it changes its mind, and
 whether it is right in the end. On a terminal the sentence goes by at reading speed;
 anywhere else it is printed whole.""",
         epilog="""RUN is a run's directory, a folder of runs, or a part of a path below outputs/:
 
-  seqmem read outputs/pronoun                     everything there, side by side
-  seqmem read pronoun/rnn pronoun/lstm --length 100
-  seqmem read 1a2b3c4d --text "my brother told his aunt that the dog slept and she"
-  seqmem read 1a2b3c4d --view gates | less        docs/read.md says what the numbers are
+"""
+        + examples(
+            ("read outputs/pronoun", "everything there, side by side"),
+            ("read 1a2b3c4d --view gates | less", "docs/read.md says what the numbers are"),
+            ("read pronoun/rnn pronoun/lstm --length 100", ""),
+            ('read 1a2b3c4d --text "my brother told his aunt that the dog slept and she"', ""),
+        )
+        + """
 
 keys: space pauses; left and right (h, l) step; up and down (k, j) another length;
 n and p another sentence; 1, 2, 3 or TAB another view; + and - speed; q leaves.""",
@@ -105,7 +110,7 @@ def _models(given: Sequence[str], *, trusted: bool = False) -> "list[Trained]":
     """
     runs, left_out = finished_runs(given or ["outputs"])
     if len(runs) > MOST:
-        some = typed("seqmem", "read", *(here(run.path) for run in _some(runs)))
+        some = command("read", *(here(run.path) for run in _some(runs)))
         raise ConfigError(f"{len(runs)} runs are too many side by side, at most {MOST}: name some, e.g. {some}")
     first, other = runs[0], run_of_another_task(runs)
     if other is not None:
@@ -313,16 +318,16 @@ def _farewell(player: Player, options: argparse.Namespace, console: rich.console
     """Print what stays on the screen: the results, and the command that shows the same again."""
     player.settle()
     last = page(player.scene, player.at, player.view, console.width, player.signs)
-    command: list[str | Path] = ["seqmem", "read", *options.runs]
+    words: list[str | Path] = ["read", *options.runs]
     if player.length is not None:
-        command += ["--length", str(player.length), "--sentence", str(player.number)]
+        words += ["--length", str(player.length), "--sentence", str(player.number)]
     else:
-        command += ["--text", options.text]  # unchanged: blanks count in a text of characters
-    command += ["--view", player.view] if player.view != VIEWS[0] else []
-    command += ["--until", str(player.at + 1)] if player.at < len(player.scene) - 1 else []
+        words += ["--text", options.text]  # unchanged: blanks count in a text of characters
+    words += ["--view", player.view] if player.view != VIEWS[0] else []
+    words += ["--until", str(player.at + 1)] if player.at < len(player.scene) - 1 else []
     say(console, last.title, *last.foot)
     # Let the terminal wrap the command, so that it can be copied as one line.
-    console.print(Text(typed(*command, "--whole"), "dim"), soft_wrap=True)
+    console.print(Text(command(*words, "--whole"), "dim"), soft_wrap=True)
 
 
 # For tools

@@ -18,6 +18,7 @@ from ...report.collect import Collection, Group, collect
 from ...runs.files import CONFIG, RunError, plain_json
 from ...solved import Solved
 from ..config.choose import OUTPUTS
+from ..config.commands import examples
 from ..config.errors import ConfigError, Parser
 from ..terminal.console import Console
 from ..terminal.pages import WIDEST
@@ -86,7 +87,7 @@ def _written(collection: Collection, out: Path, threshold: float | None, formats
 
 def _parser() -> Parser:
     parser = Parser(
-        prog="seqmem report",
+        "report",
         description="""Put any set of runs together: the memory span of each cell, scores over seeds
 with intervals, comparisons where there are seeds enough, and what was run. Prints
 a summary, and writes a page with figures, and tables as CSV and Parquet.""",
@@ -102,9 +103,12 @@ score. Runs that are not finished, damaged, of another version, or there twice a
 named and left out. A report never touches a run; one in the same place is replaced.
 
 examples:
-  seqmem report outputs
-  seqmem report outputs/pronoun elsewhere/pronoun --out report --threshold 0.95
-  seqmem report outputs --out paper --format pdf,tex""",
+"""
+        + examples(
+            ("report outputs", ""),
+            ("report outputs/pronoun elsewhere/pronoun --out report --threshold 0.95", ""),
+            ("report outputs --out paper --format pdf,tex", ""),
+        ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("folders", metavar="DIR", nargs="*", help="folders of runs (default: outputs)")

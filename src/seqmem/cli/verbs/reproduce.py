@@ -18,6 +18,7 @@ from ...runs.settings import drew_other_data
 from ...runs.summary import overrides
 from ..config import schema as settings
 from ..config.choose import finished_result, one_run
+from ..config.commands import RUN, command
 from ..config.compose import configuration
 from ..config.errors import ConfigError, Parser
 from ..config.hydra_errors import explained
@@ -31,10 +32,10 @@ HERE = ("device", "kernel", "threads")
 
 def main(args: Sequence[str]) -> int:
     parser = Parser(
-        prog="seqmem reproduce",
+        "reproduce",
         description="Run a finished run's saved configuration again, elsewhere, and say whether its numbers are "
         "bitwise the same, or where they first differ. Exit code 0: they are the same; 1: they are not.",
-        epilog="example: seqmem reproduce outputs/pronoun/lstm/len50-seed0-1a2b3c4d. Stopped and started again it goes "
+        epilog=f"example: {command('reproduce', RUN)}. Stopped and started again it goes "
         "on, like any run. The run itself is never touched.",
     )
     parser.add_argument("run", metavar="RUN", help="a run's directory, or a part of its name that no other has")
@@ -54,7 +55,7 @@ def main(args: Sequence[str]) -> int:
     add_option(parser)
     parser.add_argument("--json", action="store_true", help="the comparison as JSON, and nothing else on the output")
     options = parser.parse_intermixed_args(args)
-    run = one_run(options.run, "seqmem reproduce")
+    run = one_run(options.run, "reproduce")
     comparison = reproduce(run, options.out, options.settings, quiet=options.json, trusted=options.trust)
     if options.json:
         print(json.dumps(plain_json(comparison.fields()), indent=1, allow_nan=False))

@@ -7,6 +7,7 @@ from rich.text import Text
 from ...runs.files import RunError
 from ...runs.summary import read
 from ..config.choose import OUTPUTS, find
+from ..config.commands import RUN, examples
 from ..config.errors import Parser, print_error
 from ..terminal.console import Console
 from ..terminal.pages import comparison, page
@@ -46,17 +47,21 @@ def main(args: list[str]) -> int:
 
 def _parser() -> Parser:
     parser = Parser(
-        prog="seqmem show",
+        "show",
         description="""Show a run, finished or not: its result, its score by length, how much of the
 gradient reaches every timestep, half-life and horizon. Several runs are shown
 side by side.""",
         epilog="""RUN is a run's directory, a folder of runs, or a part of a path below outputs/
 that no other run's path has:
 
-  seqmem show outputs/pronoun/lstm/len50-seed0-1a2b3c4d
-  seqmem show 1a2b3c4d                    the same run
-  seqmem show outputs/pronoun             all runs of a task, compared
-  seqmem show pronoun/rnn pronoun/lstm    two folders of runs, compared
+"""
+        + examples(
+            (f"show {RUN}", ""),
+            ("show 1a2b3c4d", "the same run"),
+            ("show outputs/pronoun", "all runs of a task, compared"),
+            ("show pronoun/rnn pronoun/lstm", "two folders of runs, compared"),
+        )
+        + """
 
 The gradient strip has one block for each timestep (or for a few), the first at
 the left and the one before the answer at the right. Its height is log10 of the

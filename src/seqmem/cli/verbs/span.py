@@ -12,6 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from ...runs.files import plain_json
 from ...solved import LEVEL
 from ...span import Span, search
+from ..config.commands import command
 from ..config.compose import compose_settings, with_own_arguments
 from ..config.errors import ConfigError, Parser
 from ..config.hydra_errors import explained
@@ -39,13 +40,13 @@ def main(args: Sequence[str]) -> int:
 
 def _parser() -> Parser:
     parser = Parser(
-        prog="seqmem span",
-        description="""Find the memory span of a cell: the longest sequence (the longest time lag) that
+        "span",
+        description=f"""Find the memory span of a cell: the longest sequence (the longest time lag) that
 it learns to solve in more than half of the seeds. The length is doubled until the cell fails, then
-bisected. Settings are those of seqmem train.""",
-        epilog="""example: seqmem span cell=lstm task=pronoun steps=500 --max 200
+bisected. Settings are those of {command("train")}.""",
+        epilog=f"""example: {command("span", "cell=lstm", "task=pronoun", "steps=500", "--max", "200")}
 
-Every question is a few ordinary runs in outputs/, the same that seqmem train -m
+Every question is a few ordinary runs in outputs/, the same that {command("train", "-m")}
 would do: what is finished is not run again, and a search that was stopped, in
 whatever way, goes on when the same command is started again.
 
@@ -59,7 +60,7 @@ seeds enough to give one.""",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "settings", nargs="*", metavar="key=value", help="any setting of seqmem train but seq_len, seed"
+        "settings", nargs="*", metavar="key=value", help=f"any setting of {command('train')} but seq_len, seed"
     )
     parser.add_argument("--seeds", type=int, default=SEEDS, metavar="N", help=f"seeds 0 to N-1 (default: {SEEDS})")
     parser.add_argument(

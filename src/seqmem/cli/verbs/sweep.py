@@ -18,6 +18,7 @@ from ...runs.directory import RunDirectory, State, walk
 from ...runs.files import CONFIG, ERROR, LOCK, METRICS, RESULT, STATUS, RunError, plain_json
 from ...runs.settings import IDENTITY, flat
 from ...runs.summary import Summary, read
+from ..config.commands import command, examples
 from ..config.errors import Parser, print_error
 from ..terminal.console import Console
 from ..terminal.strip import columns, fitted, marks, say
@@ -83,7 +84,7 @@ def main(args: list[str]) -> int:
         return 0
     if not runs and not unreadable:
         where = " or ".join(str(folder) for folder in options.dirs)
-        print_error(f"seqmem sweep status: no runs in {where}: seqmem train -m makes some")
+        print_error(f"seqmem sweep status: no runs in {where}: {command('train', '-m')} makes some")
         return 2
     console = Console()
     if runs:
@@ -96,13 +97,16 @@ def main(args: list[str]) -> int:
 
 def _parser() -> Parser:
     parser = Parser(
-        prog="seqmem sweep",
+        "sweep",
         description="""status: what has become of the runs of a sweep. A table of cells and
 lengths with the state of every seed and the median of their scores (one that
 diverged is worse than any), then the runs that failed, each with its cause and the file that says more.""",
-        epilog="""  seqmem sweep status                     everything in outputs/
-  seqmem sweep status outputs/pronoun     the runs of a task
-  seqmem sweep status outputs --json      for programs
+        epilog=examples(
+            ("sweep status", "everything in outputs/"),
+            ("sweep status outputs/pronoun", "the runs of a task"),
+            ("sweep status outputs --json", "for programs"),
+        )
+        + """
 
   interrupted   it was asked to stop, and has saved itself
   killed        its process is gone without a word

@@ -9,6 +9,7 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from ..config.commands import completes
 from ..config.compose import Arguments, command_line_config_dir, parsed, with_own_arguments
 from ..config.errors import ConfigError, exit_code, full_errors, one_line, print_error
 from ..config.hydra_errors import explain, explained, is_hydras
@@ -39,7 +40,7 @@ def _main(args: list[str], *, full: bool) -> int:
     try:
         given = parsed(with_own_arguments(args))
         register()
-        sys.argv = ["seqmem", *given.argv]  # Hydra's main reads its command line from here
+        sys.argv = [completes(), *given.argv]  # Hydra's main reads its command line from here
         _application()
         printed = session.failures if session.sweep is not None else []  # printed when the job failed
     except (

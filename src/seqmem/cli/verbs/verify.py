@@ -10,6 +10,7 @@ from rich.text import Text
 from ...runs.checksums import Verified, verify
 from ...runs.files import RunError
 from ..config.choose import OUTPUTS, find
+from ..config.commands import command
 from ..config.errors import ConfigError, Parser, print_error
 from ..terminal.console import Console
 from ..terminal.strip import say
@@ -18,11 +19,11 @@ from ..terminal.words import here
 
 def main(args: Sequence[str]) -> int:
     parser = Parser(
-        prog="seqmem verify",
+        "verify",
         description="Compare every file of finished runs with the checksum that the run wrote: a damaged disk or copy, "
         "or an edited file, is named. Exit code 0: all are the same; 1: something was altered or cannot be read.",
-        epilog="example: seqmem verify outputs. Checksums tell of accidents: an attacker who rewrites a file can "
-        "rewrite its checksum, too.",
+        epilog=f"example: {command('verify', 'outputs')}. Checksums tell of accidents: an attacker who rewrites a file "
+        "can rewrite its checksum, too.",
     )
     parser.add_argument("runs", metavar="RUN", nargs="*", help="a run, or a folder of runs (default: outputs/)")
     parser.add_argument("--json", action="store_true", help="every run's verdict as JSON, and nothing else")

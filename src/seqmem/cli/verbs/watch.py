@@ -13,6 +13,7 @@ from urllib.parse import quote, urlencode
 
 from ...runs.directory import find_runs
 from ...runs.files import RunError
+from ..config.commands import command
 from ..config.errors import ConfigError, Parser
 
 PINNED = (
@@ -33,7 +34,7 @@ def main(args: list[str]) -> int:
         raise ConfigError(f"there is no directory {folder}")
     runs = find_runs(folder)
     if not runs:
-        raise ConfigError(f"no runs in {folder}: start with `seqmem train`, or name another directory")
+        raise ConfigError(f"no runs in {folder}: start with `{command('train')}`, or name another directory")
     if not 0 <= (options.port or 0) <= 65535:
         raise ConfigError(f"--port {options.port}: must be from 1 to 65535, or 0 for any that is free")
 
@@ -83,7 +84,7 @@ def page(address: str) -> str:
 
 def _parser() -> Parser:
     parser = Parser(
-        prog="seqmem watch",
+        "watch",
         description="Open TensorBoard on the runs in a directory, with the gradient at every timestep on top of the "
         "page. It follows runs that are still training.",
     )

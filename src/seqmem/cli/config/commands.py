@@ -1,0 +1,107 @@
+"""Commands to type next, as they have to be typed here: after ``scripts/seqmem``, ``seqmem`` or ``python -m seqmem``.
+
+Every command that an error, a hint or a help text suggests is made here.
+"""
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, requires
+from pathlib import Path
+
+COMMAND = "SEQMEM_COMMAND"
+"""The environment variable in which ``scripts/seqmem`` passes on by which name it was started."""
+
+RUN = "outputs/pronoun/lstm/len50-seed0-1a2b3c4d"
+"""A run's directory, for examples."""
+
+
+def command(*words: str | Path) -> str:
+    """``scripts/seqmem WORDS`` or what else starts this program, quoted for a shell."""
+    return quoted(*_program(), *words)
+
+
+def quoted(*words: str | Path) -> str:
+    """A command line that can be pasted into a shell."""
+    parts = [str(word) for word in words]
+    return subprocess.list2cmdline(parts) if os.name == "nt" else shlex.join(parts)
+
+
+def examples(*lines: tuple[str, str]) -> str:
+    """Indented lines of a help text. Each is (what follows the program, what it does); these stand in a column."""
+    start = quoted(*_program())
+    room = max((len(words) for words, what in lines if what), default=0)
+    return "\n".join(f"  {start} {words:<{room}}    {what}".rstrip() for words, what in lines)
+
+
+def install(extra: str) -> str:
+    """The command that installs the packages of one of seqmem's extras beside it. seqmem itself is in no registry."""
+    try:
+        lines = requires("seqmem") or []
+    except PackageNotFoundError:
+        lines = []
+    conditions = f"extra == '{extra}'", f'extra == "{extra}"'
+    packages = [line.partition(";")[0].strip() for line in lines if line.endswith(conditions)]
+    return quoted(_here(sys.executable), "-m", "pip", "install", *(packages or [f"seqmem[{extra}]"]))
+
+
+def completes() -> str:
+    """The word that a shell completes: the last part of the program's path. ``python -m seqmem`` is no word."""
+    words = _program()
+    return Path(words[0]).name if len(words) == 1 else "seqmem"
+
+
+def module_completion() -> str | None:
+    """A script for bash that completes ``python -m seqmem``, and leaves ``python`` alone otherwise.
+
+    None: not so started. Hydra's script completes a program by its name.
+    """
+    words = _program()
+    if len(words) == 1:
+        return None
+    program = quoted(*words)
+    return f"""\
+seqmem_module_completion()
+{{
+    [[ $COMP_LINE == {shlex.quote(program)}" "* ]] || return
+    words=($COMP_LINE)
+    choices=$(COMP_LINE="seqmem${{COMP_LINE#{shlex.quote(program)}}}" {program} -sc query=bash)
+    compopt -o nospace
+    COMPREPLY=($(compgen -W "$choices" -- "${{words[$COMP_CWORD]}}"))
+}}
+
+COMP_WORDBREAKS=${{COMP_WORDBREAKS//=}}
+complete -o bashdefault -o default -F seqmem_module_completion {quoted(words[0])}"""
+
+
+def _program() -> list[str]:
+    if given := os.environ.get(COMMAND):
+        return [_name(given)]
+    words = sys.orig_argv
+    if "-m" in words[1:] and words[words.index("-m") :][1:2] == ["seqmem"]:
+        return words[: words.index("-m") + 2]
+    script = next((word for word in words[1:2] if Path(word).stem == "seqmem"), None)  # of the installed command
+    return ["seqmem"] if script is None else [_name(script)]
+
+
+def _name(path: str) -> str:
+    """A program's path as it is typed: the shell passes on a whole one also where a name was enough."""
+    short = Path(path).name
+    known = shutil.which(short)
+    return short if known is not None and _same(known, path) else path
+
+
+def _same(one: str, other: str) -> bool:
+    try:
+        return Path(one).samefile(other)
+    except OSError:
+        return False
+
+
+def _here(path: str) -> str:
+    try:
+        return str(Path(path).relative_to(Path.cwd()))
+    except (ValueError, OSError):
+        return path
