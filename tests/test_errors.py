@@ -1,16 +1,21 @@
 """Every error is one clear line: exit code 2 for an invalid command, 1 for a failure."""
 
+import errno
 import json
 import math
+import os
 import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import seqmem
 from commandline import OWN_CELLS, TINY, Completed, forked, largest_file, only_run, rows, runs_below
+
+Typed = Callable[..., Completed]
 
 REFUSED = {
     # names
@@ -366,3 +371,53 @@ def test_the_whole_traceback_on_request(tmp_path: Path) -> None:
         assert "Traceback (most recent call last)" in completed.err
     completed = forked("train", "cell=lstmm", cwd=tmp_path)
     completed.refuses("no cell is called 'lstmm'", code=2)
+
+
+VERBS_OVER_FOLDERS = ("show", "report", "verify", "read", "playground", "sweep status")
+
+
+@pytest.fixture
+def closed(run: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder beside a finished run that may not be read; a stand-in, for the superuser may read all."""
+    folder, scandir = run.with_name("closed"), os.scandir
+    folder.mkdir()
+
+    def refusing(path: Any = ".") -> Any:
+        if Path(os.fspath(path)).name == "closed":
+            raise PermissionError(errno.EACCES, "Permission denied", os.fspath(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    return folder
+
+
+@pytest.mark.parametrize("verb", VERBS_OVER_FOLDERS)
+def test_a_folder_that_may_not_be_read_is_not_called_empty(verb: str, closed: Path, typed: Typed) -> None:
+    result = typed(*verb.split(), str(closed))
+    assert f"{closed}" in result.out + result.err
+    assert "cannot be read: Permission denied" in result.out + result.err
+    assert result.code != 0 or verb == "sweep status"
+    assert len((result.out + result.err).splitlines()) <= 2, result
+
+
+@pytest.mark.parametrize("verb", ["show", "verify", "sweep status"])
+def test_a_folder_that_may_not_be_read_is_named_beside_the_runs(verb: str, closed: Path, typed: Typed) -> None:
+    result = typed(*verb.split(), str(closed.parent))
+    assert "cannot be read: Permission denied" in result.out + result.err
+    assert result.code == (1 if verb == "verify" else 0)
+
+
+def test_a_full_disk_under_eval_loses_nothing(run: Path, typed: Typed) -> None:
+    """The limit is just above the event file, which grows."""
+    assert typed("eval", str(run), "seq_len=8", "sequences=2").code == 0
+    before = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    with largest_file(len(before["events.out.tfevents.0.seqmem"]) + 10):
+        result = typed("eval", str(run), "seq_len=9", "sequences=2")
+    assert (result.code, result.err.count("\n")) == (1, 1), result
+    assert result.err.startswith("seqmem eval: cannot write to ")
+    for name, content in before.items():
+        if name not in ("checksums.json", "evaluations.jsonl"):
+            assert (run / name).read_bytes().startswith(content), name
+    assert typed("show", str(run)).code == 0
+    assert typed("eval", str(run), "seq_len=9", "sequences=2").code == 0
+    assert typed("verify", str(run)).code == 0

@@ -78,6 +78,13 @@ def test_weights_are_counted_exactly() -> None:
 
 
 @pytest.mark.usefixtures("_small_machine")
+def test_a_cell_that_small_sizes_do_not_suit_is_not_refused() -> None:
+    def count(size: int) -> int:
+        raise ConfigError(f"cell.hidden_size={size}: must be a multiple of 4")
+
+    assert memory.refuse(composed("cell.hidden_size=1024", "batch_size=1"), 4 * GB, count) == []
+
+
 def test_a_doubtful_run_is_warned_of_and_runs(typed: Typed, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(memory, "available", lambda: 3_000)
     done = typed("train", *TINY, "evaluate.lengths=[8]")

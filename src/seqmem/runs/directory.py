@@ -320,9 +320,9 @@ def _exists(pid: int) -> bool:
     return True
 
 
-def find_runs(folder: Path | str) -> list[RunDirectory]:
-    """All runs at or below ``folder``, also behind links, each once, by path."""
-    holding = (where for where, below, names in walk(Path(folder)) if files.CONFIG in (*below, *names))
+def find_runs(folder: Path | str, unreadable: Callable[[OSError], None] | None = None) -> list[RunDirectory]:
+    """All runs at or below ``folder``, also behind links, each once, by path. ``unreadable``: as in ``walk``."""
+    holding = (where for where, below, names in walk(Path(folder), unreadable) if files.CONFIG in (*below, *names))
     configs = sorted(where / files.CONFIG for where in holding)
     return [RunDirectory(config.parent) for config in configs if not config.parent.name.endswith(files.PARTIAL)]
 

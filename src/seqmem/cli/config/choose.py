@@ -21,14 +21,28 @@ _LENGTH_SETTINGS = ("usual_seq_len", "lengths", "shortest")
 """Settings of a task that only determine the training lengths."""
 
 
-def find(given: str) -> list[RunDirectory]:
+def _say_left_out(error: OSError) -> None:
+    print_error(f"left out: {error.filename} cannot be read: {error.strerror}")
+
+
+def find(given: str, unreadable: Callable[[OSError], None] = _say_left_out) -> list[RunDirectory]:
     """The runs that one word of a command line names: a run, a folder of runs, or a part of a path in ``OUTPUTS``.
 
+    Args:
+        unreadable: is told of every folder that cannot be read, beside runs.
+
     Raises:
-        FileNotFoundError: no run matches, or several runs in different folders do; the message is one line.
+        FileNotFoundError: no run matches, or several runs in different folders do, or it cannot be read; the message is
+            one line.
     """
     path = Path(given)
-    if path.is_dir() and (runs := find_runs(path)):
+    closed: list[OSError] = []
+    runs = find_runs(path, closed.append) if path.is_dir() else []
+    if closed and not runs:
+        raise FileNotFoundError(f"{closed[0].filename} cannot be read: {closed[0].strerror}")
+    for error in closed:
+        unreadable(error)
+    if runs:
         return sorted(runs, key=_natural)
     if os.path.realpath(path) == os.path.realpath(OUTPUTS):  # Path.resolve raises where links go in a circle
         raise FileNotFoundError(f"{given}: no run there yet; {command('train')} makes one")

@@ -4,12 +4,16 @@ The estimates are lower bounds. They count the batch and the outputs of the laye
 run that fits is never refused; one that needs all of the free memory by the bounds' usual multiple is warned of.
 """
 
-import resource
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import ConfigError
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 
 if TYPE_CHECKING:
     from .schema import RunConfig
@@ -76,7 +80,10 @@ def _needs(config: "RunConfig", count_parameters: Callable[[int], int]) -> list[
         needs.append((f"cell.params={params}", _whole(params) * number * _KEPT, lambda _: ": take fewer"))
         size = 1  # not known yet
     elif size >= _LARGE:
-        weights = _at(size, count_parameters) * number * _KEPT
+        try:
+            weights = _at(size, count_parameters) * number * _KEPT
+        except ConfigError:  # a cell that small sizes do not suit, as of several heads: nothing is known of it
+            weights = 0
         needs.append((f"cell.hidden_size={size}", weights, lambda _: ": take a smaller one"))
     # A token is 8 bytes; every layer keeps its output for the backward pass.
     kept = config.seq_len
@@ -119,9 +126,10 @@ def _whole(value: Any) -> int:
 def available() -> int | None:
     """Bytes that this process can still take: of the machine, its control group and its limits; None: unknown."""
     limits = [_meminfo(), *_control_groups()]
-    soft = resource.getrlimit(resource.RLIMIT_AS)[0]
-    if soft != resource.RLIM_INFINITY:
-        limits.append(soft)
+    if resource is not None:
+        soft = resource.getrlimit(resource.RLIMIT_AS)[0]
+        if soft != resource.RLIM_INFINITY:
+            limits.append(soft)
     return min((limit for limit in limits if limit is not None), default=None)
 
 

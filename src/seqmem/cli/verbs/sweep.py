@@ -4,7 +4,7 @@ import argparse
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import nan
 from pathlib import Path
@@ -127,8 +127,12 @@ def survey(folders: Sequence[Path]) -> tuple[list[Run], dict[str, str]]:
     """(every run at or below the folders; skipped directory -> reason)"""
     runs: dict[str, tuple[Path, Summary]] = {}
     left_out: dict[str, str] = {}
+
+    def unreadable(error: OSError) -> None:
+        left_out[str(error.filename)] = f"cannot be read: {error.strerror}"
+
     for folder in folders:
-        for path, names in _leaves(folder):
+        for path, names in _leaves(folder, unreadable):
             if CONFIG not in names:
                 ours = any(name in names for name in _OURS)
                 left_out[str(path)] = "ended before it began" if ours else f"is not a run: it has no {CONFIG}"
@@ -144,9 +148,9 @@ def survey(folders: Sequence[Path]) -> tuple[list[Run], dict[str, str]]:
     return sorted(entries, key=lambda run: (run.folder, run.task, run.row, run.seq_len, run.seed, run.path)), left_out
 
 
-def _leaves(folder: Path) -> Iterator[tuple[Path, set[str]]]:
+def _leaves(folder: Path, unreadable: Callable[[OSError], None]) -> Iterator[tuple[Path, set[str]]]:
     """Directories with files but no subdirectories, and the files' names. Skips hidden ones and those inside a run."""
-    for where, below, names in walk(folder):
+    for where, below, names in walk(folder, unreadable):
         if CONFIG in names:
             below.clear()
         below[:] = sorted(name for name in below if not name.startswith("."))

@@ -28,12 +28,16 @@ def main(args: Sequence[str]) -> int:
     parser.add_argument("runs", metavar="RUN", nargs="*", help="a run, or a folder of runs (default: outputs/)")
     parser.add_argument("--json", action="store_true", help="every run's verdict as JSON, and nothing else")
     options = parser.parse_args(args)
-    try:
-        chosen = [run for given in options.runs or [str(OUTPUTS)] for run in find(given)]
-    except FileNotFoundError as error:
-        raise ConfigError(str(error)) from None
     verified: list[Verified] = []
     unreadable: list[tuple[Path, str]] = []
+
+    def closed(error: OSError) -> None:
+        unreadable.append((Path(error.filename), f"{error.filename} cannot be read: {error.strerror}"))
+
+    try:
+        chosen = [run for given in options.runs or [str(OUTPUTS)] for run in find(given, closed)]
+    except FileNotFoundError as error:
+        raise ConfigError(str(error)) from None
     for run in {run.path.resolve(): run for run in chosen}.values():
         try:
             verified.append(verify(run))

@@ -24,11 +24,12 @@ def about(task: TaskRuns) -> str:
     first = task.first
     sentences = []
     if first.chance is not None:
-        known = [f"{first.metric.text(first.chance)}"]
+        constant = ""
         if first.constant not in (None, first.chance):
-            known.append(f"{first.metric.text(first.constant)} for a constant answer")
-        known += [f"{first.metric.text(one.score)} with {clean(one.memory, 40)}" for one in first.plateaus]
-        sentences.append(f"Without a memory the {clean(first.metric.name, 40)} is {listing(known)}.")
+            constant = f" ({first.metric.text(first.constant)} for a constant answer)"
+        chance = f"{first.metric.text(first.chance)}{constant}"
+        sentences.append(f"Without a memory the {clean(first.metric.name, 40)} is {chance}.")
+        sentences += [f"With {clean(one.memory, 40)} it is {first.metric.text(one.score)}." for one in first.plateaus]
     runs = [run for group in task.groups for length in group.lengths for run in group.at(length)]
     notes = dict.fromkeys(run.environment.get("held_out") for run in runs)
     sentences += [f"Held out: {clean(note, 120)}." for note in notes if note is not None]
@@ -79,7 +80,7 @@ def table(task: TaskRuns) -> Section:
                 score_words(metric, scores.median),
                 f"[{low}, {high}] ({scores.level_text})" if scores.n > 1 else "",
                 (str(count) if known else "–") + beside,
-                with_signs(str(steps_to_solve(runs, task.threshold))),
+                with_signs(str(steps_to_solve(runs, task.threshold))) if known else "–",
                 *(_medians(runs, number) for number in numbers),
             ]
             rows.append(Row(cells, task.colours[group.label]))
