@@ -99,6 +99,7 @@ def decades(axes: Axes, values: Sequence[Number], *, upright: bool = True, infin
     ticks = [factor * 10.0**power for power in range(first, last, every) for factor in factors]
     below = infinite / 1.3 if infinite is not None else float("inf")
     ticks = [tick for tick in ticks if low / 1.35 <= tick <= high * 1.35 and tick < below]
+    ticks = ticks or [float(f"{low:.2g}")]  # none of these is near a single value
     axis = axes.yaxis if upright else axes.xaxis
     axis.set_major_locator(FixedLocator([*ticks, infinite] if infinite is not None else ticks))
     axis.set_minor_locator(NullLocator())

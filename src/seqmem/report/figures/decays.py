@@ -6,6 +6,7 @@ from functools import partial
 from math import isfinite, isnan
 
 from matplotlib.figure import Figure
+from matplotlib.transforms import offset_copy
 
 from ..collect import Group
 from .axes import decades, length_axis, new_figure
@@ -66,12 +67,15 @@ def draw(lines: Sequence[DecayLine]) -> Figure:
         for place, line in enumerate(lines):
             colour, marker = paint(line.colour)
             for when, hollow in (("start", True), ("end", False)):
-                shift = (place - (len(lines) - 1) / 2) * 0.06 + (-0.012 if hollow else 0.012)
-                points = [(x * (1 + shift), y) for x, stage, _, y in getattr(line, name) if stage == when]
+                # In points: a share of the length would reach other lengths where those are close together.
+                aside = 5 * (place - (len(lines) - 1) / 2) + (-1.2 if hollow else 1.2)
+                shifted = offset_copy(axes.transData, figure, x=aside, units="points")
+                points = [(x, y) for x, stage, _, y in getattr(line, name) if stage == when]
                 infinite = [(x, ceiling) for x, y in points if y == float("inf")]
                 any_infinite = any_infinite or bool(infinite)
                 finite_points = [(x, y) for x, y in points if isfinite(y) and y > 0]
-                dots(axes, finite_points + infinite, colour, alpha=0.8, marker=marker, hollow=hollow, size=4.5)
+                every = finite_points + infinite
+                dots(axes, every, colour, alpha=0.8, marker=marker, hollow=hollow, size=4.5, transform=shifted)
         length_axis(axes, lengths, room=0.12)
         decades(axes, [*finite, ceiling] if any_infinite else finite, infinite=ceiling if any_infinite else None)
         axes.set_title(title)
