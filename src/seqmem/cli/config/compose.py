@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from ...runs.directory import RunDirectory
 from .commands import command
 from .errors import ConfigError
+from .home import expanded
 from .hydra_errors import explained
 from .own_code import forget_edited
 from .own_hydra import own_hydra
@@ -64,9 +65,14 @@ def command_line_config_dir(hydra: Any) -> str | None:
 
 
 def with_own_arguments(overrides: Sequence[str]) -> list[str]:
-    """``cell.args.alpha=0.9`` -> ``++cell.args.alpha=0.9``, for settings that no file lists: arguments of a user's own
-    class, and settings of a probe without a file."""
-    return [re.sub(r"^(?=(cell|task|model)\.args[.=]|probe\.\w)", "++", override) for override in overrides]
+    """Settings in Hydra's grammar that it would refuse as people type them.
+
+    ``cell.args.alpha=0.9`` -> ``++cell.args.alpha=0.9``, for settings that no file lists: arguments of a user's own
+    class, and settings of a probe without a file. ``outputs=~/runs`` -> ``outputs='~/runs'``.
+    """
+    added = [re.sub(r"^(?=(cell|task|model)\.args[.=]|probe\.\w)", "++", override) for override in overrides]
+    at_home = re.compile(r"(?<=[=,])~[^,'\"\[\](){}]*")
+    return [one if one.startswith("-") else at_home.sub(r"'\g<0>'", one) for one in added]
 
 
 @dataclass(frozen=True)
@@ -102,7 +108,13 @@ def parsed(args: Sequence[str]) -> Arguments:
         raise ConfigError(
             f"'--experimental-rerun={file}': write experiment={file} or {command('reproduce', 'RUN')} instead"
         )
-    options = list(args)
+    options, config_dir = list(args), parsed_args.config_dir
     for override in parsed_args.overrides:
         options.remove(override)
-    return Arguments(options, parsed_args.overrides, parsed_args.config_dir)
+    if config_dir is not None and config_dir.startswith("~"):
+        try:
+            config_dir = expanded(config_dir)
+        except ValueError as error:
+            raise ConfigError(f"--config-dir {error}") from None
+        options = [re.sub(rf"(^|=){re.escape(parsed_args.config_dir)}$", rf"\g<1>{config_dir}", one) for one in options]
+    return Arguments(options, parsed_args.overrides, config_dir)

@@ -8,11 +8,13 @@ import argparse
 import difflib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NoReturn
 
 from ...runs.files import RunError
 from .commands import command
+from .home import expanded
 
 
 class ConfigError(Exception):
@@ -20,14 +22,31 @@ class ConfigError(Exception):
 
 
 class Parser(argparse.ArgumentParser):
-    """Reports a mistake in one line with exit code 2; argparse would print the whole usage above it."""
+    """Reports a mistake in one line with exit code 2; argparse would print the whole usage above it.
+
+    An argument whose metavar is one of ``PATHS`` may begin with ``~``.
+    """
+
+    PATHS = ("RUN", "DIR", "FILE")
 
     def __init__(self, verb: str, **options: Any) -> None:
         super().__init__(prog=command(verb), **options)
         self.verb = verb
 
+    def add_argument(self, *names: str, **options: Any) -> argparse.Action:
+        if options.get("metavar") in self.PATHS:
+            options["type"] = partial(_path, options.get("type", str))
+        return super().add_argument(*names, **options)
+
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{joined(f'seqmem {self.verb}: {message}; see {self.prog} --help')}\n")
+
+
+def _path(kind: Callable[[str], Any], given: str) -> Any:
+    try:
+        return kind(expanded(given))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def one_line(error: BaseException) -> str:

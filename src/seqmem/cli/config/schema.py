@@ -18,6 +18,7 @@ from ...runs import settings as settings_of
 from ...spaces import data_revision
 from .commands import command
 from .errors import ConfigError
+from .home import expanded
 from .own_code import PARTS, pinned
 
 
@@ -174,6 +175,10 @@ def from_mapping(settings: Any) -> RunConfig:
     config.probe = {name: pinned(part) for name, part in config.probe.items()}
     if not config.outputs.strip():
         raise ConfigError("outputs=: must name a directory")
+    try:
+        config.outputs = expanded(config.outputs)
+    except ValueError as error:
+        raise ConfigError(f"outputs={error}") from None
     # These are no part of a run's identity, so they are refused here where the run is finished already.
     check_device_name(config.device)
     chosen_threads(config.threads)

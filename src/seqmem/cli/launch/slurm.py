@@ -27,6 +27,7 @@ from filelock import FileLock
 from ...runs.files import RunError
 from ..config.commands import install
 from ..config.errors import ConfigError, nearest
+from ..config.home import expanded
 from .jobs import Job, Outcome, finished_outcome, lost, skip, work
 from .one_run import Stopped, StopSignals
 
@@ -88,6 +89,10 @@ class Options:
         for name in ("partition", "account", "qos", "constraint", "folder"):
             value = getattr(self, name)
             setattr(self, name, None if value is None else str(value))  # a partition may be called 2024
+        try:
+            self.folder = None if self.folder is None else expanded(self.folder)
+        except ValueError as error:
+            raise ConfigError(f"hydra.launcher.folder={error}") from None
         self.setup = [] if self.setup is None else self.setup
         self.sbatch = {} if self.sbatch is None else self.sbatch  # with {} in the yaml file Hydra would allow no keys
         if not isinstance(self.setup, list) or not all(isinstance(line, str) for line in self.setup):

@@ -18,7 +18,8 @@ from ...printable import as_written
 from ...runs.directory import RunDirectory
 from ...runs.files import RunError
 from ..config.compose import command_line_config_dir, with_own_arguments
-from ..config.errors import one_line
+from ..config.errors import ConfigError, one_line
+from ..config.home import expanded
 from ..config.hydra_errors import explained
 from ..config.schema import RunConfig, from_mapping
 from . import local
@@ -77,11 +78,19 @@ def session() -> Session | None:
 class SweepCallback(Callback):
     """Composes and checks every job of a grid, so that a mistake in job 17 is reported before job 1 has run."""
 
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        try:
+            _expand_home(config.hydra.run)
+        except ConfigError as error:  # Hydra would only print a warning
+            print(f"seqmem train: hydra.run.dir={error}", file=sys.stderr)
+            raise SystemExit(2) from None
+
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         sweeper, launcher = config.hydra.sweeper, config.hydra.launcher
         current = session() or begin()
         try:
             _interpolate_per_job(config)
+            _expand_home(config.hydra.sweep)
             here = launcher._target_.endswith("LocalLauncher")
             if here and local.worker_count(launcher.get("workers", "auto")) > 1:
                 local.warm()
@@ -98,6 +107,22 @@ class SweepCallback(Callback):
         already = f", {sweep.finished_before} of them finished already" if sweep.finished_before else ""
         if not sweep.quiet:
             print(f"sweep of {len(sweep.paths)} runs{already}", flush=True)
+
+
+def _expand_home(place: DictConfig) -> None:
+    """Hydra itself makes the directory of a run and of a sweep, by default one in ``outputs``.
+
+    Raises:
+        ConfigError: it begins with a ``~`` that no home is known for.
+    """
+    given = str(place.dir)
+    if given.startswith("~"):
+        try:
+            folder = expanded(given)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+        with flag_override(place, ["struct", "readonly"], [False, False]):
+            place.dir = folder
 
 
 def _interpolate_per_job(config: DictConfig) -> None:

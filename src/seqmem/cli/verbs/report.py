@@ -38,7 +38,7 @@ def main(args: Sequence[str]) -> int:
     if options.threshold is not None and not 0 < options.threshold <= 1:
         raise ConfigError(f"--threshold {options.threshold:g}: must be an accuracy above 0, at most 1, e.g. 0.99")
     if options.out is None and (folders[0] / CONFIG).exists():
-        raise ConfigError(f"{folders[0]} is a single run: say where the report goes with --out FOLDER")
+        raise ConfigError(f"{folders[0]} is a single run: say where the report goes with --out DIR")
     out = Path(options.out) if options.out is not None else folders[0] / "report"
     if (out / CONFIG).exists() or (out.exists() and not out.is_dir()):
         reason = "a run is there" if out.is_dir() else "it is a file"
@@ -112,7 +112,7 @@ examples:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("folders", metavar="DIR", nargs="*", help="folders of runs (default: outputs)")
-    parser.add_argument("--out", metavar="FOLDER", help="where it is written (default: report inside the first DIR)")
+    parser.add_argument("--out", metavar="DIR", help="where it is written (default: report inside the first)")
     parser.add_argument(
         "--threshold",
         type=float,
