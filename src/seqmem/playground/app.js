@@ -4,7 +4,7 @@ import { decode } from "./engine.js";
 import { count, element, isDark, percent } from "./dom.js";
 import { panel, wordTable } from "./views.js";
 import { lengths, scales, tracks } from "./charts.js";
-import { legend, presets, shortName } from "./story.js";
+import { alternatives, legend, presets, shortName, whyImpossible } from "./story.js";
 
 const $ = (id) => document.getElementById(id);
 const LETTERS = ["a", "b"];
@@ -92,6 +92,7 @@ function read(typing) {
     } else {
       tokens = parsed.tokens;
       right = task.right(tokens);
+      showImpossible(tokens);
     }
   } else $("problem").replaceChildren();
   const words = task.words(tokens);
@@ -152,6 +153,64 @@ function showProblems({ tokens, unknown }) {
   );
 }
 
+// A sentence that the task does not have is read, but not judged: say at which word it is none, and what can be there.
+function showImpossible(tokens) {
+  const problem = task.problem(tokens);
+  if (problem === null || task.candidates(tokens).length > 1) return;
+  const put = (token) => [...tokens.slice(0, problem.at), token, ...tokens.slice(problem.at + 1)];
+  const few = problem.latest === null && problem.expected.length <= 6;
+  const unfinished = problem.at === tokens.length;
+  $("problem").replaceChildren(
+    element(
+      "p",
+      {},
+      unfinished
+        ? `The sentence is not finished. The next word can be ${alternatives(task.words(problem.expected))}.`
+        : `The models read this, but it is none of the sentences they learned from, so no answer is right: ${whyImpossible(task, tokens, problem)}. `,
+      ...(few
+        ? problem.expected.map((token) =>
+            element(
+              "button",
+              {
+                type: "button",
+                "aria-label": unfinished ? `Add ${task.vocabulary[token]}` : `Put ${task.vocabulary[token]} there`,
+                onclick: () => write(task.words(put(token)).join(" ")),
+              },
+              task.vocabulary[token],
+            ),
+          )
+        : []),
+    ),
+  );
+}
+
+function write(text) {
+  $("text").value = text;
+  change(() => (view.text = text), { typing: true });
+  $("text").focus();
+}
+
+// The words of the task's sentences: those that answers are named by, those that ask, all others.
+function showVocabulary() {
+  const asks = Object.keys(task.naming?.asks ?? {}).map(Number);
+  const named = new Set((task.naming?.phrases ?? []).flat());
+  const others = task.known.filter(({ token }) => !named.has(token) && !asks.includes(token)).map(({ word }) => word);
+  const rows = [
+    ["Answers", task.answers.join(", ")],
+    ["Last word", task.words(asks).join(", ")],
+    [`${task.naming ? "Between" : "Words"}`, others.join(" ")],
+  ];
+  $("words-known").textContent = `${task.known.length} words they know`;
+  $("vocabulary").append(
+    element(
+      "dl",
+      {},
+      ...rows.filter(([, text]) => text).flatMap(([name, text]) => [element("dt", {}, name), element("dd", {}, text)]),
+    ),
+    element("p", {}, "Other words they cannot read. A sentence that the task does not have they read, but are not judged on."),
+  );
+}
+
 function replace(word, known) {
   const before = $("text").value;
   const text = task.spelled
@@ -160,9 +219,7 @@ function replace(word, known) {
         .split(/(\s+)/)
         .map((part) => (part === word ? known : part))
         .join("");
-  $("text").value = text;
-  change(() => (view.text = text), { typing: true });
-  $("text").focus();
+  write(text);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -278,10 +335,10 @@ let writeTimer = null;
 // Debounced: browsers throttle changes of the address, and a slider makes many.
 function remember() {
   clearTimeout(writeTimer);
-  writeTimer = setTimeout(write, 150);
+  writeTimer = setTimeout(writeAddress, 150);
 }
 
-function write() {
+function writeAddress() {
   if (timer !== null || location.hash !== lastHash) return; // the user has just changed it: restore() is next
   const parts = new URLSearchParams();
   parts.set("a", view.a.id);
@@ -337,6 +394,7 @@ function take(proposal) {
     view.a = find(proposal.a);
     view.b = find(proposal.b);
     chooseLength(proposal.length);
+    view.number = (proposal.number ?? view.number) % sentences[view.index].count;
     if (proposal.flip) view.text = otherQuery();
   });
   markProposal(proposal);
@@ -407,6 +465,10 @@ function listen() {
       else chooseLength(scene.words.length);
     }),
   );
+  $("words-known").addEventListener("click", () => {
+    $("vocabulary").hidden = !$("vocabulary").hidden;
+    $("words-known").setAttribute("aria-expanded", String(!$("vocabulary").hidden));
+  });
   $("text").addEventListener("input", () => change(() => (view.text = $("text").value), { typing: true }));
   // A sentence is one line, without line breaks.
   $("text").addEventListener("keydown", (event) => {
@@ -463,6 +525,7 @@ function about() {
 
 const hasAddress = location.hash.length >= 2;
 about();
+showVocabulary();
 propose();
 buttons();
 theme(storedTheme());

@@ -1,9 +1,8 @@
 // Charts over the words, a column for each, and scores over the lengths.
 
-import { count, css, element, escaped, level, percent, ramp, resolved, whenSeen } from "./dom.js";
-import { relative } from "./engine.js";
-import { certainty, range } from "./story.js";
-import { lastGradient, markOf } from "./views.js";
+import { count, css, element, escaped, level, percent, power, raised, ramp, resolved, svg, whenSeen } from "./dom.js";
+import { certainty, gradientShares, range } from "./story.js";
+import { markOf } from "./views.js";
 
 const FLOOR = -12; // log10 of the smallest gradient drawn
 const OPEN = 0.9;
@@ -164,12 +163,6 @@ function key(letter, cell) {
   return span;
 }
 
-function svg(content, width, height, attributes = "") {
-  const holder = element("div");
-  holder.innerHTML = `<svg viewBox="0 0 ${width} ${height}" aria-hidden="true" ${attributes}>${content}</svg>`;
-  return holder.firstElementChild;
-}
-
 function ticks(list, y) {
   return element(
     "div.ticks",
@@ -233,8 +226,8 @@ function gradients(at) {
   const { scene, readings, letters } = at;
   const series = {};
   for (const letter of letters) {
-    const norms = lastGradient(readings[letter], scene.right);
-    if (norms) series[letter] = relative(norms);
+    const shares = gradientShares(readings[letter], scene.right);
+    if (shares) series[letter] = shares;
   }
   const top = Math.max(1, ...Object.values(series).flat().filter(Number.isFinite));
   const marks = [0, -3, -6, -9, -12].map((power) => [power, power === 0 ? "1" : `10${raised(power)}`]);
@@ -251,17 +244,6 @@ function gradients(at) {
   );
   const words = "How much of the gradient one word back from the answer flows back to each word.";
   return row("", tag, plot("", at, height, chart, `${words} ${says.join(", ")}`));
-}
-
-function raised(number) {
-  return String(number).replace(/./g, (letter) => (letter === "-" ? "⁻" : "⁰¹²³⁴⁵⁶⁷⁸⁹"[letter]));
-}
-
-function power(log) {
-  if (Number.isNaN(log)) return "–";
-  if (!Number.isFinite(log)) return "0";
-  if (log > -2) return (10 ** log).toFixed(2);
-  return `10${raised(Math.round(log))}`;
 }
 
 // A strip of bars for every answer: the confidence in it at each word.
@@ -619,8 +601,7 @@ function scoreTable(models) {
       element(
         "tr",
         {},
-        element("th.left", { scope: "col" }, "model"),
-        element("th", { scope: "col" }, "seed"),
+        element("th.left.first", { scope: "col" }, "model"),
         ...columns.map((length) => element("th", { scope: "col" }, `${length} words`)),
       ),
     ),
@@ -631,8 +612,7 @@ function scoreTable(models) {
         element(
           "tr",
           {},
-          element("th.left", { scope: "row" }, model.label),
-          element("td", {}, `${model.seed}`),
+          element("th.left", { scope: "row" }, `${model.label}, seed ${model.seed}`),
           ...columns.map((length) => {
             const score = model.lengths.find(({ seq_len }) => seq_len === length)?.score;
             return element("td", {}, typeof score === "number" ? `${(100 * score).toFixed(1)} %` : "–");

@@ -18,6 +18,12 @@ export function element(kind, attributes = {}, ...children) {
   return node;
 }
 
+export function svg(content, width, height, attributes = "") {
+  const holder = element("div");
+  holder.innerHTML = `<svg viewBox="0 0 ${width} ${height}" aria-hidden="true" ${attributes}>${content}</svg>`;
+  return holder.firstElementChild;
+}
+
 const ENTITIES = { "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;" };
 
 export function escaped(text) {
@@ -30,6 +36,19 @@ export function percent(share) {
   if (whole === 100 && share < 0.9995) return `${(Math.floor(1000 * share) / 10).toFixed(1)}\u00a0%`;
   if (whole === 0 && share > 0) return "<\u00a01\u00a0%";
   return `${whole}\u00a0%`;
+}
+
+// A power of ten: 10⁻¹⁵.
+export function raised(number) {
+  return String(number).replace(/./g, (letter) => (letter === "-" ? "⁻" : "⁰¹²³⁴⁵⁶⁷⁸⁹"[letter]));
+}
+
+// 10 to the power of `log`, shortly: 0.93, 10⁻¹⁵.
+export function power(log) {
+  if (Number.isNaN(log)) return "–";
+  if (!Number.isFinite(log)) return "0";
+  if (log > -2) return (10 ** log).toFixed(2);
+  return `10${raised(Math.round(log))}`;
 }
 
 export function count(number, word) {

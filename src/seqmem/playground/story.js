@@ -1,6 +1,7 @@
 // Sentences about a reading, and the list of things to try. Nothing here touches the page.
 
-import { percent } from "./dom.js";
+import { percent, power } from "./dom.js";
+import { relative } from "./engine.js";
 
 export function shortName(model) {
   return `${model.cell} trained at ${range(model)}`;
@@ -39,7 +40,7 @@ export function certainty(reading, t, { right, task }) {
 
 // What the colours of the words mean.
 export function legend({ right, query }) {
-  const of = right === null ? "its own answer, as nobody knows the right one" : "the right answer";
+  const of = right === null ? "its own answer, as the right one is not known" : "the right answer";
   const when = query === null ? "" : `, if the sentence ended there with “${query}”`;
   return `Words are shaded by confidence: the darker a word, and the longer the line under it, the surer the model is of ${of}${when}.`;
 }
@@ -50,16 +51,44 @@ function surely(reading, from, to, answer) {
   return true;
 }
 
+// d(-log p[answer]) / d state_t of the right answer, or of the model's own if that is unknown; null if not available.
+export function lastGradient(reading, right) {
+  return reading.gradient(right ?? reading.top[reading.T - 1])?.state ?? null;
+}
+
+// log10 of that, relative to one word before the answer; NaN at the answer.
+export function gradientShares(reading, right) {
+  const norms = lastGradient(reading, right);
+  return norms && relative(norms);
+}
+
+// A few words as alternatives: “brother” or “sister”.
+export function alternatives(words, most = 6) {
+  const some = words.slice(0, words.length > most ? most - 1 : most).map((word) => `“${word}”`);
+  if (words.length > most) return `${some.join(", ")} or one of ${words.length - most + 1} others`;
+  return some.length < 2 ? (some[0] ?? "nothing") : `${some.slice(0, -1).join(", ")} or ${some.at(-1)}`;
+}
+
+// Why the task has no such sentence, at the word where it stops being one.
+export function whyImpossible(task, tokens, { at: t, expected, latest }) {
+  const word = `word ${t + 1} is “${task.vocabulary[tokens[t]]}”`;
+  if (latest !== null) return `${word}, which of ${tokens.length} words is number ${latest + 1} at the latest`;
+  return `${word}, where there can be ${alternatives(task.words(expected))}`;
+}
+
 // Why a sentence has no right answer.
 export function whyUnknown(task, tokens) {
   if (!task.naming) return "only the sentences made by the task have a known answer";
+  const several = task.candidates(tokens).length > 1;
+  const problem = several ? null : task.problem(tokens);
+  if (problem && problem.at < tokens.length) return whyImpossible(task, tokens, problem);
   if (!task.naming.asks[tokens.at(-1)]) {
     const asking = Object.keys(task.naming.asks).map((token) => `“${task.vocabulary[token]}”`);
     return `the last word does not ask: that would be ${asking.join(" or ")}`;
   }
   const candidates = task.candidates(tokens).length;
   if (candidates > 1) return `${candidates} of the answers that “${task.vocabulary[tokens.at(-1)]}” may mean are named`;
-  if (candidates === 0) return `nobody whom “${task.vocabulary[tokens.at(-1)]}” may mean is named`;
+  if (candidates === 0) return `none of those whom “${task.vocabulary[tokens.at(-1)]}” may mean is named`;
   return `it is shorter than ${task.min_seq_len} words`;
 }
 
@@ -84,7 +113,7 @@ export function verdict(reading, t, { task, words, tokens, right, query }) {
       state: "unknown",
       mark: "?",
       answer: `Says: ${answer}.`,
-      rest: `Nobody can know: ${whyUnknown(task, tokens)}.${since}`,
+      rest: `Not judged: ${whyUnknown(task, tokens)}.${since}`,
     };
   }
   if (top === right) {
@@ -117,19 +146,68 @@ function mean(values) {
   return values.reduce((sum, value) => sum + value, 0) / values.length;
 }
 
-function often(models, length) {
-  const scores = models.map((model) => scoreAt(model, length)).filter((score) => score !== null);
-  if (scores.length === 0) return "";
-  const least = percent(Math.min(...scores));
-  const most = percent(Math.max(...scores));
-  if (scores.length === 1) return `right on ${least} of new sentences`;
-  return `right on ${least === most ? least : `${least} to ${most}`} of new sentences, over ${scores.length} seeds`;
+// The lowest and the highest score of some models: “24 to 26 %”; empty if none is known.
+function scores(models, length) {
+  const known = models.map((model) => scoreAt(model, length)).filter((score) => score !== null);
+  const ends = known.length > 0 ? [Math.min(...known), Math.max(...known)].map(percent) : [];
+  return ends[0] === ends[1] ? (ends[0] ?? "") : `${ends[0].replace("\u00a0%", "")} to ${ends[1]}`;
 }
 
-// Things to try, of which the first opens the page: {label, hint, a, b, length, flip}. They depend on the models: the
-// best and the worst at the longest trained length, and one trained at a shorter length. All that solve the task are
+function often(models, length) {
+  const share = scores(models, length);
+  if (share === "") return "";
+  return `right on ${share} of new sentences${models.length > 1 ? `, over ${models.length} seeds` : ""}`;
+}
+
+const ARRIVES = -1; // log10 of the share of the gradient from which on it arrives at the first word,
+const VANISHES = -3; // and up to which it has vanished
+const TRIED = 3; // sentences, and seeds of each group, among which the opening is chosen
+
+// The sentence and the seeds that show best how one group forgets and the other remembers, of one length: {a, b, number,
+// shown}. In `shown` the models' readings of it. The first of those is taken where the one is wrong and its gradient
+// vanishes, the other is right and its gradient arrives; without such a one, where the one is wrong and the other is
+// right; else the first sentence.
+export function contrast({ sentences, task }, losing, keeping, length) {
+  const some = sentences.find(({ seq_len }) => seq_len === length);
+  const known = new Map();
+  const look = (model, number) => {
+    const name = `${model.id} ${number}`;
+    if (!known.has(name)) {
+      const right = some.right(number);
+      const reading = model.read(some.tokens(number));
+      const shares = reading && gradientShares(reading, right);
+      known.set(name, reading && { right: reading.top[reading.T - 1] === right, log: shares ? shares[0] : NaN });
+    }
+    return known.get(name);
+  };
+  let best = null;
+  for (let number = 0; number < Math.min(TRIED, some.count); number++) {
+    for (const a of losing.slice(0, TRIED)) {
+      for (const b of keeping.slice(0, TRIED)) {
+        const [one, other] = [look(a, number), look(b, number)];
+        const differ = a !== b && one && other && !one.right && other.right;
+        const tells = differ && one.log <= VANISHES && other.log >= ARRIVES;
+        const level = tells ? 2 : differ ? 1 : 0;
+        if (best === null || level > best.level) best = { a, b, number, level, shown: { a: one, b: other } };
+        if (tells) return best;
+      }
+    }
+  }
+  return best;
+}
+
+// What a contrast shows: the gradient that arrives at the first word, of each model.
+function arrives({ a, b, level, shown }) {
+  if (!shown.a || !shown.b || Number.isNaN(shown.a.log) || Number.isNaN(shown.b.log)) return "";
+  const moral = level === 2 ? ": what does not arrive cannot be learned" : "";
+  return ` Of the gradient ${power(shown.a.log)} arrives at the ${a.cell}'s first word, ${power(shown.b.log)} at the ${b.cell}'s${moral}.`;
+}
+
+// Things to try, of which the first opens the page: {label, hint, a, b, length, number, flip}. They depend on the models:
+// the best and the worst at the longest trained length, and one trained at a shorter length. All that solve the task are
 // equal.
-export function presets({ groups, models, sentences, task }) {
+export function presets(world) {
+  const { groups, models, sentences, task } = world;
   const ranked = groups.map(({ models: some }) => ({
     some,
     first: some[0],
@@ -144,19 +222,43 @@ export function presets({ groups, models, sentences, task }) {
   const proposals = [];
   const add = (label, hint, a, b, length, more = {}) =>
     proposals.push({ label, hint, a: a.id, b: b.id, length, ...more });
-  const other = best === worst ? (worst.some[1] ?? worst.first) : best.first;
   const short = ranked
     .filter(({ first }) => first.seq_len < longest)
     .sort((a, b) => a.first.seq_len - b.first.seq_len)[0];
+  if (best !== worst) {
+    const opening = contrast(world, worst.some, best.some, longest);
+    const same = range(worst.first) === range(best.first) ? `Trained on ${range(best.first)} words, at ` : "At ";
+    const [low, high] = [worst, best].map(({ some }) => scores(some, longest));
+    const seeds = worst.some.length > 1 ? `${worst.some.length} seeds; ` : "";
+    const facts = low && high ? `is right on ${low} (${seeds}guessing: ${chance}), the ${best.first.cell} on ${high}` : `is worse (guessing: ${chance}) than the ${best.first.cell}`;
+    add(
+      `${worst.first.cell} and ${best.first.cell} at ${longest} words`,
+      `${same}${longest} the ${worst.first.cell} ${facts}.${arrives(opening)}`,
+      opening.a,
+      opening.b,
+      longest,
+      { number: opening.number },
+    );
+  } else if (!short) {
+    add(
+      `${worst.first.cell} at ${longest} words`,
+      `At ${longest} words it is ${often(worst.some, longest) || "at work"}.`,
+      worst.first,
+      worst.some[1] ?? worst.first,
+      longest,
+    );
+  }
   if (short) {
     const { cell, seq_len } = short.first;
     const far = Math.min(3 * seq_len, end);
+    const { a, b, number } = contrast(world, short.some, best.some, far);
     add(
       `${cell} trained at ${seq_len}, read at ${far}`,
       `The ${cell} was trained on sentences of ${range(short.first)} words, the ${best.first.cell} on ${range(best.first)}. Press play: at which word does the ${cell} lose the answer? Take another sentence: now and then it is right by luck.`,
-      short.first,
-      best.first,
+      a,
+      b,
       far,
+      { number },
     );
     add(
       `The same at ${seq_len}`,
@@ -166,17 +268,6 @@ export function presets({ groups, models, sentences, task }) {
       seq_len,
     );
   }
-  add(
-    best === worst
-      ? `${worst.first.cell} at ${longest} words`
-      : `${worst.first.cell} and ${best.first.cell} at ${longest} words`,
-    best === worst
-      ? `At ${longest} words it is ${often(worst.some, longest) || "at work"}.`
-      : `${range(worst.first) === range(best.first) ? `Both trained on sentences of ${range(best.first)} words. ` : ""}At ${longest} the ${worst.first.cell} is ${often(worst.some, longest) || "the worse one"} (guessing: ${chance}), the ${best.first.cell} ${often(best.some, longest) || "the better one"}. Press play, and watch who still knows.`,
-    worst.first,
-    other,
-    longest,
-  );
   const second = here[1];
   if (second && second !== worst) {
     add(

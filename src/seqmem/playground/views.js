@@ -1,7 +1,7 @@
 // A model's panel: its name, its verdict, the coloured sentence, and a bar for every answer.
 
-import { css, element, inkOn, level, percent, ramp } from "./dom.js";
-import { certainty, lastChange, scoreAt, verdict } from "./story.js";
+import { css, element, inkOn, level, percent, power, ramp, svg } from "./dom.js";
+import { certainty, gradientShares, lastChange, lastGradient, scoreAt, verdict } from "./story.js";
 
 const MEANING = { "✓": "the right answer", "○": "named in the sentence too", "": "" };
 
@@ -21,6 +21,8 @@ export function panel(letter, { groups, task }, { onModel, onWord, onLength }) {
   const seeds = element("fieldset.seeds", { id: `seeds-${letter}` });
   const facts = element("p.facts");
   const says = element("p.verdict", { id: `verdict-${letter}` });
+  const strip = element("div.strip");
+  const arrives = element("p.arrives", { id: `arrives-${letter}` });
   const sentence = element("p.words", {
     id: `words-${letter}`,
     onclick: ({ target }) => {
@@ -50,6 +52,8 @@ export function panel(letter, { groups, task }, { onModel, onWord, onLength }) {
     { "aria-label": `Model ${name}` },
     element("div.which", {}, element("h3", {}, element("span.letter", { "aria-hidden": "true" }, name), select), seeds),
     says,
+    strip,
+    arrives,
     sentence,
     bars,
     facts,
@@ -59,6 +63,7 @@ export function panel(letter, { groups, task }, { onModel, onWord, onLength }) {
   let scene = null;
   let reading = null;
   let spans = [];
+  let problemAt = null; // the word at which the sentence stops being one of the task's
 
   // The model of a group with the current model's seed, else the first.
   function sibling(group) {
@@ -102,7 +107,7 @@ export function panel(letter, { groups, task }, { onModel, onWord, onLength }) {
     scene = { ...next, task };
     reading = its;
     tell();
-    bars.hidden = sentence.hidden = reading === null;
+    bars.hidden = sentence.hidden = strip.hidden = arrives.hidden = reading === null;
     if (reading === null) {
       says.className = "verdict";
       const lengths = [...new Set(next.readable.map(({ seq_len }) => seq_len))];
@@ -116,7 +121,13 @@ export function panel(letter, { groups, task }, { onModel, onWord, onLength }) {
       );
       return;
     }
+    const shares = gradientShares(reading, scene.right);
+    strip.replaceChildren(...(shares ? [gradientStrip(shares)] : []));
+    arrives.textContent = shares
+      ? `Gradient at the first word: ${power(shares[0])} of what it is one word before the answer.`
+      : "The gradient of this answer is not known.";
     const colours = ramp(letter);
+    problemAt = task.problem(scene.tokens)?.at ?? null;
     spans = scene.words.map((word, t) => {
       const { p, of } = certainty(reading, t, scene);
       const colour = colours[level(p)];
@@ -136,7 +147,7 @@ export function panel(letter, { groups, task }, { onModel, onWord, onLength }) {
     const turn = lastChange(reading, t);
     spans.forEach((span, i) => {
       const changed = i > 0 && i <= t && reading.top[i] !== reading.top[i - 1];
-      span.className = `w${i > t ? " ahead" : ""}${i === t ? " now" : ""}${changed ? " turn" : ""}`;
+      span.className = `w${i === problemAt ? " odd" : ""}${i > t ? " ahead" : ""}${i === t ? " now" : ""}${changed ? " turn" : ""}`;
     });
     if (turn === null) flag.remove();
     else {
@@ -193,7 +204,7 @@ export function wordTable({ words, right, task }, readings) {
       ...(gradients[letter] ? [{ name: `${on} log10 gradient`, of: (t) => logText(gradients[letter][t]) }] : []),
     ];
   });
-  const head = [element("th", { scope: "col" }, "#"), element("th.left", { scope: "col" }, "word")];
+  const head = [element("th", { scope: "col" }, "#"), element("th.left.first", { scope: "col" }, "word")];
   const side = ({ left }) => (left ? ".left" : "");
   return element(
     "table",
@@ -224,9 +235,13 @@ export function wordTable({ words, right, task }, readings) {
   );
 }
 
-// d(-log p[answer]) / d state_t of the right answer, or of the model's own if that is unknown; null if not available.
-export function lastGradient(reading, right) {
-  return reading.gradient(right ?? reading.top[reading.T - 1])?.state ?? null;
+// A bar for each word, as high as the logarithm of its gradient: full at 1, nothing from 10⁻⁸ down.
+function gradientStrip(shares) {
+  const bars = shares
+    .map((log, t) => [t, Math.max(0, Math.min(1, 1 + log / 8))])
+    .filter(([, high]) => high > 0)
+    .map(([t, high]) => `<rect x="${t}" y="${1 - high}" width="0.9" height="${high}"/>`);
+  return svg(bars.join(""), shares.length, 1, 'preserveAspectRatio="none"');
 }
 
 function logText(value) {
