@@ -80,9 +80,10 @@ def _kept(numbers: Any) -> Any:
 
 
 REDEFINED = re.compile(
-    r"(gradient[\w.]*|result)/(half_life|horizon|log10_\w+)|gradient[\w.]*/by_distance.*|gradient/heatmap|summary"
+    r"(gradient[\w.]*|result)/(half_life|horizon|log10_\w+)|gradient[\w.]*/(log10 )?by[_ ](timestep|distance).*"
+    r"|gradient/heatmap|summary"
 )
-"""Tags of TensorBoard that show such numbers, or the gradient relative to the answer: not compared."""
+"""Tags of TensorBoard that show such numbers, the gradient relative to the answer, or a floor: not compared."""
 
 _GRADIENT_LINES = re.compile(
     r"^(gradient|half-life|horizon|arrives|shape) .*\n?|^ +(first .* answer|10\S+ \S+ 1) .*\n?"

@@ -100,7 +100,7 @@ def _check_events(run: Path, result: dict) -> None:
     assert scalars >= {f"gradient/{name}" for name in ("horizon", "log10_arrives", "log10_least")}
     for group in ("gradient", *(f"gradient_{name}" for name in STATES)):
         for when in ("latest", "at start", "at end"):
-            assert scalars >= {f"{group}/by_timestep ({when})", f"{group}/by_distance_from_answer ({when})"}
+            assert scalars >= {f"{group}/log10 by timestep ({when})", f"{group}/log10 by distance from answer ({when})"}
 
     def series(tag: str) -> dict[int, float]:
         return {point.step: point.value for point in events.Scalars(tag)}
@@ -114,10 +114,10 @@ def _check_events(run: Path, result: dict) -> None:
         for name in STATES:
             expected = np.log10(archive[f"norm/{name}"].mean(2)).astype(np.float32)
             for when, trace in (("at start", 0), ("at end", -1)):
-                curve = series(f"gradient_{name}/by_timestep ({when})")
+                curve = series(f"gradient_{name}/log10 by timestep ({when})")
                 assert list(curve) == list(range(10))
                 np.testing.assert_allclose(list(curve.values()), expected[trace], rtol=1e-6)
-            back = list(series(f"gradient_{name}/by_distance_from_answer (at end)").values())
+            back = list(series(f"gradient_{name}/log10 by distance from answer (at end)").values())
             np.testing.assert_allclose(back, (expected[-1] - expected[-1][-2])[-2::-1], atol=1e-5)
     assert "gradient/heatmap" in events.Tags()["images"]
     assert set(events.Tags()["tensors"]) >= {"config", "summary", "answers"}

@@ -270,7 +270,7 @@ def test_a_curve_does_not_touch_the_disk_before_it_is_flushed(path: Path) -> Non
     events = EventFile(path)
     events.flush()
     before = path.stat().st_size
-    events.curve("gradient/by_timestep", np.linspace(-12, 0, 500))
+    events.curve("gradient/log10 by timestep", np.linspace(-12, 0, 500))
     assert path.stat().st_size == before
     assert events.waiting > 500
     buffered = events.waiting

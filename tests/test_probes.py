@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from math import inf, log, log10, nan
+from math import inf, isnan, log, log10, nan
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -167,6 +167,9 @@ def test_a_number_is_drawn_within_its_limits() -> None:
     half_life, last = NUMBERS["half_life"], NUMBERS["log10_arrives"]
     assert [half_life.drawn(value, 20) for value in (5.0, 300.0, inf, nan)] == [5.0, 200.0, 200.0, None]
     assert [last.drawn(value, 20) for value in (-3.0, -20.0, -inf)] == [-3.0, -12.0, -12.0]
+    assert [last.plotted(value, 20) for value in (-3.0, -12.0, 20.0)] == [-3.0, -12.0, 12.0]
+    assert isnan(last.plotted(-12.5, 20) or 0)
+    assert last.plotted(nan, 20) is None
     assert Number("n", most=2.0).drawn(3.0, 20) == 2.0
 
 
@@ -317,7 +320,7 @@ def test_it_is_in_tensorboard(toy: Path) -> None:
     events = EventAccumulator(str(measured_run(toy).file(EVENTS))).Reload()
     assert [event.step for event in events.Scalars("size/weight_norm")] == [0, 2, 4, 6]
     assert events.Scalars("result/weight_norm")[0].value == events.Scalars("size/weight_norm")[-1].value
-    curve = events.Scalars("size_squares/by_timestep (at end)")
+    curve = events.Scalars("size_squares/by timestep (at end)")
     assert [(event.step, event.value) for event in curve] == [(t, t**2) for t in range(8)]
     description = events.SummaryMetadata("size/weight_norm").summary_description
     assert description == "L2 norm of all weights."

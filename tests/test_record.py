@@ -7,7 +7,7 @@ import tracemalloc
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
-from math import inf, log10
+from math import inf, log10, nan
 from pathlib import Path
 from typing import Any
 
@@ -499,16 +499,16 @@ def test_curves_are_log10_of_the_traces(whole: Setup) -> None:
         trace = Trace({name: norms[index] for name, norms in stored.norms.items()}, stored.answered_at)
         for name, norms in trace.series().items():
             group = "gradient" if name == "state" else f"gradient_{name}"
-            xs, values = curve(whole.run, f"{group}/by_timestep ({when})")
+            xs, values = curve(whole.run, f"{group}/log10 by timestep ({when})")
             assert xs == list(range(12))
-            np.testing.assert_allclose(values, np.maximum(np.log10(norms.mean(1)), FLOOR), rtol=1e-6)
-            xs, values = curve(whole.run, f"{group}/by_distance_from_answer ({when})")
+            np.testing.assert_allclose(values, np.log10(norms.mean(1)), rtol=1e-6)
+            xs, values = curve(whole.run, f"{group}/log10 by distance from answer ({when})")
             assert xs == list(range(1, 12))
             back = norms.mean(1)[-2::-1]  # every sequence of this task is answered at its end
-            np.testing.assert_allclose(values, np.maximum(np.log10(back / back[0]), FLOOR), rtol=1e-6, atol=1e-7)
+            np.testing.assert_allclose(values, np.log10(back / back[0]), rtol=1e-6, atol=1e-7)
     end = Trace({name: norms[-1] for name, norms in stored.norms.items()}, stored.answered_at)
     for name, percent in (("10th percentile", 10), ("median", 50), ("90th percentile", 90)):
-        _, values = curve(whole.run, f"gradient/by_timestep {name} (at end)")
+        _, values = curve(whole.run, f"gradient/log10 by timestep, {name} (at end)")
         np.testing.assert_allclose(values, np.log10(np.percentile(end.state, percent, axis=1)), rtol=1e-6)
 
 
@@ -684,7 +684,10 @@ def test_every_tag_is_described(whole: Setup) -> None:
     silent = {tag for tag, description in described.items() if not description and not tag.startswith("_hparams_")}
     assert not silent
     assert "25.0 %" in described["eval/score"]
-    assert "-12 stands for all that is less" in described["gradient_cell/by_timestep (latest)"]
+    assert (
+        "From one triangle (NaN) to the next it is less than 10^-12."
+        in described["gradient_cell/log10 by timestep (latest)"]
+    )
     assert not any("{" in description for description in described.values())
 
 
@@ -701,12 +704,12 @@ def long(tmp_path_factory: pytest.TempPathFactory) -> Setup:
 
 def times_drawn(run: RunDirectory, tag: str) -> int:
     """How many times a curve was written, counted by its first point."""
-    first = int("by_distance" in tag)
+    first = int("by distance" in tag)
     return sum(1 for step, name, _ in points(run) if (name, step) == (tag, first))
 
 
 def test_latest_curves_are_drawn_a_fixed_number_of_times(long: Setup, whole: Setup) -> None:
-    for kind in ("gradient/by_timestep", "gradient_input/by_distance_from_answer"):
+    for kind in ("gradient/log10 by timestep", "gradient_input/log10 by distance from answer"):
         assert times_drawn(long.run, f"{kind} (latest)") == CURVES + 1
         assert times_drawn(whole.run, f"{kind} (latest)") == 5  # as often as it was traced
         for once in ("at start", "at end"):
@@ -851,7 +854,7 @@ def test_few_files_are_written_a_second_but_a_slow_run_s_at_once(
 def test_a_stack_has_a_tag_for_every_layer(tmp_path: Path) -> None:
     run = finish(tmp_path, cell="rnn", layers=2).run
     tags = scalars(run).Tags()["scalars"]
-    groups = {tag.split("/")[0] for tag in tags if "by_timestep" in tag}
+    groups = {tag.split("/")[0] for tag in tags if "by timestep" in tag}
     assert groups == {"gradient", "gradient_0.hidden", "gradient_1.hidden", "gradient_input"}
     stored = run.gradients()
     assert stored is not None
@@ -896,22 +899,25 @@ def made_up(norms: np.ndarray, path: Path) -> RunDirectory:
 
 def test_long_curves_are_thinned_and_keep_both_ends(tmp_path: Path) -> None:
     norms = np.linspace(1, 2, 1000)[:, None]
-    xs, values = curve(made_up(norms, tmp_path), "gradient/by_timestep (latest)")
+    xs, values = curve(made_up(norms, tmp_path), "gradient/log10 by timestep (latest)")
     assert len(xs) == 256
     assert (xs[0], xs[-1]) == (0, 999)
     assert set(np.diff(xs)) <= {3, 4}
     np.testing.assert_allclose(values, np.log10(norms[xs, 0]), rtol=1e-5, atol=1e-7)
 
 
-def test_what_cannot_be_drawn_has_a_floor_or_a_cap(tmp_path: Path) -> None:
-    norms = np.array([[0.0], [1e-13], [1e-11], [1.0]])
+def test_what_cannot_be_drawn_ends_the_line_or_has_a_cap(tmp_path: Path) -> None:
+    """No plateau: below the floor the two ends of the gap alone are there, as NaN."""
+    norms = np.array([[0.0], [1e-20], [1e-13], [1e-11], [1e-13], [1e-11], [1.0]])
     run = made_up(norms, tmp_path)
-    assert curve(run, "gradient/by_timestep (latest)")[1] == pytest.approx([FLOOR, FLOOR, -11, 0])
-    xs, values = curve(run, "gradient/by_distance_from_answer (latest)")
-    assert (xs, values) == ([1, 2, 3], pytest.approx([0, -2, FLOOR]))
-    assert curve(run, "gradient/half_life")[1] == [40]  # ten times the sequence
-    assert curve(run, "gradient/horizon")[1] == [4]
-    assert curve(run, "gradient/log10_arrives")[1] == [FLOOR]
+    xs, values = curve(run, "gradient/log10 by timestep (latest)")
+    assert (xs, values) == ([0, 2, 3, 4, 5, 6], pytest.approx([nan, nan, -11, nan, -11, 0], nan_ok=True))
+    assert min(value for value in values if not np.isnan(value)) >= FLOOR
+    xs, values = curve(run, "gradient/log10 by distance from answer (latest)")
+    assert (xs, values) == ([1, 2, 3, 4, 5, 6], pytest.approx([0, -2, 0, -2, -9, nan], nan_ok=True))
+    assert curve(run, "gradient/half_life")[1] == [70]  # ten times the sequence
+    assert curve(run, "gradient/horizon")[1] == [7]
+    assert np.isnan(curve(run, "gradient/log10_arrives")[1]).all()
     row = run.metrics()[-1]["probes"]["gradient"]["state"]
     assert (row["half_life"], row["log10_arrives"]) == (inf, -inf)
 
@@ -924,9 +930,11 @@ def test_distances_count_from_each_sequences_own_answer(tmp_path: Path) -> None:
     with made.recorder as recorder:
         recorder.load()
         recorder.measured(0, PROBE, measured(trace, FADING))
-    xs, values = curve(made.run, "gradient/by_distance_from_answer (at start)")
+    xs, values = curve(made.run, "gradient/log10 by distance from answer (at start)")
     assert (xs, values) == ([1, 2], pytest.approx([0, log10(0.1 / 0.45)]))
-    assert curve(made.run, "gradient/by_timestep (at start)")[1] == pytest.approx([log10(x) for x in (0.3, 0.7, 0.5)])
+    assert curve(made.run, "gradient/log10 by timestep (at start)")[1] == pytest.approx(
+        [log10(x) for x in (0.3, 0.7, 0.5)]
+    )
 
 
 # What people read
@@ -1052,6 +1060,6 @@ def test_outputs_that_are_no_numbers_are_said_to_be_none() -> None:
 
 def test_a_state_of_ones_own_is_described() -> None:
     task = TASKS["pronoun"]()
-    assert "`1.slow`" in describe("gradient_1.slow/by_distance_from_answer (at end)", task, [PROBE])
-    assert "after training" in describe("gradient/by_timestep median (at end)", task, [PROBE])
+    assert "`1.slow`" in describe("gradient_1.slow/log10 by distance from answer (at end)", task, [PROBE])
+    assert "after training" in describe("gradient/log10 by timestep, median (at end)", task, [PROBE])
     assert describe("no/such tag", task) == ""

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import inf
 from pathlib import Path
 from urllib.parse import parse_qs, urlencode, urlsplit
 from urllib.request import urlopen
@@ -16,7 +17,7 @@ from urllib.request import urlopen
 import pytest
 
 from seqmem.cli.main import run_verb
-from seqmem.cli.verbs.watch import PINNED, main, page
+from seqmem.cli.verbs.watch import EARLIER, PINNED, main, query
 from seqmem.probes.gradient import GradientProbe
 from seqmem.record.events import EventFile
 from seqmem.record.tags import describe
@@ -38,7 +39,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for step, slope in enumerate((-3.0, -2.0, -1.0)):
         for tag in PINNED:
             if "latest" in tag:
-                events.curve(tag, [0.0, slope, 2 * slope])
+                events.curve(tag, [-inf, -inf, 0.0, slope, 2 * slope])
         events.scalar("eval/score", step / 2, 100 * step)
     events.curve("eval/score_by_length", [1.0, 0.5], [7, 50])
     events.text("answers", "he -> **my brother**", 0)
@@ -89,13 +90,21 @@ def board(outputs: Path) -> Iterator[str]:
         yield address
 
 
-def test_the_pinned_cards_exist(board: str) -> None:
-    query = parse_qs(urlsplit(board).query)
-    pins = json.loads(query["pinnedCards"][0])
-    assert [pin["tag"] for pin in pins] == list(PINNED)
-    assert {pin["plugin"] for pin in pins} == {"scalars"}
-    assert query["smoothing"] == ["0"]
-    assert urlsplit(board).fragment == "timeseries"
+def test_the_bare_address_opens_on_the_pinned_cards_which_exist(board: str) -> None:
+    parts = urlsplit(board)
+    assert (parts.path, parts.query) == ("/", "")
+    for path in ("/", "/index.html"):
+        with urlopen(f"{parts.scheme}://{parts.netloc}{path}", timeout=20) as answer:
+            opening = answer.read().decode()
+        (place,) = re.findall(r'location\.replace\("/\?(.*?)"', opening)
+        words = parse_qs(place)
+        pins = json.loads(words["pinnedCards"][0])
+        assert [pin["tag"] for pin in pins] == [*PINNED, *EARLIER]
+        assert {pin["plugin"] for pin in pins} == {"scalars"}
+        assert words["smoothing"] == ["0"]
+        assert "#timeseries" in opening
+    with urlopen(f"{board}?{place}", timeout=20) as answer:  # TensorBoard's own page
+        assert "<title>TensorBoard</title>" in answer.read().decode()
     tags = ask(board, "plugin/scalars/tags")
     assert isinstance(tags, dict)
     assert set(tags) == {RUN}  # and no run for the hyperparameters
@@ -108,12 +117,13 @@ def test_descriptions_reach_the_page(board: str) -> None:
     message = {tag: info["description"] for tag, info in tags[RUN].items()}
     assert all(message.values())
     assert "25.0 %" in message["eval/score"]
-    assert "the step axis" in message["gradient/by_timestep (latest)"]
+    assert "the step axis" in message["gradient/log10 by timestep (latest)"]
 
 
 def test_only_the_latest_curve_is_shown(board: str) -> None:
-    points = ask(board, "plugin/scalars/scalars", run=RUN, tag="gradient/by_timestep (latest)")
-    assert [(step, value) for _, step, value in points] == [(0, 0.0), (1, -1.0), (2, -2.0)]
+    points = ask(board, "plugin/scalars/scalars", run=RUN, tag="gradient/log10 by timestep (latest)")
+    # A line that begins below the floor is rewritten from its first point on, too.
+    assert [(step, value) for _, step, value in points] == [(0, "NaN"), (1, "NaN"), (2, 0.0), (3, -1.0), (4, -2.0)]
     points = ask(board, "plugin/scalars/scalars", run=RUN, tag="eval/score")
     assert [(step, value) for _, step, value in points] == [(0, 0.0), (100, 0.5), (200, 1.0)]
 
@@ -194,4 +204,4 @@ def test_help_says_what_it_does(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_address_is_one_word() -> None:
-    assert not re.search(r"[\s\"<>{}|\\^`()]", page("http://localhost:6006/"))
+    assert not re.search(r"[\s\"<>{}|\\^`()]", query())

@@ -128,7 +128,8 @@ NUMBERS = {
     "log10_arrives": Number(
         "gradient arriving",
         "log10 of the gradient norm at the first timestep over that one step back from the answer: 0 all of it "
-        "arrives, -3 a thousandth. Drawn as -12 or 12 when it is beyond.",
+        "arrives, -3 a thousandth. Where it is less than -12 its line ends, with a triangle (NaN); more than 12 is "
+        "drawn as 12.",
         better="higher", least=-12.0, most=12.0, label="arrives", place="at the first timestep", log10_share=True,
         each_part=True,
     ),
@@ -148,8 +149,8 @@ NUMBERS = {
     ),
     "log10_least": Number(
         "least gradient",
-        "log10 of the least gradient norm at any timestep before the answer, over that one step back from it. Drawn as "
-        "-12 when it is less.",
+        "log10 of the least gradient norm at any timestep before the answer, over that one step back from it. Where it "
+        "is less than -12 its line ends, with a triangle (NaN).",
         better="higher", shown="drawn", least=-12.0, label="least", log10_share=True, told=True,
     ),
     "least_at": Number(

@@ -7,7 +7,7 @@ Axes: T time, B batch.
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from math import inf, isfinite, isnan
+from math import inf, isfinite, isnan, nan
 from typing import Any, Literal
 
 from numpy import ndarray
@@ -71,6 +71,10 @@ class Number:
         if self.most is not None:
             value = min(value, self.most)
         return value if self.most_lengths is None else min(value, self.most_lengths * timesteps)
+
+    def plotted(self, value: float, timesteps: int) -> float | None:
+        """The value as a point of a line, which ends below ``least``: NaN there, not a plateau at that height."""
+        return nan if self.least is not None and value < self.least else self.drawn(value, timesteps)
 
     def text(self, value: float) -> str:
         """``8.42 timesteps``; what is not finite has no unit."""

@@ -13,8 +13,9 @@ from numpy import ndarray
 from ..decay import mean_by_distance, one_step_back
 from ..measurement import Measurement
 from ..probes.base import Probe
+from . import tags
 from .events import EventFile
-from .tags import FLOOR, group
+from .tags import FLOOR
 from .traces import TraceFile
 
 MOST_POINTS = 256
@@ -25,11 +26,11 @@ def draw_curves(events: EventFile, probe: Probe, when: str, measurement: Measure
     """Every series, mean over sequences. ``when``: ``latest``, ``at start`` or ``at end``."""
     by_timestep, by_distance = {}, {}
     for name, values in _all_series(probe, measurement).items():
-        by_timestep[f"{group(probe, name)}/by_timestep ({when})"] = _scaled(probe, values.mean(1))
+        by_timestep[tags.by_timestep(probe, name, when)] = _scaled(probe, values.mean(1))
         if measurement.answered_at is not None:
             back = mean_by_distance(values, measurement.answered_at)
-            tag = f"{group(probe, name)}/by_distance_from_answer ({when})"
-            by_distance[tag] = _scaled(probe, _relative(back[1:], one_step_back(back)))
+            share = _relative(back[1:], one_step_back(back))
+            by_distance[tags.by_distance(probe, name, when)] = _scaled(probe, share)
     _write_thinned(events, by_timestep)
     _write_thinned(events, by_distance, first=1)
 
@@ -41,8 +42,11 @@ def draw_percentiles(events: EventFile, probe: Probe, measurement: Measurement) 
         return
     percentiles = np.percentile(series[probe.main], (10, 50, 90), axis=1)
     names = ("10th percentile", "median", "90th percentile")
-    tags = [f"{group(probe, probe.main)}/by_timestep {name} (at end)" for name in names]
-    _write_thinned(events, {tag: _scaled(probe, row) for tag, row in zip(tags, percentiles, strict=True)})
+    rows = {
+        tags.by_timestep(probe, probe.main, "at end", name): _scaled(probe, row)
+        for name, row in zip(names, percentiles, strict=True)
+    }
+    _write_thinned(events, rows)
 
 
 def draw_heatmap(events: EventFile, probe: Probe, traces: TraceFile, step: int) -> None:
@@ -57,7 +61,7 @@ def draw_heatmap(events: EventFile, probe: Probe, traces: TraceFile, step: int) 
         if trace.answered_at is None:
             return
         rows.append(_relative(values.mean(1), one_step_back(mean_by_distance(values, trace.answered_at))))
-    picture = heatmap(_log10(np.stack(rows), floor=-inf), traces.steps)
+    picture = heatmap(_log10(np.stack(rows)), traces.steps)
     events.image(f"{probe.name}/heatmap", picture, step)
 
 
@@ -72,12 +76,16 @@ def _relative(values: Float[ndarray, " points"], reference: float) -> Float[ndar
 
 
 def _scaled(probe: Probe, values: Float[ndarray, " points"]) -> Float[ndarray, " points"]:
-    return _log10(values) if probe.curves.log else values
+    """Logarithms below FLOOR are ``-inf``: ``EventFile.curves`` ends the line there."""
+    if not probe.curves.log:
+        return values
+    logs = _log10(values)
+    return np.where(logs < FLOOR, -inf, logs)
 
 
-def _log10(values: Float[ndarray, "*shape"], floor: float = FLOOR) -> Float[ndarray, "*shape"]:
+def _log10(values: Float[ndarray, "*shape"]) -> Float[ndarray, "*shape"]:
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.maximum(np.log10(values), floor)
+        return np.log10(values)
 
 
 def _write_thinned(events: EventFile, curves: Mapping[str, Float[ndarray, " points"]], *, first: int = 0) -> None:

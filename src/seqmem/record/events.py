@@ -173,12 +173,15 @@ class EventFile:
     def curves(self, xs: Sequence[int] | ndarray, values: Mapping[str, Sequence[float] | ndarray]) -> None:
         """Curves over the same ``xs``, whole numbers that grow, replacing what was written under their tags.
 
-        A curve that is NaN in places, where a model does not write that state, is written at the others alone.
+        A curve that is NaN in places, where a model does not write that state, is written at the others alone. From a
+        first to a last ``-inf``, where it is below what is drawn, there is no line: both are written as NaN, which
+        TensorBoard marks with a triangle, and those between are not.
         """
         columns = {tag: np.asarray(column, dtype=np.float64) for tag, column in values.items()}
         gaps = {tag: np.isnan(column) for tag, column in columns.items()}
-        with_gaps = [tag for tag, gap in gaps.items() if gap.any() and not gap.all()]
-        points = {tag: column.tolist() for tag, column in columns.items()}
+        gaps = {tag: gap & ~gap.all() | _inside(np.isneginf(columns[tag])) for tag, gap in gaps.items()}
+        with_gaps = [tag for tag, gap in gaps.items() if gap.any()]
+        points = {tag: np.where(np.isneginf(column), np.nan, column).tolist() for tag, column in columns.items()}
         for at, x in enumerate(np.asarray(xs).tolist()):
             here = {tag: column[at] for tag, column in points.items()}
             for tag in with_gaps:
@@ -292,6 +295,13 @@ class EventFile:
 
     def _add(self, event: Event) -> None:
         self._file.write(_record(event.SerializeToString()))
+
+
+def _inside(below: ndarray) -> ndarray:
+    """[N], bool: the places between the first and the last of each stretch of ``below`` [N]."""
+    after = np.concatenate([[False], below[:-1]])
+    before = np.concatenate([below[1:], [False]])
+    return below & after & before
 
 
 def _hparam_type(value: Hparam) -> int:

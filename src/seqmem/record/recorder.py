@@ -238,7 +238,7 @@ class Recorder:
         log = self._opened()
         self._row("trace", step, {probe.name: measurement.scalars})
         timesteps = measurement.timesteps or self.facts.seq_len
-        drawn = _drawn(probe, measurement.scalars, timesteps)
+        drawn = _plotted(probe, measurement.scalars, timesteps)
         parts = _drawn_parts(probe, measurement.scalars, timesteps)
         log.events.scalars(step, {f"{probe.name}/{name}": value for name, value in drawn} | dict(parts))
         with self._writing():
@@ -406,10 +406,19 @@ def _cut_short(error: Exception, checkpoint: Path) -> RunError:
 
 
 def _drawn(probe: Probe, scalars: Scalars, timesteps: int) -> Iterator[tuple[str, float]]:
-    """The numbers of a probe's main part that TensorBoard can draw."""
+    """The numbers of a probe's main part as TensorBoard's table shows them, which is of finite numbers."""
     values = probe.description().of_main(scalars)
     for name in drawn_numbers(probe):
         value = probe.numbers[name].drawn(values[name], timesteps) if name in values else None
+        if value is not None:
+            yield name, value
+
+
+def _plotted(probe: Probe, scalars: Scalars, timesteps: int) -> Iterator[tuple[str, float]]:
+    """The same as points of lines over the training."""
+    values = probe.description().of_main(scalars)
+    for name in drawn_numbers(probe):
+        value = probe.numbers[name].plotted(values[name], timesteps) if name in values else None
         if value is not None:
             yield name, value
 
@@ -418,7 +427,7 @@ def _drawn_parts(probe: Probe, scalars: Scalars, timesteps: int) -> Iterator[tup
     """The tag and value of what TensorBoard draws for each of a probe's other parts."""
     for name, number in probe.numbers.items():
         for part, values in scalars.items() if number.each_part and probe.main else ():
-            value = number.drawn(values[name], timesteps) if part != probe.main and name in values else None
+            value = number.plotted(values[name], timesteps) if part != probe.main and name in values else None
             if value is not None:
                 yield f"{group(probe, part)}/{name}", value
 

@@ -8,7 +8,8 @@ from ..runs.result import Scale
 from ..tasks.base import Task
 
 FLOOR = -12.0
-"""The lowest log10 shown in TensorBoard; one underflow would squeeze every other line. Files have the true numbers."""
+"""The lowest log10 shown in TensorBoard; one underflow would squeeze every other line. A line ends there: what is less
+is no plateau. Files have the true numbers."""
 
 
 def results(probes: Sequence[Probe]) -> tuple[str, ...]:
@@ -24,6 +25,20 @@ def drawn_numbers(probe: Probe) -> Sequence[str]:
 def group(probe: Probe, part: str) -> str:
     """The tags of a part of a probe, or of a series, begin with this: ``gradient``, ``gradient_1.hidden``."""
     return probe.name if part == probe.main else f"{probe.name}_{part.replace('/', '.')}"
+
+
+def by_timestep(probe: Probe, part: str, when: str, percentile: str = "") -> str:
+    """The tag of a series: the title of a card is all that says what its axes are. ``when``: as in ``draw_curves``."""
+    return f"{group(probe, part)}/{_log(probe)}by timestep{f', {percentile}' if percentile else ''} ({when})"
+
+
+def by_distance(probe: Probe, part: str, when: str) -> str:
+    """The same over what it is one step back from the answer."""
+    return f"{group(probe, part)}/{_log(probe)}by distance from answer ({when})"
+
+
+def _log(probe: Probe) -> str:
+    return "log10 " if probe.curves.log else ""
 
 
 _TAGS = {
@@ -90,21 +105,23 @@ def _of_probe(tag: str, probe: Probe) -> str | None:
             f"{probe.curves.heatmap} by timestep (from left to right) and training step (from top to bottom), over "
             "that one step back from the answer; mean over sequences. The colours mean the same in every run."
         )
-    curve = re.fullmatch(r"by_(timestep|distance_from_answer) ?(.*) \((latest|at start|at end)\)", name)
+    curve = re.fullmatch(
+        r"(?:log10 )?(by timestep|by distance from answer)(?:, (.*))? \((latest|at start|at end)\)", name
+    )
     if curve is None or not (prefix == probe.name or prefix.startswith(f"{probe.name}_")):
         return None
     part = probe.main if prefix == probe.name else prefix.removeprefix(f"{probe.name}_")
     return _curve(probe.curves, part, *curve.groups())
 
 
-def _curve(curves: Curves, part: str, axis: str, percentile: str, when: str) -> str:
+def _curve(curves: Curves, part: str, axis: str, percentile: str | None, when: str) -> str:
     of = curves.of.get(part, f"state `{part}`")
     time = {"latest": "latest trace", "at start": "before training", "at end": "after training"}[when]
     over = f"{percentile} over sequences" if percentile else "mean over sequences"
     what = f"{'log10 of ' if curves.log else ''}{curves.what} at {of}"
-    if axis == "timestep":
+    if axis == "by timestep":
         text = f"{what}, by **timestep** (the step axis)"
     else:
         text = f"{what}, over that one step back from the answer, by **timesteps back** (the step axis)"
-    floor = f" {FLOOR:g} stands for all that is less." if curves.log else ""
+    floor = f" From one triangle (NaN) to the next it is less than 10^{FLOOR:g}." if curves.log else ""
     return f"{text}; {over}; {time}.{floor}"

@@ -6,10 +6,11 @@ import logging
 import signal
 import threading
 import webbrowser
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from urllib.parse import quote, urlencode
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from ...runs.directory import find_runs
 from ...runs.files import RunError
@@ -17,12 +18,15 @@ from ..config.commands import command
 from ..config.errors import ConfigError, Parser
 
 PINNED = (
-    "gradient/by_distance_from_answer (latest)",
-    "gradient/by_timestep (latest)",
+    "gradient/log10 by distance from answer (latest)",
+    "gradient/log10 by timestep (latest)",
     "eval/score",
     "eval/score_by_length",
 )
 """Cards at the top of the page, in this order."""
+
+EARLIER = ("gradient/by_distance_from_answer (latest)", "gradient/by_timestep (latest)")
+"""Cards below them of runs of earlier versions: TensorBoard shows no card without a run."""
 
 _SAMPLES = {"scalars": 5000, "images": 100, "text": 100}  # TensorBoard's own limits would thin curves and drop answers
 
@@ -40,7 +44,9 @@ def main(args: list[str]) -> int:
 
     from tensorboard import program  # takes half a second, so not before the checks above
 
-    board = program.TensorBoard()
+    board = program.TensorBoard(
+        server_class=lambda app, flags: program.create_port_scanning_werkzeug_server(opening(app), flags)
+    )
     output = io.StringIO()
     try:
         with _quiet(output):
@@ -51,7 +57,7 @@ def main(args: list[str]) -> int:
                 samples_per_plugin=_SAMPLES,
                 window_title="seqmem",
             )
-            address = page(board.launch())
+            address = board.launch()
     except program.TensorBoardPortInUseError:
         line = f"port {options.port} is in use: name another, or leave out --port for the next free one"
         raise RunError(line) from None
@@ -75,11 +81,45 @@ def main(args: list[str]) -> int:
     return 0
 
 
-def page(address: str) -> str:
-    """The time series page of the TensorBoard at ``address``, with ``PINNED`` on top and nothing smoothed."""
-    pins = [{"plugin": "scalars", "tag": tag} for tag in PINNED]
-    query = {"pinnedCards": json.dumps(pins, separators=(",", ":")), "smoothing": "0"}
-    return f"{address}?{urlencode(query, quote_via=quote, safe='/,:')}#timeseries"
+def query() -> str:
+    """TensorBoard's page with ``PINNED`` on top and nothing smoothed."""
+    pins = [{"plugin": "scalars", "tag": tag} for tag in (*PINNED, *EARLIER)]
+    words = {"pinnedCards": json.dumps(pins, separators=(",", ":")), "smoothing": "0"}
+    return urlencode(words, quote_via=quote, safe="/,:")
+
+
+def opening(board: WSGIApplication) -> WSGIApplication:
+    """``board`` whose bare address opens on ``query``, and with every line whole.
+
+    TensorBoard scales a chart by the middle 90 % of its points, which cuts off what vanishes. No address can say
+    otherwise, only a setting that it keeps in the browser: set here until the reader has chosen.
+    """
+    script = _OPENING.replace("QUERY", query()).encode()
+
+    def serve(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        bare = environ.get("PATH_INFO") in ("", "/", "/index.html") and not environ.get("QUERY_STRING")
+        if not bare or environ.get("REQUEST_METHOD") != "GET":
+            return board(environ, start_response)
+        kind = ("Content-Type", "text/html; charset=utf-8")
+        start_response("200 OK", [kind, ("Content-Length", str(len(script))), ("Cache-Control", "no-store")])
+        return [script]
+
+    return serve
+
+
+_OPENING = """\
+<!DOCTYPE html>
+<title>seqmem</title>
+<script>
+const key = "_tb_global_settings";
+try {
+  const settings = JSON.parse(localStorage.getItem(key) ?? "{}");
+  localStorage.setItem(key, JSON.stringify({ ignoreOutliers: false, ...settings }));
+} catch {} // a browser that stores nothing
+location.replace("/?QUERY" + (location.hash || "#timeseries"));
+</script>
+<noscript>TensorBoard needs JavaScript.</noscript>
+"""
 
 
 def _parser() -> Parser:
