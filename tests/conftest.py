@@ -87,9 +87,7 @@ def typed(
     from seqmem.cli.main import main
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    for name in ("HYDRA_FULL_ERROR", "PYTHONPATH"):  # which seqmem sets
-        monkeypatch.setenv(name, "")
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "")  # which seqmem sets
     monkeypatch.setenv("SEQMEM_COMMAND", "seqmem")
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level

@@ -196,8 +196,9 @@ def test_imports_between_rooms(path: Path) -> None:
         return
     if room(path) == "__init__":  # the package imports lazily
         outside = [node for node in parsed(path).body if isinstance(node, ast.Import | ast.ImportFrom)]
-        assert {node.module for node in outside if isinstance(node, ast.ImportFrom)} == {"importlib", "typing"}
-        assert all(isinstance(node, ast.ImportFrom) for node in outside)
+        assert [ast.unparse(node) for node in outside] == [
+            "import sys", "from importlib import import_module", "from typing import TYPE_CHECKING, Any"
+        ]  # fmt: skip
         return
     for name in imports(path):
         if name.split(".")[0] in EDGE:

@@ -15,7 +15,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from commandline import OWN_CELLS, TINY, Completed, environment, forked, only_run, rows
+from commandline import OWN_CELLS, TINY, Completed, environment, forked, only_run, rows, shadow
 from seqmem.cli.main import VERBS
 
 STATES = ("hidden", "cell", "input")
@@ -202,6 +202,26 @@ def test_help_and_completion_need_no_torch(tmp_path: Path) -> None:
     assert completed["nonsense"].out.split() == []
     assert "complete -o nospace -o default -F hydra_bash_completion seqmem" in completed["install"].out
     assert completed["typo"].code == completed["no cell"].code == 2
+
+
+@pytest.mark.parametrize("start", [("-m", "seqmem"), (str(Path(sys.executable).with_name("seqmem")),)])
+def test_files_named_like_libraries_beside_the_user(start: tuple[str, ...], tmp_path: Path) -> None:
+    """Every module of the standard library that Python does not import before any program, and what seqmem needs."""
+    pythons = subprocess.run(
+        [sys.executable, "-P", "-c", "import runpy, sys; print(*sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    shadow(
+        tmp_path, {*sys.stdlib_module_names, "numpy", "torch", "hydra", "omegaconf", "rich"} - {*pythons.stdout.split()}
+    )
+    done = subprocess.run(
+        [sys.executable, *start, "train", "--cfg", "job"], cwd=tmp_path, env=environment(), capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "name: lstm" in done.stdout
 
 
 def test_completion_in_a_shell(tmp_path: Path) -> None:

@@ -369,8 +369,6 @@ def test_kernel_and_threads_without_native_kernels() -> None:
 @pytest.mark.usefixtures("built")
 def test_native_for_custom_cells_and_other_devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setenv("PYTHONPATH", "")
     (tmp_path / "cells_without_kernels.py").write_text(OWN_CELLS)
     mine = ("cell=custom", "cell.target=cells_without_kernels.Leaky")
     assert backend(*mine, "threads=auto") == Backend("torch", "cell=custom has no native kernel", 1)

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import socket
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from io import StringIO
@@ -45,9 +44,8 @@ class Fatal(Leaky):
 
 @pytest.fixture
 def here(no_cuda: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Jobs run in this directory, and put it in sys.path."""
+    """Jobs run in this directory."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
     return tmp_path
 
 
@@ -92,7 +90,6 @@ def test_a_killed_job_does_not_stop_the_others(tmp_path: Path, typed: Callable[.
     assert (status.state, status.error) == ("failed", cause)
     arguments = [json.loads((run / "config.json").read_text())["cell"]["args"] for run in runs_below(tmp_path)]
     assert sorted(args["alpha"] for args in arguments) == [0.4, 0.5, 0.6]
-    assert str(tmp_path) in os.environ["PYTHONPATH"]  # for the launchers' workers, which are new processes
 
 
 def test_a_run_locked_by_another_process(

@@ -32,8 +32,6 @@ from seqmem.tasks import Adding
 @pytest.fixture(autouse=True)
 def _in_tmp(no_cuda: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.setenv("PYTHONPATH", "")
 
 
 def test_a_run_equals_the_command_lines_run(tmp_path: Path, typed: Callable[..., Completed]) -> None:

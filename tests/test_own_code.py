@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Callable
 from hashlib import blake2b
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from hydra import compose
 
 import seqmem
-from commandline import TINY, Completed, forked_code, runs_below, sweep_jobs
+from commandline import TINY, Completed, forked_code, runs_below, shadow, sweep_jobs
 from seqmem.cli.config.own_code import code_of, forget_edited, pinned
 from seqmem.cli.config.own_hydra import own_hydra
 from seqmem.cli.config.schema import from_mapping, identity
@@ -49,7 +50,7 @@ SETTINGS: dict[str, Any] = {
 
 @pytest.fixture(autouse=True)
 def _here(typed: Typed) -> None:
-    """In a folder of its own, with ``sys.path`` restored afterwards."""
+    """In a folder of its own."""
 
 
 def train(target: str = "own.Leaky", **settings: Any) -> RunDirectory:
@@ -88,9 +89,12 @@ def test_an_edited_cell_is_imported_again(tmp_path: Path, capsys: pytest.Capture
     assert train().path == one.path
 
 
-def test_a_module_that_the_user_imported_and_edited(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_module_that_the_user_imported_and_edited(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     expected = losses(new=leaky(0.9))
     Path("own.py").write_text(leaky(0.1))
+    monkeypatch.syspath_prepend(Path.cwd())
     __import__("own")
     Path("own.py").write_text(leaky(0.9))
     assert loss(train()) == expected["new"]
@@ -288,3 +292,33 @@ def test_a_report_keeps_versions_of_a_class_apart() -> None:
     assert len(groups) == 2
     assert all(len(group.at(8)) == 2 for group in groups)
     assert all("code=" in group.label for group in groups)
+
+
+def test_files_beside_the_user_never_stand_in_for_a_library() -> None:
+    """One that is named like a module which seqmem needs is not imported; what the user's code meant by it is said."""
+    expected = losses(plain=leaky(0.5))["plain"]
+    shadow(Path())
+    Path("own.py").write_text(leaky(0.5, imports="import copy, random, tqdm_of_mine"))
+    Path("tqdm_of_mine.py").write_text("import importlib\nassert importlib.import_module('named_late').K == 1\n")
+    Path("named_late.py").write_text("K = 1\n")
+    assert loss(train()) == expected
+    library = compile("import tqdm", str(Path("site-packages/library.py").absolute()), "exec")
+    with pytest.raises(ModuleNotFoundError):  # it is not installed: a library goes on without it
+        exec(library, {"__name__": "library"})
+    why = "random.py: Python's own random hides it, it needs another name"
+    with pytest.raises(ValueError, match=re.escape(f"cell.target=random.Leaky: random has no Leaky. ({why})")):
+        train("random.Leaky")
+    Path("own.py").write_text(leaky(0.5, imports="from numpy import mine"))
+    with pytest.raises(ValueError, match=r"cannot import own: .*numpy\.py: the library numpy hides it"):
+        train()
+
+
+def test_a_module_beside_the_user_comes_before_an_installed_one_that_seqmem_does_not_need(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    expected = losses(old=leaky(0.1), new=leaky(0.9))
+    for place, k in (("elsewhere", 0.1), (".", 0.9)):
+        Path(place).mkdir(exist_ok=True)
+        Path(place, "both.py").write_text(leaky(k))
+    monkeypatch.syspath_prepend("elsewhere")
+    assert loss(train("both.Leaky")) == expected["new"]

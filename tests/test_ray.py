@@ -65,7 +65,7 @@ class Cluster:
     )
 
     def init(self, **options: Any) -> None:
-        self.inits.append(options)
+        self.inits.append({**options, "from": Path.cwd()})
         if not self.reachable:
             raise ConnectionError(f"Ray is not\nat {options['address']}.")
 
@@ -128,7 +128,6 @@ class Cluster:
 def cluster(no_cuda: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
     stand_in = Cluster()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setitem(sys.modules, "ray", stand_in)  # type: ignore[arg-type]
     monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "")
     monkeypatch.setattr(launch, "_APPEARS", 0.0)
@@ -154,6 +153,7 @@ def test_a_sweep_with_a_failure_and_a_death(tmp_path: Path, typed: Callable[...,
         {"num_cpus": 1, "num_gpus": 0, "resources": None, "max_calls": 1, "max_retries": 0}
     ]
     assert cluster.inits[0]["address"] == "local"
+    assert not cluster.inits[0]["from"].samefile(tmp_path)  # workers look for libraries in the driver's folder first
     assert cluster.shutdowns == 1
     (log,) = (tmp_path / "outputs" / ".sweeps").rglob("*.log")  # kept for the unfinished job only
     assert log.name == "2.log"
@@ -296,18 +296,18 @@ def test_jobs_at_once() -> None:
 
 
 def test_the_python_path_of_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The user's folder comes first, then this seqmem unless it is installed, then the user's own PYTHONPATH."""
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), "/theirs"]))
-    job = Job(0, 1, "x", (), {}, str(tmp_path), "x")
+    """This seqmem unless it is installed, then the user's own PYTHONPATH; not the user's folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", "/theirs")
     runtime_env = {"env_vars": {"PYTHONPATH": "/said", "N": 3}, "pip": ["einops"]}
-    merged = launch.worker_environment(job, runtime_env)
+    merged = launch.worker_environment(runtime_env)
     source = str(Path(launch.__file__).resolve().parents[3])
     installed = source.endswith("-packages")
-    paths = [str(tmp_path), *([] if installed else [source]), "/said", "/theirs"]
+    paths = [*([] if installed else [source]), "/said", "/theirs"]
     assert merged == {"env_vars": {"PYTHONPATH": os.pathsep.join(paths), "N": "3"}, "pip": ["einops"]}
     assert runtime_env["env_vars"]["N"] == 3
     with pytest.raises(ConfigError, match="runtime_env"):
-        launch.worker_environment(job, {"env_vars": 3})
+        launch.worker_environment({"env_vars": 3})
 
 
 def test_joblib(tmp_path: Path, typed: Callable[..., Completed]) -> None:

@@ -190,6 +190,7 @@ def test_only_unfinished_jobs_are_submitted(cluster: Path, capsys: pytest.Captur
     ):  # fmt: skip
         assert f"#SBATCH --{flag}" in batch
     assert not any("licenses" in line or "qos" in line or "wckey" in line for line in batch)
+    assert any(" -P -u -m submitit" in line for line in batch)  # -P: not with the user's random.py
     assert batch.index("module load python") < next(i for i, line in enumerate(batch) if line.startswith("srun "))
     tasks = [pickle.loads((folder / f"41_{i}_submitted.pkl").read_bytes()).function.job for i in (0, 1)]
     assert tasks == [two, four]

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from commandline import TINY, Completed, assert_same_numbers, end, only_run, rows, runs_below, started, until
+from commandline import TINY, Completed, assert_same_numbers, end, only_run, rows, runs_below, shadow, started, until
 from seqmem.record.recorder import Recorder
 
 SMALL = [setting for setting in TINY if not setting.startswith(("seq_len=", "steps=", "evaluate.lengths="))]
@@ -46,7 +46,11 @@ def contents(run: Path) -> dict[str, tuple[bytes, int]]:
 
 
 def test_a_killed_sweep_is_resumed(tmp_path: Path, typed: Callable[..., Completed]) -> None:
-    """2 x 2 jobs: four results in the end, none run twice, none lost; a third start has nothing to do."""
+    """2 x 2 jobs: four results in the end, none run twice, none lost; a third start has nothing to do.
+
+    Files beside the user's own cell have names of libraries, which changes nothing, in one process or in several.
+    """
+    shadow(tmp_path)
     (tmp_path / "held.py").write_text(HELD)
     (tmp_path / "hold").touch()
     with started(*FOUR, "seed=0,1", "hydra.launcher.workers=2", cwd=tmp_path) as process:  # the longer two come first

@@ -35,9 +35,7 @@ def sent(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "sent.py").write_text(f"{OWN_CELLS}\nopen('executed', 'w').close()\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr(sys, "path", [*sys.path])
         patch.setattr(sys, "argv", ["seqmem", "train", "cell=custom", "cell.target=sent.Leaky", *TINY, "quiet=true"])
-        patch.setenv("PYTHONPATH", "")
         patch.setenv("HYDRA_FULL_ERROR", "")
         assert main() == 0
     (folder / "executed").unlink()

@@ -96,6 +96,8 @@ def become(request: dict[str, Any], streams: list[int]) -> None:
     sys.argv[:] = ["", *request["args"]]
     sys.orig_argv[:] = [sys.executable, "-m", request["module"], *request["args"]]
     sys.path[0] = str(Path.cwd())
+    if request["module"] == "seqmem":
+        del sys.path[0]  # as the package does at its import, which was before
     runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
 
 

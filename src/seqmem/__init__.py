@@ -8,6 +8,16 @@ The parts work without the runner: ``seqmem.cells``, ``seqmem.tasks``, ``seqmem.
 Submodules are imported lazily, when a name is first used: importing torch takes seconds.
 """
 
+import sys
+
+# `python -m seqmem` looks for libraries in the working directory first, where a user's random.py may be. While runpy
+# imports this package, argv[0] is still "-m".
+if sys.argv[:1] == ["-m"] and not sys.flags.safe_path and {"seqmem", "seqmem.kernels.build"} & {*sys.orig_argv}:
+    here = sys.path.pop(0)
+    if __path__[0][: -len("/seqmem")] == here:  # this seqmem is not installed
+        sys.path.append(here)
+    del here
+
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 

@@ -26,7 +26,7 @@ from ...tasks import TASKS, Task
 from ...training.plan import Plan, check_precision
 from . import memory
 from .errors import ConfigError, nearest
-from .own_code import import_module
+from .own_code import hidden, import_module
 from .schema import RunConfig, check_device_name, chosen_threads, usable_cores
 from .trial import try_cell, try_model
 
@@ -351,7 +351,7 @@ def _checked(prefix: str, make: Callable[[], Any]) -> Any:
 
 
 def _load(target: str, base: type, group: str) -> Any:
-    """Import a user's own class, from the working directory first."""
+    """Import a user's own class, from the working directory if it is there."""
     mine = f"my{base.__name__.lower()}s"
     module_name, _, name = target.rpartition(".")
     if not module_name:
@@ -359,14 +359,21 @@ def _load(target: str, base: type, group: str) -> Any:
     try:
         module = import_module(module_name)
     except (Exception, SystemExit) as error:
-        raise ConfigError(f"{group}.target={target}: cannot import {module_name}: {_with_type(error)}") from error
+        why = _with_type(error) + _hidden(getattr(error, "name", None) or module_name)
+        raise ConfigError(f"{group}.target={target}: cannot import {module_name}: {why}") from error
     kind = getattr(module, name, None)
     if kind is None:
         classes = [key for key, value in vars(module).items() if isinstance(value, type) and issubclass(value, base)]
-        raise ConfigError(f"{group}.target={target}: {module_name} has no {name}.{nearest(name, classes)}")
+        why = nearest(name, classes) or _hidden(module_name)
+        raise ConfigError(f"{group}.target={target}: {module_name} has no {name}.{why}")
     if not (isinstance(kind, type) and issubclass(kind, base)):
         raise ConfigError(f"{group}.target={target}: must be a subclass of {base.__module__}.{base.__name__}")
     return kind
+
+
+def _hidden(module: str) -> str:
+    why = hidden(module)
+    return f" ({why})" if why else ""
 
 
 def arguments(

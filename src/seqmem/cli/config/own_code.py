@@ -14,14 +14,17 @@ import functools
 import importlib
 import importlib.util
 import os
+import re
 import sys
 import sysconfig
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
+from importlib import metadata
 from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec, SourceFileLoader
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
 from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 from typing import Any
@@ -161,27 +164,53 @@ def require(config: Any) -> None:
         raise ConfigError(f"{why} what it was when this run was set up: the same command begins with the code of now")
 
 
-_beside: str | None = None
-"""The working directory that was added to ``sys.path``."""
+class _Beside(MetaPathFinder):
+    """Finds modules in the working directory, for the user's own code alone and after all other finders.
+
+    In ``sys.path`` the directory would also serve libraries: they would take a file ``random.py`` there for Python's,
+    or a ``tqdm.py`` for one that they use where it is installed.
+    """
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        return _spec_beside(fullname) if path is None and _is_the_users(_importer()) else None
+
+
+_beside = _Beside()
+
+
+def _importer() -> Path:
+    """The file of the code whose import is being answered: the first frame outside of importlib, which called us."""
+    frame, inside = sys._getframe(), False  # noqa: SLF001
+    while frame.f_back is not None:
+        machinery = frame.f_globals.get("__name__", "").partition(".")[0] in ("importlib", "_frozen_importlib")
+        if inside and not machinery:
+            break
+        inside |= machinery
+        frame = frame.f_back
+    return Path(frame.f_code.co_filename)
 
 
 def look_beside_the_user() -> None:
-    """Find modules in the working directory, as ``python`` does and a console script does not."""
-    global _beside
-    here = str(Path.cwd())
-    if here == _beside and here in sys.path:
-        return
-    inherited = [place for place in os.environ.get("PYTHONPATH", "").split(os.pathsep) if place]
-    if _beside in sys.path:  # the working directory has changed since
-        sys.path.remove(_beside)
-        inherited = [place for place in inherited if place != _beside]
-    _beside = None
-    if here not in sys.path:
-        _beside = here
-        sys.path.insert(0, here)
-        inherited.insert(0, here)
-    # Workers of a sweep are fresh processes that inherit the environment only.
-    os.environ["PYTHONPATH"] = os.pathsep.join(inherited)
+    """Find a user's own modules: those of the snapshot before all others, and those in the working directory."""
+    if _finder not in sys.meta_path:
+        sys.meta_path.insert(0, _finder)
+    if _beside not in sys.meta_path:
+        sys.meta_path.append(_beside)
+
+
+def hidden(module: str) -> str | None:
+    """A file beside the user that a library of its name hides, in words; None: there is none.
+
+    ``random.py: Python's own random hides it, it needs another name``
+    """
+    top = module.partition(".")[0]
+    spec, beside = _spec(top), _spec_beside(top)
+    if spec is None or beside is None or beside.origin == spec.origin:
+        return None
+    library = "Python's own" if top in sys.stdlib_module_names else "the library"
+    return f"{Path(beside.origin or top).name}: {library} {top} hides it, it needs another name"
 
 
 def import_module(name: str) -> ModuleType:
@@ -265,8 +294,6 @@ def _forget() -> None:
 def _snapshot(module: str) -> list[Source]:
     """The module and the user's modules that it draws on, the module first; empty if it is not found."""
     look_beside_the_user()
-    if _finder not in sys.meta_path:
-        sys.meta_path.insert(0, _finder)
     top, waiting, sources = module.partition(".")[0], [module, *_parents(module)], dict[str, Source]()
     while waiting:
         name = waiting.pop(0)
@@ -307,17 +334,56 @@ def _find(name: str) -> ModuleSpec | None:
     path: Sequence[str] | None = None
     spec = None
     for part in [*_parents(name), name]:
-        finders = [finder for finder in sys.meta_path if finder is not _finder and hasattr(finder, "find_spec")]
-        try:
-            spec = next(filter(None, (finder.find_spec(part, path) for finder in finders)), None)
-        except (ImportError, ValueError, OSError):
-            return None
+        spec = _spec(part, path)
         if spec is None:
             return None
         path = spec.submodule_search_locations
         if path is None and part != name:
             return None
     return spec
+
+
+def _spec(name: str, path: Sequence[str] | None = None) -> ModuleSpec | None:
+    """Where the module is. One beside the user comes before installed ones, but for those that seqmem itself needs.
+
+    Args:
+        path: of the package around it; None: it is a top-level module.
+    """
+    others = [finder for finder in sys.meta_path if finder not in (_finder, _beside) and hasattr(finder, "find_spec")]
+    try:
+        spec = next(filter(None, (finder.find_spec(name, path) for finder in others)), None)
+        beside = _spec_beside(name) if path is None else None
+    except (ImportError, ValueError, OSError):
+        return None
+    if beside is None or (spec is not None and (beside.origin == spec.origin or _is_needed(name))):
+        return spec
+    return beside
+
+
+def _spec_beside(name: str) -> ModuleSpec | None:
+    """The top-level module in the working directory; None: there is no file of it."""
+    spec = PathFinder.find_spec(name, [str(Path.cwd())])
+    return spec if spec is not None and spec.has_location else None
+
+
+@functools.cache
+def _is_needed(name: str) -> bool:
+    """Whether a top-level module is Python's, seqmem's or of a package that seqmem needs, directly or not."""
+    if name in sys.stdlib_module_names or name in ("seqmem", "hydra_plugins"):
+        return True
+    providers = {_normal(provider) for provider in metadata.packages_distributions().get(name, ())}
+    needed, waiting = set[str](), ["seqmem"]
+    while waiting and not providers & needed:
+        project = waiting.pop()
+        needed.add(project)
+        with suppress(metadata.PackageNotFoundError):
+            lines = [line for line in metadata.requires(project) or () if project == "seqmem" or "extra ==" not in line]
+            waiting += {_normal(re.split(r"[^\w.-]", line, maxsplit=1)[0]) for line in lines} - needed
+    return bool(providers & needed)
+
+
+def _normal(project: str) -> str:
+    return re.sub(r"[-_.]+", "-", project).lower()
 
 
 def _is_the_users(path: Path) -> bool:

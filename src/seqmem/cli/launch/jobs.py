@@ -141,9 +141,7 @@ def work(
         silent: leave it to the caller to print failures.
     """
     os.chdir(job.folder)
-    if sys.path[:1] != [job.folder]:  # for the user's own cells; a worker may have done jobs of another folder
-        sys.path.insert(0, job.folder)
-    forget_elsewhere()
+    forget_elsewhere()  # a worker may have done jobs of another folder
     skipped, stop = False, stop or StopSignals()
     try:
         config = from_mapping(job.settings)

@@ -210,10 +210,11 @@ def _context() -> Any:
 def _server_environment() -> Iterator[None]:
     """Sets the environment that the server inherits.
 
-    One thread, because libraries start threads at import, and a process with threads must not be forked. Ctrl-C is
-    ignored, because it would end the server in the middle of an import.
+    One thread, because libraries start threads at import, and a process with threads must not be forked. Libraries are
+    not looked for in the working directory, as ``python -c`` would, where a user's file may have the name of one.
+    Ctrl-C is ignored, because it would end the server in the middle of an import.
     """
-    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "PYTHONSAFEPATH")
     before = {name: os.environ.get(name) for name in names}
     os.environ.update(dict.fromkeys(names, "1"))
     main = threading.current_thread() is threading.main_thread()

@@ -10,7 +10,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from contextlib import chdir, contextmanager, nullcontext, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from importlib.metadata import version
@@ -92,7 +92,7 @@ def run_jobs(
         ray = _ray()
         with (
             _logs(waiting[0]) as logs,
-            _cluster(ray, address, worker_environment(waiting[0], runtime_env), log_to_driver),
+            _cluster(ray, address, worker_environment(runtime_env), log_to_driver),
         ):
             at_once = jobs_that_fit(ray.nodes(), needs)
             if not at_once and not autoscaling:
@@ -287,8 +287,11 @@ def _ray() -> Any:
         raise ConfigError(f"hydra/launcher=ray needs Ray: {install('ray')}") from None
 
 
-def worker_environment(job: Job, runtime_env: Any) -> dict[str, Any]:
-    """Ray's runtime environment: the user's, with PYTHONPATH to the user's modules and this seqmem."""
+def worker_environment(runtime_env: Any) -> dict[str, Any]:
+    """Ray's runtime environment: the user's, with PYTHONPATH to this seqmem.
+
+    The user's folder is not in it: its files may be named like libraries. Each job looks for the user's own code there.
+    """
     env_vars = runtime_env.get("env_vars") if isinstance(runtime_env, Mapping) else None
     for name, part in (("runtime_env", runtime_env), ("runtime_env.env_vars", env_vars)):
         if part is not None and not isinstance(part, Mapping):
@@ -296,9 +299,9 @@ def worker_environment(job: Job, runtime_env: Any) -> dict[str, Any]:
     given = dict(runtime_env or {})
     variables = {str(name): str(value) for name, value in dict(given.get("env_vars") or {}).items()}
     source = Path(__file__).resolve().parents[3]
-    places = [job.folder, variables.get("PYTHONPATH", ""), os.environ.get("PYTHONPATH", "")]
+    places = [variables.get("PYTHONPATH", ""), os.environ.get("PYTHONPATH", "")]
     if source.name not in ("site-packages", "dist-packages"):
-        places.insert(1, str(source))
+        places.insert(0, str(source))
     paths = [path for place in places for path in place.split(os.pathsep) if path]
     return {**given, "env_vars": {**variables, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}}
 
@@ -313,7 +316,9 @@ def _cluster(ray: Any, address: str | None, runtime_env: dict[str, Any], log_to_
         own = {"num_cpus": usable_cores(), "object_store_memory": 100 * 2**20, "include_dashboard": False}
     _answers(address)
     try:
-        ray.init(address=address or "local", **own, **common)
+        # Workers put the driver's directory before their libraries. A user's runtime_env may have paths relative to it.
+        with chdir(Path(__file__).parent) if set(runtime_env) <= {"env_vars"} else nullcontext():
+            ray.init(address=address or "local", **own, **common)
     except Exception as error:  # Ray raises a dozen kinds
         with suppress(Exception):
             ray.shutdown()

@@ -10,6 +10,7 @@ import io
 import json
 import os
 import pickle
+import shlex
 import shutil
 import signal
 import subprocess
@@ -373,7 +374,9 @@ def _submit_new(new: dict[str, Job], options: Options, folder: Path) -> Iterator
     parts = [places[first : first + most] for first in range(0, len(places), most)]
     for part in parts:
         name = f"seqmem-{os.urandom(3).hex()}"
-        executor = SlurmExecutor(folder, max_num_timeout=options.max_num_timeout)
+        # -P: `python -m` would take a user's file in the working directory for the library of that name.
+        python = f"{shlex.quote(sys.executable)} -P"
+        executor = SlurmExecutor(folder, max_num_timeout=options.max_num_timeout, python=python)
         executor.update_parameters(**options.parameters(name, len(parts)))
         try:
             with redirect_stderr(io.StringIO()):  # submitit prints what it raises

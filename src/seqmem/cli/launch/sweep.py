@@ -1,5 +1,6 @@
 """Sweeps: every job is checked before the first one starts, and accounted for after the last."""
 
+import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -25,6 +26,10 @@ from ..config.schema import RunConfig, from_mapping
 from . import local
 from .jobs import Job, Outcome, job_of
 from .one_run import Stopped, run_path
+
+SAFE_PATH = "PYTHONSAFEPATH"
+"""If it is set, ``python -m`` and ``python -c`` do not look for libraries in the working directory, where a user's file
+may have the name of one."""
 
 
 @dataclass
@@ -94,6 +99,8 @@ class SweepCallback(Callback):
             here = launcher._target_.endswith("LocalLauncher")
             if here and local.worker_count(launcher.get("workers", "auto")) > 1:
                 local.warm()
+            if not launcher._target_.startswith("hydra_plugins.seqmem_launchers."):
+                os.environ[SAFE_PATH] = "1"  # of workers that another launcher starts; train.main resets it
             if not sweeper._target_.endswith("BasicSweeper"):  # other sweepers choose each job only when they start it
                 current.sweep = Sweep(total=int(sweeper.get("n_trials") or 0), grid=False)
                 return

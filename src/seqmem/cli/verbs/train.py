@@ -23,14 +23,16 @@ from ..terminal.live import print_summary
 
 
 def main(args: list[str]) -> int:
-    full, before = full_errors(), os.environ.get("HYDRA_FULL_ERROR")
+    full, names = full_errors(), ("HYDRA_FULL_ERROR", sweep.SAFE_PATH)
+    before = {name: os.environ.get(name) for name in names}
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra's main raise errors instead of printing them and exiting
     try:
         return _main(args, full=full)
     finally:
-        del os.environ["HYDRA_FULL_ERROR"]
-        if before is not None:
-            os.environ["HYDRA_FULL_ERROR"] = before
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
 
 def _main(args: list[str], *, full: bool) -> int:
