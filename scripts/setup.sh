@@ -13,7 +13,7 @@ setup() {
   if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$dependencies $kernels" ]; then return; fi
   if [ -f "$stamp" ] && [ "$(cut -d ' ' -f 1 "$stamp")" = "$dependencies" ]; then
     echo "seqmem: compiling its native kernels anew" >&2
-    "$venv/bin/python" -m seqmem.kernels.build >&2 || true # it prints the reason itself
+    "$venv/bin/python" -P -m seqmem.kernels.build >&2 || true # it prints the reason itself
     echo "$dependencies $kernels" >"$stamp"
     return
   fi
@@ -22,10 +22,10 @@ setup() {
   "$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' ||
     { echo "$0: $python is $("$python" --version 2>&1), seqmem needs Python 3.11 to 3.13: set PYTHON=/path/to/python3" >&2; exit 2; }
   echo "seqmem: setting itself up in $venv (once, a minute or two)" >&2
-  [ -x "$venv/bin/python" ] || "$python" -m venv "$venv" ||
+  [ -x "$venv/bin/python" ] || "$python" -P -m venv "$venv" ||
     { echo "$0: cannot make a virtual environment in $venv (on Debian: apt-get install python3-venv)" >&2; exit 1; }
   # Byte-compiling all packages would double the time; Python compiles modules on first use.
-  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile \
+  "$venv/bin/python" -P -m pip install --quiet --disable-pip-version-check --no-compile \
     --constraint "$root/constraints.txt" --editable "$root[dev]" >&2 ||
     { echo "$0: pip could not install what seqmem needs; see above" >&2; exit 1; }
   echo "$dependencies $kernels" >"$stamp"
