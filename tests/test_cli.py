@@ -217,8 +217,8 @@ def test_files_named_like_libraries_beside_the_user(start: tuple[str, ...], tmp_
         tmp_path, {*sys.stdlib_module_names, "numpy", "torch", "hydra", "omegaconf", "rich"} - {*pythons.stdout.split()}
     )
     done = subprocess.run(
-        [sys.executable, *start, "train", "--cfg", "job"], cwd=tmp_path, env=environment(), capture_output=True, text=True,
-        check=False,
+        [sys.executable, *start, "train", "--cfg", "job"], cwd=tmp_path, env=environment(),
+        capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     assert "name: lstm" in done.stdout
