@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterator
 from functools import partial
+from io import BytesIO
 from math import floor
 from pathlib import Path
 from typing import Any, cast
@@ -11,6 +12,7 @@ from urllib.parse import urlencode
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, expect
 from torch import Tensor, nn
 
@@ -617,3 +619,40 @@ def test_the_page_is_small() -> None:
     own = [path for path in SOURCES.iterdir() if path.suffix in {".css", ".js"} and path.name != "engine.js"]
     assert len(own) > 5
     assert sum(path.stat().st_size for path in own) < 93_000
+
+
+# The report's style sheet: here, as another browser would take seconds to start.
+
+
+@pytest.mark.parametrize(("width", "text", "scrolls"), [(360, 300, True), (2560, 1250, False)])
+def test_a_report_uses_the_width_and_shows_where_a_table_goes_on(
+    width: int, text: int, scrolls: bool, chromium: Browser, tmp_path: Path
+) -> None:
+    style = (SOURCES.parent / "report" / "style.css").read_text(encoding="utf-8")
+    row = "<tr><th scope=row class=left>lstm</th>" + "<td>100.0 (93.8 %)</td>" * 6 + "</tr>"
+    path = tmp_path / "report.html"
+    body = f"<p>{'word ' * 90}</p><div class=table><table><tbody>{row * 3}</tbody></table></div>"
+    path.write_text(f"<!DOCTYPE html><html><head><style>{style}</style></head><body>{body}</body></html>")
+    with visiting(chromium, path, width=width) as visit:
+        page, table = visit.page, visit.page.locator(".table")
+        assert page.locator("p").evaluate("p => p.clientWidth") > text
+        assert page.evaluate("document.documentElement.scrollWidth") == width  # the table scrolls, not the page
+        assert table.evaluate("box => box.scrollWidth > box.clientWidth") == scrolls
+        if (
+            scrolls
+        ):  # the last pixels before the edge are shaded until it is scrolled to the end; its first column stays
+            shaded = pixels_at_the_right(page, table)
+            table.evaluate("box => (box.scrollLeft = 1e6)")
+            assert shaded < pixels_at_the_right(page, table) - 20
+            first, edge = (one.bounding_box() for one in (table.locator("th").first, table))
+            assert first is not None
+            assert edge is not None
+            assert first["x"] == edge["x"]
+
+
+def pixels_at_the_right(page: Page, box: Locator) -> float:
+    """The mean brightness of the pixels at a box's right edge, between the lines of text."""
+    place = cast("dict[str, float]", box.bounding_box())
+    clip = {"x": place["x"] + place["width"] - 3, "y": place["y"] + 1, "width": 2, "height": 4}
+    picture = page.screenshot(clip=cast("Any", clip), type="png")
+    return float(np.asarray(Image.open(BytesIO(picture)).convert("L")).mean())
