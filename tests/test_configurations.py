@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from seqmem.cli.config.compose import compose_run
 from seqmem.cli.config.schema import RunConfig, everything, from_mapping, identity
 from seqmem.cli.launch.one_run import run_path
-from seqmem.cli.notebook import overrides_of
+from seqmem.cli.notebook.settings import overrides_of
 from seqmem.runs.settings import flat
 
 WORDS = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs")), max_size=12)

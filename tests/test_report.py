@@ -13,7 +13,7 @@ from made_up import directories, ended_process, run_directory, write_status
 from seqmem.cli.main import main
 from seqmem.cli.verbs import report as reporting
 from seqmem.metrics import ACCURACY, SQUARED_ERROR
-from seqmem.report import statistics, tables
+from seqmem.report import page, statistics, tables
 from seqmem.report.collect import Collection, collect
 from seqmem.runs.directory import RunDirectory
 from seqmem.runs.files import plain_json
@@ -70,7 +70,7 @@ def typed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], t
         return folder / "index.html"
 
     asked: list[dict[str, Any]] = []
-    monkeypatch.setattr("seqmem.report.page.write", write)
+    monkeypatch.setattr(page, "write", write)
 
     def type_in(*args: str, width: int = 80, verb: tuple[str, ...] = ("report",)) -> tuple[int, str, str]:
         monkeypatch.setenv("COLUMNS", str(width))

@@ -3,8 +3,10 @@
     import seqmem
     run = seqmem.train(cell="lstm", task="pronoun", seq_len=50)
     run.result()["score"]
+    run.plot()
 
-The parts work without the runner: ``seqmem.cells``, ``seqmem.tasks``, ``seqmem.probes.gradient.gradient_trace``.
+``seqmem.show``, ``seqmem.read`` and ``seqmem.report`` are the command line's verbs, too. The parts work without the
+runner: ``seqmem.cells``, ``seqmem.tasks``, ``seqmem.probes.gradient.gradient_trace``.
 Submodules are imported lazily, when a name is first used: importing torch takes seconds.
 """
 
@@ -19,23 +21,34 @@ if sys.argv[:1] == ["-m"] and not sys.flags.safe_path and {"seqmem", "seqmem.ker
     del here
 
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from . import cells as cells
     from . import tasks as tasks
-    from .cli.notebook import train as train
+    from .cli.notebook.read import read as read
+    from .cli.notebook.report import report as report
+    from .cli.notebook.show import show as show
+    from .cli.notebook.train import train as train
     from .models.recurrent import SequenceModel as SequenceModel
     from .probes.gradient import gradient_trace as gradient_trace
     from .runs.directory import RunDirectory as RunDirectory
+    from .runs.files import RunError as RunError
 
 _MODULES = {
-    "train": "cli.notebook",
+    "train": "cli.notebook.train",
+    "show": "cli.notebook.show",
+    "read": "cli.notebook.read",
+    "report": "cli.notebook.report",
     "SequenceModel": "models.recurrent",
     "RunDirectory": "runs.directory",
+    "RunError": "runs.files",
     "gradient_trace": "probes.gradient",
 }
-__all__ = ["RunDirectory", "SequenceModel", "cells", "gradient_trace", "tasks", "train"]
+__all__ = [
+    "RunDirectory", "RunError", "SequenceModel", "cells", "gradient_trace", "read", "report", "show", "tasks", "train",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
@@ -48,3 +61,16 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted([*globals(), *_MODULES, "cells", "tasks"])
+
+
+class _Package(ModuleType):
+    @property
+    def report(self) -> Any:
+        return __getattr__("report")
+
+    @report.setter
+    def report(self, package: ModuleType) -> None:
+        """Python sets the attribute when it imports the package ``seqmem.report``: the function keeps the name."""
+
+
+sys.modules[__name__].__class__ = _Package

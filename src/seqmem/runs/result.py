@@ -6,10 +6,15 @@ read, too.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from math import inf, isfinite, isnan
+from html import escape
+from math import inf, isfinite, isnan, nan
 from typing import Any, TypedDict, cast
 
+from ..decay import DESCRIPTIONS
+from ..measurement import describe_unknown
 from ..metrics import Metric, Plateau, metric_called
+from ..printable import printable
+from ..solved import solved_words
 from .files import with_numbers
 
 
@@ -140,6 +145,59 @@ class StoredResult(TypedDict):
     versions: dict[str, str]
 
 
+class Result(dict[str, Any]):
+    """A ``StoredResult`` that shows its main numbers; all of them are its items, ``dict(result)`` shows these."""
+
+    def __repr__(self) -> str:
+        rows = self._rows()
+        widest = max(len(label) for label, _ in rows)
+        return "\n".join(f"{label.ljust(widest)}  {text}" for label, text in rows)
+
+    def _repr_html_(self) -> str:
+        style = "text-align:left;white-space:normal"
+        rows = (
+            f'<tr><th style="{style}">{escape(label)}</th><td style="{style}">{escape(text)}</td></tr>'
+            for label, text in self._rows()
+        )
+        return f"<table>{''.join(rows)}</table>"
+
+    def _rows(self) -> list[tuple[str, str]]:
+        try:
+            return [(printable(label), printable(text)) for label, text in _rows(cast("StoredResult", self))]
+        except (KeyError, TypeError, ValueError):  # a copy from which items were taken
+            return [("result", dict.__repr__(self))]
+
+
+def _rows(result: StoredResult) -> list[tuple[str, str]]:
+    """(what it is, the number as people write it)"""
+    scale = read_scale(result)
+    beside = [("chance", scale.chance), *scale.levels()]
+    levels = ", ".join(f"{name} {scale.metric.text(score)}" for name, score in beside if score is not None)
+    solved = solved_words(result["steps_to_solve"], solved=result["solved"])
+    words = "; ".join(filter(None, [scale.metric.text(nan if diverged(result) else result["score"]), levels, solved]))
+    loss = "" if scale.baseline_loss is None else f"; without memory {scale.baseline_loss:.4g}"
+    lengths = [f"{row['seq_len']}: {scale.metric.text(row['score'])}" for row in result["by_length"]]
+    rows = [
+        ("run", f"{result['cell']} on {result['task']}, {result['seq_len']} timesteps, seed {result['seed']}"),
+        (scale.metric.name, words),
+        ("loss", f"{result['loss']:.4g}{loss}"),
+        ("by length", ", ".join(lengths)),
+    ]
+    for name, measured in result["probes"].items():
+        about = DESCRIPTIONS.get(name) or describe_unknown(measured.get("end", {}))
+        start, end = (about.of_main(measured.get(when, {})) for when in ("start", "end"))
+        for key, number in about.shown().items():
+            if key in end:
+                values = [one[key] for one in (start, end) if key in one]
+                texts = " to ".join(dict.fromkeys(map(number.words, values)))
+                rows.append((number.title, f"{texts}{number.suffix(end[key])}"))
+    size = f"{result['layers']} layers of " if result["layers"] != 1 else ""
+    rows.append(("model", f"{size}{result['hidden_size']} units, {result['parameters']:,} parameters"))
+    rows.append(("trained", f"{result['steps']} updates in {result['seconds']:.3g} s on {result['device']}"))
+    rows.append(("items", ", ".join(result)))
+    return rows
+
+
 def diverged(result: StoredResult) -> bool:
     """True if the loss was not finite after training, as with ``on_nan=continue``: the answers of NaN are no score."""
     return isnan(result["score"]) or not isfinite(result["loss"])
@@ -197,7 +255,7 @@ def read_result(values: Mapping[str, Any]) -> StoredResult:
         steps_per_second=float(fields.get("steps_per_second", steps / seconds if seconds > 0 else inf)),
         versions=dict(fields.get("versions", {})),
     )
-    return cast("StoredResult", {**fields, **checked})  # fields that another version added stay
+    return cast("StoredResult", Result({**fields, **checked}))  # fields that another version added stay
 
 
 def read_length(row: Mapping[str, Any]) -> Length:

@@ -147,9 +147,13 @@ class Display:
         if self._live is not None:
             self._live.transient = True  # the summary that follows has the same, in more detail
         elif self._prefix:
-            solved = None if self._goal is None else self._metric.reached(result.score, self._goal)
-            words = solved_words(result.steps_to_solve, solved=solved)
-            self._print(_joined("finished", self._scores(), words, self._brief()))
+            self._print(self.outcome(result))
+
+    def outcome(self, result: "seqmem.training.plan.Result") -> str:
+        """``finished  accuracy 100.0 % (chance 25.0 %)  solved at step 150  gradient arriving 35 %``"""
+        solved = None if self._goal is None else self._metric.reached(result.score, self._goal)
+        words = solved_words(result.steps_to_solve, solved=solved)
+        return _joined("finished", self._scores(), words, self._brief())
 
     # Plain lines
 

@@ -47,15 +47,18 @@ FASTEST = 1000
 def main(args: Sequence[str]) -> int:
     options = _parser().parse_args(args)
     console = Console(highlight=False)
-    readers = Readers(_models(options.runs, trusted=options.trust))
-    length, batch, unknown, name = _sentence(readers, options)
-    until = _until(options.until, readers, batch)
+    if not 0 < options.speed <= FASTEST:
+        raise ConfigError(f"--speed {options.speed:g}: must be more than 0, and at most {FASTEST}")
+    readers = readers_of(options.runs, trusted=options.trust)
+    length, batch, unknown, name = sentence(readers, options.length, options.sentence, options.text)
+    until = timestep(options.until, readers, batch)
     playing = not (options.json or options.whole) and playable(console)
     measured = options.json or options.view == "gradient"
     scene = readers.scene(batch, name, unknown, gradient=measured)
     at = len(scene) - 1 if until is None else until
     if options.json:
-        print(json.dumps(plain_json(_as_json(readers, scene, options, at)), allow_nan=False))
+        number = None if options.text is not None else options.sentence or 0
+        print(json.dumps(plain_json(numbers(readers, scene, number, at)), allow_nan=False))
     elif playing:
         _play(readers, scene, options, length, console)
     else:
@@ -101,7 +104,7 @@ n and p another sentence; 1, 2, 3 or TAB another view; + and - speed; q leaves."
 # The models
 
 
-def _models(given: Sequence[str], *, trusted: bool = False) -> "list[Trained]":
+def readers_of(given: Sequence[str], *, trusted: bool = False) -> "Readers":
     """The models of the named runs.
 
     Raises:
@@ -126,7 +129,7 @@ def _models(given: Sequence[str], *, trusted: bool = False) -> "list[Trained]":
     models = [model for _, model in readable(runs, model_of, given)]
     for each in left_out:
         print_error(f"seqmem read: {each.name}: not finished, so left out: {each.count} of {each.total} runs")
-    return models
+    return Readers(models)
 
 
 def _some(runs: Sequence[RunDirectory]) -> list[RunDirectory]:
@@ -221,29 +224,33 @@ def _name(batch: "Batch", task: "Task", number: int | None) -> str:
     return f"{steps} {one}{'s' * (steps != 1)}, " + (f"your own {kind}" if number is None else f"{kind} {number}")
 
 
-def _sentence(readers: Readers, options: argparse.Namespace) -> "tuple[int | None, Batch, str | None, str]":
-    """(length, or None for a typed sentence; the batch; why its answer is unknown, or None; the title)"""
-    if not 0 < options.speed <= FASTEST:
-        raise ConfigError(f"--speed {options.speed:g}: must be more than 0, and at most {FASTEST}")
-    if options.text is not None:
+def sentence(
+    readers: Readers, length: int | None, number: int | None, text: str | None
+) -> "tuple[int | None, Batch, str | None, str]":
+    """(length, or None for a typed sentence; the batch; why its answer is unknown, or None; the title)
+
+    Raises:
+        ConfigError: the task has no such sentence.
+    """
+    if text is not None:
         from ...reading import typed as batch_of
 
-        for option, given in (("--length", options.length), ("--sentence", options.sentence)):
+        for option, given in (("--length", length), ("--sentence", number)):
             if given is not None:
                 raise ConfigError(f"--text is a sentence of your own: it has no {option}")
         try:
-            batch, unknown = batch_of(readers.models[0].task, options.text)
+            batch, unknown = batch_of(readers.models[0].task, text)
         except ValueError as error:
             raise ConfigError(f"--text: {error}") from None
         return None, batch, unknown, _name(batch, readers.models[0].task, None)
-    if options.sentence is not None and options.sentence < 0:
-        raise ConfigError(f"--sentence {options.sentence}: must be 0 or more")
-    length, number = options.length if options.length is not None else readers.longest, options.sentence or 0
+    if number is not None and number < 0:
+        raise ConfigError(f"--sentence {number}: must be 0 or more")
+    length, number = length if length is not None else readers.longest, number or 0
     batch = readers.sentence(length, number)
     return length, batch, None, _name(batch, readers.models[0].task, number)
 
 
-def _until(given: str | None, readers: Readers, batch: "Batch") -> int | None:
+def timestep(given: str | None, readers: Readers, batch: "Batch") -> int | None:
     """The timestep after which to stop; None without ``--until``.
 
     Raises:
@@ -281,7 +288,7 @@ def _play(readers: Readers, scene: Scene, options: argparse.Namespace, length: i
 
     def until(scene: Scene) -> int | None:
         try:
-            return _until(options.until, readers, scene.batch)
+            return timestep(options.until, readers, scene.batch)
         except ConfigError:  # this sentence does not contain the word
             return None
 
@@ -333,8 +340,12 @@ def _farewell(player: Player, options: argparse.Namespace, console: rich.console
 # For tools
 
 
-def _as_json(readers: Readers, scene: Scene, options: argparse.Namespace, at: int) -> dict[str, Any]:
-    """The object that ``--json`` prints, up to timestep ``at``; docs/read.md describes it."""
+def numbers(readers: Readers, scene: Scene, number: int | None, at: int) -> dict[str, Any]:
+    """The object that ``--json`` prints, up to timestep ``at``; docs/read.md describes it.
+
+    Args:
+        number: which sentence it is; None: a typed one.
+    """
     first, upto, task = scene.readings[0], slice(at + 1), readers.models[0].task
     right = None if first.right is None else first.right[upto].tolist()
     return {
@@ -342,7 +353,7 @@ def _as_json(readers: Readers, scene: Scene, options: argparse.Namespace, at: in
         "task": task.name,
         "metric": task.targets.metric.name,
         "chance": task.chance_at(len(scene)),
-        "sentence": None if options.text is not None else options.sentence or 0,
+        "sentence": number,
         "words": list(scene.words[upto]),
         "of": len(scene),
         "asked": first.asked[upto].tolist(),

@@ -32,33 +32,20 @@ PAIRS = 10
 def main(args: Sequence[str]) -> int:
     options = _parser().parse_args(args)
     folders = [Path(given) for given in options.folders or [OUTPUTS]]
-    for folder in folders:
-        if not folder.is_dir():
-            raise ConfigError(f"{folder} is not a folder: give folders with runs, as outputs")
-    if options.threshold is not None and not 0 < options.threshold <= 1:
-        raise ConfigError(f"--threshold {options.threshold:g}: must be an accuracy above 0, at most 1, e.g. 0.99")
     if options.out is None and (folders[0] / CONFIG).exists():
         raise ConfigError(f"{folders[0]} is a single run: say where the report goes with --out DIR")
     out = Path(options.out) if options.out is not None else folders[0] / "report"
-    if (out / CONFIG).exists() or (out.exists() and not out.is_dir()):
-        reason = "a run is there" if out.is_dir() else "it is a file"
-        raise ConfigError(f"--out {out}: {reason}; give a folder of its own")
-    collection = collect(folders)
-    if options.task is not None:
-        known = collection.tasks
-        collection = collection.only(options.task)
-        if not collection.runs:
-            raise ConfigError(
-                f"--task {options.task}: no finished run of it; there are {', '.join(known) or 'none at all'}"
-            )
-    page = _written(collection, out, options.threshold, _formats(options.format))
+    check_place(out)
+    formats = chosen_formats(options.format)
+    collection = collected(folders, options.threshold, options.task)
+    page = written(collection, out, options.threshold, formats)
     if options.json:
-        summary = plain_json(_summary(collection, options.threshold, page))
+        summary = plain_json(numbers(collection, options.threshold, page))
         ascii_only = (sys.stdout.encoding or "").lower() != "utf-8"  # a terminal's \xe9 is no JSON
         print(json.dumps(summary, indent=1, ensure_ascii=ascii_only, allow_nan=False))
         return 0
     console = Console(highlight=False)
-    say(console, *_parts(collection, options.threshold, page, min(console.width, WIDEST)))
+    say(console, *lines(collection, options.threshold, page, min(console.width, WIDEST)))
     return 0
 
 
@@ -66,7 +53,12 @@ FORMATS = {"pdf": "every figure, for a paper", "tex": "the tables, in LaTeX with
 """What is written on request, and what of."""
 
 
-def _formats(given: Sequence[str]) -> set[str]:
+def chosen_formats(given: Iterable[str]) -> set[str]:
+    """Names of ``FORMATS``, each with others after commas or by itself.
+
+    Raises:
+        ConfigError: one is not known.
+    """
     named = [name for text in given for name in text.split(",") if name]
     for name in named:
         if name not in FORMATS:
@@ -74,7 +66,40 @@ def _formats(given: Sequence[str]) -> set[str]:
     return set(named)
 
 
-def _written(collection: Collection, out: Path, threshold: float | None, formats: set[str]) -> Path:
+def check_place(out: Path) -> None:
+    """Raise ConfigError unless a report can be written to the folder ``out``."""
+    if (out / CONFIG).exists() or (out.exists() and not out.is_dir()):
+        reason = "a run is there" if out.is_dir() else "it is a file"
+        raise ConfigError(f"--out {out}: {reason}; give a folder of its own")
+
+
+def collected(folders: Sequence[Path], threshold: float | None, task: str | None) -> Collection:
+    """The runs below some folders, of one ``task`` or of all.
+
+    Raises:
+        ConfigError: one is no folder, the threshold is no accuracy, or there is no such task.
+    """
+    for folder in folders:
+        if not folder.is_dir():
+            raise ConfigError(f"{folder} is not a folder: give folders with runs, as outputs")
+    if threshold is not None and not 0 < threshold <= 1:
+        raise ConfigError(f"--threshold {threshold:g}: must be an accuracy above 0, at most 1, e.g. 0.99")
+    collection = collect(folders)
+    if task is None:
+        return collection
+    known = collection.tasks
+    collection = collection.only(task)
+    if not collection.runs:
+        raise ConfigError(f"--task {task}: no finished run of it; there are {', '.join(known) or 'none at all'}")
+    return collection
+
+
+def written(collection: Collection, out: Path, threshold: float | None, formats: set[str]) -> Path:
+    """Write tables and page into ``out``, in further ``FORMATS``, too.
+
+    Raises:
+        RunError: they cannot be written.
+    """
     from ...report import page  # imports matplotlib and jinja2
 
     try:
@@ -147,7 +172,8 @@ _NARROW = ("", "params", "reaches", "arrives")
 """Columns that are left out in this order where there is no room; tables and page have them."""
 
 
-def _parts(collection: Collection, threshold: float | None, page: Path, width: int) -> list[Text]:
+def lines(collection: Collection, threshold: float | None, page: Path | None, width: int) -> list[Text]:
+    """The summary; ``page``: where the page is, None: nowhere."""
     parts: list[Text] = [Text(_counted(collection), "bold")]
     if collection.runs:
         parts += [Text(), *_spans(collection, threshold, width)]
@@ -159,7 +185,9 @@ def _parts(collection: Collection, threshold: float | None, page: Path, width: i
     parts += _two_groups(collection, threshold)
     parts += _pairs(collection, threshold, width)
     parts += _not_used(collection)
-    return [*parts, Text(), Text.assemble(("report  ", "dim"), (str(here(page)), "bold"))]
+    if page is not None:
+        parts += [Text(), Text.assemble(("report  ", "dim"), (str(here(page)), "bold"))]
+    return parts
 
 
 def _counted(collection: Collection) -> str:
@@ -362,9 +390,10 @@ def _not_used(collection: Collection) -> list[Text]:
 # The same for programs
 
 
-def _summary(collection: Collection, threshold: float | None, page: Path) -> dict[str, Any]:
+def numbers(collection: Collection, threshold: float | None, page: Path | None) -> dict[str, Any]:
+    """The summary's numbers: what ``--json`` prints."""
     return {
-        "page": str(page),
+        "page": None if page is None else str(page),
         "folders": list(map(str, collection.folders)),
         "runs": len(collection.finished),
         "groups": [_group(group, threshold) for group in collection.groups],

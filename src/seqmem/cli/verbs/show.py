@@ -1,11 +1,14 @@
 """``seqmem show``: runs in the terminal. No torch here: it must start fast, and runs are only files."""
 
 import argparse
+from collections.abc import Sequence
 
+import rich.console
 from rich.text import Text
 
+from ...runs.directory import RunDirectory
 from ...runs.files import RunError
-from ...runs.summary import read
+from ...runs.summary import Summary, read
 from ..config.choose import OUTPUTS, find
 from ..config.commands import RUN, examples
 from ..config.errors import Parser, print_error
@@ -18,31 +21,54 @@ MOST_RUNS = 20
 
 def main(args: list[str]) -> int:
     options = _parser().parse_args(args)
-    console = Console()
     try:
-        chosen = [run for given in options.runs or [str(OUTPUTS)] for run in find(given)]
+        runs = chosen(options.runs)
     except FileNotFoundError as error:
         print_error(f"seqmem show: {error}")
         return 2
-    runs = list({run.path.resolve(): run for run in chosen}.values())
-    shown, failed = [], False
-    for run in runs if options.all else runs[:MOST_RUNS]:
+    console = Console()
+    shown, errors = summaries(runs if options.all else runs[:MOST_RUNS])
+    for error in errors:
+        print_error(f"seqmem show: {error}")
+    say(console, *lines(shown, len(runs), console, more="--all shows the rest"))
+    return 1 if errors else 0
+
+
+def chosen(names: Sequence[str]) -> list[RunDirectory]:
+    """The runs that some names mean, each once; without a name everything in outputs/.
+
+    Raises:
+        FileNotFoundError: a name means none, or several.
+    """
+    runs = [run for name in names or [str(OUTPUTS)] for run in find(name)]
+    return list({run.path.resolve(): run for run in runs}.values())
+
+
+def summaries(runs: Sequence[RunDirectory]) -> tuple[list[Summary], list[RunError]]:
+    """What the readable runs say, and why the others cannot be read."""
+    shown, errors = [], []
+    for run in runs:
         try:
             summary = read(run)
             _ = summary.profiles  # unreadable traces are reported here, before anything is printed
             shown.append(summary)
         except RunError as error:
-            failed = True
-            print_error(f"seqmem show: {error}")
-    if len(shown) == 1:
-        say(console, *page(shown[0], console))
-    elif shown:
-        if len(runs) > MOST_RUNS and not options.all:
-            say(console, Text(f"{len(runs)} runs; the first {MOST_RUNS} of them (--all shows the rest):\n", "yellow"))
-        elif len(runs) > 2:
-            say(console, Text(f"{len(runs)} runs\n", "dim"))
-        say(console, *comparison(shown, console))
-    return 1 if failed else 0
+            errors.append(error)
+    return shown, errors
+
+
+def lines(shown: Sequence[Summary], of: int, console: rich.console.Console, *, more: str) -> list[Text]:
+    """A page about one run, or several side by side.
+
+    Args:
+        of: how many there are. ``more``: what shows those that are left out.
+    """
+    if len(shown) < 2:
+        return [line for run in shown for line in page(run, console)]
+    head = [Text(f"{of} runs\n", "dim")] if of > 2 else []
+    if of > len(shown) and of > MOST_RUNS:
+        head = [Text(f"{of} runs; the first {len(shown)} of them ({more}):\n", "yellow")]
+    return [*head, *comparison(shown, console)]
 
 
 def _parser() -> Parser:
