@@ -1,5 +1,6 @@
 """seqmem in a notebook or a script: the command line's runs, without changes to the caller's process."""
 
+import importlib
 import json
 import os
 import signal
@@ -86,6 +87,21 @@ def test_a_users_own_cell(tmp_path: Path) -> None:
     assert result is not None
     assert (result["cell"], set(result["probes"]["gradient"]["end"])) == ("Leaky", {"state", "input", "h"})
     assert run.config()["cell"]["args"] == {"alpha": 0.9}
+    before = (run.path / "result.json").stat().st_mtime_ns
+    kind = importlib.import_module("owncells").Leaky  # the class itself is the class of that name
+    again = seqmem.train(*TINY, cell={"name": kind, "hidden_size": np.int64(4), "args": {"alpha": 0.9}}, quiet=True)
+    assert (again.path, (run.path / "result.json").stat().st_mtime_ns) == (run.path, before)
+
+
+def test_a_users_own_task(tmp_path: Path) -> None:
+    (tmp_path / "owntasks.py").write_text("from seqmem.tasks import Adding\n\nclass Mine(Adding):\n    pass\n")
+    sys.path.insert(0, str(tmp_path))
+    run = seqmem.train(*TINY, task=importlib.import_module("owntasks").Mine, quiet=True)
+    assert (run.config()["task"]["target"], run.path.parts[-3]) == ("owntasks.Mine", "Mine")
+    result, adding = run.result(), seqmem.train(*TINY, task=Adding, quiet=True).result()
+    assert result is not None
+    assert adding is not None
+    assert (result["loss"], adding["task"]) == (adding["loss"], "adding")
 
 
 def test_errors_are_one_line(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def test_sweeps_and_reports_are_written_in_every_width(width: int, outputs: Path
     runs, _ = sweep.survey([outputs])
     views: list[Callable[[], Sequence[Text]]] = [
         lambda: sweep.table(runs, console(width)),
-        lambda: report._parts(collected(outputs), None, Path("page"), console(width).width),
+        lambda: report.lines(collected(outputs), None, Path("page"), console(width).width),
     ]
     for view in views:
         text = "\n".join(line.plain for line in view())

@@ -40,7 +40,10 @@ def admit(config: Any, run: Path, *, trusted: bool = False) -> None:
     for name, part in named.items():
         if own_code.code_of(str(part["target"])) is None:
             module = str(part["target"]).rpartition(".")[0]
-            raise RunError(f"{run}: {name}.target={part['target']}: no module {module} is found from {Path.cwd()}")
+            missing = f"no module {module} is found from {Path.cwd()}"
+            if module == "__main__":
+                missing = "a class of the notebook or script that made the run, which is not defined here"
+            raise RunError(f"{run}: {name}.target={part['target']}: {missing}")
     if why := own_code.edited(config):
         if not trusted:
             line = f"{run}: {why} what it was when the run was made"

@@ -81,10 +81,8 @@ def _text(value: Any, where: str) -> str:
         return _target(value, where)
     if isinstance(value, Mapping):
         return "{" + ",".join(f"{key}:{_text(item, where)}" for key, item in value.items()) + "}"
-    if isinstance(value, Sequence):  # a range, too
-        return "[" + ",".join(_text(item, where) for item in value) + "]"
     if hasattr(value, "tolist"):  # numbers and arrays of numpy and torch
         return _text(value.tolist(), where)
-    if hasattr(value, "__index__"):
-        return str(value.__index__())
+    if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray):  # a range, too
+        return "[" + ",".join(_text(item, where) for item in value) + "]"
     raise ConfigError(f"{where}: cannot be of type {type(value).__name__}: give a number, a word, a list or None")
