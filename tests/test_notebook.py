@@ -301,7 +301,7 @@ def test_the_examples_of_the_page(typed: Typed, monkeypatch: pytest.MonkeyPatch,
         lambda given: compose([*given, *small, *(long if "task=custom" in given else ["seq_len=8"])]),
     )
     monkeypatch.setattr(plots, "render", lambda _: Drawn(b"<svg/>", b""))
-    monkeypatch.setattr(reporting_in_python, "written", lambda _, folder, __: folder / "index.html")
+    monkeypatch.setattr(reporting_in_python, "written", lambda _, folder, *__: folder / "index.html")
     blocks = re.findall(r"^```python\n(.*?)^```", DOCS.read_text(), re.DOTALL | re.MULTILINE)
     main = vars(sys.modules["__main__"])
     before = dict(main)

@@ -1,6 +1,6 @@
 """``seqmem.report``: many runs together."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from os import fspath
 from pathlib import Path
@@ -11,7 +11,7 @@ from rich.text import Text
 from ...report.collect import Collection
 from ..config.choose import OUTPUTS
 from ..terminal.console import Console
-from ..verbs.report import check_place, collected, lines, numbers, written
+from ..verbs.report import check_place, chosen_formats, collected, lines, numbers, written
 from .errors import front_door
 from .html import as_html, as_text, html_console, text_console
 from .runs import Name
@@ -48,15 +48,18 @@ class DisplayedReport:
         return numbers(self.collection, self.threshold, None)
 
     @front_door
-    def write(self, folder: Name) -> Path:
+    def write(self, folder: Name, *, formats: Iterable[str] = ()) -> Path:
         """Write the page, its figures and the tables into ``folder``; returns the page.
 
+        Args:
+            formats: ``pdf``: figures as PDF, too; ``tex``: tables in LaTeX.
+
         Raises:
-            ValueError: there is a run, or a file.
+            ValueError: there is a run, or a file; or a format is not known.
             seqmem.RunError: it cannot be written.
         """
         check_place(Path(folder))
-        return written(self.collection, Path(folder), self.threshold)
+        return written(self.collection, Path(folder), self.threshold, chosen_formats(formats))
 
     @front_door
     def plot(self, task: str | None = None) -> "DisplayedPlot":
@@ -103,5 +106,5 @@ def report(
         check_place(Path(out))
     made = DisplayedReport(collected([Path(fspath(one)) for one in folders or [OUTPUTS]], threshold, task), threshold)
     if out is not None:
-        written(made.collection, Path(out), threshold)
+        made.write(out)
     return made
