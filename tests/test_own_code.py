@@ -263,7 +263,8 @@ class Leaky(RNN):
 """, vars(sys.modules["__main__"]))
     return seqmem.train(
         cell={"name": "custom", "target": target or vars(sys.modules["__main__"])["Leaky"], "hidden_size": 4},
-        seq_len=8, steps=3, batch_size=4, embed_size=4, quiet=True, evaluate={"sequences": 8, "lengths": [8]}, trace={"every": 0},
+        seq_len=8, steps=3, batch_size=4, embed_size=4, quiet=True,
+        evaluate={"sequences": 8, "lengths": [8]}, trace={"every": 0},
     )
 
 for run in [cell(0.1), cell(0.9), cell(0.1, target=None)]:  # the class itself is the class of that name
