@@ -32,7 +32,7 @@ ADDING = ("task=adding", "cell=rnn", "cell.nonlinearity=relu", "optimizer=sgd", 
 TWELVE = (f"optimizer.lr={','.join([*RATES[:4], DIVERGES, *RATES[4:]])}", f"steps={STEPS}", *ADDING)
 FOUR = ("cell=custom", "cell.target=owncells.Leaky", "seed=0,1,2,3", f"steps={STEPS}", *SHORT)
 RAY = ("train", "-m", "hydra/launcher=ray")
-LINE = re.compile(r"seqmem train: |\[\d+/\d+ |sweep of |Ray: |stopping, |\d+ of \d+ runs finished|  [a-z ]+: ")
+LINE = re.compile(r"seqmem train: |\[\d+/\d+ |sweep of |Ray: |stopping, |\d+ of \d+ runs finished|  [a-z ]+: |next  ")
 """The allowed beginnings of lines of output."""
 
 # A cluster of two nodes with one core each, on this machine. A number on stdin removes that node.
@@ -177,7 +177,7 @@ def nothing_left(folder: Path) -> str:
     output = check_code(seqmem(*RAY, f"optimizer.lr={','.join(RATES)}", *TWELVE[1:], cwd=place), code=0)
     fits(output)
     already = [line for line in output.lines if "already finished" in line]
-    holds(len(already) == len(RATES) and output.lines[-1] == "11 of 11 runs finished", output, "11 already finished")
+    holds(len(already) == len(RATES) and output.lines[-2] == "11 of 11 runs finished", output, "11 already finished")
     holds(not any(line.startswith("Ray:") for line in output.lines), output, "no cluster")
     holds(contents(place) == before, output, "no file changed")
     output = check_code(seqmem(*RAY, *TWELVE, cwd=place), code=1)
@@ -248,7 +248,7 @@ def node_dies(folder: Path) -> str:
         again = [line for line in output.lines if "started again" in line]
         holds(again, output, "started again")
         rerun = check_code(seqmem(*RAY, f"hydra.launcher.address={address}", *FOUR, cwd=folder), code=0)
-        holds(rerun.lines[-1] == "4 of 4 runs finished", rerun, "nothing left")
+        holds(rerun.lines[-2] == "4 of 4 runs finished", rerun, "nothing left")
         holds(processes(), rerun, "the cluster, which is not the sweep's, goes on")
     same_as_local(folder, FOUR, runs(folder))
     return f"4 of 4 finished, custom cells imported; {again[0].partition('] ')[2]}; the cluster is left as it was"

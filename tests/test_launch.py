@@ -55,7 +55,7 @@ def test_two_processes_and_one_give_the_same_bits(
     monkeypatch.setattr(local, "usable_cores", lambda: 2)  # as many processes at once as there are
     completed = typed("train", "-m", *TINY, "cell=rnn,lstm")
     assert (completed.code, completed.err) == (0, "")
-    for line in completed.out.splitlines()[1:-1]:
+    for line in completed.out.splitlines()[1:-2]:
         assert re.match(r"\[\d/2 (rnn|lstm) pronoun len8 seed0\] ", line), line
     serial = [
         job for cell in ("rnn", "lstm") for job in sweep_jobs(*TINY, f"cell={cell}", seeds=(0,), outputs="serial")
@@ -81,7 +81,7 @@ def test_a_killed_job_does_not_stop_the_others(tmp_path: Path, typed: Callable[.
     cause = "killed by signal 9: out of memory?"
     assert f"[2/3 Fatal pronoun len8 seed0] FAILED: {cause}\n" in completed.err
     assert "[1/3 Fatal pronoun len8 seed0] alpha is 0.4\n" in completed.out  # the job's own output is prefixed too
-    *_, count, last = completed.out.splitlines()
+    *_, count, last, _ = completed.out.splitlines()
     assert count == "2 of 3 runs finished"
     (failed_run,) = (run for run in runs_below(tmp_path) if not (run / "result.json").exists())
     assert last == f"  failed: {failed_run.relative_to(tmp_path)}: {cause}"
@@ -274,6 +274,29 @@ def test_status_of_a_sweep(tmp_path: Path, typed: Callable[..., Completed]) -> N
     ]  # fmt: skip
     assert status["runs"][0]["score"] == "nan"
     assert status["left_out"] == {}
+
+
+@pytest.mark.parametrize("width", [1, 40, 80, 200])
+def test_rows_of_a_sweep_are_told_apart(width: int, tmp_path: Path) -> None:
+    for number in range(6):
+        changes = {"optimizer.lr": 0.001 + number // 2, "clip_norm": 0.25 + number % 2 + number // 4, "batch_size": 64}
+        changes |= {"cell.init": ("orthogonal", "identity")[number % 2], "seq_len": 10 + 10 * (number % 3)}
+        run_directory(tmp_path / f"run{number}", 0.5, changes=changes)
+    runs, _ = sweeps.survey([tmp_path])
+    console = Console(file=StringIO(), width=width, force_terminal=True)
+    text = " ".join(" ".join(line.plain for line in sweeps.table(runs, console)).split())
+    assert len({run.row for run in runs}) == 6
+    if width > 1:  # whatever the row is folded at
+        assert not [run.row for run in runs if run.row not in text]
+    assert text.count("50.0 %") == 6
+
+
+def test_status_says_nothing_of_reports_and_spans(tmp_path: Path, typed: Callable[..., Completed]) -> None:
+    make_run(tmp_path / "outputs", "lstm", 10, 0, "finished", score=1.0)
+    for name in ("report/index.html", "report/runs.csv", "report/figures/scores.svg", "spans/pronoun-lstm-1a.json"):
+        (tmp_path / "outputs" / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / "outputs" / name).write_text("ours")
+    assert "left out" not in typed("sweep", "status").out
 
 
 def test_status_leaves_out_directories_that_are_not_runs(tmp_path: Path, typed: Callable[..., Completed]) -> None:

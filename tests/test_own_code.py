@@ -222,7 +222,7 @@ def test_a_sweep_computes_with_the_code_that_it_began_with(typed: Typed) -> None
         "outputs=swept", "seed=1,2,3",
     )  # fmt: skip
     done = typed(*command, "hydra.launcher.workers=1")
-    assert (done.code, done.err, done.out.splitlines()[-1]) == (0, "", "3 of 3 runs finished")
+    assert (done.code, done.err, done.out.splitlines()[-2]) == (0, "", "3 of 3 runs finished")
     assert "K = 0.9" in Path("own.py").read_text()
     runs = [RunDirectory(path) for path in runs_below(Path("swept"))]
     assert {run.config()["seed"]: loss(run) for run in runs} == expected

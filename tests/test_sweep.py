@@ -69,6 +69,7 @@ def test_a_killed_sweep_is_resumed(tmp_path: Path, typed: Callable[..., Complete
     assert (completed.code, completed.err) == (0, "")
     lines = completed.out.splitlines()
     assert lines[0] == "sweep of 4 runs, 2 of them finished already"
+    assert lines.pop().startswith("next  seqmem report outputs/pronoun   ")
     assert lines[-1] == "4 of 4 runs finished"
     assert len([line for line in lines if "already finished" in line]) == 2
     for line in lines[1:-1]:  # every line names its job
@@ -110,6 +111,7 @@ def test_one_job_fails(tmp_path: Path, typed: Callable[..., Completed]) -> None:
     assert re.match(r"\[2/3 rnn adding len8 seed0\] FAILED: the loss became (nan|inf) at step \d", failure)
     assert lines.index(failure) < lines.index(next(line for line in lines if line.startswith("[3/3")))
     assert len([line for line in lines if re.match(r"\[[13]/3 .*\] finished  ", line)]) == 2
+    assert lines.pop().startswith("next  seqmem sweep status outputs/adding   ")
     assert lines[-2] == "2 of 3 runs finished"
     (loser,) = (run for run in runs_below(tmp_path) if not (run / "result.json").exists())
     assert lines[-1].startswith(f"  failed: {loser.relative_to(tmp_path)}: ")
@@ -179,7 +181,7 @@ def test_an_interpolation_is_resolved_for_each_job(
         f"hydra/launcher={launcher}", *["hydra.launcher.workers=1"][launcher == "basic" :],
     )  # fmt: skip
     assert (completed.code, completed.err) == (0, "")
-    assert completed.out.splitlines()[-1] == "2 of 2 runs finished"
+    assert completed.out.splitlines()[-2] == "2 of 2 runs finished"
     configs = [json.loads((run / "config.json").read_text()) for run in runs_below(tmp_path)]
     assert sorted((one["seq_len"], one["cell"]["hidden_size"], one["seed"]) for one in configs) == [
         (length, length, 5) for length in (8, 10)

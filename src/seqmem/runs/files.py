@@ -27,6 +27,7 @@ EVALUATIONS = "evaluations.jsonl"
 CHECKSUMS = "checksums.json"
 ERROR = "error.txt"
 LOCK = "run.lock"
+SPANS = "spans"  # a folder beside the runs: what `seqmem span` counted
 BEFORE = "before"  # a folder: the finished run that force=true is replacing
 
 

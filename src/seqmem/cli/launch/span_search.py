@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from rich.text import Text
 
 from ...runs.directory import RunDirectory
-from ...runs.files import METRICS, RunError, open_regular, write_json
+from ...runs.files import METRICS, SPANS, RunError, open_regular, write_json
 from ...runs.result import StoredResult, diverged
 from ...runs.settings import identity_hash, own_name
 from ...solved import (
@@ -119,7 +119,7 @@ class SpanSearch:
         about = {key: value for key, value in identity(self.first).items() if key not in ("seq_len", "seed")}
         limits = {"seeds": self.seeds, "from": self.start, "max": self.longest, "threshold": self.goal}
         name = f"{run.parent.parent.name}-{run.parent.name}-{identity_hash({**about, 'span': limits})}.json"
-        return Path(self.first.outputs) / "spans" / name
+        return Path(self.first.outputs) / SPANS / name
 
     def ask(self, length: int) -> bool | None:
         if self.spent() + self.seeds * self.first.steps > self.budget:

@@ -18,11 +18,13 @@ from omegaconf import DictConfig, OmegaConf, flag_override
 from ...printable import as_written
 from ...runs.directory import RunDirectory
 from ...runs.files import RunError
+from ..config.commands import command
 from ..config.compose import command_line_config_dir, with_own_arguments
 from ..config.errors import ConfigError, one_line
 from ..config.home import expanded
 from ..config.hydra_errors import explained
 from ..config.schema import RunConfig, from_mapping
+from ..terminal.words import here
 from . import local
 from .jobs import Job, Outcome, job_of
 from .one_run import Stopped, run_path
@@ -249,6 +251,17 @@ def summary(sweep: Sweep) -> tuple[list[str], int]:
     if finished == len(states):
         return [] if sweep.quiet else lines, 0
     return lines, 2 if any(outcome.usage for outcome in sweep.outcomes.values()) else 1
+
+
+def next_command(sweep: Sweep, exit_code: int) -> str:
+    """The line that ends a sweep: a command for the folder of its task, or for ``outputs`` if it has several tasks."""
+    if sweep.quiet or not sweep.paths:
+        return ""
+    tasks = {path.parent.parent for path in sweep.paths}
+    folder = here(tasks.pop() if len(tasks) == 1 else sweep.paths[0].parents[2])
+    if exit_code:
+        return f"next  {command('sweep', 'status', folder)}   every run, and what became of it"
+    return f"next  {command('report', folder)}   medians over seeds, and figures"
 
 
 def state_of(path: Path, outcome: Outcome | None) -> tuple[str, str]:

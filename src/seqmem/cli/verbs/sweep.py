@@ -9,19 +9,21 @@ from dataclasses import asdict, dataclass
 from math import nan
 from pathlib import Path
 from statistics import median
+from textwrap import wrap
 
 import rich.console
+from rich.cells import cell_len
 from rich.text import Text
 
 from ...metrics import metric_called
 from ...runs.directory import RunDirectory, State, walk
-from ...runs.files import CONFIG, ERROR, LOCK, METRICS, RESULT, STATUS, RunError, plain_json
+from ...runs.files import CONFIG, ERROR, LOCK, METRICS, RESULT, SPANS, STATUS, RunError, plain_json
 from ...runs.settings import IDENTITY, flat
 from ...runs.summary import Summary, read
 from ..config.commands import command, examples
 from ..config.errors import Parser, print_error
 from ..terminal.console import Console
-from ..terminal.strip import columns, fitted, marks, say
+from ..terminal.strip import columns, marks, say
 
 _SIGNS: dict[str, tuple[str, str, str]] = {
     "finished": ("✓", "+", "green"),
@@ -151,6 +153,9 @@ def survey(folders: Sequence[Path]) -> tuple[list[Run], dict[str, str]]:
 def _leaves(folder: Path, unreadable: Callable[[OSError], None]) -> Iterator[tuple[Path, set[str]]]:
     """Directories with files but no subdirectories, and the files' names. Skips hidden ones and those inside a run."""
     for where, below, names in walk(folder, unreadable):
+        if {"index.html", "runs.csv"} <= set(names) or (where.name == SPANS and CONFIG not in names):
+            below.clear()  # a report, or what `seqmem span` counted
+            continue
         if CONFIG in names:
             below.clear()
         below[:] = sorted(name for name in below if not name.startswith("."))
@@ -217,14 +222,16 @@ def table(runs: Sequence[Run], console: rich.console.Console) -> list[Text]:
         by_place: dict[tuple[str, int], dict[int, Run]] = {}
         for run in mine:
             by_place.setdefault((run.row, run.seq_len), {})[run.seed] = run
-        body = []
         names = list(dict.fromkeys(run.row for run in mine))
-        for name in names:
-            cells = [_place(by_place.get((name, length), {}), seeds, sign) for length in lengths]
-            body.append([Text(fitted(name, max(12, console.width // 3), symbols)), *cells])
+        width = console.width if console.is_terminal else 10**6
         head = [Text(task, "bold"), *(Text(str(length), "bold") for length in lengths)]
+        rows = [[_place(by_place.get((name, length), {}), seeds, sign) for length in lengths] for name in names]
+        label = max(map(cell_len, names))
+        whole = sum(2 + max(cell.cell_len for cell in column) for column in zip(head[1:], *rows, strict=True))
+        beside = label <= max(12, width // 3) or label + whole <= width
+        body = [[Text(name if beside else ""), *cells] for name, cells in zip(names, rows, strict=True)]
         lines += [Text(folder, "dim")] if several else []
-        lines += [*_blocks(head, body, console.width if console.is_terminal else 10**6), Text()]
+        lines += [*_blocks(head, body, width, above=() if beside else names), Text()]
     counts = Counter(run.state for run in runs)
     totals = Text(f"{len(runs)} runs: ")
     for state in [state for state in _SIGNS if counts[state]]:
@@ -233,8 +240,12 @@ def table(runs: Sequence[Run], console: rich.console.Console) -> list[Text]:
     return [*lines, totals]
 
 
-def _blocks(head: list[Text], body: list[list[Text]], width: int) -> list[Text]:
-    """A table; columns that do not fit into ``width`` continue below."""
+def _blocks(head: list[Text], body: list[list[Text]], width: int, above: Sequence[str] = ()) -> list[Text]:
+    """A table; columns that do not fit into ``width`` continue below.
+
+    Args:
+        above: labels of the rows that are too long to stand beside them, and whole: what tells rows apart may be last.
+    """
     widths = [max(row[place].cell_len for row in [head, *body]) for place in range(len(head))]
     lines: list[Text] = []
     start = 1
@@ -244,7 +255,13 @@ def _blocks(head: list[Text], body: list[list[Text]], width: int) -> list[Text]:
             used += 2 + widths[end]
             end += 1
         lines += [Text()] if lines else []
-        lines += columns([[row[0], *row[start:end]] for row in [head, *body]])
+        block = columns([[row[0], *row[start:end]] for row in [head, *body]])
+        if above:
+            lines.append(block[0])
+            for label, line in zip(above, block[1:], strict=True):
+                lines += [*(Text(part) for part in wrap(label, width, subsequent_indent="    ")), line]
+        else:
+            lines += block
         start = end
     return lines
 

@@ -62,6 +62,7 @@ def _main(args: list[str], *, full: bool) -> int:
             print_error(f"seqmem train: {one_line(error)}")
     if session.sweep is not None:
         lines, worst = sweep.summary(session.sweep)
+        lines += filter(None, [sweep.next_command(session.sweep, max(code, worst))])
         print("".join(f"{line}\n" for line in lines), end="", flush=True)
         code = max(code, worst)
     return code
