@@ -102,8 +102,7 @@ def test_verify_names_every_altered_file(run: Path, typed: Typed) -> None:
         assert (done.code, done.out.splitlines()[1:]) == (1, ["1 run, 8 files: 1 altered"])
         assert f"{name} is not what the run wrote" in done.out.splitlines()[0]
         (run / name).unlink()
-        if name != "config.json":  # without which it is no run
-            assert f"{name} is missing" in typed("verify", str(run)).out
+        assert f"{name} is missing" in typed("verify", str(run)).out
         (run / name).write_bytes(whole)
     answer = json.loads(typed("verify", "--json").out)
     assert [one["verdict"] for one in answer["runs"]] == ["same"]

@@ -203,6 +203,21 @@ def test_a_run_without_a_task_hides_no_other(run: Path) -> None:
     assert run_of_another_task(usable) is None
 
 
+def test_a_run_with_an_unknown_setting_hides_no_other(typed: Typed, run: Path, tmp_path: Path) -> None:
+    """As of another version, or of a flipped byte."""
+    copytree(run, run.parent / "another")
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**config, "chip_norm": 1}))
+    why = f"outputs/pronoun/lstm/{run.name}: there is no setting 'chip_norm'"
+    read = typed("read", "outputs", "--json")
+    assert (read.code, len(json.loads(read.out)["models"]), read.err.count("\n")) == (0, 1, 1)
+    assert read.err.startswith(f"left out: {why}")
+    page = typed("playground", "outputs", "--out", "page.html", "--no-open")
+    assert (page.code, page.err) == (0, read.err)
+    assert (tmp_path / "page.html").stat().st_size > 0
+    typed("read", str(run)).refuses(why, code=2, verb="read")
+
+
 def test_an_array_takes_no_more_memory_than_its_file(tmp_path: Path) -> None:
     """A header of 14 TiB over a file of some bytes."""
     path = tmp_path / "gradients.npz"

@@ -320,11 +320,18 @@ def _exists(pid: int) -> bool:
     return True
 
 
-def find_runs(folder: Path | str, unreadable: Callable[[OSError], None] | None = None) -> list[RunDirectory]:
-    """All runs at or below ``folder``, also behind links, each once, by path. ``unreadable``: as in ``walk``."""
-    holding = (where for where, below, names in walk(Path(folder), unreadable) if files.CONFIG in (*below, *names))
-    configs = sorted(where / files.CONFIG for where in holding)
-    return [RunDirectory(config.parent) for config in configs if not config.parent.name.endswith(files.PARTIAL)]
+def find_runs(
+    folder: Path | str, unreadable: Callable[[OSError], None] | None = None, marks: Collection[str] = (files.CONFIG,)
+) -> list[RunDirectory]:
+    """All runs at or below ``folder``, also behind links, each once, by path.
+
+    Args:
+        unreadable: as in ``walk``.
+        marks: names of which a run's folder has one at least.
+    """
+    holding = (where for where, below, names in walk(Path(folder), unreadable) if {*marks} & {*below, *names})
+    holding = sorted(holding, key=lambda where: where / files.CONFIG)
+    return [RunDirectory(where) for where in holding if not where.name.endswith(files.PARTIAL)]
 
 
 def walk(

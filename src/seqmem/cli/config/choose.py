@@ -2,13 +2,13 @@
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ...runs.directory import RunDirectory, find_runs
-from ...runs.files import BEFORE, RunError
+from ...runs.files import BEFORE, CONFIG, RunError
 from ...runs.result import StoredResult
 from .commands import command
 from .errors import ConfigError, print_error
@@ -25,11 +25,14 @@ def _say_left_out(error: OSError) -> None:
     print_error(f"left out: {error.filename} cannot be read: {error.strerror}")
 
 
-def find(given: str, unreadable: Callable[[OSError], None] = _say_left_out) -> list[RunDirectory]:
+def find(
+    given: str, unreadable: Callable[[OSError], None] = _say_left_out, marks: Collection[str] = (CONFIG,)
+) -> list[RunDirectory]:
     """The runs that one word of a command line names: a run, a folder of runs, or a part of a path in ``OUTPUTS``.
 
     Args:
         unreadable: is told of every folder that cannot be read, beside runs.
+        marks: names of which a run's folder has one at least.
 
     Raises:
         FileNotFoundError: no run matches, or several runs in different folders do, or it cannot be read; the message is
@@ -37,7 +40,7 @@ def find(given: str, unreadable: Callable[[OSError], None] = _say_left_out) -> l
     """
     path = Path(given)
     closed: list[OSError] = []
-    runs = find_runs(path, closed.append) if path.is_dir() else []
+    runs = find_runs(path, closed.append, marks) if path.is_dir() else []
     if closed and not runs:
         raise FileNotFoundError(f"{closed[0].filename} cannot be read: {closed[0].strerror}")
     for error in closed:
@@ -148,18 +151,20 @@ def readable(
 
     Raises:
         RunError: such a run is damaged, or all are; the line is that of the first.
+        ConfigError: as RunError, of a configuration that this version does not take or trust.
     """
     named = [find(name) for name in names]
     alone = {found[0].path.resolve() for found in named if len(found) == 1}
     usable: list[tuple[RunDirectory, T]] = []
-    errors: list[RunError] = []
+    errors: list[RunError | ConfigError] = []
     for run in runs:
         try:
             usable.append((run, read(run)))
-        except RunError as error:
+        except (RunError, ConfigError) as error:
+            named_error = error if isinstance(error, RunError) else ConfigError(f"{run.path}: {error}")
             if run.path.resolve() in alone:
-                raise
-            errors.append(error)
+                raise named_error from error
+            errors.append(named_error)
     if errors and not usable:
         raise errors[0]
     for error in errors:

@@ -119,14 +119,7 @@ def readers_of(given: Sequence[str], *, trusted: bool = False) -> "Readers":
     if other is not None:
         difference = _difference(task_settings(other), task_settings(first))
         raise ConfigError(f"{here(other.path)} was trained for another task than {here(first.path)}: {difference}")
-
-    def model_of(run: RunDirectory) -> Trained:
-        try:
-            return trained(run, trusted=trusted)
-        except ConfigError as error:
-            raise ConfigError(f"{here(run.path)}: {error}") from error
-
-    models = [model for _, model in readable(runs, model_of, given)]
+    models = [model for _, model in readable(runs, lambda run: trained(run, trusted=trusted), given)]
     for each in left_out:
         print_error(f"seqmem read: {each.name}: not finished, so left out: {each.count} of {each.total} runs")
     return Readers(models)

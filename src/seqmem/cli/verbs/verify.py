@@ -8,13 +8,16 @@ from pathlib import Path
 from rich.text import Text
 
 from ...runs.checksums import Verified, verify
-from ...runs.files import RunError
+from ...runs.files import CHECKSUMS, CONFIG, RunError
 from ..config.choose import OUTPUTS, find
 from ..config.commands import command
 from ..config.errors import ConfigError, Parser, print_error
 from ..terminal.console import Console
 from ..terminal.strip import say
 from ..terminal.words import here
+
+MARKS = (CONFIG, CHECKSUMS)
+"""What a run's folder has; a finished one has both, so that either may be missing."""
 
 
 def main(args: Sequence[str]) -> int:
@@ -35,7 +38,7 @@ def main(args: Sequence[str]) -> int:
         unreadable.append((Path(error.filename), f"{error.filename} cannot be read: {error.strerror}"))
 
     try:
-        chosen = [run for given in options.runs or [str(OUTPUTS)] for run in find(given, closed)]
+        chosen = [run for given in options.runs or [str(OUTPUTS)] for run in find(given, closed, MARKS)]
     except FileNotFoundError as error:
         raise ConfigError(str(error)) from None
     for run in {run.path.resolve(): run for run in chosen}.values():
