@@ -30,7 +30,9 @@ VALUES = (
     "'1'", "x", "ünïcode", "１", "🙂", "${x}", "${seed}", "${seed", "$${x}", "${oc.env:X}", "${oc.env:HOME,1}", "../..",
     "a/b", "~", "*", "'a b'", "a b", "'", '"', "[", "(", "]", "{", "a:b", "a=b", "%s", "{0}", "__class__", "os.path",
     "a.b",
-    ".", "-", "1,2", "range(3)", "choice(1,2)", "glob(*)", "\x1b[2J", "\u202egnp", "\x9b", "\t",
+    ".", "-", "1,2", "range(3)", "choice(1,2)", "glob(*)",
+    "interval(0,1)", "range(0)", "range(1,2,0)", "tag(a,1)", "int(x)", "f(1)", "[rnn,lstm]",
+    "\x1b[2J", "\u202egnp", "\x9b", "\t",
     "!!python/name:os.system",
     "a" * 300, "???", "\\", "@", "#",
 )  # fmt: skip
@@ -47,6 +49,17 @@ SETTINGS = (
     "train", "hydra.verbose", "hydra.sweeper", "hydra/launcher", "hydra.job.name", "a.b", "",
 )  # fmt: skip
 """Without ``steps``: a million of them is a right answer that takes an hour."""
+
+FILES = {
+    "bare": b"seq_len: 9\n", "bom": b"\xef\xbb\xbf# @package _global_\n", "list": b"# @package _global_\n- a\n",
+    "open": b"# @package _global_\nseq_len: [", "tab": b"# @package _global_\nseq_len:\t9", "latin": b"# \xff\n",
+    "plain": b"# @package _global_\ndefaults:\n  - cell: gru\n", "word": b"# @package _global_\ncell: gru\n",
+    "typo": b"# @package _global_\nseqlen: 9\n", "twice": b"# @package _global_\nseed: 1\nseed: 2\n", "empty": b"",
+    "kind": b"# @package _global_\nseq_len: long\n", "over": b"# @package _global_\ndefaults: [override cell: gru]\n",
+    "params": b"# @package _global_\nhydra: {sweeper: {params: {cell: [rnn, lstm]}}}\n",
+    "strange": b"# @package a b\nhydra: 3\n", "self": b"# @package _global_\ndefaults: [_self_, _self_]\n",
+}  # fmt: skip
+"""A user's own files, in ``own/experiment``, ``own/cell`` and ``own/probe``."""
 
 CHOICES = (
     "cell=rnn", "cell=gru", "cell=custom", "task=adding", "task=copy", "task=custom", "model=custom", "optimizer=sgd",
@@ -98,6 +111,11 @@ def command_lines(seed: int, count: int) -> Iterator[list[str]]:
 
 
 def _training(rng: random.Random) -> list[str]:
+    if rng.random() < 0.1:
+        sweep = ["-m"] * rng.choice((0, 0, 1))
+        plus = rng.choice(("", "", "", "+"))
+        group = rng.choice(("experiment", "experiment", "cell", "probe"))
+        return ["train", *TINY, "-cd", "own", *sweep, f"{plus}{group}={rng.choice((*FILES, 'yml'))}"]
     words = ["train", *TINY, *(rng.choice(CHOICES) for _ in range(rng.choice((0, 0, 1, 2))))]
     for _ in range(rng.choice((1, 1, 1, 2))):
         setting = rng.choice(SETTINGS)
@@ -140,7 +158,15 @@ def fault(code: int, out: str, err: str) -> str | None:
         return f"{len(lines)} lines on stderr"
     if re.match(r"seqmem( \w+)?: \w*(Error|Exception|Warning|Interrupt)\b: ", lines[0]):
         return "an error that no one has put into words"
+    if any(_HYDRAS.search(line) for line in lines):
+        return "an error in Hydra's words"
     return None
+
+
+_HYDRAS = re.compile(
+    "raised while|full_key|object_type|DictConfig|ListConfig|Config[A-Z]\\w+Error|[Dd]efaults [Ll]ist|sweep type|"
+    "<locals>|config group|Primary config|hydra\\.cc|OmegaConf|struct"
+)
 
 
 @dataclass
@@ -177,6 +203,11 @@ def prepare(folder: Path) -> Path:
     (place / "broken" / "run").mkdir(parents=True)
     (place / "broken" / "run" / "config.json").write_text("{")
     (place / "loop").symlink_to("loop")
+    for group in ("experiment", "cell", "probe"):
+        (place / "own" / group).mkdir(parents=True)
+        (place / "own" / group / "yml.yml").write_text("seed: 1")
+        for name, content in FILES.items():
+            (place / "own" / group / f"{name}.yaml").write_bytes(content)
     return place
 
 

@@ -13,6 +13,7 @@ import pytest
 
 import seqmem
 from commandline import OWN_CELLS, TINY, Completed, forked, largest_file, only_run, rows, runs_below
+from seqmem.cli.config.own_files import mistake_in
 
 Typed = Callable[..., Completed]
 
@@ -69,18 +70,69 @@ REFUSED = {
     "--seq_len=10": "'--seq_len=10': settings have no dashes: seq_len=10",
     "--cfg": "argument --cfg/-c: expected one argument",
     "--config-name xyz": "Cannot find primary config 'xyz'",
-    "-cd xyz": "xyz' not found",
+    "-cd xyz": "-cd xyz: no such directory",
     "-m --cfg job": "Only one of --run, --multirun, --cfg",
     "-m hydra/launcher=submitit": "no hydra/launcher is called 'submitit'. One of: basic",
     "-m hydra.sweeper.params={seq_len:'12,20'}": "hydra.sweeper.params: the settings of a sweep are typed themselves",
     "-m hydra/sweeper=optuna": "no hydra/sweeper is called 'optuna'. It comes with",
-    "-m seed=interval(0,1)": "does not support sweep type",
+    "-m seed=interval(0,1)": "seed=interval(0,1): a range is for a search, -m hydra/sweeper=optuna; a sweep",
+    "optimizer.lr=tag(log,interval(1e-4,1))": "a range is for a search, -m hydra/sweeper=optuna",
+    "-m seed=range(0)": "seed=range(0): has no value, so the sweep would have no run",
+    "-m seed=range(1,2,0)": "seed=range(1,2,0): the step of a range must not be 0",
+    "seed=range(a)": "cannot read 'seed=range(a)': it is written range(3), or range(start,stop,step) of numbers",
+    "seed=foo(1)": "cannot read 'seed=foo(1)': there is no function 'foo' of settings, but range, choice",
+    "seed=int(x)": "cannot read 'seed=int(x)': x cannot be made int",
+    "seed=${now:}": "seed: its interpolation lacks an argument",
+    "cell=[rnn,lstm]": "cell=[rnn,lstm]: a run has one cell: -m cell=rnn,lstm runs each",
+    "+experiment=vanishing": "'experiment' is chosen already: write experiment=vanishing without the +",
+    "++cell=gru": "'cell' is chosen already: write cell=gru without the +",
+    "cel@task=gru": "there is no group 'cel'. Did you mean 'cell'? One of: cell, task",
+    "-m hydra.sweeper.params.seed=1,2": "Hydra's own settings have one value for a whole sweep",
+    "--config-path xyz": "--config-path replaces all of seqmem's own settings: -cd DIR adds yours to them",
+    "-cd broken.py cell=gru": "-cd broken.py: must be a directory",
     # a user's own cell; more in VALUES
     "cell=custom": "cell.target is not set: give it a value, cell.target=...",
     "cell=custom cell.target=broken.Leaky": "cannot import broken: SyntaxError",
     "cell=custom cell.target=owncells.Leaky cell.args.alhpa=1": "Did you mean 'cell.args.alpha'?",
     "cell=custom cell.target=owncells.Leaky +cell.alpha=3": "the class's own are cell.args.alpha",
 }
+FILES: dict[str, tuple[bytes, str]] = {
+    "experiment/bare.yaml": (b"seq_len: 9\n", "its first line must be '# @package _global_'"),
+    "experiment/late.yaml": (
+        b"# mine\n# @package _global_\nseq_len: 9\n",
+        "its first line must be '# @package _global_'",
+    ),
+    "experiment/near.yaml": (b"# @package global\nseq_len: 9\n", "its first line must be '# @package _global_'"),
+    "experiment/more.yaml": (b"# @package _global_ please\n", "must be '# @package NAME', with nothing after it"),
+    "experiment/none.yaml": (b"", "its first line must be '# @package _global_'"),
+    "experiment/bom.yaml": (b"\xef\xbb\xbf# @package _global_\nseq_len: 9\n", "begins with a byte-order mark"),
+    "experiment/utf16.yaml": ("# @package _global_\n".encode("utf-16"), "is not in UTF-8: save it as UTF-8"),
+    "experiment/short.yml": (b"# @package _global_\n", "whose names end in .yaml: rename it to short.yaml"),
+    "experiment/list.yaml": (b"# @package _global_\n- a\n", "has a list where settings are expected, one a line"),
+    "cell/open.yaml": (b"name: [\n", ", line 2: is no YAML: "),
+    "cell/tab.yaml": (b"name:\n\tgru: 2\n", ", line 2: "),
+    "cell/twice.yaml": (b"name: gru\nname: rnn\n", ", line 2: name is set twice"),
+    "cell/fine.yaml": (b"\xef\xbb\xbf# no directive\r\nname: gru\r\n", ""),
+    "experiment/fine.yaml": (b"#@package _global_\nseq_len: 9\n", ""),
+}
+"""A user's own file -> its content, what is wrong with it."""
+
+CHOSEN: dict[str, tuple[str, str]] = {
+    "experiment=typo": ("seqlen: 9", "own/experiment/typo.yaml: there is no setting 'seqlen'. Did you mean 'seq_len'?"),
+    "experiment=kind": ("seq_len: long", "own/experiment/kind.yaml: seq_len: 'long' is not a whole number"),
+    "experiment=plain": ("defaults:\n  - cell: gru", "plain.yaml: its defaults must have '- override /cell: gru'"),
+    "experiment=group": (
+        "defaults:\n  - override /cels: gru",
+        "group.yaml: there is no group 'cels'. Did you mean 'cell'?",
+    ),
+    "experiment=word": ("cell: gru", "cell: gru: a file chooses it in its defaults: '- override /cell: gru'"),
+    "experiment=old.yml": (
+        "seq_len: 9",
+        "own/experiment/old.yml: settings are in files whose names end in .yaml: rename",
+    ),
+}
+"""What is chosen by a file of a user's own -> the file after its first line, what is wrong with it."""
+
 VALUES = {
     # sizes
     "seq_len=0": "seq_len=0 is too short",
@@ -179,6 +231,30 @@ def test_invalid_commands_are_refused(tmp_path: Path, typed: Callable[..., Compl
     for line, message in list(REFUSED.items())[part::4]:
         typed("train", *line.split()).refuses(message, code=2)
     assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_mistake_in_a_users_own_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    content, message = FILES[name]
+    path = Path("own", name)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    line = mistake_in(path, path.parent.name)
+    assert line is None if not message else line is not None and line.startswith(str(path)) and message in line, line
+
+
+def test_a_choice_of_a_users_own_file_is_refused_in_its_words(typed: Callable[..., Completed]) -> None:
+    Path("own/experiment").mkdir(parents=True)
+    for choice, (content, message) in CHOSEN.items():
+        name = choice.partition("=")[2]
+        Path("own/experiment", name if "." in name else f"{name}.yaml").write_text(f"# @package _global_\n{content}\n")
+        typed("train", "-cd", "own", choice).refuses(message, code=2)
+    typed("train", "-cd", "own/experiment", "experiment=typo").refuses("DIR/experiment/typo.yaml by -cd DIR", code=2)
+    typed("train", "experiment=own/experiment/typo").refuses("is a path; write -cd own experiment=typo", code=2)
+    listed = typed("list", "-cd", "own")
+    assert listed.code == 1
+    assert "own/experiment/old.yml: settings are in files whose names end in .yaml" in listed.err
 
 
 @pytest.mark.usefixtures("files")

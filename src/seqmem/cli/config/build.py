@@ -119,7 +119,7 @@ def _count(make: Callable[[int], Model], hidden_size: int) -> int:
 
 def build_task(config: RunConfig) -> Task:
     kind, options, where = _chosen("task", config.task, TASKS, Task, _TASK_COMMON)
-    checked = arguments(kind, options, where)
+    checked = arguments(kind, options, where, common=_TASK_COMMON if where == "task" else ())
     return _checked("task.", lambda: _make(kind, config.task, "task", **checked))
 
 
@@ -250,7 +250,7 @@ def _cell_maker(config: RunConfig) -> Callable[[int], CellFactory]:
     """From a hidden size to a factory of the cells that the settings describe, on top of each other."""
     settings = config.cell
     kind, options, where = _chosen("cell", settings, CELLS, Cell, _CELL_COMMON)
-    checked = arguments(kind, options, where, skip=2)
+    checked = arguments(kind, options, where, skip=2, common=_CELL_COMMON if where == "cell" else ())
     if "seq_len" in inspect.signature(kind).parameters:
         checked.setdefault("seq_len", config.seq_len)  # for cells whose initialisation depends on it
     layers = _as(int, settings.get("layers", 1), "cell.layers")
@@ -383,9 +383,10 @@ def arguments(
     *,
     skip: int = 0,
     told: Sequence[str] = ("seq_len",),
+    common: Sequence[str] = (),
 ) -> dict[str, Any]:
     """``given`` as keyword arguments of ``kind``, by its signature. The first ``skip`` parameters are not settings, nor
-    those in ``told``.
+    those in ``told``. ``common``: settings beside those of the class, which may have been meant.
 
     Raises:
         ConfigError: an unknown name, a missing one, or a value of the wrong type.
@@ -397,9 +398,8 @@ def arguments(
     for name, value in given.items():
         if name not in settings and not anything:
             others = f" {where} has {', '.join(settings)}" if settings else ""
-            raise ConfigError(
-                f"there is no setting '{where}.{name}'.{nearest(name, list(settings), f'{where}.') or others}"
-            )
+            hint = nearest(name, [*settings, *common], f"{where}.") or others
+            raise ConfigError(f"there is no setting '{where}.{name}'.{hint}")
         hint = settings[name].annotation if name in settings else Any
         checked[name] = _as(hint, value, f"{where}.{name}")
     for name, parameter in settings.items():

@@ -69,7 +69,14 @@ def with_own_arguments(overrides: Sequence[str]) -> list[str]:
 
     ``cell.args.alpha=0.9`` -> ``++cell.args.alpha=0.9``, for settings that no file lists: arguments of a user's own
     class, and settings of a probe without a file. ``outputs=~/runs`` -> ``outputs='~/runs'``.
+
+    Raises:
+        ConfigError: several cells are asked for in one run.
     """
+    for override in overrides:
+        if match := re.fullmatch(r"(cell|task|model|optimizer)=\[([^\[\]]+(?:,[^\[\]]+)+)\]", override):
+            names = match[2].replace(" ", "").replace("'", "")
+            raise ConfigError(f"{override}: a run has one {match[1]}: -m {match[1]}={names} runs each")
     added = [re.sub(r"^(?=(cell|task|model)\.args[.=]|probe\.\w)", "++", override) for override in overrides]
     at_home = re.compile(r"(?<=[=,])~[^,'\"\[\](){}]*")
     return [one if one.startswith("-") else at_home.sub(r"'\g<0>'", one) for one in added]

@@ -168,6 +168,8 @@ def from_mapping(settings: Any) -> RunConfig:
     _check_whole_numbers(everything(config))
     for name in (*PARTS, "optimizer"):
         part = getattr(config, name)
+        if isinstance(part, str):
+            raise ConfigError(f"{name}: {part}: a file chooses it in its defaults: '- override /{name}: {part}'")
         if not isinstance(part, dict) or not isinstance(part.get("name"), str):
             raise ConfigError(f"{name}.name is not set: choose one, {name}=...")
     for name in PARTS:

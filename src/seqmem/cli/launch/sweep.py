@@ -158,11 +158,15 @@ def _checked(config: DictConfig) -> tuple[Sweep, list[str]]:
 
     given = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
     assert isinstance(given, list)
-    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
-    overrides = parser.parse_overrides(given)
-    jobs = BasicSweeper.split_arguments(overrides, None)[0]
-    common = set.intersection(*map(set, jobs)) if len(jobs) > 1 else set()
     config_dir = command_line_config_dir(config.hydra)
+    with explained(given, config_dir):
+        parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+        overrides = parser.parse_overrides(given)
+        jobs = BasicSweeper.split_arguments(overrides, None)[0]
+    if not jobs:
+        empty = [str(one.input_line) for one in overrides if one.is_sweep_override() and not [*one.sweep_iterator()]]
+        raise ConfigError(f"{' and '.join(empty)}: has no value, so the sweep would have no run")
+    common = set.intersection(*map(set, jobs)) if len(jobs) > 1 else set()
     sweep, mistakes = Sweep(), []
     for number, job in enumerate(jobs, start=1):
         try:

@@ -11,6 +11,7 @@ import rich.console
 from rich.text import Text
 
 from ...kernels import loading
+from ..config import own_files
 from ..config.commands import command
 from ..config.errors import Parser, print_error
 from ..config.schema import conf_dir, usable_cores
@@ -37,6 +38,9 @@ def main(args: list[str]) -> int:
     for group, (titles, describe) in _GROUPS.items():
         rows = []
         for choice in _choices(folders, group):
+            if choice.own and (mistake := own_files.mistake_in(choice.path, group)) is not None:
+                problems.append(mistake)
+                continue
             try:
                 rows.append([choice.name, *describe(choice)])
             except Exception as error:  # a user's own file may hold anything; list the others
@@ -105,7 +109,7 @@ def _choices(folders: list[Path], group: str) -> list[Choice]:
     """The choices of a group, sorted. As in Hydra, a user's file overrides ours of the same name."""
     choices = {}
     for folder in folders:
-        for path in sorted((folder / group).rglob("*.yaml")):
+        for path in own_files.files_of(folder, group):
             name = path.relative_to(folder / group).with_suffix("").as_posix()
             choices[name] = Choice(name, path, own=folder is not folders[0])
     return sorted(choices.values(), key=lambda choice: (choice.name == "custom", choice.name))
