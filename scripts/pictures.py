@@ -91,7 +91,9 @@ def main() -> None:
     scene = readers.scene(readers.sentence(LENGTH, SENTENCE), f"{LENGTH} words, sentence {SENTENCE}", gradient=False)
     for line in page(scene, len(scene) - 1, "beliefs", console.width, choose_signs(console)).whole():
         console.print(line, soft_wrap=True, highlight=False)
-    command = f"seqmem read {' '.join(f'pronoun/{part}' for part in READ)} --length {LENGTH} --sentence {SENTENCE}"
+    command = (
+        f"seqmem read {' '.join(f'playground/pronoun/{part}' for part in READ)} --length {LENGTH} --sentence {SENTENCE}"
+    )
     terminal(browser, console, command, docs / "read.png")
 
     command = [sys.executable, "-m", "seqmem", "watch", str(runs), "--port", "0"]

@@ -1001,7 +1001,16 @@ def test_a_run_is_named_by_any_unique_part_of_its_path(tmp_path: Path, capsys: p
     make_run(tmp_path / "outputs", cell="lstm", tail="1a2b3c4d")
     make_run(tmp_path / "outputs", cell="rnn", tail="1a99ffff")
     make_run(tmp_path / "outputs", cell="rnn", seed=1, tail="77777777")
-    for name in ("1a2b", "len50-seed0-1a2b", "lstm/len50-seed0-1a2b3c4d", "lstm", "pronoun/lstm"):
+    make_run(tmp_path / "playground", cell="lstm", tail="88888888")  # elsewhere the beginning of its path is enough
+    lstm = (
+        "1a2b",
+        "len50-seed0-1a2b",
+        "lstm/len50-seed0-1a2b3c4d",
+        "lstm",
+        "pronoun/lstm",
+        "outputs/pronoun/lstm/len50",
+    )
+    for name in (*lstm, "playground/pronoun/lstm/len50-seed0", "./playground/pronoun/lstm/l"):
         assert run_show(capsys, name)[1].startswith("lstm on pronoun"), name
     assert re.match(r"pronoun  rnn", run_show(capsys, "pronoun/rnn")[1])
     code, out, err = run_show(capsys, "1a")

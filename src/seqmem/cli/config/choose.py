@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ...runs.directory import RunDirectory, find_runs
-from ...runs.files import BEFORE, CONFIG, RunError
+from ...runs.files import BEFORE, CONFIG, PARTIAL, RunError
 from ...runs.result import StoredResult
 from .commands import command
 from .errors import ConfigError, print_error
@@ -56,7 +56,7 @@ def find(
     # `pronoun/rnn` is a folder inside outputs; `1a2b` is a part of one run's name.
     if within := [run for run in known if f"/{part}/" in f"/{run.path.relative_to(OUTPUTS).as_posix()}/"]:
         return within
-    alike = [run for run in known if part in run.path.relative_to(OUTPUTS).as_posix()]
+    alike = [run for run in known if part in run.path.relative_to(OUTPUTS).as_posix()] or _beginning(path)
     if len(alike) == 1:
         return alike
     if alike:
@@ -65,6 +65,15 @@ def find(
         raise FileNotFoundError(f"{given} matches {len(alike)} runs: {names}{more}")
     where = f"{OUTPUTS} has {len(known)} others" if known else f"{OUTPUTS} has none yet; {command('train')} makes one"
     raise FileNotFoundError(f"{given}: no run there; {where}")
+
+
+def _beginning(path: Path) -> list[RunDirectory]:
+    """The runs in the path's folder whose names begin like its last part: ``playground/pronoun/rnn/len10-seed0``."""
+    try:
+        beside = [RunDirectory(each) for each in path.parent.iterdir() if each.name.startswith(path.name)]
+    except OSError:  # there is no such folder, or it may not be read
+        return []
+    return sorted((run for run in beside if run.file(CONFIG).exists() and run.path.suffix != PARTIAL), key=_natural)
 
 
 def _natural(run: RunDirectory) -> list[tuple[int, str]]:
