@@ -155,35 +155,6 @@ def test_an_editable_install_builds_them_in_place(checkout: Path) -> None:
     assert (checkout / "src" / NATIVE).read_bytes() == OLD
 
 
-def test_what_a_script_sets_up_again(checkout: Path, tmp_path: Path) -> None:
-    """Everything when the packages change, the kernels alone when their sources do; whether they can be or not."""
-    python, log = tmp_path / "venv" / "bin" / "python", tmp_path / "log"
-    python.parent.mkdir(parents=True)
-    python.write_text(f'#!/bin/sh\necho "$2" >>{log}\n[ "$2" != seqmem.kernels.build ]\n')  # which here fails
-    python.chmod(0o755)
-    script = checkout / "scripts" / "probe"
-    script.write_text('set -eu\n. "$(dirname -- "$0")/setup.sh"\nsetup\necho ready\n')
-
-    def asked() -> str:
-        log.write_text("")
-        completed = run("sh", script, cwd=tmp_path, SEQMEM_VENV=str(tmp_path / "venv"), PYTHON=sys.executable)
-        assert "ready\n" in completed
-        return log.read_text()
-
-    assert asked() == "pip\n"
-    assert asked() == ""
-    for name in ("recurrence.cpp", "dispatch.cpp", "build.py"):
-        with (checkout / "src" / "seqmem" / "kernels" / name).open("a") as source:
-            source.write("\n")
-        assert asked() == "seqmem.kernels.build\n", name
-        assert asked() == ""
-    for name in ("pyproject.toml", "constraints.txt", "scripts/hatch_build.py"):
-        with (checkout / name).open("a") as source:
-            source.write("\n")
-        assert asked() == "pip\n", name
-        assert asked() == ""
-
-
 def test_every_name_has_its_file_and_its_class() -> None:
     """What can be typed, and what it stands for, are the same list."""
     from seqmem.cells import CELLS
