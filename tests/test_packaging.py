@@ -59,7 +59,8 @@ def files(checkout: Path) -> set[str]:
     page |= {f"seqmem/playground/{name}" for name in ("page.html", "style.css", *(f"{name}.js" for name in scripts))}
     settings = {f"seqmem/conf/{path.relative_to(checkout / 'conf')}" for path in (checkout / "conf").rglob("*.yaml")}
     assert "seqmem/conf/train.yaml" in settings
-    return sources | kernels | page | settings
+    others = {"seqmem/py.typed", "seqmem/tasks/digits.npz", "seqmem/tasks/digits-LICENSE.txt"}
+    return sources | kernels | page | settings | others
 
 
 def held(wheel: Path) -> set[str]:

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import re
+import sys
 from math import inf, isnan, nan
 from pathlib import Path
 from typing import Any
@@ -53,7 +55,31 @@ def test_tables_hold_every_run(tmp_path: Path) -> None:
     assert (float(row["score_low"]), row["score_max"], row["steps_to_solve"]) == (-inf, "1.0", "1000.0")
     assert (row["diverged"], row["score_level"], row["memory_span_level"]) == ("1", "0.75", "0.75")
     assert pl.read_parquet(tmp_path / "out" / "tested.parquet").height == 5
-    assert all(table.height == 0 for table in tables.tables(Collection([], [])).values())
+    assert all(not table.rows for table in tables.tables(Collection([], [])).values())
+
+
+def test_csv_has_what_parquet_has(tmp_path: Path) -> None:
+    """As polars reads it: every number bit for bit, infinite and missing ones, and text with line breaks and commas."""
+    runs = directories(tmp_path / "runs", {"lstm": {10: [1.0, 1 / 3, nan], 20: [1e-9]}, 'x, "y"\nz': {10: [1.0]}})
+    for table in tables.tables(collect([runs])).values():
+        with (tmp_path / "table.csv").open("wb") as file:
+            table.write_csv(file)
+        expected = table.frame()
+        assert pl.read_csv(tmp_path / "table.csv", schema=expected.schema).equals(expected)
+
+
+def test_without_polars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CSV alone, no Parquet of an earlier report beside it, and one line that says what installs it."""
+    runs = directories(tmp_path / "runs", {"lstm": {10: [1.0]}})
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "runs.parquet").write_bytes(b"of an earlier report")
+    monkeypatch.setattr(tables, "has_parquet", lambda: False)
+    monkeypatch.setitem(sys.modules, "polars", None)
+    paths = tables.write(collect([runs]), tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {path.name for path in paths}
+    assert {path.suffix for path in paths} == {".csv"}
+    lines = [str(line) for line in reporting._parts(collect([runs]), None, tmp_path / "page.html", 80)]
+    assert re.fullmatch(r"tables are CSV; as Parquet, too, after \S+ -m pip install 'polars>=\S+'", lines[-1])
 
 
 # The command line

@@ -189,7 +189,7 @@ def test_numbers_of_any_probe_are_in_the_tables(tmp_path: Path) -> None:
     assert "Recall, a median in bits, is read off the echo after training (before it, in brackets)." in parsed.text
     assert "How much comes back." in parsed.text
     assert "trials" not in parsed.text
-    rows, groups = (tables.tables(runs)[name].to_dicts() for name in ("runs", "groups"))
+    rows, groups = (tables.tables(runs)[name].rows for name in ("runs", "groups"))
     assert [(row["recall_start"], row["recall_end"]) for row in rows] == [(0.125, 2.5), (None, None)]
     assert [(row["recall_end"], row["recall_end_low"]) for row in groups] == [(2.5, 2.5), (None, None)]
 

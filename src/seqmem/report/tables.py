@@ -1,4 +1,4 @@
-"""The numbers of a report as tables, in CSV and Parquet.
+"""The numbers of a report as tables, in CSV and, where polars is installed, in Parquet.
 
     runs      a row for each run that is finished or diverged
     groups    a row for each task, label and trained length: over its seeds
@@ -11,10 +11,13 @@ a half-life, no straight line describes the gradient. A run that diverged counts
 ``unfinished`` and ``missing`` seeds are not counted.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
 from math import isnan, nan
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ..runs.files import written_atomically
 from ..solved import LEVEL
@@ -38,26 +41,68 @@ if TYPE_CHECKING:
 
 NAMES = ("runs", "groups", "tested")
 
+_FORMULA = re.compile("[=+\\-@\\t\\r\\n\uff1d\uff0b\uff0d\uff20]")
+"""What a cell of a spreadsheet begins with that is computed (OWASP, CSV Injection)."""
 
-def tables(collection: Collection, threshold: float | None = None) -> "dict[str, pl.DataFrame]":
+
+@dataclass(frozen=True)
+class Table:
+    """``columns``: name -> type of its values, any of which may be None. ``rows`` have the values by these names."""
+
+    columns: Mapping[str, type]
+    rows: Sequence[Mapping[str, Any]]
+
+    def write_csv(self, file: BinaryIO) -> None:
+        """As spreadsheets open it: an apostrophe keeps text from being a formula. Numbers stay numbers.
+
+        A value that is missing is empty, an empty text is ``""``.
+        """
+        rows = [[_cell(kind, row.get(name)) for name, kind in self.columns.items()] for row in self.rows]
+        for cells in [[_quoted(name) for name in self.columns], *rows]:
+            file.write(f"{','.join(cells)}\n".encode(errors="backslashreplace"))
+
+    def frame(self) -> "pl.DataFrame":
+        """Needs polars."""
+        import polars as pl
+
+        kinds = {str: pl.String, int: pl.Int64, float: pl.Float64, bool: pl.Boolean}
+        schema = {name: kinds[kind] for name, kind in self.columns.items()}
+        return pl.DataFrame(self.rows, schema=schema, orient="row")
+
+
+def _cell(kind: type, value: Any) -> str:
+    if value is None:
+        return ""
+    if kind is str:
+        return _quoted(f"'{value}" if _FORMULA.match(value) else value)
+    if kind is float:
+        return "NaN" if isnan(value) else repr(float(value))
+    return str(value).lower()  # true, false
+
+
+def _quoted(text: str) -> str:
+    return '"{}"'.format(text.replace('"', '""')) if not text or set(text) & set(',"\r\n') else text
+
+
+def tables(collection: Collection, threshold: float | None = None) -> dict[str, Table]:
     """Name -> table, for all of NAMES."""
-    import polars as pl
-
     numbers = probe_numbers(collection.runs)
-    made = {
-        "runs": ([_run(run, numbers, threshold) for run in collection.runs], _run_columns(numbers)),
-        "groups": (_groups(collection, numbers, threshold), _group_columns(numbers)),
-        "tested": (_tested(collection, threshold), _TESTED),
-    }
-    kinds = {str: pl.String, int: pl.Int64, float: pl.Float64, bool: pl.Boolean}
     return {
-        name: pl.DataFrame(rows, schema={key: kinds[kind] for key, kind in columns.items()}, orient="row")
-        for name, (rows, columns) in made.items()
+        "runs": Table(_run_columns(numbers), [_run(run, numbers, threshold) for run in collection.runs]),
+        "groups": Table(_group_columns(numbers), _groups(collection, numbers, threshold)),
+        "tested": Table(_TESTED, _tested(collection, threshold)),
     }
+
+
+def has_parquet() -> bool:
+    """Whether Parquet can be written: polars is an extra, for it takes 180 MB."""
+    return find_spec("polars") is not None
 
 
 def write(collection: Collection, folder: Path, *, threshold: float | None = None) -> list[Path]:
-    """Write ``NAME.csv`` and ``NAME.parquet`` for each table, and return the paths. Existing files are replaced.
+    """Write ``NAME.csv`` and, if ``has_parquet``, ``NAME.parquet`` for each table, and return the paths.
+
+    Existing files are replaced. A Parquet file of an earlier report, which cannot be replaced, is removed.
 
     Raises:
         OSError: a file cannot be written.
@@ -65,27 +110,17 @@ def write(collection: Collection, folder: Path, *, threshold: float | None = Non
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for name, table in tables(collection, threshold).items():
-        for ending, store in (("csv", _spreadsheet(table).write_csv), ("parquet", table.write_parquet)):
+        stores: dict[str, Callable[[BinaryIO], Any]] = {"csv": table.write_csv}
+        if has_parquet():
+            stores["parquet"] = table.frame().write_parquet
+        else:
+            (folder / f"{name}.parquet").unlink(missing_ok=True)
+        for ending, store in stores.items():
             path = folder / f"{name}.{ending}"
             with written_atomically(path) as file:
                 store(file)
             written.append(path)
     return written
-
-
-def _spreadsheet(table: "pl.DataFrame") -> "pl.DataFrame":
-    """The table for CSV, which spreadsheets open: an apostrophe keeps text from being a formula (OWASP, CSV Injection).
-
-    Numbers stay numbers.
-    """
-    import polars as pl
-
-    texts = [pl.col(name) for name, kind in table.schema.items() if kind == pl.String]
-    live = r"^[=+\-@\t\r\n＝＋－＠]"
-    return table.with_columns(
-        pl.when(text.str.contains(live)).then(pl.concat_str(pl.lit("'"), text)).otherwise(text).name.keep()
-        for text in texts
-    )
 
 
 _WHO = {"task": str, "label": str, "cell": str, "variant": str, "seq_len": int}

@@ -10,9 +10,9 @@
       -@%#+
 
 1,797 pictures of 8 x 8 in 17 levels of gray, written by hand by 13 people (Alpaydin & Kaynak 1998, Optical recognition
-of handwritten digits, test part), as shipped in scikit-learn. **This is not sequential MNIST**, whose sequences are
-784 steps long and whose 70,000 pictures would have to be downloaded: their scores do not compare. Reading a picture as
-a sequence, and permuting it, is from Le, Jaitly & Hinton 2015.
+of handwritten digits, test part): digits.npz, under the licence in digits-LICENSE.txt (CC BY 4.0). **This is not
+sequential MNIST**, whose sequences are 784 steps long and whose 70,000 pictures would have to be downloaded: their
+scores do not compare. Reading a picture as a sequence, and permuting it, is from Le, Jaitly & Hinton 2015.
 
 36 pictures of each digit are for the final scores alone, 18 for evaluations during training (360 and 180 in all);
 training draws from the other 1,257. The same people wrote all parts. A digit is drawn uniformly, then a picture of that
@@ -26,8 +26,10 @@ on the test part; other classifiers score nearly the same.
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from math import log
+from pathlib import Path
 from typing import ClassVar, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -62,9 +64,8 @@ class _Pictures(NamedTuple):
 @lru_cache
 def pictures_of_digits() -> tuple[_Pictures, _Pictures, _Pictures]:
     """Training, validation and test part."""
-    from sklearn.datasets import load_digits  # imported here: slow, and only this task needs it
-
-    pixels, digit = map(torch.from_numpy, load_digits(return_X_y=True))
+    with np.load(Path(__file__).with_name("digits.npz")) as stored:
+        pixels, digit = torch.from_numpy(stored["pixels"]), torch.from_numpy(stored["digit"])
     rng = torch.Generator().manual_seed(SPLIT_SEED)
     by_digit = [(digit == d).nonzero()[:, 0] for d in range(CLASSES)]
     shuffled = [indices[torch.randperm(len(indices), generator=rng)] for indices in by_digit]

@@ -18,7 +18,7 @@ from ...report.collect import Collection, Group, collect
 from ...runs.files import CONFIG, RunError, plain_json
 from ...solved import Solved
 from ..config.choose import OUTPUTS
-from ..config.commands import examples
+from ..config.commands import examples, install
 from ..config.errors import ConfigError, Parser
 from ..terminal.console import Console
 from ..terminal.pages import WIDEST
@@ -115,7 +115,7 @@ def _parser() -> Parser:
         "report",
         description="""Put any set of runs together: the memory span of each cell, scores over seeds
 with intervals, comparisons where there are seeds enough, and what was run. Prints
-a summary, and writes a page with figures, and tables as CSV and Parquet.""",
+a summary, and writes a page with figures, and tables as CSV and, with polars, Parquet.""",
         epilog="""  memory span   the longest trained length that more than half of the seeds
                 solve, and every shorter trained length too; >= if no longer one
                 was tried (or has seeds enough), < if the shortest is not solved
@@ -187,6 +187,8 @@ def lines(collection: Collection, threshold: float | None, page: Path | None, wi
     parts += _not_used(collection)
     if page is not None:
         parts += [Text(), Text.assemble(("report  ", "dim"), (str(here(page)), "bold"))]
+    if page is not None and not tables.has_parquet():
+        parts.append(Text(f"tables are CSV; as Parquet, too, after {install('parquet')}", "dim"))
     return parts
 
 
