@@ -38,7 +38,15 @@ def checked_out(copy: Path) -> Path:
     """What packaging reads, with kernels that are compiled at once, and a library of who knows when."""
     for folder in ("src", "conf", "scripts", "tests"):
         shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__", "*native.*"))
-    for name in ("pyproject.toml", ".gitignore", "README.md", "CHANGELOG.md", "constraints.txt"):
+    for name in (
+        "pyproject.toml",
+        ".gitignore",
+        "README.md",
+        "CHANGELOG.md",
+        "CITATION.cff",
+        "LICENSE",
+        "constraints.txt",
+    ):
         shutil.copy(ROOT / name, copy)
     (copy / "src" / "seqmem" / "kernels" / "recurrence.cpp").write_text(KERNEL)
     (copy / "src" / NATIVE).write_bytes(OLD)

@@ -78,7 +78,7 @@ def test_without_polars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     paths = tables.write(collect([runs]), tmp_path / "out")
     assert {path.name for path in (tmp_path / "out").iterdir()} == {path.name for path in paths}
     assert {path.suffix for path in paths} == {".csv"}
-    lines = [str(line) for line in reporting._parts(collect([runs]), None, tmp_path / "page.html", 80)]
+    lines = [str(line) for line in reporting.lines(collect([runs]), None, tmp_path / "page.html", 80)]
     assert re.fullmatch(r"tables are CSV; as Parquet, too, after \S+ -m pip install 'polars>=\S+'", lines[-1])
 
 
