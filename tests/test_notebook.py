@@ -32,6 +32,7 @@ from seqmem.cli.verbs import report as reporting
 from seqmem.metrics import ACCURACY
 from seqmem.report.figures.output import Drawn
 from seqmem.runs.directory import RunDirectory
+from seqmem.tasks import Adding
 
 Typed = Callable[..., Completed]
 DOCS = Path(__file__).parents[1] / "docs" / "python.md"
@@ -62,12 +63,19 @@ def test_what_is_no_value_is_refused(value: Any) -> None:
         list(overrides_of({"part": {"x": value}}))
 
 
+@pytest.mark.parametrize("part", ["cell", "task", "model"])
+def test_an_object_in_place_of_its_class(part: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{part}: cannot be of type RNN: give a name, a class or a dictionary$"):
+        list(overrides_of({part: RNN(2, 3)}))
+
+
 class Mine(RNN):
     pass
 
 
 def test_classes_as_values(monkeypatch: pytest.MonkeyPatch) -> None:
     """One of ours is the run of its name; another is found by its module and name, or refused."""
+    assert list(overrides_of({"task": Adding, "model": seqmem.SequenceModel})) == ["task=adding", "model=recurrent"]
     for name, kind in CELLS.items():
         assert list(overrides_of({"cell": kind})) == list(overrides_of({"cell": name}))
         assert list(overrides_of({"cell": {"name": kind, "layers": 2}})) == [f"cell={name}", "cell.layers=2"]
@@ -208,6 +216,8 @@ def test_a_result_shows_itself_and_is_still_a_dictionary(run: Path) -> None:
     for words in ("lstm on pronoun, 8 timesteps", ACCURACY.text(result["score"]), f"{result['parameters']:,}"):
         assert words in shown
         assert words in markup
+    assert "before training" in shown
+    assert repr(RunDirectory("here")) == "RunDirectory('here')"
     ET.fromstring(markup)
     result.pop("score")  # pyright: ignore
     assert "'loss'" in repr(result)

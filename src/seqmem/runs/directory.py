@@ -30,6 +30,7 @@ from typing import Any, Literal, get_args
 from filelock import FileLock, Timeout
 
 from ..metrics import Metric
+from ..printable import printable
 from . import files
 from .files import RunError, read_json, read_lines, write_json
 from .lock import is_held, may_be_shared
@@ -58,6 +59,9 @@ class RunDirectory:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
+
+    def __repr__(self) -> str:
+        return printable(f"{type(self).__name__}({str(self.path)!r})")
 
     def __fspath__(self) -> str:
         return str(self.path)

@@ -186,11 +186,15 @@ def _rows(result: StoredResult) -> list[tuple[str, str]]:
     for name, measured in result["probes"].items():
         about = DESCRIPTIONS.get(name) or describe_unknown(measured.get("end", {}))
         start, end = (about.of_main(measured.get(when, {})) for when in ("start", "end"))
+        shapes = [] if about.in_words is None else [text for one in (start, end) if (text := about.in_words(one))]
         for key, number in about.shown().items():
-            if key in end:
-                values = [one[key] for one in (start, end) if key in one]
-                texts = " to ".join(dict.fromkeys(map(number.words, values)))
-                rows.append((number.title, f"{texts}{number.suffix(end[key])}"))
+            if key in end and not (shapes and number.told):
+                texts = [number.words(one[key]) for one in (start, end) if key in one]
+                rows.append((number.title, f"{' to '.join(dict.fromkeys(texts))}{number.suffix(end[key])}"))
+        if shapes:
+            different = list(dict.fromkeys(shapes))
+            before, after = different[0], different[-1]
+            rows.append((name, after if before == after else f"{before} before training, {after} after"))
     size = f"{result['layers']} layers of " if result["layers"] != 1 else ""
     rows.append(("model", f"{size}{result['hidden_size']} units, {result['parameters']:,} parameters"))
     rows.append(("trained", f"{result['steps']} updates in {result['seconds']:.3g} s on {result['device']}"))

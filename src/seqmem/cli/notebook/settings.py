@@ -39,8 +39,9 @@ def _of_class(group: str, kind: type) -> Iterator[str]:
     from ...models import MODELS
     from ...tasks import TASKS
 
-    ours: Mapping[str, type] = {"cell": CELLS, "task": TASKS, "model": MODELS}[group]
-    name = next((name for name, known in ours.items() if known is kind), None)
+    ours: Mapping[str, Any] = {"cell": CELLS, "task": TASKS, "model": MODELS}[group]
+    # A model is listed by a class method that makes it.
+    name = next((name for name, known in ours.items() if kind in (known, getattr(known, "__self__", None))), None)
     if name is not None:
         yield f"{group}={name}"
     else:
@@ -85,4 +86,5 @@ def _text(value: Any, where: str) -> str:
         return _text(value.tolist(), where)
     if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray):  # a range, too
         return "[" + ",".join(_text(item, where) for item in value) + "]"
-    raise ConfigError(f"{where}: cannot be of type {type(value).__name__}: give a number, a word, a list or None")
+    instead = "a name, a class or a dictionary" if where in PARTS else "a number, a word, a list or None"
+    raise ConfigError(f"{where}: cannot be of type {type(value).__name__}: give {instead}")
