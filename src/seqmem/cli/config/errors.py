@@ -5,7 +5,6 @@ turns Hydra's errors into a ``ConfigError``.
 """
 
 import argparse
-import difflib
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -96,5 +95,7 @@ def nearest(word: str, names: Sequence[str], prefix: str = "") -> str:
         prefix: is put in front of the name in the answer; it is not compared.
     """
     matches = [name for name in names if name.rpartition(".")[2] == word][:1]  # `lr` for `optimizer.lr`
+    import difflib  # late: only a mistake needs it
+
     matches = matches or difflib.get_close_matches(word, names, 1, 0.6)
     return f" Did you mean '{prefix}{matches[0]}'?" if matches else ""
