@@ -167,7 +167,7 @@ def test_files_for_a_paper_are_asked_for(typed: Any, tmp_path: Path) -> None:
         assert all((runs / "report" / name).is_file() for name in asked["beside"])
     assert typed("--format", "eps")[::2] == (
         2,
-        "seqmem report: --format eps: must be among pdf, tex; the others are always written\n",
+        "seqmem report: --format eps: must be among pdf, tex, tensorboard; the others are always written\n",
     )
 
 

@@ -13,6 +13,7 @@ replaces it: at a step that does not grow, TensorBoard drops the points of that 
 import os
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from time import time
@@ -328,6 +329,40 @@ def whole_records(path: Path) -> int | None:
     if content and not records:
         raise ValueError(f"{path} is not a file of TensorBoard events")
     return records[-1][0] if records else None
+
+
+@dataclass
+class Scalars:
+    """A scalar tag: its description, in markdown, and its points, step -> value, the steps in ascending order."""
+
+    description: str
+    points: dict[int, float]
+
+
+def read_scalars(path: Path) -> dict[str, Scalars]:
+    """Every scalar tag of an event file, with the points that TensorBoard shows: a step that does not grow drops those
+    from there on. What follows a cut or damaged record is left out.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is not a file of events.
+    """
+    tags: dict[str, Scalars] = {}
+    records = list(_records(read_bytes(path)))
+    if not records:
+        raise ValueError(f"{path} is not a file of TensorBoard events")
+    try:
+        for _, payload in records:
+            event = Event.FromString(payload)
+            for value in event.summary.value:
+                if value.HasField("simple_value"):
+                    scalars = tags.setdefault(value.tag, Scalars(value.metadata.summary_description, {}))
+                    while scalars.points and next(reversed(scalars.points)) >= event.step:
+                        scalars.points.popitem()
+                    scalars.points[event.step] = value.simple_value
+    except DecodeError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    return tags
 
 
 _FRAME = 16  # bytes of a record besides its content: the length, its checksum, the checksum of the content

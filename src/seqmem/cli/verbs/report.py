@@ -15,6 +15,8 @@ from ...decay import NUMBERS
 from ...metrics import Metric
 from ...report import latex, statistics, tables
 from ...report.collect import Collection, Group, collect
+from ...report.wording import file_name
+from ...runs.directory import RunDirectory
 from ...runs.files import CONFIG, RunError, plain_json
 from ...solved import Solved
 from ..config.choose import OUTPUTS
@@ -49,7 +51,11 @@ def main(args: Sequence[str]) -> int:
     return 0
 
 
-FORMATS = {"pdf": "every figure, for a paper", "tex": "the tables, in LaTeX with booktabs"}
+FORMATS = {
+    "pdf": "every figure, for a paper",
+    "tex": "the tables, in LaTeX with booktabs",
+    "tensorboard": "mean, min and max over seeds, beside the curves of the runs",
+}
 """What is written on request, and what of."""
 
 
@@ -105,9 +111,35 @@ def written(collection: Collection, out: Path, threshold: float | None, formats:
     try:
         tables.write(collection, out, threshold=threshold)
         beside = latex.write(collection, out, threshold=threshold) if "tex" in formats else []
+        _write_over_seeds(collection, out / SEEDS, wanted="tensorboard" in formats)
         return page.write(collection, out, threshold=threshold, pdf="pdf" in formats, beside=beside)
     except OSError as error:
         raise RunError(f"cannot write to {out}: {error.strerror or error}") from error
+
+
+SEEDS = "seeds"
+"""The folder of a report for event files of curves over seeds."""
+
+
+def _write_over_seeds(collection: Collection, folder: Path, *, wanted: bool) -> None:
+    """Write the curves over seeds, or delete those of an earlier report."""
+    if not wanted and not folder.is_dir():
+        return
+    from ...record import over_seeds  # imports TensorBoard's protocol
+
+    if not wanted:
+        over_seeds.forget(folder)
+        return
+    names: dict[tuple[str, ...], str] = {}  # a task, or a task and a label -> the name of its folder
+    groups = {}
+    for group in collection.groups:
+        for key in ((group.task,), (group.task, group.label)):
+            names.setdefault(key, file_name(key[-1], [name for one, name in names.items() if one[:-1] == key[:-1]]))
+        for length in group.lengths:
+            name = f"{names[group.task,]}/{names[group.task, group.label]}/len{length}"
+            groups[name] = [RunDirectory(run.path) for run in group.at(length)]
+    for path, why in over_seeds.write(folder, groups):
+        print(f"seqmem report: no curves of {here(path)}: {why}", file=sys.stderr)
 
 
 def _parser() -> Parser:
@@ -133,6 +165,7 @@ examples:
             ("report outputs", ""),
             ("report outputs/pronoun elsewhere/pronoun --out report --threshold 0.95", ""),
             ("report outputs --out paper --format pdf,tex", ""),
+            ("report outputs --format tensorboard", ""),
         ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -13,7 +13,7 @@ from urllib.parse import quote, urlencode
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from ...runs.directory import find_runs
-from ...runs.files import RunError
+from ...runs.files import EVENTS, RunError
 from ..config.commands import command
 from ..config.errors import ConfigError, Parser
 
@@ -37,7 +37,7 @@ def main(args: list[str]) -> int:
     if not folder.is_dir():
         raise ConfigError(f"there is no directory {folder}")
     runs = find_runs(folder)
-    if not runs:
+    if not runs and next(folder.rglob(EVENTS), None) is None:  # curves over seeds are no runs
         raise ConfigError(f"no runs in {folder}: start with `{command('train')}`, or name another directory")
     if not 0 <= (options.port or 0) <= 65535:
         raise ConfigError(f"--port {options.port}: must be from 1 to 65535, or 0 for any that is free")
@@ -68,7 +68,7 @@ def main(args: list[str]) -> int:
     except SystemExit:  # the web server under TensorBoard prints why and exits
         reason = output.getvalue().strip().splitlines()
         raise RunError(f"cannot listen on {options.host}: {reason[-1] if reason else 'no reason given'}") from None
-    count = f"{len(runs)} run{'s' if len(runs) != 1 else ''}"
+    count = f"{len(runs)} run{'s' if len(runs) != 1 else ''}" if runs else "the curves over seeds"
     # A process that a script starts in the background ignores Ctrl-C by default.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
