@@ -196,6 +196,26 @@ def test_other_parts_are_pinned_like_cells(part: str) -> None:
     assert len(codes) == len(places) == 2
 
 
+def test_a_class_is_a_choice_beside_ours(typed: Typed) -> None:
+    """By its dotted name, in a sweep and from Python, it is the run of ``cell=custom`` with this target."""
+    task = "from seqmem.tasks.subject import Subject\nclass MyTask(Subject):\n    pass\n"
+    Path("own.py").write_text(leaky(0.1) + task)
+    tiny = (*TINY, "quiet=true", "hydra.launcher.workers=1")
+    swept = typed("train", "-m", "cell=rnn,own.Leaky", "task=own.MyTask", "seq_len=7", *tiny[1:])
+    assert (swept.code, swept.err) == (0, "")
+    runs = {run.parent.name: run for run in runs_below(Path("outputs/MyTask"))}
+    assert set(runs) == {"rnn", "Leaky"}
+    custom = ("cell=custom", "cell.target=own.Leaky", "task=custom", "task.target=own.MyTask")
+    with own_hydra():
+        config = from_mapping(compose("train", overrides=[*custom, "seq_len=7", *TINY[1:]]))
+    assert run_path(config) == runs["Leaky"]
+    small = {"name": "own.Leaky", "hidden_size": 4}
+    assert train("own.Leaky", seed=3).path == seqmem.train(cell=small, **SETTINGS, seed=3).path
+    typed("train", "cell=own", *TINY).refuses("a class in own.py is chosen by cell=own.CLASS", code=2)
+    line = "own has no Leeky. Did you mean 'Leaky'?"
+    assert line in typed("train", "-m", "cell=lstm,own.Leeky", *TINY).err
+
+
 EDITING = (
     leaky(0.1)
     + '''

@@ -10,6 +10,7 @@ from hydra._internal.utils import get_args_parser
 from omegaconf import DictConfig
 
 from ...runs.directory import RunDirectory
+from . import own_choices
 from .commands import command
 from .errors import ConfigError
 from .home import expanded
@@ -68,11 +69,13 @@ def with_own_arguments(overrides: Sequence[str]) -> list[str]:
     """Settings in Hydra's grammar that it would refuse as people type them.
 
     ``cell.args.alpha=0.9`` -> ``++cell.args.alpha=0.9``, for settings that no file lists: arguments of a user's own
-    class, and settings of a probe without a file. ``outputs=~/runs`` -> ``outputs='~/runs'``.
+    class, and settings of a probe without a file. ``outputs=~/runs`` -> ``outputs='~/runs'``. A class of the user's
+    own is a choice like ours from now on: ``cell=lstm,mine.Peephole``.
 
     Raises:
         ConfigError: several cells are asked for in one run.
     """
+    own_choices.register(overrides)
     for override in overrides:
         if match := re.fullmatch(r"(cell|task|model|optimizer)=\[([^\[\]]+(?:,[^\[\]]+)+)\]", override):
             names = match[2].replace(" ", "").replace("'", "")

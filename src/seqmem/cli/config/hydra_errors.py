@@ -13,9 +13,10 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from . import own_files
+from . import own_choices, own_files
 from .commands import command, install
 from .errors import ConfigError, nearest
+from .own_code import PARTS
 from .own_hydra import own_hydra
 
 EXTRAS = {"hydra/sweeper/optuna": "optuna", "hydra/launcher/joblib": "joblib"}
@@ -27,7 +28,7 @@ GROUPS = ("cell", "task", "model", "optimizer", "probe", "experiment")
 _KEY_AND_VALUE = "settings are key=value, e.g. seq_len=50"
 
 _KINDS = {"Integer": "a whole number", "Float": "a number", "bool": "true or false"}
-_CHOICE = r"(cell|task|model|optimizer)=\w+"
+_CHOICE = r"(cell|task|model|optimizer)=[\w./]+"
 
 
 @contextmanager
@@ -131,7 +132,11 @@ def _missing(error: MissingConfigException, first: str, config_dir: str | None) 
         group, _, name = (error.missing_cfg_file or "").partition("/")
     if line := own_files.elsewhere(group, name, config_dir):
         return line
-    options = sorted(error.options)
+    options = sorted(own_choices.files(group, error.options))
+    if group in PARTS and "." in name:
+        return f"{group}: {name}: a file chooses a class of your own by '- override /{group}: custom' and its target"
+    if group in PARTS and Path(f"{name}.py").is_file():
+        return f"no {group} is called '{name}': a class in {name}.py is chosen by {group}={name}.CLASS"
     if not options:
         return f"no {group} is called '{name}', nor anything else: -cd DIR adds your own from DIR/{group}/NAME.yaml"
     extra = EXTRAS.get(f"{group}/{name}")
