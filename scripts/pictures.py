@@ -58,7 +58,7 @@ def recording(width: int) -> Console:
 READ = ("rnn/len10-seed0", "lstm/len50-seed0")
 """Runs of the playground: an rnn at a length that it can learn (it learns nothing at 50 words), and an lstm."""
 
-LENGTH, SENTENCE = 30, 2
+LENGTH, SENTENCE = 30, 3
 """A length beyond the rnn's training that still fits a picture."""
 
 
@@ -91,9 +91,8 @@ def main() -> None:
     scene = readers.scene(readers.sentence(LENGTH, SENTENCE), f"{LENGTH} words, sentence {SENTENCE}", gradient=False)
     for line in page(scene, len(scene) - 1, "beliefs", console.width, choose_signs(console)).whole():
         console.print(line, soft_wrap=True, highlight=False)
-    command = (
-        f"seqmem read {' '.join(f'playground/pronoun/{part}' for part in READ)} --length {LENGTH} --sentence {SENTENCE}"
-    )
+    both = ",".join(part.removesuffix("-seed0") for part in READ)
+    command = f"seqmem read playground/pronoun/{{{both}}}-seed0 --length {LENGTH} --sentence {SENTENCE}"
     terminal(browser, console, command, docs / "read.png")
 
     command = [sys.executable, "-m", "seqmem", "watch", str(runs), "--port", "0"]
