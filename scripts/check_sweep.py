@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from seqmem.cli.config.schema import usable_cores
+from seqmem.cores import usable_cores
 
 ENOUGH = 0.9
 """The least speed-up, relative to the number of cores: 1.8 on two."""

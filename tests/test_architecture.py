@@ -33,8 +33,9 @@ LAW: dict[str, set[str]] = {
     "spaces": {"grammar"},
     "measurement": set(),
     "denormals": set(),
+    "cores": set(),
     "decay": {"measurement"},
-    "kernels": {"kernels"},
+    "kernels": {"kernels", "cores"},
     "cells": {"cells", "kernels"},
     "tasks": {"tasks", "signals", "metrics", "spaces", "grammar"},
     "models": {"models", "signals", "randomness", "cells", "tasks.base"},
@@ -66,6 +67,7 @@ LAW: dict[str, set[str]] = {
     "report": {"report", "runs", "decay", "measurement", "metrics", "solved"},
     "playground": {"playground", "printable", "reading", *CORE},
     "cli": {
+        "cores",
         *("cli", "printable", "report", "solved", "span", "reading", "playground", "runs", "record", "training"),
         "kernels",
         *CORE,

@@ -3,12 +3,15 @@
 
 import errno
 import json
+import multiprocessing
 import os
 import re
 import socket
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from io import StringIO
+from multiprocessing.connection import Listener
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,7 @@ from commandline import OWN_CELLS, TINY, Completed, assert_same_numbers, runs_be
 from made_up import ended_process, run_directory, write_status
 from seqmem.cli.config.errors import ConfigError
 from seqmem.cli.launch import jobs as launch_jobs
-from seqmem.cli.launch import local, sweep
+from seqmem.cli.launch import local, sockets, sweep
 from seqmem.cli.launch.jobs import Job, Outcome, Progress
 from seqmem.cli.launch.overview import Overview, cost
 from seqmem.cli.verbs import sweep as sweeps
@@ -330,3 +333,17 @@ def test_status_leaves_out_directories_that_are_not_runs(tmp_path: Path, typed: 
     (tmp_path / "empty").mkdir()
     typed("sweep", "status", "empty").refuses("no runs in empty", code=2, verb="sweep status")
     typed("sweep").refuses("required: status", code=2, verb="sweep")
+
+
+def test_a_directory_for_temporary_files_with_a_long_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A socket, whose path is limited to some hundred bytes, is elsewhere; other files are where the user wants."""
+    long = tmp_path / ("x" * 120)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    monkeypatch.delitem(multiprocessing.current_process()._config, "tempdir", raising=False)  # type: ignore[attr-defined]
+    with local._server_environment(), Listener(family="AF_UNIX") as listener:
+        assert not str(listener.address).startswith(str(long))
+    assert tempfile.gettempdir() == str(long)
+    monkeypatch.setattr(os, "access", lambda place, _: place == str(long))
+    with pytest.raises(ConfigError, match=rf"^TMPDIR={long}: too long for a socket below it: at most 70 bytes$"):
+        sockets.short_directory(33)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from commandline import TINY, Completed, composed, only_run
+from seqmem import cores
 from seqmem.cli.config import memory
 from seqmem.cli.config.build import build
 from seqmem.cli.config.errors import ConfigError, is_out_of_memory, one_line
@@ -102,24 +103,21 @@ def test_eval_refuses_a_length_that_cannot_fit(typed: Typed, tmp_path: Path, mon
 
 def test_limits_of_control_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A container's limit, of which a part is taken, counts like the machine's free memory."""
-    (tmp_path / "memory.max").write_text("max\n")
-    (tmp_path / "memory.current").write_text("5\n")
-    assert memory._control_groups(tmp_path) == []
-    (tmp_path / "memory.max").write_text(f"{3 * GB}\n")
-    (tmp_path / "memory.current").write_text(f"{GB}\n")
-    monkeypatch.setattr(Path, "read_text", _own_group(Path.read_text))
-    assert memory._control_groups(tmp_path) == [2 * GB]
-    (tmp_path / "memory.stat").write_text(f"anon 5\nactive_file {GB // 4}\ninactive_file {GB // 4}\n")
-    assert memory._control_groups(tmp_path) == [2 * GB + GB // 2]  # cached files are given back on demand
+    monkeypatch.setattr(cores, "ROOT", tmp_path)
+    group = tmp_path / "sys/fs/cgroup"
+    for folder in (group, tmp_path / "proc/self"):
+        folder.mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text("0::/\n")
+    (group / "memory.max").write_text("max\n")
+    (group / "memory.current").write_text("5\n")
+    assert memory._control_groups() == []
+    (group / "memory.max").write_text(f"{3 * GB}\n")
+    (group / "memory.current").write_text(f"{GB}\n")
+    assert memory._control_groups() == [2 * GB]
+    (group / "memory.stat").write_text(f"anon 5\nactive_file {GB // 4}\ninactive_file {GB // 4}\n")
+    assert memory._control_groups() == [2 * GB + GB // 2]  # cached files are given back on demand
     free = memory.available()
     assert free is None or free > 0
-
-
-def _own_group(original: Callable[..., str]) -> Callable[..., str]:
-    def read_text(self: Path, *args: object) -> str:
-        return "0::/\n" if str(self) == "/proc/self/cgroup" else original(self, *args)
-
-    return read_text
 
 
 def test_running_out_of_memory_is_one_line() -> None:

@@ -1,8 +1,10 @@
 """Compiles the native kernels into one shared library beside their sources: ``python -m seqmem.kernels.build``.
 
-It imports the standard library only: building a wheel runs this file by its path, before seqmem is installed.
+It needs the standard library only, and ``cores.py`` by its path: building a wheel runs this file before seqmem is
+installed.
 """
 
+import importlib.util
 import os
 import platform
 import re
@@ -126,8 +128,17 @@ def compile_objects(compiler: Sequence[str], sources: Path, folder: Path) -> lis
         run_compiler([*compiler, *FLAGS, *flags, *_extra(), "-c", sources / source, "-o", path], what)
         return path
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(_usable_cores()) as pool:
         return list(pool.map(compile_one, jobs))
+
+
+def _usable_cores() -> int:
+    spec = importlib.util.spec_from_file_location("cores", HERE.parent / "cores.py")
+    assert spec is not None
+    assert spec.loader is not None
+    cores = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(cores)
+    return cores.usable_cores()
 
 
 def link(compiler: Sequence[str], objects: Sequence[Path], library: Path) -> None:

@@ -16,6 +16,7 @@ from torch import nn, optim
 
 from ...cells import CELLS, Cell, CellFactory, use_kernel
 from ...cells.base import cells_in
+from ...cores import usable_cores
 from ...kernels.loading import Library, Unavailable, load
 from ...models import MODELS, Model, stacked
 from ...models.base import hidden_size_for, parameter_count, trainable
@@ -27,7 +28,7 @@ from ...training.plan import Plan, check_precision
 from . import memory
 from .errors import ConfigError, nearest
 from .own_code import hidden, import_module
-from .schema import RunConfig, check_device_name, chosen_threads, usable_cores
+from .schema import RunConfig, check_device_name, chosen_threads
 from .trial import try_cell, try_model
 
 _CELL_COMMON = ("name", "hidden_size", "layers", "params")

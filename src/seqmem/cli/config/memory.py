@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...cores import control_groups
 from .errors import ConfigError
 
 try:
@@ -142,30 +143,17 @@ def _meminfo() -> int | None:
         return None
 
 
-def _control_groups(root: Path = Path("/sys/fs/cgroup")) -> list[int]:
+def _control_groups() -> list[int]:
     """The free memory of each control group around this process that has a limit."""
-    try:
-        names = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines()]
-    except OSError:
-        return []
     free = []
-    for _, controllers, name in (each for each in names if len(each) == 3):
-        base = root if not controllers else root / "memory"
-        files = ("memory.max", "memory.current") if not controllers else (
-            "memory.limit_in_bytes", "memory.usage_in_bytes"
-        )  # fmt: skip
-        if controllers and "memory" not in controllers.split(","):
-            continue
-        folder = base / name.lstrip("/")
-        for place in (folder, *folder.parents):
+    for group in control_groups("memory"):
+        for files in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
             try:
-                limit, used = (int((place / file).read_text()) for file in files)
+                limit, used = (int((group / file).read_text()) for file in files)
             except (OSError, ValueError):  # no such group here, or no limit: "max"
-                limit, used = 0, 0
+                continue
             if 0 < limit < 1 << 60:
-                free.append(max(0, limit - used + _file_cache(place)))
-            if place == base:
-                break
+                free.append(max(0, limit - used + _file_cache(group)))
     return free
 
 

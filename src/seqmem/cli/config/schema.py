@@ -3,7 +3,6 @@
 The settings of cells, tasks and optimizers have no types here: their own signatures are the definition (build.py).
 """
 
-import os
 import re
 from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum, StrEnum
@@ -262,8 +261,3 @@ def identity(config: RunConfig) -> dict[str, Any]:
     settings = settings_of.identity(everything(config))
     revision = data_revision(config.task, config.seq_len) if isinstance(config.task, dict) else 1
     return settings | ({"data_revision": revision} if revision > 1 else {})
-
-
-def usable_cores() -> int:
-    """Cores that this process may use: a container or a batch system often grants fewer than there are."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -18,12 +19,13 @@ from functools import partial
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+from ...cores import usable_cores
 from ...printable import PrintableStream
 from ..config.errors import ConfigError
-from ..config.schema import usable_cores
 from .jobs import Job, Outcome, Queue, View, lost, skip, work
 from .one_run import UNREAD, Stopped, StopSignals, interrupted
 from .overview import Reporter, cost, view
+from .sockets import short_directory
 
 _PRELOADED = (
     "seqmem.cli.config.build", "seqmem.cli.launch.local", "seqmem.cli.terminal.live", "seqmem.record.recorder",
@@ -212,11 +214,13 @@ def _server_environment() -> Iterator[None]:
 
     One thread, because libraries start threads at import, and a process with threads must not be forked. Libraries are
     not looked for in the working directory, as ``python -c`` would, where a user's file may have the name of one.
-    Ctrl-C is ignored, because it would end the server in the middle of an import.
+    Ctrl-C is ignored, because it would end the server in the middle of an import. Its socket is where paths are short.
     """
+    usual, short = tempfile.gettempdir(), short_directory(len("/pymp-12345678/listener-12345678"))
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "PYTHONSAFEPATH")
     before = {name: os.environ.get(name) for name in names}
     os.environ.update(dict.fromkeys(names, "1"))
+    tempfile.tempdir = short
     main = threading.current_thread() is threading.main_thread()
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if main else None
     try:
@@ -224,6 +228,7 @@ def _server_environment() -> Iterator[None]:
     finally:
         if main:
             signal.signal(signal.SIGINT, handler)
+        tempfile.tempdir = usual
         for name, value in before.items():
             if value is None:
                 del os.environ[name]

@@ -8,6 +8,7 @@ import logging
 import os
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import chdir, contextmanager, nullcontext, redirect_stderr, redirect_stdout, suppress
@@ -17,12 +18,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from ...cores import usable_cores
 from ...runs.files import RunError
 from ..config.commands import install
 from ..config.errors import ConfigError, one_line
-from ..config.schema import usable_cores
 from .jobs import Job, Lines, Outcome, Queue, View, lost, skip, work
 from .one_run import UNREAD, StopSignals
+from .sockets import short_directory
 
 _POLL = 0.3
 """Seconds between two polls of the jobs' printed lines."""
@@ -35,6 +37,9 @@ _APPEARS = 10.0
 
 _LINE = 300
 """The longest cause to print, in characters. Some of Ray's messages fill pages."""
+
+_SESSION = len("/ray/session_2026-12-31_23-59-59_123456_1234567/sockets/plasma_store.1")
+"""The length of the paths of Ray's sockets below the directory of temporary files."""
 
 _DEATHS = {
     "WorkerCrashedError": "its process died",
@@ -314,6 +319,8 @@ def _cluster(ray: Any, address: str | None, runtime_env: dict[str, Any], log_to_
     if address is None:
         # Jobs and outcomes are small; by default Ray reserves a third of the memory.
         own = {"num_cpus": usable_cores(), "object_store_memory": 100 * 2**20, "include_dashboard": False}
+        if "RAY_TMPDIR" not in os.environ and (place := short_directory(_SESSION)) != tempfile.gettempdir():
+            own["_temp_dir"] = f"{place}/ray"
     _answers(address)
     try:
         # Workers put the driver's directory before their libraries. A user's runtime_env may have paths relative to it.

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import rich.console
 from rich.text import Text
 
+from ...cores import usable_cores
 from ...kernels import loading
 from ..config import own_files
 from ..config.commands import command
 from ..config.errors import Parser, print_error
-from ..config.schema import conf_dir, usable_cores
+from ..config.schema import conf_dir
 from ..terminal.console import Console
 from ..terminal.strip import columns, say
 
