@@ -4,18 +4,20 @@ import json
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from commandline import TINY, end, only_run, runs_below, started, until
+from commandline import TINY, Completed, end, only_run, runs_below, started, until
 from seqmem.cli.launch.one_run import StopSignals
 from seqmem.runs.directory import RunDirectory
 from seqmem.training.plan import Interrupted
 
 SLOW = '''\
 import time
+from collections.abc import Callable
 from pathlib import Path
 from seqmem.cells import LSTM
 
@@ -63,6 +65,7 @@ def test_a_second_ctrl_c_leaves_an_interrupted_run(tmp_path: Path) -> None:
 
 SLOW_STATUS = '''\
 import time
+from collections.abc import Callable
 from pathlib import Path
 import slow
 from seqmem.runs.directory import RunDirectory
@@ -138,3 +141,17 @@ def test_a_second_ctrl_c_leaves_interrupted_jobs(tmp_path: Path) -> None:
         done = end(process)
     assert done.code == 130, done
     assert {RunDirectory(run).state for run in runs_below(tmp_path)} == {"interrupted"}
+
+
+def test_a_process_that_was_started_with_ctrl_c_ignored_answers_it(
+    typed: Callable[..., Completed], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `seqmem train -m ... &` in a script: outside of the training, too, where no handler of ours is installed."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        monkeypatch.setattr("seqmem.cli.verbs.train.forget_edited", lambda: os.kill(os.getpid(), signal.SIGINT))
+        done = typed("train", "-m", "seed=0,1")
+        assert (done.code, done.out, done.err) == (130, "", "seqmem train: stopped\n")
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)

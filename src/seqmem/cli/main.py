@@ -3,8 +3,11 @@
 import io
 import os
 import re
+import signal
 import sys
-from contextlib import redirect_stdout
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
 from importlib.metadata import version
 
@@ -38,9 +41,25 @@ def main() -> int:
     # A stranger's names, and errors that quote them, cannot write to the terminal's controls.
     sys.stdout, sys.stderr = PrintableStream(out), PrintableStream(err)
     try:
-        return _main(args)
+        with _interruptible():
+            return _main(args)
     finally:
         sys.stdout, sys.stderr = out, err
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """SIGINT raises KeyboardInterrupt, also in a process that was started with it ignored: a job in the background of a
+    script, of a CI runner. A signal that is forwarded to it is meant for it."""
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _main(args: list[str]) -> int:

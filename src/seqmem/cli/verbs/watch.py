@@ -3,7 +3,6 @@
 import io
 import json
 import logging
-import signal
 import threading
 import webbrowser
 from collections.abc import Iterable, Iterator
@@ -69,8 +68,6 @@ def main(args: list[str]) -> int:
         reason = output.getvalue().strip().splitlines()
         raise RunError(f"cannot listen on {options.host}: {reason[-1] if reason else 'no reason given'}") from None
     count = f"{len(runs)} run{'s' if len(runs) != 1 else ''}" if runs else "the curves over seeds"
-    # A process that a script starts in the background ignores Ctrl-C by default.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         print(f"TensorBoard shows {count} in {folder} at\n\n    {address}\n\nCtrl-C ends it.", flush=True)
         if options.open:
