@@ -17,6 +17,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import faults_checkouts as checkouts
 import faults_damage as damage
 import faults_kills as kills
 import faults_links as links
@@ -272,6 +273,7 @@ def slow_checks() -> dict[str, tuple[Any, ...]]:
         "a stranger's run": (damage.strangers,),
         "links below a folder of runs": (links.trees, 12),
         "planted links": (links.planted,),
+        "moved and copied checkouts": (checkouts.moved_and_copied,),
         "command lines from a grammar": (mistyped,),
         **{f"runs made by {commit} ({what})": (older, commit) for commit, what in OLDER.items()},
         "a full disk in mid-run": (full_disk,),

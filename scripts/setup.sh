@@ -99,9 +99,11 @@ _pip() {
 }
 
 _install() {
+  relocated=
   if [ -e "$venv/bin/python" ] && [ -n "$had_venv" ] && [ "$had_root $had_venv" != "$root $venv" ]; then
     echo "seqmem: $had_root was moved or copied here: its virtual environment is set up for $root" >&2
     _python "$venv/bin/python" -c "$RELOCATE" "$had_venv" "$venv"
+    relocated=1
   elif [ "$had_dependencies $what" = "$dependencies dev" ]; then
     echo "seqmem: installing what tests need into $venv (once, a minute or two)" >&2
   else
@@ -113,14 +115,17 @@ _install() {
       [ -z "$had_python" ] || echo "seqmem: the Python that $venv was made with, $had_python, is gone or another" >&2
       _clear
     fi
+    relocated=
     _python "$python" -m venv "$venv" ||
       { rm -f -- "$lock"; echo "$0: cannot make a virtual environment in $venv (on Debian: apt-get install python3-venv)" >&2; exit 1; }
   fi
   rm -f -- "$stamp"
-  # Without an isolated build, which would download hatchling again, a moved checkout is set up without a network.
-  _pip hatchling
   if [ "$what" = dev ]; then extras='[dev]'; else extras=; fi
-  _pip --no-build-isolation --editable "$root$extras"
+  if [ -n "$relocated" ] && [ "$had_dependencies $had_what" = "$dependencies $what" ]; then
+    _pip --no-build-isolation --no-deps --editable "$root" # needs no network: hatchling is there
+  else
+    _pip --editable "$root$extras" hatchling
+  fi
   [ -f "$venv/bin/seqmem" ] ||
     { rm -f -- "$lock"; echo "$0: pip installed seqmem elsewhere: does \`pip config list\` set a target or a prefix?" >&2; exit 1; }
   _write_stamp

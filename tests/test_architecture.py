@@ -2,6 +2,7 @@
 
 import ast
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from functools import cache
@@ -369,3 +370,10 @@ def test_shapes_and_types_are_checked_while_the_tests_run() -> None:
     logits, target = torch.zeros(2, 3, 4), torch.zeros(2, 5, dtype=torch.int64)
     with pytest.raises(jaxtyping.TypeCheckError, match="target"):
         Tokens(4).loss(logits, target)
+
+
+def test_the_picture_is_up_to_date() -> None:
+    """docs/architecture.svg shows these imports; drawing it does not depend on this machine."""
+    root = SOURCE.parents[1]
+    done = subprocess.run([sys.executable, "-S", root / "scripts" / "architecture.py", "--check"], check=False)
+    assert done.returncode == 0, "run .venv/bin/python scripts/architecture.py"

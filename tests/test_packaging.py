@@ -3,11 +3,13 @@ native kernels in it; without one it is for any machine, and can build them wher
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 import sysconfig
 import tarfile
+import tomllib
 import venv
 import zipfile
 from pathlib import Path
@@ -162,6 +164,14 @@ def test_an_editable_install_builds_them_in_place(checkout: Path) -> None:
     (checkout / "src" / NATIVE).write_bytes(OLD)
     assert "no native kernels" in run(sys.executable, "-c", make, cwd=checkout, CXX="/nonexistent")
     assert (checkout / "src" / NATIVE).read_bytes() == OLD
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        version = tomllib.load(file)["project"]["version"]
+    cited = dict(re.findall(r"^(version|date-released): (.*)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE))
+    newest = re.findall(r"^## (\d\S*) \((.*)\)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[0]
+    assert (version, cited["version"], cited["date-released"]) == (newest[0], *newest)
 
 
 def test_every_name_has_its_file_and_its_class() -> None:
