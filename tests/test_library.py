@@ -88,9 +88,9 @@ def test_a_users_own_cell(tmp_path: Path) -> None:
     assert (result["cell"], set(result["probes"]["gradient"]["end"])) == ("Leaky", {"state", "input", "h"})
     assert run.config()["cell"]["args"] == {"alpha": 0.9}
     before = (run.path / "result.json").stat().st_mtime_ns
-    kind = importlib.import_module("owncells").Leaky  # the class itself is the class of that name
-    again = seqmem.train(*TINY, cell={"name": kind, "hidden_size": np.int64(4), "args": {"alpha": 0.9}}, quiet=True)
-    assert (again.path, (run.path / "result.json").stat().st_mtime_ns) == (run.path, before)
+    for kind in (importlib.import_module("owncells").Leaky, "owncells.Leaky"):  # the class itself, and by its name
+        again = seqmem.train(*TINY, cell={"name": kind, "hidden_size": np.int64(4), "args": {"alpha": 0.9}}, quiet=True)
+        assert (again.path, (run.path / "result.json").stat().st_mtime_ns) == (run.path, before)
 
 
 def test_a_users_own_task(tmp_path: Path) -> None:

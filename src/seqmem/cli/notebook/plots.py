@@ -210,9 +210,9 @@ def _draw_reading(scene: Scene) -> Figure:
     axes.set_xlim(0.5, len(scene) + 0.5)
     axes.set_xlabel(f"{scene.unit}s")
     if len(scene) <= 40:
-        axes.set_xticks(
-            steps, [clean(word, 14) for word in scene.words], rotation=60, ha="right", rotation_mode="anchor"
-        )
+        words = [clean(word, 14) for word in scene.words]
+        slanted = {"rotation": 60, "ha": "right", "rotation_mode": "anchor"} if max(map(len, words)) > 2 else {}
+        axes.set_xticks(steps, words, **slanted)
         axes.set_xlabel("")
     legend(figure, [(clean(label, 60), number) for number, label in enumerate(scene.labels)])
     return figure

@@ -39,9 +39,9 @@ def train(*overrides: str, **settings: Any) -> DisplayedRun:
     from.
 
     A class of your own is given itself, ``cell=Leaky``, ``task=MyTask`` or
-    ``cell={"name": Leaky, "hidden_size": 32, "args": {"alpha": 0.9}}``, or by its name, ``"mycells.Leaky"`` as
-    ``target``. It is the one of its file as it is now: if that was edited since it was imported, it is imported again.
-    A class of a notebook is known by its code.
+    ``cell={"name": Leaky, "hidden_size": 32, "args": {"alpha": 0.9}}``, or by its name,
+    ``cell="mycells.Leaky"``. It is the one of its file as it is now: if that was edited since it was imported, it is
+    imported again. A class of a notebook is known by its code.
 
     In a notebook and on a terminal the training is displayed as it goes, and not where output goes to a file or a pipe.
 
