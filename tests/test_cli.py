@@ -187,7 +187,14 @@ def test_help_and_completion_need_no_torch(tmp_path: Path) -> None:
             assert re.search(rf"^{verb}  ", completed[name].out, re.MULTILINE)
         assert max(map(len, completed[name].out.splitlines())) <= 80
     assert completed["version"].out == "seqmem 0.2.0\n"
-    for part in ("seqmem train [-m]", "cell: custom, gru, lstm, rnn", "seq_len", "optimizer:", "--cfg job"):
+    for part in (
+        "seqmem train [-m]",
+        "Current settings:",
+        "cell: custom, gru, lstm, rnn",
+        "seq_len",
+        "optimizer:",
+        "--cfg job",
+    ):
         assert part in completed["train help"].out
     for part in ("name: gru", "seq_len: 33", "form: torch"):
         assert part in completed["config"].out
