@@ -34,7 +34,8 @@ def main() -> int:
         parser.error(f"{refused[0]}: seeds and rates are what this chooses")
     command = [options.python, "-c", "import hydra_plugins.hydra_optuna_sweeper, seqmem"]
     if subprocess.run(command, capture_output=True, check=False).returncode:
-        print(f"scripts/tune_lr: {options.python} has no Optuna sweeper: pip install 'seqmem[optuna]'", file=sys.stderr)
+        install = f"{options.python} -m pip install 'hydra-optuna-sweeper>=1.2'"
+        print(f"scripts/tune_lr: {options.python} has no Optuna sweeper: {install}", file=sys.stderr)
         return 2
     cells = next((word.partition("=")[2] for word in options.settings if word.startswith("cell=")), "lstm").split(",")
     others = [word for word in options.settings if not word.startswith("cell=")]
