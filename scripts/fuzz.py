@@ -85,7 +85,7 @@ VERBS = {
     "eval": ("seq_len={0}", "sequences={0}", "device={0}", "seed={0}", "--json", "--{0}", "{0}"),
     "show": ("--{0}", "{0}"),
     "read": ("--text {0}", "--seed {0}", "--length {0}", "--json", "--whole", "--speed {0}", "--{0}"),
-    "report": ("--out {0}", "--threshold {0}", "--json", "--{0}"),
+    "report": ("--out {0}", "--threshold {0}", "--format {0}", "--json", "--{0}"),
     "verify": ("--json", "--{0}"),
     "export": ("--state-dict {0}", "--onnx {0}", "--onnx x.onnx", "--state-dict x.npz", "--{0}"),
     "reproduce": ("--out {0}", "--json", "device={0}", "threads={0}", "kernel={0}", "{0}"),
