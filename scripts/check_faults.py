@@ -20,6 +20,7 @@ from typing import Any
 import faults_checkouts as checkouts
 import faults_damage as damage
 import faults_kills as kills
+import faults_launch as starting
 import faults_links as links
 from faults_shared import ROOT, TINY, Failed, numbers, only_run, require, warm
 
@@ -274,6 +275,9 @@ def slow_checks() -> dict[str, tuple[Any, ...]]:
         "links below a folder of runs": (links.trees, 12),
         "planted links": (links.planted,),
         "moved and copied checkouts": (checkouts.moved_and_copied,),
+        "files named like libraries": (starting.shadowing_files, 3),
+        "a long TMPDIR": (starting.long_tmpdir,),
+        "CPU quotas": (starting.quotas, 500),
         "command lines from a grammar": (mistyped,),
         **{f"runs made by {commit} ({what})": (older, commit) for commit, what in OLDER.items()},
         "a full disk in mid-run": (full_disk,),
@@ -291,6 +295,8 @@ def quick_checks() -> dict[str, tuple[Any, ...]]:
         "damaged files of a stopped run, resumed": (damage.stopped_runs, 1, 0),
         "a stranger's run": (damage.strangers,),
         "links below a folder of runs": (links.trees, 1),
+        "files named like libraries": (starting.shadowing_files, 1),
+        "CPU quotas": (starting.quotas, 50),
     }
 
 

@@ -1,19 +1,25 @@
 """Every error is one clear line: exit code 2 for an invalid command, 1 for a failure."""
 
 import errno
+import fcntl
 import json
 import math
 import os
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock, Timeout
 
 import seqmem
 from commandline import OWN_CELLS, TINY, Completed, forked, largest_file, only_run, rows, runs_below
 from seqmem.cli.config.own_files import mistake_in
+from seqmem.cli.main import main
+from seqmem.runs.directory import RunDirectory
+from seqmem.runs.files import RunError
 
 Typed = Callable[..., Completed]
 
@@ -494,3 +500,40 @@ def test_a_full_disk_under_eval_loses_nothing(run: Path, typed: Typed) -> None:
     assert typed("show", str(run)).code == 0
     assert typed("eval", str(run), "seq_len=9", "sequences=2").code == 0
     assert typed("verify", str(run)).code == 0
+
+
+@pytest.mark.parametrize("args", [("--version",), ("train", *TINY), ("train", "-m", *TINY, "seed=0,1")])
+def test_an_output_that_cannot_be_written_is_one_line(
+    args: tuple[str, ...], typed: Typed, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run saves itself first; its files are not to blame."""
+    with Path("/dev/full").open("w", buffering=1) as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        done = typed(*args)
+    assert re.fullmatch(r"seqmem( train)?: the output: No space left on device(; the run saves itself)?\n", done.err)
+    assert done.code in (1, 141)
+    assert not list(Path().rglob("error.txt"))
+
+
+def test_streams_that_were_closed_before_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As under `<&- >&- 2>&-`, where Python has none."""
+    monkeypatch.setattr(sys, "argv", ["seqmem", "--version"])
+    for name in ("stdin", "stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None)
+    assert main() == 0
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        stream.close()
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(RunError, match="its file system has no locks"), RunDirectory(tmp_path / "run").locked():
+        pytest.fail("it is not locked")
+    (tmp_path / "run" / "run.lock").touch()
+    monkeypatch.setattr(FileLock, "acquire", lambda *_, **__: (_ for _ in ()).throw(Timeout("run.lock")))
+    with pytest.raises(RunError, match=r"delete run\.lock"), RunDirectory(tmp_path / "run").locked():
+        pytest.fail("it is not locked")

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 
 from commandline import OWN_CELLS, TINY, Completed, assert_same_numbers, runs_below, sweep_jobs
@@ -347,3 +348,41 @@ def test_a_directory_for_temporary_files_with_a_long_path(tmp_path: Path, monkey
     monkeypatch.setattr(os, "access", lambda place, _: place == str(long))
     with pytest.raises(ConfigError, match=rf"^TMPDIR={long}: too long for a socket below it: at most 70 bytes$"):
         sockets.short_directory(33)
+
+
+def test_jobs_are_spread_over_gpus(monkeypatch: pytest.MonkeyPatch, here: Path) -> None:
+    """With device=auto each sees one, the least used; with another device all. CUDA_VISIBLE_DEVICES is respected."""
+    seen: list[tuple[int, str | None]] = []
+
+    class Worker:
+        def __init__(self, job: Job, *, live: bool, gpu: str | None) -> None:
+            self.job, self.gpu = job, gpu
+            self.link, theirs = multiprocessing.Pipe()
+            theirs.close()  # it ends at once
+            seen.append((job.number, gpu))
+
+        def listen(self, shown: object) -> bool:
+            return False
+
+        def outcome(self) -> Outcome:
+            return Outcome(self.job.number, "finished")
+
+    monkeypatch.setattr(local, "_Worker", Worker)
+    auto = sweep_jobs(*TINY, seeds=range(5), device="auto")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, GPU-5f")
+    jobs = [*auto, replace(auto[0], number=5, path="x", settings={**auto[0].settings, "device": "cpu"})]
+    local.run_jobs(jobs, workers=3)
+    assert dict(seen) == {0: "3", 1: "GPU-5f", 2: "3", 3: "3", 4: "GPU-5f", 5: None}
+    for count, visible, spread in (
+        (4, None, ["0", "1", "2", "3"]),
+        (1, None, []),
+        (0, "", []),
+        (2, "7,6,-1,5", ["7", "6"]),
+    ):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda count=count: count)
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        if visible is not None:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        assert local._gpus(auto) == spread
+    assert local._gpus(jobs[5:]) == []

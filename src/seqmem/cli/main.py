@@ -11,7 +11,7 @@ from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
 from importlib.metadata import version
 
-from ..printable import PrintableStream
+from ..printable import OutputError, PrintableStream, to_nowhere
 from .config.commands import command, module_completion
 from .config.errors import exit_code, full_errors, nearest, one_line, print_error
 
@@ -34,6 +34,7 @@ VERBS = {
 
 def main() -> int:
     args = sys.argv[1:]
+    _open_streams()
     out, err = sys.stdout, sys.stderr
     for stream in (out, err):
         if isinstance(stream, io.TextIOWrapper):  # the terminal's encoding may lack characters of a path or a strip
@@ -45,6 +46,17 @@ def main() -> int:
             return _main(args)
     finally:
         sys.stdout, sys.stderr = out, err
+
+
+def _open_streams() -> None:
+    """Replace streams that were closed before the start by /dev/null, so that no file gets the number of one."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: PTH123, SIM115
 
 
 @contextmanager
@@ -65,13 +77,20 @@ def _interruptible() -> Iterator[None]:
 def _main(args: list[str]) -> int:
     name = f"seqmem {args[0]}" if args and args[0] in VERBS else "seqmem"
     try:
-        return _dispatch(args)
+        code = _dispatch(args)
+        sys.stdout.flush()  # at exit Python would report in its own words that it cannot
     except BrokenPipeError:  # `seqmem list | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        to_nowhere(sys.stdout)
         return 141
+    except OutputError as error:  # `seqmem list >/dev/full`
+        to_nowhere(sys.stdout)
+        print_error(f"{name}: {one_line(error)}")
+        return 1
     except KeyboardInterrupt as stopped:
         print_error(f"{name}: {str(stopped) or 'stopped'}")
         return getattr(stopped, "exit_code", 130)
+    else:
+        return code
 
 
 def _dispatch(args: list[str]) -> int:
@@ -98,7 +117,7 @@ def run_verb(verb: str, args: list[str]) -> int:
     try:
         return import_module(f"{__package__}.verbs.{verb}").main(args)
     except Exception as error:
-        if full_errors() or isinstance(error, BrokenPipeError):
+        if full_errors() or isinstance(error, BrokenPipeError | OutputError):
             raise
         print_error(f"seqmem {verb}: {one_line(error)}")
         return exit_code(error)

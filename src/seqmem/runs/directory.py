@@ -17,6 +17,7 @@ Files that are rewritten are written beside their place and renamed into it. Fil
 at the last checkpoint. So a reader never sees a half-written file.
 """
 
+import errno
 import os
 import shutil
 import socket
@@ -113,17 +114,27 @@ class RunDirectory:
         """Hold the directory for this process; the system releases the lock however the process ends.
 
         Raises:
-            RunError: another process holds it, or it cannot be made or written.
+            RunError: another process holds it, it cannot be made or written, or its file system has no locks.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.file(files.LOCK))
+        except OSError as error:
+            raise RunError(f"cannot write to {self.path}: {error.strerror or error}") from error
+        lock, no_locks = FileLock(self.file(files.LOCK)), f"{self.path}: its file system has no locks"
+        try:
             lock.acquire(timeout=0.5, poll_interval=0.02)  # a reader that asks who holds it has it for an instant
+        except NotImplementedError as error:
+            raise RunError(f"{no_locks}: choose outputs= on another") from error
         except Timeout:
+            if is_held(self.file(files.LOCK)) is None:  # a file that stands for a lock there, of any age
+                alone = f"if no other seqmem is at work there, delete {files.LOCK}"
+                raise RunError(f"{no_locks}: {alone}, or choose outputs= on another") from None
             status = self.status()
             who = f" (process {status.pid} on {status.host})" if status else ""
             raise RunError(f"{self.path} is in use by another seqmem{who}: wait for it, or stop it first") from None
         except OSError as error:
+            if error.errno in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+                raise RunError(f"{no_locks} ({error.strerror}): choose outputs= on another") from error
             raise RunError(f"cannot write to {self.path}: {error.strerror or error}") from error
         try:
             yield

@@ -5,6 +5,7 @@ refused here, wrong values by the class itself.
 """
 
 import inspect
+import os
 import sys
 import types
 from collections.abc import Callable, Mapping, Sequence
@@ -181,6 +182,14 @@ def check_trainable(experiment: Experiment) -> None:
     """Raise ConfigError where what was built can be evaluated on its device, but not trained as the plan says."""
     first = next(experiment.model.parameters())
     _checked("", lambda: check_precision(experiment.plan.precision, first.device, first.dtype))
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that torch sees, each by its name in CUDA_VISIBLE_DEVICES: an index, or an identifier that is there."""
+    count = torch.cuda.device_count()
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = [str(index) for index in range(count)] if given is None else [part.strip() for part in given.split(",")]
+    return names[:count]
 
 
 def find_device(name: str) -> torch.device:

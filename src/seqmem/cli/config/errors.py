@@ -8,6 +8,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, NoReturn
 
@@ -67,8 +68,9 @@ def joined(text: str) -> str:
 
 
 def print_error(text: str) -> None:
-    """Print one line on stderr."""
-    print(joined(text), file=sys.stderr, flush=True)
+    """Print one line on stderr, if it can be written to."""
+    with suppress(OSError):
+        print(joined(text), file=sys.stderr, flush=True)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

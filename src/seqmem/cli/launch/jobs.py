@@ -17,10 +17,10 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from filelock import Timeout
 
-from ...printable import as_written, printable
+from ...printable import as_written, printable, to_nowhere
 from ...runs.directory import RunDirectory
 from ...runs.files import RunError
-from ..config.errors import ConfigError, one_line
+from ..config.errors import ConfigError, one_line, print_error
 from ..config.own_code import forget_elsewhere
 from ..config.schema import RunConfig, everything, from_mapping
 from ..terminal.console import Console
@@ -282,10 +282,11 @@ class Lines:
         try:
             stream.write(prefixed(job, text))
             stream.flush()
-        except BrokenPipeError:
+        except OSError as error:
             self.unread = True
-            # Otherwise Python reports at exit that it cannot flush the buffer.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            if not isinstance(error, BrokenPipeError):
+                print_error(f"the output: {error.strerror}")
+            to_nowhere(stream)
 
 
 def prefixed(job: Job | None, text: str) -> str:

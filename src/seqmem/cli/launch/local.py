@@ -13,7 +13,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing.connection import Connection, wait
@@ -57,7 +58,7 @@ def run_jobs(jobs: Sequence[Job], *, workers: int | str = "auto") -> list[Outcom
         # Start long jobs first: a long one started last would leave the other cores idle.
         queue = Queue(sorted(todo, key=cost, reverse=True) if count > 1 else todo, shown)
         if count > 1:
-            _in_processes(queue, count, shown, stop)
+            _in_processes(queue, count, shown, stop, _gpus(todo))
         else:
             _in_this_process(queue, shown, stop)
     if shown.unread and not stop.requested():
@@ -90,7 +91,7 @@ def _in_this_process(queue: Queue, shown: View, stop: StopSignals) -> None:
         queue.ended(job, work(job, report=report, stop=stop, silent=True))
 
 
-def _in_processes(queue: Queue, count: int, shown: View, stop: StopSignals) -> None:
+def _in_processes(queue: Queue, count: int, shown: View, stop: StopSignals, gpus: Sequence[str] = ()) -> None:
     running: dict[Connection, _Worker] = {}
     try:
         while len(queue) or running:
@@ -106,7 +107,7 @@ def _in_processes(queue: Queue, count: int, shown: View, stop: StopSignals) -> N
                         break
                     shown.started(job)
                     try:
-                        worker = _Worker(job, live=shown.live)
+                        worker = _Worker(job, live=shown.live, gpu=_gpu_for(job, gpus, running.values()))
                     except (OSError, EOFError) as error:
                         why = f"cannot start a process: {getattr(error, 'strerror', None) or error}"
                         queue.ended(job, Outcome(job.number, "failed", error=why))
@@ -130,18 +131,45 @@ def _in_processes(queue: Queue, count: int, shown: View, stop: StopSignals) -> N
                 interrupted(worker.job.run)
 
 
-class _Worker:
-    """The process of a job, from the view of the process that the user started."""
+def _gpus(jobs: Sequence[Job]) -> list[str]:
+    """The GPUs over which jobs are spread; none: there are not several, or no job leaves the choice to us."""
+    if not any(_takes_any_gpu(job) for job in jobs):
+        return []
+    from ..config.build import visible_gpus  # imports torch
 
-    def __init__(self, job: Job, *, live: bool) -> None:
-        self.job = job
+    gpus = visible_gpus()
+    return gpus if len(gpus) > 1 else []
+
+
+def _takes_any_gpu(job: Job) -> bool:
+    return job.settings.get("device") == "auto"
+
+
+def _gpu_for(job: Job, gpus: Sequence[str], running: Iterable["_Worker"]) -> str | None:
+    """The GPU with the fewest running jobs, the first of several; None: the job sees all that there are."""
+    if not gpus or not _takes_any_gpu(job):
+        return None
+    jobs = Counter(worker.gpu for worker in running)
+    return min(gpus, key=lambda gpu: jobs[gpu])
+
+
+class _Worker:
+    """The process of a job, from the view of the process that the user started.
+
+    Args:
+        gpu: the only one that it sees, by its name in CUDA_VISIBLE_DEVICES; None: those that this process sees.
+    """
+
+    def __init__(self, job: Job, *, live: bool, gpu: str | None = None) -> None:
+        self.job, self.gpu = job, gpu
+        environment = dict(os.environ) | ({} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu})
         self._outcome: Outcome | None = None
         self._asked_to_stop = False
         context = _context()
         self.link, theirs = context.Pipe()
         with theirs:
             self._process = context.Process(
-                target=_do, args=(job, theirs, dict(os.environ), sys.orig_argv, live), name=job.title
+                target=_do, args=(job, theirs, environment, sys.orig_argv, live), name=job.title
             )
             with _server_environment():  # restarts the server if it has ended
                 self._process.start()

@@ -15,12 +15,12 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, flag_override
 
-from ...printable import as_written
+from ...printable import OutputError, as_written, to_nowhere
 from ...runs.directory import RunDirectory
 from ...runs.files import RunError
 from ..config.commands import command
 from ..config.compose import command_line_config_dir, with_own_arguments
-from ..config.errors import ConfigError, one_line
+from ..config.errors import ConfigError, one_line, print_error
 from ..config.home import expanded
 from ..config.hydra_errors import explained
 from ..config.schema import RunConfig, from_mapping
@@ -115,7 +115,13 @@ class SweepCallback(Callback):
         current.sweep = sweep
         already = f", {sweep.finished_before} of them finished already" if sweep.finished_before else ""
         if not sweep.quiet:
-            print(f"sweep of {len(sweep.paths)} runs{already}", flush=True)
+            try:
+                print(f"sweep of {len(sweep.paths)} runs{already}", flush=True)
+            except OSError as error:  # Hydra would only print a warning
+                to_nowhere(sys.stdout)
+                if isinstance(error, OutputError):
+                    print_error(f"seqmem train: {one_line(error)}")
+                raise SystemExit(141 if isinstance(error, BrokenPipeError) else 1) from None
 
 
 def _expand_home(place: DictConfig) -> None:

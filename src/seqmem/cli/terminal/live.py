@@ -20,11 +20,13 @@ from rich.table import Table
 from rich.text import Text
 
 from ...decay import profile
+from ...printable import to_nowhere
 from ...runs.directory import RunDirectory
 from ...runs.summary import read
 from ...solved import solved_words
 from ..config.choose import OUTPUTS
 from ..config.commands import command
+from ..config.errors import print_error
 from .pages import LABEL, WIDEST, page
 from .strip import Marks, bar, columns, fitted, legend, marks, say, strip_line
 from .words import here
@@ -196,8 +198,11 @@ class Display:
         text = f"{self._prefix}{line}"
         try:
             self._console.print(text, soft_wrap=True, highlight=False, markup=False, emoji=False, style=None)
-        except (BrokenPipeError, SystemExit):  # rich raises SystemExit; the run has to save itself first
+        except (OSError, SystemExit) as error:  # rich raises SystemExit; the run has to save itself first
             self.unread = True
+            if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
+                to_nowhere(self._console.file)
+                print_error(f"{self._prefix or 'seqmem train: '}the output: {error.strerror}; the run saves itself")
 
     # The live picture
 
