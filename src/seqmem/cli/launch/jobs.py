@@ -282,10 +282,10 @@ class Lines:
         try:
             stream.write(prefixed(job, text))
             stream.flush()
-        except OSError as error:
+        except OSError as why:
             self.unread = True
-            if not isinstance(error, BrokenPipeError):
-                print_error(f"the output: {error.strerror}")
+            if not isinstance(why, BrokenPipeError):
+                print_error(f"the output: {why.strerror}")
             to_nowhere(stream)
 
 
