@@ -187,6 +187,10 @@ class Recorder:
             self.run.set_status("running", step=saved["training"]["progress"]["step"])
             return saved["training"]
 
+    def spent_before(self, seconds: float) -> None:
+        """Count the seconds that another run took up to here."""
+        self._opened().seconds += seconds
+
     def save(self, checkpoint: dict[str, Any]) -> None:
         log = self._opened()
         with self._writing():

@@ -45,6 +45,7 @@ SETTINGS: dict[str, Setting] = {
     "optimizer": Setting("training"),
     "seq_len": Setting("training"),
     "seed": Setting("training"),
+    "init_weights": Setting("training", since="0.2.0", before=None),  # those that init_from has, by content
     "steps": Setting("training"),
     "batch_size": Setting("training"),
     "embed_size": Setting("training"),
@@ -65,6 +66,7 @@ SETTINGS: dict[str, Setting] = {
     "deterministic": Setting("machine"),
     "checkpoint_every": Setting("machine"),
     "outputs": Setting("place"),
+    "init_from": Setting("place"),
     "force": Setting("place"),
     "quiet": Setting("place"),
 }

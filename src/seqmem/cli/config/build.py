@@ -28,6 +28,7 @@ from ...tasks import TASKS, Task
 from ...training.plan import Plan, check_precision
 from . import memory
 from .errors import ConfigError, nearest
+from .initial import initialise
 from .own_code import hidden, import_module
 from .schema import RunConfig, check_device_name, chosen_threads
 from .trial import try_cell, try_model
@@ -175,11 +176,19 @@ def _probe(name: str, settings: Any) -> Scheduled:
 
 def check(config: RunConfig) -> None:
     """Raise ConfigError for whatever ``build`` or training would refuse, without training anything."""
-    check_trainable(build(config, laws=True))
+    check_trainable(build(config, laws=True), config)
 
 
-def check_trainable(experiment: Experiment) -> None:
-    """Raise ConfigError where what was built can be evaluated on its device, but not trained as the plan says."""
+def check_trainable(experiment: Experiment, config: RunConfig, *, begun: bool = False) -> None:
+    """Raise ConfigError where what was built can be evaluated on its device, but not trained as the plan says.
+
+    The model gets the weights of ``init_from``.
+
+    Args:
+        begun: the run has a checkpoint, and ``init_from`` is no longer needed.
+    """
+    if config.init_from is not None and not begun:
+        initialise(experiment.model, config.init_from, config.init_weights)
     first = next(experiment.model.parameters())
     _checked("", lambda: check_precision(experiment.plan.precision, first.device, first.dtype))
 

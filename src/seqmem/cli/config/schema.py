@@ -18,6 +18,7 @@ from ...spaces import data_revision
 from .commands import command
 from .errors import ConfigError
 from .home import expanded
+from .initial import weights_of
 from .own_code import PARTS, pinned
 
 
@@ -109,6 +110,8 @@ class RunConfig:
     optimizer: Any = MISSING
     seq_len: int = MISSING
     seed: int = 0
+    init_from: str | None = None
+    init_weights: str | None = None
     steps: int = 1000
     batch_size: int = 64
     embed_size: int = 32
@@ -180,6 +183,11 @@ def from_mapping(settings: Any) -> RunConfig:
         config.outputs = expanded(config.outputs)
     except ValueError as error:
         raise ConfigError(f"outputs={error}") from None
+    if config.init_from is not None and config.init_weights is None:
+        config.init_from = expanded(config.init_from)
+        config.init_weights = weights_of(config.init_from)[1]
+    elif config.init_from is None and config.init_weights is not None:
+        raise ConfigError(f"init_weights={config.init_weights}: says which weights init_from=RUN has: name that run")
     # These are no part of a run's identity, so they are refused here where the run is finished already.
     check_device_name(config.device)
     chosen_threads(config.threads)

@@ -40,6 +40,7 @@ from ..config import schema as settings
 from ..config.errors import is_out_of_memory
 from ..config.schema import RunConfig
 from ..terminal.live import Display, RunInfo
+from .longer import shorter
 
 if TYPE_CHECKING:
     from ..config.build import Experiment
@@ -155,8 +156,9 @@ def execute(
     stop: StopSignals | None = None,
     alone: bool = True,
     display: Callable[[RunInfo], Any] | None = None,
+    whole: bool = False,
 ) -> RunDirectory:
-    """Train the run, unless it is finished.
+    """Train the run, unless it is finished; on from a finished run of fewer steps, where there is one.
 
     Args:
         overrides: the settings of the command line, for the record.
@@ -165,6 +167,7 @@ def execute(
         alone: the run is not a job of a sweep, so it may use every core.
         display: makes the observer that shows progress, a context manager with an attribute ``unread``; None: a
             ``Display`` on ``console``.
+        whole: train every step, whatever other runs there are.
 
     Raises:
         ConfigError: a setting has an invalid value.
@@ -192,7 +195,7 @@ def execute(
         # This comes first: threads that torch starts later inherit these settings.
         stack.enter_context(_torch_settings(config))
         experiment = build(config, alone=alone, laws=True)
-        check_trainable(experiment)
+        check_trainable(experiment, config, begun=run.file(CHECKPOINT).exists() and not config.force)
         for line in experiment.doubts if not config.quiet else ():
             console.print(f"{prefix}{line}", soft_wrap=True, highlight=False, markup=False)
         torch.set_num_threads(experiment.backend.torch_threads)
@@ -201,6 +204,7 @@ def execute(
             return run
         stack.enter_context(stop.caught())
         stack.enter_context(_stopped_at_once(run, stop))
+        from ...record.longer import go_on_from
         from ...record.recorder import Recorder, load_checkpoint
         from ...training.loop import train
         from ...training.plan import CannotCompile, Diverged, Interrupted
@@ -216,13 +220,14 @@ def execute(
                     run.keep_result()
                 run.restart()
             run.tidy()
-            begun_with = _describe(run, config, overrides, experiment)
+            saved = run.file(CHECKPOINT)
+            before = None if whole or config.force or saved.exists() else shorter(config, run_path)
+            on_from = {} if before is None or before.obstacle else {"goes_on_from": str(before.run.path)}
+            begun_with = _describe(run, config, overrides, experiment, on_from)
             if begun_with is not None and begun_with.get("seqmem") != version("seqmem") and not config.quiet:
                 line = f"{prefix}begun by seqmem {begun_with.get('seqmem')}, going on with {version('seqmem')}"
                 line += ": the numbers may be neither's (force=true begins anew)"
                 _say(console, line)
-            saved = run.file(CHECKPOINT)
-            first_step = load_checkpoint(saved)["progress"]["step"] if saved.exists() else 0
             recorder = stack.enter_context(
                 Recorder(
                     run,
@@ -233,6 +238,12 @@ def execute(
                     probes=experiment.plan.all_probes(),
                 )
             )
+            if before is not None:
+                if not before.obstacle:
+                    go_on_from(before.run, recorder, experiment.model, experiment.task, experiment.plan)
+                if not config.quiet:
+                    _say(console, f"{prefix}{before}")
+            first_step = load_checkpoint(saved)["progress"]["step"] if saved.exists() else 0
             info = RunInfo(
                 title=f"{title(config)}, {experiment.backend.brief}",
                 metric=experiment.task.targets.metric,
@@ -351,7 +362,11 @@ def _torch_settings(config: RunConfig) -> Iterator[None]:
 
 
 def _describe(
-    run: RunDirectory, config: RunConfig, overrides: Sequence[str], experiment: "Experiment"
+    run: RunDirectory,
+    config: RunConfig,
+    overrides: Sequence[str],
+    experiment: "Experiment",
+    on_from: Mapping[str, str],
 ) -> dict[str, Any] | None:
     """Write config.json, overrides.json and environment.json, anew at each start.
 
@@ -374,7 +389,7 @@ def _describe(
     # A resumed run may go on in another environment than it was begun in.
     former = run.environment() if run.file(CHECKPOINT).exists() else None
     earlier = [*former.pop("earlier", []), former] if former else []
-    write_json(run.file(ENVIRONMENT), environment(experiment) | scale | {"earlier": earlier})
+    write_json(run.file(ENVIRONMENT), environment(experiment) | scale | {**on_from, "earlier": earlier})
     return earlier[0] if earlier else None
 
 

@@ -179,7 +179,7 @@ def _thinned(values: list[int], most: int, *, keep: int) -> list[int]:
 def _gradient(run: Summary, signs: Marks, width: int) -> list[Text]:
     if not run.profiles:
         return [Text(), _row("gradient", ("no trace yet" if not run.finished else "not traced", "dim"))]
-    notes = {"start": "untrained", "end": f"step {run.traced_at}"}
+    notes = {"start": "at the start" if run.config.get("init_from") else "untrained", "end": f"step {run.traced_at}"}
     order = [when for when in ("start", "end") if when in run.profiles]
     if len(order) == 2 and run.traced_at == 0:
         order = ["start"]
@@ -250,8 +250,11 @@ def _about(run: Summary) -> list[Text]:
         return []
     model = f"{result['layers']} layers of " if result["layers"] != 1 else ""
     speed = f", {result['steps_per_second']:.3g} steps/s"
+    source = run.config.get("init_from")
+    began = [_row("began with", f"the weights of {source}")] if source else []
     return [
         Text(),
+        *began,
         _row("model", f"{model}{result['hidden_size']} units, {result['parameters']:,} parameters"),
         _row("time", f"{duration(result['seconds'])}{speed} on {result['device']}"),
     ]

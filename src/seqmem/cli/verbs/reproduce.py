@@ -105,7 +105,7 @@ def reproduce(
     config.quiet |= finished_before  # no line about force=true, which this verb does not have
     compare(run, run, weights=_weights)  # a file that cannot be compared is an error before the training, not after
     # Training is reported on stderr and the comparison on stdout, so that the comparison can be piped.
-    second = execute(config, overrides=overrides(run) or [], console=Console(stderr=True, highlight=False))
+    second = execute(config, overrides=overrides(run) or [], console=Console(stderr=True, highlight=False), whole=True)
     if finished_before:
         notes.append(f"{second.path} was there, finished, and is compared as it is: another --out trains it anew")
     comparison = compare(run, second, weights=_weights)
