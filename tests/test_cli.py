@@ -328,3 +328,43 @@ def test_quiet_prints_nothing(typed: Callable[..., Completed], shape: tuple[str,
     for _ in range(2):
         completed = typed("train", *TINY, "quiet=true", *shape)
         assert completed == Completed(0, "", "")
+
+
+def test_the_help_of_train_explains_every_setting(typed: Callable[..., Completed]) -> None:
+    """With the comment beside the setting in its file, also of the cell, task and optimizer that are chosen."""
+    out = typed("train", "--help", "cell=gru", "task=copy", "optimizer=sgd").out
+    settings = out.partition("Current settings:\n")[2].partition("\n\n`")[0].splitlines()
+    told = {
+        line.partition(":")[0].strip(): line.partition("  # ")[2] for line in settings if re.match(r" *\w+: \S", line)
+    }
+    wrapped = {below.strip(" #") for below in settings if below.startswith("     ")}
+    bare = [name for name, comment in told.items() if not comment and name not in ("probe", "seq_len")]
+    assert not bare
+    assert "timesteps that the model reads" in wrapped
+    assert told["form"] == "torch: reset after the product, as in torch and cuDNN; cho: before it, as published"
+    assert told["symbols"] == "different symbols, 2 to 26"
+    assert told["nesterov"].startswith("true: look ahead")
+    assert "crosses their borders, the gradient does not; one update sums all segments. null: off" in told["tbptt"]
+
+
+def test_list_tells_all_about_one_choice(typed: Callable[..., Completed]) -> None:
+    out = typed("list", "task", "pronoun").out
+    assert 'people: 8          # 4 to 16, half of them "he"' in out
+    example = re.search(r"example\n  (.*)\n  answer: (.*)\n", out)
+    vocabulary = re.search(r"vocabulary, (\d+) words\n  (.*)\n", out)
+    assert example is not None
+    assert vocabulary is not None
+    words = vocabulary[2].split()
+    assert len(words) == len(set(words)) == int(vocabulary[1])
+    assert set(example[1].split()) <= set(words)
+    assert example[2] in example[1]  # whom the last word refers to is named
+    assert out.rstrip().endswith("train task=pronoun")
+    out = typed("list", "cell", "lstm").out
+    for line in ("layers: 1", "states: hidden, cell", "gates: forget, input, output", "c_t     = f * c_{t-1} + i * g"):
+        assert line in out
+    sections = [line.split() for line in typed("list", "cells").out.splitlines() if line[:1] not in " "]
+    assert sections == [["cells", "states", "source"]]
+    typed("list", "cell", "lstn").refuses(
+        "no cell is called 'lstn'. Did you mean 'lstm'? One of: gru", code=2, verb="list"
+    )
+    typed("list", "cel").refuses("there is nothing called 'cel'. One of: cell, task", code=2, verb="list")

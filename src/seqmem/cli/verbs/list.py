@@ -1,4 +1,4 @@
-"""``seqmem list``: every name that a command line can have, one line each."""
+"""``seqmem list``: every name that a command line can have, one line each; or all about one of them."""
 
 import argparse
 import inspect
@@ -14,7 +14,8 @@ from ...cores import usable_cores
 from ...kernels import loading
 from ..config import own_files
 from ..config.commands import command
-from ..config.errors import Parser, print_error
+from ..config.comments import beside, comments, header
+from ..config.errors import Parser, nearest, print_error
 from ..config.schema import conf_dir
 from ..terminal.console import Console
 from ..terminal.strip import columns, say
@@ -36,7 +37,14 @@ def main(args: list[str]) -> int:
             return 2
         folders.append(options.config_dir)
     console, problems = Console(), []
-    for group, (titles, describe) in _GROUPS.items():
+    asked = [group for group in _GROUPS if options.group in (None, group, f"{group}s")]
+    if not asked:
+        print_error(f"seqmem list: there is nothing called '{options.group}'. One of: {', '.join(_GROUPS)}")
+        return 2
+    if options.name is not None:
+        return _one(console, folders, asked[0], options.name)
+    for group in asked:
+        titles, describe = _GROUPS[group]
         rows = []
         for choice in _choices(folders, group):
             if choice.own and (mistake := own_files.mistake_in(choice.path, group)) is not None:
@@ -48,9 +56,10 @@ def main(args: list[str]) -> int:
                 problems.append(f"{choice.path}: {' '.join(str(error).split()) or type(error).__name__}")
         if rows:
             say(console, *_section([f"{group}s", *titles], rows, console), Text())
-    say(console, Text.assemble(("compute  ", "bold"), compute()))
     try:
-        say(console, Text.assemble(("kernels  ", "bold"), loading.describe()))
+        if options.group is None:
+            say(console, Text.assemble(("compute  ", "bold"), compute()))
+            say(console, Text.assemble(("kernels  ", "bold"), loading.describe()))
     except ValueError as error:  # the environment names an instruction set that does not exist
         problems.append(str(error))
     for problem in problems:
@@ -75,6 +84,8 @@ sequences there are fewer than a hundred, and training draws them all; of longer
 ones more than a billion, and it hardly ever draws one that is tested.""",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("group", nargs="?", metavar="GROUP", help="cell, task, model, probe, optimizer or experiment")
+    parser.add_argument("name", nargs="?", metavar="NAME", help="one of them: its settings, and an example")
     parser.add_argument("-cd", "--config-dir", type=Path, metavar="DIR", help="a config directory of your own, too")
     return parser
 
@@ -97,13 +108,7 @@ class Choice:
 
     def comment(self) -> str:
         """The first line of the file's comment, except Hydra's directives."""
-        for line in self.path.read_text(encoding="utf-8").splitlines():
-            if line.strip() and not line.startswith("#"):
-                break
-            text = line.lstrip("# ").strip()
-            if text and not text.startswith("@package"):
-                return text
-        return ""
+        return next(iter(header(self.path)), "")
 
 
 def _choices(folders: list[Path], group: str) -> list[Choice]:
@@ -116,30 +121,117 @@ def _choices(folders: list[Path], group: str) -> list[Choice]:
     return sorted(choices.values(), key=lambda choice: (choice.name == "custom", choice.name))
 
 
-def _cell(choice: Choice) -> list[str]:
-    """[names of the states, source]"""
+def _one(console: rich.console.Console, folders: list[Path], group: str, name: str) -> int:
+    """Print all about ``group=name``."""
+    choices = {choice.name: choice for choice in _choices(folders, group)}
+    if name not in choices:
+        hint = nearest(name, list(choices))
+        print_error(f"seqmem list: no {group} is called '{name}'.{hint} One of: {', '.join(choices)}")
+        return 2
+    choice = choices[name]
+    if (mistake := own_files.mistake_in(choice.path, group)) is not None:
+        print_error(f"seqmem list: {mistake}")
+        return 1
+    from omegaconf import OmegaConf
+
+    width = console.width if console.is_terminal else None
+    say(console, Text.assemble((f"{group}={name}  ", "bold"), str(own_files.shown(choice.path))))
+    settings = OmegaConf.to_yaml({key: value for key, value in choice.settings().items() if key != "defaults"})
+    say(console, *map(Text, header(choice.path)), Text())
+    lines = beside(settings, comments(choice.path), None if width is None else width - 2)
+    say(console, *(Text(f"  {line}") for line in lines), Text())
+    try:
+        for title, lines in _ABOUT.get(group, lambda _: [])(choice):
+            say(console, Text(title, "bold"), *(part for line in lines for part in _wrapped(line, console)), Text())
+    except Exception as error:  # a user's own file may hold anything
+        print_error(f"seqmem list: {choice.path}: {' '.join(str(error).split())}")
+        return 1
+    say(console, Text(command("train", *(["-m"] * (group == "experiment")), f"{group}={name}"), "cyan"))
+    return 0
+
+
+def _wrapped(line: str, console: rich.console.Console) -> Iterator[Text]:
+    for part in Text(line).wrap(console, max(20, console.width - 2)) if console.is_terminal else [Text(line)]:
+        yield Text.assemble("  ", part)
+
+
+def _about_cell(choice: Choice) -> list[tuple[str, list[str]]]:
+    """Its states and gates, and what its module says on top: its equations."""
+    cell, kind = _made_cell(choice)
+    if cell is None or kind is None:
+        return []
+    states = cell.initial_state(1)
+    gates = cell.gates(next(cell.parameters()).new_zeros(1, 1), states)
+    facts = [f"states: {', '.join(states)}", *([f"gates: {', '.join(gates)}"] if gates else [])]
+    return [("it carries", facts), ("equations and source", _module_text(kind))]
+
+
+def _about_task(choice: Choice) -> list[tuple[str, list[str]]]:
+    """What it asks, its vocabulary and an example."""
+    task, kind = _made_task(choice)
+    if task is None or kind is None:
+        return []
+    from ...randomness import generator
+
+    titles, _ = _GROUPS["task"]
+    facts = [f"{title}: {text}" for title, text in zip(titles, _task(choice), strict=True) if text]
+    batch = task.sample(1, max(task.min_seq_len, _EXAMPLE), generator(0, "example"))
+    at = int(batch.answered_at[0])
+    shown = [" ".join(task.words(batch.inputs[:, 0])), f"answer: {task.answer(batch.targets[at, 0])}"]
+    about = [("scores", facts), ("how it works", _module_text(kind)), ("example", shown)]
+    if batch.inputs.is_floating_point():
+        return about
+    import torch
+
+    words = [*dict.fromkeys(task.words(torch.arange(task.inputs.size)))]
+    return [*about, (f"vocabulary, {len(words)} words", [" ".join(words)])]
+
+
+_EXAMPLE = 14
+"""Timesteps of an example, where the task has sequences as short as that."""
+
+
+def _module_text(kind: type) -> list[str]:
+    return (inspect.getdoc(inspect.getmodule(kind)) or "").splitlines()
+
+
+def _made_cell(choice: Choice) -> "tuple[seqmem.cells.Cell, type[seqmem.cells.Cell]] | tuple[None, None]":
+    """A cell of one unit and its class; None: it is none of ours."""
     from ...cells import CELLS
 
     settings = choice.settings()
     if settings.get("name") not in CELLS:
-        return ["", choice.comment()]
+        return None, None
     kind = CELLS[settings["name"]]
     options = {key: value for key, value in settings.items() if key not in _NO_OPTIONS}
     if "seq_len" in inspect.signature(kind).parameters:
         options["seq_len"] = 10  # any length: the names of states do not depend on it
-    cell = kind(1, 1, **options)
+    return kind(1, 1, **options), kind
+
+
+def _cell(choice: Choice) -> list[str]:
+    """[names of the states, source]"""
+    cell, kind = _made_cell(choice)
+    if cell is None or kind is None:
+        return ["", choice.comment()]
     return [", ".join(cell.initial_state(1)), _source(kind, choice)]
 
 
-def _task(choice: Choice) -> list[str]:
-    """[chance score, that of a constant answer, shortest valid length, where a part is held out, source]"""
+def _made_task(choice: Choice) -> "tuple[seqmem.tasks.Task, type[seqmem.tasks.Task]] | tuple[None, None]":
     from ...tasks import TASKS
 
     settings = choice.settings()
     if settings.get("name") not in TASKS:
-        return ["", "", "", "", choice.comment()]
+        return None, None
     kind = TASKS[settings["name"]]
-    task = kind(**{key: value for key, value in settings.items() if key not in _NO_OPTIONS})
+    return kind(**{key: value for key, value in settings.items() if key not in _NO_OPTIONS}), kind
+
+
+def _task(choice: Choice) -> list[str]:
+    """[chance score, that of a constant answer, shortest valid length, where a part is held out, source]"""
+    task, kind = _made_task(choice)
+    if task is None or kind is None:
+        return ["", "", "", "", choice.comment()]
     metric = task.targets.metric
     chance, constant = (f"{metric.text(score)} {metric.unit}".rstrip() for score in (task.chance, task.constant))
     return [chance, constant, str(task.min_seq_len), _held_out(task), _source(kind, choice)]
@@ -172,6 +264,9 @@ _GROUPS = {
     "experiment": ([""], _described),
 }
 """Group of conf/ -> (titles of its columns, the function that fills them)."""
+
+_ABOUT = {"cell": _about_cell, "task": _about_task}
+"""Group -> the function from a choice to (title, lines) of what is said of one beside its settings."""
 
 
 def _section(titles: list[str], rows: list[list[str]], console: rich.console.Console) -> Iterator[Text]:

@@ -1,7 +1,10 @@
 """``seqmem train``: one run, or with ``-m`` a sweep. No torch at import: help and completion stay fast."""
 
+import io
 import os
+import re
 import sys
+from contextlib import redirect_stdout, suppress
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -10,6 +13,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from ..config.commands import completes
+from ..config.comments import beside, comments, header
 from ..config.compose import Arguments, command_line_config_dir, parsed, with_own_arguments
 from ..config.errors import ConfigError, exit_code, full_errors, one_line, print_error
 from ..config.hydra_errors import explain, explained, is_hydras
@@ -43,6 +47,11 @@ def _main(args: list[str], *, full: bool) -> int:
         given = parsed(with_own_arguments(args))
         register()
         sys.argv = [completes(), *given.argv]  # Hydra's main reads its command line from here
+        if {"-h", "--help"} & {*given.options}:
+            with redirect_stdout(io.StringIO()) as text, suppress(SystemExit):  # with which Hydra ends its help
+                _application()
+            print(_with_comments(text.getvalue()).rstrip())
+            return 0
         _application()
         printed = session.failures if session.sweep is not None else []  # printed when the job failed
     except (
@@ -66,6 +75,25 @@ def _main(args: list[str], *, full: bool) -> int:
         print("".join(f"{line}\n" for line in lines), end="", flush=True)
         code = max(code, worst)
     return code
+
+
+def _with_comments(text: str) -> str:
+    """Hydra's help, in which each setting has the comment that stands beside it in its file."""
+    before, title, rest = text.partition("Current settings:\n")
+    settings, end, after = rest.partition("\n`")  # the footer
+    told, chosen = comments(conf_dir() / "train.yaml"), ""
+    files = {"trace": conf_dir() / "probe" / "gradient.yaml"}
+    for line in settings.splitlines():
+        chosen = line.partition(":")[0] if re.match(r"\w", line) else chosen
+        if line.startswith("  name: "):
+            files[chosen] = conf_dir() / chosen / f"{line.removeprefix('  name: ')}.yaml"
+    for group, path in files.items():
+        if path.is_file():
+            told |= {f"{group}.{name}": comment for name, comment in comments(path).items()}
+            told[f"{group}.name"] = " ".join(header(path)[:1])
+    console = Console()
+    lines = beside(settings.rstrip(), told, console.width if console.is_terminal else None)
+    return "\n".join([before + title.rstrip(), *lines, end + after])
 
 
 def run(cfg: DictConfig) -> float:
