@@ -80,7 +80,7 @@ def test_runs_that_diverged_are_drawn_at_the_edge_and_counted() -> None:
         assert f"edge: {4 if kind is score else 1} that diverged, worse than any score" in plot.caption
         axes_drawn = plot.draw().axes[0]
         assert sum(drawn.get_marker() == "x" for drawn in axes_drawn.lines) > 0
-    strip = strips.Strip(strips.measure(task.groups[0], None), 10, [row, none])
+    strip = strips.Strip(strips.measure([task.groups[0]], None, [10]), 10, [row, none])
     assert (
         sum(np.size(drawn.get_xdata()) for drawn in strips.draw(strip).axes[0].lines if drawn.get_marker() == "x") == 4
     )

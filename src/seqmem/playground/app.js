@@ -1,10 +1,10 @@
 // The state of the page and its event handlers. The address holds the whole view, so that it can be linked.
 
 import { decode } from "./engine.js";
-import { count, element, isDark, percent } from "./dom.js";
+import { count, element, isDark } from "./dom.js";
 import { panel, wordTable } from "./views.js";
 import { lengths, scales, tracks } from "./charts.js";
-import { alternatives, legend, presets, shortName, whyImpossible } from "./story.js";
+import { alternatives, guessing, legend, presets, shortName, whyImpossible } from "./story.js";
 
 const $ = (id) => document.getElementById(id);
 const LETTERS = ["a", "b"];
@@ -515,7 +515,7 @@ function about() {
     $("lede").textContent =
       "Two networks read the same sentence, one word at a time. After every word you see what each would answer if it were asked now.";
     $("task-story").textContent =
-      `${task.title} Whoever remembers nothing is right on ${percent(task.chance)} of these sentences. What stands between the beginning and the end tells nothing about the answer; it only passes the time, and a slider makes it as long as you like.`;
+      `${task.title} Whoever remembers nothing is right on ${guessing(task, world.sentences.map(({ seq_len }) => seq_len))} of these sentences. What stands between the beginning and the end tells nothing about the answer; it only passes the time, and a slider makes it as long as you like.`;
   }
   const { seqmem, torch } = raw.made_with;
   const groups = world.groups.map(({ models: some }) => `${some.length} × ${shortName(some[0])}`).join(", ");

@@ -85,7 +85,7 @@ def bundle(models: Sequence[Playable], *, sentences_per_length: int = 6, seed: i
     return {
         "format": FORMAT,
         "made_with": {"seqmem": version("seqmem"), "torch": torch.__version__},
-        "task": _task(task),
+        "task": _task(task, {*lengths, *(each.seq_len for model in models for each in model.lengths)}),
         "sentences": [
             {"seq_len": length, "tokens": _text(tokens, _token_type(task)), "right": right}
             for length, (tokens, right) in zip(lengths, pool, strict=True)
@@ -147,7 +147,8 @@ def common_task(models: Sequence[Playable]) -> Task:
     return task
 
 
-def _task(task: Task) -> dict[str, Any]:
+def _task(task: Task, lengths: Collection[int]) -> dict[str, Any]:
+    """``chances``: chance at those of ``lengths`` where it is another than ``chance``, that of long sentences."""
     naming, automaton = task.naming(), task.automaton()
     # The first line of every task's module is its question.
     title = (modules[type(task).__module__].__doc__ or task.name).partition("\n")[0].replace("*", "")
@@ -157,6 +158,7 @@ def _task(task: Task) -> dict[str, Any]:
         "vocabulary": task.words(torch.arange(task.inputs.size)),
         "answers": [task.answer(torch.tensor(answer)) for answer in range(task.targets.size)],
         "chance": task.chance,
+        "chances": {str(at): task.chance_at(at) for at in sorted(lengths) if task.chance_at(at) != task.chance},
         "min_seq_len": task.min_seq_len,
         "metric": task.targets.metric.name,
         "solved_at": task.solved_at,

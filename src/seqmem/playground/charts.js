@@ -1,7 +1,7 @@
 // Charts over the words, a column for each, and scores over the lengths.
 
 import { count, css, element, escaped, level, percent, power, raised, ramp, resolved, svg, whenSeen } from "./dom.js";
-import { certainty, gradientShares, range } from "./story.js";
+import { certainty, gradientShares, guessing, range } from "./story.js";
 import { markOf } from "./views.js";
 
 const FLOOR = -12; // log10 of the smallest gradient drawn
@@ -503,9 +503,13 @@ export function lengths(figure, { models, task }, onLength, onResize) {
       const px = anchor === "end" ? start + wide : anchor === "start" ? start : start + wide / 2;
       inside += `<text x="${px}" y="${y(0) - 0.5 * rem - (i > 0 && Math.abs(x(chosen.a.seq_len) - x(chosen.b.seq_len)) < 11 * rem ? 1.2 * rem : 0)}" text-anchor="${anchor}">${says}</text>`;
     });
-    inside += `<line class="chance" x1="${left}" x2="${width - right}" y1="${y(task.chance)}" y2="${y(task.chance)}"/>`;
+    const tested = [...new Set(all)].sort((a, b) => a - b);
+    const guesses = tested.map((one) => `${x(one).toFixed(1)},${y(task.chanceAt(one)).toFixed(1)}`);
+    const end = y(task.chanceAt(tested.at(-1)));
+    inside += `<polyline class="chance" points="${left},${guesses[0].split(",")[1]} ${guesses.join(" ")} ${width - right},${end.toFixed(1)}"/>`;
+    const guessed = guessing(task, tested);
     if (width > 34 * rem) {
-      inside += `<text class="name" x="${width - right}" y="${y(task.chance) + 1.4 * rem}" text-anchor="end">guessing, ${percent(task.chance)}</text>`;
+      inside += `<text class="name" x="${width - right}" y="${end + 1.4 * rem}" text-anchor="end">guessing, ${guessed}</text>`;
     }
     const path = (model) =>
       known(model)
@@ -535,9 +539,9 @@ export function lengths(figure, { models, task }, onLength, onResize) {
     chart.removeAttribute("aria-hidden");
     chart.setAttribute(
       "aria-label",
-      `Share of right answers by length. ${says.join(" ")} Guessing: ${percent(task.chance)}.`,
+      `Share of right answers by length. ${says.join(" ")} Guessing: ${guessed}.`,
     );
-    const caption = element("figcaption", {}, captionText(chosen, task));
+    const caption = element("figcaption", {}, captionText(chosen, guessed));
     const open = figure.querySelector("details")?.open ?? false;
     const table = element(
       "details",
@@ -582,10 +586,10 @@ function names(letters, chosen, x, y, rem) {
     .join("");
 }
 
-function captionText(chosen, { chance }) {
+function captionText(chosen, guessed) {
   const say = (letter) =>
     `${letter.toUpperCase()} (${letter === "a" ? "solid" : "dashed"}) is the ${chosen[letter].label}, seed ${chosen[letter].seed}`;
-  return `${say("a")}; ${say("b")}. Coloured thin lines are their other seeds, grey ones the other models; the dotted line is guessing, ${percent(chance)}.`;
+  return `${say("a")}; ${say("b")}. Coloured thin lines are their other seeds, grey ones the other models; the dotted line is guessing, ${guessed}.`;
 }
 
 function scoreTable(models) {

@@ -542,7 +542,7 @@ const PUNCTUATION = /^[,.;:!?"']+|[,.;:!?"']+$/g;
 
 class Task {
   constructor(data) {
-    // name, title, vocabulary, answers, chance, min_seq_len, metric, solved_at, naming, automaton
+    // name, title, vocabulary, answers, chance, chances, min_seq_len, metric, solved_at, naming, automaton
     Object.assign(this, data);
     const occurring = this.automaton && new Set(this.automaton.slots.flat());
     // The words of the task's sentences. No model was trained on another.
@@ -552,6 +552,10 @@ class Task {
     this.place = new Map(this.known.map(({ word, token }) => [word, token]));
     this.lower = new Map(this.known.map(({ word, token }) => [word.toLowerCase(), token]));
     this.spelled = this.vocabulary.every((word) => word.length === 1); // letters need no spaces between them
+  }
+
+  chanceAt(length) {
+    return this.chances[length] ?? this.chance;
   }
 
   words(tokens) {

@@ -12,6 +12,12 @@ export function range(model) {
   return model.shortest < model.seq_len ? `${model.shortest} to ${model.seq_len}` : `${model.seq_len}`;
 }
 
+// How often guessing is right at some lengths: "25 %", or "10 % to 50 %".
+export function guessing(task, lengths) {
+  const all = lengths.map((length) => task.chanceAt(length));
+  return [...new Set([Math.min(...all), Math.max(...all)].map(percent))].join(" to ");
+}
+
 // The last word up to t at which the likeliest answer changed; null if there is none.
 export function lastChange(reading, t) {
   for (let at = t; at > 0; at--) if (reading.top[at] !== reading.top[at - 1]) return at;
@@ -217,7 +223,7 @@ export function presets(world) {
   // Sorted from the best down: the sort is stable, so the first of equals comes first.
   const here = ranked.filter(({ first }) => first.seq_len === longest).sort((a, b) => b.score - a.score);
   const [best, worst] = [here[0], here.at(-1)];
-  const chance = percent(task.chance);
+  const chance = guessing(task, [longest]);
   const end = sentences.at(-1).seq_len;
   const proposals = [];
   const add = (label, hint, a, b, length, more = {}) =>

@@ -21,6 +21,7 @@ from zipfile import ZipFile
 import torch
 from torch import Tensor
 
+from ..evaluate import Evaluation
 from ..measurement import Measurement, Scalars
 from ..probes.base import Probe
 from ..runs.checksums import write_checksums
@@ -318,7 +319,7 @@ class Recorder:
 
     def describe(self, tag: str) -> str:
         """What TensorBoard says about a tag, in markdown."""
-        return describe(tag, self.task, self.probes)
+        return describe(tag, self.task, self.probes, seq_len=self.facts.seq_len)
 
     def _opened(self) -> _Log:
         if self._log is None:
@@ -349,7 +350,7 @@ class Recorder:
             "loss": result.loss,
             "solved": scale.solves(result.score),
             "steps_to_solve": result.steps_to_solve,
-            "by_length": [asdict(evaluation) for evaluation in result.by_length],
+            "by_length": [with_levels(self.task, evaluation) for evaluation in result.by_length],
             "probes": result.probes,
             "seconds": round(seconds, 3),
             "steps_per_second": round(step / seconds, 3) if seconds > 0 else inf,
@@ -371,6 +372,11 @@ def scale_of(task: Task, seq_len: int) -> Scale:
         constant=task.constant,
         plateaus=tuple(task.plateaus(seq_len)),
     )
+
+
+def with_levels(task: Task, evaluation: Evaluation) -> dict[str, Any]:
+    """A row of ``by_length``: the evaluation, and what to compare it with at its length."""
+    return {**asdict(evaluation), **scale_of(task, evaluation.seq_len).fields_of_a_length()}
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

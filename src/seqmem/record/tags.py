@@ -47,12 +47,12 @@ _TAGS = {
     "train/gradient_norm": "L2 norm of the gradient of all parameters, before clipping.",
     "train/gradient_norm_clipped": "L2 norm of the gradient of all parameters, as the optimizer saw it.",
     "eval/loss": "Mean loss on held-out sequences of the training length (nats, or squared error).",
-    "eval/score": "Score ({metric}) on held-out sequences of the training length. Without a memory: {chance}{levels}.",
+    "eval/score": "Score ({metric}) on held-out sequences of the training length. {levels}.",
     "eval/score_by_length": "After training: score ({metric}) by sequence length, which is the **step** axis. "
-    "Without a memory: {chance}{levels}.",
+    "{levels}.",
     "eval/score_by_length (seqmem eval)": "Added by seqmem eval: score ({metric}) by sequence length, which is the "
-    "**step** axis. Without a memory: {chance}{levels}.",
-    "result/score": "Final score ({metric}). Without a memory: {chance}{levels}.",
+    "**step** axis. {levels}.",
+    "result/score": "Final score ({metric}). {levels}.",
     "result/loss": "Final loss on held-out sequences (nats, or squared error).",
     "result/steps_to_solve": "The first evaluation at which the task was solved; the number of steps of the run when "
     "it never was.",
@@ -71,23 +71,43 @@ _READING = (
 )
 
 
-def describe(tag: str, task: Task, probes: Sequence[Probe] = ()) -> str:
-    """What TensorBoard says about a tag, in markdown; nothing about one that belongs to none of the probes."""
+def describe(tag: str, task: Task, probes: Sequence[Probe] = (), *, seq_len: int | None = None) -> str:
+    """What TensorBoard says about a tag, in markdown; nothing about one that belongs to none of the probes.
+
+    ``seq_len``: that of the run, at which most scores are measured; None: not known.
+    """
     if tag.startswith("reading/"):
         return _READING
     for probe in probes:
         if text := _of_probe(tag, probe):
             return text
+    levels = _compared(task, None if tag.startswith("eval/score_by_length") else seq_len)
+    return _TAGS.get(tag, "").format(metric=task.targets.metric.name, levels=levels)
+
+
+def _compared(task: Task, seq_len: int | None) -> str:
+    """What a score is compared with at a length; None: in the shortest sequences and in long ones."""
+    if seq_len is not None:
+        return "; ".join(f"{name}: {score}" for name, score in _levels(task, seq_len).items())
+    short, long = _levels(task, task.min_seq_len), _levels(task, _LONG)
+    parts = []
+    for name in {**short, **long}:
+        ends = dict.fromkeys(one[name] for one in (short, long) if name in one)
+        where = (f" at {task.min_seq_len} timesteps", " in long sequences") if len(ends) > 1 else ("",)
+        parts.append(f"{name}: {', '.join(f'{end}{place}' for end, place in zip(ends, where, strict=True))}")
+    return "; ".join(parts)
+
+
+_LONG = 100_000
+"""Timesteps: what depends on the length has reached its limit, in the digits that are shown."""
+
+
+def _levels(task: Task, seq_len: int) -> dict[str, str]:
+    """Name -> score, as text."""
     metric = task.targets.metric
-    levels = "".join(f"; {name}: {metric.text(score)}" for name, score in _levels(task))
-    return _TAGS.get(tag, "").format(metric=metric.name, chance=metric.text(task.chance), levels=levels)
-
-
-def _levels(task: Task) -> list[tuple[str, float]]:
-    """What else a score is compared with, as in long sequences."""
-    long = task.min_seq_len + 1000
-    scale = Scale(task.targets.metric, task.chance, None, None, task.constant, tuple(task.plateaus(long)))
-    return scale.levels()
+    chance = task.chance if seq_len == _LONG else task.chance_at(seq_len)
+    scale = Scale(metric, chance, None, None, task.constant, tuple(task.plateaus(seq_len)))
+    return {name: metric.text(score) for name, score in [("Without a memory", chance), *scale.levels()]}
 
 
 def _of_probe(tag: str, probe: Probe) -> str | None:

@@ -26,7 +26,7 @@ def answers(task: Task, read: "Sequence[Sentence]", *, title: str) -> str:
 
 
 def error_text(task: Task) -> str:
-    """The error without a memory, of a task whose answers are real numbers."""
+    """The error without a memory in long sequences, of a task whose answers are real numbers."""
     return f"{task.chance**0.5:.2f}"
 
 
@@ -60,6 +60,9 @@ def summary_table(summary: Mapping[str, Any], result: Result, probes: Sequence[P
             rows[probe.name] = told
     rows["steps"] = f"{summary['steps']:,} in {summary['seconds']:.1f} s on {summary['device']}"
     lines = ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())]
-    lengths = ["| length | score | loss |", "|---|---|---|"]
-    lengths += [f"| {one.seq_len} | {one.score:.4g} | {one.loss:.4g} |" for one in result.by_length]
+    lengths = ["| length | score | without a memory | loss |", "|---|---|---|---|"]
+    lengths += [
+        f"| {one['seq_len']} | {one['score']:.4g} | {one['chance']:.4g} | {one['loss']:.4g} |"
+        for one in summary["by_length"]
+    ]
     return "\n".join([*lines, "", *lengths])

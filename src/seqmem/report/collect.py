@@ -22,7 +22,7 @@ from ..measurement import Description, Number
 from ..metrics import Metric, Plateau
 from ..runs.directory import RunDirectory, State, walk
 from ..runs.files import CONFIG, RESULT, RunError
-from ..runs.result import StoredResult
+from ..runs.result import Scale, StoredResult
 from ..runs.settings import drew_other_data, identity_hash, training_settings
 from ..runs.summary import Summary, read
 
@@ -64,7 +64,7 @@ class Run:
         seq_len: the training length in timesteps (with lengths=uniform: the longest).
         steps: updates, of the plan if it diverged.
         score, loss: on held-out sequences of ``seq_len`` after training; NaN if it diverged.
-        chance: the score without a memory; None: unknown.
+        chance: the score without a memory at ``seq_len``; None: unknown.
         metric: what the score is, e.g. ``accuracy`` (a fraction) or ``mean squared error``.
         solved_at: the score at which the task counts as solved by its own rule; None: it has no rule.
         solved: True if ``score`` reaches it.
@@ -77,6 +77,7 @@ class Run:
         hidden_size: units per layer. ``parameters``: of the whole model. None: not known.
         seconds: duration of the training; NaN if it did not end.
         constant: the score of a constant answer; ``plateaus``: levels between no memory and a whole one.
+        tested: length -> how to read the score there, where an evaluation says it.
     """
 
     path: Path
@@ -108,6 +109,13 @@ class Run:
     seconds: float
     constant: float | None = None
     plateaus: Sequence[Plateau] = ()
+    tested: Mapping[int, Scale] = field(default_factory=dict)
+
+    @property
+    def scales(self) -> dict[int, Scale]:
+        """Length -> what a score there is compared with, where that is known: at the trained length and ``tested``."""
+        own = Scale(self.metric, self.chance, None, self.solved_at, self.constant, self.plateaus)
+        return {**self.tested, self.seq_len: own}
 
     @property
     def counts(self) -> bool:
@@ -189,7 +197,7 @@ class Group:
 
     @property
     def first(self) -> Run:
-        """Any run, finished if one is: chance, metric and the rule of success are the task's."""
+        """Any run, finished if one is: metric and the rule of success are the task's."""
         runs = [run for by_seed in self.runs.values() for run in by_seed.values()]
         return next((run for run in runs if run.state == "finished"), runs[0])
 
@@ -391,6 +399,7 @@ def _run(summary: Summary) -> Run:
         environment=summary.environment,
         constant=summary.scale.constant,
         plateaus=summary.scale.plateaus,
+        tested=summary.scales,
         **known,
     )
 

@@ -11,8 +11,10 @@ from collections.abc import Iterable, Sequence
 from itertools import zip_longest
 from pathlib import Path
 
+from ..metrics import Metric
 from ..runs.files import write_atomically
 from .collect import Collection, Group, ProbeNumber, probe_numbers
+from .levels import Level, chance_of, level_words
 from .statistics import (
     Interval,
     group_count,
@@ -51,6 +53,9 @@ def scores(groups: Sequence[Group], threshold: float | None = None) -> str:
     metric, rule = groups[0].first.metric, rule_text(groups[0].first, threshold)
     unit = " (%)" if metric.percent else ""
     heads = ["Cell", "Length", "Parameters", "Seeds", f"{_capital(metric.name)}{unit}"]
+    chance = chance_of([run for group in groups for length in group.lengths for run in group.at(length)])
+    differs = chance is not None and not chance.flat
+    heads += ["Chance"] if differs else []
     heads += ["Solved", "Steps"] if rule else []
     rows, levels = [], set[str]()
     for group in groups:
@@ -61,14 +66,22 @@ def scores(groups: Sequence[Group], threshold: float | None = None) -> str:
             words = _with_interval(score, [score_words(metric, end) for end in (score.median, score.low, score.high)])
             cells = [clean(group.label, 60), str(length), "–" if size is None else f"{size:,}", str(len(runs))]
             cells.append(words.replace(" %", ""))
+            if chance is not None and differs:
+                here = chance.at(length)
+                cells.append("–" if here is None else score_words(metric, here).replace(" %", ""))
             rows.append([*cells, *([str(count), with_signs(str(steps_to_solve(runs, threshold)))] if rule else [])])
-    chance = groups[0].first.chance
     caption = [f"{groups[0].task}: {metric.name} on held-out sequences after training, the median over seeds"]
     caption.append(_interval_words(levels))
-    caption.append("." if chance is None else f". Without a memory: {score_words(metric, chance)}.")
+    caption.append("." if chance is None else f". {_chance_words(chance, metric)}")
     if rule:
         caption.append(f" Solved: seeds with {rule}. Steps: until then, the median.")
     return _table(f"{groups[0].task} scores", "".join(caption), heads, rows)
+
+
+def _chance_words(chance: Level, metric: Metric) -> str:
+    if not chance.flat:
+        return "Chance: without a memory, at that length."
+    return f"Without a memory: {level_words(metric, chance)}."
 
 
 def measured(groups: Sequence[Group]) -> str:

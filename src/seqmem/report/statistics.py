@@ -17,6 +17,7 @@ import numpy as np
 from ..metrics import Metric
 from ..solved import FEWEST, LEVEL, Bounds, Solved, order_rank, percent, solved_after, span_bounds
 from .collect import Collection, Group, Run
+from .levels import CHANCE, levels
 
 ALPHA = 0.05
 """Significance level of every test, two-sided."""
@@ -326,16 +327,18 @@ def bimodality(runs: Sequence[Run], threshold: float | None = None, *, at: int |
     if not runs:
         return None
     first, goal = runs[0], rule(runs[0], threshold)
-    if first.chance is None or goal is None or goal == first.chance:
+    length = first.seq_len if at is None else at
+    chance = next((level.at(length) for level in levels(runs[:1], [length]) if level.name == CHANCE), None)
+    if chance is None or goal is None or goal == chance:
         return None
     scores = badly([score for _, score in tested], higher_is_better=first.higher_is_better)
-    way = (badly(scores, higher_is_better=first.higher_is_better) - first.chance) / (goal - first.chance)
+    way = (badly(scores, higher_is_better=first.higher_is_better) - chance) / (goal - chance)
     reached = sum(reaches(run, score, threshold) for run, score in zip(runs, scores.tolist(), strict=True))
     low, n = int((way < WAY).sum()), len(runs)
     least = max(2, SHARE * n)
     if reached < least or low < least or n - reached - low >= min(reached, low):
         return None
-    line = first.chance + WAY * (goal - first.chance)
+    line = chance + WAY * (goal - chance)
     return Bimodal(int(reached), low, sum(run.diverged for run in runs), n, goal, line, first.metric)
 
 

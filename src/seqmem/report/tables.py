@@ -8,7 +8,8 @@ Lengths and half-lives are in timesteps, steps in updates, an accuracy is a frac
 half-life, the gradient keeps its size or grows; of a median of steps, most seeds have not solved it; of a median score,
 most seeds diverged. ``low`` and ``high`` enclose with a confidence of ``level``. Empty: not known, or not measured; of
 a half-life, no straight line describes the gradient. A run that diverged counts as a seed that has not solved it;
-``unfinished`` and ``missing`` seeds are not counted.
+``unfinished`` and ``missing`` seeds are not counted. ``chance``: the score without a memory, at the trained or, in
+``tested``, at the tested length.
 """
 
 import re
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from ..runs.files import written_atomically
 from ..solved import LEVEL
 from .collect import Collection, ProbeNumber, Run, probe_numbers
+from .levels import CHANCE, levels
 from .statistics import (
     group_count,
     is_solved,
@@ -199,7 +201,7 @@ def _groups(collection: Collection, numbers: Sequence[ProbeNumber], threshold: f
                 "unfinished": count.unfinished,
                 "missing": count.missing,
                 "metric": first.metric.name,
-                "chance": first.chance,
+                "chance": _chance(runs, length),
                 "solved_at": rule(first, threshold),
                 "score_min": min(scores, default=None),
                 "score_max": max(scores, default=None),
@@ -228,7 +230,11 @@ def _groups(collection: Collection, numbers: Sequence[ProbeNumber], threshold: f
     return rows
 
 
-_TESTED = {**_WHO, "seed": int, "tested_at": int, "score": float, "solved": bool}
+def _chance(runs: Sequence[Run], length: int) -> float | None:
+    return next((level.at(length) for level in levels(runs, [length]) if level.name == CHANCE), None)
+
+
+_TESTED = {**_WHO, "seed": int, "tested_at": int, "score": float, "solved": bool, "chance": float}
 
 
 def _tested(collection: Collection, threshold: float | None) -> list[dict[str, Any]]:
@@ -237,10 +243,12 @@ def _tested(collection: Collection, threshold: float | None) -> list[dict[str, A
         for trained in group.lengths:
             runs, known = group.at(trained), rule(group.first, threshold) is not None
             every = sorted({trained, *(length for run in runs for length in run.by_length)})
+            chances = {length: _chance(runs, length) for length in every}
             for run in runs:
                 scores = dict.fromkeys(every, nan) if run.diverged else run.by_length
                 for length, score in scores.items():
                     row = {key: getattr(run, key) for key in _WHO}
                     row |= {"seed": run.seed, "tested_at": length, "score": score}
-                    rows.append(row | {"solved": reaches(run, score, threshold) if known else None})
+                    solved = reaches(run, score, threshold) if known else None
+                    rows.append(row | {"solved": solved, "chance": chances[length]})
     return rows

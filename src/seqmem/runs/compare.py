@@ -23,8 +23,8 @@ _CLOCK = ("seconds", "steps_per_second")
 _COMPUTED_WITH = ("versions", "device")
 """Fields of the result that are facts around it."""
 
-_DESCRIBING = ("constant", "plateaus", "distinct")
-"""Fields of the result that say how to read it, and that earlier versions did not write."""
+_DESCRIBING = ("chance", "baseline_loss", "constant", "plateaus", "distinct")
+"""Fields of the result, or of its lengths, that say how to read it, and that earlier versions did not write."""
 
 _STARTED = ("started", "command", "earlier")
 """Fields of the environment that no two runs share."""
@@ -165,7 +165,8 @@ def _differences(file: str, step: int | None, one: Any, two: Any) -> Iterator[Di
     was, now = dict(_leaves(one)), dict(_leaves(two))
     for name in [*was, *(name for name in now if name not in was)]:
         both = name in was and name in now
-        if not both and any(part in _DESCRIBING for part in re.split(r"[.\[]", name)):
+        recorded = was.get(name) is not None and now.get(name) is not None
+        if not recorded and any(part in _DESCRIBING for part in re.split(r"[.\[]", name)):
             continue
         same = both and _same(was[name], now[name])
         yield None if same else Difference(file, step, name, was.get(name), now.get(name))

@@ -62,6 +62,14 @@ class Scale:
     constant: float | None = None
     plateaus: Sequence[Plateau] = ()
 
+    def fields_of_a_length(self) -> dict[str, Any]:
+        """Those of ``fields`` that may depend on the length."""
+        return {name: value for name, value in self.fields().items() if name in _OF_A_LENGTH}
+
+    def at(self, row: "Length") -> "Scale | None":
+        """How to read the score of another length; None: its row does not say, as in runs of earlier versions."""
+        return None if row.get("chance") is None else read_scale({**self.fields(), **row})
+
     def fields(self) -> dict[str, Any]:
         """As in ``environment.json`` and ``result.json``."""
         return {
@@ -88,6 +96,9 @@ class Scale:
         return self.chance is None or self.metric.beats(score, self.chance, sequences)
 
 
+_OF_A_LENGTH = ("chance", "baseline_loss", "constant", "plateaus")
+
+
 def read_scale(fields: Mapping[str, Any]) -> Scale:
     """The inverse of ``Scale.fields``; missing fields are None."""
     metric = metric_called(fields.get("metric", "score"), higher_is_better=fields.get("higher_is_better", True))
@@ -101,13 +112,20 @@ def read_scale(fields: Mapping[str, Any]) -> Scale:
 
 
 class Length(TypedDict):
-    """Scores at one length, on so many held-out sequences. ``distinct``: different ones; None: not recorded."""
+    """Scores at one length, on so many held-out sequences. ``distinct``: different ones.
+
+    ``chance``, ``baseline_loss``, ``constant``, ``plateaus``: as in a Scale, at this length. None: not recorded.
+    """
 
     seq_len: int
     sequences: int
     score: float
     loss: float
     distinct: int | None
+    chance: float | None
+    baseline_loss: float | None
+    constant: float | None
+    plateaus: list[dict[str, Any]]
 
 
 class StoredResult(TypedDict):
@@ -274,6 +292,10 @@ def read_length(row: Mapping[str, Any]) -> Length:
         loss=float(row["loss"]),
         sequences=whole(row["sequences"], "sequences"),
         distinct=None if row.get("distinct") is None else whole(row["distinct"], "distinct"),
+        chance=_optional(row.get("chance")),
+        baseline_loss=_optional(row.get("baseline_loss")),
+        constant=_optional(row.get("constant")),
+        plateaus=[asdict(plateau) for plateau in read_scale(row).plateaus],
     )
 
 

@@ -96,6 +96,16 @@ class Summary:
         return {row["seq_len"]: row["score"] for row in sorted(self.lengths, key=lambda row: row["seq_len"])}
 
     @property
+    def scales(self) -> dict[int, Scale]:
+        """Length -> how to read a score there, for the training length and those whose evaluation says it."""
+        rows = ((row["seq_len"], self.scale.at(row)) for row in self.lengths)
+        return {length: scale for length, scale in rows if scale is not None} | {self.seq_len: self.scale}
+
+    def scale_at(self, length: int) -> Scale:
+        """Of the training length where an earlier version evaluated, which did not say what chance is elsewhere."""
+        return self.scales.get(length, self.scale)
+
+    @property
     def sequences_drawn(self) -> int:
         """Held-out sequences behind ``score``, the same one as often as it was drawn."""
         own = [row["sequences"] for row in self.lengths if row["seq_len"] == self.seq_len]

@@ -22,6 +22,7 @@ from ...report.figures.base import TaskRuns, Traces, colours
 from ...report.figures.curves import Measure
 from ...report.figures.marks import finite, legend
 from ...report.figures.output import Drawn, render
+from ...report.levels import by_length, levels
 from ...report.wording import clean
 from ...runs.files import RunError
 from ...runs.summary import Summary
@@ -121,9 +122,6 @@ def _labels(runs: Sequence[Summary]) -> list[str]:
 def _draw_runs(runs: Sequence[Summary], labels: Sequence[str], scores: Sequence[Sequence[tuple[int, float]]]) -> Figure:
     figure, ((learning, gradient, tested),) = new_figure(style.WIDE, 245, columns=3)
     first = runs[0]
-    measure = Measure(
-        first.scale.metric, first.scale.chance, first.scale.solved_at, first.scale.constant, first.scale.plateaus
-    )
     everything = [score for one in scores for _, score in one]
     lengths = sorted({length for run in runs for length in run.by_length})
     for number, (run, looks) in enumerate(zip(runs, scores, strict=True)):
@@ -141,7 +139,8 @@ def _draw_runs(runs: Sequence[Summary], labels: Sequence[str], scores: Sequence[
     learning.set_ylabel(clean(first.scale.metric.name, 40))
     learning.set_xlim(left=0)
     learning.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-    score_axis(learning, measure, everything)
+    trained = levels(runs, {run.seq_len for run in runs})
+    score_axis(learning, Measure(first.scale.metric, first.scale.solved_at, by_length(trained)), everything)
     gradient.set_title("gradient after training" if len(runs) > 1 else "gradient (dashed: before)")
     gradient.set_xlabel("timesteps back")
     gradient.set_xlim(left=0)
@@ -153,6 +152,7 @@ def _draw_runs(runs: Sequence[Summary], labels: Sequence[str], scores: Sequence[
     tested.set_title("by length (circle: trained)")
     tested.set_xlabel("timesteps")
     length_axis(tested, lengths, room=0.2)
+    measure = Measure(first.scale.metric, first.scale.solved_at, levels(runs, lengths))
     score_axis(tested, measure, [score for run in runs for score in run.by_length.values()])
     legend(figure, [(clean(label, 60), number) for number, label in enumerate(labels)])
     return figure

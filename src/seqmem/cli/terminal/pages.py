@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ...decay import DESCRIPTIONS, NUMBERS, states
+from ...runs.result import Scale
 from ...runs.settings import flat
 from ...runs.summary import Summary
 from ...solved import solved_words
@@ -52,22 +53,23 @@ def _score_text(run: Summary, score: float | None) -> str:
     return "none yet" if score is None else run.scale.metric.text(score)
 
 
-def _score_style(run: Summary, score: float | None) -> str:
+def _score_style(run: Summary, score: float | None, scale: Scale) -> str:
     """Green: solved. Red: no better than chance. Yellow: between. Empty: there is nothing to compare it with."""
-    if score is None or (run.scale.chance is None and run.scale.solved_at is None):
+    if score is None or (scale.chance is None and scale.solved_at is None):
         return ""
     if isnan(score):
         return "red"
-    if run.scale.solves(score):
+    if scale.solves(score):
         return "green"
-    return "yellow" if run.scale.beats_chance(score, run.sequences) else "red"
+    return "yellow" if scale.beats_chance(score, run.sequences) else "red"
 
 
-def _bar_shares(run: Summary, score: float) -> tuple[float, float | None]:
-    """(score, chance) as shares of a bar: of 1 for a fraction, else of the largest number of the run."""
-    largest, chance = 1.0, run.scale.chance
+def _bar_shares(run: Summary, length: int) -> tuple[float, float | None]:
+    """(score, chance) of a length as shares of a bar: of 1 for a fraction, else of the largest number of the run."""
+    score, largest, chance = run.by_length[length], 1.0, run.scale_at(length).chance
     if not run.scale.metric.percent:
-        finite = [value for value in (*run.by_length.values(), chance or 0.0, score) if isfinite(value)]
+        chances = [run.scale_at(each).chance or 0.0 for each in run.by_length]
+        finite = [value for value in (*run.by_length.values(), *chances) if isfinite(value)]
         largest = max(finite or [1.0])
     largest = largest if largest > 0 else 1.0
     return score / largest, None if chance is None else chance / largest
@@ -110,7 +112,7 @@ def _scores(run: Summary, width: int) -> list[Text]:
     own = _own_score(run)
     if own is None:
         return [_row("score", ("none yet", "dim"))]
-    scale, style = run.scale, _score_style(run, own)
+    scale, style = run.scale, _score_style(run, own, run.scale)
     short = len(scale.metric.name) <= LABEL
     parts: list[Text | str | tuple[str, str]] = [(scale.metric.text(own), f"bold {style}")]
     if not short:
@@ -148,12 +150,12 @@ def _lengths(run: Summary, signs: Marks, width: int) -> list[Text]:
     trained = "trained up to here" if run.config["task"].get("lengths") == "uniform" else "trained"
     for length in lengths:
         score = run.by_length[length]
-        own, style = length == run.seq_len, _score_style(run, score)
+        own, style = length == run.seq_len, _score_style(run, score, run.scale_at(length))
         rows.append(
             [
                 Text(f"{length}", "bold" if own else ""),
                 Text(run.scale.metric.text(score), style),
-                bar(*_bar_shares(run, score), signs, max(10, min(40, width - 55)), style),
+                bar(*_bar_shares(run, length), signs, max(10, min(40, width - 55)), style),
                 Text(f"{signs.pointer} {trained}" if own else "", "bold"),
             ]
         )
@@ -296,9 +298,10 @@ def _group(runs: Sequence[Summary], signs: Marks, width: int) -> _Group:
     first = texts[0]
     words = {"cell": first["cell"], "seq_len": f"{first['seq_len']} timesteps", "seed": f"seed {first['seed']}"}
     common = [text for name, text in words.items() if name not in differ]
-    scale = runs[0].scale
-    if len({(run.scale.metric, run.scale.chance) for run in runs}) == 1 and scale.chance is not None:
-        common.append(f"chance {scale.metric.text(scale.chance)}")
+    metric, chances = runs[0].scale.metric, [run.scale.chance for run in runs]
+    known = sorted(chance for chance in chances if chance is not None)
+    if known and len(known) == len(runs) and all(run.scale.metric == metric for run in runs):
+        common.append(f"chance {' to '.join(dict.fromkeys(map(metric.text, (known[0], known[-1]))))}")
     return _Group(runs, _fitting(settings, signs, width), common)
 
 
@@ -410,7 +413,7 @@ def _results(group: _Group, names: list[list[Text]], heads: list[Text], numeric:
     runs = group.runs
     metrics = {run.scale.metric.name for run in runs if run.score is not None}
     scores = [(run, _own_score(run)) for run in runs]
-    score = [Text(_score_text(run, own), f"bold {_score_style(run, own)}".strip()) for run, own in scores]
+    score = [Text(_score_text(run, own), f"bold {_score_style(run, own, run.scale)}".strip()) for run, own in scores]
     table = {metrics.pop() if len(metrics) == 1 else "score": score}
     if any(run.solved is not None or run.diverged for run in runs):
         table["solved at"] = [Text(_solved(run)) for run in runs]
@@ -481,7 +484,8 @@ def _length_table(
                 cells.append(Text())
                 continue
             own = length == run.seq_len
-            cells.append(Text(run.scale.metric.text(score) + (signs.pointer if own else " "), _score_style(run, score)))
+            style = _score_style(run, score, run.scale_at(length))
+            cells.append(Text(run.scale.metric.text(score) + (signs.pointer if own else " "), style))
         rows.append([*name, *cells])
     lines = columns([head, *rows], right=numeric | set(range(len(heads), len(head))))
     left_out = len(counts) - len(lengths)

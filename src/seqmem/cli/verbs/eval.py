@@ -105,7 +105,7 @@ def evaluate_run(
 def _add(run: RunDirectory, task: "Task", evaluations: "list[Evaluation]") -> None:
     """Add the scores to the run's files."""
     from ...record.events import EventFile, whole_records
-    from ...record.recorder import describe
+    from ...record.recorder import describe, with_levels
 
     with run.locked():
         events_file, list_file = run.file(EVENTS), run.file(EVALUATIONS)
@@ -113,7 +113,7 @@ def _add(run: RunDirectory, task: "Task", evaluations: "list[Evaluation]") -> No
         former = [plain_json(row) for row in run.evaluations()]
         lines = [
             json.dumps(row, allow_nan=False) + "\n"
-            for row in [*former, *(plain_json(vars(one)) for one in evaluations)]
+            for row in [*former, *(plain_json(with_levels(task, one)) for one in evaluations)]
         ]
         write_atomically(list_file, "".join(lines).encode())
         try:

@@ -330,7 +330,7 @@ def _table(models: "Sequence[Playable]", task: "Task", width: int) -> list[Text]
     groups: dict[str, list[Playable]] = defaultdict(list)
     for model in models:
         groups[model.group].append(model)
-    chance = _range([task.chance], metric)
+    chance = _range([task.chance_at(length) for length in lengths], metric)
     rows = [(f"{metric.name} in %, chance {chance}", ["", *(f"{length} words" for length in lengths)])]
     for name, members in groups.items():
         seeds = f"{len(members)} seeds" if len(members) > 1 else f"seed {members[0].seed}"

@@ -15,6 +15,7 @@ from ...decay import NUMBERS
 from ...metrics import Metric
 from ...report import latex, statistics, tables
 from ...report.collect import Collection, Group, collect
+from ...report.levels import chance_of, level_words
 from ...report.wording import file_name
 from ...runs.directory import RunDirectory
 from ...runs.files import CONFIG, RunError, plain_json
@@ -314,11 +315,12 @@ def _count_text(length: int, count: Solved) -> str:
 def _scores(collection: Collection, threshold: float | None, width: int) -> tuple[list[Text], list[str]]:
     """A table of the scores of one task, and its columns."""
     one = collection.runs[0]
-    chance = f", chance {one.metric.text(one.chance)}" if one.chance is not None else ""
+    level = chance_of(collection.runs)
+    chance = "" if level is None else f", chance {level_words(one.metric, level, where='')}"
     rule = statistics.rule_text(one, threshold)
-    head = Text.assemble(
-        (one.task, "bold"), (f"  {one.metric.name}{chance}{', solved ' + rule if rule else ''}", "dim")
-    )
+    facts = f"{one.metric.name}{chance}{', solved ' + rule if rule else ''}"
+    own, *rest = textwrap.wrap(f"{'.' * len(one.task)}  {facts}", width, subsequent_indent="    ")
+    head = [Text.assemble((one.task, "bold"), (own[len(one.task) :], "dim")), *(Text(line, "dim") for line in rest)]
     groups = collection.groups
     rows = [
         (group.label if not place else "", _row(group, length, threshold))
@@ -336,7 +338,7 @@ def _scores(collection: Collection, threshold: float | None, width: int) -> tupl
         lines = _aligned(heads, rows, width, remarks=remarks)
         if max(line.cell_len for line in lines) <= width:
             break
-    return [Text(), head, *lines], heads
+    return [Text(), *head, *lines], heads
 
 
 def _legend(heads: Iterable[str], width: int) -> list[Text]:
@@ -458,6 +460,7 @@ def numbers(collection: Collection, threshold: float | None, page: Path | None) 
 
 def _group(group: Group, threshold: float | None) -> dict[str, Any]:
     span = statistics.memory_span(group, threshold)
+    chance = chance_of([run for length in group.lengths for run in group.at(length)])
     lengths = []
     for length in group.lengths:
         runs, steps = group.at(length), statistics.steps_to_solve(group.at(length), threshold)
@@ -466,6 +469,7 @@ def _group(group: Group, threshold: float | None) -> dict[str, Any]:
         lengths.append(
             {
                 "seq_len": length,
+                "chance": chance and chance.at(length),
                 "parameters": statistics.parameters(runs),
                 "seeds": [run.seed for run in runs],
                 "score": _interval(statistics.score_interval(runs)),
@@ -490,7 +494,7 @@ def _group(group: Group, threshold: float | None) -> dict[str, Any]:
         "task": group.task,
         "label": group.label,
         "metric": group.first.metric.name,
-        "chance": group.first.chance,
+        "chance": chance.scores[chance.ends[0]] if chance is not None and chance.flat else None,
         "solved_at": statistics.rule(group.first, threshold),
         "memory_span": span.length,
         "memory_span_text": str(span),

@@ -1,14 +1,17 @@
 """The axes of a figure: panels, scales, ticks, and the numbers at them."""
 
 from collections.abc import Sequence
-from math import isfinite, log10
+from functools import partial
+from math import isfinite, log10, nan
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.transforms import Affine2D, Transform
 
+from ..levels import Level
 from .curves import Measure
 from .style import QUIET
 
@@ -51,16 +54,16 @@ def spread(lengths: Sequence[Number], room: Number) -> list[Number]:
 
 def score_axis(axes: Axes, measure: Measure, values: Sequence[Number], *, upright: bool = True) -> None:
     """The axis of a score, with its levels as lines: 0 to 100 % for a fraction, else what ``values`` span."""
-    line, axis = (axes.axhline, axes.yaxis) if upright else (axes.axvline, axes.xaxis)
+    axis = axes.yaxis if upright else axes.xaxis
     limits, scale = (axes.set_ylim, axes.set_yscale) if upright else (axes.set_xlim, axes.set_xscale)
     if measure.metric.percent:
         limits(-0.02, 1.02)
         axis.set_major_locator(FixedLocator([0, 0.25, 0.5, 0.75, 1]))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
     else:
-        levels = [score for _, score in measure.levels]
-        marks = [mark for mark in (measure.chance, measure.goal, *levels) if mark is not None and isfinite(mark)]
-        finite = [value for value in (*values, *marks) if isfinite(value)]
+        marks = [score for level in measure.levels for score in level.scores.values()]
+        goal = [] if measure.goal is None else [measure.goal]
+        finite = [value for value in (*values, *marks, *goal) if isfinite(value)]
         if finite and min(finite) > 0 and max(finite) > 20 * min(finite):
             scale("log")
             decades(axes, finite, upright=upright)
@@ -69,21 +72,82 @@ def score_axis(axes: Axes, measure: Measure, values: Sequence[Number], *, uprigh
             low, high = min(finite, default=0.0), max(finite, default=1.0)
             aside = 0.06 * (high - low) or 0.1 * abs(high) or 1.0
             limits(low - aside, high + aside)
-    faint = [(score, name, (0, (1, 5))) for name, score in measure.levels]
-    for mark, name, dashes in ((measure.chance, "chance", (0, (4, 3))), (measure.goal, "solved", (0, (1, 2))), *faint):
-        if mark is None or not isfinite(mark):
+    _levels(axes, measure, upright=upright)
+
+
+_DASHES = {"chance": (0, (4, 3)), "solved": (0, (1, 2))}
+
+
+def _levels(axes: Axes, measure: Measure, *, upright: bool) -> None:
+    """A line through each level's score at every length, straight where all are the same, and its name at the end."""
+    goal = [] if measure.goal is None else [Level("solved", {0: measure.goal})]
+    names, ends = [], []
+    for level in (*measure.levels, *goal):
+        lengths, scores = zip(*[pair for pair in level.scores.items() if isfinite(pair[1])] or [(0, nan)], strict=True)
+        if not isfinite(scores[-1]):
             continue
-        line(mark, color=QUIET, lw=1, ls=dashes, zorder=1.5)
-        if upright:
-            axes.annotate(
-                name, (1, mark), (4, 0), xycoords=("axes fraction", "data"), textcoords="offset points",
-                ha="left", va="center", fontsize=8.5, color=QUIET,
-            )  # fmt: skip
+        drawn: Any = {"color": QUIET, "lw": 1, "ls": _DASHES.get(level.name, (0, (1, 5))), "zorder": 1.5}
+        if not level.flat and upright:
+            axes.plot(lengths, scores, **drawn)
         else:
-            axes.annotate(
-                name, (mark, 1), (0, 2), xycoords=("data", "axes fraction"), textcoords="offset points",
-                ha="center", va="bottom", fontsize=8.5, color=QUIET,
-            )  # fmt: skip
+            (axes.axhline if upright else axes.axvline)(scores[-1], **drawn)
+        names.append(level.name)
+        ends.append(scores[-1])
+    place = partial(_beside, axes, ends) if upright else partial(_above, axes, ends, names)
+    for at, (name, end) in enumerate(zip(names, ends, strict=True)):
+        axes.annotate(
+            name, (1, end) if upright else (end, 1), (0, 0),
+            xycoords=("axes fraction", "data") if upright else ("data", "axes fraction"),
+            textcoords=partial(place, at), ha="left" if upright else "center",
+            va="center" if upright else "bottom", fontsize=LETTERS, color=QUIET,
+        )  # fmt: skip
+
+
+LETTERS = 8.5
+"""Points; the size of the names of levels."""
+
+
+def _beside(axes: Axes, ends: Sequence[Number], at: int, _: object) -> Transform:
+    """Where a name stands at the right of the axes: at the height of its level, or pushed aside by its neighbours.
+
+    Computed when it is drawn, for only then the size of the axes is known.
+    """
+    point = axes.figure.dpi / 72
+    heights = axes.transData.transform([(1, end) for end in ends])[:, 1]
+    return Affine2D().translate(axes.bbox.x1 + 4 * point, apart(heights.tolist(), 1.2 * LETTERS * point)[at])
+
+
+def _above(axes: Axes, ends: Sequence[Number], names: Sequence[str], at: int, _: object) -> Transform:
+    """The same above the axes, in a row of its own for a name that would overlap one in a lower row."""
+    point = axes.figure.dpi / 72
+    centres = axes.transData.transform([(end, 1) for end in ends])[:, 0].tolist()
+    rows: list[float] = []  # where each is full
+    row_of = [0] * len(names)
+    for number in sorted(range(len(names)), key=centres.__getitem__):
+        half = 0.32 * LETTERS * len(names[number]) * point
+        row_of[number] = next((row for row, full in enumerate(rows) if full < centres[number] - half), len(rows))
+        rows[row_of[number] : row_of[number] + 1] = [centres[number] + half]
+    up = (2 + 1.2 * LETTERS * row_of[at]) * point
+    return Affine2D().translate(centres[at], axes.bbox.y1 + up)
+
+
+def apart(places: Sequence[float], least: float) -> list[float]:
+    """Places at least ``least`` apart, in the same order, as near to the given ones as possible (least squares).
+
+    Isotonic regression by pooling adjacent violators (Ayer et al. 1955) of what each is ahead of an even spacing.
+    """
+    order = sorted(range(len(places)), key=places.__getitem__)
+    pools: list[tuple[float, int]] = []  # mean, size
+    for rank, place in enumerate(order):
+        pools.append((places[place] - rank * least, 1))
+        while len(pools) > 1 and pools[-2][0] > pools[-1][0]:
+            (a, n), (b, m) = pools[-2:]
+            pools[-2:] = [((a * n + b * m) / (n + m), n + m)]
+    spread_out = [mean for mean, size in pools for _ in range(size)]
+    moved = [0.0] * len(places)
+    for rank, place in enumerate(order):
+        moved[place] = spread_out[rank] + rank * least
+    return moved
 
 
 def decades(axes: Axes, values: Sequence[Number], *, upright: bool = True, infinite: Number | None = None) -> None:

@@ -95,7 +95,7 @@ class TaskRuns:
 
     @property
     def first(self) -> Run:
-        """Any run: chance, metric and the rule of success are the task's."""
+        """Any run: metric and the rule of success are the task's."""
         return self.groups[0].first
 
     def coloured(self, groups: Iterable[Group], at_most: int) -> list[list[tuple[int, Group]]]:

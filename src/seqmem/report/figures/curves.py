@@ -1,29 +1,22 @@
 """Scores over lengths, seed by seed: the numbers of every figure that shows scores."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from ...metrics import Metric, Plateau
+from ...metrics import Metric
 from ...solved import order_rank, percent
 from ..collect import Group, Run
+from ..levels import Level, levels
 from ..statistics import rule, score_interval, solved_count
 
 
 @dataclass(frozen=True)
 class Measure:
-    """How to read a score. ``goal``: the score that counts as solved; ``constant``: that of a constant answer."""
+    """How to read a score. ``goal``: the score that counts as solved; ``levels``: what else to compare it with."""
 
     metric: Metric
-    chance: float | None
     goal: float | None
-    constant: float | None = None
-    plateaus: Sequence[Plateau] = ()
-
-    @property
-    def levels(self) -> list[tuple[str, float]]:
-        """Names and scores to draw beside chance and goal."""
-        constant = [] if self.constant in (None, self.chance) else [("constant", self.constant)]
-        return [*constant, *((plateau.memory, plateau.score) for plateau in self.plateaus)]
+    levels: Sequence[Level] = ()
 
 
 @dataclass(frozen=True)
@@ -64,9 +57,10 @@ class Curves:
         return [point for line in self.lines for point in line.points]
 
 
-def measure(group: Group, threshold: float | None) -> Measure:
-    run = group.first
-    return Measure(run.metric, run.chance, rule(run, threshold), run.constant, run.plateaus)
+def measure(groups: Sequence[Group], threshold: float | None, lengths: Iterable[int]) -> Measure:
+    """How to read the scores of groups of one task, at the lengths of a figure."""
+    first, runs = groups[0].first, [run for group in groups for length in group.lengths for run in group.at(length)]
+    return Measure(first.metric, rule(first, threshold), levels(runs, set(lengths)))
 
 
 def point(length: int, runs: Sequence[Run], threshold: float | None, *, at: int | None = None) -> Point:

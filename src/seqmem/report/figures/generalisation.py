@@ -51,7 +51,8 @@ def plots(task: TaskRuns) -> Iterator[Plot]:
 def collect(group: Group, threshold: float | None) -> Curves:
     """A line for each trained length, at the lengths that every seed was tested at."""
     lines = [line(group, trained, threshold) for trained in group.lengths]
-    return Curves(measure(group, threshold), [one for one in lines if one.points])
+    lengths = [p.x for line in lines for p in line.points]
+    return Curves(measure([group], threshold, lengths), [one for one in lines if one.points])
 
 
 def line(group: Group, trained: int, threshold: float | None) -> Line:

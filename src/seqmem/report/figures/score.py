@@ -53,7 +53,8 @@ def collect(groups: Sequence[tuple[int, Group]], threshold: float | None) -> Cur
             for run in group.at(length):
                 seeds.setdefault(run.seed, []).append((length, run.score))
         lines.append(Line(group.label, colour, points, seeds))
-    return Curves(measure(groups[0][1], threshold), lines)
+    lengths = [p.x for line in lines for p in line.points]
+    return Curves(measure([group for _, group in groups], threshold, lengths), lines)
 
 
 def draw(curves: Curves) -> Figure:

@@ -96,7 +96,8 @@ def collect(
         if finite or count.diverged:
             median = score_interval(runs, at=at).median
             rows.append(StripRow(group.label, colour, finite, median, count.k, count.n, count.diverged))
-    return Strip(measure(groups[0][1], threshold), trained if at is None else at, rows)
+    length = trained if at is None else at
+    return Strip(measure([group for _, group in groups], threshold, [length]), length, rows)
 
 
 def draw(strip: Strip) -> Figure:

@@ -13,7 +13,7 @@ from ..wording import clean, score_words
 from . import generalisation, profiles, score
 from .axes import new_figure
 from .base import Plot, TaskRuns
-from .curves import Curves, diverged_text, levels_text
+from .curves import Curves, diverged_text, levels_text, measure
 from .marks import legend
 from .profiles import ProfileLine
 from .style import LABELS_AT_MOST, QUIET, WIDE, paint
@@ -76,9 +76,9 @@ def collect(task: TaskRuns, some: Sequence[tuple[int, Group]]) -> Summary:
         if len(tested.points) > 1:
             lines.append(replace(tested, label=group.label, colour=colour))
     trained = score.collect(some, task.threshold)
-    return Summary(
-        length, [(group.label, colour) for colour, group in some], gradient, trained, Curves(trained.measure, lines)
-    )
+    lengths = [p.x for line in lines for p in line.points]
+    tests = Curves(measure([group for _, group in some], task.threshold, lengths), lines)
+    return Summary(length, [(group.label, colour) for colour, group in some], gradient, trained, tests)
 
 
 def telling_length(groups: Sequence[Group], threshold: float | None) -> int:

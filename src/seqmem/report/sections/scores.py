@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from ...measurement import Number
+from ...metrics import Metric
 from ..collect import ProbeNumber, Run, probe_numbers
 from ..figures.base import TaskRuns
+from ..levels import CHANCE, CONSTANT, Level, chance_of, level_words, levels
 from ..statistics import (
     group_count,
     number_interval,
@@ -22,15 +24,8 @@ from .tables import MOST_ROWS, Column, Row, Table
 def about(task: TaskRuns) -> str:
     """Chance, the rule of success, and how long was trained."""
     first = task.first
-    sentences = []
-    if first.chance is not None:
-        constant = ""
-        if first.constant not in (None, first.chance):
-            constant = f" ({first.metric.text(first.constant)} for a constant answer)"
-        chance = f"{first.metric.text(first.chance)}{constant}"
-        sentences.append(f"Without a memory the {clean(first.metric.name, 40)} is {chance}.")
-        sentences += [f"With {clean(one.memory, 40)} it is {first.metric.text(one.score)}." for one in first.plateaus]
     runs = [run for group in task.groups for length in group.lengths for run in group.at(length)]
+    sentences = _levels(levels(runs, {run.seq_len for run in runs}), first.metric)
     notes = dict.fromkeys(run.environment.get("held_out") for run in runs)
     sentences += [f"Held out: {clean(note, 120)}." for note in notes if note is not None]
     if goal := rule_text(first, task.threshold):
@@ -40,6 +35,17 @@ def about(task: TaskRuns) -> str:
     return " ".join(sentences)
 
 
+def _levels(known: Sequence[Level], metric: Metric) -> list[str]:
+    """What a score is compared with, at the lengths that were trained."""
+    words = {level.name: level_words(metric, level) for level in known}
+    constant = f" ({words[CONSTANT]} for a constant answer)" if CONSTANT in words else ""
+    sentences = []
+    if CHANCE in words:
+        sentences.append(f"Without a memory the {clean(metric.name, 40)} is {words[CHANCE]}{constant}.")
+    parts = [name for name in words if name not in (CHANCE, CONSTANT)]
+    return sentences + [f"With {clean(name, 40)} it is {words[name]}." for name in parts]
+
+
 def figures(_: TaskRuns) -> Section:
     return Section("scores", "Score, and steps until solved", beside=True)
 
@@ -47,6 +53,8 @@ def figures(_: TaskRuns) -> Section:
 def table(task: TaskRuns) -> Section:
     metric = clean(task.first.metric.name, 40) + ("" if task.first.higher_is_better else ", where lower is better")
     numbers = probe_numbers(run for group in task.groups for length in group.lengths for run in group.at(length))
+    chance = chance_of([run for group in task.groups for length in group.lengths for run in group.at(length)])
+    differs = chance is not None and not chance.flat
     text = f"Scores are {metric}: the median over seeds and its interval in brackets, with its confidence."
     if any(run.diverged for group in task.groups for length in group.lengths for run in group.at(length)):
         text += " A seed that diverged counts: it is not solved, and worse than any score."
@@ -59,6 +67,7 @@ def table(task: TaskRuns) -> Section:
         Column("seeds"),
         Column("score"),
         Column("interval", "left"),
+        *([Column("chance")] if differs else []),
         Column("solved", "folded"),
         *map(Column, ("steps to solve", *(clean(one.number.title, 40) for one in numbers))),
     ]
@@ -79,6 +88,7 @@ def table(task: TaskRuns) -> Section:
                 len(runs),
                 score_words(metric, scores.median),
                 f"[{low}, {high}] ({scores.level_text})" if scores.n > 1 else "",
+                *([_chance(chance, length, metric)] if chance is not None and differs else []),
                 (str(count) if known else "–") + beside,
                 with_signs(str(steps_to_solve(runs, task.threshold))) if known else "–",
                 *(_medians(runs, number) for number in numbers),
@@ -88,6 +98,11 @@ def table(task: TaskRuns) -> Section:
     if len(rows) > MOST_ROWS:
         notes.append(f"The first {MOST_ROWS} of {len(rows)} rows; the table in the folder has all.")
     return Section("table", text=text, quiet=True, table=Table(columns, rows[:MOST_ROWS]), notes=notes)
+
+
+def _chance(chance: Level, length: int, metric: Metric) -> str:
+    here = chance.at(length)
+    return "–" if here is None else metric.text(here)
 
 
 def _introduced(probe: str, numbers: Sequence[Number]) -> str:
