@@ -103,8 +103,8 @@ def test_numbers_are_ranges_or_stand_in_each_row(adding: Collection) -> None:
     assert group["chance"] is None
     assert [row["chance"] for row in group["lengths"]] == pytest.approx([CHANCE[at] for at in LENGTHS])
     made = tables.tables(adding)
-    assert made["groups"]["chance"].to_list() == pytest.approx([CHANCE[at] for at in LENGTHS])
-    at = dict(zip(made["tested"]["tested_at"], made["tested"]["chance"], strict=True))
+    assert [row["chance"] for row in made["groups"].rows] == pytest.approx([CHANCE[at] for at in LENGTHS])
+    at = {row["tested_at"]: row["chance"] for row in made["tested"].rows}
     assert at[40] == pytest.approx(CHANCE[40])
 
 
