@@ -23,7 +23,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/tune_lr", description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument("settings", nargs="*", metavar="key=value", help="of seqmem train; cell=A,B,C: the cells")
     parser.add_argument("--trials", type=int, default=16, help="learning rates that are tried for each cell")
-    parser.add_argument("--seeds", type=int, default=5, help="seeds 0 to N-1 at the best one")
+    parser.add_argument("--seeds", type=int, default=6, help="seeds 0 to N-1 at the best one")
     parser.add_argument("--minimize", action="store_true", help="a low score is the better one: task=adding, task=text")
     parser.add_argument("--python", default=sys.executable, help="that has hydra-optuna-sweeper")
     options = parser.parse_intermixed_args()
