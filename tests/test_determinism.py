@@ -23,7 +23,10 @@ from seqmem.kernels.loading import Library, load
 from seqmem.optimizers import OPTIMIZERS
 from seqmem.tasks import TASKS
 
-NO_IDENTITY = {"device", "kernel", "threads", "deterministic", "checkpoint_every", "outputs", "force", "quiet"}
+NO_IDENTITY = {
+    *("device", "kernel", "threads", "deterministic", "checkpoint_every", "outputs", "force", "quiet"),
+    "init_from",  # a path: init_weights has what is in it
+}
 
 SETTINGS = (*TINY, "cell.hidden_size=33", "batch_size=17", "cell.layers=2", "quiet=true")
 

@@ -579,7 +579,7 @@ def test_scripts_install_a_browser_where_they_may(
     """With stubs in place of the machine's commands."""
     tools = tmp_path / "bin"
     tools.mkdir()
-    for name in ("mktemp", "grep", "tail", "rm", "dirname"):
+    for name in ("mktemp", "grep", "tail", "rm", "dirname", "readlink"):
         tool = shutil.which(name)
         assert tool is not None
         (tools / name).symlink_to(tool)
