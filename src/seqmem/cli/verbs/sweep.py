@@ -233,7 +233,7 @@ def table(runs: Sequence[Run], console: rich.console.Console) -> list[Text]:
         lines += [Text(folder, "dim")] if several else []
         lines += [*_blocks(head, body, width, above=() if beside else names), Text()]
     counts = Counter(run.state for run in runs)
-    totals = Text(f"{len(runs)} runs: ")
+    totals = Text(f"{len(runs)} run{'s' * (len(runs) != 1)}: ")
     for state in [state for state in _SIGNS if counts[state]]:
         totals.append(f"{sign[state]} ", _SIGNS[state][2]).append(f"{counts[state]} {state}  ")
     totals.rstrip()
