@@ -61,7 +61,7 @@ def test_a_folder_for_slurm(home: Path) -> None:
 
 
 def test_every_argument_that_is_a_path_is_known_by_its_metavar() -> None:
-    """Of all verbs: a new one with another metavar would not be expanded."""
+    """Every verb's: a new one with another metavar would not be expanded."""
     sources = Path(__file__).parents[1] / "src" / "seqmem" / "cli" / "verbs"
     for path in sources.glob("*.py"):
         for word in ("type=Path", "FOLDER", "PATH"):

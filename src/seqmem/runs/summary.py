@@ -102,7 +102,7 @@ class Summary:
         return {length: scale for length, scale in rows if scale is not None} | {self.seq_len: self.scale}
 
     def scale_at(self, length: int) -> Scale:
-        """Of the training length where an earlier version evaluated, which did not say what chance is elsewhere."""
+        """That of the training length where an earlier version evaluated: it did not say what chance is elsewhere."""
         return self.scales.get(length, self.scale)
 
     @property

@@ -23,7 +23,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _OPTIONS = ("length", "out", "sentence", "task", "text", "threshold", "until", "view")
-"""Of the command line, which are arguments of the same name here."""
+"""Options of the command line, which are arguments of the same name here."""
 
 _HERE = str(Path(__file__).parents[2])
 

@@ -1,9 +1,11 @@
 """What the terminal displays, as text and as HTML for a notebook: the same lines, in the notebook's own colours."""
 
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from html import escape
 from io import StringIO
+from typing import Any
 
 import rich
 from rich.segment import Segment
@@ -55,6 +57,22 @@ def as_text(lines: Sequence[Text]) -> str:
 def as_html(lines: Sequence[Text], *, wrap: bool = False) -> str:
     console = html_console()
     return preformatted((part for line in lines for part in (*line.render(console), Segment("\n"))), wrap=wrap)
+
+
+class Displayed(ABC):
+    """Shows itself: as text in a terminal and in IPython, as HTML in a notebook."""
+
+    @abstractmethod
+    def _lines(self, console: Console) -> Sequence[Text]: ...
+
+    def __repr__(self) -> str:
+        return as_text(self._lines(text_console()))
+
+    def _repr_html_(self) -> str:
+        return as_html(self._lines(html_console()))
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        printer.text(repr(self))
 
 
 def preformatted(segments: Iterable[Segment], *, wrap: bool = False) -> str:

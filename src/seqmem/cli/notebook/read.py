@@ -14,7 +14,7 @@ from ..terminal.reader.views import VIEWS, Scene, choose_signs
 from ..verbs.read import Readers, numbers, readers_of, timestep
 from ..verbs.read import sentence as sentence_of
 from .errors import front_door
-from .html import as_html, as_text, html_console, text_console
+from .html import Displayed
 from .runs import Name
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 View = Literal["beliefs", "gates", "gradient"]
 
 
-class DisplayedReading:
+class DisplayedReading(Displayed):
     """A sentence and the models that have read it, which shows itself: a row for each word, a column for each model.
 
     ``reading.readings`` has the numbers: label of a model -> a ``seqmem.reading.Reading``; ``reading.numbers`` is what
@@ -67,15 +67,6 @@ class DisplayedReading:
 
     def __len__(self) -> int:
         return len(self._scene)
-
-    def __repr__(self) -> str:
-        return as_text(self._lines(text_console()))
-
-    def _repr_html_(self) -> str:
-        return as_html(self._lines(html_console()))
-
-    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
-        printer.text(repr(self))
 
     def _lines(self, console: Console) -> list[Text]:
         return page(self._scene, self._until, self._view, console.width, choose_signs(console)).whole()

@@ -13,14 +13,14 @@ from ..config.choose import OUTPUTS
 from ..terminal.console import Console
 from ..verbs.report import check_place, chosen_formats, collected, lines, numbers, written
 from .errors import front_door
-from .html import as_html, as_text, html_console, text_console
+from .html import Displayed
 from .runs import Name
 
 if TYPE_CHECKING:
     from .plots import DisplayedPlot
 
 
-class DisplayedReport:
+class DisplayedReport(Displayed):
     """A report that shows itself: its summary, as ``seqmem report`` prints it.
 
     ``report.write("folder")`` writes the page, its figures and the tables; ``report.numbers`` is what ``--json``
@@ -29,15 +29,6 @@ class DisplayedReport:
 
     def __init__(self, collection: Collection, threshold: float | None) -> None:
         self.collection, self.threshold = collection, threshold
-
-    def __repr__(self) -> str:
-        return as_text(self._lines(text_console()))
-
-    def _repr_html_(self) -> str:
-        return as_html(self._lines(html_console()))
-
-    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
-        printer.text(repr(self))
 
     def _lines(self, console: Console) -> list[Text]:
         return lines(self.collection, self.threshold, None, console.width)

@@ -16,7 +16,7 @@ from ..terminal.pages import page, verdict
 from ..terminal.words import here
 from ..verbs.show import lines
 from .errors import front_door
-from .html import as_html, as_text, html_console, text_console
+from .html import Displayed, as_html, as_text, html_console, text_console
 
 if TYPE_CHECKING:
     from .plots import DisplayedPlot
@@ -63,7 +63,7 @@ class DisplayedRun(RunDirectory):
         return of_runs([read(self)])
 
 
-class DisplayedRuns(Sequence[DisplayedRun]):
+class DisplayedRuns(Displayed, Sequence[DisplayedRun]):
     """Runs side by side, as ``seqmem show`` has them; a sequence of runs that shows itself.
 
     Args:
@@ -89,15 +89,6 @@ class DisplayedRuns(Sequence[DisplayedRun]):
 
     def __iter__(self) -> Iterator[DisplayedRun]:
         return iter(self._runs)
-
-    def __repr__(self) -> str:
-        return as_text(self._lines(text_console()))
-
-    def _repr_html_(self) -> str:
-        return as_html(self._lines(html_console()))
-
-    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
-        printer.text(repr(self))
 
     def _lines(self, console: Console) -> list[Text]:
         if not self._summaries:

@@ -82,7 +82,7 @@ def collect(task: TaskRuns, some: Sequence[tuple[int, Group]]) -> Summary:
 
 
 def telling_length(groups: Sequence[Group], threshold: float | None) -> int:
-    """Of the lengths that the most groups were trained at the longest that one of them solves, else the longest."""
+    """The longest length that one group solves, else the longest: among those that the most groups were trained at."""
     trained = Counter(length for group in groups for length in group.lengths)
     most = max(trained.values())
     shared = [length for length, count in trained.items() if count == most]
