@@ -422,9 +422,9 @@ def test_verdicts(tops: tuple[int, ...], confidence: float, verdict: str) -> Non
 
 
 def test_a_verdict_without_a_right_answer() -> None:
-    *_, verdict, why = lines_of(scene_of(made_up(one_hot(1, 1), right=None), unknown="it names nobody"), 1)
+    *_, verdict, why = lines_of(scene_of(made_up(one_hot(1, 1), right=None), unknown="it names no person"), 1)
     assert "says her uncle, 70 %" in verdict
-    assert why == "not judged: it names nobody"
+    assert why == "not judged: it names no person"
 
 
 # Closed forms
