@@ -3,12 +3,18 @@
     OMP_NUM_THREADS=1 .venv/bin/python scripts/check_compile.py
 
 Trains an lstm with torch's layer, with its steps, and with truncated backpropagation, each compiled and not. Compares
-the weights and prints seconds. Exits with 1 if weights differ by more than rounding.
+the weights and prints seconds. Then compiles where every path has a space, quotes, a dollar and a letter that is not
+ASCII: those of the environment's packages, of temporary files and of the compiler's cache, and the user's name.
+Exits with 1 if weights differ by more than rounding, or if anything cannot be compiled.
 """
 
+import os
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
@@ -21,6 +27,7 @@ from seqmem.tasks import Pronoun
 from seqmem.training.loop import train
 from seqmem.training.plan import CannotCompile, Plan
 
+HERE = Path(__file__).resolve().parent
 SEQ_LEN, STEPS = 12, 50
 
 
@@ -40,6 +47,33 @@ def train_with(kernel: str, tbptt: int | None, *, compiled: bool) -> tuple[list[
     return [parameter.detach() for parameter in parameters], time.perf_counter() - start
 
 
+def compiles_in_odd_paths() -> bool:
+    """In a new process: torch computes some of its paths when it is imported."""
+    with tempfile.TemporaryDirectory() as plain:
+        odd = Path(plain, 'it\'s my "$odd" directory, é')
+        for below in ("temporary", "cache"):
+            (odd / below).mkdir(parents=True)
+        (odd / "packages").symlink_to(Path(torch.__file__).parents[1])
+        environment = {
+            "PYTHONPATH": os.pathsep.join([str(odd / "packages"), os.environ.get("PYTHONPATH", "")]),
+            "TMPDIR": str(odd / "temporary"),
+            "TORCHINDUCTOR_CACHE_DIR": str(odd / "cache"),
+            "LOGNAME": "d'Arc, Jeanne",
+        }
+        start = time.perf_counter()
+        command = [sys.executable, "-c", "import check_compile as check; check.train_oddly()"]
+        done = subprocess.run(command, cwd=HERE, env={**os.environ, **environment}, capture_output=True, text=True)
+        print(f"with odd characters in every path: {done.stdout.strip()}, {time.perf_counter() - start:.1f} s")
+        sys.stderr.write(done.stderr)
+    return done.returncode == 0
+
+
+def train_oddly() -> None:
+    assert "odd" in torch.__file__, torch.__file__
+    train_with("torch", None, compiled=True)
+    print("compiled")
+
+
 def main() -> int:
     torch.set_num_threads(1)
     worst = 0.0
@@ -56,7 +90,7 @@ def main() -> int:
             f"else in {fast:.1f} s; weights differ by {off:.1e} at most",
             flush=True,
         )
-    return 0 if worst < 1e-3 else 1
+    return 0 if compiles_in_odd_paths() and worst < 1e-3 else 1
 
 
 if __name__ == "__main__":

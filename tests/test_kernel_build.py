@@ -58,7 +58,7 @@ def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("SEQMEM_ISA", raising=False)
     if COMPILERS:
         monkeypatch.setenv("CXX", COMPILERS[0])
-    folder = tmp_path / "kernels"
+    folder = tmp_path / 'the "kernels" aren\'t $here, é'
     folder.mkdir()
     (folder / "recurrence.cpp").write_text(KERNEL)
     shutil.copy(builder.HERE / "dispatch.cpp", folder)
@@ -95,6 +95,13 @@ def test_the_choice_of_a_compiler_and_its_errors(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("CXX", "/nonexistent/c++")
     with pytest.raises(BuildError, match=r"^CXX=/nonexistent/c\+\+: there is no such compiler; unset CXX"):
         build(tmp_path)
+    spaced = tmp_path / "my c++"
+    spaced.symlink_to(sys.executable)
+    monkeypatch.setenv("CXX", str(spaced))
+    assert builder.find_compiler() == [str(spaced)]
+    monkeypatch.setenv("CXX", "c++ '-g")
+    with pytest.raises(BuildError, match=r"^CXX=c\+\+ '-g: a quote is not closed in it$"):
+        build(tmp_path)
     monkeypatch.delenv("CXX")
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(BuildError, match=r"^no C\+\+ compiler found: install c\+\+, g\+\+ or clang\+\+, or set CXX="):
@@ -129,7 +136,7 @@ def test_a_failed_build_leaves_the_old_library(sources: Path) -> None:
         build(sources)
     shutil.copy(builder.HERE / "dispatch.cpp", sources)
     nowhere = sources / "nowhere"
-    with pytest.raises(BuildError, match=f"cannot write {nowhere / builder.LIBRARY}: "):
+    with pytest.raises(BuildError, match=f"cannot write {re.escape(str(nowhere / builder.LIBRARY))}: "):
         build(sources, nowhere)
     assert built.read_bytes() == old
     assert {file.name for file in sources.iterdir()} == {"recurrence.cpp", "dispatch.cpp", builder.LIBRARY}

@@ -1,6 +1,9 @@
 """Precision and compilation of an update."""
 
 import json
+import os
+import shlex
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +24,9 @@ from seqmem.models.recurrent import SequenceModel
 from seqmem.optimizers import adam
 from seqmem.randomness import ambient, generator
 from seqmem.tasks import Pronoun, Text
+from seqmem.training import compiler
+from seqmem.training.compiler import CACHE as COMPILER_CACHE
+from seqmem.training.compiler import compiling, quotable_paths, unsplit
 from seqmem.training.loop import train
 from seqmem.training.plan import CannotCompile, Plan, Result, check_precision
 from seqmem.training.update import update
@@ -155,8 +161,6 @@ def test_compile_is_torchs_and_its_errors_are_one_line(monkeypatch: pytest.Monke
     def stand_in(model: SequenceModel, **options: Any) -> Any:
         def run(*args: Any, **kwargs: Any) -> Any:
             calls.append("update")
-            if len(calls) > 3:
-                raise TorchDynamoException("\n no C++ compiler\nand much more")
             return model(*args, **kwargs)
 
         return run
@@ -171,6 +175,71 @@ def test_compile_is_torchs_and_its_errors_are_one_line(monkeypatch: pytest.Monke
     model.cell.kernel = "native"
     with pytest.raises(ValueError, match=r"^kernel=native: torch's compiler cannot see into it"):
         train(model, task, optimizer, plan)
-    message = r"^compile=true: torch cannot compile this model: no C\+\+ compiler; use compile=false$"
-    with pytest.raises(CannotCompile, match=message):
-        train(*fresh(Pronoun()), plan)
+    for error, message in (
+        (
+            TorchDynamoException("\n no C++ compiler\nand much more"),
+            "torch cannot compile this model: no C++ compiler; use",
+        ),
+        (
+            TorchDynamoException("CppCompileError:\n\nCommand:\nx.cpp:1: error: bad\n"),
+            "this model: x.cpp:1: error: bad; use",
+        ),
+        (
+            PermissionError(13, "Permission denied", "/cache"),
+            f"cannot work in {COMPILER_CACHE}=/cache: Permission denied; ",
+        ),
+    ):
+        monkeypatch.setenv(COMPILER_CACHE, "/cache")
+        with pytest.raises(CannotCompile) as refused, compiling(on=True):
+            raise error
+        assert str(refused.value).startswith("compile=true: torch")
+        assert message in str(refused.value)
+
+
+ODD = 'it\'s "my" dir\\'
+
+
+@pytest.mark.parametrize("name", [ODD, "a b", "it's", 'a"', "a\\b", "a\nb", "a$b", "a;b*?(é)", "plain"])
+def test_torchs_compiler_is_given_paths_that_no_command_splits(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It splits its command as a shell does, without quotes around its cache, temporary files and torch's libraries."""
+    from torch.utils import cpp_extension
+
+    odd = tmp_path / name
+    for below in ("tmp", "cache", "torch/lib", "links"):
+        (odd / below).mkdir(parents=True)
+    monkeypatch.setattr(compiler, "PLACES", (str(odd), str(tmp_path)))
+    monkeypatch.setattr(tempfile, "tempdir", str(odd / "tmp"))
+    monkeypatch.setattr(torch, "__file__", str(odd / "torch/__init__.py"))
+    monkeypatch.setattr(cpp_extension, "TORCH_LIB_PATH", str(odd / "torch/lib"))
+    monkeypatch.setenv(COMPILER_CACHE, str(odd / "cache"))
+    monkeypatch.setenv("LOGNAME", name)
+
+    def written() -> list[str]:
+        return [tempfile.gettempdir(), os.environ[COMPILER_CACHE], cpp_extension.TORCH_LIB_PATH]
+
+    before, user = written(), os.environ["LOGNAME"]
+    for _ in range(2):  # the second time the links are there
+        with quotable_paths():
+            assert shlex.split(" ".join(written())) == written()
+            assert all(map(os.path.samefile, before, written()))
+            assert len(shlex.split(os.environ["LOGNAME"])) == 1
+        assert (written(), os.environ["LOGNAME"]) == (before, user)
+
+
+def test_a_link_that_leads_elsewhere_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", "/a b")
+    monkeypatch.setattr(compiler, "PLACES", (str(tmp_path / "there"), str(tmp_path / "here")))
+    for place in ("there", "here"):
+        (tmp_path / place).mkdir()
+    link = Path(unsplit("/my dir"))
+    assert (link.parent.name, str(link.readlink())) == ("there", "/my dir")
+    link.unlink()
+    link.symlink_to(tmp_path)
+    assert Path(unsplit("/my dir")) == tmp_path / "here" / link.name
+    monkeypatch.setattr(compiler, "PLACES", (str(tmp_path / "there"),))
+    with pytest.raises(
+        CannotCompile, match=r"^compile=true: torch's compiler cannot use '/my dir', as its path has a sp"
+    ):
+        unsplit("/my dir")

@@ -64,12 +64,13 @@ def source_hash(sources: Path = HERE) -> str:
 
 
 def find_compiler() -> list[str]:
-    """$CXX, which may contain arguments, or the first of ``COMPILERS`` that is installed.
+    """$CXX, a path or a command with arguments, or the first of ``COMPILERS`` that is installed.
 
     Raises:
-        BuildError: no compiler is installed.
+        BuildError: no compiler is installed, or $CXX is none.
     """
-    command = shlex.split(os.environ.get("CXX", ""))
+    whole = os.environ.get("CXX", "")
+    command = [whole] if whole and shutil.which(whole) else _words("CXX")
     if command:
         if shutil.which(command[0]) is None:
             raise BuildError(f"CXX={command[0]}: there is no such compiler; unset CXX to look for {_either(COMPILERS)}")
@@ -125,7 +126,7 @@ def compile_objects(compiler: Sequence[str], sources: Path, folder: Path) -> lis
         name, source, flags = job
         path = folder / f"{name}.o"
         what = f"compile {source}" + (f" for {name}" if name != "dispatch" else "")
-        run_compiler([*compiler, *FLAGS, *flags, *_extra(), "-c", sources / source, "-o", path], what)
+        run_compiler([*compiler, *FLAGS, *flags, *_words("SEQMEM_CXXFLAGS"), "-c", sources / source, "-o", path], what)
         return path
 
     with ThreadPoolExecutor(_usable_cores()) as pool:
@@ -150,13 +151,16 @@ def link(compiler: Sequence[str], objects: Sequence[Path], library: Path) -> Non
     # --as-needed: do not depend on the C++ library, which is unused. --no-undefined: report undefined symbols now, not
     # at loading. Both are the default on macOS.
     linker = [] if sys.platform == "darwin" else ["-Wl,--as-needed,--no-undefined"]
-    run_compiler(
-        [*compiler, "-shared", "-pthread", *linker, "-o", library, *objects, *_extra(), "-lm"], "link the kernels"
-    )
+    command = [*compiler, "-shared", "-pthread", *linker, "-o", library, *objects, *_words("SEQMEM_CXXFLAGS"), "-lm"]
+    run_compiler(command, "link the kernels")
 
 
-def _extra() -> list[str]:
-    return shlex.split(os.environ.get("SEQMEM_CXXFLAGS", ""))
+def _words(variable: str) -> list[str]:
+    value = os.environ.get(variable, "")
+    try:
+        return shlex.split(value)
+    except ValueError as error:
+        raise BuildError(f"{variable}={value}: a quote is not closed in it") from error
 
 
 def run_compiler(command: Sequence[str | Path], what: str) -> None:

@@ -22,9 +22,10 @@ from ..randomness import ambient
 from ..signals import Batch
 from ..tasks.base import Task
 from .batches import BatchQueue
+from .compiler import compiled, compiling
 from .measuring import ProbeQueue, Validation, seeded, show_answers
 from .plan import Checkpoints, Diverged, Interrupted, Observer, Plan, Result, check_precision
-from .update import compiled, compiling, update
+from .update import update
 
 
 def train(

@@ -12,12 +12,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, _foreach_mul_, _foreach_norm, nn  # pyright: ignore[reportPrivateImportUsage]
 
-from ..cells.base import cells_in
 from ..cells.state import State, map_leaves
-from ..models.base import Model, loss_per_sequence
+from ..models.base import loss_per_sequence
 from ..signals import Batch
 from ..tasks.base import Task
-from .plan import CannotCompile
 
 
 def update(
@@ -113,31 +111,3 @@ def _tf32(*, on: bool) -> Iterator[None]:
     finally:
         torch.backends.cuda.matmul.allow_tf32 = matmul
         torch.backends.cudnn.allow_tf32 = cudnn
-
-
-def compiled(model: Model) -> Callable[..., tuple[Tensor, State]]:
-    """``model`` as torch.compile runs it; its cells use torch's layers.
-
-    Raises:
-        ValueError: a cell has ``kernel=native``.
-    """
-    for cell in cells_in(model):
-        cell.prepare_for_compiler()
-    return torch.compile(model, dynamic=False)
-
-
-@contextmanager
-def compiling(*, on: bool) -> Iterator[None]:
-    """Turn the compiler's many-line errors, which come when the model is called, into CannotCompile."""
-    if not on:
-        yield
-        return
-    from torch import _dynamo  # importing torch's compiler takes seconds
-    from torch._dynamo.exc import TorchDynamoException
-
-    try:
-        with _dynamo.config.patch(allow_rnn=True):  # by default it does not compile torch's recurrent layers
-            yield
-    except TorchDynamoException as error:
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise CannotCompile(f"compile=true: torch cannot compile this model: {reason}; use compile=false") from error
