@@ -5,7 +5,7 @@ Only for commands that are typed into a process of the tests; forked and started
 
 import copy
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -21,7 +21,6 @@ from hydra.core.default_element import ResultDefault
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.plugins.config_source import ConfigResult
-from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig
 from yaml.constructor import SafeConstructor
 from yaml.resolver import Resolver
@@ -45,17 +44,12 @@ def install() -> None:
     """Parse YAML in C; compose once a command instead of twice; cache what our own files compose to."""
     omegaconf._utils.get_yaml_loader = lambda: _Loader
     Hydra.get_mode = _mode(Hydra.get_mode)
-    Sweeper.validate_batch_is_legal = _composed_already
     OverridesParser.parse_rule = _cached_rules(OverridesParser.parse_rule)
     CachingConfigRepository.__init__ = _shallow
     FileConfigSource.load_config = _cached_files(FileConfigSource.load_config)
     compositions = _Compositions()
     config_loader_impl.create_defaults_list = compositions.create_defaults_list  # pyright: ignore[reportPrivateImportUsage]
     ConfigLoaderImpl._compose_config_from_defaults_list = compositions.compose
-
-
-def _composed_already(self: Sweeper, batch: Sequence[Sequence[str]]) -> None:
-    """``cli.launch.sweep`` has composed every job of a sweep before its sweeper does so again."""
 
 
 def _mode(original: Callable[..., Any]) -> Any:

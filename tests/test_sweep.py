@@ -8,13 +8,30 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from commandline import TINY, Completed, assert_same_numbers, end, only_run, rows, runs_below, shadow, started, until
+from commandline import (
+    TINY,
+    Completed,
+    assert_same_numbers,
+    composed,
+    end,
+    only_run,
+    rows,
+    runs_below,
+    shadow,
+    started,
+    until,
+)
+from seqmem.cli.config import build
+from seqmem.cli.config.errors import ConfigError
+from seqmem.cli.config.schema import RunConfig
+from seqmem.cli.launch import sweep
 from seqmem.record.recorder import Recorder
 
 SMALL = [setting for setting in TINY if not setting.startswith(("seq_len=", "steps=", "evaluate.lengths="))]
@@ -45,8 +62,10 @@ def contents(run: Path) -> dict[str, tuple[bytes, int]]:
     return {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in run.iterdir() if path.is_file()}
 
 
-def test_a_killed_sweep_is_resumed(tmp_path: Path, typed: Callable[..., Completed]) -> None:
-    """2 x 2 jobs: four results in the end, none run twice, none lost; a third start has nothing to do.
+def test_a_killed_sweep_is_resumed(
+    tmp_path: Path, typed: Callable[..., Completed], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """2 x 2 jobs: four results in the end, none run twice, none lost; a third start has nothing to do or to build.
 
     Files beside the user's own cell have names of libraries, which changes nothing, in one process or in several.
     """
@@ -82,7 +101,9 @@ def test_a_killed_sweep_is_resumed(tmp_path: Path, typed: Callable[..., Complete
     assert len({result["loss"] for result in stored}) == 4
 
     everything = {run: contents(run) for run in runs_below(tmp_path)}
-    completed = typed(*command, "seed=0")
+    with monkeypatch.context() as patch:
+        patch.setattr(build, "build", None)
+        completed = typed(*command, "seed=0")
     assert (completed.code, completed.err) == (0, "")
     assert completed.out.splitlines()[0] == "sweep of 2 runs, 2 of them finished already"
     assert {run: contents(run) for run in runs_below(tmp_path)} == everything
@@ -92,6 +113,24 @@ def test_a_killed_sweep_is_resumed(tmp_path: Path, typed: Callable[..., Complete
     assert typed(*single, "seq_len=8", "seed=1", "outputs=alone").code == 0
     alone = only_run(tmp_path / "alone")
     assert_same_numbers(tmp_path / "outputs" / alone.relative_to(tmp_path / "alone"), alone)
+
+
+def test_jobs_that_differ_by_seeds_are_built_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is told of, and a user's own class, which may do with its seed what it likes, is tried with each."""
+    checked: list[RunConfig] = []
+
+    def check(config: RunConfig) -> None:
+        checked.append(config)
+        if config.seq_len == 6:
+            raise ConfigError("too short")
+
+    monkeypatch.setattr(build, "check", check)
+    ours = {at: replace(composed(*TINY), seed=at, seq_len=6 + 2 * (at % 2)) for at in range(6)}
+    assert sweep._refused(ours) == dict.fromkeys((0, 2, 4), "too short")
+    assert len(checked) == 2
+    own = replace(ours[1], cell={"name": "custom", "target": "mine.Cell"})
+    assert sweep._refused({at: replace(own, seed=at) for at in range(3)}) == {}
+    assert len(checked) == 5
 
 
 def test_one_job_fails(tmp_path: Path, typed: Callable[..., Completed]) -> None:

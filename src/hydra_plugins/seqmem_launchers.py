@@ -1,4 +1,4 @@
-"""Hydra's launcher plugins, which it looks for in this namespace only. ``seqmem.cli.launch`` does the work.
+"""Hydra's plugins, which it looks for in this namespace only. ``seqmem.cli.launch`` does the work.
 
 Hydra imports this module whenever it starts, so nothing slow is imported here.
 """
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from math import isnan
 from typing import Any
 
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
@@ -43,6 +44,13 @@ class _Launcher(Launcher):
         returned = JobReturn(overrides=overrides, status=JobStatus.COMPLETED)
         returned.return_value = None if isnan(score) else score  # Optuna accepts no NaN
         return returned
+
+
+class CheckedSweeper(BasicSweeper):
+    """Hydra's own sweeper, for jobs that ``seqmem.cli.launch.sweep`` has composed and checked already."""
+
+    def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
+        """Hydra composes each job here to see whether it can."""
 
 
 class LocalLauncher(_Launcher):

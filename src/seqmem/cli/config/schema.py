@@ -12,6 +12,7 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from ...runs import settings as settings_of
 from ...spaces import data_revision
@@ -20,6 +21,7 @@ from .errors import ConfigError
 from .home import expanded
 from .initial import weights_of
 from .own_code import PARTS, pinned
+from .typed import Unsuitable, instance
 
 
 class Dtype(StrEnum):
@@ -161,12 +163,11 @@ def from_mapping(settings: Any) -> RunConfig:
         ConfigError: a setting is missing.
         omegaconf.errors.OmegaConfBaseException: a setting is unknown or of the wrong type.
     """
-    merged = OmegaConf.merge(_types(), _plain(settings))
-    missing = sorted(OmegaConf.missing_keys(merged))
-    if missing:
-        raise ConfigError(f"{missing[0]} is not set: give it a value, {missing[0]}=...")
-    config = OmegaConf.to_object(merged)
-    assert isinstance(config, RunConfig)  # what to_object makes of a structured config
+    plain = _plain(settings)
+    try:
+        config = instance(RunConfig, plain)
+    except Unsuitable:
+        config = _converted(plain)
     _check_whole_numbers(everything(config))
     for name in (*PARTS, "optimizer"):
         part = getattr(config, name)
@@ -230,6 +231,15 @@ def chosen_threads(given: Any) -> int | None:
     return given
 
 
+def _converted(plain: Any) -> RunConfig:
+    """By OmegaConf, which converts types and refuses what cannot be converted."""
+    merged = OmegaConf.merge(_types(), plain)
+    _refuse_missing(merged)
+    config = OmegaConf.to_object(merged)
+    assert isinstance(config, RunConfig)  # what to_object makes of a structured config
+    return config
+
+
 @cache
 def _types() -> Any:
     """Settings at their defaults, with their types. Built once: it costs as much as converting a configuration."""
@@ -240,10 +250,25 @@ def _plain(settings: Any) -> Any:
     """As plain values, without the types that Hydra gave parts of it."""
     if not OmegaConf.is_config(settings):
         return settings
-    missing = sorted(OmegaConf.missing_keys(settings))
+    try:
+        plain = OmegaConf.to_container(settings, resolve=True, enum_to_str=True)
+    except OmegaConfBaseException:
+        _refuse_missing(settings)
+        raise
+    if _has_missing(plain):
+        _refuse_missing(settings)
+    return plain
+
+
+def _has_missing(plain: Any) -> bool:
+    values = plain.values() if isinstance(plain, dict) else plain if isinstance(plain, list) else ()
+    return plain == MISSING or any(map(_has_missing, values))
+
+
+def _refuse_missing(settings: Any) -> None:
+    missing = sorted(OmegaConf.missing_keys(settings))  # slow: it looks at every node
     if missing:
         raise ConfigError(f"{missing[0]} is not set: give it a value, {missing[0]}=...")
-    return OmegaConf.to_container(settings, resolve=True, enum_to_str=True)
 
 
 def everything(config: RunConfig) -> dict[str, Any]:

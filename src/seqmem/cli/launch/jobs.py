@@ -118,8 +118,7 @@ def skip(job: Job) -> Outcome | None:
 def finished_outcome(job: Job) -> Outcome | None:
     """The outcome in the run's directory; None: unfinished, or unreadable, which executing the job will report."""
     try:
-        done = job.run.result() is not None
-        return Outcome(job.number, "finished", score=job.run.selection_score()) if done else None
+        return Outcome(job.number, "finished", score=job.run.selection_score())
     except (RunError, KeyError, TypeError, ValueError):
         return None
 

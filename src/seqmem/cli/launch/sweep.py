@@ -1,14 +1,14 @@
 """Sweeps: every job is checked before the first one starts, and accounted for after the last."""
 
+import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hydra import compose
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -18,12 +18,14 @@ from omegaconf import DictConfig, OmegaConf, flag_override
 from ...printable import OutputError, as_written, to_nowhere
 from ...runs.directory import RunDirectory
 from ...runs.files import RunError
+from ..config import own_code
 from ..config.commands import command
 from ..config.compose import command_line_config_dir, with_own_arguments
 from ..config.errors import ConfigError, one_line, print_error
+from ..config.grouped import Compositions
 from ..config.home import expanded
 from ..config.hydra_errors import explained
-from ..config.schema import RunConfig, from_mapping
+from ..config.schema import RunConfig, everything, from_mapping
 from ..terminal.words import here
 from . import local
 from .jobs import Job, Outcome, job_of
@@ -99,20 +101,20 @@ class SweepCallback(Callback):
             _interpolate_per_job(config)
             _expand_home(config.hydra.sweep)
             here = launcher._target_.endswith("LocalLauncher")
-            if here and local.worker_count(launcher.get("workers", "auto")) > 1:
-                local.warm()
+            processes = local.worker_count(launcher.get("workers", "auto")) if here else 0
             if not launcher._target_.startswith("hydra_plugins.seqmem_launchers."):
                 os.environ[SAFE_PATH] = "1"  # of workers that another launcher starts; train.main resets it
             if not sweeper._target_.endswith("BasicSweeper"):  # other sweepers choose each job only when they start it
                 current.sweep = Sweep(total=int(sweeper.get("n_trials") or 0), grid=False)
                 return
-            sweep, mistakes = _checked(config)
+            sweep, mistakes = _checked(config, processes)
         except Exception as error:  # Hydra would only print a warning
             sweep, mistakes = Sweep(), [one_line(error)]
         if mistakes:
             print("seqmem train: " + "\n  ".join(mistakes), file=sys.stderr)
             raise SystemExit(2)
         current.sweep = sweep
+        sweeper._target_ = "hydra_plugins.seqmem_launchers.CheckedSweeper"
         already = f", {sweep.finished_before} of them finished already" if sweep.finished_before else ""
         if not sweep.quiet:
             try:
@@ -158,10 +160,12 @@ def _interpolate_per_job(config: DictConfig) -> None:
             config.hydra.sweeper.params = {key: value for key, value in params.items() if key not in moved}
 
 
-def _checked(config: DictConfig) -> tuple[Sweep, list[str]]:
-    """(the sweep, lines about mistakes in its settings)"""
-    from ..config.build import check
+def _checked(config: DictConfig, processes: int) -> tuple[Sweep, list[str]]:
+    """(the sweep, lines about mistakes in its settings)
 
+    Args:
+        processes: of this machine that will do the jobs; they are started as soon as it is known that they are needed.
+    """
     given = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
     assert isinstance(given, list)
     config_dir = command_line_config_dir(config.hydra)
@@ -172,26 +176,56 @@ def _checked(config: DictConfig) -> tuple[Sweep, list[str]]:
     if not jobs:
         empty = [str(one.input_line) for one in overrides if one.is_sweep_override() and not [*one.sweep_iterator()]]
         raise ConfigError(f"{' and '.join(empty)}: has no value, so the sweep would have no run")
-    common = set.intersection(*map(set, jobs)) if len(jobs) > 1 else set()
-    sweep, mistakes = Sweep(), []
+    sweep, mistakes, unfinished = Sweep(), dict[int, str](), dict[int, RunConfig]()
+    compositions = Compositions(config.hydra.job.config_name)
     for number, job in enumerate(jobs, start=1):
         try:
             with explained(job, config_dir):
-                checked = from_mapping(compose(config.hydra.job.config_name, overrides=list(job)))
-            with as_written():  # the user's own classes print here
-                check(checked)
-        except Exception as error:  # a user's own class may raise any error
-            settings = " ".join(word for word in job if word not in common)
-            mistakes.append(f"job {number} ({settings}): {one_line(error)}")
+                checked = from_mapping(compositions.compose(job))
+        except Exception as error:
+            mistakes[number] = one_line(error)
             continue
         path = run_path(checked)
         sweep.paths.append(path)
         sweep.configs.append(checked)
-        sweep.finished_before += RunDirectory(path).finished and not checked.force
+        if RunDirectory(path).finished and not checked.force:
+            sweep.finished_before += 1
+            continue
+        unfinished[number] = checked
+        if len(unfinished) == 2 and processes > 1:
+            local.warm()
+    mistakes |= _refused(unfinished)
     sweep.total = len(sweep.paths)
-    if mistakes:
-        mistakes.insert(0, f"{len(mistakes)} of {len(jobs)} jobs cannot run, so none was started:")
-    return sweep, mistakes
+    common = set.intersection(*map(set, jobs)) if len(jobs) > 1 else set()
+    lines = []
+    for number in sorted(mistakes):
+        settings = " ".join(word for word in jobs[number - 1] if word not in common)
+        lines.append(f"job {number} ({settings}): {mistakes[number]}")
+    if lines:
+        lines.insert(0, f"{len(lines)} of {len(jobs)} jobs cannot run, so none was started:")
+    return sweep, lines
+
+
+def _refused(jobs: Mapping[int, RunConfig]) -> dict[int, str]:
+    """Why jobs cannot run, by their numbers. Jobs of our own classes that differ by their seeds are built once."""
+    if not jobs:
+        return {}
+    from ..config.build import check
+
+    mistakes, known = dict[int, str](), dict[str, str | None]()
+    for number, config in jobs.items():
+        own = any(own_code.targets(config))  # it may do with its seed what it likes
+        alike = json.dumps({**everything(config), "seed": config.seed if own else 0, "outputs": ""})
+        if alike not in known:
+            known[alike] = None
+            try:
+                with as_written():  # the user's own classes print here
+                    check(config)
+            except Exception as error:  # a user's own class may raise any error
+                known[alike] = one_line(error)
+        if (line := known[alike]) is not None:
+            mistakes[number] = line
+    return mistakes
 
 
 def jobs(job_overrides: Sequence[Sequence[str]], first: int, loader: Any, config: DictConfig) -> list[Job]:
