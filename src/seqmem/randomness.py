@@ -1,5 +1,7 @@
 """Randomness is an argument: every stream of numbers is a function of (seed, stream name, index)."""
 
+import pickle
+import random
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
@@ -60,3 +62,30 @@ def ambient(seed: int, stream: str, index: int = 0, *, device: torch.device | No
             stack.enter_context(torch.cuda.device(device))  # manual_seed seeds the current device's generator
             torch.cuda.manual_seed(hashed >> 65)
         yield
+
+
+@contextmanager
+def disturbed(seed: int) -> Iterator[list[str]]:
+    """Seed the global generators of torch, numpy and Python inside, to see whether anything depends on them.
+
+    Afterwards they are as before, and the list has the names of those that were drawn from or seeded.
+    """
+    touched: list[str] = []
+    before = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    seeded(torch.default_generator, seed)
+    np.random.seed(seed)
+    random.seed(seed)
+    given = _fingerprints()
+    try:
+        yield touched
+        names = zip(("torch", "numpy", "Python"), given, _fingerprints(), strict=True)
+        touched += [name for name, one, two in names if one != two]
+    finally:
+        torch.set_rng_state(before[0])
+        np.random.set_state(before[1])
+        random.setstate(before[2])
+
+
+def _fingerprints() -> tuple[bytes, bytes, bytes]:
+    """The states of the global generators of torch, numpy and Python."""
+    return torch.get_rng_state().numpy().tobytes(), pickle.dumps(np.random.get_state()), pickle.dumps(random.getstate())

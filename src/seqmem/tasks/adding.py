@@ -90,9 +90,6 @@ class Adding(Task):
         """Each half has at least two timesteps to choose from; hs97 needs ten pairs before the last."""
         return 11 if self.variant == "hs97" else 4
 
-    def baseline_loss(self, seq_len: int) -> float:
-        return self.chance_at(seq_len)
-
     def sample(self, batch_size: int, seq_len: int, rng: torch.Generator) -> Batch:
         self.check(batch_size, seq_len)
         if self.variant == "hs97":

@@ -145,8 +145,12 @@ class Task(ABC):
         return 0.99
 
     def baseline_loss(self, seq_len: int) -> float:
-        """Loss (nats or squared error) of the best answer without a memory; by default -ln chance."""
-        return -log(self.chance_at(seq_len))
+        """Loss (nats or squared error) of the best answer without a memory.
+
+        By default -ln chance of symbols; of real numbers, whose score is their loss, chance itself.
+        """
+        chance = self.chance_at(seq_len)
+        return -log(chance) if self.targets.discrete else chance
 
     # ---- For people --------------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ import sys
 import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, Union, get_args, get_origin
 
 import torch
@@ -31,7 +32,8 @@ from .errors import ConfigError, nearest
 from .initial import initialise
 from .own_code import hidden, import_module
 from .schema import RunConfig, check_device_name, chosen_threads
-from .trial import try_cell, try_model
+from .trial import try_cell, try_declared, try_model, try_probe, try_task
+from .trial.words import with_type
 
 _CELL_COMMON = ("name", "hidden_size", "layers", "params")
 _MODEL_COMMON = ("name",)
@@ -98,6 +100,9 @@ def build(config: RunConfig, *, alone: bool = True, laws: bool = False) -> Exper
         ConfigError: a setting cannot have its value.
     """
     task, plan = build_task(config), build_plan(config)
+    if laws and "target" in config.task:
+        where = f"task.target={config.task['target']}"
+        _once(type(task), (config.task, config.seq_len), lambda: try_task(task, where, seq_len=config.seq_len))
     _checked("", lambda: plan.check(task))
     device = find_device(config.device)
     make = _model_maker(config, task)
@@ -107,6 +112,8 @@ def build(config: RunConfig, *, alone: bool = True, laws: bool = False) -> Exper
     with ambient(config.seed, "weights"):
         model = _checked("cell.", lambda: make(hidden_size))
     _try_own(config, model, task, device, laws=laws)
+    if laws:
+        _try_probes(config, model, task, plan)
     model.to(device, getattr(torch, config.dtype))
     backend = _checked("", lambda: _choose_kernel(config, model, device, alone=alone))
     kind = _choice("optimizer", config.optimizer.get("name"), OPTIMIZERS)
@@ -170,8 +177,10 @@ def _probe(name: str, settings: Any) -> Scheduled:
         kind, options, of = _choice("probe", name, PROBES), rest, where
     if getattr(kind, "name", None) != name:
         raise ConfigError(f"{where}: the probe is called '{getattr(kind, 'name', None)}' by its class: use that name")
-    checked = arguments(kind, options, of)
-    return Scheduled(_make(kind, settings, where, **checked), **schedule)
+    probe = _make(kind, settings, where, **arguments(kind, options, of))
+    if "target" in rest:
+        try_declared(probe, f"{where}.target={rest['target']}")
+    return Scheduled(probe, **schedule)
 
 
 def check(config: RunConfig) -> None:
@@ -319,7 +328,7 @@ def _make(kind: Callable[..., Any], settings: Mapping[str, Any], group: str, /, 
     try:
         instance = kind(*given, **options)
     except Exception as error:
-        raise ConfigError(f"{where}: cannot be made: {_with_type(error)}") from error
+        raise ConfigError(f"{where}: cannot be made: {with_type(error)}") from error
     if group == "cell" and not (
         isinstance(getattr(instance, "output_size", None), int) and hasattr(instance, "input_size")
     ):
@@ -340,8 +349,23 @@ def _try_own(config: RunConfig, model: Model, task: Task, device: torch.device, 
         try_model(model, task, where, device=device, dtype=dtype, laws=laws, traced=traced)
 
 
-def _with_type(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
+def _try_probes(config: RunConfig, model: Model, task: Task, plan: Plan) -> None:
+    settings = (config.cell, config.model, config.task, config.seq_len, config.embed_size)
+    for scheduled, (name, options) in zip(plan.probes, config.probe.items(), strict=True):
+        if "target" in options:
+            trial = partial(try_probe, scheduled, f"probe.{name}.target={options['target']}", model, plan, task)
+            _once(type(scheduled.probe), (options, *settings), trial)
+
+
+_sound: set[tuple[type, str]] = set()
+
+
+def _once(kind: type, settings: tuple[object, ...], trial: Callable[[], None]) -> None:
+    """``trial`` of a class, unless it has passed with these settings: runs of a sweep may differ in the seed alone."""
+    key = (kind, repr(settings))
+    if key not in _sound:
+        trial()
+        _sound.add(key)
 
 
 def _choice(group: str, name: Any, known: Mapping[str, Any]) -> Any:
@@ -378,7 +402,7 @@ def _load(target: str, base: type, group: str) -> Any:
     try:
         module = import_module(module_name)
     except (Exception, SystemExit) as error:
-        why = _with_type(error) + _hidden(getattr(error, "name", None) or module_name)
+        why = with_type(error) + _hidden(getattr(error, "name", None) or module_name)
         raise ConfigError(f"{group}.target={target}: cannot import {module_name}: {why}") from error
     kind = getattr(module, name, None)
     if kind is None:

@@ -1,6 +1,5 @@
-"""A few timesteps of a user's own cell or model, before anything is trained or a sweep is started.
+"""A few timesteps of a user's own cell or model.
 
-What would fail at the first update, at the first trace or silently is said here, in one line that tells the repair.
 Copies are tried, in eval mode: what is tried stays as it was, and dropout and batch normalisation are let be.
 
 Axes: T time, B batch, D input features, H output features.
@@ -16,12 +15,13 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from ...cells.base import Cell
-from ...cells.state import Slots, State, tensors
-from ...models.base import Model, Step
-from ...randomness import ambient, generator
-from ...tasks.base import Task
-from .errors import ConfigError
+from ....cells.base import Cell
+from ....cells.state import Slots, State, tensors
+from ....models.base import Model, Step
+from ....randomness import ambient, generator
+from ....tasks.base import Task
+from ..errors import ConfigError
+from .words import kind, name_of, with_type
 
 _BATCH = 3
 """Sequences in a trial. Others have fewer: what depends on the size of the batch shows."""
@@ -153,7 +153,7 @@ class _Trial:
             return deepcopy(module)
         except Exception as error:
             kept = next((name for name, value in _attributes(module) if _has_graph(value)), None)
-            repair = f"self.{kept} keeps the graph of a step: detach it" if kept else _with_type(error)
+            repair = f"self.{kept} keeps the graph of a step: detach it" if kept else with_type(error)
             raise ConfigError(f"{self.where}: it cannot be copied, as measuring does: {repair}") from error
 
     def _read(self, module: nn.Module, xs: Shaped[Tensor, "T B ..."], like: Tensor, seed: int = 0) -> _Reading:
@@ -165,7 +165,7 @@ class _Trial:
         except Exception as error:
             hint = f": {self._plain_tensor() or _FROM_A_WEIGHT}" if _is_mixed(error) else ""
             first = "its first steps fail" if self.verb == "step" else "its first sequence fails"
-            raise _Failed(f"{self.where}: {first}", _with_type(error), hint) from error
+            raise _Failed(f"{self.where}: {first}", with_type(error), hint) from error
 
     # What a module promises
 
@@ -216,7 +216,7 @@ class _Trial:
             if whole.requires_grad:
                 whole.sum().backward()
         except Exception as error:
-            raise ConfigError(f"{self.where}: its first update fails: {_with_type(error)}") from error
+            raise ConfigError(f"{self.where}: its first update fails: {with_type(error)}") from error
         if outputs is None:
             return
         if outputs.shape != expected.shape:
@@ -276,11 +276,11 @@ def _read_cell(cell: Cell, xs: Float[Tensor, "T B D"], where: str, like: Tensor)
         versions.append(("", x, x._version))  # noqa: SLF001
         result = cell.step(x, given)
         if not (isinstance(result, tuple) and len(result) == 2):
-            raise ConfigError(f"{where}: step returns {_kind(result)}: it must return (output, state)")
+            raise ConfigError(f"{where}: step returns {kind(result)}: it must return (output, state)")
         output, new = result
         if not isinstance(output, Tensor):
             order = ": (output, state), in this order" if isinstance(output, Mapping) else ": a tensor [B, output_size]"
-            raise ConfigError(f"{where}: step's output is {_kind(output)}{order}")
+            raise ConfigError(f"{where}: step's output is {kind(output)}{order}")
         _checked_state(new, batch_size, where, "step", cell, like)
         if new is given or given.keys() != state.keys() or any(given[name] is not state[name] for name in state):
             raise ConfigError(f"{where}: step changes the dictionary that it is given: return a new one")
@@ -298,9 +298,9 @@ def _read_cell(cell: Cell, xs: Float[Tensor, "T B D"], where: str, like: Tensor)
         _check_output(output, where, "step's output", like)
         for name, leaf in state.items():
             if isinstance(leaf, Slots) != isinstance(new[name], Slots):
-                raise ConfigError(f"{where}: step makes '{name}' {_kind(new[name])} out of {_kind(leaf)}")
+                raise ConfigError(f"{where}: step makes '{name}' {kind(new[name])} out of {kind(leaf)}")
             if isinstance(leaf, Tensor) and leaf.dtype != new[name].dtype and not leaf.is_floating_point():
-                kinds = f"{_name(leaf.dtype)}, and step makes it {_name(new[name].dtype)}"
+                kinds = f"{name_of(leaf.dtype)}, and step makes it {name_of(new[name].dtype)}"
                 raise ConfigError(f"{where}: its state '{name}' begins as {kinds}: {_FROM_A_WEIGHT}")
         outputs.append(output)
         states.append(dict(new))
@@ -325,7 +325,7 @@ def _read_model(model: Model, inputs: Shaped[Tensor, "T B ..."], where: str, lik
     versions = [(name, tensor, tensor._version) for name in state for tensor in tensors(state[name])]  # noqa: SLF001
     for step in model.walk(inputs, state):
         if not isinstance(step, Step):
-            raise ConfigError(f"{where}: walk yields {_kind(step)}: it must yield seqmem.models.Step(x, output, state)")
+            raise ConfigError(f"{where}: walk yields {kind(step)}: it must yield seqmem.models.Step(x, output, state)")
         if not (isinstance(step.x, Tensor) and step.x.requires_grad):
             raise ConfigError(f"{where}: walk yields an x without a gradient: take it from seqmem.models.entering")
         new = _checked_state(step.state, batch_size, where, "walk", model, like)
@@ -362,7 +362,7 @@ def _checked_state(state: Any, batch_size: int, where: str, method: str, module:
     """``state``, as ``method`` has returned it."""
     made = f"{where}: {method} makes" if method == "walk" else f"{where}: {method} returns"
     if not isinstance(state, Mapping):
-        raise ConfigError(f"{made} {_kind(state)} as state: it must be a dictionary of tensors, {_as_dict(state)}")
+        raise ConfigError(f"{made} {kind(state)} as state: it must be a dictionary of tensors, {_as_dict(state)}")
     for name, leaf in state.items():
         if not isinstance(name, str):
             raise ConfigError(f"{made} a state called {name!r}: names must be strings")
@@ -370,7 +370,7 @@ def _checked_state(state: Any, batch_size: int, where: str, method: str, module:
             names = "give each tensor a name of its own" if isinstance(leaf, tuple | list | Mapping) else (
                 "it must be a tensor [B, ...], or Slots of such"
             )  # fmt: skip
-            raise ConfigError(f"{made} {_kind(leaf)} as state '{name}': {names}")
+            raise ConfigError(f"{made} {kind(leaf)} as state '{name}': {names}")
     shapes = {name: tuple(tensor.shape) for name, leaf in state.items() for tensor in tensors(leaf)}
     if any(shape[:1] != (batch_size,) for shape in shapes.values()):
         raise ConfigError(f"{where}: its state has shapes {shapes} for a batch of {batch_size}: the batch comes first")
@@ -381,7 +381,7 @@ def _checked_state(state: Any, batch_size: int, where: str, method: str, module:
             is_lower = tensor.is_floating_point() and torch.promote_types(tensor.dtype, like.dtype) != tensor.dtype
             if tensor.device != like.device or (like.dtype == torch.float64 and is_lower):
                 if tensor.device == like.device:
-                    what, weights = f"in {_name(tensor.dtype)}", "in float64 (gradients are measured in it)"
+                    what, weights = f"in {name_of(tensor.dtype)}", "in float64 (gradients are measured in it)"
                 else:
                     what, weights = f"on {tensor.device}", f"on {like.device}"
                 line = f"{made} the state '{name}' {what} where the weights are {weights}"
@@ -391,7 +391,7 @@ def _checked_state(state: Any, batch_size: int, where: str, method: str, module:
 
 def _check_output(output: Tensor, where: str, what: str, like: Tensor) -> None:
     if output.dtype != like.dtype:
-        kinds = f"{_name(output.dtype)} where the weights are {_name(like.dtype)}"
+        kinds = f"{name_of(output.dtype)} where the weights are {name_of(like.dtype)}"
         raise ConfigError(f"{where}: {what} is {kinds}: {_FROM_A_WEIGHT}")
     if not output.isfinite().all():
         raise ConfigError(f"{where}: {what} is not finite after a few timesteps from its initial state")
@@ -476,20 +476,3 @@ def _is_mixed(error: Exception) -> bool:
     """Whether tensors of two dtypes or devices came together, or a device that is not there was asked for."""
     words = ("dtype", "data type", "same device", "CUDA", "Expected object of scalar type")
     return isinstance(error, RuntimeError | AssertionError | ValueError) and any(word in str(error) for word in words)
-
-
-def _with_type(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
-def _kind(value: Any) -> str:
-    if value is None:
-        return "nothing"
-    if isinstance(value, Tensor):
-        return "a tensor"
-    kind = type(value).__name__
-    return f"a{'n' if kind[:1].lower() in 'aeiou' else ''} {kind}"
