@@ -1,5 +1,6 @@
 """Evaluation on held-out sequences."""
 
+from dataclasses import replace
 from math import log
 
 import pytest
@@ -27,6 +28,21 @@ def test_an_untrained_model_is_near_chance_and_a_constant_one_at_it():
     model, _, _ = fresh(task)
     assert evaluate(model, task, 20, seed=0, sequences=2000).score < task.chance + 0.05
     assert task.baseline_loss(20) == pytest.approx(log(4))
+
+
+def test_many_timesteps_are_predicted_in_slices_of_sequences_and_each_sequence_once(monkeypatch: pytest.MonkeyPatch):
+    model, task, _ = fresh(Pronoun())
+    whole = evaluate(model, task, 40, seed=3, sequences=101)
+    monkeypatch.setattr("seqmem.evaluate._MOST_TIMESTEPS", 40 * 30)
+    sizes, predict = [], model.predict
+    monkeypatch.setattr(
+        model, "predict", lambda batch, at: sizes.append(batch.weights.shape[1]) or predict(batch, at=at)
+    )
+    sliced = evaluate(model, task, 40, seed=3, sequences=101)
+    assert sum(sizes) == 101
+    assert max(sizes) <= 30
+    assert replace(sliced, loss=whole.loss) == whole
+    assert sliced.loss == pytest.approx(whole.loss, rel=1e-6)
 
 
 def test_evaluation_leaves_the_model_in_its_mode():

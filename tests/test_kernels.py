@@ -12,6 +12,7 @@ import pickle
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cache
 from math import inf, nan
@@ -566,6 +567,26 @@ def test_without_gradients_results_are_the_same_and_have_no_graph(kind: str) -> 
         outputs, final = cell(xs, state)
     assert same([outputs, *final.values()], expected)
     assert outputs.grad_fn is None
+
+
+@needs_kernels
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("frozen", [False, True])
+def test_without_gradients_no_activations_are_saved(kind: str, frozen: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[int] = []
+    take = Memory.take
+    monkeypatch.setattr(
+        Memory, "take", lambda pool, numbers, dtype: taken.append(numbers) or take(pool, numbers, dtype)
+    )
+    cell, xs, state = make(kind, (40, 20, 3, 8), torch.float32)
+    use_kernel(cell, "native")
+    tokens = torch.zeros(40, 20, dtype=torch.int64)
+    cell.requires_grad_(not frozen)
+    with nullcontext() if frozen else torch.no_grad():
+        cell(xs.detach(), {name: leaf.detach() for name, leaf in state.items()})
+        cell.forward_tokens(tokens, xs[0].detach())
+    assert len(taken) == 2  # the packed weights
+    assert max(taken) < 40 * 20 * 8  # fewer numbers than the outputs
 
 
 @needs_kernels

@@ -121,6 +121,17 @@ def _fingerprints(batch: Batch) -> Int[Tensor, " B"]:
     return (values * weights).sum((0, 2))
 
 
+_MOST_TIMESTEPS = 1 << 15
+"""Predict for at most so many timesteps, over all sequences, at once: their outputs stay in the processor's cache."""
+
+
+def _slices(seq_len: int, sequences: int) -> Iterator[tuple[int, int]]:
+    """The first and the last + 1 of the sequences to predict for at once, about equally many each time."""
+    parts = min(sequences, -(-seq_len * sequences // _MOST_TIMESTEPS))
+    for part in range(parts):
+        yield part * sequences // parts, (part + 1) * sequences // parts
+
+
 # inference_mode would save 3 %, but a tensor that a cell creates and caches in it (a mask, positions) cannot take part
 # in training afterwards.
 @torch.no_grad()
@@ -130,13 +141,15 @@ def score(model: Model, task: Task, seq_len: int, batches: Iterable[Batch]) -> E
     was_training = model.training
     model.eval()
     losses, scores = [], []
-    for on_cpu in batches:
-        batch = on_cpu.to(first.device, first.dtype)
-        counted = batch.counted  # the readout is computed only where a timestep counts
-        predicted = model.predict(batch, at=counted)
-        part = batch.part(counted.start, counted.stop)
-        losses.append(loss_per_sequence(task, predicted, part))
-        scores.append(score_per_sequence(task, predicted, part))
+    for drawn_batch in batches:
+        counted = drawn_batch.counted  # the readout is computed only where a timestep counts
+        batch = drawn_batch.to(first.device, first.dtype)
+        for begin, end in _slices(*batch.weights.shape):
+            few = batch.sequences(begin, end)
+            predicted = model.predict(few, at=counted)
+            part = few.part(counted.start, counted.stop)
+            losses.append(loss_per_sequence(task, predicted, part))
+            scores.append(score_per_sequence(task, predicted, part))
     model.train(was_training)
     sequences = sum(map(len, scores))
     # One copy to the host for both means: each is a sync point of the GPU.

@@ -100,9 +100,7 @@ def recurrence(
         ("bias", bias.shape, bias.dtype),
         *(("start", state.shape, state.dtype) for state in start),
     )
-    h, c = (*start, None)[:2]
-    results = _Recurrence.apply(options, xs, None, h, c, weight_input, weight_hidden, bias)
-    return results if c is not None else results[:2]
+    return _computed(options, xs, None, start, weight_input, weight_hidden, bias)
 
 
 def recurrence_of_tokens(
@@ -138,8 +136,26 @@ def recurrence_of_tokens(
         ("vectors", vectors.shape, vectors.dtype),
         *(("start", state.shape, state.dtype) for state in start),
     )
+    return _computed(options, tokens, vectors, start, weight_input, weight_hidden, bias)
+
+
+def _computed(
+    options: "_Options",
+    inputs: Tensor,
+    vectors: Tensor | None,
+    start: Sequence[Tensor],
+    w: Tensor,
+    u: Tensor,
+    bias: Tensor,
+) -> tuple[Tensor, ...]:
+    """The results with a graph if a backward pass may follow, else without saved activations."""
     h, c = (*start, None)[:2]
-    results = _Recurrence.apply(options, tokens, vectors, h, c, weight_input, weight_hidden, bias)
+    arrays = inputs, vectors, h, c, w, u, bias
+    # Asked here: inside an autograd function, ctx.needs_input_grad is true under no_grad, too.
+    if torch.is_grad_enabled() and any(array is not None and array.requires_grad for array in arrays):
+        results = _Recurrence.apply(options, *arrays)
+    else:
+        results = _forward(options, *arrays, save=False)[2]
     return results if c is not None else results[:2]
 
 
@@ -401,6 +417,33 @@ def _run_backward(
         plan.run("backward", call)
 
 
+def _forward(
+    options: _Options,
+    xs: Tensor,
+    vectors: Tensor | None,
+    h: Tensor,
+    c: Tensor | None,
+    w: Tensor,
+    u: Tensor,
+    bias: Tensor,
+    *,
+    save: bool,
+) -> tuple[CallPlan, _Arrays, tuple[Tensor, Tensor, Tensor | None]]:
+    """The plan, the arrays, and (outputs, final hidden state, final cell state). With ``vectors``, xs are tokens [T B].
+
+    Args:
+        save: keep what a backward pass needs.
+    """
+    table, vocabulary = None, None
+    if vectors is not None:
+        table, vocabulary = torch.addmm(bias, vectors, w.t()), vectors.shape[0]
+    plan, arrays = _prepare(options, xs, vocabulary, h, c, w, u, save=save)
+    _run_forward(plan, arrays, table, w, u, bias, save=save)
+    outputs, cells = arrays.outputs, arrays.cells
+    # Copies, because a view of the final state would keep the whole outputs in memory.
+    return plan, arrays, (outputs, outputs[-1].clone(), cells[-1].clone() if cells is not None else None)
+
+
 class _Recurrence(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -414,20 +457,11 @@ class _Recurrence(torch.autograd.Function):
         u: Tensor,
         bias: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """With ``vectors``, ``xs`` are tokens [T B]."""
-        training = any(ctx.needs_input_grad)
-        table, vocabulary = None, None
-        if vectors is not None:
-            table, vocabulary = torch.addmm(bias, vectors, w.t()), vectors.shape[0]
-        plan, arrays = _prepare(options, xs, vocabulary, h, c, w, u, save=training)
-        _run_forward(plan, arrays, table, w, u, bias, save=training)
+        plan, arrays, results = _forward(options, xs, vectors, h, c, w, u, bias, save=True)
         ctx.memory, ctx.plan = options.memory, plan
         ctx.set_materialize_grads(False)
-        if training:
-            ctx.save_for_backward(*arrays, vectors, w if table is not None else None)
-        outputs, cells = arrays.outputs, arrays.cells
-        # Copies, because a view of the final state would keep the whole outputs in memory.
-        return outputs, outputs[-1].clone(), cells[-1].clone() if cells is not None else None
+        ctx.save_for_backward(*arrays, vectors, w if vectors is not None else None)
+        return results
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
