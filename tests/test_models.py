@@ -1,21 +1,34 @@
 """Models: walking and predicting, loss and score of a sequence, the search for a hidden size, layers, devices."""
 
+import copy
+import pickle
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from compilers import needs_kernels
 from doors import Attention, TwoPhase
 from seqmem.cells import CELLS, GRU, LSTM, RNN, Cell
-from seqmem.cells.state import leaves, written
+from seqmem.cells.state import State, leaves, map_leaves, written
 from seqmem.models import Model, RecurrentModel, stacked
-from seqmem.models.base import hidden_size_for, loss_per_sequence, parameter_count, score_per_sequence, trainable
+from seqmem.models.base import (
+    hidden_size_for,
+    loss_and_gradient,
+    loss_per_sequence,
+    parameter_count,
+    score_per_sequence,
+    trainable,
+)
 from seqmem.models.recurrent import SequenceModel
 from seqmem.optimizers import OPTIMIZERS
 from seqmem.randomness import ambient, generator
+from seqmem.signals import Batch, Tokens
 from seqmem.tasks import TASKS, Adding, Copy, Pronoun, Subject, Task
 from seqmem.training.update import update
 
@@ -54,6 +67,180 @@ def test_forward_is_its_walk_in_values_final_state_and_all_gradients(model: Mode
         return torch.autograd.grad(values.square().sum(), parameters, materialize_grads=True)
 
     torch.testing.assert_close(gradients(predicted), gradients(expected), rtol=1e-9, atol=1e-11)
+
+
+def _after(model: Model, task: Task, batch: Batch, state: State | None, **options: Any) -> tuple[Any, ...]:
+    """Numbers, final state and gradients of an update."""
+    parameters = trainable(model)
+    optimizer = OPTIMIZERS["sgd"](parameters, lr=1e-30)
+    numbers, final = update(model, task, optimizer, parameters, batch, state, 1.0, **options)
+    return numbers, final, [parameter.grad for parameter in parameters]
+
+
+def _has_a_pass(model: Model, batch: Batch, at: slice) -> bool:
+    return model.differentiated(batch.inputs, None, at) is not None
+
+
+@needs_kernels
+@pytest.mark.parametrize("task", ["pronoun", "text", "adding"])
+@pytest.mark.parametrize("name", [*CELLS, "cho", "stack", "one-hot", "frozen embedding", "frozen cell", "tied"])
+@pytest.mark.parametrize("length", [2, 30])  # with a product for each input, and with a table of products
+def test_an_update_without_a_graph_is_autograds_bit_for_bit(
+    task: str, name: str, length: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    instance = TASKS[task]()
+    batch = instance.sample(5, instance.min_seq_len + length, generator(0, "t"))
+    kind = {"cho": partial(GRU, form="cho"), "stack": LSTM, **CELLS}.get(name, GRU)
+    options: dict[str, Any] = {} if kind is RNN else {"seq_len": 9}
+    width = {"tied": 6, "one-hot": 0}.get(name, 5)
+    with ambient(0, name):
+        model = RecurrentModel.for_task(
+            instance, lambda d: kind(d, 6, **options), embed_size=width, layers=1 + (name == "stack")
+        )
+    if name.startswith("frozen"):
+        (model.embed if name == "frozen embedding" else model.cell).requires_grad_(False)
+    if name == "tied" and task == "text":
+        model.readout.weight = model.embed.weight  # pyright: ignore[reportAttributeAccessIssue]
+    start = map_leaves(lambda leaf: torch.full_like(leaf, 0.1), model.initial_state(5))
+    last = slice(len(batch.weights) - 1, len(batch.weights))
+    cases = [{}, {"weighted": batch.weighted}, {"weighted": last, "tbptt": 4}, {"tbptt": 7}]
+    assert _has_a_pass(model, batch, last)
+    for state in (None, start):
+        passed = [_after(model, instance, batch, state, **case) for case in cases]
+        with monkeypatch.context() as patched:
+            patched.setattr(RecurrentModel, "differentiated", Model.differentiated)
+            by_autograd = [_after(model, instance, batch, state, **case) for case in cases]
+        torch.testing.assert_close(passed, by_autograd, rtol=0, atol=0)
+
+
+@needs_kernels
+def test_autograd_remains_where_it_would_do_more() -> None:
+    """Hooks, weights and states that are computed from others, another step or readout, another kernel, autocast."""
+    batch, last = Pronoun().sample(3, 9, generator(0, "t")), slice(8, 9)
+
+    def make(kind: type[LSTM] = LSTM, model: type[RecurrentModel] = RecurrentModel) -> RecurrentModel:
+        return model.for_task(Pronoun(), lambda d: kind(d, 4, seq_len=9), embed_size=3)
+
+    class Learned(LSTM):
+        def initial_state(self, batch_size: int) -> State:
+            return {name: self.bias[:4].expand(batch_size, 4) for name in ("hidden", "cell")}
+
+    class Stepping(LSTM):
+        def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+            return super().step(2 * x, state)
+
+    class Reading(RecurrentModel):
+        def read_out(self, outputs: Tensor) -> Tensor:
+            return -self.readout(outputs)
+
+    def hooked(register: Callable[[Any], object]) -> RecurrentModel:
+        register(model := make())
+        return model
+
+    models = [
+        make(Learned), make(Stepping), make(model=Reading),
+        hooked(lambda model: model.cell.register_forward_hook(lambda *_: None)),
+        hooked(lambda model: model.readout.register_forward_pre_hook(lambda *_: None)),
+        hooked(lambda model: model.embed.register_full_backward_hook(lambda *_: None)),
+        hooked(lambda model: model.readout.weight.register_hook(lambda gradient: gradient)),
+        hooked(lambda model: model.cell.bias.register_post_accumulate_grad_hook(lambda _: None)),
+        hooked(lambda model: torch.nn.utils.parametrizations.orthogonal(model.cell.fused, "weight_hh_l0")),
+        hooked(lambda model: setattr(model, "readout", torch.nn.Sequential(model.readout, torch.nn.Tanh()))),
+        hooked(lambda model: model.cell.use("torch")),
+    ]  # fmt: skip
+    assert [_has_a_pass(model, batch, last) for model in models] == [False] * len(models)
+    assert _has_a_pass(make(), batch, last)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert not _has_a_pass(make(), batch, last)
+    handle = torch.nn.modules.module.register_module_forward_hook(lambda *_: None)
+    assert not _has_a_pass(make(), batch, last)
+    handle.remove()
+
+
+@needs_kernels
+def test_passes_do_not_disturb_each_other_and_end_with_their_cell() -> None:
+    """Two in flight at once, an abandoned one, other lengths, weights replaced, a copy of the model."""
+    task = Pronoun()
+    model = RecurrentModel.for_task(task, lambda d: LSTM(d, 4, seq_len=9), embed_size=3)
+    parameters, last = trainable(model), slice(8, 9)
+    one, two, longer = (task.sample(3, length, generator(i, "t")).inputs for i, length in enumerate((9, 9, 12)))
+
+    def expected(inputs: Tensor) -> list[Tensor]:
+        predicted, _ = model(inputs, at=last)
+        return list(torch.autograd.grad(predicted.sum(), parameters))
+
+    def begun(inputs: Tensor) -> Any:
+        passed = model.differentiated(inputs, None, last)
+        assert passed is not None
+        return passed
+
+    def ended(passed: Any) -> list[Tensor | None]:
+        model.zero_grad()
+        passed.backward(torch.ones_like(passed.predicted))
+        return [parameter.grad for parameter in parameters]
+
+    def same(inputs: Tensor, passed: Any) -> None:
+        torch.testing.assert_close(ended(passed), expected(inputs), rtol=0, atol=0)
+
+    same(one, begun(one))
+    first, second = begun(one), begun(two)
+    begun(longer)
+    same(one, first)
+    same(two, second)
+    same(longer, begun(longer))
+    same(two, begun(two))
+    model.cell.weight_hidden.data = torch.randn_like(model.cell.weight_hidden)  # pyright: ignore
+    same(one, begun(one))
+    model.load_state_dict({name: value * 0.5 for name, value in model.state_dict().items()})
+    same(one, begun(one))
+    other, kept = copy.deepcopy(model), [parameter.clone() for parameter in trainable(model)]
+    with torch.no_grad():
+        for parameter in trainable(other):
+            parameter.zero_()
+    same(one, begun(one))
+    assert len(pickle.dumps(model)) < 20_000
+    assert all(map(torch.equal, kept, trainable(model)))
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_the_loss_and_its_gradient_are_autograds_bit_for_bit(name: str) -> None:
+    task = TASKS[name]()
+    batch = task.sample(5, task.min_seq_len + 3, generator(0, "t"))
+    predicted = torch.randn(*batch.weights.shape, task.targets.size, generator=generator(1, "t"))
+    weighted = batch.weighted
+    last = slice(weighted.stop - 1, weighted.stop)
+    for at, total in (
+        (slice(None), None),
+        (weighted, batch.weights.sum(0)),
+        (last, None),
+        (last, batch.weights.sum(0)),
+    ):
+        part = Batch(*(tensor[at] for tensor in vars(batch).values()))
+        leaf = predicted[at].clone().requires_grad_()
+        loss = loss_per_sequence(task, leaf, part, total).mean()
+        (gradient,) = torch.autograd.grad(loss, leaf)
+        torch.testing.assert_close(
+            loss_and_gradient(task, predicted[at], part, total), (loss.detach(), gradient), rtol=0, atol=0
+        )
+
+
+def test_a_loss_of_ones_own_and_ignored_targets_keep_their_gradient() -> None:
+    @dataclass(frozen=True)
+    class Doubled(Tokens):
+        def loss(self, predicted: Tensor, targets: Tensor) -> Tensor:
+            return 2 * super().loss(predicted, targets)
+
+    class Task:
+        def __init__(self, targets: Tokens) -> None:
+            self.targets = targets
+
+    targets = torch.tensor([[1, -100, 0], [-100, 2, 2]])
+    batch = Batch(targets, targets, torch.ones(2, 3), torch.ones(2, 3, dtype=torch.bool))
+    predicted = torch.randn(2, 3, 3, generator=generator(0, "t"))
+    single, gradient = loss_and_gradient(Task(Tokens(3)), predicted, batch)  # pyright: ignore[reportArgumentType]
+    double, doubled = loss_and_gradient(Task(Doubled(3)), predicted, batch)  # pyright: ignore[reportArgumentType]
+    torch.testing.assert_close((double, doubled), (2 * single, 2 * gradient))
+    assert (gradient == 0).all(-1).equal(targets == -100)
 
 
 @pytest.mark.parametrize("cut", [1, 3, 4, 5, 8])

@@ -10,6 +10,7 @@ from typing import Any, TypeVar, cast
 
 import torch
 from torch import _foreach_add_, _fused_adam_, _fused_adamw_, nn, optim  # pyright: ignore[reportPrivateImportUsage]
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 Parameters = Iterable[nn.Parameter]
 Kind = TypeVar("Kind", bound=optim.Optimizer)
@@ -17,6 +18,8 @@ Kind = TypeVar("Kind", bound=optim.Optimizer)
 
 def _uncompiled(kind: type[Kind]) -> type[Kind]:
     """A subclass of ``kind`` without the decorators that exclude its methods from torch.compile.
+
+    ``draws``: false, as its steps draw no random numbers.
 
     The decorators import torch's compiler when an optimizer is created: four seconds before the first step of a run
     that compiles nothing. The methods themselves are unchanged, and still run under ``no_grad``.
@@ -34,20 +37,23 @@ def _uncompiled(kind: type[Kind]) -> type[Kind]:
         return method
 
     names = ("add_param_group", "zero_grad", "step", "state_dict", "load_state_dict")
-    return cast(type[Kind], type(kind.__name__, (kind,), {name: undecorated(name) for name in names}))
+    methods = {name: undecorated(name) for name in names}
+    return cast(type[Kind], type(kind.__name__, (kind,), {**methods, "draws": False}))
 
 
 def _single_call(kind: type[optim.Adam], kernel: Callable[..., None]) -> type[optim.Adam]:
     """A subclass of ``kind`` whose step calls torch's fused kernel once for all parameters of a group.
 
-    torch's own step first groups the parameters by dtype and device, at every step, which takes several times as long
-    as a small model's update. The updates are bitwise the same.
+    torch's own step first groups the parameters by dtype and device and informs a profiler, at every step, which takes
+    several times as long as a small model's update. The updates are bitwise the same. Where a closure, hooks or a
+    profiler wait for torch's own step, it runs.
     """
+    hooked_step = optim.Optimizer.profile_hook_step(kind.step)
 
     def step(self: optim.Adam, closure: Callable[[], Any] | None = None) -> Any:
         uniform = all(len({(p.device, p.dtype) for p in group["params"]}) == 1 for group in self.param_groups)
-        if closure is not None or not uniform:
-            return kind.step(self, closure)
+        if closure is not None or not uniform or _watched(self):
+            return hooked_step(self, closure)
         for group in self.param_groups:
             parameters, gradients, means, squares, largest, steps = lists = [[] for _ in range(6)]
             self._init_group(group, *lists)
@@ -62,7 +68,19 @@ def _single_call(kind: type[optim.Adam], kernel: Callable[..., None]) -> type[op
                 )  # fmt: skip
         return None
 
+    step.hooked = True  # pyright: ignore[reportFunctionMemberAccess]  else torch wraps it in profile_hook_step, too
     return cast(type[optim.Adam], type(kind.__name__, (kind,), {"step": step}))
+
+
+def _watched(optimizer: optim.Optimizer) -> bool:
+    """True if a hook or a profiler waits for the optimizer's steps."""
+    return bool(
+        optimizer._optimizer_step_pre_hooks  # noqa: SLF001  torch has no public question for hooks
+        or optimizer._optimizer_step_post_hooks  # noqa: SLF001
+        or _global_optimizer_pre_hooks
+        or _global_optimizer_post_hooks
+        or torch.autograd._profiler_enabled()  # noqa: SLF001  # pyright: ignore[reportPrivateImportUsage]
+    )
 
 
 _Adam = _single_call(_uncompiled(optim.Adam), _fused_adam_)

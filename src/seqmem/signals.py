@@ -11,7 +11,7 @@ from typing import Protocol, runtime_checkable
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, Shaped
-from torch import Tensor, nn
+from torch import Tensor, _log_softmax_backward_data, nn  # pyright: ignore[reportPrivateImportUsage]
 
 from .metrics import ACCURACY, BITS, SQUARED_ERROR, Metric
 
@@ -136,6 +136,41 @@ class Reals:
 
     def score(self, predicted: Float[Tensor, "T B K"], targets: Float[Tensor, "T B K"]) -> Float[Tensor, "T B"]:
         return self.loss(predicted, targets)
+
+
+Gradient = Callable[[Tensor], Tensor]
+"""From the weight of each timestep's loss, [T B], to the gradient of the weighted sum by the predictions, [T B K]."""
+
+
+def loss_with_gradient(signal: Signal) -> Callable[[Tensor, Tensor], tuple[Tensor, Gradient]] | None:
+    """``signal.loss`` together with its gradient in closed form, bit for bit autograd's. None: autograd is the way."""
+    return _WITH_GRADIENT.get(type(signal))  # the exact class: a subclass may have another loss
+
+
+def _nats_with_gradient(
+    predicted: Float[Tensor, "T B K"], targets: Int[Tensor, "T B"]
+) -> tuple[Float[Tensor, "T B"], Gradient]:
+    logs, chosen = torch.log_softmax(predicted.flatten(0, 1), -1), targets.flatten()
+
+    def gradient(weights: Float[Tensor, "T B"]) -> Float[Tensor, "T B K"]:
+        # The functions that autograd calls. Targets of -100 are ignored, as in torch's cross-entropy.
+        total = logs.new_zeros(())  # counts only for a mean
+        by_logs = torch.ops.aten.nll_loss_backward.default(weights.flatten(), logs, chosen, None, 0, -100, total)
+        return _log_softmax_backward_data(by_logs, logs, -1, logs.dtype).view_as(predicted)
+
+    return F.nll_loss(logs, chosen, reduction="none").view(targets.shape), gradient
+
+
+def _squared_error_with_gradient(
+    predicted: Float[Tensor, "T B K"], targets: Float[Tensor, "T B K"]
+) -> tuple[Float[Tensor, "T B"], Gradient]:
+    error = predicted - targets
+    return error.square().mean(-1), lambda weights: (weights / error.shape[-1]).unsqueeze(-1) * (2 * error)
+
+
+_WITH_GRADIENT: Mapping[type, Callable[[Tensor, Tensor], tuple[Tensor, Gradient]]] = {
+    Tokens: _nats_with_gradient, Reals: _squared_error_with_gradient,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -33,9 +33,9 @@ class Cell(nn.Module, ABC):
     ``kernels``: those of ``KERNELS`` besides ``step`` that can compute its sequences.
     ``compared``: options that TensorBoard's table of hyperparameters shows for runs of every cell.
 
-    Shortcuts are definitions of the same step that go faster: ``forward``, ``forward_tokens``, ``tapped``. They hold
-    for the step that they were written for: a subclass with a ``step`` of its own is computed by that step unless it
-    brings shortcuts of its own, too.
+    Shortcuts are definitions of the same step that go faster: ``forward``, ``forward_tokens``, ``differentiated``,
+    ``tapped``. They hold for the step that they were written for: a subclass with a ``step`` of its own is computed by
+    that step unless it brings shortcuts of its own, too.
     """
 
     input_size: int
@@ -103,6 +103,19 @@ class Cell(nn.Module, ABC):
         """
         return None
 
+    def differentiated(
+        self,
+        inputs: Float[Tensor, "T B D"] | Int[Tensor, "T B"],
+        state: State,
+        *,
+        vectors: Float[Tensor, "V D"] | None = None,
+    ) -> "Differentiated | None":
+        """``forward`` (with ``vectors``: ``forward_tokens``) with its backward pass, without autograd's graph.
+
+        It draws no random numbers. None: autograd is the only way.
+        """
+        return None
+
     def use(self, kernel: str, threads: int = 1) -> None:
         """Compute sequences with ``kernel``, one of ``KERNELS``. A cell without kernels ignores it."""
 
@@ -131,10 +144,41 @@ class Cell(nn.Module, ABC):
 
 
 _SHORTCUTS = {
-    "step": ("forward", "forward_tokens", "tapped", "saves_memory", "output_state", "equations", "kernels"),
-    "forward": ("forward_tokens", "tapped"),
+    "step": (
+        "forward",
+        "forward_tokens",
+        "tapped",
+        "differentiated",
+        "saves_memory",
+        "output_state",
+        "equations",
+        "kernels",
+    ),
+    "forward": ("forward_tokens", "tapped", "differentiated"),
 }
 """Definition -> the shortcuts and facts that are valid for it only."""
+
+
+@runtime_checkable
+class Differentiated(Protocol):
+    """A forward pass over a sequence, whose gradients ``backward`` computes, once.
+
+    ``outputs`` [T B H] and ``final``, the last state, have no graph.
+    """
+
+    outputs: Tensor
+    final: State
+
+    def backward(
+        self, outputs: Float[Tensor, "T B H"] | None, final: Mapping[str, Tensor | None], *, by_inputs: bool
+    ) -> Tensor | None:
+        """Add the loss's gradient by each weight to its ``grad``; return the one by the vectors, or without vectors by
+        the inputs, if ``by_inputs``, else None.
+
+        Args:
+            outputs, final: gradients of the loss by ``self.outputs`` and ``self.final``; None or missing: zero.
+        """
+        ...
 
 
 @runtime_checkable
@@ -165,6 +209,24 @@ class Tapped(Protocol):
             to_inputs: filled with dL/dx_t itself.
         """
         ...
+
+
+def add_gradients(pairs: "Iterable[tuple[Tensor, Tensor | None]]") -> None:
+    """Add to each tensor's ``grad`` what comes with it, as ``Tensor.backward`` does."""
+    for tensor, gradient in pairs:
+        if gradient is not None:
+            tensor.grad = gradient if tensor.grad is None else tensor.grad + gradient
+
+
+def hooked(module: nn.Module) -> bool:
+    """True if the module or one of its own parameters has a hook, which only calls and autograd run."""
+    # torch has no public question for hooks.
+    return bool(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks  # noqa: SLF001
+    ) or any(
+        parameter is not None and (parameter._backward_hooks or parameter._post_accumulate_grad_hooks)  # noqa: SLF001
+        for parameter in module._parameters.values()  # noqa: SLF001
+    )
 
 
 def steps(cell: Cell, xs: Iterable[Float[Tensor, "B D"]], state: State) -> Iterator[tuple[Tensor, State]]:

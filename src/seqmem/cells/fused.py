@@ -3,16 +3,17 @@
 Axes: T time, B batch, H hidden, D input features, V vectors, G gates stacked on top of each other in the weights.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ..kernels import functions
 from ..kernels.memory import Memory
-from .base import Cell, Tapped
+from .base import Cell, Differentiated, Tapped, add_gradients, hooked
 from .state import State
 
 _SYMBOLS_PER_TIMESTEP = 4
@@ -47,6 +48,7 @@ class FusedCell(Cell):
         if self.kernels:
             self.equations = kind
         self._memory = Memory()
+        self._idle: list[functions.Pass] = _Unshared()
         self.input_size, self.output_size = layer.input_size, layer.hidden_size
         if init not in ("torch", "orthogonal", "identity"):
             raise ValueError(f"init={init!r}: must be 'torch', 'orthogonal' or 'identity'")
@@ -100,8 +102,7 @@ class FusedCell(Cell):
     ) -> tuple[Float[Tensor, "T B H"], State]:
         before = self.initial_state(tokens.shape[1]) if state is None else state
         start = [before[name] for name in self._states]
-        # A table pays off only if each symbol occurs several times.
-        if len(vectors) > _SYMBOLS_PER_TIMESTEP * len(tokens) or self.choice(vectors, start) != "native":
+        if not self._table_pays(tokens, vectors) or self.choice(vectors, start) != "native":
             return super().forward_tokens(tokens, vectors, state)
         outputs, *final = self._native(tokens, start, vectors)
         return outputs, dict(zip(self._states, final, strict=True))
@@ -119,6 +120,34 @@ class FusedCell(Cell):
             return None
         weights = self.weight_input, self.weight_hidden, self.bias
         return functions.Tapped(self._kind, inputs, start, *weights, vectors=vectors, **self._how())
+
+    def differentiated(
+        self,
+        inputs: Float[Tensor, "T B D"] | Int[Tensor, "T B"],
+        state: State,
+        *,
+        vectors: Float[Tensor, "V D"] | None = None,
+    ) -> Differentiated | None:
+        start = [state[name] for name in self._states]
+        if hooked(self) or hooked(self.fused) or any(value.requires_grad for value in start):
+            return None  # a state that requires grad is learned: autograd goes on into it
+        looked_up = None
+        if vectors is not None and not self._table_pays(inputs, vectors):
+            looked_up, vectors, inputs = (inputs, len(vectors)), None, F.embedding(inputs, vectors.detach())
+        weights = self.weight_input, self.weight_hidden, self.bias
+        # A pass is in use from here to its backward pass. One that was made for something else is discarded.
+        passed = self._idle.pop() if self._idle else None
+        if passed is None or passed.made_for != self._wanted(inputs, weights, vectors):
+            passed = None
+            real = inputs if vectors is None else vectors
+            # A weight that is no leaf is parametrized: autograd goes on into what it comes from.
+            if self.choice(real, start) != "native" or not all(weight.is_leaf for weight in weights):
+                return None
+            passed = functions.Pass(self._kind, inputs, *weights, vectors=vectors, **self._how())
+            passed.made_for = self._wanted(inputs, weights, vectors)
+        outputs, *final = passed.forward(inputs, start)
+        ends = dict(zip(self._states, final, strict=True))
+        return _Differentiated(outputs, ends, weights, passed, self._idle, looked_up)
 
     def use(self, kernel: str, threads: int = 1) -> None:
         self.kernel, self.threads = kernel, threads
@@ -152,14 +181,61 @@ class FusedCell(Cell):
             )
         return "torch" if "torch" in self.kernels and self.kernel != "step" else "step"
 
+    def _table_pays(self, tokens: Tensor, vectors: Tensor) -> bool:
+        """True if each symbol occurs so often that a table of products, one per symbol, saves time."""
+        return len(vectors) <= _SYMBOLS_PER_TIMESTEP * len(tokens)
+
     def _native(self, inputs: Tensor, start: list[Tensor], vectors: Tensor | None = None) -> tuple[Tensor, ...]:
         weights = self.weight_input, self.weight_hidden, self.bias
         if vectors is None:
             return functions.recurrence(self._kind, inputs, start, *weights, **self._how())
         return functions.recurrence_of_tokens(self._kind, inputs, vectors, start, *weights, **self._how())
 
+    def _wanted(self, inputs: Tensor, weights: Sequence[Tensor], vectors: Tensor | None) -> tuple[Any, ...]:
+        how = self.kernel, self.threads, self.checkpoint_every_t, torch.is_autocast_enabled("cpu")
+        return functions.Pass.settings(self._kind, inputs, *weights, vectors, *how)
+
     def _how(self) -> dict[str, Any]:
         return {"threads": self.threads, "checkpoint_every_t": self.checkpoint_every_t, "memory": self._memory}
+
+
+class _Unshared(list[functions.Pass]):
+    """A list that copies and pickles as an empty one: buffers for one cell's weights are of no use to another."""
+
+    def __deepcopy__(self, _: object) -> "_Unshared":
+        return _Unshared()
+
+    def __reduce__(self) -> tuple[type["_Unshared"], tuple[()]]:
+        return _Unshared, ()
+
+
+class _Differentiated:
+    """A pass of a fused cell through the native kernels, which becomes idle again after ``backward``."""
+
+    def __init__(
+        self,
+        outputs: Float[Tensor, "T B H"],
+        final: State,
+        weights: Sequence[Tensor],
+        passed: functions.Pass,
+        idle: list[functions.Pass],
+        looked_up: tuple[Int[Tensor, "T B"], int] | None,
+    ) -> None:
+        """``looked_up``: the tokens and V, if the vectors were looked up to be the inputs of ``passed``."""
+        self.outputs, self.final = outputs, final
+        self._weights, self._passed, self._idle, self._looked_up = weights, passed, idle, looked_up
+
+    def backward(
+        self, outputs: Float[Tensor, "T B H"] | None, final: Mapping[str, Tensor | None], *, by_inputs: bool
+    ) -> Tensor | None:
+        by_final = [final.get(name) for name in self.final]
+        first, *gradients = self._passed.backward(outputs, by_final, by_inputs=by_inputs)
+        add_gradients(zip(self._weights, gradients, strict=True))
+        self._idle.append(self._passed)
+        if first is None or self._looked_up is None:
+            return first
+        tokens, vocabulary = self._looked_up
+        return torch.ops.aten.embedding_dense_backward.default(first, tokens, vocabulary, -1, False)
 
 
 def log_uniform_timescales(size: int, seq_len: int) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from .base import Cell, Tapped
+from .base import Cell, Differentiated, Tapped, hooked
 from .state import State, join, part
 
 
@@ -90,6 +90,24 @@ class Stack(Cell):
             inputs, vectors = layer.outputs, None  # the cell above reads the array that this layer fills
         return _TappedStack(self._names, layers)
 
+    def differentiated(
+        self,
+        inputs: Float[Tensor, "T B D"] | Int[Tensor, "T B"],
+        state: State,
+        *,
+        vectors: Float[Tensor, "V D"] | None = None,
+    ) -> Differentiated | None:
+        if hooked(self):
+            return None
+        layers: list[Differentiated] = []
+        for cell, old in zip(self.cells, self._split(state), strict=True):
+            layer = cell.differentiated(inputs, old, vectors=vectors)
+            if layer is None:
+                return None
+            layers.append(layer)
+            inputs, vectors = layer.outputs, None
+        return _DifferentiatedStack(self._names, layers)
+
     def saves_memory(self, like: Float[Tensor, "..."]) -> bool:
         return all(cell.saves_memory(like) for cell in self.cells)
 
@@ -131,3 +149,20 @@ class _TappedStack:
             by_input, norms[name] = layer.backward(outputs, part(final, name), to_inputs=below)
             outputs = below
         return by_input, join({name: norms[name] for name in self._names})
+
+
+class _DifferentiatedStack:
+    """Each layer passes the gradient by its inputs down to the one below."""
+
+    def __init__(self, names: Sequence[str], layers: Sequence[Differentiated]) -> None:
+        self._names, self._layers = names, layers
+        self.outputs = layers[-1].outputs
+        self.final = join({name: layer.final for name, layer in zip(names, layers, strict=True)})
+
+    def backward(
+        self, outputs: Float[Tensor, "T B H"] | None, final: Mapping[str, Tensor | None], *, by_inputs: bool
+    ) -> Tensor | None:
+        first = self._layers[0]
+        for name, layer in zip(reversed(self._names), reversed(self._layers), strict=True):
+            outputs = layer.backward(outputs, part(final, name), by_inputs=by_inputs or layer is not first)
+        return outputs

@@ -90,16 +90,7 @@ def recurrence(
         RuntimeError: in the backward pass, if second derivatives are requested.
     """
     options = _options(kind, threads, checkpoint_every_t, memory)
-    _check_inputs(xs, "T B D")
-    _check(
-        kind,
-        len(start),
-        ("xs", xs.shape, xs.dtype),
-        ("weight_hidden", weight_hidden.shape, weight_hidden.dtype),
-        ("weight_input", weight_input.shape, weight_input.dtype),
-        ("bias", bias.shape, bias.dtype),
-        *(("start", state.shape, state.dtype) for state in start),
-    )
+    _check_arrays(kind, xs, None, start, weight_input, weight_hidden, bias)
     return _computed(options, xs, None, start, weight_input, weight_hidden, bias)
 
 
@@ -125,17 +116,7 @@ def recurrence_of_tokens(
         IndexError: a token is not in [0, V).
     """
     options = _options(kind, threads, checkpoint_every_t, memory)
-    _check_inputs(tokens, "T B")
-    _check(
-        kind,
-        len(start),
-        ("tokens", tokens.shape, tokens.dtype),
-        ("weight_hidden", weight_hidden.shape, weight_hidden.dtype),
-        ("weight_input", weight_input.shape, weight_input.dtype),
-        ("bias", bias.shape, bias.dtype),
-        ("vectors", vectors.shape, vectors.dtype),
-        *(("start", state.shape, state.dtype) for state in start),
-    )
+    _check_arrays(kind, tokens, vectors, start, weight_input, weight_hidden, bias)
     return _computed(options, tokens, vectors, start, weight_input, weight_hidden, bias)
 
 
@@ -149,14 +130,34 @@ def _computed(
     bias: Tensor,
 ) -> tuple[Tensor, ...]:
     """The results with a graph if a backward pass may follow, else without saved activations."""
-    h, c = (*start, None)[:2]
+    h, c = start[0], start[1] if len(start) > 1 else None
     arrays = inputs, vectors, h, c, w, u, bias
     # Asked here: inside an autograd function, ctx.needs_input_grad is true under no_grad, too.
     if torch.is_grad_enabled() and any(array is not None and array.requires_grad for array in arrays):
-        results = _Recurrence.apply(options, *arrays)
+        outputs, h, c = _Recurrence.apply(options, *arrays)
     else:
-        results = _forward(options, *arrays, save=False)[2]
-    return results if c is not None else results[:2]
+        outputs, h, c = _forward(options, *arrays, save=False)[2]
+    return (outputs, h) if c is None else (outputs, h, c)
+
+
+def _check_arrays(
+    kind: str,
+    inputs: Tensor,
+    vectors: Tensor | None,
+    start: Sequence[Tensor],
+    weight_input: Tensor,
+    weight_hidden: Tensor,
+    bias: Tensor,
+) -> None:
+    """Raise ValueError unless all sizes and dtypes match."""
+    name, axes = ("xs", "T B D") if vectors is None else ("tokens", "T B")
+    if inputs.ndim != len(axes.split()) or len(inputs) < 1:
+        raise ValueError(f"inputs have the shape {tuple(inputs.shape)}: must be [{axes}], at least one timestep")
+    named = [(name, inputs), ("weight_hidden", weight_hidden), ("weight_input", weight_input), ("bias", bias)]
+    if vectors is not None:
+        named.append(("vectors", vectors))
+    named.extend(("start", state) for state in start)
+    _check(kind, len(start), *[(name, array.shape, array.dtype) for name, array in named])
 
 
 _Array = tuple[str, torch.Size, torch.dtype]
@@ -190,11 +191,6 @@ def _check(
                 raise ValueError(f"tokens are {dtype}: must be torch.int64")
         elif dtype != weight_hidden[2] or dtype not in _SUFFIX:
             raise ValueError(f"{name} is {dtype}, weight_hidden {weight_hidden[2]}: must be one real type")
-
-
-def _check_inputs(inputs: Tensor, axes: str) -> None:
-    if inputs.ndim != len(axes.split()) or len(inputs) < 1:
-        raise ValueError(f"inputs have the shape {tuple(inputs.shape)}: must be [{axes}], at least one timestep")
 
 
 class CallPlan:
@@ -467,41 +463,150 @@ class _Recurrence(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():
             raise RuntimeError("the native kernels have no second derivatives: kernel=step has them")
-        plan: CallPlan = ctx.plan
-        steps, _, features, hidden = plan.sizes
         *saved, vectors, w = ctx.saved_tensors
-        arrays = _Arrays(*saved)
-        h, c = arrays.h, arrays.c
-        _, need_xs, need_vectors, need_h, need_c, need_w, need_u, need_bias = ctx.needs_input_grad
-        grad_outputs, grad_h, grad_c = grads
-        if grad_outputs is not None:
-            grad_outputs = _dense(grad_outputs)
-        carry_h = grad_h.clone(memory_format=torch.contiguous_format) if grad_h is not None else torch.zeros_like(h)
-        carry_c = None
-        if c is not None:
-            carry_c = grad_c.clone(memory_format=torch.contiguous_format) if grad_c is not None else torch.zeros_like(c)
-        grad_xs = torch.empty_like(arrays.xs) if need_xs else None
-        need_weights = need_vectors or need_w or need_u or need_bias
-        sums = ctx.memory.take(plan.sums, plan.dtype).zero_() if need_weights else None
-        _run_backward(plan, ctx.memory, arrays, grad_outputs, carry_h, carry_c, grad_xs=grad_xs, sums=sums)
-        grad_vectors = grad_w = grad_u = grad_bias = None
-        if sums is not None:
-            gates = plan.gates
-            grad_w = h.new_empty((features, gates) if plan.lookup else (gates, features))
-            grad_u = h.new_empty(gates, hidden)
-            grad_bias = None if plan.lookup else h.new_empty(gates)
-            pointers = (ctypes.c_void_p(_address(array)) for array in (grad_w, grad_u, grad_bias))
-            call = plan.call("backward", steps, grad_sums=_address(sums))
-            plan.functions["reduce"](ctypes.byref(call), *pointers)
-            if vectors is not None:
-                grad_table, grad_w = grad_w, None
-                grad_vectors = grad_table @ w if need_vectors else None
-                grad_w = grad_table.t() @ vectors if need_w else None
-                grad_bias = grad_table.sum(0) if need_bias else None
+        return None, *_gradients(ctx.plan, ctx.memory, _Arrays(*saved), vectors, w, grads, ctx.needs_input_grad[1:])
+
+
+def _gradients(
+    plan: CallPlan,
+    memory: Memory,
+    arrays: _Arrays,
+    vectors: Tensor | None,
+    w: Tensor | None,
+    grads: Sequence[Tensor | None],
+    needs: Sequence[bool],
+    buffer: Tensor | None = None,
+) -> tuple[Tensor | None, ...]:
+    """The gradients by xs, vectors, h, c, w, u and bias, those that ``needs`` names, from those by the results.
+
+    ``buffer``: for the weights' gradient sums; None: one from ``memory``.
+    """
+    steps, _, features, hidden = plan.sizes
+    h, c = arrays.h, arrays.c
+    need_xs, need_vectors, need_h, need_c, need_w, need_u, need_bias = needs
+    grad_outputs, grad_h, grad_c = grads
+    if grad_outputs is not None:
+        grad_outputs = _dense(grad_outputs)
+    carry_h = grad_h.clone(memory_format=torch.contiguous_format) if grad_h is not None else torch.zeros_like(h)
+    carry_c = None
+    if c is not None:
+        carry_c = grad_c.clone(memory_format=torch.contiguous_format) if grad_c is not None else torch.zeros_like(c)
+    grad_xs = torch.empty_like(arrays.xs) if need_xs else None
+    need_weights = need_vectors or need_w or need_u or need_bias
+    sums = (memory.take(plan.sums, plan.dtype) if buffer is None else buffer).zero_() if need_weights else None
+    _run_backward(plan, memory, arrays, grad_outputs, carry_h, carry_c, grad_xs=grad_xs, sums=sums)
+    grad_vectors = grad_w = grad_u = grad_bias = None
+    if sums is not None:
+        gates = plan.gates
+        grad_w = h.new_empty((features, gates) if plan.lookup else (gates, features))
+        grad_u = h.new_empty(gates, hidden)
+        grad_bias = None if plan.lookup else h.new_empty(gates)
+        pointers = (ctypes.c_void_p(_address(array)) for array in (grad_w, grad_u, grad_bias))
+        call = plan.call("backward", steps, grad_sums=_address(sums))
+        plan.functions["reduce"](ctypes.byref(call), *pointers)
+        if vectors is not None:
+            assert w is not None
+            grad_table, grad_w = grad_w, None
+            grad_vectors = grad_table @ w if need_vectors else None
+            grad_w = grad_table.t() @ vectors if need_w else None
+            grad_bias = grad_table.sum(0) if need_bias else None
+    return (
+        grad_xs, grad_vectors, carry_h if need_h else None, carry_c if need_c else None, grad_w, grad_u, grad_bias,
+    )  # fmt: skip
+
+
+class Pass:
+    """Forward and backward passes of ``recurrence`` (with vectors: ``recurrence_of_tokens``) in turn, for training.
+
+    The same results and gradients, bit for bit, without autograd's graph: recording and running it takes as long as a
+    small recurrence. All sizes are fixed and all buffers allocated once, in the constructor. The weights may change in
+    place.
+
+    Args:
+        like: inputs of the shape to come, [T B D], or with vectors tokens [T B].
+
+    Raises:
+        ValueError: sizes or dtypes do not match.
+    """
+
+    made_for: tuple[Any, ...] = ()
+    """A note of the owner's: the ``settings`` that the pass serves."""
+
+    def __init__(
+        self,
+        kind: str,
+        like: Tensor,
+        weight_input: Float[Tensor, "GH D"],
+        weight_hidden: Float[Tensor, "GH H"],
+        bias: Float[Tensor, " GH"],
+        *,
+        vectors: Float[Tensor, "V D"] | None = None,
+        threads: int = 1,
+        checkpoint_every_t: int | None = None,
+        memory: Memory | None = None,
+    ) -> None:
+        options = _options(kind, threads, checkpoint_every_t, memory)
+        self._memory, self._vectors = options.memory, vectors
+        self._weights = weight_input, weight_hidden, bias
+        states = [weight_hidden.new_empty(like.shape[1], weight_hidden.shape[1])] * (2 if kind == "lstm" else 1)
+        _check_arrays(kind, like, vectors, states, *self._weights)
+        self._like = [(array.shape, array.dtype) for array in (like, *states)]
+        vocabulary, h, c = None if vectors is None else len(vectors), states[0], states[1] if kind == "lstm" else None
+        with torch.no_grad():
+            self._plan, self._arrays = _prepare(options, like, vocabulary, h, c, weight_input, weight_hidden, save=True)
+        self._table = weight_input.new_empty(vocabulary or 0, len(weight_input))
+        self._sums = self._memory.take(self._plan.sums, self._plan.dtype)
+
+    @staticmethod
+    def settings(kind: str, like: Tensor, *arrays_and_more: Any) -> tuple[Any, ...]:
+        """What identifies the calls that one pass can serve: equal sizes, the same arrays, equal other settings."""
         return (
-            None, grad_xs, grad_vectors, carry_h if need_h else None, carry_c if need_c else None,
-            grad_w, grad_u, grad_bias,
+            kind, like.shape, like.dtype, OPERATIONS_PER_CALL, OPERATIONS_PER_THREAD,
+            *[(id(value), value.data_ptr()) if isinstance(value, Tensor) else value for value in arrays_and_more],
         )  # fmt: skip
+
+    def forward(self, inputs: Tensor, start: Sequence[Float[Tensor, "B H"]]) -> tuple[Tensor, ...]:
+        """``recurrence``'s results. The outputs are overwritten by the next call.
+
+        Raises:
+            ValueError: inputs or the initial state have another shape, dtype or device.
+        """
+        for array, expected in zip((inputs, *start), self._like, strict=True):
+            if (array.shape, array.dtype) != expected:
+                raise ValueError(f"an array of {array.shape}, {array.dtype}: must be of {expected[0]}, {expected[1]}")
+        w, u, bias = self._weights
+        h, c = start[0], start[1] if len(start) > 1 else None
+        with torch.no_grad():
+            table = None
+            if self._vectors is not None:
+                table = torch.addmm(bias, self._vectors, w.t(), out=self._table)
+            arrays = self._arrays._replace(xs=_dense(inputs), h=_dense(h), c=None if c is None else _dense(c))
+            self._arrays = arrays
+            _run_forward(self._plan, arrays, table, w, u, bias, save=True)
+            results = arrays.outputs, arrays.outputs[-1].clone()
+            return results if arrays.cells is None else (*results, arrays.cells[-1].clone())
+
+    def backward(
+        self, outputs: Float[Tensor, "T B H"] | None, final: Sequence[Tensor | None], *, by_inputs: bool
+    ) -> tuple[Tensor | None, ...]:
+        """For the last ``forward``: the gradients by the vectors (without them: the inputs) and by the three weights.
+
+        Args:
+            outputs, final: gradients of the loss by ``forward``'s results; None: zero.
+            by_inputs: False: the first one is None.
+        """
+        w, u, bias = self._weights
+        tokens = self._vectors is not None
+        needs = (
+            by_inputs and not tokens, by_inputs and tokens, False, False, w.requires_grad, u.requires_grad,
+            bias.requires_grad,
+        )  # fmt: skip
+        grads = outputs, *final, *([None] * (2 - len(final)))
+        with torch.no_grad():
+            by_xs, by_vectors, _, _, *by_weights = _gradients(
+                self._plan, self._memory, self._arrays, self._vectors, w, grads, needs, self._sums
+            )
+        return by_vectors if tokens else by_xs, *by_weights
 
 
 def _forward_piece(
@@ -560,12 +665,8 @@ class Tapped:
     ) -> None:
         self._memory = memory or Memory()
         options = _options(kind, threads, checkpoint_every_t, self._memory)
-        by_name = {"xs" if vectors is None else "tokens": inputs, "weight_hidden": weight_hidden}
-        by_name |= {"weight_input": weight_input, "bias": bias} | ({} if vectors is None else {"vectors": vectors})
         states = [value.detach() for value in start.values()]
-        arrays = [*by_name.items(), *(("start", state) for state in states)]
-        _check_inputs(inputs, "T B D" if vectors is None else "T B")
-        _check(kind, len(start), *((name, array.shape, array.dtype) for name, array in arrays))
+        _check_arrays(kind, inputs, vectors, states, weight_input, weight_hidden, bias)
         self._names = tuple(start)
         self._weights = [_dense(array.detach()) for array in (weight_input, weight_hidden, bias)]
         self._vectors = None if vectors is None else vectors.detach()

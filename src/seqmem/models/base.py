@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..cells.base import Cell, cells_in
 from ..cells.state import State
 from ..randomness import ambient
-from ..signals import Batch
+from ..signals import Batch, loss_with_gradient
 from ..tasks.base import Task
 
 
@@ -94,6 +94,15 @@ class Model(nn.Module, ABC):
         """
         return None
 
+    def differentiated(
+        self, inputs: Shaped[Tensor, "T B ..."], state: State | None, at: slice
+    ) -> "Differentiated | None":
+        """``forward`` with its backward pass, without autograd's graph. None: autograd is the only way.
+
+        It draws no random numbers, and ends in the same predictions, state and gradients, bit for bit.
+        """
+        return None
+
     def checkpoint(self, every: int | None) -> None:
         """Save only every Nth state for the backward pass, and recompute the rest there; None: save all.
 
@@ -105,6 +114,18 @@ class Model(nn.Module, ABC):
     def layers(self) -> "Layers | None":
         """The model as published equations with their weights; None: its equations are others."""
         return None
+
+
+@runtime_checkable
+class Differentiated(Protocol):
+    """A forward pass whose gradients ``backward`` computes, once. ``predicted`` and ``final`` have no graph."""
+
+    predicted: Float[Tensor, "A B K"]
+    final: State
+
+    def backward(self, predicted: Float[Tensor, "A B K"]) -> None:
+        """Add the loss's gradient by each trainable parameter to its ``grad``, from the one by the predictions."""
+        ...
 
 
 @runtime_checkable
@@ -212,6 +233,25 @@ def loss_per_sequence(
     if len(per_step) == 1 and total is None:
         return per_step.squeeze(0)  # the mean of a single timestep
     return (per_step * batch.weights).sum(0) / (batch.weights.sum(0) if total is None else total)
+
+
+def loss_and_gradient(
+    task: Task, predicted: Float[Tensor, "T B K"], batch: Batch, total: Float[Tensor, " B"] | None = None
+) -> tuple[Float[Tensor, ""], Float[Tensor, "T B K"]]:
+    """The mean of ``loss_per_sequence``, and its gradient by ``predicted``: bit for bit what autograd computes."""
+    closed_form = loss_with_gradient(task.targets)
+    if closed_form is None:
+        leaf = predicted.detach().requires_grad_()
+        loss = loss_per_sequence(task, leaf, batch, total).mean()
+        return loss.detach(), torch.autograd.grad(loss, leaf)[0]
+    with torch.no_grad():
+        per_step, gradient = closed_form(predicted, batch.targets)
+        share = 1 / predicted.shape[1]
+        if len(predicted) == 1 and total is None:
+            return per_step.mean(), gradient(torch.full_like(per_step, share))
+        total = batch.weights.sum(0) if total is None else total
+        loss = ((per_step * batch.weights).sum(0) / total).mean()
+        return loss, gradient(torch.full_like(total, share) / total * batch.weights)
 
 
 def score_per_sequence(task: Task, predicted: Float[Tensor, "T B K"], batch: Batch) -> Float[Tensor, " B"]:

@@ -6,17 +6,19 @@ Axes: T time, A asked timesteps, B batch, D input features, H hidden, K outputs,
 from collections.abc import Callable, Iterator, Mapping
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook  # pyright: ignore[reportPrivateUsage]
 
 from ..cells import base as cells
-from ..cells.base import Cell, CellFactory
+from ..cells.base import Cell, CellFactory, add_gradients, hooked
 from ..cells.recompute import recomputed
 from ..cells.stack import Stack
 from ..cells.state import State
 from ..signals import OneHot
 from ..tasks.base import Task
-from .base import Layers, Model, Step, Tapped, entering
+from .base import Differentiated, Layers, Model, Step, Tapped, entering
 
 
 class RecurrentModel(Model):
@@ -86,6 +88,25 @@ class RecurrentModel(Model):
             taps = self.cell.tapped(inputs if embedded is None else embedded, start, vectors=vectors)
         return None if taps is None else _Taps(self, inputs, embedded, taps, at)
 
+    def differentiated(
+        self, inputs: Shaped[Tensor, "T B ..."], state: State | None, at: slice
+    ) -> Differentiated | None:
+        embed, readout = self.embed, self.readout
+        vectors = _token_vectors(embed)
+        if (
+            type(self) is not RecurrentModel
+            or type(readout) is not nn.Linear
+            or readout.bias is None
+            or (vectors is None and type(embed) is not nn.Identity)
+            or any(map(hooked, (self, embed, readout)))
+            or _has_any_global_hook()
+        ):
+            return None
+        cell = self.cell
+        before = cell.initial_state(inputs.shape[1]) if state is None else state
+        passed = cell.differentiated(inputs, before, vectors=vectors)
+        return None if passed is None else _Differentiated(cell, readout, vectors, passed, at)
+
     def checkpoint(self, every: int | None) -> None:
         self.checkpoint_every_t = every
         super().checkpoint(every)
@@ -127,8 +148,12 @@ def _gates(cell: Cell, x: Float[Tensor, "B D"], state: State) -> Callable[[], Ma
 def _outputs_at(cell: Cell, outputs: Float[Tensor, "T B H"], final: State, at: slice) -> Float[Tensor, "A B H"]:
     """``outputs[at]``. If ``at`` is the last timestep, the output is taken from the state: the backward pass then
     starts there, without zeros for all other timesteps."""
-    last = at == slice(len(outputs) - 1, len(outputs)) and cell.output_state
-    return final[last][None] if last else outputs[at]
+    last = cell.output_state
+    return final[last][None] if _is_last(at, outputs) and last is not None else outputs[at]
+
+
+def _is_last(at: slice, outputs: Float[Tensor, "T B H"]) -> bool:
+    return at == slice(len(outputs) - 1, len(outputs))
 
 
 def _token_vectors(embed: nn.Module) -> Float[Tensor, "V D"] | None:
@@ -136,6 +161,50 @@ def _token_vectors(embed: nn.Module) -> Float[Tensor, "V D"] | None:
     if type(embed) is nn.Embedding and (embed.padding_idx, embed.max_norm, embed.sparse) == (None, None, False):
         return embed.weight
     return embed.get_buffer("units") if type(embed) is OneHot else None
+
+
+class _Differentiated:
+    """A pass of a recurrent model whose cell computes the gradients itself (``Cell.differentiated``)."""
+
+    def __init__(
+        self,
+        cell: Cell,
+        readout: nn.Linear,
+        vectors: Float[Tensor, "V D"] | None,
+        passed: cells.Differentiated,
+        at: slice,
+    ) -> None:
+        self._weight, self._bias = readout.weight, readout.bias
+        self._vectors, self._passed, self._at = vectors, passed, at
+        self.final = passed.final
+        self._read = cell.output_state if _is_last(at, passed.outputs) else None
+        with torch.no_grad():
+            self._outputs = _outputs_at(cell, passed.outputs, passed.final, at)
+            self.predicted = F.linear(self._outputs, self._weight, self._bias)
+
+    def backward(self, predicted: Float[Tensor, "A B K"]) -> None:
+        weight, bias, passed, vectors = self._weight, self._bias, self._passed, self._vectors
+        with torch.no_grad():
+            flat = predicted.flatten(0, 1)
+            by_weight = flat.t() @ self._outputs.flatten(0, 1) if weight.requires_grad else None
+            by_outputs = flat @ weight
+            if self._read is not None:
+                by_vectors = passed.backward(None, {self._read: by_outputs}, by_inputs=_learns(vectors))
+            else:
+                whole = torch.zeros_like(passed.outputs)
+                whole[self._at] = by_outputs.view_as(self._outputs)
+                by_vectors = passed.backward(whole, {}, by_inputs=_learns(vectors))
+            if (
+                vectors is weight and by_weight is not None and by_vectors is not None
+            ):  # tied: their sum is added, as autograd does
+                by_weight, by_vectors = by_weight + by_vectors, None
+            add_gradients([(weight, by_weight), (bias, flat.sum(0) if bias.requires_grad else None)])
+            if vectors is not None:
+                add_gradients([(vectors, by_vectors)])
+
+
+def _learns(vectors: Tensor | None) -> bool:
+    return vectors is not None and vectors.requires_grad
 
 
 class _Taps:

@@ -37,7 +37,9 @@ def compiled(model: Model) -> Callable[..., tuple[Tensor, State]]:
     for cell in cells_in(model):
         cell.prepare_for_compiler()
     with quotable_paths():  # torch computes some of its paths when its compiler is imported
-        return torch.compile(model, dynamic=False)
+        forward = torch.compile(model, dynamic=False)
+    # A function, without the model's attributes: update would use the pass of the model that is not compiled.
+    return lambda *args, **options: forward(*args, **options)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ It reports to ``Observer``s (the run's directory and the terminal are two) and k
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from math import isfinite
 from typing import Literal
 
@@ -73,10 +74,11 @@ def train(
             if step > 0:  # step 0 is the untrained model: it is only measured
                 batch, weighted = batches.pop()
                 # Seed by step, so that dropout and the like continue bitwise after a resume.
-                with ambient(plan.seed, "noise", step - 1, device=device), compiling(on=plan.compile):
+                noise = partial(ambient, plan.seed, "noise", step - 1, device=device)
+                with compiling(on=plan.compile):
                     numbers, state = update(
                         forward, task, optimizer, parameters, batch, now.carried, plan.clip_norm,
-                        tbptt=plan.tbptt, weighted=weighted, precision=plan.precision,
+                        tbptt=plan.tbptt, weighted=weighted, precision=plan.precision, noise=noise,
                     )  # fmt: skip
                 now.step = step
                 now.carried = None if step % task.chunks == 0 else state

@@ -5,7 +5,7 @@ Axes: T time, B batch, K outputs.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 
 import torch
@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, _foreach_mul_, _foreach_norm, nn  # pyright: ignore[reportPrivateImportUsage]
 
 from ..cells.state import State, map_leaves
-from ..models.base import loss_per_sequence
+from ..models.base import Differentiated, loss_and_gradient
 from ..signals import Batch
 from ..tasks.base import Task
 
@@ -30,6 +30,7 @@ def update(
     tbptt: int | None = None,
     weighted: slice | None = None,
     precision: str = "float32",
+    noise: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> tuple[Float[Tensor, "3"], State]:
     """One training step: ([loss, gradient norm, gradient norm after clipping], the state at the end of the batch).
 
@@ -39,31 +40,70 @@ def update(
         tbptt, precision: as in ``Plan``.
         weighted: ``batch.weighted``, the span of timesteps with a weight; None: all timesteps may have one. (Asking
             the batch itself would be a sync point.)
+        noise: seeds the global generators; entered at most once, before something that may draw from them.
     """
     device, dtype, seq_len = parameters[0].device, parameters[0].dtype, len(batch.weights)
     once = weighted is not None and weighted.stop - weighted.start == 1
     total, losses = None if once else batch.weights.sum(0), []
+    # The compiled form has no pass of its own.
+    differentiated: Callable[..., Differentiated | None] = getattr(model, "differentiated", _never)
     for parameter in parameters:  # optimizer.zero_grad() does the same, and first informs a profiler
         parameter.grad = None
-    with _tf32(on=precision == "tf32"):
+    with ExitStack() as stack:
+        seed = _Once(lambda: stack.enter_context(noise()))
+        if getattr(optimizer, "draws", True):
+            seed()
+        if precision == "tf32":
+            stack.enter_context(_tf32())
         for start, stop, counted in segments(seq_len, tbptt, weighted):
+            inputs = batch.inputs[start:stop]
             # A segment without a weight has no loss to differentiate: only its final state is needed.
-            with torch.set_grad_enabled(counted.start < counted.stop), _autocast(device, on=precision == "bf16"):
-                every = counted == slice(0, stop - start)
-                predicted, final = model(batch.inputs[start:stop], state, **({} if every else {"at": counted}))
-            state = map_leaves(partial(_detached, dtype=dtype), final)
-            if counted.start < counted.stop:
+            weighs = counted.start < counted.stop
+            passed = differentiated(inputs, state, counted) if weighs else None
+            if passed is None:
+                seed()
+                with torch.set_grad_enabled(weighs), _autocast(device, on=precision == "bf16"):
+                    every = counted == slice(0, stop - start)
+                    passed = _ByAutograd(*model(inputs, state, **({} if every else {"at": counted})))
+            state = map_leaves(partial(_detached, dtype=dtype), passed.final)
+            if weighs:
                 part = batch.part(start + counted.start, start + counted.stop)
-                loss = loss_per_sequence(task, predicted.to(dtype), part, total).mean()
-                loss.backward()
-                losses.append(loss.detach())
-            del predicted, final  # free this segment's graph before the next one is built
-    norm = clip([parameter.grad for parameter in parameters if parameter.grad is not None], clip_norm)
-    optimizer.step()
+                loss, gradient = loss_and_gradient(task, passed.predicted.detach().to(dtype), part, total)
+                passed.backward(gradient)
+                losses.append(loss)
+            del passed  # free this segment's graph before the next one is built
+        norm = clip([parameter.grad for parameter in parameters if parameter.grad is not None], clip_norm)
+        optimizer.step()
     clipped = norm if clip_norm is None else norm.clamp(max=clip_norm)
     loss = losses[0] if len(losses) == 1 else torch.stack(losses).sum()
     numbers = torch.stack([loss, norm, clipped])
     return numbers, state or {}
+
+
+def _never(*_: object) -> None:
+    return None
+
+
+class _Once:
+    """Does something at the first call alone."""
+
+    def __init__(self, what: Callable[[], object]) -> None:
+        self._what: Callable[[], object] | None = what
+
+    def __call__(self) -> None:
+        if self._what is not None:
+            self._what, what = None, self._what
+            what()
+
+
+class _ByAutograd:
+    """A forward pass with autograd's graph."""
+
+    def __init__(self, predicted: Float[Tensor, "A B K"], final: State) -> None:
+        self.predicted, self.final = predicted, final
+
+    def backward(self, predicted: Float[Tensor, "A B K"]) -> None:
+        self.predicted.backward(predicted.to(self.predicted.dtype))
 
 
 def clip(gradients: list[Tensor], most: float | None) -> Float[Tensor, ""]:
@@ -99,11 +139,8 @@ def _autocast(device: torch.device, *, on: bool) -> AbstractContextManager[objec
 
 
 @contextmanager
-def _tf32(*, on: bool) -> Iterator[None]:
-    """Inside, CUDA may multiply float32 in TF32 (8 bits of exponent, 10 of mantissa); ``on=False``: no change."""
-    if not on:
-        yield
-        return
+def _tf32() -> Iterator[None]:
+    """Inside, CUDA may multiply float32 in TF32 (8 bits of exponent, 10 of mantissa)."""
     matmul, cudnn = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     try:
