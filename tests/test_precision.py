@@ -19,7 +19,7 @@ from seqmem.cells import GRU, RNN, State
 from seqmem.cli.config.errors import ConfigError
 from seqmem.cli.config.schema import from_mapping
 from seqmem.cli.launch.one_run import execute
-from seqmem.models.base import trainable
+from seqmem.models.base import loss_per_sequence, trainable
 from seqmem.models.recurrent import SequenceModel
 from seqmem.optimizers import adam
 from seqmem.randomness import ambient, generator
@@ -70,6 +70,27 @@ def test_every_cell_trains_in_bf16_whole_in_segments_and_computed_again(cell: st
             model = SequenceModel.for_task(task, MAKERS[cell], embed_size=5)
         actual.append(train(model, task, adam(trainable(model)), plan).loss)
     assert actual == pytest.approx([actual[0]] * 3, rel=0.02)
+
+
+@pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
+def test_an_update_in_bf16_is_one_under_autocast(cell: str):
+    task, gradients = Pronoun(), {}
+    batch = task.sample(4, 40, generator(0, "t"))
+    for precision in ("by hand", "bf16", "float32"):
+        with ambient(0, "weights"):
+            model = SequenceModel.for_task(task, MAKERS[cell], embed_size=5)
+        parameters = trainable(model)
+        if precision == "by hand":
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                predicted, _ = model(batch.inputs)
+            loss_per_sequence(task, predicted.float(), batch).mean().backward()
+        else:
+            optimizer = torch.optim.SGD(parameters)
+            update(model, task, optimizer, parameters, batch, None, None, precision=precision)
+        gradients[precision] = [parameter.grad for parameter in parameters]
+    torch.testing.assert_close(gradients["bf16"], gradients["by hand"], rtol=1e-6, atol=1e-7)
+    with pytest.raises(AssertionError):
+        torch.testing.assert_close(gradients["bf16"], gradients["float32"], rtol=1e-4, atol=1e-5)
 
 
 def test_tf32_is_on_during_an_update_alone_and_for_cuda_alone():

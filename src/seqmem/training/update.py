@@ -59,10 +59,10 @@ def update(
             inputs = batch.inputs[start:stop]
             # A segment without a weight has no loss to differentiate: only its final state is needed.
             weighs = counted.start < counted.stop
-            passed = differentiated(inputs, state, counted) if weighs else None
-            if passed is None:
-                seed()
-                with torch.set_grad_enabled(weighs), _autocast(device, on=precision == "bf16"):
+            with torch.set_grad_enabled(weighs), _autocast(device, on=precision == "bf16"):
+                passed = differentiated(inputs, state, counted) if weighs else None
+                if passed is None:
+                    seed()
                     every = counted == slice(0, stop - start)
                     passed = _ByAutograd(*model(inputs, state, **({} if every else {"at": counted})))
             state = map_leaves(partial(_detached, dtype=dtype), passed.final)
