@@ -281,6 +281,11 @@ template <class T> INLINE long group(const Shape<T>& s, long p) {  // number of 
 
 // Gates of the units of vector p, for the forward pass: [K][gates][L], gates in the order of the tile's registers.
 template <class T> T* pack_gates(const Shape<T>& s, const T* w, long K, long p, const long* gates, long n, T* out) {
+  if (K == 1) {  // a bias, or a token's row: the units of a gate lie side by side
+    for (long g = 0; g < n; g++)
+      store<T>(out + g * LANES, load_some<T>(w + gates[g] * s.H + p * LANES, s.H - p * LANES));
+    return out + n * LANES;
+  }
   for (long g = 0; g < n; g++)
     for (long l = 0; l < LANES; l++) {
       long unit = p * LANES + l;
@@ -322,7 +327,7 @@ template <class T> T* pack_backward(const Shape<T>& s, const T* w, long N, const
         long unit = p * LANES + in % LANES;
         if (s.slots == 1) unit = at;
         const T* row = w + (s.gate(in / LANES) * s.H + unit) * N;
-        for (long n = from; n < to; n++) *out++ = unit < s.H && n < N ? row[n] : T(0);
+        for (long n = from; n < to; n += LANES, out += LANES) store<T>(out, unit < s.H ? load_some<T>(row + n, N - n) : V{});
       }
   }
   return out;
@@ -933,22 +938,26 @@ template <class T> void reduce(const SeqmemCall& call, T* w, T* u, T* bias) {
   const T* sums = (const T*)call.grad_sums;
   const long wide = s.gates * s.Hp, chunks = s.chunks(), each = s.sums();
   for (long row = 0; row < s.D + s.H + 1; row++)
-    for (long v = 0; v < s.gates * s.P; v++) {
+    for (long v = 0, in_p = 0, in_gate = 0; v < s.gates * s.P; v++) {
       V total = load<T>(sums + row * wide + v * LANES);
       for (long c = 1; c < chunks; c++) total += load<T>(sums + c * each + row * wide + v * LANES);
       bool hidden = row >= s.D && row < s.D + s.H;
-      long p = v / s.gates, gate = v % s.gates;
-      if (s.gates == 1) p = v, gate = 0;
+      long p = in_p, gate = in_gate;  // v = p * gates + gate
+      if (++in_gate == s.gates) in_gate = 0, in_p++;
       if (s.kind == GRU) gate = hidden ? s.gate(gate) : s.gate(gate + 1);
       if (s.kind == GRU_CHO && hidden) {  // r and z of all units, then n of all units
         p = v < 2 * s.P ? v / 2 : v - 2 * s.P;
         gate = v < 2 * s.P ? v % 2 : 2;
       }
+      long n = s.H - p * LANES < LANES ? s.H - p * LANES : LANES, first = gate * s.H + p * LANES;
+      if (row < s.D && s.lookup) {
+        store_some<T>(w + row * s.gates * s.H + first, total, n);
+        continue;
+      }
       T lanes[LANES];
       store<T>(lanes, total);
-      long n = s.H - p * LANES < LANES ? s.H - p * LANES : LANES, first = gate * s.H + p * LANES;
       if (row < s.D)
-        for (long l = 0; l < n; l++) w[s.lookup ? row * s.gates * s.H + first + l : (first + l) * s.D + row] = lanes[l];
+        for (long l = 0; l < n; l++) w[(first + l) * s.D + row] = lanes[l];
       else if (hidden)
         for (long l = 0; l < n; l++) u[(first + l) * s.H + row - s.D] = lanes[l];
       else if (!s.lookup)
