@@ -18,7 +18,7 @@ import re
 import sys
 import sysconfig
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -71,7 +71,7 @@ class _Finder(MetaPathFinder):
         self.sources: dict[str, Source] = {}
 
     def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+        self, fullname: str, path: Iterable[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         source = self.sources.get(fullname)
         if source is None or target is not None or source.path.suffix != ".py":
@@ -172,7 +172,7 @@ class _Beside(MetaPathFinder):
     """
 
     def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+        self, fullname: str, path: Iterable[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         return _spec_beside(fullname) if path is None and _is_the_users(_importer()) else None
 
