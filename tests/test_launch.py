@@ -57,27 +57,29 @@ def test_two_processes_and_one_give_the_same_bits(
     tmp_path: Path, typed: Callable[..., Completed], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(local, "usable_cores", lambda: 2)  # as many processes at once as there are
-    completed = typed("train", "-m", *TINY, "cell=rnn,lstm")
+    cells = ("rnn", "lstm", "gru")
+    completed = typed("train", "-m", *TINY, f"cell={','.join(cells)}")
     assert (completed.code, completed.err) == (0, "")
     for line in completed.out.splitlines()[1:-2]:
-        assert re.match(r"\[\d/2 (rnn|lstm) pronoun len8 seed0\] ", line), line
-    serial = [
-        job for cell in ("rnn", "lstm") for job in sweep_jobs(*TINY, f"cell={cell}", seeds=(0,), outputs="serial")
-    ]
-    assert [outcome.state for outcome in local.run_jobs(serial, workers=1)] == ["finished", "finished"]
+        assert re.match(r"\[\d/3 (rnn|lstm|gru) pronoun len8 seed0\] ", line), line
+    serial = [job for cell in cells for job in sweep_jobs(*TINY, f"cell={cell}", seeds=(0,), outputs="serial")]
+    assert [outcome.state for outcome in local.run_jobs(serial, workers=1)] == ["finished"] * 3
     runs = runs_below(tmp_path / "outputs")
-    assert len(runs) == 2
+    assert len(runs) == 3
     for run in runs:
         assert_same_numbers(run, tmp_path / "serial" / run.relative_to(tmp_path / "outputs"))
     environment = json.loads((runs[0] / "environment.json").read_text())
     assert environment["threads"] == 1
-    pids = {json.loads((run / "status.json").read_text())["pid"] for run in runs}
-    assert len(pids) == 2  # a process each
-    assert os.getpid() not in pids
+    assert len(pids(runs)) == 2  # one of the two went on with the third
+    assert os.getpid() not in pids(runs)
+
+
+def pids(runs: list[Path]) -> set[int]:
+    return {json.loads((run / "status.json").read_text())["pid"] for run in runs}
 
 
 def test_a_killed_job_does_not_stop_the_others(tmp_path: Path, typed: Callable[..., Completed]) -> None:
-    """Its cell is the user's own."""
+    """Its cell is the user's own, so each job has a process of its own."""
     (tmp_path / "owncells.py").write_text(OWN_CELLS + FATAL)
     command = ("train", "-m", *TINY, "cell=custom", "cell.target=owncells.Fatal", "cell.args.alpha=0.4,0.5,0.6")
     completed = typed(*command, "hydra.launcher.workers=2", "cell.hidden_size=4")
@@ -87,6 +89,7 @@ def test_a_killed_job_does_not_stop_the_others(tmp_path: Path, typed: Callable[.
     assert "[1/3 Fatal pronoun len8 seed0] alpha is 0.4\n" in completed.out  # the job's own output is prefixed too
     *_, count, last, _ = completed.out.splitlines()
     assert count == "2 of 3 runs finished"
+    assert len(pids(runs_below(tmp_path))) == 3
     (failed_run,) = (run for run in runs_below(tmp_path) if not (run / "result.json").exists())
     assert last == f"  failed: {failed_run.relative_to(tmp_path)}: {cause}"
     status = RunDirectory(failed_run).status()
@@ -356,7 +359,7 @@ def test_jobs_are_spread_over_gpus(monkeypatch: pytest.MonkeyPatch, here: Path) 
 
     class Worker:
         def __init__(self, job: Job, *, live: bool, gpu: str | None) -> None:
-            self.job, self.gpu = job, gpu
+            self.job, self.gpu, self.idle = job, gpu, False
             self.link, theirs = multiprocessing.Pipe()
             theirs.close()  # it ends at once
             seen.append((job.number, gpu))

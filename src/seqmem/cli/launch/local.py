@@ -1,10 +1,13 @@
-"""Runs jobs on this machine: one process per job with one thread, as many processes at once as there are cores.
+"""Runs jobs on this machine: one thread each, in as many processes at once as there are cores.
 
-The processes are forked from a server that has imported torch, so a job starts in tens of milliseconds, and a killed
-job affects no other. A job's output goes through a pipe to the process that the user started, which alone writes to the
-terminal. If that pipe closes, the parent process is gone, and the job saves its run and ends.
+The processes are forked from a server that has imported torch, so they start in tens of milliseconds, and a killed job
+affects no other. A process goes on with another job, whose first steps are then no slower than its later ones, unless
+its last job may have left something behind: one of a user's own code, one that failed. A job's output goes through a
+pipe to the process that the user started, which alone writes to the terminal. If that pipe closes, the parent process
+is gone, and the job saves its run and ends.
 """
 
+import gc
 import io
 import multiprocessing
 import os
@@ -18,10 +21,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing.connection import Connection, wait
+from queue import SimpleQueue
 from typing import Any
 
 from ...cores import usable_cores
 from ...printable import PrintableStream
+from ..config import own_code
 from ..config.errors import ConfigError
 from .jobs import Job, Outcome, Queue, View, lost, skip, work
 from .one_run import UNREAD, Stopped, StopSignals, interrupted
@@ -29,10 +34,12 @@ from .overview import Reporter, cost, view
 from .sockets import short_directory
 
 _PRELOADED = (
-    "seqmem.cli.config.build", "seqmem.cli.launch.local", "seqmem.cli.terminal.live", "seqmem.record.recorder",
-    "seqmem.training.loop",
+    "seqmem.cli.config.build", "seqmem.cli.launch.local", "seqmem.cli.terminal.live", "seqmem.record.longer",
+    "seqmem.record.pictures.from_batch", "seqmem.record.pictures.heatmap", "seqmem.record.pictures.sentences",
+    "seqmem.record.recorder", "seqmem.training.loop", "numpy.ma", "PIL.BmpImagePlugin", "PIL.GifImagePlugin",
+    "PIL.JpegImagePlugin", "PIL.PngImagePlugin", "PIL.PpmImagePlugin",
 )  # fmt: skip
-"""Imports of every job, done once by the fork server."""
+"""Imports of every job, many of them late, done once by the fork server."""
 
 _GRACE = 30.0
 """Seconds for a job to save its run after the process that started it is gone."""
@@ -93,6 +100,7 @@ def _in_this_process(queue: Queue, shown: View, stop: StopSignals) -> None:
 
 def _in_processes(queue: Queue, count: int, shown: View, stop: StopSignals, gpus: Sequence[str] = ()) -> None:
     running: dict[Connection, _Worker] = {}
+    idle: list[_Worker] = []
     try:
         while len(queue) or running:
             if stop.requested() or shown.unread:
@@ -107,7 +115,7 @@ def _in_processes(queue: Queue, count: int, shown: View, stop: StopSignals, gpus
                         break
                     shown.started(job)
                     try:
-                        worker = _Worker(job, live=shown.live, gpu=_gpu_for(job, gpus, running.values()))
+                        worker = _worker_for(job, idle, live=shown.live, gpu=_gpu_for(job, gpus, running.values()))
                     except (OSError, EOFError) as error:
                         why = f"cannot start a process: {getattr(error, 'strerror', None) or error}"
                         queue.ended(job, Outcome(job.number, "failed", error=why))
@@ -121,6 +129,8 @@ def _in_processes(queue: Queue, count: int, shown: View, stop: StopSignals, gpus
                 if not worker.listen(shown):
                     del running[link]
                     queue.ended(worker.job, worker.outcome())
+                    if worker.idle:
+                        idle.append(worker)
     except KeyboardInterrupt:
         line = "stopped at once: the same command goes on from the last checkpoints"
         raise Stopped(line, stop.exit_code) from None
@@ -129,6 +139,17 @@ def _in_processes(queue: Queue, count: int, shown: View, stop: StopSignals, gpus
             for worker in running.values():
                 worker.kill()
                 interrupted(worker.job.run)
+            for worker in idle:
+                worker.kill()
+
+
+def _worker_for(job: Job, idle: list["_Worker"], *, live: bool, gpu: str | None) -> "_Worker":
+    """An idle process that begins the job, or a new one."""
+    for worker in [worker for worker in idle if worker.gpu == gpu]:
+        idle.remove(worker)
+        if worker.take(job):
+            return worker
+    return _Worker(job, live=live, gpu=gpu)
 
 
 def _gpus(jobs: Sequence[Job]) -> list[str]:
@@ -154,14 +175,15 @@ def _gpu_for(job: Job, gpus: Sequence[str], running: Iterable["_Worker"]) -> str
 
 
 class _Worker:
-    """The process of a job, from the view of the process that the user started.
+    """A process that does jobs, one after the other, from the view of the process that the user started.
 
     Args:
+        job: the first.
         gpu: the only one that it sees, by its name in CUDA_VISIBLE_DEVICES; None: those that this process sees.
     """
 
     def __init__(self, job: Job, *, live: bool, gpu: str | None = None) -> None:
-        self.job, self.gpu = job, gpu
+        self.job, self.gpu, self.idle = job, gpu, False
         environment = dict(os.environ) | ({} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu})
         self._outcome: Outcome | None = None
         self._asked_to_stop = False
@@ -174,11 +196,21 @@ class _Worker:
             with _server_environment():  # restarts the server if it has ended
                 self._process.start()
 
+    def take(self, job: Job) -> bool:
+        """Begin another job; False: the process is gone. Call it if it is ``idle``."""
+        self.job, self.idle, self._outcome = job, False, None
+        try:
+            self.link.send(("job", job))
+        except OSError:
+            self.kill()
+            return False
+        return True
+
     def ask_to_stop(self, number: int) -> None:
         if not self._asked_to_stop:
             self._asked_to_stop = True
             with suppress(OSError):
-                self.link.send(number)
+                self.link.send(("stop", number))
 
     def listen(self, shown: View) -> bool:
         """Receive and pass on one message; False: the job has ended."""
@@ -188,14 +220,18 @@ class _Worker:
             return False
         if kind == "outcome":
             self._outcome = message
+        elif kind == "idle":
+            self.idle = True
         elif kind == "progress":
             shown.progress(self.job.number, message)
         else:
             shown.say(self.job, message, error=kind == "err")
-        return True
+        return not self.idle
 
     def outcome(self) -> Outcome:
         """The outcome that the job has sent, or the reason why it sent none. Call it after the job has ended."""
+        if self.idle and self._outcome is not None:
+            return self._outcome
         self._process.join(_GRACE)
         if self._outcome is None:
             code = self._process.exitcode
@@ -264,28 +300,45 @@ def _server_environment() -> Iterator[None]:
                 os.environ[name] = value
 
 
-# In the job's own process
+# In the jobs' own process
 
 
 def _do(job: Job, link: Connection, environment: dict[str, str], command: list[str], live: bool) -> None:
+    gc.freeze()  # what the server has imported is never garbage, and looking at it would copy its memory
     os.environ.clear()  # the fork server's environment may be an older one
     os.environ.update(environment)
     sys.orig_argv[:] = command
-    stop = _PipedStop()
+    stop, jobs = _PipedStop(), SimpleQueue[Job | None]()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that the user started answers the terminal's Ctrl-C
     signal.signal(signal.SIGTERM, stop.by_signal)
     pipe = _Pipe(link)
     out, err = _Lines(pipe, "out"), _Lines(pipe, "err")
     sys.stdout, sys.stderr = PrintableStream(out), PrintableStream(err)
-    threading.Thread(target=_listen, args=(link, stop), daemon=True).start()
+    threading.Thread(target=_listen, args=(link, stop, jobs), daemon=True).start()
     report = partial(Reporter, partial(pipe.send, "progress")) if live else None
-    try:
-        outcome = work(job, report=report, stop=stop, silent=True)
-    except SystemExit:  # its lines could not be written
-        outcome = Outcome(job.number, "stopped", exit_code=stop.exit_code)
-    for stream in (out, err):
-        stream.finish()
-    pipe.send("outcome", outcome)
+    following: Job | None = job
+    while following is not None:
+        try:
+            outcome = work(following, report=report, stop=stop, silent=True)
+        except SystemExit:  # its lines could not be written
+            outcome = Outcome(following.number, "stopped", exit_code=stop.exit_code)
+        for stream in (out, err):
+            stream.finish()
+        pipe.send("outcome", outcome)
+        if stop.requested() or not _leaves_nothing(following, outcome):
+            return
+        pipe.send("idle", None)
+        following = jobs.get()
+
+
+def _leaves_nothing(job: Job, outcome: Outcome) -> bool:
+    """Whether the process is as good as a new one after the job."""
+    import torch
+
+    parts = [job.settings[name] for name in own_code.PARTS] + [*job.settings["probe"].values()]
+    own = any("target" in part for part in parts)  # it may keep anything in its module
+    cached = job.settings["compile"] or torch.cuda.is_initialized()
+    return outcome.state == "finished" and not own and not cached
 
 
 class _PipedStop(StopSignals):
@@ -301,14 +354,19 @@ class _PipedStop(StopSignals):
             raise self.at_once
 
 
-def _listen(link: Connection, stop: _PipedStop) -> None:
+def _listen(link: Connection, stop: _PipedStop, jobs: "SimpleQueue[Job | None]") -> None:
     try:
-        stop.by_signal(link.recv(), None)
-        if stop.at_once is not None:  # only the main thread can be interrupted, by a signal
-            os.kill(os.getpid(), signal.SIGTERM)
-        link.recv()  # blocks until the pipe closes
+        while True:
+            kind, message = link.recv()
+            if kind == "job":
+                jobs.put(message)
+                continue
+            stop.by_signal(message, None)
+            if stop.at_once is not None:  # only the main thread can be interrupted, by a signal
+                os.kill(os.getpid(), signal.SIGTERM)
     except (EOFError, OSError):
         stop.by_signal(signal.SIGTERM, None)
+    jobs.put(None)
     time.sleep(_GRACE)
     os._exit(1)
 
