@@ -33,18 +33,21 @@ from torch import nn
 from seqmem.cells import Cell
 
 class Moody(Cell):
-    """h = tanh(W x + a h). Mood `moody`: its numbers explode; moods `slow...`: its steps take MOODY_SECONDS."""
+    """h = tanh(W x + a h). Mood `moody`: its first update makes its numbers infinite, which no trial before the sweep
+    can foresee; moods `slow...`: its steps take MOODY_SECONDS."""
     def __init__(self, input_size: int, hidden_size: int, mood: str = "calm", a: float = 0.9):
         super().__init__()
         self.input_size, self.output_size, self.mood, self.a = input_size, hidden_size, mood, a
         self.inner = nn.Linear(input_size, hidden_size)
+        if mood == "moody":
+            self.scale = nn.Parameter(torch.ones(()))
     def initial_state(self, batch_size):
         if self.mood.startswith("slow"):
             time.sleep(float(os.environ.get("MOODY_SECONDS", 0)))
         return {"hidden": self.inner.weight.new_zeros(batch_size, self.output_size)}
     def step(self, x, state):
         h = torch.tanh(self.inner(x) + self.a * state["hidden"])
-        return (h / 0 if self.mood == "moody" else h), {"hidden": h}
+        return (h * self.scale / (self.scale == 1).to(h) if self.mood == "moody" else h), {"hidden": h}
 '''
 TINY = (
     "seq_len=8", "steps=60", "cell.hidden_size=4", "batch_size=4", "embed_size=4", "log_every=10",

@@ -92,8 +92,9 @@ _python() (
 )
 
 _pip() {
-  # Byte-compiling all packages would double the time; Python compiles modules on first use.
-  _python "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile --no-user \
+  # Byte-compiling all packages would double the time; Python compiles modules on first use. Earlier pips warn, in six
+  # lines, of how they build one of Hydra's packages.
+  _python env PYTHONWARNINGS=ignore "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile --no-user \
     --constraint "$root/constraints.txt" "$@" >&2 ||
     { rm -f -- "$lock"; echo "$0: pip could not install what seqmem needs; see above" >&2; exit 1; }
 }

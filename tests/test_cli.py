@@ -207,7 +207,7 @@ def test_help_and_completion_need_no_torch(tmp_path: Path) -> None:
     assert set(completed["option"].out.split()) == {"cell.form=", "cell.forget_bias="}
     assert completed["other verb"].out.split() == []
     assert completed["nonsense"].out.split() == []
-    assert "complete -o nospace -o default -F hydra_bash_completion seqmem" in completed["install"].out
+    assert "complete -o bashdefault -o default -F seqmem_completion seqmem" in completed["install"].out
     assert completed["typo"].code == completed["no cell"].code == 2
 
 
@@ -237,7 +237,7 @@ def test_completion_in_a_shell(tmp_path: Path) -> None:
     assert bash is not None
     script = """
         unset SEQMEM_COMMAND
-        compopt() { true; }  # it works during a completion alone
+        compopt() { echo -n "without a space: "; }  # it works during a completion alone
         offered() {
             eval "$($1 -sc install=bash)"
             line="$1 $2"
@@ -246,7 +246,9 @@ def test_completion_in_a_shell(tmp_path: Path) -> None:
             $3
             echo "${COMPREPLY[@]}"
         }
-        offered seqmem "train task=te" hydra_bash_completion
+        offered seqmem "train task=te" seqmem_completion
+        offered seqmem "sw" seqmem_completion
+        offered seqmem "train nonsense task=te" seqmem_completion
         offered "python -m seqmem" "train task=te" seqmem_module_completion
         offered "python -m seqmem" "sw" seqmem_module_completion
         line="python -m json"; COMP_LINE=$line; COMPREPLY=(); seqmem_module_completion; echo "${COMPREPLY[@]}"
@@ -257,9 +259,10 @@ def test_completion_in_a_shell(tmp_path: Path) -> None:
         [bash, "--norc", "-c", script], cwd=tmp_path, env=environment(PATH=path),
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
-    tasks = "task=temporal_order task=text"
-    assert completed.stderr == ""
-    assert completed.stdout.splitlines() == [tasks, tasks, "sweep", "", " seqmem_module_completion python"]
+    tasks = "without a space: task=temporal_order task=text"
+    assert completed.stderr == ""  # of a mistake in the line nothing is printed into it
+    lines = [tasks, "sweep", "", tasks, "sweep", "", " seqmem_module_completion python"]
+    assert completed.stdout.splitlines() == lines
 
 
 def test_a_users_own_configuration_directory(tmp_path: Path, typed: Callable[..., Completed]) -> None:

@@ -11,7 +11,9 @@ import pytest
 
 from commandline import Completed
 from seqmem.cli.config.commands import command, examples, install
+from seqmem.cli.config.help_text import filled
 from seqmem.cli.main import VERBS
+from seqmem.cli.terminal.console import Console
 
 
 @pytest.fixture
@@ -57,12 +59,37 @@ def test_started_by_the_script(given: str, typed: str, on_the_path: Path, monkey
 
 @pytest.mark.parametrize("verb", ["", *VERBS])
 def test_help(verb: str, typed: Callable[..., Completed], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every help text has the program as it was typed, and never by another name."""
+    """Every help text has the program as it was typed, and never by another name; at 80 columns nothing is wrapped but
+    commands, which stand in a line of their own."""
     monkeypatch.setenv("SEQMEM_COMMAND", "scripts/seqmem")
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(Console, "is_terminal", True)
     completed = typed(*verb.split(), "--help")
+    long = [line for line in re.sub(r"\x1b\[[\d;]*m", "", completed.out).splitlines() if len(line) > 80]
+    assert [line for line in long if not re.fullmatch(r"  scripts/seqmem (\S+ ?)+(\"[\w ]+\")?", line)] == []
     assert completed.code == 0
     assert f"scripts/seqmem {verb}" in completed.out
     assert not re.search(rf"(?<!/)\bseqmem ({'|'.join(VERBS)}|-)", completed.out)
+
+
+def test_help_in_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEQMEM_COMMAND", "scripts/seqmem")
+    text = """\
+A paragraph of
+two lines that is filled.
+
+  scripts/seqmem show a-long-name-of-a-run    what it shows
+  scripts/seqmem show                         all
+
+  word      its meaning, which
+            goes on
+short"""
+    assert filled(text, 80) == text
+    assert filled(text, 20).splitlines() == [
+        "A paragraph of two", "lines that is", "filled.", "",
+        "  scripts/seqmem show a-long-name-of-a-run", "      what it shows", "  scripts/seqmem show", "      all", "",
+        "  word      its meaning, which", "            goes on", "short",
+    ]  # fmt: skip
 
 
 def test_errors(typed: Callable[..., Completed], monkeypatch: pytest.MonkeyPatch) -> None:

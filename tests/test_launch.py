@@ -304,6 +304,8 @@ def test_status_says_nothing_of_reports_and_spans(tmp_path: Path, typed: Callabl
         (tmp_path / "outputs" / name).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / "outputs" / name).write_text("ours")
     assert "left out" not in typed("sweep", "status").out
+    (tmp_path / "outputs").rename(tmp_path / "spans")  # a folder of runs may have that name
+    assert typed("sweep", "status", "spans").out.endswith("1 run: ✓ 1 finished\n")
 
 
 def test_status_leaves_out_directories_that_are_not_runs(tmp_path: Path, typed: Callable[..., Completed]) -> None:

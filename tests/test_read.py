@@ -297,6 +297,10 @@ def test_gates_and_gradient(runs: dict[str, Path], run_read: Command) -> None:
         assert f" {scale:.1f} " in row if scale < 100 else f" {scale:.0f} " in row
         assert f" {np.linalg.norm(data['states']['cell'][t]):.1f} " in row
     assert "no gates" in printed
+    narrow = run_read(*both, "--view", "gates", columns=40).out
+    assert max(map(len, narrow.splitlines()[1:])) <= 40
+    words = r"forget: time constant \(words\) [\d.]+, median unit;? [\d.]+ or more, slowest tenth"
+    assert re.search(words, " ".join(narrow.split()))
     stacked = run_read(runs["stack"], "--view", "gates", columns=200).out
     assert "0/forget" in stacked
     assert "1/forget" in stacked

@@ -403,3 +403,18 @@ def test_a_result_is_what_the_recorder_writes(tmp_path: Path, typed: Typed) -> N
     assert result is not None
     assert result.keys() == StoredResult.__annotations__.keys()
     assert repr(read(run).result) == repr(result)  # nan is nan
+
+
+def test_runs_of_a_folder_are_in_the_order_of_their_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The seeds of one setting stand together, numbers by value; the hash in a name orders nothing."""
+    wanted = [(10, 900, "2"), (50, 900, "2"), (50, 1000, "2"), (50, 900, "10"), (50, 900, "chrono"), (100, 900, "2")]
+    names = []
+    for place, (seq_len, steps, bias) in enumerate(wanted):
+        for seed in (0, 1, 10):
+            value = bias if bias == "chrono" else int(bias)
+            changes = {"seq_len": seq_len, "seed": seed, "steps": steps, "cell.forget_bias": value}
+            names.append(f"outputs/pronoun/lstm/len{seq_len}-seed{seed}-{(place * 7 + seed) % 10:08x}")
+            run_directory(tmp_path / names[-1], 0.5, changes=changes)
+    monkeypatch.chdir(tmp_path)
+    assert [str(run.path) for run in find("outputs")] == names
+    assert [str(run.path) for run in find("pronoun/lstm")] == names

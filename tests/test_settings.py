@@ -1,7 +1,9 @@
 """The roles of settings, and the law that a new setting moves no run that is finished already."""
 
+import re
 from copy import deepcopy
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +14,8 @@ from seqmem.cli.config.schema import RunConfig, everything, from_mapping, identi
 from seqmem.cli.launch.one_run import run_path
 from seqmem.runs import settings
 from seqmem.runs.settings import IDENTITY, LATER, SETTINGS, Setting, flat, role, training_settings
+
+ROOT = Path(__file__).parents[1]
 
 
 def configured(*overrides: str) -> RunConfig:
@@ -47,6 +51,17 @@ def test_later_settings_default_to_what_earlier_runs_were_made_with(usual: RunCo
 def test_finished_runs_keep_their_directories(usual: RunConfig) -> None:
     """Runs of this name are on people's disks. A setting that is added later must not change it."""
     assert str(run_path(usual)) == "outputs/pronoun/lstm/len50-seed0-3c9425f3"
+
+
+def test_runs_that_the_documents_name_have_these_names() -> None:
+    """Commands of the documents are typed as printed: their runs are those that the same documents train."""
+    named: set[tuple[str, ...]] = set()
+    for document in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        named |= set(re.findall(r"(?:([a-z_]+)/)?([a-z_]+)/len(\d+)-seed(\d+)-([0-9a-f]{8})", document.read_text()))
+    assert len(named) >= 3
+    for task, cell, seq_len, seed, end in named:
+        run = configured(f"task={task or 'pronoun'}", f"cell={cell}", f"seq_len={seq_len}", f"seed={seed}")
+        assert run_path(run).name.endswith(end), (cell, seq_len, run_path(run))
 
 
 def test_a_configuration_without_later_settings_is_the_same_run(usual: RunConfig) -> None:

@@ -15,8 +15,11 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 from urllib.request import urlopen
 
 import pytest
+from playwright.sync_api import Browser, Route
 
+from browser import chromium as chromium
 from seqmem.cli.main import run_verb
+from seqmem.cli.verbs import watch
 from seqmem.cli.verbs.watch import EARLIER, PINNED, main, query
 from seqmem.probes.gradient import GradientProbe
 from seqmem.record.events import EventFile
@@ -109,6 +112,32 @@ def test_the_bare_address_opens_on_the_pinned_cards_which_exist(board: str) -> N
     assert isinstance(tags, dict)
     assert set(tags) == {RUN}  # and no run for the hyperparameters
     assert set(PINNED) <= set(tags[RUN])
+
+
+@pytest.mark.parametrize(
+    ("width", "stored", "changed"),
+    [
+        (360, {"ignoreOutliers": True}, {"ignoreOutliers": True, "sideBarWidthInPercent": 0}),
+        (1200, {}, {}),
+        (2560, {}, {"timeSeriesCardMinWidth": 440}),
+    ],
+)
+def test_the_cards_have_room_until_the_reader_chooses(
+    width: int, stored: dict[str, object], changed: dict[str, object], chromium: Browser
+) -> None:
+    def answer(route: Route) -> None:
+        bare = urlsplit(route.request.url)[2:4] == ("/", "")
+        route.fulfill(body=watch._OPENING.replace("QUERY", query()) if bare else "", content_type="text/html")
+
+    page = chromium.new_page(viewport={"width": width, "height": 700})
+    page.route("**/*", answer)
+    page.goto("http://board/elsewhere")
+    page.evaluate("stored => localStorage.setItem('_tb_global_settings', JSON.stringify(stored))", stored)
+    page.goto("http://board/")
+    page.wait_for_url("**pinnedCards**")
+    kept = page.evaluate("JSON.parse(localStorage.getItem('_tb_global_settings'))")
+    page.close()
+    assert kept == {"ignoreOutliers": False, "timeSeriesSettingsPaneOpened": False} | changed
 
 
 def test_descriptions_reach_the_page(board: str) -> None:

@@ -12,7 +12,7 @@ from importlib import import_module
 from importlib.metadata import version
 
 from ..printable import OutputError, PrintableStream, to_nowhere
-from .config.commands import command, module_completion
+from .config.commands import command, completion
 from .config.errors import exit_code, full_errors, nearest, one_line, print_error
 
 VERBS = {
@@ -140,7 +140,7 @@ def _complete(args: list[str]) -> int:
         # Hydra ends the name of a group with groups inside (cell, for cell/usual) without its "=".
         print(re.sub(r"(?<!\S)(\w+)(?!\S)", r"\1=", offered.getvalue()), end="")
         return code
-    script = module_completion() if args[1:] in (["install=bash"], ["install=zsh"]) else None
+    script = completion(args[1].removeprefix("install=")) if args[1:] in (["install=bash"], ["install=zsh"]) else None
     if script is not None:
         print(script)
         return 0

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from ...runs.directory import RunDirectory, find_runs
 from ...runs.files import BEFORE, CONFIG, PARTIAL, RunError
 from ...runs.result import StoredResult
+from ...runs.settings import IDENTITY, LATER, flat
 from .commands import command
 from .errors import ConfigError, print_error
 
@@ -46,17 +47,17 @@ def find(
     for error in closed:
         unreadable(error)
     if runs:
-        return sorted(runs, key=_natural)
+        return ordered(runs)
     if os.path.realpath(path) == os.path.realpath(OUTPUTS):  # Path.resolve raises where links go in a circle
         raise FileNotFoundError(f"{given}: no run there yet; {command('train')} makes one")
     if path.is_dir():
         raise FileNotFoundError(f"{given}: no run there; a run's directory has a config.json")
-    known = sorted(find_runs(OUTPUTS), key=_natural)
+    known = find_runs(OUTPUTS)
     part = path.as_posix()
     # `pronoun/rnn` is a folder inside outputs; `1a2b` is a part of one run's name.
     if within := [run for run in known if f"/{part}/" in f"/{run.path.relative_to(OUTPUTS).as_posix()}/"]:
-        return within
-    alike = [run for run in known if part in run.path.relative_to(OUTPUTS).as_posix()] or _beginning(path)
+        return ordered(within)
+    alike = ordered([run for run in known if part in run.path.relative_to(OUTPUTS).as_posix()]) or _beginning(path)
     if len(alike) == 1:
         return alike
     if alike:
@@ -73,12 +74,41 @@ def _beginning(path: Path) -> list[RunDirectory]:
         beside = [RunDirectory(each) for each in path.parent.iterdir() if each.name.startswith(path.name)]
     except OSError:  # there is no such folder, or it may not be read
         return []
-    return sorted((run for run in beside if run.file(CONFIG).exists() and run.path.suffix != PARTIAL), key=_natural)
+    return ordered([run for run in beside if run.file(CONFIG).exists() and run.path.suffix != PARTIAL])
+
+
+def ordered(runs: Iterable[RunDirectory]) -> list[RunDirectory]:
+    """Runs by path, len50 before len100; of one length by their settings, the seeds of each together.
+
+    The hash in a name orders nothing. Settings are read only where names differ in the hash alone.
+    """
+    runs = sorted(runs, key=_natural)
+    alike: dict[Path, list[RunDirectory]] = {}
+    for run in runs:
+        alike.setdefault(run.path.with_name(re.sub(r"-[0-9a-f]{8}$", "", run.path.name)), []).append(run)
+    if len(alike) == len(runs):
+        return runs
+    lengths: dict[Path, list[RunDirectory]] = {}
+    for name, several in alike.items():
+        lengths.setdefault(name.with_name(re.sub(r"-seed\d+$", "", name.name)), []).extend(several)
+    return [run for several in lengths.values() for run in sorted(several, key=_settings)]
 
 
 def _natural(run: RunDirectory) -> list[tuple[int, str]]:
     """A sort key: len50 before len100."""
     return [(int(part) if part.isdecimal() else 0, part) for part in re.split(r"(\d+)", run.path.as_posix())]
+
+
+def _settings(run: RunDirectory) -> list[tuple[str, bool, float, str]]:
+    """A sort key: numbers by value and before words, the seed last."""
+    try:
+        settings = LATER | flat(run.config(), *IDENTITY)
+    except RunError:  # the reader of the run says why
+        return []
+    seed = settings.pop("seed", None)
+    values = [*sorted(settings.items()), ("seed", seed)]
+    number = {name: isinstance(value, int | float) and abs(value) < 1e300 for name, value in values}
+    return [(name, not number[name], float(value) if number[name] else 0.0, str(value)) for name, value in values]
 
 
 def one_run(given: str, verb: str) -> RunDirectory:

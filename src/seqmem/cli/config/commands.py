@@ -53,27 +53,31 @@ def completes() -> str:
     return Path(words[0]).name if len(words) == 1 else "seqmem"
 
 
-def module_completion() -> str | None:
-    """A script for bash that completes ``python -m seqmem``, and leaves ``python`` alone otherwise.
+def completion(shell: str) -> str | None:
+    """A script for bash that completes this program, and leaves ``python`` alone but for ``python -m seqmem``.
 
-    None: not so started. Hydra's script completes a program by its name.
+    A space follows verbs and files, not settings. None: Hydra's script completes it, in another shell.
     """
     words = _program()
     if len(words) == 1:
-        return None
-    program = quoted(*words)
+        if shell != "bash":
+            return None
+        function, name, only, line, program = "seqmem_completion", completes(), "", "$COMP_LINE", '"${words[0]}"'
+    else:
+        program, function, name = quoted(*words), "seqmem_module_completion", quoted(words[0])
+        only = f'[[ $COMP_LINE == {shlex.quote(program)}" "* ]] || return\n    '
+        line = f'"seqmem${{COMP_LINE#{shlex.quote(program)}}}"'
     return f"""\
-seqmem_module_completion()
+{function}()
 {{
-    [[ $COMP_LINE == {shlex.quote(program)}" "* ]] || return
-    words=($COMP_LINE)
-    choices=$(COMP_LINE="seqmem${{COMP_LINE#{shlex.quote(program)}}}" {program} -sc query=bash)
-    compopt -o nospace
+    {only}words=($COMP_LINE)
+    choices=$(COMP_LINE={line} {program} -sc query=bash 2>/dev/null)
+    if [[ $choices ]] && ((COMP_CWORD > {len(words)})); then compopt -o nospace; fi
     COMPREPLY=($(compgen -W "$choices" -- "${{words[$COMP_CWORD]}}"))
 }}
 
 COMP_WORDBREAKS=${{COMP_WORDBREAKS//=}}
-complete -o bashdefault -o default -F seqmem_module_completion {quoted(words[0])}"""
+complete -o bashdefault -o default -F {function} {name}"""
 
 
 def _program() -> list[str]:

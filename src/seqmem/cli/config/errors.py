@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 from ...runs.files import RunError
 from .commands import command
+from .help_text import HelpFormatter
 from .home import expanded
 
 
@@ -30,7 +31,7 @@ class Parser(argparse.ArgumentParser):
     PATHS = ("RUN", "DIR", "FILE")
 
     def __init__(self, verb: str, **options: Any) -> None:
-        super().__init__(prog=command(verb), **options)
+        super().__init__(prog=command(verb), formatter_class=HelpFormatter, **options)
         self.verb = verb
 
     def add_argument(self, *names: str, **options: Any) -> argparse.Action:

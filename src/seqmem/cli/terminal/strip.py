@@ -189,14 +189,26 @@ def columns(rows: list[list[Text]], *, right: frozenset[int] | set[int] = frozen
 
 
 def packed(parts: Sequence[Text], width: int, gap: str = "  ") -> list[Text]:
-    """``parts`` in as few lines as possible."""
+    """``parts`` in as few lines as possible; one that is wider than a line continues on the next, at a word."""
     lines: list[Text] = []
     for part in parts:
         if lines and lines[-1].cell_len + len(gap) + part.cell_len <= width:
             lines[-1].append(gap).append_text(part)
         else:
-            lines.append(Text.assemble(part, no_wrap=True))  # a new Text, so that the part's style does not spread
+            lines += _broken(part, width)
     return lines
+
+
+def _broken(text: Text, width: int) -> list[Text]:
+    lines = []
+    while text.cell_len > width:
+        spaces = [place for place, letter in enumerate(text.plain) if letter == " "]
+        place = max((place for place in spaces if 0 < cell_len(text.plain[:place]) <= width), default=0)
+        if not place:
+            break  # a word that is wider than a line
+        line, text = text.divide([place, place + 1])[::2]
+        lines.append(Text.assemble(line, no_wrap=True))
+    return [*lines, Text.assemble(text, no_wrap=True)]  # a new Text, so that the part's style does not spread
 
 
 def fitted(text: str, width: int, signs: Marks) -> str:

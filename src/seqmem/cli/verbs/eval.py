@@ -12,7 +12,7 @@ from ...runs.checksums import cover, uncover
 from ...runs.directory import RunDirectory
 from ...runs.files import EVALUATIONS, EVENTS, RunError, plain_json, write_atomically
 from ..config.choose import one_run
-from ..config.commands import RUN, command
+from ..config.commands import RUN, examples
 from ..config.errors import ConfigError, Parser
 from ..config.memory import refuse_lengths
 from ..config.own_code import edited
@@ -31,7 +31,7 @@ def main(args: Sequence[str]) -> int:
     parser = Parser(
         "eval",
         description="Score a finished run on held-out sequences of any lengths: in a table and in its TensorBoard log.",
-        epilog=f"example: {command('eval', RUN, 'seq_len=10,20,50,100,200')}",
+        epilog="example:\n" + examples((f"eval {RUN} seq_len=10,20,50,100,200", "")),
     )
     parser.add_argument("run", metavar="RUN", help="a run's directory, or a part of its name that no other has")
     parser.add_argument(

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ...runs.directory import RunDirectory
 from ...runs.files import CHECKPOINT, RunError, write_atomically, written_atomically
 from ..config.choose import finished_result, one_run
-from ..config.commands import RUN, command, install
+from ..config.commands import RUN, examples, install
 from ..config.compose import configuration
 from ..config.errors import Parser
 from ..config.schema import Kernel
@@ -42,8 +42,9 @@ def main(args: Sequence[str]) -> int:
         "export",
         description="Write what a finished run has learned into a file that needs no seqmem: its weights as a state "
         "dict (.pt for torch, .npz for numpy, .safetensors), or one timestep of the model as ONNX.",
-        epilog=f"example: {command('export', RUN, '--state-dict', 'lstm.pt')}. The layout of "
-        "the files, and how torch.nn.LSTM loads them, is in docs/export.md.",
+        epilog="example:\n"
+        + examples((f"export {RUN} --state-dict lstm.pt", ""))
+        + "\n\nThe layout of the files, and how torch.nn.LSTM loads them, is in docs/export.md.",
     )
     parser.add_argument("run", metavar="RUN", help="a run's directory, or a part of its name that no other has")
     parser.add_argument("--state-dict", metavar="FILE", help=f"the weights: {', '.join(WRITERS)}")

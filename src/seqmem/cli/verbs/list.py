@@ -1,6 +1,5 @@
 """``seqmem list``: every name that a command line can have, one line each; or all about one of them."""
 
-import argparse
 import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -82,7 +81,6 @@ shortest: the smallest valid seq_len, in timesteps.
 held out: at these lengths training leaves out what is tested. Of shorter
 sequences there are fewer than a hundred, and training draws them all; of longer
 ones more than a billion, and it hardly ever draws one that is tested.""",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("group", nargs="?", metavar="GROUP", help="cell, task, model, probe, optimizer or experiment")
     parser.add_argument("name", nargs="?", metavar="NAME", help="one of them: its settings, and an example")

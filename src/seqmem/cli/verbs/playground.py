@@ -78,7 +78,6 @@ examples:
             ("playground outputs/pronoun/lstm outputs/pronoun/rnn --out memory.html", ""),
             ("playground --serve --port 8000", ""),
         ),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("runs", metavar="RUN", nargs="*", help="finished runs to show (default: runs of its own)")
     parser.add_argument("--out", type=Path, metavar="FILE", help=f"where the page is written (default: {PAGE})")

@@ -86,7 +86,6 @@ anywhere else it is printed whole.""",
 
 keys: space pauses; left and right (h, l) step; up and down (k, j) another length;
 n and p another sentence; 1, 2, 3 or TAB another view; + and - speed; q leaves.""",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("runs", metavar="RUN", nargs="*", help="whom to watch (default: everything in outputs/)")
     parser.add_argument("--length", type=int, metavar="T", help="words (default: the longest that any was trained at)")

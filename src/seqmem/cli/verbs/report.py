@@ -1,6 +1,5 @@
 """``seqmem report``: a summary of a set of runs in the terminal, as an HTML page and as tables."""
 
-import argparse
 import json
 import sys
 import textwrap
@@ -168,7 +167,6 @@ examples:
             ("report outputs --out paper --format pdf,tex", ""),
             ("report outputs --format tensorboard", ""),
         ),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("folders", metavar="DIR", nargs="*", help="folders of runs (default: outputs)")
     parser.add_argument("--out", metavar="DIR", help="where it is written (default: report inside the first)")

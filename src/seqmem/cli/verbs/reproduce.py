@@ -18,7 +18,7 @@ from ...runs.settings import drew_other_data
 from ...runs.summary import overrides
 from ..config import schema as settings
 from ..config.choose import finished_result, one_run
-from ..config.commands import RUN, command
+from ..config.commands import RUN, examples
 from ..config.compose import configuration
 from ..config.errors import ConfigError, Parser
 from ..config.hydra_errors import explained
@@ -35,8 +35,9 @@ def main(args: Sequence[str]) -> int:
         "reproduce",
         description="Run a finished run's saved configuration again, elsewhere, and say whether its numbers are "
         "bitwise the same, or where they first differ. Exit code 0: they are the same; 1: they are not.",
-        epilog=f"example: {command('reproduce', RUN)}. Stopped and started again it goes "
-        "on, like any run. The run itself is never touched.",
+        epilog="example:\n"
+        + examples((f"reproduce {RUN}", ""))
+        + "\n\nStopped and started again it goes on, like any run. The run itself is never touched.",
     )
     parser.add_argument("run", metavar="RUN", help="a run's directory, or a part of its name that no other has")
     parser.add_argument(

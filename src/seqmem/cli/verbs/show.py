@@ -1,6 +1,5 @@
 """``seqmem show``: runs in the terminal. No torch here: it must start fast, and runs are only files."""
 
-import argparse
 from collections.abc import Sequence
 
 import rich.console
@@ -101,7 +100,6 @@ no timestep, and says nothing about memory.)
   half-life   timesteps back in which it halves, where its logarithm falls along
               a straight line; inf: it keeps its size or grows; -: no such line
   horizon     timesteps back at which less than a thousandth is left""",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("runs", metavar="RUN", nargs="*", help="what to show (default: everything in outputs/)")
     parser.add_argument("-a", "--all", action="store_true", help=f"however many there are, not the first {MOST_RUNS}")

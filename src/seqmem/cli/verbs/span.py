@@ -44,7 +44,8 @@ def _parser() -> Parser:
         description=f"""Find the memory span of a cell: the longest sequence (the longest time lag) that
 it learns to solve in more than half of the seeds. The length is doubled until the cell fails, then
 bisected. Settings are those of {command("train")}.""",
-        epilog=f"""example: {command("span", "cell=lstm", "task=pronoun", "steps=500", "--max", "200")}
+        epilog=f"""example:
+  {command("span", "cell=lstm", "task=pronoun", "steps=500", "--max", "200")}
 
 Every question is a few ordinary runs in outputs/, the same that {command("train", "-m")}
 would do: what is finished is not run again, and a search that was stopped, in
@@ -57,7 +58,6 @@ beside one that was not; but not necessarily the longest.
 A seed that diverges has not solved the length. share: the 95 % interval of the
 share of all seeds that would solve it; interval: of the span, where there are
 seeds enough to give one.""",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "settings", nargs="*", metavar="key=value", help=f"any setting of {command('train')} but seq_len, seed"

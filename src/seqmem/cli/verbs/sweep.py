@@ -1,6 +1,5 @@
 """``seqmem sweep status``: the states of a sweep's runs, from their directories. No torch."""
 
-import argparse
 import json
 import os
 from collections import Counter
@@ -114,7 +113,6 @@ diverged is worse than any), then the runs that failed, each with its cause and 
   killed        its process is gone without a word
 
 Both go on from their last checkpoint when the sweep is started again.""",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("what", choices=["status"], metavar="status", help="the only word there is as yet")
     parser.add_argument(
@@ -153,7 +151,8 @@ def survey(folders: Sequence[Path]) -> tuple[list[Run], dict[str, str]]:
 def _leaves(folder: Path, unreadable: Callable[[OSError], None]) -> Iterator[tuple[Path, set[str]]]:
     """Directories with files but no subdirectories, and the files' names. Skips hidden ones and those inside a run."""
     for where, below, names in walk(folder, unreadable):
-        if {"index.html", "runs.csv"} <= set(names) or (where.name == SPANS and CONFIG not in names):
+        counts = where.name == SPANS and CONFIG not in names and not below  # a folder of runs may have that name, too
+        if {"index.html", "runs.csv"} <= set(names) or counts:
             below.clear()  # a report, or what `seqmem span` counted
             continue
         if CONFIG in names:

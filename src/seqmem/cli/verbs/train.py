@@ -4,6 +4,7 @@ import io
 import os
 import re
 import sys
+import textwrap
 from contextlib import redirect_stdout, suppress
 
 import hydra
@@ -16,6 +17,7 @@ from ..config.commands import completes
 from ..config.comments import beside, comments, header
 from ..config.compose import Arguments, command_line_config_dir, parsed, with_own_arguments
 from ..config.errors import ConfigError, exit_code, full_errors, one_line, print_error
+from ..config.help_text import filled
 from ..config.hydra_errors import explain, explained, is_hydras
 from ..config.own_code import forget_edited
 from ..config.schema import conf_dir, from_mapping, register
@@ -92,8 +94,13 @@ def _with_comments(text: str) -> str:
             told |= {f"{group}.{name}": comment for name, comment in comments(path).items()}
             told[f"{group}.name"] = " ".join(header(path)[:1])
     console = Console()
-    lines = beside(settings.rstrip(), told, console.width if console.is_terminal else None)
-    return "\n".join([before + title.rstrip(), *lines, end + after])
+    width = console.width if console.is_terminal else None
+    if width is not None:
+        head, choices, names = before.partition("Choices:\n")
+        wrapped = [textwrap.fill(line, width, subsequent_indent="  ") for line in names.splitlines()]
+        before = "\n".join([filled(head, width), choices.rstrip(), *wrapped, ""])
+        after = filled(after, width)
+    return "\n".join([before + title.rstrip(), *beside(settings.rstrip(), told, width), end + after])
 
 
 def run(cfg: DictConfig) -> float:

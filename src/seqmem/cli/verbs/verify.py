@@ -10,7 +10,7 @@ from rich.text import Text
 from ...runs.checksums import Verified, verify
 from ...runs.files import CHECKSUMS, CONFIG, RunError
 from ..config.choose import OUTPUTS, find
-from ..config.commands import command
+from ..config.commands import examples
 from ..config.errors import ConfigError, Parser, print_error
 from ..terminal.console import Console
 from ..terminal.strip import say
@@ -25,8 +25,9 @@ def main(args: Sequence[str]) -> int:
         "verify",
         description="Compare every file of finished runs with the checksum that the run wrote: a damaged disk or copy, "
         "or an edited file, is named. Exit code 0: all are the same; 1: something was altered or cannot be read.",
-        epilog=f"example: {command('verify', 'outputs')}. Checksums tell of accidents: an attacker who rewrites a file "
-        "can rewrite its checksum, too.",
+        epilog="example:\n"
+        + examples(("verify outputs", ""))
+        + "\n\nChecksums tell of accidents: an attacker who rewrites a file can rewrite its checksum, too.",
     )
     parser.add_argument("runs", metavar="RUN", nargs="*", help="a run, or a folder of runs (default: outputs/)")
     parser.add_argument("--json", action="store_true", help="every run's verdict as JSON, and nothing else")

@@ -86,10 +86,11 @@ def query() -> str:
 
 
 def opening(board: WSGIApplication) -> WSGIApplication:
-    """``board`` whose bare address opens on ``query``, and with every line whole.
+    """``board`` whose bare address opens on ``query``, with every line whole and with room for the cards.
 
-    TensorBoard scales a chart by the middle 90 % of its points, which cuts off what vanishes. No address can say
-    otherwise, only a setting that it keeps in the browser: set here until the reader has chosen.
+    TensorBoard scales a chart by the middle 90 % of its points, which cuts off what vanishes; its settings and the list
+    of runs take half of a phone, and on a wide screen cards are too narrow for their titles. No address can say
+    otherwise, only settings that it keeps in the browser: set here until the reader has chosen.
     """
     script = _OPENING.replace("QUERY", query()).encode()
 
@@ -111,7 +112,10 @@ _OPENING = """\
 const key = "_tb_global_settings";
 try {
   const settings = JSON.parse(localStorage.getItem(key) ?? "{}");
-  localStorage.setItem(key, JSON.stringify({ ignoreOutliers: false, ...settings }));
+  const ours = { ignoreOutliers: false, timeSeriesSettingsPaneOpened: false };
+  if (innerWidth < 700) ours.sideBarWidthInPercent = 0;
+  if (innerWidth > 1600) ours.timeSeriesCardMinWidth = 440;
+  localStorage.setItem(key, JSON.stringify({ ...ours, ...settings }));
 } catch {} // a browser that stores nothing
 location.replace("/?QUERY" + (location.hash || "#timeseries"));
 </script>

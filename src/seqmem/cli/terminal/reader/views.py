@@ -549,9 +549,8 @@ def _gate_verdict(reading: "Reading", at: int, unit: str, signs: Signs) -> list[
     for name in reading.keeps:
         read = reading.gates[name][: at + 1]
         median, slow = (short_number(time_scale(float(np.quantile(read, q))), signs) for q in (0.5, 0.9))
-        parts.append(
-            Text(f"{name}: time constant ({unit}s) {median}, median unit; {slow} or more, slowest tenth", "bold")
-        )
+        parts.append(Text(f"{name}: time constant ({unit}s) {median}, median unit", "bold"))
+        parts.append(Text(f"{slow} or more, slowest tenth", "bold"))
     for name, values in reading.gates.items():
         read = values[: at + 1]
         low, high = 100 * float((read < SHUT).mean()), 100 * float((read > OPEN).mean())
@@ -570,11 +569,12 @@ def _gateless(norms: dict[str, np.ndarray], at: int, width: int, signs: Signs) -
         drawn = share_bar(float(values[t]) / highest if highest else 0.0, min(max(width - 6, 0), 30), signs)
         return Text.assemble((text, ""), " ", (drawn, OTHER), no_wrap=True, end="")
 
-    verdict = Text("no gates") if norms else Text("no gates, and no state either")
+    verdict = [Text("no gates") if norms else Text("no gates, and no state either")]
     for each, series in norms.items():
-        verdict.append(f"; |{each}| is {short_number(float(series[at]), signs)}")
-    head = Text(f"no gates; |{name}|" if norms else "no gates", "dim", no_wrap=True)
-    return Column([head], cell, no_line, [verdict])
+        verdict.append(Text(f"|{each}| is {short_number(float(series[at]), signs)}"))
+    whole = f"no gates; |{name}|"
+    head = "no gates" if not norms else whole if cell_len(whole) <= width else fitted(f"|{name}|", width, signs.marks)
+    return Column([Text(head, "dim", no_wrap=True)], cell, no_line, verdict)
 
 
 # The gradient
