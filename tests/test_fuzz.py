@@ -49,7 +49,7 @@ def test_a_fault_is_seen(code: int, out: str, err: str) -> None:
     [
         ("show \n", "seqmem show: : no run there"),
         ("show loop", "no run there"),
-        ("show --a\nb", "unrecognized arguments: --a b"),
+        ("show --a\nb", "unrecognized arguments: --a\\nb"),
         ("train ~task.name ++task.target=0.5", "task.name is not set: choose one, task=..."),
         ("train embed_size=99999999999999999999", "embed_size=99999999999999999999: must be from -2^63 to 2^63 - 1"),
         ("train --experiment=vanishing", "write experiment=vanishing"),

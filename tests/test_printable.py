@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import re
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,11 +17,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.text import Text
 
+import seqmem
 from commandline import OWN_CELLS, TINY, Completed, sweep_jobs
 from made_up import run_directory, write_status
+from seqmem.cli.config.commands import quoted
 from seqmem.cli.launch import one_run
 from seqmem.cli.launch.jobs import Lines
 from seqmem.cli.launch.overview import Overview
+from seqmem.cli.notebook.errors import SettingError
 from seqmem.cli.terminal.console import Console
 from seqmem.printable import PrintableStream, printable
 
@@ -84,6 +88,53 @@ def test_an_error_quotes_what_it_refuses(args: list[str], typed: Typed) -> None:
     assert done.code != 0
     assert not LIVE.search(done.out + done.err)
     assert "\\u001b" in done.err
+
+
+LONG = "x" * 3000
+SHORTENED = f"{'x' * 80}...{'x' * 20} (3,000 characters)"
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (['seq_len="x\ny"'], r"""seq_len="x\ny": 'x\ny' is not a whole number"""),
+        (["seq_len=x\ny"], r"cannot read 'seq_len=x\ny': settings are key=value"),
+        (['precision="b\tf"'], r"""precision="b\tf": 'b\tf' is not one of float32, bf16, tf32"""),
+        (['device="cu\nda"'], r"device=cu\nda: must be auto, cpu, cuda or cuda:N"),
+        (['cell.forget_bias="1\r\n"'], r"cell.forget_bias='1\r\n': must be a number"),
+        ([f"seq_len={LONG}"], f"'{SHORTENED}' is not a whole number"),
+        ([f"cell={LONG}"], f"{SHORTENED}.py: File name too long"),
+        (["-cd", "own", "experiment=odd"], r"experiment/odd.yaml: seq_len: 'x\ny' is not a whole number"),
+        (["-cd", "own", "experiment=wide"], f"cell.forget_bias='{SHORTENED}': must be a number"),
+    ],
+)
+def test_an_odd_value_is_repeated_on_one_readable_line(words: list[str], line: str, typed: Typed) -> None:
+    Path("own/experiment").mkdir(parents=True)
+    Path("own/experiment/odd.yaml").write_text('# @package _global_\nseq_len: "x\\ny"\n')
+    Path("own/experiment/wide.yaml").write_text(f"# @package _global_\ncell:\n  forget_bias: {LONG}\n")
+    done = typed("train", *words)
+    assert done.err.count("\n") == 1
+    assert line in done.err
+    assert len(done.err) < 600
+
+
+def test_an_odd_value_from_python_and_in_a_sweep(typed: Typed) -> None:
+    with pytest.raises(SettingError, match=re.escape(r"seq_len='x\ny': 'x\ny' is not a whole number")):
+        seqmem.train(seq_len="x\ny")
+    with pytest.raises(SettingError, match=re.escape(rf"optimizer.lr={SHORTENED}: must be a number")):
+        seqmem.train(optimizer={"lr": LONG})
+    swept = typed("train", "-m", 'seq_len="x\ny",8', "steps=1")
+    assert swept.err.count("\n") == 2
+    assert r"""job 1 (seq_len="x\ny"): seq_len="x\ny": 'x\ny' is not a whole number""" in swept.err
+
+
+def test_a_suggested_command_is_one_line_that_a_shell_reads_back() -> None:
+    words = ["plain", "two words", "it's", "a\nb", "tab\there", "back\\slash\n'quoted'", "\x1b[31m", "$HOME\n", "é\x7f"]
+    line = quoted(*words)
+    assert "\n" not in line
+    assert not LIVE.search(line)
+    read = subprocess.run(["bash", "-c", f"printf '%s\\0' {line}"], capture_output=True, check=True)
+    assert read.stdout.decode().split("\0")[:-1] == words
 
 
 @given(st.text(st.characters()))

@@ -839,3 +839,5 @@ def test_runs_that_cannot_be_read(runs: dict[str, Path], run_read: Command, tmp_
     assert done.code == 0
     assert len(json.loads(done.out)["models"]) == 2
     assert "not finished, so left out: 5 of 7 runs" in done.err
+    for words, line in ((("--sentence", "-1"), "--sentence -1: must be 0"), (("--until", "zz"), "--until 'zz': no ")):
+        run_read(tmp_path / "many", *words).refuses(line, code=2, verb="read")  # without a note before it

@@ -14,6 +14,7 @@ from importlib.metadata import version
 from ..printable import OutputError, PrintableStream, to_nowhere
 from .config.commands import command, completion
 from .config.errors import exit_code, full_errors, nearest, one_line, print_error
+from .config.odd_values import remember
 
 VERBS = {
     "train": "train, trace the gradient through time, evaluate; -m sweeps",
@@ -75,6 +76,7 @@ def _interruptible() -> Iterator[None]:
 
 
 def _main(args: list[str]) -> int:
+    remember(args)
     name = f"seqmem {args[0]}" if args and args[0] in VERBS else "seqmem"
     try:
         code = _dispatch(args)

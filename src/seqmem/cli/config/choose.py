@@ -12,7 +12,7 @@ from ...runs.files import BEFORE, CONFIG, PARTIAL, RunError
 from ...runs.result import StoredResult
 from ...runs.settings import IDENTITY, LATER, flat
 from .commands import command
-from .errors import ConfigError, print_error
+from .errors import ConfigError, note, notes_held
 
 OUTPUTS = Path("outputs")
 
@@ -23,7 +23,7 @@ _LENGTH_SETTINGS = ("usual_seq_len", "lengths", "shortest")
 
 
 def _say_left_out(error: OSError) -> None:
-    print_error(f"left out: {error.filename} cannot be read: {error.strerror}")
+    note(f"left out: {error.filename} cannot be read: {error.strerror}")
 
 
 def find(
@@ -111,6 +111,7 @@ def _settings(run: RunDirectory) -> list[tuple[str, bool, float, str]]:
     return [(name, not number[name], float(value) if number[name] else 0.0, str(value)) for name, value in values]
 
 
+@notes_held()
 def one_run(given: str, verb: str) -> RunDirectory:
     """The only run that one word of a command line names.
 
@@ -153,6 +154,7 @@ class LeftOut:
     total: int
 
 
+@notes_held()
 def finished_runs(names: Sequence[str]) -> tuple[list[RunDirectory], list[LeftOut]]:
     """The finished runs that words of a command line name, each once, and the unfinished ones of folders.
 
@@ -180,6 +182,7 @@ def finished_runs(names: Sequence[str]) -> tuple[list[RunDirectory], list[LeftOu
     return list(by_path.values()), left_out
 
 
+@notes_held()
 def readable(
     runs: Sequence[RunDirectory], read: Callable[[RunDirectory], T], names: Sequence[str] = ()
 ) -> list[tuple[RunDirectory, T]]:
@@ -207,7 +210,7 @@ def readable(
     if errors and not usable:
         raise errors[0]
     for error in errors:
-        print_error(f"left out: {error}")
+        note(f"left out: {error}")
     return usable
 
 

@@ -11,6 +11,8 @@ import sys
 from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 
+from .odd_values import escaped
+
 COMMAND = "SEQMEM_COMMAND"
 """The environment variable in which ``scripts/seqmem`` passes on by which name it was started."""
 
@@ -26,7 +28,14 @@ def command(*words: str | Path) -> str:
 def quoted(*words: str | Path) -> str:
     """A command line that can be pasted into a shell."""
     parts = [str(word) for word in words]
-    return subprocess.list2cmdline(parts) if os.name == "nt" else shlex.join(parts)
+    return subprocess.list2cmdline(parts) if os.name == "nt" else " ".join(map(_quoted, parts))
+
+
+def _quoted(word: str) -> str:
+    r"""``word`` for a shell, on one line: control characters as in bash's and zsh's ``$'a\nb'``."""
+    if escaped(word) == word:
+        return shlex.quote(word)
+    return "$'" + escaped(word.replace("\\", "\\\\").replace("'", "\\'")) + "'"
 
 
 def examples(*lines: tuple[str, str]) -> str:

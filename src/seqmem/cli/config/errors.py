@@ -7,8 +7,9 @@ turns Hydra's errors into a ``ConfigError``.
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from functools import partial
 from typing import Any, NoReturn
 
@@ -16,6 +17,7 @@ from ...runs.files import RunError
 from .commands import command
 from .help_text import HelpFormatter
 from .home import expanded
+from .odd_values import repeated
 
 
 class ConfigError(Exception):
@@ -64,14 +66,47 @@ def one_line(error: BaseException) -> str:
 
 
 def joined(text: str) -> str:
-    """``text`` in one line, also where a name in it has several."""
-    return " ".join(line.strip() for line in text.splitlines() if line.strip())
+    """``text`` in one readable line, also where a name in it has several."""
+    line = " ".join(line.strip() for line in repeated(text).splitlines() if line.strip())
+    return line if len(line) <= _LONGEST else f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 4 :]}"
+
+
+_LONGEST = 2000
+"""Characters of the longest line: the cause stands at its start or at its end."""
 
 
 def print_error(text: str) -> None:
     """Print one line on stderr, if it can be written to."""
     with suppress(OSError):
         print(joined(text), file=sys.stderr, flush=True)
+
+
+_held: ContextVar[list[str] | None] = ContextVar("_held", default=None)
+
+
+def note(text: str) -> None:
+    """Print one line about what is left out of a result; inside ``notes_held``, only once there is a result."""
+    held = _held.get()
+    if held is None:
+        print_error(text)
+    else:
+        held.append(text)
+
+
+@contextmanager
+def notes_held() -> Iterator[None]:
+    """Print notes at the end, and none before an error, which is then the only line."""
+    if _held.get() is not None:  # the outer one prints them
+        yield
+        return
+    held: list[str] = []
+    token = _held.set(held)
+    try:
+        yield
+    finally:
+        _held.reset(token)
+    for text in held:
+        print_error(text)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

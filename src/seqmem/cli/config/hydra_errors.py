@@ -15,7 +15,8 @@ from yaml import YAMLError
 
 from . import own_choices, own_files
 from .commands import command, install
-from .errors import ConfigError, nearest
+from .errors import ConfigError, joined, nearest
+from .odd_values import escaped, remember, repeated
 from .own_code import PARTS
 from .own_hydra import own_hydra
 
@@ -39,6 +40,7 @@ def explained(overrides: Sequence[str] = (), config_dir: str | None = None) -> I
         overrides: the settings of the command line; they determine which cells' and tasks' settings are suggested.
         config_dir: the user's own configuration directory, if there is one.
     """
+    remember(overrides)
     try:
         yield
     except ConfigError:
@@ -66,7 +68,7 @@ def _package(file: str) -> str | None:
 
 def explain(error: Exception, overrides: Sequence[str] = (), config_dir: str | None = None) -> str:
     """An error of Hydra or OmegaConf about these ``overrides``, in one line for the user."""
-    return " ".join(_explain(error, overrides, config_dir).split())
+    return joined(_explain(error, overrides, config_dir))
 
 
 def _explain(error: Exception, overrides: Sequence[str], config_dir: str | None) -> str:
@@ -74,7 +76,7 @@ def _explain(error: Exception, overrides: Sequence[str], config_dir: str | None)
         return line
     if isinstance(error, YAMLError):
         return own_files.in_words(error)
-    text = str(error).strip()
+    text = repeated(str(error).strip())
     if match := re.match(r"In '?([^':]+)'?: (.*)", text, re.DOTALL):
         return _in_a_file(error, match[1], match[2].strip(), overrides, config_dir)
     first = text.partition("\n")[0]
@@ -255,7 +257,10 @@ def _full_key(text: str) -> str | None:
 
 def _unwrap(text: str) -> str:
     """OmegaConf's type errors, reworded."""
-    line = text.partition("\n")[0]
+    text = repeated(text).strip()
+    # A newline before what OmegaConf appends, indented, is one of a value.
+    message = re.match(r"(.*?)\n\s+(?:full_key|object_type|reference_type)\b", text, re.DOTALL)
+    line = escaped(message[1]) if message else text.partition("\n")[0]
     if match := re.match(r"Value '(.*)' of type '\w+' could not be converted to (\w+)", line):
         return f"'{match[1]}' is not {_KINDS.get(match[2], match[2])}"
     if match := re.match(r"Invalid value '(.*)', expected one of \[(.*)\]", line):

@@ -20,6 +20,7 @@ from .commands import command
 from .errors import ConfigError
 from .home import expanded
 from .initial import weights_of
+from .odd_values import remember_all
 from .own_code import PARTS, pinned
 from .typed import Unsuitable, instance
 
@@ -164,6 +165,7 @@ def from_mapping(settings: Any) -> RunConfig:
         omegaconf.errors.OmegaConfBaseException: a setting is unknown or of the wrong type.
     """
     plain = _plain(settings)
+    remember_all(plain)
     try:
         config = instance(RunConfig, plain)
     except Unsuitable:

@@ -13,7 +13,7 @@ from typing import Any
 
 from ...runs.files import RunError
 from . import own_code
-from .errors import ConfigError, Parser, print_error
+from .errors import ConfigError, Parser, note
 
 _STRONG = 32
 """Bytes of a hash that no other code can be made to have."""
@@ -48,7 +48,7 @@ def admit(config: Any, run: Path, *, trusted: bool = False) -> None:
         if not trusted:
             line = f"{run}: {why} what it was when the run was made"
             raise RunError(f"{line} (read, playground and export take it as it is now with --trust)")
-        print_error(f"{run}: {why} what it was when the run was made")
+        note(f"{run}: {why} what it was when the run was made")
     unknown = [part for part in named.values() if _hash(part) not in _known()]
     if not trusted:
         for part in unknown:

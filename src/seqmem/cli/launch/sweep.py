@@ -21,7 +21,7 @@ from ...runs.files import RunError
 from ..config import own_code
 from ..config.commands import command
 from ..config.compose import command_line_config_dir, with_own_arguments
-from ..config.errors import ConfigError, one_line, print_error
+from ..config.errors import ConfigError, joined, one_line, print_error
 from ..config.grouped import Compositions
 from ..config.home import expanded
 from ..config.hydra_errors import explained
@@ -111,7 +111,7 @@ class SweepCallback(Callback):
         except Exception as error:  # Hydra would only print a warning
             sweep, mistakes = Sweep(), [one_line(error)]
         if mistakes:
-            print("seqmem train: " + "\n  ".join(mistakes), file=sys.stderr)
+            print("seqmem train: " + "\n  ".join(map(joined, mistakes)), file=sys.stderr)
             raise SystemExit(2)
         current.sweep = sweep
         sweeper._target_ = "hydra_plugins.seqmem_launchers.CheckedSweeper"

@@ -18,6 +18,7 @@ from typing import ParamSpec, TypeVar
 from ...printable import printable
 from ...runs.files import RunError
 from ..config.errors import ConfigError, full_errors, is_out_of_memory, joined, nearest, one_line
+from ..config.odd_values import remember_all
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -63,6 +64,7 @@ def front_door(function: Callable[P, R]) -> Callable[P, R]:
             wrong = next((name for name in kwargs if name not in names), "")
             hint = nearest(wrong, names) or f" It has {', '.join(names)}."
             raise CallError(f"seqmem.{function.__qualname__}: {error}.{hint}") from None
+        remember_all([*args, kwargs])
         try:
             return function(*args, **kwargs)
         except OneLine:

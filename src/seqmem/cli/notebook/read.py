@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rich.text import Text
 
-from ..config.errors import ConfigError
+from ..config.errors import ConfigError, notes_held
 from ..terminal.console import Console
 from ..terminal.reader.page import page
 from ..terminal.reader.views import VIEWS, Scene, choose_signs
@@ -101,11 +101,12 @@ def read(
         seqmem.RunError: a run is not finished, or cannot be read.
     """
     _check_view(view)
-    readers = readers_of([fspath(name) for name in runs], trusted=trust)
     number = None if text is not None else sentence or 0
-    _, batch, unknown, title = sentence_of(readers, length, sentence, text)
-    at = timestep(None if until is None else str(until), readers, batch)
-    scene = readers.scene(batch, title, unknown, gradient=True)
+    with notes_held():
+        readers = readers_of([fspath(name) for name in runs], trusted=trust)
+        _, batch, unknown, title = sentence_of(readers, length, sentence, text)
+        at = timestep(None if until is None else str(until), readers, batch)
+        scene = readers.scene(batch, title, unknown, gradient=True)
     return DisplayedReading(readers, scene, view, len(scene) - 1 if at is None else at, number)
 
 

@@ -16,6 +16,7 @@ from ...runs.settings import LATER, flat
 from ...runs.summary import Summary
 from ...solved import solved_words
 from ..config.commands import command
+from ..config.odd_values import escaped
 from .strip import Marks, bar, columns, fitted, heat_strip, legend, marks, packed, strip_line
 from .words import duration, here
 
@@ -95,7 +96,7 @@ def page(run: Summary, console: Console) -> list[Text]:
     lines += _gradient(run, signs, width)
     lines += _probes(run, signs)
     lines += _about(run)
-    lines.append(_row("files", Text(str(here(run.run.path)))))
+    lines.append(_row("files", Text(escaped(str(here(run.run.path))))))
     return lines
 
 

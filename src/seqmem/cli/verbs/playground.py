@@ -157,15 +157,15 @@ def _named_runs(names: Sequence[str]) -> list[RunDirectory]:
         RunError: a run that was named by itself is not finished, or a folder has no finished run.
     """
     runs, left_out = finished_runs(names)
-    for each in left_out:
-        verb = "is" if each.count == 1 else "are"
-        print(f"{each.name}: {each.count} of {each.total} runs {verb} not finished, and left out")
     other = run_of_another_task(runs)
     if other is not None:
         task, first_task = _task_text(task_settings(other)), _task_text(task_settings(runs[0]))
         raise ConfigError(
             f"{other.path} was trained on {task}, {runs[0].path} on {first_task}: a page shows models of one task"
         )
+    for each in left_out:
+        verb = "is" if each.count == 1 else "are"
+        print(f"{each.name}: {each.count} of {each.total} runs {verb} not finished, and left out")
     return runs
 
 

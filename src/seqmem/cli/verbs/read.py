@@ -18,7 +18,7 @@ from ...runs.files import plain_json
 from ...runs.settings import own_name
 from ..config.choose import finished_runs, readable, run_of_another_task, task_settings
 from ..config.commands import command, examples
-from ..config.errors import ConfigError, Parser, nearest, print_error
+from ..config.errors import ConfigError, Parser, nearest, note, notes_held
 from ..config.trained import Trained, trained
 from ..config.trust import add_option
 from ..terminal.console import Console
@@ -49,12 +49,12 @@ def main(args: Sequence[str]) -> int:
     console = Console(highlight=False)
     if not 0 < options.speed <= FASTEST:
         raise ConfigError(f"--speed {options.speed:g}: must be more than 0, and at most {FASTEST}")
-    readers = readers_of(options.runs, trusted=options.trust)
-    length, batch, unknown, name = sentence(readers, options.length, options.sentence, options.text)
-    until = timestep(options.until, readers, batch)
     playing = not (options.json or options.whole) and playable(console)
-    measured = options.json or options.view == "gradient"
-    scene = readers.scene(batch, name, unknown, gradient=measured)
+    with notes_held():
+        readers = readers_of(options.runs, trusted=options.trust)
+        length, batch, unknown, name = sentence(readers, options.length, options.sentence, options.text)
+        until = timestep(options.until, readers, batch)
+        scene = readers.scene(batch, name, unknown, gradient=options.json or options.view == "gradient")
     at = len(scene) - 1 if until is None else until
     if options.json:
         number = None if options.text is not None else options.sentence or 0
@@ -120,7 +120,7 @@ def readers_of(given: Sequence[str], *, trusted: bool = False) -> "Readers":
         raise ConfigError(f"{here(other.path)} was trained for another task than {here(first.path)}: {difference}")
     models = [model for _, model in readable(runs, lambda run: trained(run, trusted=trusted), given)]
     for each in left_out:
-        print_error(f"seqmem read: {each.name}: not finished, so left out: {each.count} of {each.total} runs")
+        note(f"seqmem read: {each.name}: not finished, so left out: {each.count} of {each.total} runs")
     return Readers(models)
 
 

@@ -10,7 +10,7 @@ from ...runs.files import RunError
 from ...runs.summary import Summary, read
 from ..config.choose import OUTPUTS, find
 from ..config.commands import RUN, examples
-from ..config.errors import Parser, print_error
+from ..config.errors import Parser, notes_held, print_error
 from ..terminal.console import Console
 from ..terminal.pages import comparison, page
 from ..terminal.strip import say
@@ -33,6 +33,7 @@ def main(args: list[str]) -> int:
     return 1 if errors else 0
 
 
+@notes_held()
 def chosen(names: Sequence[str]) -> list[RunDirectory]:
     """The runs that some names mean, each once; without a name everything in outputs/.
 
