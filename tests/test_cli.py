@@ -1,5 +1,6 @@
 """The command line: a run from its start to its files, what needs no torch, completion, a user's directory."""
 
+import inspect
 import json
 import math
 import os
@@ -16,7 +17,9 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from commandline import OWN_CELLS, TINY, Completed, environment, forked, only_run, rows, shadow
+from seqmem.cells import CELLS
 from seqmem.cli.main import VERBS
+from seqmem.tasks import TASKS
 
 STATES = ("hidden", "cell", "input")
 
@@ -350,7 +353,7 @@ def test_the_help_of_train_explains_every_setting(typed: Callable[..., Completed
     assert "crosses their borders, the gradient does not; one update sums all segments. null: off" in told["tbptt"]
 
 
-def test_list_tells_all_about_one_choice(typed: Callable[..., Completed]) -> None:
+def test_list_tells_all_about_one_choice(typed: Callable[..., Completed], monkeypatch: pytest.MonkeyPatch) -> None:
     out = typed("list", "task", "pronoun").out
     assert 'people: 8          # 4 to 16, half of them "he"' in out
     example = re.search(r"example\n  (.*)\n  answer: (.*)\n", out)
@@ -365,6 +368,13 @@ def test_list_tells_all_about_one_choice(typed: Callable[..., Completed]) -> Non
     out = typed("list", "cell", "lstm").out
     for line in ("layers: 1", "states: hidden, cell", "gates: forget, input, output", "c_t     = f * c_{t-1} + i * g"):
         assert line in out
+    monkeypatch.setenv("SEQMEM_COMMAND", "scripts/seqmem")
+    out = typed("list", "experiment", "playground").out
+    assert len(re.findall("^  scripts/seqmem train -m experiment=playground", out, re.MULTILINE)) == 2
+    assert not re.search(r"(?<!/)\bseqmem (train|playground)", out)
+    for kind in (*TASKS.values(), *CELLS.values()):  # what is drawn fits a terminal
+        lines = (inspect.getdoc(inspect.getmodule(kind)) or "").splitlines()
+        assert max((len(line) for line in lines if line.startswith(" ")), default=0) <= 78, kind
     sections = [line.split() for line in typed("list", "cells").out.splitlines() if line[:1] not in " "]
     assert sections == [["cells", "states", "source"]]
     typed("list", "cell", "lstn").refuses(

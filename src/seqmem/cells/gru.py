@@ -1,8 +1,8 @@
 """Gated recurrent unit (Cho et al. 2014, arXiv 1406.1078), in its two common forms:
 
-    r, z = sigmoid(W x_t + U h_{t-1} + b)            reset and update gate
-    n    = tanh(W x_t + b + r * (U h_{t-1}))         form "torch": as in torch and cuDNN, the default
-    n    = tanh(W x_t + b + U (r * h_{t-1}))         form "cho":   as published
+    r, z = sigmoid(W x_t + U h_{t-1} + b)      reset and update gate
+    n    = tanh(W x_t + b + r * (U h_{t-1}))   form "torch": the default
+    n    = tanh(W x_t + b + U (r * h_{t-1}))   form "cho": as published
     h_t  = (1 - z) * n + z * h_{t-1}
 
 The rows of W, U and b are in torch's order: r, z, n. torch's second bias b', in r * (U h + b'), is zero here.

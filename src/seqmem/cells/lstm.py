@@ -1,9 +1,9 @@
 """Long short-term memory (Hochreiter & Schmidhuber 1997, Neural Computation 9:1735) with the forget gate of
 Gers, Schmidhuber & Cummins (2000, Neural Computation 12:2451):
 
-    i, f, o = sigmoid(W x_t + U h_{t-1} + b)         input, forget and output gate
-    g       = tanh(W x_t + U h_{t-1} + b)            candidate
-    c_t     = f * c_{t-1} + i * g                    the additive path
+    i, f, o = sigmoid(W x_t + U h_{t-1} + b)   input, forget and output gate
+    g       = tanh(W x_t + U h_{t-1} + b)      candidate
+    c_t     = f * c_{t-1} + i * g              the additive path
     h_t     = o * tanh(c_t)
 
 The rows of W, U and b are in torch's order: i, f, g, o.

@@ -2,7 +2,8 @@
 
     0.42 0.91 0.13* 0.77 0.30 0.58 0.85* 0.06 -> 0.98
               ~~~~~                ~~~~~
-    every timestep shows a number and a marker; at the last timestep the sum of the two marked numbers is asked
+    every timestep shows a number and a marker; at the last timestep the sum
+    of the two marked numbers is asked
 
 ``variant=le2015``: numbers from U[0, 1], one marked in each half. ``variant=tcn``: the same, but any two timesteps are
 marked, so the distribution of the time to remember differs. The best constant answer is 1, with a mean squared error

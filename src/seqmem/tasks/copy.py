@@ -1,7 +1,9 @@
 """Repeat the symbols seen long ago.
 
-    reads   c a h . . . . . . . ! . . .      ten symbols (here three), blanks, a cue, room to answer
-    says    . . . . . . . . . . . c a h      blank until the cue, then the symbols in order
+    reads   c a h . . . . . . . ! . . .
+    says    . . . . . . . . . . . c a h
+    ten symbols (here three), blanks, a cue, room to answer; the answer is
+    blank until the cue, then the symbols in order
 
 With T steps from the last symbol to the cue a sequence has T + 2 * ``length`` timesteps, T + 20 as published. The loss
 is the mean over all of them. A model without memory predicts blanks, then guesses: ``length`` ln ``symbols`` /

@@ -3,9 +3,9 @@
       -@%.
      .#%@=
      +%:@-
-     *#:@:        read left to right and top to bottom, a pixel (64 timesteps) or a row (8 timesteps) at a time,
-     ::*#    -> 2 then blank timesteps up to ``seq_len``; the last timestep asks
-       #*
+     *#:@:        read left to right and top to bottom,
+     ::*#    -> 2 a pixel (64 timesteps) or a row (8) at a time,
+       #*         then blanks up to ``seq_len``; the last one asks
       .@@@*
       -@%#+
 

@@ -1,9 +1,10 @@
 """Who does *he* or *she* refer to?
 
-    my brother late at night told his aunt that the old bridge was quiet while our cat slept again but he -> my brother
-    ~~~~~~~~~~                    ~~~~~~~~                                                             ~~
-    one person opens the sentence, one of the other gender is named within its first third, in either order;
-    clauses of filler words follow; the last word asks
+    my brother told his aunt that the old cat slept but he -> my brother
+    ~~~~~~~~~~      ~~~~~~~~                            ~~
+    one person opens the sentence, one of the other gender is named within its
+    first third, in either order; clauses of filler words follow; the last
+    word asks
 
 The last word alone tells he or she and leaves a guess among the people of that gender: chance is 2 / people, of a
 constant answer 1 / people. Remembering one of the two names answers half of the questions, and the others are guessed:

@@ -2,7 +2,8 @@
 
     Bob and the walked to store WHO? -> Bob
     ~~~                         ~~~~
-    one of six subjects opens, any number of the six filler words follow, a trigger asks for the subject
+    one of six subjects opens, any number of the six filler words follow, a
+    trigger asks for the subject
 
 Subject and fillers are drawn uniformly and the trigger is always the same: chance is 1/6, ln 6 = 1.7918 nats.
 With n fillers a sentence has n + 2 timesteps. The published demo trains on 2 to 5 fillers (``lengths=uniform

@@ -2,7 +2,8 @@
 
     c f d B e e d c f c c A f d e c c d f e -> BA
           ~               ~
-    two (or three) letters A or B among random c, d, e, f; the last timestep asks for all of them in order
+    two (or three) letters A or B among random c, d, e, f; the last timestep
+    asks for all of them in order
 
 Positions count from 0 and are drawn uniformly: in L timesteps the first is in [.1 L, .2 L), the second in [.5 L, .6 L);
 three symbols are in [.1 L, .2 L), [.3 L, .4 L) and [.6 L, .7 L). The last timestep is a random filler: chance is

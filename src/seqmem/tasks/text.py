@@ -1,7 +1,8 @@
 """Which character comes next?
 
     The "while" statement is used for repeated execution as lon -> g
-    every timestep reads a character of English prose and is asked for the following one
+    every timestep reads a character of English prose and is asked for the
+    following one
 
 The text is Python's documentation of its own language, ``pydoc_data.topics``, part of every Python: some 400,000
 characters, which **differ between versions of Python** (compare ``corpus_sha256()``). The topics are joined in the

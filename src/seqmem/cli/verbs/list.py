@@ -1,8 +1,10 @@
 """``seqmem list``: every name that a command line can have, one line each; or all about one of them."""
 
 import inspect
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -135,7 +137,8 @@ def _one(console: rich.console.Console, folders: list[Path], group: str, name: s
     width = console.width if console.is_terminal else None
     say(console, Text.assemble((f"{group}={name}  ", "bold"), str(own_files.shown(choice.path))))
     settings = OmegaConf.to_yaml({key: value for key, value in choice.settings().items() if key != "defaults"})
-    say(console, *map(Text, header(choice.path)), Text())
+    above = [re.sub(r"(?<!\S)(`?)seqmem (?=[a-z])", rf"\1{command()} ", line) for line in header(choice.path)]
+    say(console, *(part for line in _paragraphs(above) for part in _filled(line, console, console.width)), Text())
     lines = beside(settings, comments(choice.path), None if width is None else width - 2)
     say(console, *(Text(f"  {line}") for line in lines), Text())
     try:
@@ -149,8 +152,18 @@ def _one(console: rich.console.Console, folders: list[Path], group: str, name: s
 
 
 def _wrapped(line: str, console: rich.console.Console) -> Iterator[Text]:
-    for part in Text(line).wrap(console, max(20, console.width - 2)) if console.is_terminal else [Text(line)]:
+    for part in _filled(line, console, console.width - 2):
         yield Text.assemble("  ", part)
+
+
+def _filled(paragraph: str, console: rich.console.Console, width: int) -> list[Text]:
+    """A paragraph as wide as a terminal, elsewhere in the lines that it has. Indented lines stay: they are drawn."""
+    if not console.is_terminal or paragraph.startswith(" "):
+        return [Text(line, no_wrap=True, overflow="ignore") for line in paragraph.split("\n")]
+    parts = Text(" ".join(paragraph.split("\n"))).wrap(console, max(20, width))
+    for part in parts:
+        part.rstrip()
+    return list(parts)
 
 
 def _about_cell(choice: Choice) -> list[tuple[str, list[str]]]:
@@ -190,7 +203,16 @@ _EXAMPLE = 14
 
 
 def _module_text(kind: type) -> list[str]:
-    return (inspect.getdoc(inspect.getmodule(kind)) or "").splitlines()
+    return _paragraphs((inspect.getdoc(inspect.getmodule(kind)) or "").replace("``", "").splitlines())
+
+
+def _paragraphs(lines: list[str]) -> list[str]:
+    """Lines that stand together, and each that is empty or indented: an equation, a drawing, a command."""
+    text: list[str] = []
+    for alone, group in groupby(lines, lambda line: not line or line.startswith(" ")):
+        together = list(group)
+        text += together if alone else ["\n".join(together)]
+    return text
 
 
 def _made_cell(choice: Choice) -> "tuple[seqmem.cells.Cell, type[seqmem.cells.Cell]] | tuple[None, None]":
