@@ -121,7 +121,7 @@ def _fingerprints(batch: Batch) -> Int[Tensor, " B"]:
     return (values * weights).sum((0, 2))
 
 
-_MOST_TIMESTEPS = 1 << 15
+_MOST_TIMESTEPS = 1 << 14
 """Predict for at most so many timesteps, over all sequences, at once: their outputs stay in the processor's cache."""
 
 

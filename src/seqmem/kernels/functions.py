@@ -349,10 +349,22 @@ def _prepare(
         _dense(h),
         _dense(c) if c is not None else None,
         memory.take(plan.packed, plan.dtype),
-        h.new_empty(steps, batch, hidden),
+        _outputs(memory, h, steps, batch, hidden),
         c.new_empty(len(plan.pieces), batch, hidden) if c is not None else None,
         memory.take(plan.saved, plan.dtype) if save and every is None else None,
     )
+
+
+_LARGE = 1 << 24
+"""Bytes of outputs from which on they come from the pool. malloc returns such sizes to the system, which then clears
+fresh pages at every call: half as long as the recurrence of an rnn."""
+
+
+def _outputs(memory: Memory, like: Tensor, *sizes: int) -> Tensor:
+    numbers = math.prod(sizes)
+    if numbers * like.element_size() < _LARGE:
+        return like.new_empty(sizes)
+    return memory.take(numbers, like.dtype).view(sizes)
 
 
 def _run_forward(
