@@ -304,6 +304,14 @@ class Jax:
         answer = self._request({"cell": problem.configuration.cell, "arrays": str(path)})
         return answer["value"], answer["norms"]
 
+    def train(self, cell: str, arrays: "dict[str, Any]", steps: int) -> dict[str, float]:
+        """``train`` of scripts/bench_jax.py."""
+        import numpy as np
+
+        path = self._folder / "training.npz"
+        np.savez(path, **arrays)
+        return self._request({"train": cell, "arrays": str(path), "steps": steps})
+
     def run(self, steps: int) -> tuple[float, float]:
         answer = self._request({"steps": steps})
         return answer["wall"], answer["cpu"]

@@ -2,8 +2,9 @@
 
 A step is everything from data to optimizer: `seqmem train cell=CELL task=pronoun` with default settings, so with
 traces, evaluations, log and checkpoints, against scripts/plain.py, which has only the evaluations. Both run alternately
-in one pinned process with the same number of threads; figures are medians. Time counts from the first batch to the last
-checkpoint, without start-up, the first evaluation and trace, and the final evaluation at many lengths.
+in one pinned process with the same number of threads; figures are medians. With --jax a third takes its turn: a jitted
+training step in JAX, of the same model and batches, drawn beforehand, with nothing else. Time counts from the first
+batch to the last checkpoint, without start-up, the first evaluation and trace, and the final evaluation.
 """
 
 import argparse
@@ -15,9 +16,21 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from bench_kernels import GATES, RESULTS, Configuration, Products, machine, pin, products_turn, usable_cores
+from bench_kernels import (
+    GATES,
+    RESULTS,
+    Configuration,
+    Jax,
+    Products,
+    find_jax,
+    machine,
+    pin,
+    products_turn,
+    usable_cores,
+)
 
 LIMITS = {50: {"rnn": 2.0, "lstm": 1.35, "gru": 2.0}, 200: {"rnn": 2.5, "lstm": 1.4, "gru": 2.5}}
 """seq_len -> cell -> the least ratio of seqmem's speed to the plain script's."""
@@ -25,6 +38,8 @@ STEPS = {50: 1000, 200: 400}
 """seq_len -> steps of a run; the default is 1,000."""
 TRACED = 2.0
 """The largest ratio of a run's time with a trace at every step to one without traces, at 50 words."""
+JAX = 1.0
+"""The least ratio of seqmem's speed to the bare JAX step's."""
 BATCH, HIDDEN = 64, 64
 
 Speed = tuple[float, float, float]
@@ -77,6 +92,32 @@ def plain_script(cell: str, seq_len: int, threads: int, *, flush: bool = True) -
     finally:
         torch.set_flush_denormal(False)
     return speed, accuracy, steps / (time.process_time() - cpu)
+
+
+def jax_step(jax: Jax, cell: str, seq_len: int) -> Speed:
+    """The jitted step on seqmem's first 50 batches, from its initial weights. (Its accuracy is not measured: NaN.)"""
+    import numpy as np
+
+    from seqmem.cells import CELLS
+    from seqmem.models.recurrent import RecurrentModel
+    from seqmem.randomness import ambient, generator
+    from seqmem.tasks import Pronoun
+
+    task = Pronoun()
+    options: dict[str, Any] = {} if cell == "rnn" else {"seq_len": seq_len}
+    with ambient(0, "bench"):
+        model = RecurrentModel.for_task(task, lambda d: CELLS[cell](d, HIDDEN, **options))
+    weights = {name: array.detach().numpy() for name, array in model.named_parameters() if array.requires_grad}
+    names = {
+        "vectors": "embed.weight", "w": "cell.fused.weight_ih_l0", "u": "cell.fused.weight_hh_l0",
+        "bias": "cell.fused.bias_ih_l0", "readout": "readout.weight", "readout_bias": "readout.bias",
+    }  # fmt: skip
+    batches = [task.sample(BATCH, seq_len, generator(0, "bench", index)) for index in range(50)]
+    arrays = {ours: weights[theirs] for ours, theirs in names.items()}
+    arrays["tokens"] = np.stack([batch.inputs.numpy() for batch in batches])
+    arrays["answers"] = np.stack([batch.targets[-1].numpy() for batch in batches])
+    seconds = jax.train(cell, arrays, STEPS[seq_len])
+    return STEPS[seq_len] / seconds["wall"], float("nan"), STEPS[seq_len] / seconds["cpu"]
 
 
 @contextmanager
@@ -141,10 +182,16 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=1, help="of both (default 1)")
     parser.add_argument("--only", metavar="CELL", choices=tuple(GATES), help="one cell alone")
     parser.add_argument("--seq-len", type=int, choices=tuple(LIMITS), help="one length alone")
+    parser.add_argument(
+        "--jax", nargs="?", const="", metavar="PYTHON", help="a JAX step, too: by this Python, default the present one"
+    )
     options = parser.parse_args()
     most = len(usable_cores())
     if options.rounds < 1 or not 1 <= options.threads <= most:
         parser.error(f"--rounds must be at least 1, --threads from 1 to {most}")
+    python = None if options.jax is None else find_jax(options.jax or None)
+    if options.jax is not None and (python is None or options.threads > 1):
+        parser.error("--jax needs a Python with JAX (--jax=PYTHON), and one thread")
     pin(options.threads)
     start = time.perf_counter()
     about = machine()
@@ -152,30 +199,42 @@ def main() -> int:
     print(f"\nsteps a second, {options.threads} thread{'s' * (options.threads > 1)}, seqmem against scripts/plain.py")
     cells = [cell for cell in GATES if options.only in (None, cell)]
     rows, held = [], []
+    folder = tempfile.TemporaryDirectory()
+    jax = None if python is None else Jax(python, Path(folder.name))
     for seq_len in (length for length in LIMITS if options.seq_len in (None, length)):
         for cell in cells:
             speeds: dict[str, list[Speed]] = {"seqmem": [], "plain": []}
             for _ in range(options.rounds):
                 speeds["seqmem"].append(ours(cell, seq_len, options.threads))
                 speeds["plain"].append(plain_script(cell, seq_len, options.threads))
+                if jax is not None:
+                    speeds.setdefault("jax", []).append(jax_step(jax, cell, seq_len))
             speed, accuracy, cpu_speed = (
                 {side: statistics.median(run[i] for run in runs) for side, runs in speeds.items()} for i in range(3)
             )
             ratio, limit = speed["seqmem"] / speed["plain"], LIMITS[seq_len][cell]
-            held.append(ratio >= limit)
+            kept = ratio >= limit
             row = {"cell": cell, "seq_len": seq_len, "speed": speed, "accuracy": accuracy, "limit": limit}
             row["cpu"] = cpu_speed["seqmem"] / cpu_speed["plain"]
             note = ""
+            if jax is not None:
+                row["jax"] = speed["seqmem"] / speed["jax"]
+                kept = kept and row["jax"] >= JAX
+                note = f"; {row['jax']:.2f} times JAX's {speed['jax']:.1f} (limit {JAX:g})"
             if cell == "rnn":  # its gradients vanish into denormals
                 row["denormals kept"], *_ = plain_script(cell, seq_len, options.threads, flush=False)
-                note = f"; plain with denormals {row['denormals kept']:.1f}"
+                note += f"; plain with denormals {row['denormals kept']:.1f}"
             rows.append(row)
+            held.append(kept)
             print(
-                f"  {'ok  ' if held[-1] else 'OVER'}  {cell:<4} {seq_len:>4} words  {speed['seqmem']:7.1f} and "
+                f"  {'ok  ' if kept else 'OVER'}  {cell:<4} {seq_len:>4} words  {speed['seqmem']:7.1f} and "
                 f"{speed['plain']:7.1f}: {ratio:.2f} times (limit {limit:g}; by CPU time {row['cpu']:.2f}); accuracy "
                 f"{100 * accuracy['seqmem']:.1f} and {100 * accuracy['plain']:.1f} %{note}",
                 flush=True,
             )
+    if jax is not None:
+        jax.close()
+    folder.cleanup()
     slowdowns = {}
     print("\ntraced at every step against never, 50 words")
     for cell in cells if options.seq_len in (None, 50) else ():
