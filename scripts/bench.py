@@ -1,4 +1,5 @@
-"""Time of start-up and of a trace, share of tracing in a run, size of its TensorBoard file. Run it with scripts/bench.
+"""Time of start-up and of a trace, memory of a run, share of tracing in it, size of its TensorBoard file. Run it with
+scripts/bench.
 
 Every figure is a median or a share of a single run, to be robust on a noisy machine.
 """
@@ -14,6 +15,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+MEMORY = {"rnn": 310, "lstm": 330, "gru": 310}
+"""Cell -> the most MB that the default run may take. Importing torch alone takes 215."""
 
 FIRST_STEP = """
 import os, sys, time
@@ -40,6 +44,17 @@ def start_up(repeats: int = 5) -> float:
             )
             seconds.append(float(done.stdout.rpartition("seconds ")[2]))
     return statistics.median(seconds)
+
+
+def peak_memory(cell: str) -> float:
+    """MB that the process of a default run takes at most, Python and torch included."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = ["train", f"cell={cell}", "task=pronoun", "seq_len=50", f"outputs={folder}", "quiet=true"]
+        process = subprocess.Popen([sys.executable, "-m", "seqmem", *command])
+        _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise RuntimeError(f"seqmem {' '.join(command)} failed; its error stands above")
+    return usage.ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
 
 
 def trace_seconds(repeats: int = 5) -> dict[str, float]:
@@ -151,6 +166,8 @@ def main() -> int:
         print(f"  {'ok  ' if verdicts[-1] else 'OVER'}  {what:<58} {value:8.2f} {unit}  (limit {limit:g})", flush=True)
 
     promise("start-up to the end of the first step", start_up(), 4, "s")
+    for cell, most in MEMORY.items():
+        promise(f"memory of the default {cell} run", peak_memory(cell), most, "MB")
     for cell, seconds in trace_seconds().items():
         promise(f"one trace, {cell}, 64 units, 1,000 timesteps", seconds, 2, "s")
     for cell in ("rnn", "lstm", "gru"):

@@ -81,8 +81,9 @@ def main() -> int:
             print(f"FAILED: exit code {report.returncode}: {report.stderr}")
             return 1
         wrong = []
+        summary = " ".join(report.stdout.split())  # its lines are wrapped: "20: 9/10" may stand on two
         for (cell, length), runs in solved.items():
-            if not re.search(rf"\b{length}: {runs}/", report.stdout):
+            if not re.search(rf"\b{length}: {runs}/", summary):
                 wrong.append(f"{cell} at {length}: {runs} solved are not in the summary")
         with (folder / "report" / "groups.csv").open(newline="") as file:
             rows = list(csv.DictReader(file))

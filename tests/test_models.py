@@ -27,16 +27,24 @@ from seqmem.models.base import (
 )
 from seqmem.models.recurrent import SequenceModel
 from seqmem.optimizers import OPTIMIZERS
+from seqmem.probes.gradient import gradient_trace
 from seqmem.randomness import ambient, generator
 from seqmem.signals import Batch, Tokens
 from seqmem.tasks import TASKS, Adding, Copy, Pronoun, Subject, Task
 from seqmem.training.update import update
+
+
+class Reading(RecurrentModel):
+    def read_out(self, outputs: Tensor) -> Tensor:
+        return -self.readout(outputs.tanh())
+
 
 MODELS: dict[str, Callable[[Task], Model]] = {
     **{
         name: lambda task, kind=kind: RecurrentModel.for_task(task, lambda d: kind(d, 4, **_told(kind)), embed_size=3)
         for name, kind in CELLS.items()
     },
+    "own readout": lambda task: Reading.for_task(task, lambda d: LSTM(d, 4, seq_len=9), embed_size=3),
     "one-hot stack": lambda task: RecurrentModel.for_task(task, lambda d: RNN(d, 4), embed_size=0, layers=2),
     "attention": lambda task: RecurrentModel.for_task(task, lambda d: Attention(d, 4), embed_size=3),
     "two phases": lambda task: TwoPhase(task, lambda d: GRU(d, 4, forget_bias=1.0), embed_size=3, source=4),
@@ -128,10 +136,6 @@ def test_autograd_remains_where_it_would_do_more() -> None:
     class Stepping(LSTM):
         def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
             return super().step(2 * x, state)
-
-    class Reading(RecurrentModel):
-        def read_out(self, outputs: Tensor) -> Tensor:
-            return -self.readout(outputs)
 
     def hooked(register: Callable[[Any], object]) -> RecurrentModel:
         register(model := make())
@@ -241,6 +245,12 @@ def test_a_loss_of_ones_own_and_ignored_targets_keep_their_gradient() -> None:
     double, doubled = loss_and_gradient(Task(Doubled(3)), predicted, batch)  # pyright: ignore[reportArgumentType]
     torch.testing.assert_close((double, doubled), (2 * single, 2 * gradient))
     assert (gradient == 0).all(-1).equal(targets == -100)
+
+
+def test_the_trace_of_a_model_is_that_of_its_walk(model: Model):
+    batch = Pronoun().sample(3, 9, generator(0, "t"))
+    actual, expected = (gradient_trace(model, Pronoun(), batch, by=by) for by in ("auto", "step"))
+    torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-12, equal_nan=True)
 
 
 @pytest.mark.parametrize("cut", [1, 3, 4, 5, 8])

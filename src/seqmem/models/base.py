@@ -133,10 +133,14 @@ class Tapped(Protocol):
     """A model with fixed inputs, for repeated traces while its weights change in place."""
 
     def norms(
-        self, loss: Callable[[Float[Tensor, "A B K"]], Float[Tensor, ""]]
+        self, gradient: Callable[[Float[Tensor, "A B K"]], Float[Tensor, "A B K"]]
     ) -> tuple[Float[Tensor, "T B"], dict[str, Float[Tensor, "T B"]]]:
-        """L2 norms, per sequence, of the gradients of ``loss(predictions)``: by the first layer's inputs x_t,
-        and state name -> by what each timestep wrote to that state (NaN where it wrote nothing)."""
+        """L2 norms, per sequence, of the gradients of a loss: by the first layer's inputs x_t, and state name -> by
+        what each timestep wrote to that state (NaN where it wrote nothing).
+
+        Args:
+            gradient: from the predictions to the gradient of the loss by them.
+        """
         ...
 
 
@@ -236,22 +240,31 @@ def loss_per_sequence(
 
 
 def loss_and_gradient(
-    task: Task, predicted: Float[Tensor, "T B K"], batch: Batch, total: Float[Tensor, " B"] | None = None
+    task: Task,
+    predicted: Float[Tensor, "T B K"],
+    batch: Batch,
+    total: Float[Tensor, " B"] | None = None,
+    *,
+    mean: bool = True,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "T B K"]]:
-    """The mean of ``loss_per_sequence``, and its gradient by ``predicted``: bit for bit what autograd computes."""
+    """The mean (else the sum) of ``loss_per_sequence``, and its gradient by ``predicted``, bit for bit autograd's."""
     closed_form = loss_with_gradient(task.targets)
     if closed_form is None:
-        leaf = predicted.detach().requires_grad_()
-        loss = loss_per_sequence(task, leaf, batch, total).mean()
-        return loss.detach(), torch.autograd.grad(loss, leaf)[0]
+        with torch.enable_grad():
+            leaf = predicted.detach().requires_grad_()
+            losses = loss_per_sequence(task, leaf, batch, total)
+            loss = losses.mean() if mean else losses.sum()
+            return loss.detach(), torch.autograd.grad(loss, leaf)[0]
     with torch.no_grad():
         per_step, gradient = closed_form(predicted, batch.targets)
-        share = 1 / predicted.shape[1]
+        share = 1 / predicted.shape[1] if mean else 1.0
         if len(predicted) == 1 and total is None:
-            return per_step.mean(), gradient(torch.full_like(per_step, share))
-        total = batch.weights.sum(0) if total is None else total
-        loss = ((per_step * batch.weights).sum(0) / total).mean()
-        return loss, gradient(torch.full_like(total, share) / total * batch.weights)
+            losses, weights = per_step.squeeze(0), torch.full_like(per_step, share)
+        else:
+            total = batch.weights.sum(0) if total is None else total
+            losses = (per_step * batch.weights).sum(0) / total
+            weights = torch.full_like(total, share) / total * batch.weights
+        return losses.mean() if mean else losses.sum(), gradient(weights)
 
 
 def score_per_sequence(task: Task, predicted: Float[Tensor, "T B K"], batch: Batch) -> Float[Tensor, " B"]:

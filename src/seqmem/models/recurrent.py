@@ -74,7 +74,7 @@ class RecurrentModel(Model):
             outputs, final = self.cell.forward_tokens(inputs, vectors, state)
         else:
             outputs, final = self.cell(self.embed(inputs), state)
-        return self.readout(outputs if at is None else _outputs_at(self.cell, outputs, final, at)), final
+        return self.read_out(outputs if at is None else _outputs_at(self.cell, outputs, final, at)), final
 
     def tapped(self, inputs: Shaped[Tensor, "T B ..."], at: slice) -> Tapped | None:
         vectors = _token_vectors(self.embed)
@@ -221,16 +221,18 @@ class _Taps:
         self._model, self._inputs, self._embedded, self._taps, self._at = model, inputs, embedded, taps, at
 
     def norms(
-        self, loss: Callable[[Float[Tensor, "A B K"]], Float[Tensor, ""]]
+        self, gradient: Callable[[Float[Tensor, "A B K"]], Float[Tensor, "A B K"]]
     ) -> tuple[Float[Tensor, "T B"], dict[str, Float[Tensor, "T B"]]]:
         model, taps = self._model, self._taps
         with torch.no_grad():
             if self._embedded is not None:
                 self._embedded.copy_(model.embed(self._inputs))
             taps.forward()
+        read = model.cell.output_state if _is_last(self._at, taps.outputs) else None
+        whole = taps.outputs if read is None else taps.final[read][None]
+        at = self._at if read is None else slice(None)
         with torch.enable_grad():
-            outputs, read = taps.outputs.detach().requires_grad_(), model.cell.output_state
-            final: State = {} if read is None else {read: taps.final[read].detach().requires_grad_()}
-            total = loss(model.readout(_outputs_at(model.cell, outputs, final, self._at)))
-            by_outputs, *by_final = torch.autograd.grad(total, [outputs, *final.values()], allow_unused=True)
-        return taps.backward(by_outputs, dict(zip(final, by_final, strict=True)))
+            outputs = whole.detach().requires_grad_()
+            predicted = model.read_out(outputs[at])
+            (by_outputs,) = torch.autograd.grad(predicted, outputs, gradient(predicted.detach()))
+        return taps.backward(by_outputs, {}) if read is None else taps.backward(None, {read: by_outputs[0]})

@@ -18,7 +18,7 @@ from ..cells.state import tensors, written
 from ..decay import DESCRIPTION, INPUT, NUMBERS, Trace, decays_of, in_words, together
 from ..denormals import flush_denormal
 from ..measurement import Measurement
-from ..models.base import Model, Tapped, loss_per_sequence
+from ..models.base import Model, Tapped, loss_and_gradient, loss_per_sequence
 from ..signals import Batch
 from ..tasks.base import Task
 from .base import Curves, Probe
@@ -100,10 +100,10 @@ class Tracer:
         if taps is None:
             return _by_steps(model, self._task, part.batch)
 
-        def loss(predicted: Float[Tensor, "A B K"]) -> Float[Tensor, ""]:
-            return loss_per_sequence(self._task, predicted, part.answers, part.total).sum()
+        def gradient(predicted: Float[Tensor, "A B K"]) -> Float[Tensor, "A B K"]:
+            return loss_and_gradient(self._task, predicted, part.answers, part.total, mean=False)[1]
 
-        by_input, by_states = taps.norms(loss)
+        by_input, by_states = taps.norms(gradient)
         return {INPUT: by_input, **by_states}
 
     def _double(self, weights: Float[Tensor, " N"] | None) -> Model:
