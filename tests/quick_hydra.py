@@ -16,7 +16,6 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import CachingConfigRepository, IConfigRepository
 from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra._internal.defaults_list import DefaultsList
-from hydra._internal.hydra import Hydra
 from hydra.core.default_element import ResultDefault
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -41,24 +40,14 @@ class _Loader(_PARSER, _SLOW):
 
 
 def install() -> None:
-    """Parse YAML in C; compose once a command instead of twice; cache what our own files compose to."""
+    """Parse YAML in C; cache what our own files compose to."""
     omegaconf._utils.get_yaml_loader = lambda: _Loader
-    Hydra.get_mode = _mode(Hydra.get_mode)
     OverridesParser.parse_rule = _cached_rules(OverridesParser.parse_rule)
     CachingConfigRepository.__init__ = _shallow
     FileConfigSource.load_config = _cached_files(FileConfigSource.load_config)
     compositions = _Compositions()
     config_loader_impl.create_defaults_list = compositions.create_defaults_list  # pyright: ignore[reportPrivateImportUsage]
     ConfigLoaderImpl._compose_config_from_defaults_list = compositions.compose
-
-
-def _mode(original: Callable[..., Any]) -> Any:
-    """``Hydra.get_mode`` composes everything to read ``hydra.mode``, which no file of ours sets."""
-
-    def get_mode(self: Hydra, config_name: str | None, overrides: list[str]) -> Any:
-        return original(self, config_name, overrides) if any("hydra.mode" in word for word in overrides) else None
-
-    return get_mode
 
 
 def _shallow(self: CachingConfigRepository, delegate: IConfigRepository) -> None:

@@ -13,6 +13,9 @@ from tensorboard.backend.event_processing.plugin_event_accumulator import EventA
 from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
 from tensorboard.plugins.hparams import metadata
 from tensorboard.plugins.hparams.api_pb2 import STATUS_FAILURE, DataType  # pyright: ignore[reportAttributeAccessIssue]
+from tensorboard.plugins.hparams.plugin_data_pb2 import (
+    HParamsPluginData,  # pyright: ignore[reportAttributeAccessIssue]
+)
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from commandline import TINY, Completed, largest_file, only_run
@@ -110,7 +113,12 @@ def test_hparams_stay_in_the_file_with_their_types(path: Path) -> None:
     events.hparams({"cell": "lstm", "lr": 0.01, "seed": 3, "tied": True}, ["result/score"])
     events.session_end(success=False)
     events.close()
-    content = {value.tag: value.metadata.plugin_data.content for event in read(path) for value in event.summary.value}
+    values = [value for event in read(path) for value in event.summary.value]
+    content = {value.tag: value.metadata.plugin_data.content for value in values}
+    for value in values:  # as TensorBoard's own writer would have made it
+        data = HParamsPluginData.FromString(value.metadata.plugin_data.content)
+        assert value.metadata == metadata.create_summary_metadata(data)
+        assert value.tensor == metadata.NULL_TENSOR
     experiment = metadata.parse_experiment_plugin_data(content[metadata.EXPERIMENT_TAG])
     kinds = {info.name: DataType.Name(info.type) for info in experiment.hparam_infos}
     assert kinds == {

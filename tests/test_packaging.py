@@ -18,6 +18,7 @@ import pytest
 
 from commandline import environment
 from compilers import needs_compiler
+from seqmem.cli.config.version import VERSION
 from seqmem.kernels.build import LIBRARY
 from seqmem.kernels.loading import Library, Unavailable, load
 from test_kernel_build import KERNEL
@@ -172,6 +173,7 @@ def test_the_version_is_the_same_everywhere() -> None:
     cited = dict(re.findall(r"^(version|date-released): (.*)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE))
     newest = re.findall(r"^## (\d\S*) \((.*)\)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[0]
     assert (version, cited["version"], cited["date-released"]) == (newest[0], *newest)
+    assert version == VERSION
 
 
 def test_every_name_has_its_file_and_its_class() -> None:

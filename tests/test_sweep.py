@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 
 from commandline import (
+    LSTM,
     TINY,
     Completed,
     assert_same_numbers,
@@ -249,3 +251,26 @@ def test_a_sweep_in_a_file(tmp_path: Path, typed: Callable[..., Completed]) -> N
     assert seeds() == {"seed3", "seed4", "seed7"}
     assert completed.out.count("already finished") == 1  # a duplicate runs once
     typed(*command, "sed=7").refuses("Did you mean 'seed'?", code=2)
+
+    # A file may also say that it is one.
+    path = tmp_path / "mine" / "experiment" / "seeds.yaml"
+    path.write_text(path.read_text().replace("{sweeper", "{mode: MULTIRUN, sweeper"))
+    completed = typed(*(word for word in command if word != "-m"))
+    assert completed.out.splitlines()[0] == "sweep of 2 runs, 2 of them finished already"
+
+
+def test_settings_are_composed_once(
+    run: Path, typed: Callable[..., Completed], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    composed = []
+
+    def load(*args: Any, **options: Any) -> Any:
+        composed.append(options)
+        return original(*args, **options)
+
+    original = ConfigLoaderImpl.load_configuration
+    monkeypatch.setattr(ConfigLoaderImpl, "load_configuration", load)
+    assert typed("train", *LSTM).code == 0
+    assert len(composed) == 1
+    assert typed("train", "-m", *LSTM).code == 0
+    assert len(composed) == 3  # the sweep's, and one for its jobs

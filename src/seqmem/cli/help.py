@@ -1,13 +1,12 @@
 """What ``seqmem`` says about itself."""
 
-from importlib.metadata import version
-
 from rich import box
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
 from .config.commands import command
+from .config.version import VERSION
 from .terminal.console import Console
 
 
@@ -17,7 +16,7 @@ def print_help(verbs: dict[str, str]) -> None:
     console.print(
         Text.assemble(
             (" seqmem ", "bold reverse"),
-            f" {version('seqmem')}  ",
+            f" {VERSION}  ",
             "see and measure how far back a sequence model remembers",
         )
     )

@@ -9,12 +9,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
-from importlib.metadata import version
 
 from ..printable import OutputError, PrintableStream, to_nowhere
-from .config.commands import command, completion
+from .config import process
+from .config.commands import command, completion, was_typed
 from .config.errors import exit_code, full_errors, nearest, one_line, print_error
 from .config.odd_values import remember
+from .config.version import VERSION
 
 VERBS = {
     "train": "train, trace the gradient through time, evaluate; -m sweeps",
@@ -34,7 +35,15 @@ VERBS = {
 
 
 def main() -> int:
-    args = sys.argv[1:]
+    """Do the command of ``sys.argv``. Returns its exit code, or ends with it the process that was started for it."""
+    if was_typed():
+        process.begin()
+    code = _in_streams(sys.argv[1:])
+    process.end(code)
+    return code
+
+
+def _in_streams(args: list[str]) -> int:
     _open_streams()
     out, err = sys.stdout, sys.stderr
     for stream in (out, err):
@@ -104,7 +113,7 @@ def _dispatch(args: list[str]) -> int:
         print_help(VERBS)
         return 0
     if args[0] in ("-V", "--version"):
-        print(f"seqmem {version('seqmem')}")
+        print(f"seqmem {VERSION}")
         return 0
     verb, rest = args[0], args[1:]
     if verb in VERBS:
@@ -117,7 +126,9 @@ def _dispatch(args: list[str]) -> int:
 def run_verb(verb: str, args: list[str]) -> int:
     """The exit code of ``seqmem VERB ARGS``. An exception is printed as one line, or raised if HYDRA_FULL_ERROR=1."""
     try:
-        return import_module(f"{__package__}.verbs.{verb}").main(args)
+        with process.importing():
+            module = import_module(f"{__package__}.verbs.{verb}")
+        return module.main(args)
     except Exception as error:
         if full_errors() or isinstance(error, BrokenPipeError | OutputError):
             raise

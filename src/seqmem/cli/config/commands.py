@@ -6,9 +6,7 @@ Every command that an error, a hint or a help text suggests is made here.
 import os
 import shlex
 import shutil
-import subprocess
 import sys
-from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 
 from .odd_values import escaped
@@ -28,7 +26,11 @@ def command(*words: str | Path) -> str:
 def quoted(*words: str | Path) -> str:
     """A command line that can be pasted into a shell."""
     parts = [str(word) for word in words]
-    return subprocess.list2cmdline(parts) if os.name == "nt" else " ".join(map(_quoted, parts))
+    if os.name == "nt":
+        import subprocess
+
+        return subprocess.list2cmdline(parts)
+    return " ".join(map(_quoted, parts))
 
 
 def _quoted(word: str) -> str:
@@ -47,6 +49,8 @@ def examples(*lines: tuple[str, str]) -> str:
 
 def install(extra: str) -> str:
     """The command that installs the packages of one of seqmem's extras beside it. seqmem itself is in no registry."""
+    from importlib.metadata import PackageNotFoundError, requires  # late: slow, and only a mistake needs it
+
     try:
         lines = requires("seqmem") or []
     except PackageNotFoundError:
@@ -93,10 +97,24 @@ def _program() -> list[str]:
     if given := os.environ.get(COMMAND):
         return [_name(given)]
     words = sys.orig_argv
-    if "-m" in words[1:] and words[words.index("-m") :][1:2] == ["seqmem"]:
+    if _is_module(words):
         return words[: words.index("-m") + 2]
-    script = next((word for word in words[1:2] if Path(word).stem == "seqmem"), None)  # of the installed command
+    script = _script(words)
     return ["seqmem"] if script is None else [_name(script)]
+
+
+def was_typed() -> bool:
+    """Whether this process was started for one command: by ``seqmem`` or ``python -m seqmem``, not by a profiler."""
+    return _is_module(sys.orig_argv) or _script(sys.orig_argv) is not None
+
+
+def _is_module(words: list[str]) -> bool:
+    return "-m" in words[1:] and words[words.index("-m") :][1:2] == ["seqmem"]
+
+
+def _script(words: list[str]) -> str | None:
+    """The installed command."""
+    return next((word for word in words[1:2] if Path(word).stem == "seqmem"), None)
 
 
 def _name(path: str) -> str:

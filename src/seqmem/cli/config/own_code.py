@@ -31,6 +31,10 @@ from typing import Any
 
 from .errors import ConfigError
 
+SAFE_PATH = "PYTHONSAFEPATH"
+"""If it is set, ``python -m`` and ``python -c`` do not look for libraries in the working directory, where a user's file
+may have the name of one."""
+
 SIZE = 8
 """Bytes of a hash in a run's configuration."""
 

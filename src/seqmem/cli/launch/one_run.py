@@ -35,7 +35,7 @@ from ...runs.files import (
 )
 from ...runs.result import Facts
 from ...runs.settings import identity_hash, own_name
-from ..config import own_code, trust
+from ..config import own_code, process, trust
 from ..config import schema as settings
 from ..config.errors import is_out_of_memory
 from ..config.schema import RunConfig
@@ -185,9 +185,14 @@ def execute(
 
     own_code.require(config)
     trust.remember(config)  # the user has named its classes
-    import torch
+    with process.importing():
+        import torch
 
-    from ..config.build import build, check_trainable
+        from ...record.longer import go_on_from
+        from ...record.recorder import Recorder, load_checkpoint
+        from ...training.loop import train
+        from ...training.plan import CannotCompile, Diverged, Interrupted
+        from ..config.build import build, check_trainable
 
     stop = stop or StopSignals()
     with ExitStack() as stack:
@@ -204,11 +209,6 @@ def execute(
             return run
         stack.enter_context(stop.caught())
         stack.enter_context(_stopped_at_once(run, stop))
-        from ...record.longer import go_on_from
-        from ...record.recorder import Recorder, load_checkpoint
-        from ...training.loop import train
-        from ...training.plan import CannotCompile, Diverged, Interrupted
-
         facts = _facts(config, experiment)
         former = former_path(config)
         if former is not None and former.exists() and not run.file(CHECKPOINT).exists() and not config.quiet:

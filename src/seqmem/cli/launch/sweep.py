@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf, flag_override
 from ...printable import OutputError, as_written, to_nowhere
 from ...runs.directory import RunDirectory
 from ...runs.files import RunError
-from ..config import own_code
+from ..config import own_code, process
 from ..config.commands import command
 from ..config.compose import command_line_config_dir, with_own_arguments
 from ..config.errors import ConfigError, joined, one_line, print_error
@@ -30,10 +30,6 @@ from ..terminal.words import here
 from . import local
 from .jobs import Job, Outcome, job_of
 from .one_run import Stopped, run_path
-
-SAFE_PATH = "PYTHONSAFEPATH"
-"""If it is set, ``python -m`` and ``python -c`` do not look for libraries in the working directory, where a user's file
-may have the name of one."""
 
 
 @dataclass
@@ -103,7 +99,7 @@ class SweepCallback(Callback):
             here = launcher._target_.endswith("LocalLauncher")
             processes = local.worker_count(launcher.get("workers", "auto")) if here else 0
             if not launcher._target_.startswith("hydra_plugins.seqmem_launchers."):
-                os.environ[SAFE_PATH] = "1"  # of workers that another launcher starts; train.main resets it
+                os.environ[own_code.SAFE_PATH] = "1"  # of workers that another launcher starts; train.main resets it
             if not sweeper._target_.endswith("BasicSweeper"):  # other sweepers choose each job only when they start it
                 current.sweep = Sweep(total=int(sweeper.get("n_trials") or 0), grid=False)
                 return
@@ -210,7 +206,8 @@ def _refused(jobs: Mapping[int, RunConfig]) -> dict[int, str]:
     """Why jobs cannot run, by their numbers. Jobs of our own classes that differ by their seeds are built once."""
     if not jobs:
         return {}
-    from ..config.build import check
+    with process.importing():
+        from ..config.build import check
 
     mistakes, known = dict[int, str](), dict[str, str | None]()
     for number, config in jobs.items():

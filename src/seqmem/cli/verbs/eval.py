@@ -11,6 +11,7 @@ from rich.table import Table
 from ...runs.checksums import cover, uncover
 from ...runs.directory import RunDirectory
 from ...runs.files import EVALUATIONS, EVENTS, RunError, plain_json, write_atomically
+from ..config import process
 from ..config.choose import one_run
 from ..config.commands import RUN, examples
 from ..config.errors import ConfigError, Parser
@@ -71,11 +72,12 @@ def evaluate_run(
         RunError: the run does not exist, is not finished, or cannot be read.
         ConfigError: a length is too short or too long, or the device does not exist.
     """
-    import torch
+    with process.importing():
+        import torch
 
-    from ...evaluate import evaluate_lengths, length_grid
-    from ...randomness import ambient
-    from ..config.trained import trained
+        from ...evaluate import evaluate_lengths, length_grid
+        from ...randomness import ambient
+        from ..config.trained import trained
 
     finished = trained(run, device, trusted=trusted)
     if why := edited(finished.config):  # the scores are added to the run's

@@ -6,30 +6,29 @@ import re
 import sys
 import textwrap
 from contextlib import redirect_stdout, suppress
+from typing import TYPE_CHECKING
 
-import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from ..config.application import application, shows
 from ..config.commands import completes
 from ..config.comments import beside, comments, header
 from ..config.compose import Arguments, command_line_config_dir, parsed, with_own_arguments
 from ..config.errors import ConfigError, exit_code, full_errors, one_line, print_error
 from ..config.help_text import filled
 from ..config.hydra_errors import explain, explained, is_hydras
-from ..config.own_code import forget_edited
+from ..config.own_code import SAFE_PATH, forget_edited
 from ..config.schema import conf_dir, from_mapping, register
-from ..launch import sweep
-from ..launch.jobs import job_prefix, say_failed
-from ..launch.one_run import Stopped, StopSignals, execute, title
-from ..terminal.console import Console
-from ..terminal.live import print_summary
+
+if TYPE_CHECKING:
+    from ..launch.sweep import Session
 
 
 def main(args: list[str]) -> int:
-    full, names = full_errors(), ("HYDRA_FULL_ERROR", sweep.SAFE_PATH)
+    full, names = full_errors(), ("HYDRA_FULL_ERROR", SAFE_PATH)
     before = {name: os.environ.get(name) for name in names}
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra's main raise errors instead of printing them and exiting
     try:
@@ -42,41 +41,65 @@ def main(args: list[str]) -> int:
 
 
 def _main(args: list[str], *, full: bool) -> int:
-    session, given = sweep.begin(), Arguments([], args, None)
-    forget_edited()
+    session, given = None, Arguments([], args, None)
+    failures: list[Exception] = []
     printed: list[Exception] = []
+    forget_edited()
     try:
         given = parsed(with_own_arguments(args))
         register()
         sys.argv = [completes(), *given.argv]  # Hydra's main reads its command line from here
-        if {"-h", "--help"} & {*given.options}:
-            with redirect_stdout(io.StringIO()) as text, suppress(SystemExit):  # with which Hydra ends its help
-                _application()
-            print(_with_comments(text.getvalue()).rstrip())
-            return 0
-        _application()
-        printed = session.failures if session.sweep is not None else []  # printed when the job failed
+        if shows(given.argv):
+            _show(given)
+        else:
+            session = _begun()
+            failures = session.failures
+            application(given.argv, run)
+            printed = failures if session.sweep is not None else []  # printed when the job failed
     except (
         ValueError,
         HydraException,
     ) as error:  # raised by Hydra before the first job; jobs' are in failures
-        session.failures.append(ConfigError(explain(error, given.overrides, given.config_dir)))
+        failures.append(ConfigError(explain(error, given.overrides, given.config_dir)))
     except Exception as error:
         mistake = ConfigError(explain(error, given.overrides, given.config_dir)) if is_hydras(error) else error
-        session.failures.append(mistake)
+        failures.append(mistake)
     code = 0
-    for error in session.failures:
+    for error in failures:
         if full:
             raise error
         code = max(code, exit_code(error))
         if error not in printed:
             print_error(f"seqmem train: {one_line(error)}")
-    if session.sweep is not None:
-        lines, worst = sweep.summary(session.sweep)
-        lines += filter(None, [sweep.next_command(session.sweep, max(code, worst))])
-        print("".join(f"{line}\n" for line in lines), end="", flush=True)
-        code = max(code, worst)
-    return code
+    return code if session is None else max(code, _summarised(session, code))
+
+
+def _show(given: Arguments) -> None:
+    """Help, completion, ``--cfg`` and the like. Nothing is run."""
+    if not {"-h", "--help"} & {*given.options}:
+        application(given.argv, run)
+        return
+    with redirect_stdout(io.StringIO()) as text, suppress(SystemExit):  # with which Hydra ends its help
+        application(given.argv, run)
+    print(_with_comments(text.getvalue()).rstrip())
+
+
+def _begun() -> "Session":
+    from ..launch import sweep  # late: help and completion need none of it
+
+    return sweep.begin()
+
+
+def _summarised(session: "Session", code: int) -> int:
+    """Print what became of a sweep; returns the worst exit code of its runs."""
+    if session.sweep is None:
+        return 0
+    from ..launch import sweep
+
+    lines, worst = sweep.summary(session.sweep)
+    lines += filter(None, [sweep.next_command(session.sweep, max(code, worst))])
+    print("".join(f"{line}\n" for line in lines), end="", flush=True)
+    return worst
 
 
 def _with_comments(text: str) -> str:
@@ -93,6 +116,8 @@ def _with_comments(text: str) -> str:
         if path.is_file():
             told |= {f"{group}.{name}": comment for name, comment in comments(path).items()}
             told[f"{group}.name"] = " ".join(header(path)[:1])
+    from ..terminal.console import Console
+
     console = Console()
     width = console.width if console.is_terminal else None
     if width is not None:
@@ -108,6 +133,12 @@ def run(cfg: DictConfig) -> float:
 
     Returns the score on validation data, for searches over settings.
     """
+    from ..launch import sweep
+    from ..launch.jobs import job_prefix, say_failed
+    from ..launch.one_run import Stopped, StopSignals, execute, title
+    from ..terminal.console import Console
+    from ..terminal.live import print_summary
+
     job, console, stop = HydraConfig.get(), Console(), StopSignals()
     in_sweep, prefix = job.mode == RunMode.MULTIRUN, ""
     session = sweep.session()
@@ -132,6 +163,3 @@ def run(cfg: DictConfig) -> float:
     if not in_sweep and not config.quiet:
         print_summary(console, done)
     return done.selection_score() if done.finished else float("nan")
-
-
-_application = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="train")(run)
