@@ -65,7 +65,7 @@ LAW: dict[str, set[str]] = {
         "measurement",
         "solved",
     },
-    "report": {"report", "runs", "decay", "measurement", "metrics", "solved"},
+    "report": {"report", "runs", "cores", "decay", "measurement", "metrics", "solved"},
     "playground": {"playground", "printable", "reading", *CORE},
     "cli": {
         "cores",

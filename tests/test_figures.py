@@ -1,11 +1,17 @@
 """The report's figures: what each computes is what the runs say, and drawing is reproducible."""
 
+import multiprocessing
+import os
+import signal
+import sys
 from dataclasses import replace
+from functools import partial
 from math import nan
 from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from made_up import collection, run, sweep
 from seqmem.report.collect import Collection
@@ -192,3 +198,34 @@ def test_the_same_numbers_make_the_same_bytes() -> None:
     assert f"/MediaBox [ 0 0 {style.WIDTH} {height} ]".encode() in drawn.pdf
     assert b"/Subtype /Image" not in drawn.pdf
     assert b"/Type3" not in drawn.pdf
+
+
+def _line(height: int) -> Figure:
+    figure = Figure(figsize=(1, 1))
+    figure.add_axes((0, 0, 1, 1)).plot([0, height])
+    return figure
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems' libraries mind a fork")
+def test_several_processes_draw_what_one_draws_in_order() -> None:
+    draws = [partial(_line, height) for height in range(1, 6)]
+    alone = output.render_all(draws)
+    assert len({drawn.png for drawn in alone}) == 5
+    assert output.render_all(draws, processes=2) == alone
+    assert output.render_all([], processes=2) == []
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems' libraries mind a fork")
+def test_an_error_and_the_end_of_a_drawing_process_are_told() -> None:
+    def fails() -> Figure:
+        raise ValueError("no such colour")
+
+    def killed() -> Figure:
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError
+
+    for draw, error, words in ((fails, ValueError, "no such colour"), (killed, RuntimeError, "ended with -9")):
+        with pytest.raises(error, match=words):  # the second process has the second and the fourth
+            output.render_all([partial(_line, 1), draw, partial(_line, 1), partial(_line, 1)], processes=2)
+    assert multiprocessing.active_children() == []

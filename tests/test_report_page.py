@@ -171,7 +171,7 @@ def unrendered(monkeypatch: pytest.MonkeyPatch) -> None:
             assert draw().axes
         return output.Drawn(b'<svg xmlns="http://www.w3.org/2000/svg"/>', b"\x89PNG\r\n", b"%PDF" if pdf else None)
 
-    monkeypatch.setattr(page, "render", drawn)
+    monkeypatch.setattr(output, "render", drawn)
 
 
 @pytest.mark.usefixtures("unrendered")

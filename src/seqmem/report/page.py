@@ -5,7 +5,7 @@ through the template's escaping; figures alone are markup, and they are made her
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,11 +14,12 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from ..cores import usable_cores
 from ..runs.files import RunError, write_atomically
 from . import figures, sections
 from .collect import Collection
 from .figures.base import FigureKind, Plot, TaskRuns, Traces, colours
-from .figures.output import for_page, render
+from .figures.output import for_page, render_all
 from .sections import origin, overview, scores
 from .statistics import comparisons, two_groups
 from .wording import clean, count, file_name
@@ -69,15 +70,28 @@ def _files_of(page: Path) -> set[str]:
         return set()
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Figure:
-    """A figure on the page; ``name``: its id, and its files' without ``endings``."""
+    """A figure on the page; ``name``: its id, and its files' without ``endings``.
+
+    ``markup``: None until it is drawn.
+    """
 
     name: str
-    endings: Sequence[str]
-    markup: Markup
-    caption: str
-    wide: bool
+    plot: Plot
+    endings: Sequence[str] = ()
+    markup: Markup | None = None
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """A task of the page, ``figures`` by their kind."""
+
+    name: str
+    task: TaskRuns
+    figures: Mapping[FigureKind, Sequence[_Figure]]
+    notes: Sequence[str]
+    undrawn: int
 
 
 class _Page:
@@ -102,7 +116,9 @@ class _Page:
         here = Path(__file__)
         environment = Environment(autoescape=True, undefined=StrictUndefined, finalize=_shown)
         template = environment.from_string(here.with_name("page.html").read_text())
-        tasks = [self.task(number, task) for number, task in enumerate(self.collection.tasks, 1)]
+        planned = [self.plan(name) for name in self.collection.tasks]
+        self.write_figures([figure for plan in planned for figures in plan.figures.values() for figure in figures])
+        tasks = [self.task(number, plan) for number, plan in enumerate(planned, 1)]
         return template.render(
             title=overview.title(self.groups),
             counted=overview.counted(self.collection),
@@ -119,9 +135,8 @@ class _Page:
             ],
         )
 
-    def task(self, number: int, name: str) -> dict[str, Any]:
-        """Template context of a task: its sections with their figures, and the notes below them."""
-        anchor = f"task{number}"
+    def plan(self, name: str) -> "_Planned":
+        """What will stand under a task; its figures are not drawn yet."""
         task = TaskRuns(
             [group for group in self.groups if group.task == name],
             self.colours,
@@ -130,41 +145,47 @@ class _Page:
             [pair for pair in self.comparisons if pair.a.task == name],
             [split for split in self.splits if split.group.task == name],
         )
-        drawn = {kind: self.draw(kind, task) for kind in figures.in_drawing_order()}
-        notes = [*task.notes, *self.unread_traces()]
-        parts = []
-        for build in sections.TASK:
-            section = build(task)
-            shown = [figure for kind in figures.SECTIONS.get(section.anchor, ()) for figure in drawn[kind]]
-            if shown or section.table or section.items:
-                parts.append((section, shown))
-            notes += section.notes
-        if self.undrawn:
-            more = count(self.undrawn, "figure")
-            notes.append(f"Beyond {MOST_FIGURES} on a page, {more} not drawn; the numbers are in the tables.")
-            self.undrawn = 0
-        return {
-            "id": anchor, "name": clean(name, 80), "about": scores.about(task), "sections": parts, "notes": notes,
-        }  # fmt: skip
+        figures_of = {kind: self.plan_figures(kind, task) for kind in figures.in_drawing_order()}
+        undrawn, self.undrawn = self.undrawn, 0
+        return _Planned(name, task, figures_of, [*task.notes, *self.unread_traces()], undrawn)
 
-    def draw(self, kind: FigureKind, task: TaskRuns) -> list[_Figure]:
-        """The figures of one kind, written into their files, until the page has MOST_FIGURES."""
-        made = []
+    def plan_figures(self, kind: FigureKind, task: TaskRuns) -> list["_Figure"]:
+        """The figures of one kind, until the page has MOST_FIGURES."""
+        planned = []
         for plot in kind.plots(task):
             if len(self.written) >= MOST_FIGURES:
                 self.undrawn += 1
             else:
-                made.append(self.write(file_name(f"{task.name} {plot.name}", self.written), plot))
-        return made
+                planned.append(_Figure(file_name(f"{task.name} {plot.name}", self.written), plot))
+                self.written.add(planned[-1].name)
+        return planned
 
-    def write(self, name: str, plot: Plot) -> _Figure:
-        drawn = render(plot.draw, pdf=self.pdf)
-        for ending, content in drawn.files.items():
-            write_atomically(self.folder / "figures" / f"{name}.{ending}", content)
-            self.files.add(f"figures/{name}.{ending}")
-        self.written.add(name)
-        markup = Markup(for_page(drawn.svg, name, clean(plot.alt, 1500)))
-        return _Figure(name, list(drawn.files), markup, plot.caption, plot.wide)
+    def write_figures(self, planned: Sequence["_Figure"]) -> None:
+        """Draw them, and write their files."""
+        drawn = render_all([figure.plot.draw for figure in planned], pdf=self.pdf, processes=usable_cores())
+        for figure, pictures in zip(planned, drawn, strict=True):
+            for ending, content in pictures.files.items():
+                write_atomically(self.folder / "figures" / f"{figure.name}.{ending}", content)
+                self.files.add(f"figures/{figure.name}.{ending}")
+            figure.endings = list(pictures.files)
+            figure.markup = Markup(for_page(pictures.svg, figure.name, clean(figure.plot.alt, 1500)))
+
+    def task(self, number: int, plan: "_Planned") -> dict[str, Any]:
+        """Template context of a task: its sections with their figures, and the notes below them."""
+        notes, parts = list(plan.notes), []
+        for build in sections.TASK:
+            section = build(plan.task)
+            shown = [figure for kind in figures.SECTIONS.get(section.anchor, ()) for figure in plan.figures[kind]]
+            if shown or section.table or section.items:
+                parts.append((section, shown))
+            notes += section.notes
+        if plan.undrawn:
+            more = count(plan.undrawn, "figure")
+            notes.append(f"Beyond {MOST_FIGURES} on a page, {more} not drawn; the numbers are in the tables.")
+        return {
+            "id": f"task{number}", "name": clean(plan.name, 80), "about": scores.about(plan.task),
+            "sections": parts, "notes": notes,
+        }  # fmt: skip
 
     def unread_traces(self) -> list[str]:
         """Notes on the traces that could not be read since the last call, at most three."""
