@@ -202,7 +202,9 @@ def test_the_same_numbers_make_the_same_bytes() -> None:
 
 def _line(height: int) -> Figure:
     figure = Figure(figsize=(1, 1))
-    figure.add_axes((0, 0, 1, 1)).plot([0, height])
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.plot([0, height])
+    axes.set_ylim(0, 6)
     return figure
 
 
