@@ -283,7 +283,19 @@ def test_a_sweep_with_a_wrong_job_is_refused_as_a_whole(tmp_path: Path, typed: C
         "cell=rnn,lstm seed=0,x": ["2 of 4 jobs", "job 2 (cell=rnn seed=x)", "job 4 (cell=lstm seed=x): seed=x: 'x'"],
         "cell=lstm,rnn cell.forget_bias=1": [
             "job 2 (cell=rnn): there is no setting 'cell.forget_bias'",
-            "cell=rnn has",
+            "cell=rnn has nonlinearity, init; a sweep sets it for every cell: set it for some in a file of your own",
+            ", DIR/cell/NAME.yaml, chosen by -cd DIR cell=NAME",
+        ],
+        "cell=owncells.Stateless,owncells.Leaky cell.args.beta=1": ["2 of 2 jobs", "no setting 'cell.args.beta'"],
+        "cell=lstm,rnn cell.args.alpha=1": ["2 of 2 jobs", "job 1 (cell=lstm): there is no setting 'cell.args'"],
+        "task=pronoun,subject task.people=4": ["job 2 (task=subject)", "'task.people'. task=subject has usual_seq_len"],
+        "optimizer=sgd,adam optimizer.momentum=0.5": [
+            "1 of 2 jobs",
+            "optimizer=adam has lr, betas, eps, weight_decay;",
+        ],
+        "optimizer=sgd,rmsprop optimizer.momntum=1": [
+            "2 of 2",
+            "'optimizer.momntum'. Did you mean 'optimizer.momentum",
         ],
         "cell=lstm,lstmm": ["job 2 (cell=lstmm): no cell is called 'lstmm'. Did you mean 'lstm'?"],
         "sed=0,1": ["2 of 2 jobs cannot run", "Did you mean 'seed'?"],

@@ -38,6 +38,13 @@ class Leaky(RNN):
 '''
 
 
+WITH_AN_OPTION = """
+class Wide(Leaky):
+    def __init__(self, input_size, hidden_size, width: int = 2):
+        super().__init__(input_size, hidden_size)
+"""
+
+
 def leaky(k: float, *, imports: str = "", factor: str = "K") -> str:
     return LEAKY.format(k=k, imports=imports, factor=factor)
 
@@ -199,16 +206,21 @@ def test_other_parts_are_pinned_like_cells(part: str) -> None:
 def test_a_class_is_a_choice_beside_ours(typed: Typed) -> None:
     """By its dotted name, in a sweep and from Python, it is the run of ``cell=custom`` with this target."""
     task = "from seqmem.tasks.subject import Subject\nclass MyTask(Subject):\n    pass\n"
-    Path("own.py").write_text(leaky(0.1) + task)
+    Path("own.py").write_text(leaky(0.1) + WITH_AN_OPTION + task)
     tiny = (*TINY, "quiet=true", "hydra.launcher.workers=1")
-    swept = typed("train", "-m", "cell=rnn,own.Leaky", "task=own.MyTask", "seq_len=7", *tiny[1:])
+    width = "cell.args.width=3"  # of the one that has arguments; the other is the run that it is without
+    swept = typed("train", "-m", "cell=rnn,own.Wide", width, "task=own.MyTask", "seq_len=7", *tiny[1:])
     assert (swept.code, swept.err) == (0, "")
     runs = {run.parent.name: run for run in runs_below(Path("outputs/MyTask"))}
-    assert set(runs) == {"rnn", "Leaky"}
-    custom = ("cell=custom", "cell.target=own.Leaky", "task=custom", "task.target=own.MyTask")
+    assert set(runs) == {"rnn", "Wide"}
+    with own_hydra():
+        plain = from_mapping(compose("train", overrides=["task=own.MyTask", "cell=rnn", "seq_len=7", *TINY[1:]]))
+    assert run_path(plain) == runs["rnn"]
+    assert not any("args" in word for word in json.loads((runs["rnn"] / "overrides.json").read_text())[0])
+    custom = ("cell=custom", "cell.target=own.Wide", f"++{width}", "task=custom", "task.target=own.MyTask")
     with own_hydra():
         config = from_mapping(compose("train", overrides=[*custom, "seq_len=7", *TINY[1:]]))
-    assert run_path(config) == runs["Leaky"]
+    assert run_path(config) == runs["Wide"]
     small = {"name": "own.Leaky", "hidden_size": 4}
     assert train("own.Leaky", seed=3).path == seqmem.train(cell=small, **SETTINGS, seed=3).path
     typed("train", "cell=own", *TINY).refuses("a class in own.py is chosen by cell=own.CLASS", code=2)

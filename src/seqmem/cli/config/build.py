@@ -440,7 +440,7 @@ def arguments(
     checked = {}
     for name, value in given.items():
         if name not in settings and not anything:
-            others = f" {where} has {', '.join(settings)}" if settings else ""
+            others = f" {where} has {', '.join([*settings] or [one for one in common if one != 'name']) or 'none'}"
             hint = nearest(name, [*settings, *common], f"{where}.") or others
             raise ConfigError(f"there is no setting '{where}.{name}'.{hint}")
         hint = settings[name].annotation if name in settings else Any

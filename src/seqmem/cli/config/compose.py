@@ -69,8 +69,9 @@ def with_own_arguments(overrides: Sequence[str]) -> list[str]:
     """Settings in Hydra's grammar that it would refuse as people type them.
 
     ``cell.args.alpha=0.9`` -> ``++cell.args.alpha=0.9``, for settings that no file lists: arguments of a user's own
-    class, and settings of a probe without a file. ``outputs=~/runs`` -> ``outputs='~/runs'``. A class of the user's
-    own is a choice like ours from now on: ``cell=lstm,mine.Peephole``.
+    class, and settings of a probe without a file. Likewise ``optimizer.momentum=0.5`` beside ``optimizer=sgd,rmsprop``:
+    Hydra would look for it in the default. ``outputs=~/runs`` -> ``outputs='~/runs'``. A class of the user's own is a
+    choice like ours from now on: ``cell=lstm,mine.Peephole``.
 
     Raises:
         ConfigError: several cells are asked for in one run.
@@ -80,7 +81,9 @@ def with_own_arguments(overrides: Sequence[str]) -> list[str]:
         if match := re.fullmatch(r"(cell|task|model|optimizer)=\[([^\[\]]+(?:,[^\[\]]+)+)\]", override):
             names = match[2].replace(" ", "").replace("'", "")
             raise ConfigError(f"{override}: a run has one {match[1]}: -m {match[1]}={names} runs each")
-    added = [re.sub(r"^(?=(cell|task|model)\.args[.=]|probe\.\w)", "++", override) for override in overrides]
+    several = [match[1] for override in overrides if (match := re.match(r"(cell|task|model|optimizer)=.*,", override))]
+    new = "|".join([r"(cell|task|model)\.args[.=]", r"probe\.\w", *(rf"{group}\.\w" for group in several)])
+    added = [re.sub(f"^(?={new})", "++", override) for override in overrides]
     at_home = re.compile(r"(?<=[=,])~[^,'\"\[\](){}]*")
     return [one if one.startswith("-") else at_home.sub(r"'\g<0>'", one) for one in added]
 

@@ -2,9 +2,10 @@
 
 import json
 import os
+import re
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -173,14 +174,18 @@ def _checked(config: DictConfig, processes: int) -> tuple[Sweep, list[str]]:
         empty = [str(one.input_line) for one in overrides if one.is_sweep_override() and not [*one.sweep_iterator()]]
         raise ConfigError(f"{' and '.join(empty)}: has no value, so the sweep would have no run")
     sweep, mistakes, unfinished = Sweep(), dict[int, str](), dict[int, RunConfig]()
-    compositions = Compositions(config.hydra.job.config_name)
+    compositions, composed = Compositions(config.hydra.job.config_name), dict[int, RunConfig]()
     for number, job in enumerate(jobs, start=1):
         try:
             with explained(job, config_dir):
-                checked = from_mapping(compositions.compose(job))
+                composed[number] = from_mapping(compositions.compose(job))
         except Exception as error:
             mistakes[number] = one_line(error)
-            continue
+    if _is_ours(config):
+        for group in own_code.PARTS:
+            if any(_is_own(getattr(one, group)) for one in composed.values()):
+                _leave_arguments_to_own_classes(group, composed.values())
+    for number, checked in composed.items():
         path = run_path(checked)
         sweep.paths.append(path)
         sweep.configs.append(checked)
@@ -191,6 +196,7 @@ def _checked(config: DictConfig, processes: int) -> tuple[Sweep, list[str]]:
         if len(unfinished) == 2 and processes > 1:
             local.warm()
     mistakes |= _refused(unfinished)
+    _tell_what_to_do(mistakes, jobs)
     sweep.total = len(sweep.paths)
     common = set.intersection(*map(set, jobs)) if len(jobs) > 1 else set()
     lines = []
@@ -200,6 +206,36 @@ def _checked(config: DictConfig, processes: int) -> tuple[Sweep, list[str]]:
     if lines:
         lines.insert(0, f"{len(lines)} of {len(jobs)} jobs cannot run, so none was started:")
     return sweep, lines
+
+
+def _is_ours(config: DictConfig) -> bool:
+    """Whether the launcher takes the settings that are checked here; others compose them anew."""
+    return config.hydra.launcher._target_.startswith("hydra_plugins.seqmem_launchers.")
+
+
+def _is_own(part: Mapping[str, Any]) -> bool:
+    return part.get("name") == "custom"
+
+
+def _leave_arguments_to_own_classes(group: str, configs: Iterable[RunConfig]) -> None:
+    """``cell=lstm,mine.Peephole cell.args.width=3``: no cell of ours has ``args``, so they are the other's alone."""
+    for config in configs:
+        if not _is_own(part := getattr(config, group)):
+            part.pop("args", None)
+
+
+def _tell_what_to_do(mistakes: dict[int, str], jobs: Sequence[Sequence[str]]) -> None:
+    """Say it of a setting that some of a sweep's choices have, and others have not."""
+    for number, line in mistakes.items():
+        match = re.match(r"there is no setting '(cell|task|model|optimizer)\.", line)
+        group = match[1] if match and "Did you mean" not in line else "-"
+        chosen = [next((word for word in job if word.startswith(f"{group}=")), "") for job in jobs]
+        if len({*chosen}) > 1 and len(mistakes) < len(jobs):
+            named = line.replace(f". {group} has ", f". {chosen[number - 1]} has ")
+            mistakes[number] = (
+                f"{named}; a sweep sets it for every {group}: set it for some in a file of your own, "
+                f"DIR/{group}/NAME.yaml, chosen by -cd DIR {group}=NAME"
+            )
 
 
 def _refused(jobs: Mapping[int, RunConfig]) -> dict[int, str]:
@@ -238,7 +274,8 @@ def jobs(job_overrides: Sequence[Sequence[str]], first: int, loader: Any, config
                 checked = from_mapping(
                     {k: v for k, v in loader.load_sweep_config(config, list(overrides)).items() if k != "hydra"}
                 )
-        job = job_of(number, sweep.total, list(overrides), checked)
+        foreign = tuple(f"++{group}.args" for group in own_code.PARTS if not _is_own(getattr(checked, group)))
+        job = job_of(number, sweep.total, [word for word in overrides if not word.startswith(foreign)], checked)
         jobs.append(job)
         sweep.jobs[number] = job
         if not sweep.grid:
