@@ -302,7 +302,7 @@ def quick_checks() -> dict[str, tuple[Any, ...]]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/check_faults", description="Checks of faults, and a verdict.")
-    parser.add_argument("--quick", action="store_true", help="a few cases of most kinds: half a minute on free cores")
+    parser.add_argument("--quick", action="store_true", help="a few cases of most kinds: 80 seconds of processor time")
     parser.add_argument("--only", metavar="WORDS", default="", help="only the claims that begin with these words")
     options = parser.parse_args()
     checks = quick_checks() if options.quick else slow_checks()

@@ -92,9 +92,11 @@ def marks(console: Console) -> Marks:
 
 
 def say(console: Console, *lines: RenderableType) -> None:
-    """Print each line in one write. A terminal wraps long lines; a file or a pipe gets every line whole."""
+    """Print each line in one write. A terminal wraps long lines, but for those whose overflow it shall ``ignore``: commands,
+    which could not be pasted. A file or a pipe gets every line whole."""
     for line in lines:
-        console.print(line, soft_wrap=not console.is_terminal, highlight=False, markup=False, emoji=False)
+        whole = not console.is_terminal or getattr(line, "overflow", None) == "ignore"
+        console.print(line, soft_wrap=whole, highlight=False, markup=False, emoji=False)
 
 
 def heat_strip(values: np.ndarray, signs: Marks, width: int, longest: int | None = None) -> Text:

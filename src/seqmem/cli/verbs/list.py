@@ -147,7 +147,8 @@ def _one(console: rich.console.Console, folders: list[Path], group: str, name: s
     except Exception as error:  # a user's own file may hold anything
         print_error(f"seqmem list: {choice.path}: {' '.join(str(error).split())}")
         return 1
-    say(console, Text(command("train", *(["-m"] * (group == "experiment")), f"{group}={name}"), "cyan"))
+    again = command("train", *(["-m"] * (group == "experiment")), f"{group}={name}")
+    say(console, Text(again, "cyan", overflow="ignore"))
     return 0
 
 
