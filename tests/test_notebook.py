@@ -318,9 +318,11 @@ def test_the_examples_of_the_page(typed: Typed, monkeypatch: pytest.MonkeyPatch,
     try:
         for block in blocks:
             exec(compile(block, DOCS.name, "exec"), main)
+        figures = set(main["report"].plots())
     finally:
         names = set(main) - set(before)
         for name in names:
             del main[name]
     assert {"Leaky", "Copied", "report"} <= names
+    assert {"pronoun-summary", "Copied-summary"} <= figures
     assert {path.name for path in Path.cwd().iterdir()} == {"outputs", "lstm.svg"}

@@ -418,3 +418,19 @@ def test_runs_of_a_folder_are_in_the_order_of_their_settings(tmp_path: Path, mon
     monkeypatch.chdir(tmp_path)
     assert [str(run.path) for run in find("outputs")] == names
     assert [str(run.path) for run in find("pronoun/lstm")] == names
+
+
+@pytest.mark.parametrize("columns", [60, 80, 200])
+def test_every_run_has_a_score_in_the_table_by_length(
+    columns: int, tmp_path: Path, typed: Callable[..., Completed], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also a run that was tested at other lengths than most, where there is no room for all."""
+    for seed, lengths in enumerate([(7, 12, 25, 50, 100, 200)] * 3 + [(10, 20, 30, 40)]):
+        changes = {"seed": seed, "seq_len": 50 if seed < 3 else 10}
+        run_directory(tmp_path / f"outputs/pronoun/lstm/{seed}", changes=changes, by_length=dict.fromkeys(lengths, 0.5))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    (_, table) = typed("show").out.split("by length")
+    assert [line.count("%") > 0 for line in table.splitlines()[2:]] == [True] * 4
+    assert table.count("◂ trained") == 1
+    assert "50.0 %◂" in table.splitlines()[-1]

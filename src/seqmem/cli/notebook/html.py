@@ -83,7 +83,7 @@ def preformatted(segments: Iterable[Segment], *, wrap: bool = False) -> str:
             continue
         text, css = escape(printable(segment.text)), _css(segment.style)
         parts.append(f'<span style="{css}">{text}</span>' if css and text.strip() else text)
-    space = "pre-wrap" if wrap else "pre"
+    space = "pre-wrap;word-break:normal;overflow-wrap:anywhere" if wrap else "pre"  # not within words, as notebooks do
     style = f"margin:0;padding:.3em 0;font:13px/1.25 {_FONT};white-space:{space};overflow-x:auto;background:none"
     return f'<pre style="{style}">{"".join(parts).rstrip()}</pre>'
 

@@ -23,7 +23,7 @@ from ...report.figures.curves import Measure
 from ...report.figures.marks import finite, legend
 from ...report.figures.output import Drawn, render
 from ...report.levels import by_length, levels
-from ...report.wording import clean
+from ...report.wording import clean, file_name
 from ...runs.files import RunError
 from ...runs.summary import Summary
 from ..config.errors import ConfigError, nearest
@@ -225,7 +225,8 @@ def of_report(collection: Collection, threshold: float | None) -> dict[str, Disp
     plots = {}
     for runs in _tasks(collection, threshold):
         for kind in figures.in_drawing_order():
-            plots |= {f"{runs.name} {drawing.name}": _plot(drawing) for drawing in kind.plots(runs)}
+            for drawing in kind.plots(runs):
+                plots[file_name(f"{runs.name} {drawing.name}", plots)] = _plot(drawing)
     return plots
 
 

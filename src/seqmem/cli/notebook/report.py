@@ -68,7 +68,7 @@ class DisplayedReport(Displayed):
 
     @front_door
     def plots(self) -> "dict[str, DisplayedPlot]":
-        """Every figure of the page, by task and name: ``pronoun score-1``. They are drawn when they are looked at."""
+        """Every figure of the page, by the name of its file: ``pronoun-summary``. Each is drawn when it is looked at."""
         from .plots import of_report  # matplotlib
 
         return of_report(self.collection, self.threshold)

@@ -461,6 +461,27 @@ def _brief_state(run: Summary) -> Text:
     return Text(f"{run.state} {100 * run.step // max(run.steps, 1)} %", text.style)
 
 
+def _told(runs: Sequence[Summary], counts: Counter[int], room: int) -> list[int]:
+    """At most ``room`` lengths: those that most of the runs share say most; among them, spread evenly. But every run
+    has one, if there is room.
+
+    Args:
+        counts: length -> the number of runs that were tested at it.
+    """
+    ranked = sorted(counts, key=lambda length: (-counts[length], length))
+    shared = sorted(length for length in counts if counts[length] == counts[ranked[0]])
+    (trained, _), *_ = Counter(run.seq_len for run in runs).most_common(1)
+    needed: set[int] = set()
+    while True:
+        left = max(1, room - len(needed))
+        chosen = _thinned(shared, left, keep=trained) if len(shared) > left else ranked[:left]
+        without = [run for run in runs if run.by_length and not run.by_length.keys() & {*chosen, *needed}]
+        if not without or left == 1:
+            return sorted({*chosen, *needed})[:room]
+        own = (run.seq_len if run.seq_len in run.by_length else min(run.by_length) for run in without)
+        needed.add(Counter(own).most_common(1)[0][0])
+
+
 def _length_table(
     group: _Group, names: list[list[Text]], heads: list[Text], numeric: set[int], signs: Marks, width: int
 ) -> list[Text]:
@@ -470,11 +491,7 @@ def _length_table(
     left = max(line.cell_len for line in columns([heads, *names], right=numeric))
     widest = max(len(run.scale.metric.text(score)) for run in group.runs for score in run.by_length.values()) + 3
     room = max(1, (width - left - 1) // widest)
-    # Where there are too many lengths, those that most of the runs share say most; among them, spread evenly.
-    ranked = sorted(counts, key=lambda length: (-counts[length], length))
-    shared = sorted(length for length in counts if counts[length] == counts[ranked[0]])
-    (trained, _), *_ = Counter(run.seq_len for run in group.runs).most_common(1)
-    lengths = _thinned(shared, room, keep=trained) if len(shared) > room else sorted(ranked[:room])
+    lengths = _told(group.runs, counts, room)
     head = [*heads, *(Text(f"{length} ", "dim") for length in lengths)]
     rows = []
     for run, name in zip(group.runs, names, strict=True):

@@ -92,8 +92,8 @@ def marks(console: Console) -> Marks:
 
 
 def say(console: Console, *lines: RenderableType) -> None:
-    """Print each line in one write. A terminal wraps long lines, but for those whose overflow it shall ``ignore``: commands,
-    which could not be pasted. A file or a pipe gets every line whole."""
+    """Print each line in one write. A file or a pipe gets every line whole; a terminal wraps long ones, but not those
+    with the overflow ``ignore``: a broken command could not be pasted."""
     for line in lines:
         whole = not console.is_terminal or getattr(line, "overflow", None) == "ignore"
         console.print(line, soft_wrap=whole, highlight=False, markup=False, emoji=False)
