@@ -68,7 +68,7 @@ class DisplayedReport(Displayed):
 
     @front_door
     def plots(self) -> "dict[str, DisplayedPlot]":
-        """Every figure of the page, by the name of its file: ``pronoun-summary``. Each is drawn when it is looked at."""
+        """Every figure of the page, by the name of its file: ``pronoun-summary``. Drawn when looked at."""
         from .plots import of_report  # matplotlib
 
         return of_report(self.collection, self.threshold)
