@@ -18,6 +18,7 @@ from seqmem.measurement import Description, Number
 from seqmem.report import latex, page, tables
 from seqmem.report.collect import Collection, LeftOut, Run, Unfinished
 from seqmem.report.figures import base, in_drawing_order, output, style
+from seqmem.report.sections import origin
 
 VOID = {"meta", "link", "br", "hr", "img", "input", "wbr"}
 
@@ -125,6 +126,11 @@ def test_the_headline_says_how_far_each_cell_remembers(whole: tuple[Page, str, P
         ["pronoun", "rnn", "10", "< 20 (75 %)", "10 (2/3: 9-99 %), 20 (0/3: 0-71 %)", "3"],
     ]
     assert "On pronoun, in timesteps: lstm 20 or more; rnn 10, but not 20." in whole[0].text
+
+
+@pytest.mark.parametrize(("value", "typed"), [(None, "null"), (False, "false"), (1e-3, "0.001"), ("chrono", "chrono")])
+def test_a_setting_is_as_it_is_typed(value: object, typed: str) -> None:
+    assert origin._setting(value) == typed
 
 
 def test_the_table_has_the_scores_of_the_runs(whole: tuple[Page, str, Path]) -> None:

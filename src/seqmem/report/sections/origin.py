@@ -1,5 +1,6 @@
 """Provenance: unused runs, commands, settings, versions and machines."""
 
+import json
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -99,7 +100,9 @@ def _settings(collection: Collection) -> Iterator[Section]:
 
 
 def _setting(value: Any) -> str:
-    return clean(f"{value:g}" if isinstance(value, float) else str(value), 120)
+    """As it is typed: ``null``, ``false``, ``0.001``."""
+    text = json.dumps(value) if value is None or isinstance(value, bool) else str(value)
+    return clean(f"{value:g}" if isinstance(value, float) else text, 120)
 
 
 def _tally(values: Mapping[str, int], at_most: int = 24) -> str:
