@@ -16,34 +16,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from bench_start import first_step
+
 MEMORY = {"rnn": 310, "lstm": 330, "gru": 310}
 """Cell -> the most MB that the default run may take. Importing torch alone takes 215."""
-
-FIRST_STEP = """
-import os, sys, time
-import torch
-from torch.optim.optimizer import register_optimizer_step_post_hook
-def leave(*_):
-    print("seconds", time.time() - float(os.environ["BENCH_START"]), flush=True)
-    os._exit(0)
-register_optimizer_step_post_hook(leave)
-from seqmem.cli.main import main
-main()
-"""
-
-
-def start_up(repeats: int = 5) -> float:
-    """Seconds from the command to the end of its first training step; the median."""
-    seconds = []
-    for _ in range(repeats):
-        with tempfile.TemporaryDirectory() as folder:
-            command = [sys.executable, "-c", FIRST_STEP, "train", "cell=lstm", "task=pronoun", "seq_len=50"]
-            environment = {**os.environ, "BENCH_START": str(time.time())}
-            done = subprocess.run(
-                [*command, f"outputs={folder}"], env=environment, capture_output=True, text=True, check=True
-            )
-            seconds.append(float(done.stdout.rpartition("seconds ")[2]))
-    return statistics.median(seconds)
 
 
 def peak_memory(cell: str) -> float:
@@ -165,7 +141,7 @@ def main() -> int:
         verdicts.append(value < limit)
         print(f"  {'ok  ' if verdicts[-1] else 'OVER'}  {what:<58} {value:8.2f} {unit}  (limit {limit:g})", flush=True)
 
-    promise("start-up to the end of the first step", start_up(), 4, "s")
+    promise("start-up to the end of the first step", first_step(), 4, "s")
     for cell, most in MEMORY.items():
         promise(f"memory of the default {cell} run", peak_memory(cell), most, "MB")
     for cell, seconds in trace_seconds().items():
