@@ -443,7 +443,8 @@ def test_a_resumed_run_counts_its_speed_from_where_it_goes_on(first_step: int) -
 def test_the_live_picture(width: int) -> None:
     console, output = terminal(width)
     clock = Clock()
-    view = display(console, clock=clock)
+    begins = words.first_weights(None if width == 80 else "outputs/pronoun/lstm/len20-seed0-c4f2c504")
+    view = display(console, clock=clock, begins=begins)
     feed(view, clock, last=430)
     console.print(view.picture())
     lines = plain(output.getvalue())
@@ -457,7 +458,7 @@ def test_the_live_picture(width: int) -> None:
     assert len(strips) == 2
     if width > 40:
         assert "100 steps/s  0:05 left" in lines[1]
-        assert strips[0].rstrip().endswith("█ answer  untrained")
+        assert strips[0].rstrip().endswith("█ answer  untrained" if width == 80 else "█ answer  from c4f2c504")
         assert strips[1].rstrip().endswith("█ answer  step 400")
         assert strips[0].count("▁") > strips[1].count("▁") > 0
         assert re.search(r"arrives +10\^-8.7 +half-life +1.67 +horizon +18", text)  # 0.66 a timestep

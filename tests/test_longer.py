@@ -102,6 +102,10 @@ def test_training_starts_from_the_weights_of_a_run(run: Path, typed: Typed) -> N
     assert typed("train", *command, f"init_from={place}").code == 0
     (new,) = started_from(place)
     torch.testing.assert_close(weights(new), weights(run), rtol=0, atol=1e-20)
+    shown = typed("show", str(new)).out
+    assert f"answer  from {run.name[-8:]}\n" in shown
+    assert "untrained" not in shown
+    assert "answer  untrained\n" in typed("show", str(run)).out
     assert "already finished" in typed("train", *command, "init_from=moved", "quiet=false").out  # the same weights
     assert typed("train", *command, "steps=2", "optimizer.lr=0.1", "init_from=moved").code == 0
     (trained,) = started_from("moved")

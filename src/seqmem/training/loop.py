@@ -71,7 +71,7 @@ def train(
         model.train()
         batches.refill()
         for step in range(now.step + 1 if now.step else 0, plan.steps + 1):
-            if step > 0:  # step 0 is the untrained model: it is only measured
+            if step > 0:  # step 0 is the model before training: it is only measured
                 batch, weighted = batches.pop()
                 # Seed by step, so that dropout and the like continue bitwise after a resume.
                 noise = partial(ambient, plan.seed, "noise", step - 1, device=device)

@@ -40,6 +40,7 @@ from ..config import schema as settings
 from ..config.errors import is_out_of_memory
 from ..config.schema import RunConfig
 from ..terminal.live import Display, RunInfo
+from ..terminal.words import first_weights
 from .longer import shorter
 
 if TYPE_CHECKING:
@@ -254,6 +255,7 @@ def execute(
                 first_step=first_step,
                 prefix=prefix,
                 quiet=config.quiet,
+                begins=first_weights(config.init_from),
             )
             shown = stack.enter_context((display or partial(Display, console))(info))
             run.set_status("running", step=first_step)

@@ -52,6 +52,7 @@ class RunInfo:
         solved_at: the score from which on the task counts as solved; None: it has no rule.
         first_step: the step at which a resumed run goes on.
         prefix: in front of every line of a job in a sweep. With one there is never a live picture.
+        begins: which weights it has before training, ``first_weights``.
     """
 
     title: str
@@ -63,6 +64,7 @@ class RunInfo:
     first_step: int = 0
     prefix: str = ""
     quiet: bool = False
+    begins: str = "untrained"
 
 
 class Rate:
@@ -91,7 +93,7 @@ class Display:
         self._console, self._clock, self._marks = console, clock, marks(console)
         self._title, self._prefix, self._quiet = run.title, run.prefix, run.quiet
         self._metric, self._chance, self._baseline_loss = run.metric, run.chance, run.baseline_loss
-        self._goal = run.solved_at
+        self._goal, self._begins = run.solved_at, run.begins
         self._step, self._first, self._steps = run.first_step, run.first_step, run.steps
         self._rate = Rate(clock)
         self._loss: float | None = None
@@ -135,9 +137,8 @@ class Display:
     ) -> None:
         # A run may be measured a thousand times a second; the live picture draws it four times a second.
         former = self._measured.get(probe.name)
-        self._measured[probe.name] = _Measured(probe, step, measurement, None if former is None else former.untrained)
-        if step == 0:
-            self._measured[probe.name].untrained = measurement
+        first = measurement if step == 0 else None if former is None else former.first
+        self._measured[probe.name] = _Measured(probe, step, measurement, first, self._begins)
         self._flush()
 
     def answered(self, step: int, batch: object, predicted: object) -> None:
@@ -252,12 +253,13 @@ class Display:
 
 @dataclass
 class _Measured:
-    """The latest measurement of a probe, and the one before training."""
+    """The latest measurement of a probe, and the one before training; ``begins``: which weights that is of."""
 
     probe: "seqmem.probes.base.Probe"
     step: int
     latest: "seqmem.measurement.Measurement"
-    untrained: "seqmem.measurement.Measurement | None" = None
+    first: "seqmem.measurement.Measurement | None"
+    begins: str
 
     def _numbers(self) -> "list[tuple[seqmem.measurement.Number, float]]":
         description = self.probe.description()
@@ -270,7 +272,7 @@ class _Measured:
 
     def lines(self, have: Marks, width: int) -> list[Text]:
         """A strip for the main series before training and one for it now, then the numbers."""
-        stages = {} if self.untrained is None else {"untrained": self.untrained}
+        stages = {} if self.first is None else {self.begins: self.first}
         if self.step:
             stages[f"step {self.step}"] = self.latest
         profiles = {note: self._profile(one) for note, one in stages.items()}

@@ -18,7 +18,7 @@ from ...solved import solved_words
 from ..config.commands import command
 from ..config.odd_values import escaped
 from .strip import Marks, bar, columns, fitted, heat_strip, legend, marks, packed, strip_line
-from .words import duration, here
+from .words import duration, first_weights, here
 
 WIDEST = 120
 """Characters beyond which a page about one run gets no wider: long lines are hard to read."""
@@ -182,7 +182,7 @@ def _thinned(values: list[int], most: int, *, keep: int) -> list[int]:
 def _gradient(run: Summary, signs: Marks, width: int) -> list[Text]:
     if not run.profiles:
         return [Text(), _row("gradient", ("no trace yet" if not run.finished else "not traced", "dim"))]
-    notes = {"start": "at the start" if run.config.get("init_from") else "untrained", "end": f"step {run.traced_at}"}
+    notes = {"start": first_weights(run.config.get("init_from")), "end": f"step {run.traced_at}"}
     order = [when for when in ("start", "end") if when in run.profiles]
     if len(order) == 2 and run.traced_at == 0:
         order = ["start"]

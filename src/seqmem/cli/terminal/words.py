@@ -1,5 +1,6 @@
 """Numbers and paths as people read and type them."""
 
+import re
 from pathlib import Path
 
 
@@ -10,6 +11,15 @@ def duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min {seconds - 60 * minutes:.0f} s"
     return f"{minutes // 60} h {minutes % 60} min"
+
+
+def first_weights(init_from: object) -> str:
+    """What a run begins with, in 13 characters: ``untrained``, or ``from c4f2c504``, by the other run's name."""
+    if init_from is None:
+        return "untrained"
+    name = Path(str(init_from)).name
+    code = re.search(r"-([0-9a-f]{8})$", name)
+    return f"from {code[1]}" if code else f"from {name}" if 0 < len(name) <= 8 else "from another"
 
 
 def here(path: Path) -> Path:
