@@ -310,6 +310,30 @@ def test_many_comparisons_are_corrected() -> None:
     assert {pair.p for pair in pairs} == {1 / 32}
     assert {pair.adjusted for pair in pairs} == {6 / 32}
     assert not any(pair.shown for pair in pairs)
+    assert {pair.least for pair in pairs} == {6 / 32}  # nothing that six seeds could say would be significant
+    assert {pair.needed for pair in pairs} == {8}  # 6 * 2 / 2**8 = 0.047
+    line = "6 seeds give 0.19 at best, it takes 8)."
+    assert all(pair.verdict.endswith(line) for pair in pairs)
+    with_eight = {cell: {10: [0.1 * i + 0.001 * seed for seed in range(8)]} for i, cell in enumerate("abcd", 3)}
+    assert all(pair.shown and "it takes" not in pair.verdict for pair in statistics.comparisons(collection(with_eight)))
+
+
+@pytest.mark.parametrize("drawn", range(8))
+def test_no_result_of_these_seeds_is_below_the_least_p(drawn: int) -> None:
+    """Against drawn results of cells with different numbers of seeds; where all seeds agree it is reached."""
+    rng = np.random.default_rng(drawn)
+    seeds = rng.integers(6, 12, 4).tolist()
+    mixed = {f"c{i}": {10: rng.choice((0.3, 0.7), n).tolist()} for i, n in enumerate(seeds)}
+    assert all(pair.least <= pair.adjusted + 1e-12 for pair in statistics.comparisons(collection(mixed)))
+    unanimous = {f"c{i}": {10: [0.6 + i / 100] * n} for i, n in enumerate(seeds)}
+    for pair in statistics.comparisons(collection(unanimous)):
+        assert pair.adjusted == pytest.approx(pair.least)
+
+
+@pytest.mark.parametrize(("pairs", "seeds"), [(1, 6), (2, 7), (3, 7), (4, 8), (6, 8), (10, 9), (15, 10)])
+def test_the_seeds_that_it_takes(pairs: int, seeds: int) -> None:
+    assert statistics.seeds_needed(pairs) == seeds
+    assert pairs * 2 / 2**seeds <= 0.05 < pairs * 2 / 2 ** (seeds - 1)
 
 
 def test_the_telling_length_of_a_comparison() -> None:

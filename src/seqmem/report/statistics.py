@@ -9,7 +9,7 @@ Axes: n seeds.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations, takewhile
+from itertools import combinations, count, takewhile
 from math import comb, inf, isinf, isnan
 
 import numpy as np
@@ -357,6 +357,8 @@ class Comparison:
         wins, ties, losses: of a; ``both_diverged``: pairs without a score, which are no tie.
         p: of the exact two-sided sign test, ties left out; ``adjusted``: with Holm's correction (Holm 1979) for all
             comparisons of the task in a report; equal to ``p`` for a single comparison.
+        least: what ``adjusted`` is if every seed of every comparison had decided alike: no result is below. ``needed``:
+            seeds of each with which that is ALPHA or less.
     """
 
     a: Group
@@ -370,6 +372,8 @@ class Comparison:
     both_diverged: int
     p: float
     adjusted: float
+    least: float
+    needed: int
     bimodal: tuple[Bimodal | None, Bimodal | None]
     solved: tuple[Solved, Solved]
 
@@ -405,8 +409,14 @@ class Comparison:
             return f"{a} and {b} score the same with each of {n} seeds."
         return (
             f"No difference is shown: {a} is better with {self.wins}, {b} with {self.losses} of {n} seeds"
-            f"{self._diverged_text} ({self.p_text})."
+            f"{self._diverged_text} ({self.p_text}{self._least_text})."
         )
+
+    @property
+    def _least_text(self) -> str:
+        if self.least <= ALPHA:
+            return ""
+        return f"; with so many pairs of cells {self.n} seeds give {self.least:.2g} at best, it takes {self.needed}"
 
     @property
     def _diverged_text(self) -> str:
@@ -460,6 +470,8 @@ def comparison(a: Group, b: Group, seq_len: int, threshold: float | None = None)
         both_diverged=sum(diverged),
         p=p,
         adjusted=p,
+        least=sign_test(len(seeds), 0),
+        needed=seeds_needed(1),
         bimodal=(bimodality(a.at(seq_len), threshold), bimodality(b.at(seq_len), threshold)),
         solved=(solved_count(a.at(seq_len), threshold), solved_count(b.at(seq_len), threshold)),
     )
@@ -473,6 +485,11 @@ def sign_test(wins: int, losses: int) -> float:
     n = wins + losses
     tail = sum(comb(n, k) for k in range(max(wins, losses), n + 1))
     return min(1.0, 2 * tail / 2**n) if n else 1.0
+
+
+def seeds_needed(pairs: int) -> int:
+    """The fewest seeds with which one of so many comparisons can be significant at ALPHA with Holm's correction."""
+    return next(n for n in count(1) if pairs * sign_test(n, 0) <= ALPHA)
 
 
 def telling_length(a: Group, b: Group, threshold: float | None = None) -> int | None:
@@ -506,12 +523,28 @@ def comparisons(collection: Collection, threshold: float | None = None) -> list[
 
 def _holm(pairs: Sequence[Comparison]) -> list[Comparison]:
     """The same pairs in the same order, with ``adjusted``."""
-    earned = sorted((pair for pair in pairs if pair.earned), key=lambda pair: pair.p)
+    earned = [pair for pair in pairs if pair.earned]
+    adjusted = _step_down({id(pair): pair.p for pair in earned})
+    least = _step_down({id(pair): pair.least for pair in earned})
+    needed = seeds_needed(max(1, len(earned)))
+    return [
+        replace(
+            pair,
+            adjusted=adjusted.get(id(pair), pair.p),
+            least=least.get(id(pair), pair.least),
+            needed=needed,
+        )
+        for pair in pairs
+    ]
+
+
+def _step_down(values: Mapping[int, float]) -> dict[int, float]:
+    """Holm's adjusted p of each."""
     adjusted, so_far = {}, 0.0
-    for i, pair in enumerate(earned):
-        so_far = max(so_far, min(1.0, (len(earned) - i) * pair.p))
-        adjusted[id(pair)] = so_far
-    return [replace(pair, adjusted=adjusted.get(id(pair), pair.p)) for pair in pairs]
+    for i, (key, p) in enumerate(sorted(values.items(), key=lambda pair: pair[1])):
+        so_far = max(so_far, min(1.0, (len(values) - i) * p))
+        adjusted[key] = so_far
+    return adjusted
 
 
 @dataclass(frozen=True, eq=False)

@@ -397,11 +397,27 @@ def _pairs(collection: Collection, threshold: float | None, width: int) -> list[
         if len(earned) > PAIRS:
             lines.append(Text(f"and {len(earned) - PAIRS} more on the page", "dim"))
         lines.append(Text("p: exact sign test, with Holm's correction for all pairs of a task", "dim"))
+        lines += [Text(part, "yellow") for line in _out_of_reach(earned) for part in textwrap.wrap(line, width)]
     if few := [pair for pair in pairs if not pair.earned]:
         which = f"{len(few)} {'more ' if earned else ''}pair{'s' if len(few) > 1 else ''} of cells cannot be compared: "
         most = max(pair.n for pair in few)
         line = f"{which}{most} common seed{'s' if most > 1 else ''} cannot show a difference at the 5 % level; it takes"
         lines += [Text(), *(Text(part, "yellow") for part in textwrap.wrap(f"{line} {statistics.FEWEST}", width))]
+    return lines
+
+
+def _out_of_reach(earned: Sequence[statistics.Comparison]) -> list[str]:
+    """For each task where no result could be significant, how many seeds it takes."""
+    lines = []
+    for task in dict.fromkeys(pair.a.task for pair in earned):
+        pairs = [pair for pair in earned if pair.a.task == task]
+        best = min(pairs, key=lambda pair: pair.least)
+        if best.least > statistics.ALPHA:
+            where = f"{task}: " if len({pair.a.task for pair in earned}) > 1 else ""
+            lines.append(
+                f"{where}with {len(pairs)} pairs of cells {best.n} seeds give p = {best.least:.2g} at best: "
+                f"it takes {best.needed} seeds to show a difference at the {100 * statistics.ALPHA:.0f} % level"
+            )
     return lines
 
 
@@ -446,6 +462,8 @@ def numbers(collection: Collection, threshold: float | None, page: Path | None) 
                 "both_diverged": pair.both_diverged,
                 "p": pair.p,
                 "p_adjusted": pair.adjusted,
+                "p_adjusted_least": pair.least,
+                "seeds_needed": pair.needed,
                 "verdict": pair.verdict,
             }
             for pair in statistics.comparisons(collection, threshold)
