@@ -15,7 +15,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-import checked_calls
+import checked_calls  # before any module of seqmem
 import compilers
 import quick_hydra
 from commandline import LSTM, Completed
@@ -25,7 +25,6 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the bac
 _state = tempfile.TemporaryDirectory()
 os.environ["XDG_STATE_HOME"] = _state.name  # of this process and those that it starts: not the user's own
 quick_hydra.install()
-checked_calls.install()
 
 # The same few examples everywhere, without a database: a failure is one for all.
 settings.register_profile(

@@ -359,14 +359,14 @@ def test_jobs_are_spread_over_gpus(monkeypatch: pytest.MonkeyPatch, here: Path) 
     """With device=auto each sees one, the least used; with another device all. CUDA_VISIBLE_DEVICES is respected."""
     seen: list[tuple[int, str | None]] = []
 
-    class Worker:
-        def __init__(self, job: Job, *, live: bool, gpu: str | None) -> None:
+    class Worker(local._Worker):
+        def __init__(self, job: Job, *, live: bool, gpu: str | None = None) -> None:
             self.job, self.gpu, self.idle = job, gpu, False
             self.link, theirs = multiprocessing.Pipe()
             theirs.close()  # it ends at once
             seen.append((job.number, gpu))
 
-        def listen(self, shown: object) -> bool:
+        def listen(self, shown: Any) -> bool:
             return False
 
         def outcome(self) -> Outcome:
