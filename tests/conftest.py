@@ -1,36 +1,26 @@
-"""Settings of every test: one thread, so that numbers do not depend on the machine's cores."""
+"""Fixtures, and what a process does before it runs tests. With ``-n`` the first one only distributes them: it imports
+neither torch nor seqmem, which takes three seconds.
+"""
 
 import gc
 import logging
 import os
-import signal
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from itertools import takewhile
 from pathlib import Path
 from shutil import copytree
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
-from hypothesis import HealthCheck, settings
 
-import checked_calls  # before any module of seqmem
-import compilers
-import quick_hydra
-from commandline import LSTM, Completed
+if TYPE_CHECKING:
+    from commandline import Completed
 
-torch.set_num_threads(1)
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the background of a script ignores it
-_state = tempfile.TemporaryDirectory()
-os.environ["XDG_STATE_HOME"] = _state.name  # of this process and those that it starts: not the user's own
-quick_hydra.install()
 
-# The same few examples everywhere, without a database: a failure is one for all.
-settings.register_profile(
-    "laws", derandomize=True, database=None, deadline=None, max_examples=15, suppress_health_check=list(HealthCheck)
-)
-settings.load_profile("laws")
+def pytest_configure(config: pytest.Config) -> None:
+    if hasattr(config, "workerinput") or not config.getoption("numprocesses", 0):
+        import testing_process  # noqa: F401
 
 
 def pytest_collection_finish() -> None:
@@ -39,11 +29,15 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    import compilers
+
     terminalreporter.write_line(compilers.summary())
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _first_calls() -> None:
+    import checked_calls
+
     checked_calls.start_again()
 
 
@@ -60,6 +54,7 @@ def _own_modules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run, shared by the module: read-only."""
+    from commandline import LSTM
     from seqmem import train
 
     return train(*LSTM, outputs=tmp_path_factory.mktemp("one")).path
@@ -77,14 +72,17 @@ def run(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 @pytest.fixture
 def no_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a machine without it, whatever this machine has."""
+    import torch
+
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
 
 @pytest.fixture
 def typed(
     no_cuda: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Iterator[Callable[..., Completed]]:
+) -> "Iterator[Callable[..., Completed]]":
     """A command line typed in ``tmp_path``, answered by this process: for what a process of its own would only slow."""
+    from commandline import Completed
     from seqmem.cli.main import main
 
     monkeypatch.chdir(tmp_path)
