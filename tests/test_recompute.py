@@ -91,7 +91,7 @@ from seqmem.tasks import TASKS
 from seqmem.training.update import update
 torch.set_num_threads(1)
 task = TASKS["text"](chunks=1)
-batch = task.sample(320, 100, torch.Generator().manual_seed(0))
+batch = task.sample(200, 100, torch.Generator().manual_seed(0))
 model = SequenceModel.for_task(task, lambda d: GRU(d, 128, form="cho", forget_bias=1.0), embed_size=4)
 use_kernel(model, "step")
 parameters = trainable(model)
@@ -107,7 +107,7 @@ print(*peaks)
 
 
 def test_both_take_less_memory(tmp_path: Path):
-    """In MB: the states and gates of a whole sequence are some 200, 20 times those of a segment."""
+    """In MB: the states and gates of a whole sequence are some 125, 20 times those of a segment."""
     # In a process of little memory, as a forked one has at least that: pytest's own has too much.
     actual = forked_code(MEMORY, cwd=tmp_path)
     assert (actual.code, actual.err) == (0, "")
