@@ -24,8 +24,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Spare every later garbage collection the million objects of what is imported: it saves a tenth of all time."""
+    """Spare every later garbage collection the million objects of what is imported: it saves a tenth of all time.
+
+    Collecting more rarely saves another thirtieth.
+    """
     gc.freeze()
+    gc.set_threshold(5000, 20, 20)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
