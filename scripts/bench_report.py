@@ -301,7 +301,13 @@ def training_part(stored: dict[str, Any]) -> tuple[str, list[str]]:
         speeds = [f"{row['speed'][side]:.1f}" for side in ("seqmem", "plain")]
         scores = [f"{100 * row['accuracy'][side]:.1f} %" for side in ("seqmem", "plain")]
         against_limit = [f"{ratio:.2f}", f"{row['cpu']:.2f}", f"≥ {row['limit']:g}", "yes" if within else "**no**"]
-        rows.append([row["cell"], str(row["seq_len"]), *speeds, *against_limit, *scores])
+        jax = []
+        if "jax" in row:
+            fast = row["jax"] >= row["jax limit"]
+            if not fast:
+                missed.append(f"training, {row['cell']} at {row['seq_len']} words: {row['jax']:.2f} times JAX's speed")
+            jax = [f"{row['speed']['jax']:.1f}", f"{row['jax']:.2f}" if fast else f"**{row['jax']:.2f}**"]
+        rows.append([row["cell"], str(row["seq_len"]), *speeds, *against_limit, *scores, *jax])
     most = stored["traced limit"]
     missed += [
         f"a trace at every step, {cell}: {ratio:.2f} times as long as a run without traces (limit {most:g})"
@@ -321,6 +327,14 @@ def training_part(stored: dict[str, Any]) -> tuple[str, list[str]]:
         "accuracy, seqmem",
         "accuracy, plain",
     ]
+    beside = ""
+    if any("jax" in row for row in stored["rows"]):
+        head += ["JAX's step", "times JAX"]
+        beside = (
+            "\n**JAX's step** is a jitted update of the same model on the same batches (forward, gradients, clipping, "
+            "Adam), with\nnothing else: the batches are drawn beforehand, and nothing is logged, traced, evaluated or "
+            "stored.\n"
+        )
     profiles = list(stored["profiles"].values())
     labels = list(dict.fromkeys(label for profile in profiles for label in profile["shares"]))
     labels.sort(key=lambda label: -max(profile["shares"].get(label, 0) for profile in profiles))
@@ -340,7 +354,7 @@ it comes, with its traces, evaluations, log and checkpoints, against `scripts/pl
 task that has only the evaluations. In turns, medians of {stored["rounds"]}, {steps}.
 
 {table(head, rows)}
-
+{beside}
 The plain script treats denormals as zero, as seqmem does. One that does not takes, with the rnn, {denormals} steps a
 second.
 

@@ -218,7 +218,7 @@ def main() -> int:
             row["cpu"] = cpu_speed["seqmem"] / cpu_speed["plain"]
             note = ""
             if jax is not None:
-                row["jax"] = speed["seqmem"] / speed["jax"]
+                row["jax"], row["jax limit"] = speed["seqmem"] / speed["jax"], JAX
                 kept = kept and row["jax"] >= JAX
                 note = f"; {row['jax']:.2f} times JAX's {speed['jax']:.1f} (limit {JAX:g})"
             if cell == "rnn":  # its gradients vanish into denormals
