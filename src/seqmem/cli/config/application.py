@@ -11,13 +11,14 @@ import hydra
 from hydra import version
 from hydra._internal.callbacks import Callbacks
 from hydra._internal.hydra import Hydra
-from hydra._internal.utils import create_automatic_config_search_path, get_args_parser
+from hydra._internal.utils import create_automatic_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.utils import run_job
 from hydra.errors import ConfigCompositionException
 from hydra.types import HydraContext, RunMode, TaskFunction
 
+from .hydra_parser import late_help, parser
 from .schema import conf_dir
 
 _CONFIG = "train"
@@ -26,13 +27,13 @@ _VERSION = "1.3"
 
 def shows(argv: Sequence[str]) -> bool:
     """Whether the command line asks for help, completion or settings, and runs nothing."""
-    given = get_args_parser().parse_args([*argv])
+    given = parser().parse_args([*argv])
     return bool(given.help or given.hydra_help or given.cfg or given.info or given.shell_completion)
 
 
 def application(argv: Sequence[str], task: TaskFunction) -> None:
     """Do what the command line says: run ``task``, or show something. ``sys.argv`` has the same arguments."""
-    arguments = get_args_parser().parse_args([*argv])
+    arguments = parser().parse_args([*argv])
     unusual = arguments.resolve or arguments.config_path or not Path(arguments.config_dir or ".").is_dir()
     if not (shows(argv) or unusual or (arguments.run and arguments.multirun)):
         version.setbase(_VERSION)
@@ -41,7 +42,8 @@ def application(argv: Sequence[str], task: TaskFunction) -> None:
                 return
         finally:
             GlobalHydra.instance().clear()
-    hydra.main(version_base=_VERSION, config_path=str(conf_dir()), config_name=_CONFIG)(task)()
+    with late_help():
+        hydra.main(version_base=_VERSION, config_path=str(conf_dir()), config_name=_CONFIG)(task)()
 
 
 def _hydra(config_dir: str | None) -> Hydra:

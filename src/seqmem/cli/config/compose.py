@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from hydra import compose
-from hydra._internal.utils import get_args_parser
 from omegaconf import DictConfig
 
 from ...runs.directory import RunDirectory
@@ -15,6 +14,7 @@ from .commands import command
 from .errors import ConfigError
 from .home import expanded
 from .hydra_errors import explained
+from .hydra_parser import parser
 from .own_code import forget_edited
 from .own_hydra import own_hydra
 from .schema import RunConfig, from_mapping
@@ -108,15 +108,15 @@ def parsed(args: Sequence[str]) -> Arguments:
     Raises:
         ConfigError: an option is unknown, or its value is missing.
     """
-    parser = get_args_parser()
+    hydra = parser()
 
     def refuse(message: str) -> NoReturn:
         if match := re.match(r"unrecognized arguments: (--?([\w./@]+)=\S*)", message):
             raise ConfigError(f"'{match[1]}': settings have no dashes: {match[1].lstrip('-')}")
         raise ConfigError(f"{message}; see {command('train', '--help')}")
 
-    parser.error = refuse
-    parsed_args = parser.parse_intermixed_args(args)
+    hydra.error = refuse
+    parsed_args = hydra.parse_intermixed_args(args)
     if (file := parsed_args.experimental_rerun) is not None:  # --experiment=... is a prefix of it
         raise ConfigError(
             f"'--experimental-rerun={file}': write experiment={file} or {command('reproduce', 'RUN')} instead"
