@@ -365,6 +365,9 @@ def test_list_tells_all_about_one_choice(typed: Callable[..., Completed], monkey
     assert set(example[1].split()) <= set(words)
     assert example[2] in example[1]  # whom the last word refers to is named
     assert out.rstrip().endswith("train task=pronoun")
+    for task, chance in (("adding", "0.125 MSE at 4 timesteps, 0.1633 at 50, 0.1667 at many"), ("copy", "12.5 %")):
+        assert f"  chance: {chance}\n" in typed("list", "task", task).out  # 1/6 - 1/12 of 1 in T/2
+    assert "  0.1667 MSE (0.125 at 4)  0.1667 MSE" in typed("list", "tasks").out
     out = typed("list", "cell", "lstm").out
     for line in ("layers: 1", "states: hidden, cell", "gates: forget, input, output", "c_t     = f * c_{t-1} + i * g"):
         assert line in out
