@@ -1206,7 +1206,8 @@ def test_list_has_every_task_and_cell_of_the_package(
     out = capsys.readouterr().out
     cells, tasks = out.split("\ntasks")
     for name, kind in TASKS.items():
-        row = re.search(rf"^  {name} +(\S+ \S+)(?: \(.*?\))? +\S+ \S+ +(\d+) +(?:\d+-\d+ +|always +)?(.+)$", tasks, re.M)
+        chance, held_out = r"(\S+ \S+)(?: \(.*?\))?", r"(?:\d+-\d+ +|always +)?"
+        row = re.search(rf"^  {name} +{chance} +\S+ \S+ +(\d+) +{held_out}(.+)$", tasks, re.M)
         assert row is not None, name
         assert row[3] == kind.source
     for path in config.conf_dir().glob("cell/*.yaml"):
