@@ -126,8 +126,9 @@ def _dispatch(args: list[str]) -> int:
 def run_verb(verb: str, args: list[str]) -> int:
     """The exit code of ``seqmem VERB ARGS``. An exception is printed as one line, or raised if HYDRA_FULL_ERROR=1."""
     try:
-        with process.importing():
-            module = import_module(f"{__package__}.verbs.{verb}")
+        name = f"{__package__}.verbs.{verb}"
+        with process.importing(name):
+            module = import_module(name)
         return module.main(args)
     except Exception as error:
         if full_errors() or isinstance(error, BrokenPipeError | OutputError):

@@ -11,8 +11,11 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
+from weakref import ref
 
 _of_a_command = False
+_left_open: list[ref[Any]] = []
 
 
 def begin() -> None:
@@ -22,15 +25,17 @@ def begin() -> None:
 
 
 @contextmanager
-def importing() -> Iterator[None]:
-    """Inside, no garbage is collected; what is there afterwards is never looked at again, until the process ends.
+def importing(module: str) -> Iterator[None]:
+    """Inside, where ``module`` is imported, no garbage is collected; what is there afterwards is never looked at again.
 
     A million objects are imported with torch, none of them garbage: looking at them takes 0.15 s meanwhile, and later
-    each time.
+    each time. If the module has been imported already, nothing is different.
     """
-    if not _of_a_command or not gc.isenabled():
+    if not _of_a_command or not gc.isenabled() or module in sys.modules:
         yield
         return
+    if gc.get_freeze_count():  # not the first time, so that a user's own code may have run
+        _left_open.extend(map(ref, _open_files()))
     gc.disable()
     try:
         yield
@@ -61,9 +66,15 @@ def _flush() -> None:
     """Write what waits in buffers: of Python's streams, of files that are still open, and of C's streams."""
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
-    files = io.BufferedWriter, io.BufferedRandom, io.TextIOWrapper
-    for thing in gc.get_objects():  # without what was imported; what a user's own class has left open is among it
-        if issubclass(type(thing), files) and not thing.closed:  # isinstance would ask each object for its class
-            thing.flush()
+    for file in [*_open_files(), *(each() for each in _left_open)]:
+        if file is not None and not file.closed:
+            file.flush()
     if "ctypes" in sys.modules:  # C code comes with it, or with torch, which imports it
         sys.modules["ctypes"].CDLL(None).fflush(None)
+
+
+def _open_files() -> list[Any]:
+    """Open files outside of what was imported, for example those of a user's own class."""
+    kinds = io.BufferedWriter, io.BufferedRandom, io.TextIOWrapper
+    # isinstance would ask each object for its class, and some answer with a warning.
+    return [thing for thing in gc.get_objects() if issubclass(type(thing), kinds) and not thing.closed]

@@ -9,6 +9,7 @@ from ...runs.directory import RunDirectory
 from ...runs.files import CHECKPOINT, RunError
 from ...runs.result import StoredResult
 from ...runs.settings import drew_other_data
+from . import process
 from . import schema as settings
 from .choose import finished_result
 from .compose import configuration
@@ -45,8 +46,9 @@ def trained(run: RunDirectory, device: str = "cpu", *, trusted: bool = False) ->
     if not run.file(CHECKPOINT).exists():
         raise RunError(f"{run.path} lacks its {CHECKPOINT}: train it again with force=true")
 
-    from ...record.recorder import load_checkpoint
-    from .build import build
+    with process.importing("seqmem.cli.config.build"):
+        from ...record.recorder import load_checkpoint
+        from .build import build
 
     config.device, config.kernel = device, settings.Kernel.auto  # the run's own may not exist on this machine
     experiment = build(config)

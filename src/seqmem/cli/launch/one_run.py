@@ -186,7 +186,7 @@ def execute(
 
     own_code.require(config)
     trust.remember(config)  # the user has named its classes
-    with process.importing():
+    with process.importing("seqmem.training.loop"):
         import torch
 
         from ...record.longer import go_on_from

@@ -242,7 +242,7 @@ def _refused(jobs: Mapping[int, RunConfig]) -> dict[int, str]:
     """Why jobs cannot run, by their numbers. Jobs of our own classes that differ by their seeds are built once."""
     if not jobs:
         return {}
-    with process.importing():
+    with process.importing("torch"):
         from ..config.build import check
 
     mistakes, known = dict[int, str](), dict[str, str | None]()

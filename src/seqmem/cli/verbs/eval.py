@@ -72,7 +72,7 @@ def evaluate_run(
         RunError: the run does not exist, is not finished, or cannot be read.
         ConfigError: a length is too short or too long, or the device does not exist.
     """
-    with process.importing():
+    with process.importing("torch"):
         import torch
 
         from ...evaluate import evaluate_lengths, length_grid

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from ...cores import usable_cores
 from ...kernels import loading
-from ..config import own_files
+from ..config import own_files, process
 from ..config.commands import command
 from ..config.comments import beside, comments, header
 from ..config.errors import Parser, nearest, print_error
@@ -232,7 +232,8 @@ def _paragraphs(lines: list[str]) -> list[str]:
 
 def _made_cell(choice: Choice) -> "tuple[seqmem.cells.Cell, type[seqmem.cells.Cell]] | tuple[None, None]":
     """A cell of one unit and its class; None: it is none of ours."""
-    from ...cells import CELLS
+    with process.importing("torch"):
+        from ...cells import CELLS
 
     settings = choice.settings()
     if settings.get("name") not in CELLS:
@@ -253,7 +254,8 @@ def _cell(choice: Choice) -> list[str]:
 
 
 def _made_task(choice: Choice) -> "tuple[seqmem.tasks.Task, type[seqmem.tasks.Task]] | tuple[None, None]":
-    from ...tasks import TASKS
+    with process.importing("torch"):
+        from ...tasks import TASKS
 
     settings = choice.settings()
     if settings.get("name") not in TASKS:
