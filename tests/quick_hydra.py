@@ -13,10 +13,10 @@ import omegaconf._utils
 import yaml.cyaml
 from hydra._internal import config_loader_impl, defaults_list
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.config_repository import CachingConfigRepository, IConfigRepository
-from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra._internal.config_repository import CachingConfigRepository, ConfigRepository, IConfigRepository
 from hydra._internal.defaults_list import DefaultsList
 from hydra.core.default_element import ResultDefault
+from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.plugins.config_source import ConfigResult
@@ -44,7 +44,7 @@ def install() -> None:
     omegaconf._utils.get_yaml_loader = lambda: _Loader
     OverridesParser.parse_rule = _cached_rules(OverridesParser.parse_rule)
     CachingConfigRepository.__init__ = _shallow
-    FileConfigSource.load_config = _cached_files(FileConfigSource.load_config)
+    ConfigRepository.load_config = _cached_files(ConfigRepository.load_config)
     compositions = _Compositions()
     config_loader_impl.create_defaults_list = compositions.create_defaults_list  # pyright: ignore[reportPrivateImportUsage]
     ConfigLoaderImpl._compose_config_from_defaults_list = compositions.compose
@@ -67,15 +67,18 @@ def _cached_rules(original: Callable[..., Any]) -> Any:
     return parse_rule
 
 
-def _cached_files(original: Callable[..., ConfigResult]) -> Any:
-    cached: dict[str, bytes] = {}  # pickle copies faster than deepcopy
+def _cached_files(original: Callable[..., ConfigResult | None]) -> Any:
+    """Not in the class of a source: Hydra makes that anew when it scans its plugins."""
+    cached: dict[tuple[str, str], bytes] = {}  # pickle copies faster than deepcopy
 
-    def load_config(self: FileConfigSource, config_path: str) -> ConfigResult:
-        if self.path != str(conf_dir()):
+    def load_config(self: ConfigRepository, config_path: str) -> ConfigResult | None:
+        source = self._find_object_source(config_path, ObjectType.CONFIG)
+        if source is None or source.path != str(conf_dir()):
             return original(self, config_path)
-        if config_path not in cached:
-            cached[config_path] = pickle.dumps(original(self, config_path))
-        return pickle.loads(cached[config_path])
+        key = source.provider, config_path
+        if key not in cached:
+            cached[key] = pickle.dumps(original(self, config_path))
+        return pickle.loads(cached[key])
 
     return load_config
 
