@@ -210,10 +210,10 @@ def test_a_run_with_an_unknown_setting_hides_no_other(typed: Typed, run: Path, t
     (run / "config.json").write_text(json.dumps({**config, "chip_norm": 1}))
     why = f"outputs/pronoun/lstm/{run.name}: there is no setting 'chip_norm'"
     read = typed("read", "outputs", "--json")
-    assert (read.code, len(json.loads(read.out)["models"]), read.err.count("\n")) == (0, 1, 1)
+    assert (read.code, len(json.loads(read.out)["models"]), read.err.count("\n")) == (1, 1, 1)
     assert read.err.startswith(f"left out: {why}")
     page = typed("playground", "outputs", "--out", "page.html", "--no-open")
-    assert (page.code, page.err) == (0, read.err)
+    assert (page.code, page.err) == (1, read.err)
     assert (tmp_path / "page.html").stat().st_size > 0
     typed("read", str(run)).refuses(why, code=2, verb="read")
 

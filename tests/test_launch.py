@@ -289,7 +289,7 @@ def test_rows_of_a_sweep_are_told_apart(width: int, tmp_path: Path) -> None:
         changes = {"optimizer.lr": 0.001 + number // 2, "clip_norm": 0.25 + number % 2 + number // 4, "batch_size": 64}
         changes |= {"cell.init": ("orthogonal", "identity")[number % 2], "seq_len": 10 + 10 * (number % 3)}
         run_directory(tmp_path / f"run{number}", 0.5, changes=changes)
-    runs, _ = sweeps.survey([tmp_path])
+    runs, *_ = sweeps.survey([tmp_path])
     console = Console(file=StringIO(), width=width, force_terminal=True)
     text = " ".join(" ".join(line.plain for line in sweeps.table(runs, console)).split())
     assert len({run.row for run in runs}) == 6

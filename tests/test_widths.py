@@ -66,7 +66,7 @@ def collected(folder: Path) -> Collection:
 
 @pytest.mark.parametrize("width", [0, 1, 7, 23, 31, 80])
 def test_sweeps_and_reports_are_written_in_every_width(width: int, outputs: Path, summaries: list[Summary]) -> None:
-    runs, _ = sweep.survey([outputs])
+    runs, *_ = sweep.survey([outputs])
     views: list[Callable[[], Sequence[Text]]] = [
         lambda: sweep.table(runs, console(width)),
         lambda: report.lines(collected(outputs), None, Path("page"), console(width).width),

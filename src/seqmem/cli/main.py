@@ -13,7 +13,7 @@ from importlib import import_module
 from ..printable import OutputError, PrintableStream, to_nowhere
 from .config import process
 from .config.commands import command, completion, was_typed
-from .config.errors import exit_code, full_errors, nearest, one_line, print_error
+from .config.errors import counted, exit_code, full_errors, nearest, one_line, print_error
 from .config.odd_values import remember
 from .config.version import VERSION
 
@@ -129,7 +129,9 @@ def run_verb(verb: str, args: list[str]) -> int:
         name = f"{__package__}.verbs.{verb}"
         with process.importing(name):
             module = import_module(name)
-        return module.main(args)
+        with counted() as incomplete:
+            code = module.main(args)
+            return code or int(incomplete())
     except Exception as error:
         if full_errors() or isinstance(error, BrokenPipeError | OutputError):
             raise

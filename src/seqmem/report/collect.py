@@ -234,10 +234,11 @@ class Unfinished:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A folder that was not used, and why, in one line."""
+    """A folder that was not used, and why, in one line; ``unreadable``: it could not be, and may have counted."""
 
     path: Path
     reason: str
+    unreadable: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -303,7 +304,7 @@ def collect(paths: Iterable[Path | str]) -> Collection:
         try:
             summary = read(RunDirectory(folder))
         except RunError as error:
-            left_out.append(LeftOut(folder, _without(folder, str(error))))
+            left_out.append(LeftOut(folder, _without(folder, str(error)), unreadable=True))
             continue
         runs.append(_run(summary))
         reached[folder] = summary.step
@@ -365,7 +366,7 @@ def _folders(given: Sequence[Path], left_out: list[LeftOut]) -> Iterator[Path]:
     for start in given:
 
         def unreadable(error: OSError) -> None:
-            left_out.append(LeftOut(Path(error.filename), f"cannot be read: {error.strerror}"))
+            left_out.append(LeftOut(Path(error.filename), f"cannot be read: {error.strerror}", unreadable=True))
 
         holding = [folder for folder, _, files in walk(start, unreadable) if CONFIG in files or RESULT in files]
         for folder in sorted(holding):

@@ -12,7 +12,7 @@ from ...runs.files import BEFORE, CONFIG, PARTIAL, RunError
 from ...runs.result import StoredResult
 from ...runs.settings import IDENTITY, LATER, flat
 from .commands import command
-from .errors import ConfigError, note, notes_held
+from .errors import ConfigError, notes_held, unreadable
 
 OUTPUTS = Path("outputs")
 
@@ -23,16 +23,16 @@ _LENGTH_SETTINGS = ("usual_seq_len", "lengths", "shortest")
 
 
 def _say_left_out(error: OSError) -> None:
-    note(f"left out: {error.filename} cannot be read: {error.strerror}")
+    unreadable(f"left out: {error.filename} cannot be read: {error.strerror}")
 
 
 def find(
-    given: str, unreadable: Callable[[OSError], None] = _say_left_out, marks: Collection[str] = (CONFIG,)
+    given: str, closed: Callable[[OSError], None] = _say_left_out, marks: Collection[str] = (CONFIG,)
 ) -> list[RunDirectory]:
     """The runs that one word of a command line names: a run, a folder of runs, or a part of a path in ``OUTPUTS``.
 
     Args:
-        unreadable: is told of every folder that cannot be read, beside runs.
+        closed: is told of every folder that cannot be read, beside runs.
         marks: names of which a run's folder has one at least.
 
     Raises:
@@ -40,12 +40,12 @@ def find(
             one line.
     """
     path = Path(given)
-    closed: list[OSError] = []
-    runs = find_runs(path, closed.append, marks) if path.is_dir() else []
-    if closed and not runs:
-        raise FileNotFoundError(f"{closed[0].filename} cannot be read: {closed[0].strerror}")
-    for error in closed:
-        unreadable(error)
+    errors: list[OSError] = []
+    runs = find_runs(path, errors.append, marks) if path.is_dir() else []
+    if errors and not runs:
+        raise FileNotFoundError(f"{errors[0].filename} cannot be read: {errors[0].strerror}")
+    for error in errors:
+        closed(error)
     if runs:
         return ordered(runs)
     if os.path.realpath(path) == os.path.realpath(OUTPUTS):  # Path.resolve raises where links go in a circle
@@ -210,7 +210,7 @@ def readable(
     if errors and not usable:
         raise errors[0]
     for error in errors:
-        note(f"left out: {error}")
+        unreadable(f"left out: {error}")
     return usable
 
 

@@ -81,6 +81,25 @@ def print_error(text: str) -> None:
         print(joined(text), file=sys.stderr, flush=True)
 
 
+_incomplete: ContextVar[bool] = ContextVar("_incomplete", default=False)
+
+
+def unreadable(text: str) -> None:
+    """``note`` of a run or a folder that cannot be read, and is left out: the exit code will be 1."""
+    _incomplete.set(True)
+    note(text)
+
+
+@contextmanager
+def counted() -> Iterator[Callable[[], bool]]:
+    """What is called tells whether ``unreadable`` was, inside."""
+    token = _incomplete.set(False)
+    try:
+        yield _incomplete.get
+    finally:
+        _incomplete.reset(token)
+
+
 _held: ContextVar[list[str] | None] = ContextVar("_held", default=None)
 
 

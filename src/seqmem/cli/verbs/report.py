@@ -45,10 +45,10 @@ def main(args: Sequence[str]) -> int:
         summary = plain_json(numbers(collection, options.threshold, page))
         ascii_only = (sys.stdout.encoding or "").lower() != "utf-8"  # a terminal's \xe9 is no JSON
         print(json.dumps(summary, indent=1, ensure_ascii=ascii_only, allow_nan=False))
-        return 0
-    console = Console(highlight=False)
-    say(console, *lines(collection, options.threshold, page, min(console.width, WIDEST)))
-    return 0
+    else:
+        console = Console(highlight=False)
+        say(console, *lines(collection, options.threshold, page, min(console.width, WIDEST)))
+    return 1 if any(one.unreadable for one in collection.left_out) else 0
 
 
 FORMATS = {

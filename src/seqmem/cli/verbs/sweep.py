@@ -79,11 +79,11 @@ def main(args: list[str]) -> int:
         if not folder.is_dir():
             print_error(f"seqmem sweep status: there is no directory {folder}")
             return 2
-    runs, unreadable = survey(options.dirs)
+    runs, left_out, unreadable = survey(options.dirs)
     if options.json:
-        print(json.dumps(plain_json({"runs": [asdict(run) for run in runs], "left_out": unreadable}), indent=1))
-        return 0
-    if not runs and not unreadable:
+        print(json.dumps(plain_json({"runs": [asdict(run) for run in runs], "left_out": left_out}), indent=1))
+        return 1 if unreadable else 0
+    if not runs and not left_out:
         where = " or ".join(str(folder) for folder in options.dirs)
         print_error(f"seqmem sweep status: no runs in {where}: {command('train', '-m')} makes some")
         return 2
@@ -92,8 +92,8 @@ def main(args: list[str]) -> int:
         say(console, *table(runs, console))
     most = None if options.all else _NAMED
     say(console, *_failures([run for run in runs if run.state in ("failed", "killed", "not started")], most))
-    say(console, *_left_out(unreadable, most))
-    return 0
+    say(console, *_left_out(left_out, most))
+    return 1 if unreadable else 0
 
 
 def _parser() -> Parser:
@@ -112,7 +112,9 @@ diverged is worse than any), then the runs that failed, each with its cause and 
   interrupted   it was asked to stop, and has saved itself
   killed        its process is gone without a word
 
-Both go on from their last checkpoint when the sweep is started again.""",
+Both go on from their last checkpoint when the sweep is started again.
+
+Exit code 1: something could not be read, and is named.""",
     )
     parser.add_argument("what", choices=["status"], metavar="status", help="the only word there is as yet")
     parser.add_argument(
@@ -123,16 +125,18 @@ Both go on from their last checkpoint when the sweep is started again.""",
     return parser
 
 
-def survey(folders: Sequence[Path]) -> tuple[list[Run], dict[str, str]]:
-    """(every run at or below the folders; skipped directory -> reason)"""
+def survey(folders: Sequence[Path]) -> tuple[list[Run], dict[str, str], set[str]]:
+    """(every run at or below the folders; skipped directory -> reason; those skipped that cannot be read)"""
     runs: dict[str, tuple[Path, Summary]] = {}
     left_out: dict[str, str] = {}
+    unreadable: set[str] = set()
 
-    def unreadable(error: OSError) -> None:
+    def closed(error: OSError) -> None:
         left_out[str(error.filename)] = f"cannot be read: {error.strerror}"
+        unreadable.add(str(error.filename))
 
     for folder in folders:
-        for path, names in _leaves(folder, unreadable):
+        for path, names in _leaves(folder, closed):
             if CONFIG not in names:
                 ours = any(name in names for name in _OURS)
                 left_out[str(path)] = "ended before it began" if ours else f"is not a run: it has no {CONFIG}"
@@ -143,9 +147,14 @@ def survey(folders: Sequence[Path]) -> tuple[list[Run], dict[str, str]]:
                 runs[place] = folder, read(RunDirectory(path))
             except RunError as error:
                 left_out[str(path)] = str(error)
+                unreadable.add(str(path))
     rows = _rows([summary for _, summary in runs.values()])
     entries = [_run(summary, folder, row) for (folder, summary), row in zip(runs.values(), rows, strict=True)]
-    return sorted(entries, key=lambda run: (run.folder, run.task, run.row, run.seq_len, run.seed, run.path)), left_out
+    return (
+        sorted(entries, key=lambda run: (run.folder, run.task, run.row, run.seq_len, run.seed, run.path)),
+        left_out,
+        unreadable,
+    )
 
 
 def _leaves(folder: Path, unreadable: Callable[[OSError], None]) -> Iterator[tuple[Path, set[str]]]:
