@@ -29,6 +29,7 @@ REFUSED = {
     "cell=xyz": "no cell is called 'xyz'. One of: custom, gru, lstm, rnn",
     "cell.name=lstmm": "no cell is called 'lstmm'. Did you mean 'lstm'?",
     "task=pronuon": "no task is called 'pronuon'. Did you mean 'pronoun'? One of: adding, copy",
+    "probe=[gradient,nope]": "no probe is called 'nope'. One of: gradient",
     "optimizer=adma": "no optimizer is called 'adma'. Did you mean 'adam'?",
     "experiment=xyz": "no experiment is called 'xyz'",
     "cell=null": "chosen by its name, e.g. cell=lstm",

@@ -19,6 +19,7 @@ from .errors import ConfigError, joined, nearest
 from .odd_values import escaped, remember, repeated
 from .own_code import PARTS
 from .own_hydra import own_hydra
+from .schema import conf_dir
 
 EXTRAS = {"hydra/sweeper/optuna": "optuna", "hydra/launcher/joblib": "joblib"}
 """Config groups of other projects' plugins -> the extra of seqmem that installs them."""
@@ -127,14 +128,18 @@ def _explain(error: Exception, overrides: Sequence[str], config_dir: str | None)
 
 
 def _missing(error: MissingConfigException, first: str, config_dir: str | None) -> str:
-    if error.options is None:
-        return first
     group, _, name = (error.missing_cfg_file or "").rpartition("/")
+    known = error.options
+    if known is None:  # Hydra does not say where several are chosen, probe=[gradient,mine]
+        if group not in GROUPS:
+            return first
+        folders = [conf_dir(), *([Path(config_dir)] if config_dir else [])]
+        known = [path.stem for folder in folders for path in own_files.files_of(folder, group)]
     if "/" in group and group.partition("/")[0] in GROUPS:  # a choice with a path in it
         group, _, name = (error.missing_cfg_file or "").partition("/")
     if line := own_files.elsewhere(group, name, config_dir):
         return line
-    options = sorted(own_choices.files(group, error.options))
+    options = sorted(own_choices.files(group, known))
     if group in PARTS and "." in name:
         return f"{group}: {name}: a file chooses a class of your own by '- override /{group}: custom' and its target"
     if group in PARTS and Path(f"{name}.py").is_file():
