@@ -112,10 +112,11 @@ class SweepCallback(Callback):
             raise SystemExit(2)
         current.sweep = sweep
         sweeper._target_ = "hydra_plugins.seqmem_launchers.CheckedSweeper"
-        already = f", {sweep.finished_before} of them finished already" if sweep.finished_before else ""
+        several, before = len(sweep.paths) != 1, sweep.finished_before
+        already = f", {f'{before} of them ' * several}finished already" if before else ""
         if not sweep.quiet:
             try:
-                print(f"sweep of {len(sweep.paths)} runs{already}", flush=True)
+                print(f"sweep of {len(sweep.paths)} run{'s' * several}{already}", flush=True)
             except OSError as error:  # Hydra would only print a warning
                 to_nowhere(sys.stdout)
                 if isinstance(error, OutputError):
