@@ -395,8 +395,8 @@ class Terminal(Console):
     [
         (":0", True, True, ""),
         (":0", False, True, "no browser could be opened: open the file by hand"),
-        (":0", None, False, "no browser to open: take the file to where there is one, or --serve it here"),
-        ("", True, False, "no browser to open: take the file to where there is one, or --serve it here"),
+        (":0", None, False, "no browser to open: take the file to where there is one, or serve it here:\n  p --serve"),
+        ("", True, False, "no browser to open: take the file to where there is one, or serve it here:\n  p --serve"),
     ],
 )
 def test_the_page_is_opened_where_there_is_a_browser(
@@ -419,7 +419,7 @@ def test_the_page_is_opened_where_there_is_a_browser(
 
     monkeypatch.setattr(webbrowser, "get", get)
     monkeypatch.setattr(webbrowser, "open", lambda address: opened.append(address) or browser)
-    playground.open_page("file:///a.html", Terminal())
+    playground.open_page("file:///a.html", Terminal(), "p --serve")
     assert opened == ["file:///a.html"] * opens
     assert capsys.readouterr().out.strip() == line
 

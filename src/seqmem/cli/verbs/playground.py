@@ -22,7 +22,7 @@ from ...runs.directory import RunDirectory
 from ...runs.files import RunError, write_atomically
 from ...runs.settings import own_name, training_settings
 from ..config.choose import finished_runs, readable, run_of_another_task, task_settings
-from ..config.commands import examples
+from ..config.commands import command, examples
 from ..config.errors import ConfigError, Parser
 from ..config.trained import Trained, trained
 from ..config.trust import add_option
@@ -52,7 +52,7 @@ NICE = (1, 1.2, 1.4, 2, 3, 4, 5, 7)
 
 def main(args: Sequence[str]) -> int:
     try:
-        return _play(_parser().parse_intermixed_args(list(args)))
+        return _play(_parser().parse_intermixed_args(list(args)), command("playground", *args, "--serve"))
     except PortError as error:
         raise RunError(str(error)) from error
 
@@ -95,8 +95,12 @@ examples:
     return parser
 
 
-def _play(given: argparse.Namespace) -> int:
-    """Make the page, and open or serve it. All mistakes in the arguments are reported before any training."""
+def _play(given: argparse.Namespace, serving: str) -> int:
+    """Make the page, and open or serve it. All mistakes in the arguments are reported before any training.
+
+    Args:
+        serving: the command that serves the same page.
+    """
     _refuse(given)
     out: Path = given.out if given.out is not None else PAGE
     if out.is_dir():
@@ -118,7 +122,7 @@ def _play(given: argparse.Namespace) -> int:
         if server is not None:
             _serve(server, content, open_it=open_it)
         elif open_it:
-            open_page(out.resolve().as_uri(), console)
+            open_page(out.resolve().as_uri(), console, serving)
     return 0
 
 
@@ -363,11 +367,11 @@ def _range(scores: Sequence[float], metric: "Metric") -> str:
 # Opening and serving it
 
 
-def open_page(address: str, console: rich.console.Console) -> None:
-    """Open the address in a browser, if there is one."""
+def open_page(address: str, console: rich.console.Console, serving: str) -> None:
+    """Open the address in a browser, if there is one; else say what serves it."""
     if not _browser_there():
-        line = "no browser to open: take the file to where there is one, or --serve it here"
-        say(console, Text(line, "yellow"))
+        line = "no browser to open: take the file to where there is one, or serve it here:"
+        say(console, Text(line, "yellow"), Text(f"  {serving}", overflow="ignore"))
         return
     if not webbrowser.open(address):
         say(console, Text("no browser could be opened: open the file by hand", "yellow"))
