@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from commandline import OWN_CELLS, TINY, Completed, environment, forked, only_run, rows, shadow
@@ -232,6 +233,16 @@ def test_files_named_like_libraries_beside_the_user(start: tuple[str, ...], tmp_
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     assert "name: lstm" in done.stdout
+
+
+def test_our_settings_files_are_parsed_once(typed: Callable[..., Completed], monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a process of the tests (quick_hydra.py): most of what a typed command costs."""
+    typed("train", "cell=lstmm").refuses("lstmm", code=2)
+    parsed: list[str] = []
+    parse = OmegaConf.load
+    monkeypatch.setattr(OmegaConf, "load", lambda file: parsed.append(file.name) or parse(file))
+    typed("train", "cell=lstmm").refuses("lstmm", code=2)
+    assert parsed == []
 
 
 def test_completion_in_a_shell(tmp_path: Path) -> None:
