@@ -11,6 +11,7 @@ import dataclasses
 from collections import Counter
 from collections.abc import Callable
 from functools import cache, wraps
+from inspect import isgeneratorfunction
 from random import Random
 from types import CodeType, FunctionType, SimpleNamespace
 from typing import Any, get_type_hints
@@ -39,7 +40,7 @@ class _Detour:
         self.own_code = function.__code__
         self.original = _copy(function)
         self.checked: Callable[..., Any] | None = None
-        template = _template(len(self.own_code.co_freevars))
+        template = _template(len(self.own_code.co_freevars), generates=isgeneratorfunction(function))
         constants = tuple(self if constant == _CALLED else constant for constant in template.co_consts)
         self.code = template.replace(co_name=self.own_code.co_name, co_consts=constants)
         function.__dict__["__wrapped__"] = self.original  # for inspect.signature
@@ -62,14 +63,15 @@ _CALLED = "what a detour calls"
 
 
 @cache
-def _template(variables: int) -> CodeType:
-    """The code of a detour, with as many variables of a closure as the function has: Python wants that."""
+def _template(variables: int, *, generates: bool) -> CodeType:
+    """The code of a detour, with as many variables of a closure as the function has, and a generator's for one: Python
+    wants that."""
     names = [f"_{at}" for at in range(variables)]
     lines = [
         f"def outer({', '.join(names)}):",
         "  def detour(*args, **kwargs):",
         f"    checked = {_CALLED!r}",
-        "    return checked(*args, **kwargs)",
+        "    return (yield from checked(*args, **kwargs))" if generates else "    return checked(*args, **kwargs)",
         *(f"    {name}" for name in names),
         "  return detour",
     ]

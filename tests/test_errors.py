@@ -210,7 +210,7 @@ VALUES = {
     "cell=custom cell.target=owncells.Unlucky": "owncells.Unlucky: cannot be made: TypeError: no luck today",
     "cell=custom cell.target=owncells.Sizeless": "must set input_size and output_size",
     "cell=custom cell.target=owncells.Stateless": "a cell that carries nothing has no memory to measure",
-    "cell=custom cell.target=owncells.Misshapen": "its first steps fail: RuntimeError: mat1 and mat2",
+    "cell=custom cell.target=owncells.Misshapen": "its first steps fail: RuntimeError: ",
     "cell=custom cell.target=owncells.Needy": "cell.args.much is not set: give it a value, cell.args.much=...",
     "cell=custom cell.target=owncells.Needy cell.args.much=x": "cell.args.much=x: must be a whole number",
     "cell=custom cell.target=owncells.Leaky cell.args.alpha=x": "cell.args.alpha=x: must be a number",

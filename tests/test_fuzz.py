@@ -71,5 +71,5 @@ def test_a_run_with_an_absurd_seed_hides_no_other(typed: Callable[..., Completed
     run_directory(tmp_path / "outputs" / "two", changes={"seed": -(10**20)})
     run_directory(tmp_path / "outputs" / "three", None, changes={"seed": 10**400})
     done = typed("report", "--json")
-    assert done.code == 0, done.err
+    assert done.code == 1, done.err
     assert "seed is beyond 64 bits" in done.out + done.err

@@ -325,7 +325,7 @@ def test_status_leaves_out_directories_that_are_not_runs(tmp_path: Path, typed: 
     (folder / "alien").mkdir()
     (folder / "alien" / "config.json").write_text('{"no": "run"}')
     completed = typed("sweep", "status", "outputs")
-    assert (completed.code, completed.err) == (0, "")
+    assert (completed.code, completed.err) == (1, "")
     table, left_out = completed.out.split("\n\n")[0], completed.out.split("\n\n")[-1].splitlines()
     assert table.splitlines() == [
         "pronoun             10", "lstm forget_bias=0  ✓ 100.0 %", "lstm forget_bias=1  ✓ 100.0 %"

@@ -10,6 +10,7 @@ import torch
 
 from commandline import LSTM, TINY, Completed, assert_same_numbers, only_run, runs_below
 from seqmem.cli.config.compose import compose_run
+from seqmem.cli.launch import longer
 from seqmem.cli.launch.longer import shorter
 from seqmem.cli.launch.one_run import run_path
 from seqmem.record.recorder import load_checkpoint
@@ -142,3 +143,21 @@ def test_weights_of_a_stranger_execute_none_of_its_code(run: Path, typed: Typed)
     assert typed("train", *LSTM, *BARELY, "init_from=theirs").code == 0
     torch.testing.assert_close(weights(started_from("theirs")[0]), weights(Path("theirs")), rtol=0, atol=1e-20)
     assert not Path("executed").exists()
+
+
+@pytest.mark.parametrize(
+    ("made_with", "installed", "same"),
+    [
+        ("2.13.0+cpu", "2.13.0+cpu", True),
+        ("2.13.0+cu130", "2.13.0", True),  # PyPI's builds for CUDA
+        ("2.13.0", "2.13.0", True),
+        ("2.13.0+cu130", "2.13.0+cpu", False),
+        ("2.12.0+cu130", "2.13.0", False),
+        ("2.13.0", "2.13.0+cpu", False),
+    ],
+)
+def test_the_torch_that_made_a_run_is_the_installed_one(
+    made_with: str, installed: str, same: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(longer, "version", {"torch": installed}.get)
+    assert longer._is_installed(made_with) is same

@@ -246,7 +246,7 @@ def test_runs_that_cannot_be_shown(typed: Typed, tmp_path: Path, runs: dict[str,
     (tmp_path / runs["relu"] / "checkpoint.pt").unlink()
     refused(first, runs["relu"], line=f"{runs['relu']} lacks its checkpoint.pt", code=1)
     folder = typed("playground", "outputs", "--out", "b.html")  # a damaged run of a folder hides no other
-    assert (folder.code, f"left out: {runs['relu']} lacks its checkpoint.pt" in folder.err) == (0, True), folder
+    assert (folder.code, f"left out: {runs['relu']} lacks its checkpoint.pt" in folder.err) == (1, True), folder
     shutil.copy(tmp_path / first / "checkpoint.pt", tmp_path / runs["people"])
     refused("people", line="does not fit the run's configuration", code=1)
     unfinished = tmp_path / runs["copy"]

@@ -130,7 +130,7 @@ def example(folder: Path) -> Path:
 def test_the_summary(typed: Any, tmp_path: Path, width: int) -> None:
     before = {path: path.read_bytes() for path in example(tmp_path / "outputs").rglob("*") if path.is_file()}
     code, out, err = typed(width=width)
-    assert (code, err) == (0, "")
+    assert (code, err) == (1, "")  # a run beside the others cannot be read
     lines = out.splitlines()
     assert lines[0] == "runs: 28 finished, 1 unfinished, 1 left out"
     lstm = "  lstm    >= 50   >= 50 (98.4 %)         10: 7/7 (59-100 %), + 1 unfinished"
@@ -174,7 +174,7 @@ def test_files_for_a_paper_are_asked_for(typed: Any, tmp_path: Path) -> None:
 def test_the_summary_for_programs(typed: Any, tmp_path: Path) -> None:
     code, out, _ = typed(str(example(tmp_path / "runs")), "--json", "--threshold", "0.2")
     summary = json.loads(out)
-    assert code == 0
+    assert code == 1  # a run beside the others cannot be read
     assert [group["memory_span_text"] for group in summary["groups"]] == [">= 50", ">= 50"]
     assert summary["groups"][1]["lengths"][1]["score"]["median"] == 0.25
     (pair,) = summary["comparisons"]

@@ -53,6 +53,15 @@ def shorter(config: RunConfig, run_path: Callable[[RunConfig], Path]) -> Shorter
         return Shorter(run, steps, str(error))
 
 
+def _is_installed(torch: str) -> bool:
+    """Whether ``torch``, a ``torch.__version__``, is that of this environment, without importing it.
+
+    PyPI's builds for CUDA call themselves 2.13.0+cu130, and are installed as 2.13.0.
+    """
+    installed = version("torch")
+    return torch == installed or ("+" not in installed and torch.partition("+")[0] == installed)
+
+
 def _obstacle(run: RunDirectory, steps: int, config: RunConfig) -> str:
     """Why a longer run cannot go on from a finished one.
 
@@ -66,7 +75,7 @@ def _obstacle(run: RunDirectory, steps: int, config: RunConfig) -> str:
     environment = run.environment()
     if (made_by := environment.get("seqmem")) != version("seqmem"):
         return f"seqmem {made_by} made it"
-    if (torch := environment.get("torch")) != version("torch"):
+    if not _is_installed(torch := str(environment.get("torch"))):
         return f"it was made with torch {torch}"
     if verify(run).verdict == "altered":
         return "it is not what it wrote, as seqmem verify says"

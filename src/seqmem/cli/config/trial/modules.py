@@ -474,5 +474,5 @@ def _has_graph(value: Any) -> bool:
 
 def _is_mixed(error: Exception) -> bool:
     """Whether tensors of two dtypes or devices came together, or a device that is not there was asked for."""
-    words = ("dtype", "data type", "same device", "CUDA", "Expected object of scalar type")
+    words = ("dtype", "data type", "same device", "CUDA", "NVIDIA", "Expected object of scalar type")
     return isinstance(error, RuntimeError | AssertionError | ValueError) and any(word in str(error) for word in words)
