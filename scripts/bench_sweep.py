@@ -29,7 +29,7 @@ MANY, MANY_LIMIT = 3000, 30
 JOB = 0.40
 """CPU seconds of a run of 50 steps."""
 SPEEDUP = 1.7
-"""Of two workers."""
+"""How many times as fast two workers must be as one."""
 RUNS = 40
 SETTINGS = ("steps=50", "evaluate.lengths=[50]", "device=cpu")
 

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from math import nan
@@ -208,7 +209,6 @@ def _line(height: int) -> Figure:
     return figure
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="other systems' libraries mind a fork")
 def test_several_processes_draw_what_one_draws_in_order() -> None:
     draws = [partial(_line, height) for height in range(1, 6)]
     alone = output.render_all(draws)
@@ -218,16 +218,24 @@ def test_several_processes_draw_what_one_draws_in_order() -> None:
     assert multiprocessing.active_children() == []
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="other systems' libraries mind a fork")
-def test_an_error_and_the_end_of_a_drawing_process_are_told() -> None:
-    def fails() -> Figure:
-        raise ValueError("no such colour")
+def _fails() -> Figure:
+    raise ValueError("no such colour")
 
-    def killed() -> Figure:
-        os.kill(os.getpid(), signal.SIGKILL)
-        raise AssertionError
 
-    for draw, error, words in ((fails, ValueError, "no such colour"), (killed, RuntimeError, "ended with -9")):
-        with pytest.raises(error, match=words):  # the second process has the second and the fourth
-            output.render_all([partial(_line, 1), draw, partial(_line, 1), partial(_line, 1)], processes=2)
+def _killed() -> Figure:
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
+
+
+ENDS: list[tuple[Callable[[], Figure], type[Exception], str]] = [(_fails, ValueError, "no such colour")]
+if sys.platform == "linux":  # elsewhere there are no forks that could be killed
+    ENDS.append((_killed, RuntimeError, "ended with -9"))
+
+
+@pytest.mark.parametrize(("draw", "error", "words"), ENDS)
+def test_an_error_and_the_end_of_a_drawing_process_are_told(
+    draw: Callable[[], Figure], error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words):  # the second process has the second and the fourth
+        output.render_all([partial(_line, 1), draw, partial(_line, 1), partial(_line, 1)], processes=2)
     assert multiprocessing.active_children() == []

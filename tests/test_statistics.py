@@ -15,7 +15,7 @@ from seqmem.solved import FEWEST, Solved, solved_after, solved_words, span_bound
 
 
 def probability(k: int, n: int, p: float) -> float:
-    """Of k successes in n."""
+    """The probability of k successes in n."""
     return comb(n, k) * p**k * (1 - p) ** (n - k)
 
 
