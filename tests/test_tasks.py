@@ -26,7 +26,7 @@ from seqmem.signals import Batch
 from seqmem.tasks import TASKS, Adding, Copy, Digits, Pronoun, Subject, Task, TemporalOrder, Text
 from seqmem.tasks.digits import pictures_of_digits
 from seqmem.tasks.pronoun import HE, SHE
-from seqmem.tasks.text import ALPHABET, corpus, corpus_sha256
+from seqmem.tasks.text import ALPHABET, SHARED, corpus, corpus_sha256, without_shared
 
 CONF = Path(__file__).parents[1] / "conf" / "task"
 YAMLS = sorted(yaml for yaml in CONF.glob("*.yaml") if yaml.stem != "custom")  # custom is for a user's class
@@ -792,6 +792,18 @@ def test_parts_of_text_share_no_long_passage() -> None:
     train, validation, test = ({part[i : i + width] for i in range(len(part) - width)} for part in text_parts())
     assert not train & validation
     assert not (train | validation) & test
+
+
+def test_a_paragraph_with_a_shared_passage_is_left_out() -> None:
+    """Documentation repeats itself, in some Pythons across the parts."""
+    letters = "".join(map(chr, range(0x4E00, 0x4E00 + 300)))  # no two passages of it are equal
+    other = f"before\n\n{letters}\n\nafter"
+    own = "a paragraph of its own"
+    for begin in (0, 7, 49, 51):
+        kept = f"{own}\n\nxx{letters[begin : begin + SHARED - 1]}yy"
+        assert without_shared(f"{kept}\n\n{own}", other) == f"{kept}\n\n{own}"
+        shared = f"xx{letters[begin : begin + SHARED]}yy"
+        assert without_shared(f"{own}\n\n{shared}\n\nends", other) == f"{own}\n\nends"
 
 
 def test_text_has_the_entropy_of_its_characters() -> None:

@@ -58,9 +58,49 @@ def corpus_sha256() -> str:
 
 @lru_cache
 def _parts() -> tuple[str, str, str]:
-    """Training, validation and test part."""
+    """Training, validation and test part, without the paragraphs of one that share a passage with a later one."""
     first, second = len(corpus()) * 8 // 10, len(corpus()) * 9 // 10
-    return corpus()[:first], corpus()[first:second], corpus()[second:]
+    training, validation, test = corpus()[:first], corpus()[first:second], corpus()[second:]
+    validation = without_shared(validation, test)
+    return without_shared(training, f"{validation}\n\n{test}"), validation, test
+
+
+SHARED = 100
+"""Characters of a passage that two parts must not share."""
+
+
+def without_shared(text: str, other: str) -> str:
+    """``text`` without its paragraphs that share a passage of SHARED characters with ``other``."""
+    half = SHARED // 2
+    # Every passage of SHARED characters contains a piece of half as many that begins at a multiple of half.
+    pieces: dict[str, list[int]] = {}
+    for start in range(0, len(text) - half + 1, half):
+        pieces.setdefault(text[start : start + half], []).append(start)
+    shared = {
+        start
+        for at in range(len(other) - half + 1)
+        for start in pieces.get(other[at : at + half], ())
+        if _shared_around(text, start, other, at) >= SHARED
+    }
+    if not shared:
+        return text
+    kept, begin = [], 0
+    for paragraph in text.split("\n\n"):
+        end = begin + len(paragraph)
+        if not any(begin - half < start < end for start in shared):
+            kept.append(paragraph)
+        begin = end + 2
+    return "\n\n".join(kept)
+
+
+def _shared_around(text: str, start: int, other: str, at: int) -> int:
+    """The length of what the texts share around ``text[start]`` and ``other[at]``."""
+    before = after = 0
+    while before < min(start, at) and text[start - before - 1] == other[at - before - 1]:
+        before += 1
+    while after < min(len(text) - start, len(other) - at) and text[start + after] == other[at + after]:
+        after += 1
+    return before + after
 
 
 @lru_cache
