@@ -244,6 +244,7 @@ for make in OPTIMIZERS.values():  # torch's own optimizers import its compiler a
 small = ("seq_len=8", "quiet=true", "evaluate.sequences=8", "evaluate.lengths=[8]", "trace.sequences=2", "batch_size=4")
 seqmem.train("steps=2", *small)
 assert "torch._dynamo" not in sys.modules, "torch's compiler takes seconds to import"
+assert "sympy" not in sys.modules, "a computer algebra that torch imports takes 35 MB"
 before = random.getstate()
 seqmem.train("steps=3", *small)
 assert random.getstate() == before

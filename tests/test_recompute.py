@@ -102,6 +102,7 @@ for every, tbptt in ((None, 5), (5, None), (None, None)):  # from the least on: 
     update(model, task, optimizer, parameters, batch, None, None, tbptt=tbptt)
     peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 if sys.platform != "darwin" else 1024))
 assert "torch._dynamo" not in sys.modules, "torch's compiler takes seconds to import"
+assert "sympy" not in sys.modules, "a computer algebra that torch imports takes 35 MB"
 print(*peaks)
 """
 
