@@ -2,7 +2,7 @@
 # dependencies have changed, when the checkout was moved or copied, when its Python is gone or when setting up was killed;
 # it compiles the native kernels when their sources have changed. They are optional: everything works without a C++
 # compiler. `setup dev` also installs what tests, linter and type checker need.
-# SEQMEM_VENV=DIR chooses another directory, PYTHON=/path/to/python3.12 the Python (3.11 to 3.14).
+# SEQMEM_VENV=DIR chooses another directory, PYTHON=/path/to/python3.12 the Python (3.11 to 3.13).
 root=$(CDPATH= cd -- "$(dirname -- "$(readlink -f -- "$0")")/.." && pwd -P)
 venv=${SEQMEM_VENV:-$root/.venv}
 case $venv in /*) ;; *) venv=$PWD/$venv ;; esac
@@ -134,19 +134,19 @@ _install() {
 
 # Sets $python: $PYTHON, or the first that is suitable. Not the environment's own, which may be activated.
 _find_python() {
-  if [ -n "${PYTHON:-}" ]; then set -- "$PYTHON"; else set -- python3 python3.14 python3.13 python3.12 python3.11; fi
+  if [ -n "${PYTHON:-}" ]; then set -- "$PYTHON"; else set -- python3 python3.13 python3.12 python3.11; fi
   first=
   for python in "$@"; do
     where=$(command -v -- "$python") || continue
     case $where in "$venv"/*) continue ;; esac
-    if _python "$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' 2>/dev/null; then return; fi
+    if _python "$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; then return; fi
     first=${first:-$python}
   done
   rm -f -- "$lock"
   if [ -z "$first" ]; then
     echo "$0: there is no $1: install Python 3.11, or set PYTHON=/path/to/python3" >&2
   else
-    echo "$0: $first is $("$first" --version 2>&1), seqmem needs Python 3.11 to 3.14: set PYTHON=/path/to/python3" >&2
+    echo "$0: $first is $("$first" --version 2>&1), seqmem needs Python 3.11 to 3.13: set PYTHON=/path/to/python3" >&2
   fi
   exit 2
 }
