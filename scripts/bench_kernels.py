@@ -27,7 +27,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -488,10 +488,11 @@ def usable_cores() -> list[int]:
     return list(range(os.cpu_count() or 1))
 
 
-def pin(threads: int) -> None:
-    """Restrict this process and its children to ``threads`` cores, if the system supports it."""
+def pin(threads: int, *, of: Sequence[int] | None = None) -> None:
+    """Restrict this process and its children to ``threads`` cores (of these), if the system supports it."""
     if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, set(usable_cores()[-threads:]))  # not the first core, which the system uses most
+        cores = usable_cores() if of is None else of
+        os.sched_setaffinity(0, set(cores[-threads:]))  # not the first core, which the system uses most
 
 
 def worker(given: dict[str, Any]) -> None:

@@ -1,11 +1,12 @@
-"""Writes docs/performance.md and its picture from the latest measurements. Run it with scripts/bench report.
+"""Writes docs/performance.md, its picture and the outputs in docs/measurements.md. Run it with scripts/bench report.
 
-It computes ratios and means of the times in outputs/.bench, where `scripts/bench kernels` and `scripts/bench training`
-write them.
+It computes ratios and means of the times in outputs/.bench, where `scripts/bench all` keeps what each benchmark
+measured and printed.
 """
 
 import json
 import math
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from html import escape
@@ -29,6 +30,10 @@ from bench_kernels import (
 
 DOCS = ROOT / "docs"
 PAGE, PICTURE = DOCS / "performance.md", DOCS / "performance.svg"
+MEASUREMENTS = DOCS / "measurements.md"
+OLDER = "### An older processor"
+DENSE = "### Real numbers for inputs"
+"""Headings of figures that stay on the page as they are, unless they are measured anew."""
 
 # Okabe & Ito's colours, which colour-blind readers can tell apart; each side has a shape of its own as well.
 SIDES = {
@@ -268,11 +273,18 @@ GB that a process takes at most, Python and torch included, for one step:
     return text, missed
 
 
+def kept(heading: str) -> str:
+    """The section of the present page under this heading; empty without one."""
+    page = PAGE.read_text() if PAGE.exists() else ""
+    found = re.search(rf"^{heading}\n.*?\n(?=##)", page, re.DOTALL | re.MULTILINE)
+    return found[0] if found else ""
+
+
 def dense_part() -> str:
-    """A summary of `scripts/bench kernels --dense`; empty if it has not been run."""
+    """A summary of `scripts/bench kernels --dense`; what the page has of it, if it has not been run here."""
     path = RESULTS / "kernels-dense.json"
     if not path.exists():
-        return ""
+        return kept(DENSE)
     stored = json.loads(path.read_text())
     measurements = [
         Measured(Configuration(**case["configuration"]), case["threads"], case["sides"])
@@ -359,13 +371,69 @@ The plain script treats denormals as zero, as seqmem does. One that does not tak
 second.
 
 A run that measures the gradient at every step (`trace.every=1`) takes so many times as long as one that never does, at
-50 words: {traced} (limit {most:g}).
+50 words: {traced} (limit {most:g}). A trace is a forward pass and a backward pass down to the inputs of 32 sequences in
+float64, of which a processor does half as many operations a second: at its peak, that alone is about half of an update.
+{second_thread(stored)}{long_sequences(stored)}
 
 Where the time of the default run at 50 words goes, from its first look to its last file:
 
 {table(["", *stored["profiles"]], shares)}
 """
     return text, missed
+
+
+def second_thread(stored: dict[str, Any]) -> str:
+    if not stored.get("second"):
+        return ""
+    speeds = ", ".join(f"{cell} {ratio:.2f}" for cell, ratio in stored["second"].items())
+    return f"\nWith a second thread (`threads=2`) the default run at 50 words is so many times as fast: {speeds}.\n"
+
+
+def long_sequences(stored: dict[str, Any]) -> str:
+    if not stored.get("peaks"):
+        return ""
+    lengths = list(next(iter(stored["peaks"].values())))
+    rows = [[cell, *(f"{100 * of[length]:.0f} %" for length in lengths)] for cell, of in stored["peaks"].items()]
+    return f"""
+A training pass's share of the processor's peak (operations of its three products of B x G H x H per timestep, over
+those of torch's product of two 768 x 768 matrices), 64 sequences and units, by timesteps:
+
+{table(["", *(f"{int(length):,}" for length in lengths)], rows)}
+"""
+
+
+def outputs() -> dict[str, str]:
+    """Name of a benchmark -> what it printed last."""
+    return {path.stem: path.read_text().strip("\n") for path in sorted(RESULTS.glob("*.txt"))}
+
+
+def limits(printed: dict[str, str]) -> str:
+    """The table of every limit, from the lines that begin with ok or OVER."""
+    rows = []
+    for name, text in printed.items():
+        command = "scripts/check_report" if name == "reports" else f"scripts/bench {name}"
+        topic = ""
+        for line in text.replace("scripts/bench runner", "scripts/bench").splitlines():
+            found = re.match(r"  (ok|OVER) +(.*?) *(\((?:limit|at least).*?\))(.*)$", line)
+            if found:
+                mark, what, limit, rest = found.groups()
+                spread = rest.strip(":; ").replace("|", "/")
+                kept = "yes" if mark == "ok" else "**no**"
+                figure = " ".join(f"{topic}: {what}".split()) if topic else " ".join(what.split())
+                rows.append([f"`{command}`", figure, re.sub("^limit:? ", "", limit[1:-1]), spread, kept])
+            elif name == "training" and line and not line.startswith(" "):
+                topic = line.split(",")[0]  # what the lines below are of
+    return table(["command", "figure", "limit", "of each turn, and more", "kept"], rows)
+
+
+def show_outputs(page: str, printed: dict[str, str]) -> str:
+    """``page`` with the block after each <!-- scripts/bench NAME --> replaced by what that printed."""
+
+    def block(found: re.Match[str]) -> str:
+        name = found[1]
+        return f"<!-- scripts/bench {name} -->\n```\n{printed[name]}\n```" if name in printed else found[0]
+
+    return re.sub(r"<!-- scripts/bench (\w+) -->\n```\n.*?\n```", block, page, flags=re.DOTALL)
 
 
 def main() -> int:
@@ -378,15 +446,20 @@ def main() -> int:
         text, misses = part(json.loads(path.read_text()))
         parts.append(text)
         missed += misses
-    verdict = "Every limit is kept."
+    printed = outputs()
+    parts[0] = f"{parts[0]}\n{kept(OLDER)}".rstrip() + "\n"
+    verdict = "Every limit of layers and training is kept."
     if missed:
-        verdict = "Not every limit is kept:\n\n" + "\n".join(f"- {miss}" for miss in missed)
+        verdict = "Not every limit of layers and training is kept:\n\n" + "\n".join(f"- {miss}" for miss in missed)
     head = """# How fast seqmem is
 
-Written by `scripts/bench report` from what `scripts/bench kernels` and `scripts/bench training` measured.
-What seqmem's own measuring costs is in [measurements.md](measurements.md)."""
-    PAGE.write_text("\n\n".join([head, verdict, *parts]))
-    print(f"wrote {PAGE.relative_to(ROOT)} and {PICTURE.relative_to(ROOT)}")
+Written by `scripts/bench all`, which runs all benchmarks one after another on one quiet machine. What seqmem's own
+measuring costs, its start and its sweeps are in [measurements.md](measurements.md); every limit stands in a table at
+the end."""
+    end = f"## Every limit\n\n{limits(printed)}\n"
+    PAGE.write_text("\n\n".join([head, verdict, *parts, end]))
+    MEASUREMENTS.write_text(show_outputs(MEASUREMENTS.read_text(), printed))
+    print("wrote", *(str(path.relative_to(ROOT)) for path in (PAGE, PICTURE, MEASUREMENTS)))
     return 0
 
 

@@ -21,7 +21,9 @@ from typing import Any
 
 from bench_kernels import (
     GATES,
+    INPUT_SIZE,
     RESULTS,
+    VOCABULARY,
     Configuration,
     Jax,
     Products,
@@ -40,6 +42,11 @@ TRACED = 2.0
 """The largest ratio of a run's time with a trace at every step to one without traces, at 50 words."""
 JAX = 1.0
 """The least ratio of seqmem's speed to the bare JAX step's."""
+SECOND = {"rnn": 1.0, "lstm": 1.3, "gru": 1.3}
+"""Cell -> how many times as fast a run with two threads must be, at 50 words."""
+LONG = 5000
+PEAK = 0.65
+"""The least share of the processor's peak of a forward and backward pass over ``LONG`` timesteps."""
 BATCH, HIDDEN = 64, 64
 
 Speed = tuple[float, float, float]
@@ -120,6 +127,44 @@ def jax_step(jax: Jax, cell: str, seq_len: int) -> Speed:
     return STEPS[seq_len] / seconds["wall"], float("nan"), STEPS[seq_len] / seconds["cpu"]
 
 
+def shares_of_peak(cell: str, rounds: int = 5) -> dict[int, float]:
+    """Timesteps -> the operations per second of a training pass (its three products of B x G*H x H per timestep), over
+    those of torch's product of two 768 x 768 matrices, which is close to the most that one thread can do."""
+    import torch
+
+    from seqmem.kernels.functions import KINDS, Pass
+
+    kind = next(kind for kind in KINDS if kind.startswith(cell))
+    units, states = GATES[cell] * HIDDEN, 2 if cell == "lstm" else 1
+    generator = torch.Generator().manual_seed(0)
+    vectors, w, u, bias = (
+        torch.randn(size, generator=generator).div(8).requires_grad_()
+        for size in ((VOCABULARY, INPUT_SIZE), (units, INPUT_SIZE), (units, HIDDEN), (units,))
+    )
+    start, gradient = [torch.zeros(BATCH, HIDDEN)] * states, torch.ones(BATCH, HIDDEN)
+    passes = {}
+    for steps in (*STEPS, LONG):
+        tokens = torch.randint(VOCABULARY, (steps, BATCH), generator=generator)
+        passes[steps] = tokens, Pass(kind, tokens, w, u, bias, vectors=vectors)
+    square = torch.randn(768, 768, generator=generator)
+    speeds: dict[int, list[float]] = defaultdict(list)
+    for _ in range(rounds):
+        for steps, (tokens, layer) in passes.items():
+            repeats = max(1, LONG // steps)
+            begin = time.perf_counter()
+            for _ in range(repeats):
+                layer.forward(tokens, start)
+                layer.backward(None, [gradient, *[None] * (states - 1)], by_inputs=True)
+            seconds = (time.perf_counter() - begin) / repeats
+            speeds[steps].append(6 * steps * BATCH * units * HIDDEN / seconds)
+        begin = time.perf_counter()
+        for _ in range(10):
+            square @ square
+        speeds[0].append(10 * 2 * 768**3 / (time.perf_counter() - begin))
+    peak = max(speeds.pop(0))
+    return {steps: statistics.median(of) / peak for steps, of in speeds.items()}
+
+
 @contextmanager
 def time_recurrence(spent: dict[str, float]) -> Iterator[None]:
     """Add the seconds in the native kernels during training to ``spent``."""
@@ -186,7 +231,8 @@ def main() -> int:
         "--jax", nargs="?", const="", metavar="PYTHON", help="a JAX step, too: by this Python, default the present one"
     )
     options = parser.parse_args()
-    most = len(usable_cores())
+    cores = usable_cores()
+    most = len(cores)
     if options.rounds < 1 or not 1 <= options.threads <= most:
         parser.error(f"--rounds must be at least 1, --threads from 1 to {most}")
     python = None if options.jax is None else find_jax(options.jax or None)
@@ -247,6 +293,33 @@ def main() -> int:
         spread = ", ".join(f"{never / always:.2f}" for never, always in turns)
         verdict = "ok  " if held[-1] else "OVER"
         print(f"  {verdict}  {cell:<4} {slowdowns[cell]:.2f} times as long (limit {TRACED:g}): {spread}", flush=True)
+    second = {}
+    if options.threads == 1 and most > 1:
+        print("\ntwo threads against one, 50 words")
+        for cell in cells if options.seq_len in (None, 50) else ():
+            turns = []
+            for _ in range(options.rounds):
+                pin(1, of=cores)
+                alone = ours(cell, 50, 1)[0]
+                pin(2, of=cores)
+                turns.append(ours(cell, 50, 2)[0] / alone)
+            pin(1, of=cores)
+            second[cell] = statistics.median(turns)
+            held.append(second[cell] >= SECOND[cell])
+            verdict, spread = "ok  " if held[-1] else "OVER", ", ".join(f"{turn:.2f}" for turn in turns)
+            print(
+                f"  {verdict}  {cell:<4} {second[cell]:.2f} times as fast (limit {SECOND[cell]:g}): {spread}",
+                flush=True,
+            )
+    peaks = {}
+    if options.threads == 1 and options.seq_len is None:
+        print(f"\nshare of the processor's peak, {BATCH} sequences, {HIDDEN} units")
+        for cell in cells:
+            peaks[cell] = shares_of_peak(cell)
+            held.append(peaks[cell][LONG] >= PEAK)
+            verdict = "ok  " if held[-1] else "OVER"
+            shares = ", ".join(f"{100 * share:.0f} % at {steps:,}" for steps, share in peaks[cell].items())
+            print(f"  {verdict}  {cell:<4} {shares} timesteps (limit {100 * PEAK:g} % at {LONG:,})", flush=True)
     profiles = {}
     print("\nwhere the default run's time goes, 50 words")
     for cell in cells:
@@ -260,6 +333,7 @@ def main() -> int:
         RESULTS.mkdir(parents=True, exist_ok=True)
         stored = {"machine": about, "threads": options.threads, "rounds": options.rounds, "steps": STEPS}
         stored |= {"rows": rows, "profiles": profiles, "traced": slowdowns, "traced limit": TRACED}
+        stored |= {"second": second, "second limits": SECOND, "peaks": peaks, "peak limit": PEAK}
         name = "training.json" if options.threads == 1 else f"training-{options.threads}.json"
         (RESULTS / name).write_text(json.dumps(stored, indent=1) + "\n")
         print("scripts/bench report writes docs/performance.md from these figures")

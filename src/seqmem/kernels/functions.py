@@ -29,8 +29,8 @@ OPERATIONS_PER_CALL = 4e9
 
 Python handles signals, such as Ctrl-C, between two calls.
 """
-OPERATIONS_PER_THREAD = 6e7
-"""Smaller calls (about 0.5 ms) run on one thread, because starting a second one costs more than it saves."""
+OPERATIONS_PER_THREAD = 1.5e7
+"""Calls of fewer than twice as many (about 0.4 ms) run on one thread: starting a second one costs about 0.1 ms."""
 
 
 class Call(ctypes.Structure):
