@@ -194,7 +194,7 @@ def test_help_and_completion_need_no_torch(tmp_path: Path) -> None:
     for part in (
         "seqmem train [-m]",
         "Current settings:",
-        "cell: custom, gru, lstm, rnn",
+        "cell: antisymmetric, cornn, custom, gru,",
         "seq_len",
         "optimizer:",
         "--cfg job",
@@ -206,7 +206,7 @@ def test_help_and_completion_need_no_torch(tmp_path: Path) -> None:
     assert "target: own.Clockwork" in completed["own"].out
     assert completed["verbs"].out.split() == list(VERBS)
     assert completed["verb"].out.split() == ["train"]
-    assert completed["cells"].out.split() == ["cell=custom", "cell=gru", "cell=lstm", "cell=rnn"]
+    assert completed["cells"].out.split() == sorted(f"cell={name}" for name in ("custom", *CELLS))
     assert sorted(completed["group"].out.split()) == ["cell.", "cell="]
     assert set(completed["option"].out.split()) == {"cell.form=", "cell.forget_bias="}
     assert completed["other verb"].out.split() == []
@@ -392,6 +392,6 @@ def test_list_tells_all_about_one_choice(typed: Callable[..., Completed], monkey
     sections = [line.split() for line in typed("list", "cells").out.splitlines() if line[:1] not in " "]
     assert sections == [["cells", "states", "source"]]
     typed("list", "cell", "lstn").refuses(
-        "no cell is called 'lstn'. Did you mean 'lstm'? One of: gru", code=2, verb="list"
+        "no cell is called 'lstn'. Did you mean 'lstm'? One of: antisymmetric,", code=2, verb="list"
     )
     typed("list", "cel").refuses("there is nothing called 'cel'. One of: cell, task", code=2, verb="list")

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from commandline import forked_code
+from seqmem.cells import CELLS
 from seqmem.randomness import generator
 from seqmem.tasks import TASKS, Adding
 
@@ -20,6 +21,7 @@ EVERYWHERE = '''\
 import json
 import sys
 from dataclasses import replace
+from inspect import signature
 
 import torch
 from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
@@ -37,9 +39,11 @@ from small_models import Noisy
 
 _setup_privateuseone_for_python_backend("elsewhere")
 DEVICE = torch.device("elsewhere:0")
-MAKERS = {name: lambda d, kind=kind: kind(d, 4, seq_len=9) for name, kind in CELLS.items() if name != "rnn"}
+MAKERS = {
+    name: lambda d, kind=kind: kind(d, 4, **({"seq_len": 9} if "seq_len" in signature(kind).parameters else {}))
+    for name, kind in CELLS.items()
+}
 MAKERS |= {
-    "rnn": lambda d: RNN(d, 4),
     "gru cho": lambda d: GRU(d, 4, form="cho", seq_len=9),
     "stack": lambda d: Stack([RNN(d, 4), LSTM(4, 3, seq_len=9)]),
     "stray": lambda d: Noisy(d, 4),  # makes its clock on the CPU, wherever the model is
@@ -137,7 +141,7 @@ def test_a_whole_update_and_evaluation_stay_on_the_device() -> None:
         ]
     completed = forked_code(EVERYWHERE, json.dumps(batches), cwd=Path(__file__).parent)
     assert completed.code == 0, completed.err[-3000:]
-    assert int(completed.out) == len(TASKS) + 2 * 4
+    assert int(completed.out) == len(TASKS) + 2 * (len(CELLS) + 1)
 
 
 def test_a_batch_on_the_right_device_is_not_copied() -> None:

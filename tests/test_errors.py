@@ -25,8 +25,8 @@ Typed = Callable[..., Completed]
 
 REFUSED = {
     # names
-    "cell=lstmm": "no cell is called 'lstmm'. Did you mean 'lstm'? One of: custom, gru, lstm, rnn",
-    "cell=xyz": "no cell is called 'xyz'. One of: custom, gru, lstm, rnn",
+    "cell=lstmm": "no cell is called 'lstmm'. Did you mean 'lstm'? One of: antisymmetric, cornn, custom, gru,",
+    "cell=xyz": "no cell is called 'xyz'. One of: antisymmetric, cornn, custom, gru,",
     "cell.name=lstmm": "no cell is called 'lstmm'. Did you mean 'lstm'?",
     "task=pronuon": "no task is called 'pronuon'. Did you mean 'pronoun'? One of: adding, copy",
     "probe=[gradient,nope]": "no probe is called 'nope'. One of: gradient",

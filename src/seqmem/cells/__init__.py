@@ -1,13 +1,24 @@
 """Recurrent cells. ``CELLS`` maps the name in ``conf/cell/NAME.yaml`` to its class."""
 
+from .antisymmetric import Antisymmetric as Antisymmetric
 from .base import KERNELS as KERNELS
 from .base import Cell as Cell
 from .base import CellFactory as CellFactory
 from .base import steps as steps
 from .base import use_kernel as use_kernel
+from .cornn import CoRNN as CoRNN
 from .fused import FusedCell as FusedCell
 from .gru import GRU as GRU
+from .indrnn import IndRNN as IndRNN
+from .irnn import IRNN as IRNN
+from .janet import JANET as JANET
+from .lem import LEM as LEM
+from .lmu import LMU as LMU
 from .lstm import LSTM as LSTM
+from .mgu import MGU as MGU
+from .mingru import MinGRU as MinGRU
+from .minlstm import MinLSTM as MinLSTM
+from .rglru import RGLRU as RGLRU
 from .rnn import RNN as RNN
 from .stack import Stack as Stack
 from .state import Leaf as Leaf
@@ -15,5 +26,24 @@ from .state import Slots as Slots
 from .state import State as State
 from .state import join as join
 from .state import part as part
+from .ugrnn import UGRNN as UGRNN
+from .unicornn import UnICORNN as UnICORNN
 
-CELLS: dict[str, type[Cell]] = {"rnn": RNN, "lstm": LSTM, "gru": GRU}
+CELLS: dict[str, type[Cell]] = {
+    "rnn": RNN,
+    "lstm": LSTM,
+    "gru": GRU,
+    "ugrnn": UGRNN,
+    "mgu": MGU,
+    "janet": JANET,
+    "irnn": IRNN,
+    "indrnn": IndRNN,
+    "antisymmetric": Antisymmetric,
+    "cornn": CoRNN,
+    "unicornn": UnICORNN,
+    "lem": LEM,
+    "lmu": LMU,
+    "mingru": MinGRU,
+    "minlstm": MinLSTM,
+    "rglru": RGLRU,
+}

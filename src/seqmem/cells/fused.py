@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..kernels import functions
 from ..kernels.memory import Memory
 from .base import Cell, Differentiated, Tapped, add_gradients, hooked
+from .initialisation import start_hidden
 from .state import State
 
 _SYMBOLS_PER_TIMESTEP = 4
@@ -50,15 +51,9 @@ class FusedCell(Cell):
         self._memory = Memory()
         self._idle: list[functions.Pass] = _Unshared()
         self.input_size, self.output_size = layer.input_size, layer.hidden_size
-        if init not in ("torch", "orthogonal", "identity"):
-            raise ValueError(f"init={init!r}: must be 'torch', 'orthogonal' or 'identity'")
+        start_hidden(self.weight_hidden, self.bias, init)
         with torch.no_grad():
             self._zero_bias.requires_grad_(False).zero_()
-            if init != "torch":
-                start = nn.init.orthogonal_ if init == "orthogonal" else nn.init.eye_
-                for block in self.weight_hidden.split(self.output_size):
-                    start(block)
-                self.bias.zero_()
 
     @property
     def weight_input(self) -> Tensor:
@@ -236,27 +231,3 @@ class _Differentiated:
             return first
         tokens, vocabulary = self._looked_up
         return torch.ops.aten.embedding_dense_backward.default(first, tokens, vocabulary, -1, False)
-
-
-def log_uniform_timescales(size: int, seq_len: int) -> Tensor:
-    """log U(1, seq_len - 1): the chrono initialisation of a gate bias (Tallec & Ollivier 2018, section 3).
-
-    A gate with bias b retains its content for about e^b timesteps, so the units start with memories between one
-    timestep and the whole sequence.
-    """
-    return torch.empty(size).uniform_(1.0, max(1.0, float(seq_len - 1))).log_()
-
-
-def chrono_or_number(forget_bias: float | str, seq_len: int | None, size: int) -> Tensor | float:
-    """The bias of a forget gate: the number itself, or for ``chrono`` ``log_uniform_timescales``.
-
-    Raises:
-        ValueError: ``forget_bias`` is another word, or is ``chrono`` without a ``seq_len``.
-    """
-    if isinstance(forget_bias, str):
-        if forget_bias != "chrono":
-            raise ValueError(f"forget_bias={forget_bias!r}: must be a number or 'chrono'")
-        if seq_len is None:
-            raise ValueError("forget_bias='chrono' needs seq_len, the number of timesteps to remember")
-        return log_uniform_timescales(size, seq_len)
-    return float(forget_bias)

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .fused import FusedCell, chrono_or_number
+from .fused import FusedCell
+from .initialisation import chrono_or_number
 from .state import State
 
 
@@ -50,7 +51,7 @@ class GRU(FusedCell):
         initial = chrono_or_number(forget_bias, seq_len, hidden_size)
         with torch.no_grad():
             _, bias_update, _ = self.bias.chunk(3)
-            bias_update.copy_(torch.as_tensor(initial))
+            bias_update.copy_(initial)
 
     def step(self, x: Float[Tensor, "B D"], state: State) -> tuple[Float[Tensor, "B H"], State]:
         _, z, n = self._activations(x, state)

@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .fused import FusedCell, chrono_or_number
+from .fused import FusedCell
+from .initialisation import chrono_or_number
 from .state import State
 
 
@@ -42,7 +43,7 @@ class LSTM(FusedCell):
         init: str = "torch",
     ) -> None:
         super().__init__(nn.LSTM(input_size, hidden_size), "lstm", ("hidden", "cell"), init)
-        initial = torch.as_tensor(chrono_or_number(forget_bias, seq_len, hidden_size))
+        initial = chrono_or_number(forget_bias, seq_len, hidden_size)
         with torch.no_grad():
             bias_input, bias_forget, _, _ = self.bias.chunk(4)
             bias_forget.copy_(initial)

@@ -1,0 +1,408 @@
+"""Cells against independent oracles: the papers' equations once more in numpy, torchrecurrent's cells with copied
+weights, and closed forms."""
+
+import math
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import pytest
+import torch
+import torchrecurrent as others
+from numpy import ndarray, tanh
+from scipy.signal import cont2discrete
+from torch import Tensor, nn
+
+from seqmem.cells import CELLS, Cell, steps
+from seqmem.cells.antisymmetric import Antisymmetric
+from seqmem.cells.cornn import CoRNN
+from seqmem.cells.indrnn import IndRNN
+from seqmem.cells.irnn import IRNN
+from seqmem.cells.janet import JANET
+from seqmem.cells.lem import LEM
+from seqmem.cells.lmu import LMU, legendre_memory
+from seqmem.cells.mgu import MGU
+from seqmem.cells.mingru import MinGRU
+from seqmem.cells.minlstm import MinLSTM
+from seqmem.cells.rglru import RGLRU
+from seqmem.cells.ugrnn import UGRNN
+from seqmem.cells.unicornn import UnICORNN
+from seqmem.randomness import ambient
+
+T, B, D, H = 6, 3, 5, 4
+Weights = Mapping[str, ndarray]
+State = dict[str, ndarray]
+Step = Callable[[Weights, ndarray, State], State]
+
+
+def sigmoid(a: ndarray) -> ndarray:
+    return 1 / (1 + np.exp(-a))
+
+
+def relu(a: ndarray) -> ndarray:
+    return np.maximum(a, 0)
+
+
+def rows(weights: Weights, name: str, index: int, size: int = H) -> ndarray:
+    return weights[name][index * size : (index + 1) * size]
+
+
+def affine(w: Weights, index: int, x: ndarray, h: ndarray | None = None) -> ndarray:
+    """W x + b, and + U h, of the gate in this place."""
+    total = x @ rows(w, "weight_input", index).T + rows(w, "bias", index)
+    return total if h is None else total + h @ rows(w, "weight_hidden", index).T
+
+
+def ugrnn(w: Weights, x: ndarray, s: State) -> State:
+    h = s["hidden"]
+    g, c = sigmoid(affine(w, 0, x, h)), tanh(affine(w, 1, x, h))
+    return {"hidden": g * h + (1 - g) * c}
+
+
+def mgu(w: Weights, x: ndarray, s: State) -> State:
+    h = s["hidden"]
+    f = sigmoid(affine(w, 0, x, h))
+    return {"hidden": (1 - f) * h + f * tanh(affine(w, 1, x, f * h))}
+
+
+def janet(w: Weights, x: ndarray, s: State) -> State:
+    h = s["hidden"]
+    a, c = affine(w, 0, x, h), tanh(affine(w, 1, x, h))
+    return {"hidden": sigmoid(a) * h + (1 - sigmoid(a - 0.7)) * c}
+
+
+def irnn(w: Weights, x: ndarray, s: State) -> State:
+    return {
+        "hidden": relu(x @ w["fused.weight_ih_l0"].T + s["hidden"] @ w["fused.weight_hh_l0"].T + w["fused.bias_ih_l0"])
+    }
+
+
+def indrnn(w: Weights, x: ndarray, s: State) -> State:
+    u = np.clip(w["weight_hidden"], -(2 ** (1 / 20)), 2 ** (1 / 20))
+    return {"hidden": relu(affine(w, 0, x) + u * s["hidden"])}
+
+
+def antisymmetric(w: Weights, x: ndarray, s: State, *, gated: bool = False) -> State:
+    h, a = s["hidden"], w["weight_hidden"]
+    past = h @ (a - a.T - 0.3 * np.eye(H)).T
+    gate = sigmoid(affine(w, 0, x) + past) if gated else 1.0
+    return {"hidden": h + 0.2 * gate * tanh(affine(w, int(gated), x) + past)}
+
+
+def cornn(w: Weights, x: ndarray, s: State) -> State:
+    y, z = s["hidden"], s["velocity"]
+    of_x, of_z, of_y = np.split(w["weight"], [D, D + H], axis=1)
+    z = z + 0.1 * (tanh(x @ of_x.T + z @ of_z.T + y @ of_y.T + w["bias"]) - 2.0 * y - 3.0 * z)
+    return {"hidden": y + 0.1 * z, "velocity": z}
+
+
+def unicornn(w: Weights, x: ndarray, s: State) -> State:
+    y, z = s["hidden"], s["velocity"]
+    dt = 0.3 * sigmoid(w["timescale"])
+    z = z - dt * (tanh(w["weight_hidden"] * y + affine(w, 0, x)) + 5.0 * y)
+    return {"hidden": y + dt * z, "velocity": z}
+
+
+def lem(w: Weights, x: ndarray, s: State) -> State:
+    y, z = s["hidden"], s["memory"]
+    p, q = 0.6 * sigmoid(affine(w, 0, x, y)), 0.6 * sigmoid(affine(w, 1, x, y))
+    z = (1 - q) * z + q * tanh(affine(w, 2, x, y))
+    return {"hidden": (1 - p) * y + p * tanh(affine(w, 3, x, z)), "memory": z}
+
+
+def lmu(w: Weights, x: ndarray, s: State) -> State:
+    order, window, h, m = 3, 20.0, s["hidden"], s["memory"]
+    a, b = np.zeros((order, order)), np.zeros((order, 1))
+    for i in range(order):
+        b[i] = (2 * i + 1) * (-1) ** i / window
+        for j in range(order):
+            a[i, j] = (2 * i + 1) / window * (-1 if i < j else (-1) ** (i - j + 1))
+    a, b, *_ = cont2discrete((a, b, np.eye(order), np.zeros((order, 1))), dt=1.0, method="zoh")
+    u = x @ w["encode_input"] + h @ w["encode_hidden"] + m @ w["encode_memory"]
+    m = m @ a.T + u[:, None] * b[:, 0]
+    h = tanh(x @ w["weight_input"].T + h @ w["weight_hidden"].T + m @ w["weight_memory"].T)
+    return {"hidden": h, "memory": m}
+
+
+def above_zero(a: ndarray) -> ndarray:
+    return np.where(a >= 0, a + 0.5, sigmoid(a))
+
+
+def mingru(w: Weights, x: ndarray, s: State) -> State:
+    z = sigmoid(affine(w, 0, x))
+    return {"hidden": (1 - z) * s["hidden"] + z * above_zero(affine(w, 1, x))}
+
+
+def minlstm(w: Weights, x: ndarray, s: State, *, normalised: bool = True) -> State:
+    f, i = sigmoid(affine(w, 0, x)), sigmoid(affine(w, 1, x))
+    total = f + i if normalised else 1.0
+    return {"hidden": (f * s["hidden"] + i * above_zero(affine(w, 2, x))) / total}
+
+
+def rglru(w: Weights, x: ndarray, s: State) -> State:
+    v = x @ w["weight_input"].T
+    r, i = (sigmoid(v @ rows(w, "weight_gates", k).T + rows(w, "bias", k)) for k in (0, 1))
+    a = sigmoid(-w["decay"]) ** (8 * r)
+    return {"hidden": a * s["hidden"] + np.sqrt(1 - a**2) * i * v}
+
+
+ORACLES: dict[str, tuple[Callable[[], Cell], Step]] = {
+    "ugrnn": (lambda: UGRNN(D, H), ugrnn),
+    "mgu": (lambda: MGU(D, H, forget_bias=1.0), mgu),
+    "janet": (lambda: JANET(D, H, beta=0.7, forget_bias=1.0), janet),
+    "irnn": (lambda: IRNN(D, H), irnn),
+    "indrnn": (lambda: IndRNN(D, H, seq_len=20), indrnn),
+    "antisymmetric": (lambda: Antisymmetric(D, H, epsilon=0.2, gamma=0.3), antisymmetric),
+    "antisymmetric, gated": (
+        lambda: Antisymmetric(D, H, epsilon=0.2, gamma=0.3, gated=True),
+        lambda w, x, s: antisymmetric(w, x, s, gated=True),
+    ),
+    "cornn": (lambda: CoRNN(D, H, dt=0.1, gamma=2.0, epsilon=3.0), cornn),
+    "unicornn": (lambda: UnICORNN(D, H, dt=0.3, alpha=5.0), unicornn),
+    "lem": (lambda: LEM(D, H, dt=0.6), lem),
+    "lmu": (lambda: LMU(D, H, order=3, seq_len=20), lmu),
+    "mingru": (lambda: MinGRU(D, H, forget_bias=None), mingru),
+    "minlstm": (lambda: MinLSTM(D, H, forget_bias=None), minlstm),
+    "minlstm, as it is": (
+        lambda: MinLSTM(D, H, forget_bias=None, normalised=False),
+        lambda w, x, s: minlstm(w, x, s, normalised=False),
+    ),
+    "rglru": (lambda: RGLRU(D, H), rglru),
+}
+
+
+def drawn(make: Callable[[], Cell], name: str) -> Cell:
+    """A float64 cell, all of whose weights are random: none is zero, none equals another."""
+    with ambient(0, name):
+        with torch.random.fork_rng(), _float64():
+            cell = make().double()
+        with torch.no_grad():
+            for parameter in cell.parameters():
+                if parameter.requires_grad:
+                    parameter.normal_()
+    return cell
+
+
+class _float64:  # noqa: N801  reads like torch's own
+    """Buffers are made in float64, too."""
+
+    def __enter__(self) -> None:
+        torch.set_default_dtype(torch.float64)
+
+    def __exit__(self, *_: object) -> None:
+        torch.set_default_dtype(torch.float32)
+
+
+def random(*sizes: int, seed: int) -> Tensor:
+    return torch.randn(*sizes, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def test_every_cell_has_an_oracle():
+    """rnn, lstm and gru: torch.nn, in test_cells.py."""
+    assert {name.partition(",")[0] for name in ORACLES} | {"rnn", "lstm", "gru"} == set(CELLS)
+
+
+@pytest.mark.parametrize("name", ORACLES)
+def test_a_cell_computes_the_equations_of_its_paper(name: str):
+    make, step = ORACLES[name]
+    cell, xs = drawn(make, name), random(T, B, D, seed=1)
+    weights = {key: value.detach().numpy() for key, value in cell.named_parameters()}
+    start = {key: random(*leaf.shape, seed=2 + i) for i, (key, leaf) in enumerate(cell.initial_state(B).items())}
+    expected = {key: leaf.numpy() for key, leaf in start.items()}
+    for (output, state), x in zip(steps(cell, xs.unbind(0), start), xs.numpy(), strict=True):
+        expected = step(weights, x, expected)
+        assert state.keys() == expected.keys()
+        for key, value in expected.items():
+            np.testing.assert_allclose(state[key].detach().numpy(), value, rtol=1e-10, atol=1e-12)
+        assert output is state["hidden"]
+
+
+def swapped(weight: Tensor) -> Tensor:
+    """The two blocks of rows, the other way round."""
+    return torch.cat([*reversed(weight.chunk(2))])
+
+
+TWINS: dict[str, tuple[Callable[[], nn.Module], Callable[[Weights], dict[str, Tensor]]]] = {
+    "ugrnn": (
+        lambda: others.UGRNNCell(D, H),
+        lambda w: {
+            "weight_ih": swapped(w["weight_input"]), "weight_hh": swapped(w["weight_hidden"]),
+            "bias_ih": swapped(w["bias"]),
+        },
+    ),
+    "mgu": (
+        lambda: others.MGUCell(D, H),
+        lambda w: {"weight_ih": w["weight_input"], "weight_hh": w["weight_hidden"], "bias_ih": w["bias"]},
+    ),
+    "janet": (
+        lambda: others.JANETCell(D, H),
+        lambda w: {
+            "weight_ih": w["weight_input"], "weight_hh": w["weight_hidden"], "bias_ih": w["bias"],
+            "beta": torch.tensor(0.7, dtype=torch.float64),
+        },
+    ),
+    "indrnn": (
+        lambda: others.IndRNNCell(D, H, nonlinearity="relu"),
+        lambda w: {
+            "weight_ih": w["weight_input"], "vector_u": w["weight_hidden"].clamp(-(2 ** (1 / 20)), 2 ** (1 / 20)),
+            "bias_ih": w["bias"],
+        },
+    ),
+    "antisymmetric": (
+        lambda: others.AntisymmetricRNNCell(D, H, epsilon=0.2, gamma=0.3),
+        lambda w: {"weight_ih": w["weight_input"], "weight_hh": w["weight_hidden"], "bias_ih": w["bias"]},
+    ),
+    "antisymmetric, gated": (
+        lambda: others.GatedAntisymmetricRNNCell(D, H, epsilon=0.2, gamma=0.3),
+        lambda w: {"weight_ih": w["weight_input"], "weight_hh": w["weight_hidden"], "bias_ih": w["bias"]},
+    ),
+    "cornn": (
+        lambda: others.coRNNCell(D, H, dt=0.1, gamma=2.0, epsilon=3.0),
+        lambda w: {
+            "weight_ih": w["weight"][:, :D], "weight_ch": w["weight"][:, D : D + H],
+            "weight_hh": w["weight"][:, D + H :], "bias_ih": w["bias"],
+        },
+    ),
+    "unicornn": (
+        lambda: others.UnICORNNCell(D, H, dt=0.3, alpha=5.0),
+        lambda w: {
+            "weight_ih": w["weight_input"], "weight_hh": w["weight_hidden"], "weight_ch": w["timescale"],
+            "bias_ih": w["bias"],
+        },
+    ),
+}  # fmt: skip
+"""Name in ORACLES -> torchrecurrent's cell, and its weights from ours. Its LEM (0.2.5) is none: its output reads the
+old memory, the paper's and the authors' the new one."""
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_a_cell_equals_torchrecurrents_twin_with_copied_weights(name: str):
+    cell, xs = drawn(ORACLES[name][0], name), random(T, B, D, seed=1)
+    twin, weights = TWINS[name][0]().double(), TWINS[name][1](dict(cell.named_parameters()))
+    with torch.no_grad():
+        for key, parameter in twin.named_parameters():
+            parameter.copy_(weights[key]) if key in weights else parameter.zero_()
+        theirs: object = None
+        for x, (output, _) in zip(xs, steps(cell, xs.unbind(0), cell.initial_state(B)), strict=True):
+            theirs = twin(x, theirs)
+            expected = theirs[0] if isinstance(theirs, tuple) else theirs
+            torch.testing.assert_close(output, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_janet_without_beta_is_the_ugrnn():
+    cell, xs = drawn(lambda: JANET(D, H, beta=0.0, forget_bias=1.0), "janet"), random(T, B, D, seed=1)
+    twin = drawn(lambda: UGRNN(D, H), "ugrnn")
+    twin.load_state_dict(cell.state_dict())
+    torch.testing.assert_close(cell(xs), twin(xs))
+
+
+def test_every_step_of_a_unicornn_can_be_undone():
+    cell, x = drawn(lambda: UnICORNN(D, H), "unicornn"), random(B, D, seed=1)
+    start = {"hidden": random(B, H, seed=2), "velocity": random(B, H, seed=3)}
+    _, new = cell.step(x, start)
+    dt = cell.dt * cell.timescale.sigmoid()
+    y = new["hidden"] - dt * new["velocity"]
+    z = new["velocity"] + dt * ((cell.weight_hidden * y + x @ cell.weight_input.T + cell.bias).tanh() + cell.alpha * y)
+    torch.testing.assert_close((y, z), (start["hidden"], start["velocity"]), rtol=1e-10, atol=1e-12)
+
+
+def test_the_units_gradient_of_an_indrnn_is_at_most_the_bound_over_a_sequence():
+    cell = drawn(lambda: IndRNN(D, H, most=2.0, seq_len=10), "indrnn")
+    with torch.no_grad():
+        cell.weight_hidden.fill_(3.0)  # as after an update that went too far
+        cell.weight_input.fill_(0.1)
+        cell.bias.fill_(1.0)  # every unit stays open
+    start = {"hidden": torch.ones(B, H, dtype=torch.float64, requires_grad=True)}
+    _, final = cell(torch.zeros(10, B, D, dtype=torch.float64), start)
+    (gradient,) = torch.autograd.grad(final["hidden"].sum(), start["hidden"])
+    torch.testing.assert_close(gradient, torch.full_like(gradient, 2.0))
+    assert torch.autograd.grad(cell(torch.ones(2, B, D).double())[0].sum(), cell.weight_hidden)[0].abs().min() > 0
+
+
+def test_an_antisymmetric_cell_without_diffusion_turns_its_state():
+    """Eigenvalues of A - A^T are imaginary: to first order in epsilon the norm stays as it is."""
+    cell = drawn(lambda: Antisymmetric(D, H, epsilon=1e-4, gamma=0.0), "antisymmetric")
+    with torch.no_grad():
+        cell.bias.zero_()
+    h = 1e-3 * random(B, H, seed=1)
+    _, new = cell.step(torch.zeros(B, D, dtype=torch.float64), {"hidden": h})
+    assert (new["hidden"] - h).norm() > 1e-8
+    torch.testing.assert_close(new["hidden"].norm(dim=1), h.norm(dim=1), rtol=1e-6, atol=0)
+
+
+def test_the_memory_of_an_lmu_is_a_delay_line():
+    """Of a slow sine: the polynomials' sum at one end is what came in now, at the other what came in a window ago."""
+    window, order = 50, 8
+    a, b = legendre_memory(order, float(window))
+    m, signal = torch.zeros(order, dtype=torch.float64), [math.sin(2 * math.pi * t / 120) for t in range(300)]
+    signs = (-1.0) ** torch.arange(order, dtype=torch.float64)
+    for t, u in enumerate(signal):
+        m = a @ m + b * u
+        if t > 150:
+            assert float(m.sum()) == pytest.approx(signal[t - window], abs=0.04)
+            assert float(m @ signs) == pytest.approx(u, abs=0.04)
+
+
+def test_decays_of_an_rglru_begin_between_the_fastest_and_the_slowest():
+    with ambient(0, "rglru"):
+        decay = RGLRU(D, 2000).decay.detach().double()
+    kept = decay.neg().sigmoid() ** 8  # with an open recurrence gate
+    assert 0.9 - 1e-4 <= kept.min() < 0.901
+    assert 0.998 < kept.max() <= 0.999 + 1e-4
+    squares = kept.square()
+    assert squares.mean().item() == pytest.approx((0.9**2 + 0.999**2) / 2, abs=0.006)  # 4.5 standard errors
+
+
+def test_an_irnn_begins_by_keeping_what_it_was_told():
+    with ambient(0, "irnn"):
+        cell = IRNN(D, 500)
+    start = {"hidden": torch.rand(B, 500)}
+    torch.testing.assert_close(cell(torch.zeros(9, B, D), start)[1], start, rtol=0, atol=0)
+    assert cell.weight_input.std().item() == pytest.approx(0.001, rel=0.07)
+
+
+@pytest.mark.parametrize("make", [MGU, JANET, MinGRU])
+def test_chrono_keeps_for_as_long_as_the_sequence(make: type[MGU] | type[JANET] | type[MinGRU]):
+    """With no input, the gate's bias alone says how much a timestep keeps: t/(t + 1) for a memory of t timesteps."""
+    with ambient(0, "chrono"):
+        cell = make(D, 1000, seq_len=101)
+    kept = cell.gates(torch.zeros(1, D), cell.initial_state(1))[cell.keeps[0]].double()
+    memory = kept / (1 - kept)
+    assert memory.min() >= 0.99
+    assert memory.max() <= 100.1
+    assert memory.mean().item() == pytest.approx(50.5, abs=4.1)  # 4.5 standard errors of the mean of U(1, 100)
+
+
+def test_chrono_of_a_normalised_minlstm_forgets_as_slowly_as_its_bias_says():
+    """f / (f + i) = 1 / (1 + e^-b) with f = sigmoid(b) and i = sigmoid(-b)."""
+    with ambient(0, "chrono"):
+        cell = MinLSTM(D, 1000, seq_len=101)
+    kept = cell.gates(torch.zeros(1, D), cell.initial_state(1))["forget"][0]
+    torch.testing.assert_close(kept, cell.bias[:1000].sigmoid())
+    assert 40 < (kept / (1 - kept)).mean() < 60
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: UGRNN(D, H, init="zeros"), "init='zeros': must be"),
+        (lambda: MGU(D, H), "'chrono' needs seq_len"),
+        (lambda: JANET(D, H, forget_bias="long"), "forget_bias='long': must be a number or 'chrono'"),
+        (lambda: IRNN(D, H, input_deviation=-1.0), "input_deviation=-1.0: must be more than 0"),
+        (lambda: IndRNN(D, H), "most=2.0 needs seq_len"),
+        (lambda: IndRNN(D, H, most=-1.0, seq_len=9), "most=-1.0: must be more than 0"),
+        (lambda: Antisymmetric(D, H, epsilon=0.0), "epsilon=0.0: must be more than 0"),
+        (lambda: Antisymmetric(D, H, gamma=-1.0), "gamma=-1.0: must be 0 or more"),
+        (lambda: CoRNN(D, H, dt=1.0), "dt=1.0, epsilon=4.7: their product must be less than 2"),
+        (lambda: UnICORNN(D, H, alpha=math.nan), "alpha=nan: must be 0 or more"),
+        (lambda: LEM(D, H, dt=1.5), "dt=1.5: must be more than 0, and at most 1"),
+        (lambda: LMU(D, H, order=0, seq_len=9), "order=0: must be at least 1"),
+        (lambda: LMU(D, H), "window=null needs seq_len"),
+        (lambda: MinGRU(D, H), "'chrono' needs seq_len"),
+        (lambda: RGLRU(D, H, fastest=0.9, slowest=0.5), "fastest=0.9, slowest=0.5: must be"),
+    ],
+)
+def test_wrong_options_are_refused_in_one_line(make: Callable[[], Cell], message: str):
+    with pytest.raises(ValueError) as refused:  # noqa: PT011  looked at below
+        make()
+    assert message in str(refused.value)
+    assert "\n" not in str(refused.value)
