@@ -3,13 +3,14 @@ weights, and closed forms."""
 
 import math
 from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import numpy as np
 import pytest
 import torch
 import torchrecurrent as others
 from numpy import ndarray, tanh
-from scipy.signal import cont2discrete
+from scipy.linalg import expm
 from torch import Tensor, nn
 
 from seqmem.cells import CELLS, Cell, steps
@@ -32,6 +33,7 @@ T, B, D, H = 6, 3, 5, 4
 Weights = Mapping[str, ndarray]
 State = dict[str, ndarray]
 Step = Callable[[Weights, ndarray, State], State]
+C = TypeVar("C", bound=Cell)
 
 
 def sigmoid(a: ndarray) -> ndarray:
@@ -116,7 +118,8 @@ def lmu(w: Weights, x: ndarray, s: State) -> State:
         b[i] = (2 * i + 1) * (-1) ** i / window
         for j in range(order):
             a[i, j] = (2 * i + 1) / window * (-1 if i < j else (-1) ** (i - j + 1))
-    a, b, *_ = cont2discrete((a, b, np.eye(order), np.zeros((order, 1))), dt=1.0, method="zoh")
+    turned = np.asarray(expm(a))
+    a, b = turned, np.linalg.solve(a, (turned - np.eye(order)) @ b)  # zero-order hold
     u = x @ w["encode_input"] + h @ w["encode_hidden"] + m @ w["encode_memory"]
     m = m @ a.T + u[:, None] * b[:, 0]
     h = tanh(x @ w["weight_input"].T + h @ w["weight_hidden"].T + m @ w["weight_memory"].T)
@@ -170,7 +173,7 @@ ORACLES: dict[str, tuple[Callable[[], Cell], Step]] = {
 }
 
 
-def drawn(make: Callable[[], Cell], name: str) -> Cell:
+def drawn(make: Callable[[], C], name: str) -> C:
     """A float64 cell, all of whose weights are random: none is zero, none equals another."""
     with ambient(0, name):
         with torch.random.fork_rng(), _float64():
@@ -221,7 +224,7 @@ def swapped(weight: Tensor) -> Tensor:
     return torch.cat([*reversed(weight.chunk(2))])
 
 
-TWINS: dict[str, tuple[Callable[[], nn.Module], Callable[[Weights], dict[str, Tensor]]]] = {
+TWINS: dict[str, tuple[Callable[[], nn.Module], Callable[[Mapping[str, Tensor]], dict[str, Tensor]]]] = {
     "ugrnn": (
         lambda: others.UGRNNCell(D, H),
         lambda w: {
