@@ -11,20 +11,28 @@ import torch
 import torchrecurrent as others
 from numpy import ndarray, tanh
 from scipy.linalg import expm
+from scipy.special import erf
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
 
-from seqmem.cells import CELLS, Cell, steps
+from seqmem.cells import CELLS, Cell, matrix_memory, steps
 from seqmem.cells.antisymmetric import Antisymmetric
+from seqmem.cells.attention import Attention
 from seqmem.cells.cornn import CoRNN
+from seqmem.cells.deltanet import DeltaNet
+from seqmem.cells.gated_deltanet import GatedDeltaNet
 from seqmem.cells.indrnn import IndRNN
 from seqmem.cells.irnn import IRNN
 from seqmem.cells.janet import JANET
 from seqmem.cells.lem import LEM
+from seqmem.cells.linear_attention import LinearAttention
 from seqmem.cells.lmu import LMU, legendre_memory
 from seqmem.cells.mgu import MGU
 from seqmem.cells.mingru import MinGRU
 from seqmem.cells.minlstm import MinLSTM
+from seqmem.cells.retention import Retention
 from seqmem.cells.rglru import RGLRU
+from seqmem.cells.tcn import TCN
 from seqmem.cells.ugrnn import UGRNN
 from seqmem.cells.unicornn import UnICORNN
 from seqmem.randomness import ambient
@@ -148,7 +156,57 @@ def rglru(w: Weights, x: ndarray, s: State) -> State:
     return {"hidden": a * s["hidden"] + np.sqrt(1 - a**2) * i * v}
 
 
+def per_head(w: Weights, x: ndarray) -> list[tuple[ndarray, ...]]:
+    """q, k and v [B 2] of two heads of two numbers."""
+    q, k, v = np.split(x @ w["project.weight"].T, 3, axis=-1)
+    return [(q[:, at : at + 2], k[:, at : at + 2], v[:, at : at + 2]) for at in (0, 2)]
+
+
+def linear_attention(w: Weights, x: ndarray, s: State) -> State:
+    memory, total, read = s["memory"].copy(), s["total"].copy(), []
+    for a, (q, k, v) in enumerate(per_head(w, x)):
+        q, k = (np.where(part > 0, part + 1, np.exp(part)) for part in (q, k))
+        memory[:, a] += np.einsum("bi,bj->bij", k, v)
+        total[:, a] += k
+        read.append(np.einsum("bij,bi->bj", memory[:, a], q) / ((total[:, a] * q).sum(-1, keepdims=True) + 1e-6))
+    return {"memory": memory, "total": total, "output": np.concatenate(read, -1) @ w["leave.weight"].T}
+
+
+def retention(w: Weights, x: ndarray, s: State) -> State:
+    memory, read = s["memory"].copy(), []
+    for a, (q, k, v) in enumerate(per_head(w, x)):
+        memory[:, a] = (1 - 2.0 ** (-5 - a)) * memory[:, a] + np.einsum("bi,bj->bij", k, v)
+        read.append(np.einsum("bij,bi->bj", memory[:, a], q) / math.sqrt(2))
+    return {"memory": memory, "output": np.concatenate(read, -1) @ w["leave.weight"].T}
+
+
+def delta_rule(w: Weights, x: ndarray, s: State, keep: ndarray, most: float = 1.0) -> State:
+    memory, read = s["memory"].copy(), []
+    beta = most * sigmoid(x @ w["write.weight"].T)
+    for a, parts in enumerate(per_head(w, x)):
+        q, k, v = (part * sigmoid(part) for part in parts)
+        q, k = (part / np.sqrt((part**2).sum(-1, keepdims=True) + 1e-6) for part in (q, k))
+        for b in range(B):
+            kept = keep[b, a] * memory[b, a]
+            memory[b, a] = kept @ np.eye(2) + beta[b, a] * np.outer(k[b], v[b] - kept.T @ k[b])
+        read.append(np.einsum("bij,bi->bj", memory[:, a], q) / math.sqrt(2))
+    return {"memory": memory, "output": np.concatenate(read, -1) @ w["leave.weight"].T}
+
+
+def gated_deltanet(w: Weights, x: ndarray, s: State) -> State:
+    softplus = np.log1p(np.exp(x @ w["forget.weight"].T + w["forget.bias"]))
+    return delta_rule(w, x, s, np.exp(-np.exp(w["rate"]) * softplus))
+
+
 ORACLES: dict[str, tuple[Callable[[], Cell], Step]] = {
+    "linear_attention": (lambda: LinearAttention(D, H, heads=2), linear_attention),
+    "retention": (lambda: Retention(D, H, heads=2), retention),
+    "deltanet": (lambda: DeltaNet(D, H, heads=2), lambda w, x, s: delta_rule(w, x, s, np.ones((B, 2)))),
+    "deltanet, negative": (
+        lambda: DeltaNet(D, H, heads=2, negative=True),
+        lambda w, x, s: delta_rule(w, x, s, np.ones((B, 2)), 2.0),
+    ),
+    "gated_deltanet": (lambda: GatedDeltaNet(D, H, heads=2), gated_deltanet),
     "ugrnn": (lambda: UGRNN(D, H), ugrnn),
     "mgu": (lambda: MGU(D, H, forget_bias=1.0), mgu),
     "janet": (lambda: JANET(D, H, beta=0.7, forget_bias=1.0), janet),
@@ -200,8 +258,9 @@ def random(*sizes: int, seed: int) -> Tensor:
 
 
 def test_every_cell_has_an_oracle():
-    """rnn, lstm and gru: torch.nn, in test_cells.py."""
-    assert {name.partition(",")[0] for name in ORACLES} | {"rnn", "lstm", "gru"} == set(CELLS)
+    """rnn, lstm and gru: torch.nn, in test_cells.py. torchrecurrent: the package itself, in test_torchrecurrent.py."""
+    elsewhere = {"rnn", "lstm", "gru", "torchrecurrent", "attention", "tcn"}  # the last two below
+    assert {name.partition(",")[0] for name in ORACLES} | elsewhere == set(CELLS)
 
 
 @pytest.mark.parametrize("name", ORACLES)
@@ -213,10 +272,11 @@ def test_a_cell_computes_the_equations_of_its_paper(name: str):
     expected = {key: leaf.numpy() for key, leaf in start.items()}
     for (output, state), x in zip(steps(cell, xs.unbind(0), start), xs.numpy(), strict=True):
         expected = step(weights, x, expected)
+        answer = expected.pop("output", expected.get("hidden"))
         assert state.keys() == expected.keys()
         for key, value in expected.items():
             np.testing.assert_allclose(state[key].detach().numpy(), value, rtol=1e-10, atol=1e-12)
-        assert output is state["hidden"]
+        np.testing.assert_allclose(output.detach().numpy(), answer, rtol=1e-10, atol=1e-12)
 
 
 def swapped(weight: Tensor) -> Tensor:
@@ -289,6 +349,102 @@ def test_a_cell_equals_torchrecurrents_twin_with_copied_weights(name: str):
             theirs = twin(x, theirs)
             expected = theirs[0] if isinstance(theirs, tuple) else theirs
             torch.testing.assert_close(output, expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("make", [LinearAttention, Retention])
+def test_chunks_of_a_matrix_memory_are_its_steps(
+    make: type[LinearAttention] | type[Retention], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(matrix_memory, "CHUNK", 3)
+    cell, xs = drawn(lambda: make(D, H, heads=2), "chunks"), random(8, B, D, seed=1)
+    start = {key: random(*leaf.shape, seed=2) for key, leaf in cell.initial_state(B).items()}
+    *_, (_, end) = walked = [*steps(cell, xs.unbind(0), start)]
+    torch.testing.assert_close(cell(xs, start), (torch.stack([output for output, _ in walked]), end))
+
+
+def test_the_delta_rule_writes_so_that_the_key_reads_the_value():
+    """With beta = 1 and a key of length 1: S^T k = v, whatever was there."""
+    cell, x = drawn(lambda: DeltaNet(D, H, heads=2), "delta"), random(B, D, seed=1)
+    x[:, 0] = 50.0
+    with torch.no_grad():
+        cell.write.weight.zero_()[:, 0] = 1.0
+    _, state = cell.step(x, {"memory": random(B, 2, 2, 2, seed=2)})
+    _, key, value = (part * part.sigmoid() for part in cell.projected(x))
+    read = matrix_memory.read(state["memory"], matrix_memory.unit(key))
+    torch.testing.assert_close(read, value, rtol=1e-4, atol=1e-4)
+
+
+def layer_norm(x: ndarray, w: Weights, name: str) -> ndarray:
+    centred = x - x.mean(-1, keepdims=True)
+    scaled = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5)
+    return scaled * w[f"{name}.weight"] + w[f"{name}.bias"]
+
+
+def gelu(x: ndarray) -> ndarray:
+    return x * (1 + np.asarray(erf(x / math.sqrt(2)))) / 2
+
+
+@pytest.mark.parametrize("window", [None, 3])
+@pytest.mark.parametrize("positions", ["rotary", "none"])
+def test_attention_is_a_transformer_block_written_out(positions: str, window: int | None):
+    """Position, head and sequence one by one; pairs of numbers are complex ones, turned by e^(i t theta)."""
+    cell = drawn(lambda: Attention(D, 8, heads=2, positions=positions, window=window), "attention")
+    w = {key: value.detach().numpy() for key, value in cell.named_parameters()}
+    xs = random(T, B, D, seed=1)
+    x = xs.numpy() @ w["enter.weight"].T
+    q, k, v = np.split(layer_norm(x, w, "norm") @ w["project.weight"].T, 3, axis=-1)
+
+    def turned(vector: ndarray, t: int) -> ndarray:
+        if positions == "none":
+            return vector
+        complexes = vector[0::2] + 1j * vector[1::2]
+        complexes = complexes * np.exp(1j * t * 10000.0 ** (-2 * np.arange(2) / 4))
+        return np.stack([complexes.real, complexes.imag], -1).ravel()
+
+    looked = np.zeros((T, B, 8))
+    for t in range(T):
+        for b in range(B):
+            for head in (slice(0, 4), slice(4, 8)):
+                seen = range(0 if window is None else max(0, t - window + 1), t + 1)
+                scores = np.array([turned(q[t, b, head], t) @ turned(k[s, b, head], s) / 2 for s in seen])
+                shares = np.exp(scores) / np.exp(scores).sum()
+                looked[t, b, head] = sum(share * v[s, b, head] for share, s in zip(shares, seen, strict=True))
+    y = x + looked @ w["leave.weight"].T
+    inner = gelu(layer_norm(y, w, "second.0") @ w["second.1.weight"].T + w["second.1.bias"])
+    expected = y + inner @ w["second.3.weight"].T + w["second.3.bias"]
+    np.testing.assert_allclose(cell(xs)[0].detach().numpy(), expected, rtol=1e-10, atol=1e-12)
+
+
+def test_a_tcn_is_torchs_convolutions_with_weight_norm():
+    """Padded on both sides and cut off at the end, as the authors have it."""
+    cell, xs = drawn(lambda: TCN(D, H, levels=3, kernel=2), "tcn"), random(12, B, D, seed=1)
+    x = xs.permute(1, 2, 0)
+    for level in range(3):
+        a = x
+        for part in (cell.first[level], cell.second[level]):
+            conv = weight_norm(nn.Conv1d(a.shape[1], H, 2, padding=2**level, dilation=2**level)).double()
+            with torch.no_grad():
+                conv.bias.copy_(part.bias)
+                conv.parametrizations.weight.original0.copy_(part.length)
+                conv.parametrizations.weight.original1.copy_(part.direction)
+            a = conv(a)[..., : -(2**level)].relu()
+        around = x if level else (xs @ cell.enter.weight.T + cell.enter.bias).permute(1, 2, 0)
+        x = (a + around).relu()
+    torch.testing.assert_close(cell(xs)[0], x.permute(2, 0, 1), rtol=1e-10, atol=1e-12)
+
+
+def test_a_tcn_sees_as_far_as_it_says():
+    cell = drawn(lambda: TCN(D, H, levels=3, kernel=2), "tcn")
+    with torch.no_grad():
+        for parameter in cell.parameters():
+            parameter.abs_()  # so that every unit is open
+    xs = random(40, 1, D, seed=1).abs().requires_grad_()
+    (gradient,) = torch.autograd.grad(cell(xs)[0][-1].sum(), xs)
+    assert gradient.abs().sum((1, 2)).nonzero()[0].item() == 40 - (1 + 2 * (2 - 1) * (2**3 - 1))
+
+
+def test_attention_takes_any_hidden_size():
+    assert Attention(D, 7)(torch.zeros(2, B, D))[0].shape == (2, B, 7)
 
 
 def test_janet_without_beta_is_the_ugrnn():
@@ -401,6 +557,13 @@ def test_chrono_of_a_normalised_minlstm_forgets_as_slowly_as_its_bias_says():
         (lambda: LMU(D, H, order=0, seq_len=9), "order=0: must be at least 1"),
         (lambda: LMU(D, H), "window=null needs seq_len"),
         (lambda: MinGRU(D, H), "'chrono' needs seq_len"),
+        (lambda: Retention(D, H, heads=0), "heads=0: must be at least 1"),
+        (lambda: Attention(D, H, heads=0), "heads=0: must be at least 1"),
+        (lambda: Attention(D, H, wide=-1), "wide=-1: must be at least 0"),
+        (lambda: Attention(D, H, window=0), "window=0: must be at least 1"),
+        (lambda: Attention(D, H, positions="learned"), "positions='learned': must be 'rotary' or 'none'"),
+        (lambda: TCN(D, H, levels=0), "levels=0: must be at least 1"),
+        (lambda: TCN(D, H, kernel=1), "kernel=1: must be at least 2"),
         (lambda: RGLRU(D, H, fastest=0.9, slowest=0.5), "fastest=0.9, slowest=0.5: must be"),
     ],
 )

@@ -41,8 +41,11 @@ MAKERS |= {
     "lstm orthogonal": lambda d: LSTM(d, H, seq_len=9, init="orthogonal"),
     "gru cho": lambda d: GRU(d, H, seq_len=20, form="cho"),
     "gru identity": lambda d: GRU(d, H, forget_bias=0.0, init="identity"),
-    "attention": lambda d: Attention(d, H),
-    "attention, window": lambda d: Attention(d, H, window=3),
+    "own attention": lambda d: Attention(d, H),
+    "own attention, window": lambda d: Attention(d, H, window=3),
+    "attention, window": lambda d: CELLS["attention"](d, H, window=3),
+    "attention, plain": lambda d: CELLS["attention"](d, D, heads=1, positions="none", wide=0),
+    "tcn, one level": lambda d: CELLS["tcn"](d, H, levels=1, kernel=2),
     "stack with attention": lambda d: Stack([LSTM(d, H, seq_len=20), Attention(H, H), RNN(H, H)]),
     "stack": lambda d: Stack([LSTM(d, H, seq_len=20), RNN(H, H), GRU(H, H, form="cho", forget_bias=1.0)]),
 }

@@ -1,23 +1,28 @@
 """Recurrent cells. ``CELLS`` maps the name in ``conf/cell/NAME.yaml`` to its class."""
 
 from .antisymmetric import Antisymmetric as Antisymmetric
+from .attention import Attention as Attention
 from .base import KERNELS as KERNELS
 from .base import Cell as Cell
 from .base import CellFactory as CellFactory
 from .base import steps as steps
 from .base import use_kernel as use_kernel
 from .cornn import CoRNN as CoRNN
+from .deltanet import DeltaNet as DeltaNet
 from .fused import FusedCell as FusedCell
+from .gated_deltanet import GatedDeltaNet as GatedDeltaNet
 from .gru import GRU as GRU
 from .indrnn import IndRNN as IndRNN
 from .irnn import IRNN as IRNN
 from .janet import JANET as JANET
 from .lem import LEM as LEM
+from .linear_attention import LinearAttention as LinearAttention
 from .lmu import LMU as LMU
 from .lstm import LSTM as LSTM
 from .mgu import MGU as MGU
 from .mingru import MinGRU as MinGRU
 from .minlstm import MinLSTM as MinLSTM
+from .retention import Retention as Retention
 from .rglru import RGLRU as RGLRU
 from .rnn import RNN as RNN
 from .stack import Stack as Stack
@@ -26,6 +31,8 @@ from .state import Slots as Slots
 from .state import State as State
 from .state import join as join
 from .state import part as part
+from .tcn import TCN as TCN
+from .torchrecurrent import TorchRecurrent as TorchRecurrent
 from .ugrnn import UGRNN as UGRNN
 from .unicornn import UnICORNN as UnICORNN
 
@@ -46,4 +53,11 @@ CELLS: dict[str, type[Cell]] = {
     "mingru": MinGRU,
     "minlstm": MinLSTM,
     "rglru": RGLRU,
+    "linear_attention": LinearAttention,
+    "retention": Retention,
+    "deltanet": DeltaNet,
+    "gated_deltanet": GatedDeltaNet,
+    "attention": Attention,
+    "tcn": TCN,
+    "torchrecurrent": TorchRecurrent,
 }

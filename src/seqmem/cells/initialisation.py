@@ -67,3 +67,14 @@ def positive(name: str, value: float) -> float:
     if not 0 < value < float("inf"):
         raise ValueError(f"{name}={value}: must be more than 0, and finite")
     return float(value)
+
+
+def at_least(name: str, value: int, least: int) -> int:
+    """The value itself.
+
+    Raises:
+        ValueError: it is less than ``least``.
+    """
+    if value < least:
+        raise ValueError(f"{name}={value}: must be at least {least}")
+    return value

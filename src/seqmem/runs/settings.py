@@ -153,9 +153,12 @@ def drew_other_data(config: Mapping[str, Any], environment: Mapping[str, Any]) -
 
 
 def own_name(part: Mapping[str, Any]) -> str:
-    """The name of a cell or a task in a configuration; a user's own class goes by the class's name.
+    """The name of a cell or a task in a configuration; a user's own class goes by the class's name, a cell of another
+    package by its ``kind``.
 
     Raises:
         KeyError: it has no ``name``, or a custom one no ``target``.
     """
-    return str(part["target"]).rpartition(".")[2] if part["name"] == "custom" else str(part["name"])
+    if part["name"] == "custom":
+        return str(part["target"]).rpartition(".")[2]
+    return str(part.get("kind", part["name"]))

@@ -184,7 +184,7 @@ def _checked(config: DictConfig, processes: int) -> tuple[Sweep, list[str]]:
             mistakes[number] = one_line(error)
     if _is_ours(config):
         for group in own_code.PARTS:
-            if any(_is_own(getattr(one, group)) for one in composed.values()):
+            if any(_takes_arguments(getattr(one, group)) for one in composed.values()):
                 _leave_arguments_to_own_classes(group, composed.values())
     for number, checked in composed.items():
         path = run_path(checked)
@@ -214,14 +214,15 @@ def _is_ours(config: DictConfig) -> bool:
     return config.hydra.launcher._target_.startswith("hydra_plugins.seqmem_launchers.")
 
 
-def _is_own(part: Mapping[str, Any]) -> bool:
-    return part.get("name") == "custom"
+def _takes_arguments(part: Mapping[str, Any]) -> bool:
+    """It is a class of the user's own, or one of another package."""
+    return part.get("name") == "custom" or "kind" in part
 
 
 def _leave_arguments_to_own_classes(group: str, configs: Iterable[RunConfig]) -> None:
     """``cell=lstm,mine.Peephole cell.args.width=3``: no cell of ours has ``args``, so they are the other's alone."""
     for config in configs:
-        if not _is_own(part := getattr(config, group)):
+        if not _takes_arguments(part := getattr(config, group)):
             part.pop("args", None)
 
 
@@ -275,7 +276,7 @@ def jobs(job_overrides: Sequence[Sequence[str]], first: int, loader: Any, config
                 checked = from_mapping(
                     {k: v for k, v in loader.load_sweep_config(config, list(overrides)).items() if k != "hydra"}
                 )
-        foreign = tuple(f"++{group}.args" for group in own_code.PARTS if not _is_own(getattr(checked, group)))
+        foreign = tuple(f"++{group}.args" for group in own_code.PARTS if not _takes_arguments(getattr(checked, group)))
         job = job_of(number, sweep.total, [word for word in overrides if not word.startswith(foreign)], checked)
         jobs.append(job)
         sweep.jobs[number] = job

@@ -231,7 +231,7 @@ def _paragraphs(lines: list[str]) -> list[str]:
 
 
 def _made_cell(choice: Choice) -> "tuple[seqmem.cells.Cell, type[seqmem.cells.Cell]] | tuple[None, None]":
-    """A cell of one unit and its class; None: it is none of ours."""
+    """A cell of one unit and its class; None: it is none of ours, or cannot be made here."""
     with process.importing("torch"):
         from ...cells import CELLS
 
@@ -242,7 +242,10 @@ def _made_cell(choice: Choice) -> "tuple[seqmem.cells.Cell, type[seqmem.cells.Ce
     options = {key: value for key, value in settings.items() if key not in _NO_OPTIONS}
     if "seq_len" in inspect.signature(kind).parameters:
         options["seq_len"] = 10  # any length: the names of states do not depend on it
-    return kind(1, 1, **options), kind
+    try:
+        return kind(1, 1, **options), kind
+    except ValueError:  # it comes from a package that is not installed
+        return None, None
 
 
 def _cell(choice: Choice) -> list[str]:

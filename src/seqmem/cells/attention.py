@@ -1,0 +1,132 @@
+"""A causal Transformer block (Vaswani et al. 2017, arXiv 1706.03762), normalised before each half (Xiong et al. 2020,
+arXiv 2002.04745), with rotary positions (Su et al. 2021, arXiv 2104.09864):
+
+    x_t   = W_in input_t                    x_t = input_t where the sizes are equal
+    a_t   = norm(x_t)
+    q_t, k_t, v_t = W_q a_t, W_k a_t, W_v a_t           for each head
+    o_t   = sum over s <= t of softmax(q_t . k_s / sqrt(d)) v_s
+    y_t   = x_t + W_o o_t
+    out_t = y_t + W_2 gelu(W_1 norm(y_t) + b_1) + b_2
+
+It looks back at any timestep directly. What it remembers is a key and a value per timestep: its state grows.
+
+Axes: T time, B batch, N timesteps so far, A heads, E numbers per head (d above), D input features, H hidden.
+"""
+
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from .base import Cell
+from .state import Slots, State
+
+
+class Attention(Cell):
+    """State: ``keys`` and ``values``, one [B A E] each per timestep.
+
+    Args:
+        heads: A. Each has E = H / A numbers, rounded up to an even number, so any H goes.
+        positions: ``rotary``: numbers 2 j and 2 j + 1 of a key or a query at timestep t are turned by the angle
+            t * 10000^(-2 j / E), so that a product of two tells their distance. ``none``: a set without order, apart
+            from what causality tells.
+        wide: units of the second half over H; 0: without it.
+        window: look back at this many timesteps, the present one among them; null: at all.
+
+    Raises:
+        ValueError: an option is out of its range.
+    """
+
+    source: ClassVar[str] = "Vaswani et al. 2017"
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        *,
+        heads: int = 4,
+        positions: str = "rotary",
+        wide: int = 4,
+        window: int | None = None,
+    ) -> None:
+        super().__init__()
+        for name, value, least in (("heads", heads, 1), ("wide", wide, 0)):
+            if value < least:
+                raise ValueError(f"{name}={value}: must be at least {least}")
+        if window is not None and window < 1:
+            raise ValueError(f"window={window}: must be at least 1, or null")
+        if positions not in ("rotary", "none"):
+            raise ValueError(f"positions={positions!r}: must be 'rotary' or 'none'")
+        self.input_size, self.output_size = input_size, hidden_size
+        self.heads, self.positions, self.window = heads, positions, window
+        inner = heads * 2 * -(-hidden_size // (2 * heads))
+        self.enter = nn.Identity() if input_size == hidden_size else nn.Linear(input_size, hidden_size, bias=False)
+        self.norm = nn.LayerNorm(hidden_size)
+        self.project = nn.Linear(hidden_size, 3 * inner, bias=False)  # rows: q, k, v
+        self.leave = nn.Linear(inner, hidden_size, bias=False)
+        self.second = (
+            nn.Sequential(
+                nn.LayerNorm(hidden_size),
+                nn.Linear(hidden_size, wide * hidden_size),
+                nn.GELU(),
+                nn.Linear(wide * hidden_size, hidden_size),
+            )
+            if wide
+            else None
+        )
+
+    def initial_state(self, batch_size: int) -> State:
+        return {"keys": Slots(window=self.window), "values": Slots(window=self.window)}
+
+    def step(self, x: Float[Tensor, "B D"], state: State) -> tuple[Float[Tensor, "B H"], State]:
+        x = self.enter(x)
+        query, key, value = self._projected(x)
+        keys, values = state["keys"].append(key), state["values"].append(value)
+        last = len(keys) - 1
+        # Products depend on distances alone, so counting from the oldest key in the window is as good as any.
+        turned, query = self._turned(keys.stacked(), 0), self._turned(query[None], last)[0]
+        shares = ((turned * query).sum(-1) / query.shape[-1] ** 0.5).softmax(0)
+        seen = (shares[..., None] * values.stacked()).sum(0)
+        return self._out(x, seen), {"keys": keys, "values": values}
+
+    def forward(self, xs: Float[Tensor, "T B D"], state: State | None = None) -> tuple[Float[Tensor, "T B H"], State]:
+        state = self.initial_state(xs.shape[1]) if state is None else state
+        x = self.enter(xs)
+        queries, new_keys, new_values = self._projected(x)
+        old = len(state["keys"])
+        keys = torch.cat([state["keys"].stacked(), new_keys]) if old else new_keys
+        values = torch.cat([state["values"].stacked(), new_values]) if old else new_values
+        at = torch.arange(len(keys), device=xs.device)
+        distance = at[old:, None] - at
+        seen = distance >= 0 if self.window is None else (distance >= 0) & (distance < self.window)
+        looked = F.scaled_dot_product_attention(
+            *(part.permute(1, 2, 0, 3) for part in (self._turned(queries, old), self._turned(keys, 0), values)),
+            attn_mask=seen,
+        ).permute(2, 0, 1, 3)
+        final = {
+            "keys": Slots([*state["keys"], *new_keys.unbind(0)], window=self.window),
+            "values": Slots([*state["values"], *new_values.unbind(0)], window=self.window),
+        }
+        return self._out(x, looked), final
+
+    def _projected(self, x: Float[Tensor, "*N H"]) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, [*N A E] each."""
+        q, k, v = self.project(self.norm(x)).unflatten(-1, (3, self.heads, -1)).unbind(-3)
+        return q, k, v
+
+    def _turned(self, vectors: Float[Tensor, "N B A E"], first: int) -> Float[Tensor, "N B A E"]:
+        """Rotated by their positions: ``first`` and the following ones."""
+        if self.positions == "none":
+            return vectors
+        pairs = torch.arange(0, vectors.shape[-1], 2, dtype=vectors.dtype, device=vectors.device)
+        at = torch.arange(first, first + len(vectors), dtype=vectors.dtype, device=vectors.device)
+        angles = (at[:, None] * 10000.0 ** (-pairs / vectors.shape[-1]))[:, None, None]
+        even, odd = vectors[..., 0::2], vectors[..., 1::2]
+        cos, sin = angles.cos(), angles.sin()
+        return torch.stack([even * cos - odd * sin, even * sin + odd * cos], -1).flatten(-2)
+
+    def _out(self, x: Float[Tensor, "*N H"], seen: Float[Tensor, "*N A E"]) -> Float[Tensor, "*N H"]:
+        y = x + self.leave(seen.flatten(-2))
+        return y if self.second is None else y + self.second(y)

@@ -1,0 +1,42 @@
+"""Retention (Sun et al. 2023, arXiv 2307.08621): a matrix memory that decays, at another rate in each head.
+
+    q, k, v = W x_t                       for each head a = 0, 1 ...
+    S_t     = gamma S_{t-1} + k v^T       gamma = 1 - 2^(-5 - a)
+    o_t     = S_t^T q / sqrt(E)
+
+The heads' o_t are joined by W_o. The paper's rotation, group norm and gate around it are not here.
+"""
+
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from .matrix_memory import Heads, MatrixMemoryCell, decayed_sums, outer, read
+from .state import State
+
+
+class Retention(MatrixMemoryCell):
+    """State: ``memory`` [B A E E]."""
+
+    source: ClassVar[str] = "Sun et al. 2023"
+
+    def __init__(self, input_size: int, hidden_size: int, *, heads: int = 4) -> None:
+        super().__init__(input_size, hidden_size, heads)
+        decay = 1 - 2.0 ** (-5 - torch.arange(heads, dtype=torch.float64))
+        self.decay = nn.Parameter(decay.to(torch.get_default_dtype()), requires_grad=False)
+
+    def initial_state(self, batch_size: int) -> State:
+        return {"memory": self.empty(batch_size)}
+
+    def step(self, x: Float[Tensor, "B D"], state: State) -> tuple[Float[Tensor, "B H"], State]:
+        query, key, value = self.projected(x)
+        memory = self.decay[:, None, None] * state["memory"] + outer(key, value)
+        return self.out(read(memory, query) / self.width**0.5), {"memory": memory}
+
+    def forward(self, xs: Float[Tensor, "T B D"], state: State | None = None) -> tuple[Float[Tensor, "T B H"], State]:
+        state = self.initial_state(xs.shape[1]) if state is None else state
+        query, key, value = self.projected(xs)
+        looked, memory = decayed_sums(Heads(query / self.width**0.5, key, value), state["memory"], self.decay)
+        return self.out(looked), {"memory": memory}

@@ -1,0 +1,103 @@
+"""Temporal convolutional network (Bai, Kolter & Koltun 2018, arXiv 1803.01271): causal convolutions over ever longer
+distances. On level l, with dilation 2^l and kernel size k,
+
+    a_t   = relu(b_1 + sum over j < k of W_1j x_{t - j 2^l})
+    c_t   = relu(b_2 + sum over j < k of W_2j a_{t - j 2^l})
+    out_t = relu(c_t + x_t)                  W_in x_t + b_in where the sizes differ
+
+and out is the next level's x. It sees 1 + 2 (k - 1) (2^levels - 1) timesteps, and nothing before.
+
+Axes: T time, B batch, D input features, H hidden (channels), C channels of a convolution's input.
+"""
+
+from collections.abc import Iterator
+from typing import ClassVar, cast
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from .base import Cell
+from .state import Slots, State
+
+
+class Convolution(nn.Module):
+    """A causal, dilated convolution whose weight is a direction and a length per channel (weight normalisation:
+    Salimans & Kingma 2016). The weights begin as torch's convolutions do."""
+
+    def __init__(self, channels: int, hidden_size: int, kernel: int, dilation: int) -> None:
+        super().__init__()
+        like = nn.Conv1d(channels, hidden_size, kernel)
+        self.direction, self.bias = like.weight, like.bias  # [H C k], [H]
+        self.length = nn.Parameter(like.weight.detach().norm(dim=(1, 2), keepdim=True))
+        self.dilation = dilation
+        self.reach = (kernel - 1) * dilation
+        """Timesteps before the present one that it sees."""
+
+    def weight(self) -> Float[Tensor, "H C k"]:
+        return self.direction * (self.length / self.direction.norm(dim=(1, 2), keepdim=True))
+
+    def step(self, x: Float[Tensor, "B C"], before: Slots) -> Float[Tensor, "B H"]:
+        """``before``: the inputs within reach, [B C] each; zeros before the first."""
+        inputs, weight, total = [*before, x], self.weight(), self.bias
+        for back, tap in zip(range(0, len(inputs), self.dilation), reversed(weight.unbind(-1)), strict=False):
+            total = total + F.linear(inputs[len(inputs) - 1 - back], tap)
+        return total
+
+    def forward(self, xs: Float[Tensor, "T B C"], before: Slots) -> Float[Tensor, "T B H"]:
+        past = [before.stacked()] if len(before) else []
+        padded = F.pad(torch.cat([*past, xs]).permute(1, 2, 0), (self.reach - len(before), 0))
+        return F.conv1d(padded, self.weight(), self.bias, dilation=self.dilation).permute(2, 0, 1)
+
+
+class TCN(Cell):
+    """State: for level l ``firstl`` and ``secondl`` (``first0``), what its two convolutions read, [B C] per timestep
+    within reach.
+
+    Raises:
+        ValueError: ``levels`` or ``kernel`` is below its least value.
+    """
+
+    source: ClassVar[str] = "Bai et al. 2018"
+
+    def __init__(self, input_size: int, hidden_size: int, *, levels: int = 4, kernel: int = 3) -> None:
+        super().__init__()
+        if levels < 1:
+            raise ValueError(f"levels={levels}: must be at least 1")
+        if kernel < 2:
+            raise ValueError(f"kernel={kernel}: must be at least 2, or it sees the present timestep alone")
+        self.input_size, self.output_size = input_size, hidden_size
+        sizes = [input_size, *[hidden_size] * (levels - 1)]
+        self.first = nn.ModuleList(Convolution(size, hidden_size, kernel, 2**i) for i, size in enumerate(sizes))
+        self.second = nn.ModuleList(Convolution(hidden_size, hidden_size, kernel, 2**i) for i in range(levels))
+        self.enter = nn.Identity() if input_size == hidden_size else nn.Linear(input_size, hidden_size)
+
+    def initial_state(self, batch_size: int) -> State:
+        return {name: Slots(window=part.reach) for level in self._levels() for name, part in level}
+
+    def step(self, x: Float[Tensor, "B D"], state: State) -> tuple[Float[Tensor, "B H"], State]:
+        new: State = {}
+        around = self.enter(x)
+        for level in self._levels():
+            for name, part in level:
+                new[name] = state[name].append(x)
+                x = part.step(x, state[name]).relu()
+            x = around = (x + around).relu()
+        return x, new
+
+    def forward(self, xs: Float[Tensor, "T B D"], state: State | None = None) -> tuple[Float[Tensor, "T B H"], State]:
+        state = self.initial_state(xs.shape[1]) if state is None else state
+        new: State = {}
+        around = self.enter(xs)
+        for level in self._levels():
+            for name, part in level:
+                new[name] = Slots([*state[name], *xs.unbind(0)], window=part.reach)
+                xs = part(xs, state[name]).relu()
+            xs = around = (xs + around).relu()
+        return xs, new
+
+    def _levels(self) -> Iterator[tuple[tuple[str, Convolution], tuple[str, Convolution]]]:
+        """Two named convolutions per level."""
+        for level, (first, second) in enumerate(zip(self.first, self.second, strict=True)):
+            yield (f"first{level}", cast(Convolution, first)), (f"second{level}", cast(Convolution, second))
