@@ -194,7 +194,7 @@ def test_help_and_completion_need_no_torch(tmp_path: Path) -> None:
     for part in (
         "seqmem train [-m]",
         "Current settings:",
-        "cell: antisymmetric, cornn, custom, gru,",
+        "cell: antisymmetric, attention, cornn, custom,",
         "seq_len",
         "optimizer:",
         "--cfg job",

@@ -29,6 +29,7 @@ from torch.utils.backend_registration import _setup_privateuseone_for_python_bac
 
 from seqmem.cells import CELLS, GRU, LSTM, RNN, Stack
 from seqmem.cells.ghost import state_gradients
+from seqmem.cells.state import leaves
 from seqmem.models.base import loss_per_sequence, score_per_sequence, trainable
 from seqmem.models.recurrent import SequenceModel
 from seqmem.optimizers import OPTIMIZERS
@@ -79,18 +80,18 @@ def everything(cell, task, batch, ways=range(3)):
     state, tensors = None, []
     if 0 in ways:
         numbers, state = update(model, task, optimizer, parameters, batch, None, 1.0, weighted=slice(1, 2))
-        tensors += [numbers, *state.values()]
+        tensors += [numbers, *leaves(state)]
     if 1 in ways:
         numbers, state = update(model, task, optimizer, parameters, batch, state, None, tbptt=2)
-        tensors += [numbers, *state.values()]
+        tensors += [numbers, *leaves(state)]
     if 2 in ways:
         model.checkpoint(2)
         numbers, state = update(model, task, optimizer, parameters, batch, None, None)
-        tensors += [numbers, *state.values()]
+        tensors += [numbers, *leaves(state)]
     with torch.no_grad():
         predicted, state = model.eval()(batch.inputs)
         tensors += [loss_per_sequence(task, predicted, batch), score_per_sequence(task, predicted, batch)]
-    tensors += [batch.answered_at, batch.last_answer_only().weights, *state.values()]
+    tensors += [batch.answered_at, batch.last_answer_only().weights, *leaves(state)]
     tensors += [parameter.grad for parameter in parameters if parameter.grad is not None]
     if cell in ("rnn", "lstm") and task.name in ("pronoun", "adding"):
         xs, initial = model.embed(batch.inputs), model.cell.initial_state(batch.weights.shape[1])

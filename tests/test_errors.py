@@ -25,8 +25,8 @@ Typed = Callable[..., Completed]
 
 REFUSED = {
     # names
-    "cell=lstmm": "no cell is called 'lstmm'. Did you mean 'lstm'? One of: antisymmetric, cornn, custom, gru,",
-    "cell=xyz": "no cell is called 'xyz'. One of: antisymmetric, cornn, custom, gru,",
+    "cell=lstmm": "no cell is called 'lstmm'. Did you mean 'lstm'? One of: antisymmetric, attention, cornn, custom,",
+    "cell=xyz": "no cell is called 'xyz'. One of: antisymmetric, attention, cornn, custom,",
     "cell.name=lstmm": "no cell is called 'lstmm'. Did you mean 'lstm'?",
     "task=pronuon": "no task is called 'pronuon'. Did you mean 'pronoun'? One of: adding, copy",
     "probe=[gradient,nope]": "no probe is called 'nope'. One of: gradient",

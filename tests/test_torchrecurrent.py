@@ -1,5 +1,6 @@
 """cell=torchrecurrent: every cell of that package computes what its own layer does, and mistakes are one line."""
 
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -46,7 +47,7 @@ def test_its_options_reach_it() -> None:
     ("make", "message"),
     [
         (lambda: TorchRecurrent(H, H, kind="FastGRN"), "kind=FastGRN: torchrecurrent has no such cell (did you mean"),
-        (lambda: TorchRecurrent(H, H, kind="LEM", args={"dtt": 1}), "args.dtt: LEM has no such option, but bias"),
+        (lambda: TorchRecurrent(H, H, kind="LEM", args={"dtt": 1}), "args.dtt=1: LEM has no such option, but bias"),
         (
             lambda: TorchRecurrent(H, H, kind="tauGRU"),
             "kind=tauGRU: its layer hands it more than its own state (delayed",
@@ -61,10 +62,16 @@ def test_mistakes_are_one_line(make: Callable[[], object], message: str) -> None
     assert "\n" not in str(refused.value)
 
 
-def test_without_the_package_the_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_package_the_line_says_how_to_get_it(
+    typed: Callable[..., Completed], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "torchrecurrent", None)
-    with pytest.raises(ValueError, match="needs the package torchrecurrent: pip install 'seqmem\\[torchrecurrent\\]'"):
+    with pytest.raises(ImportError, match="kind=LEM: needs the package torchrecurrent"):
         TorchRecurrent(H, H, kind="LEM")
+    refused = typed("train", *TINY, "cell=torchrecurrent", "cell.kind=LEM")
+    refused.refuses("cell.kind=LEM: needs the package torchrecurrent: ", code=2)
+    assert re.search("-m pip install '.*torchrecurrent", refused.err)
+    assert re.search("torchrecurrent\\s+Any cell of the package", typed("list", "cells").out)
 
 
 def test_it_trains_and_its_runs_go_by_its_name(typed: Callable[..., Completed], tmp_path: Path) -> None:
@@ -73,5 +80,5 @@ def test_it_trains_and_its_runs_go_by_its_name(typed: Callable[..., Completed], 
     run = only_run(tmp_path / "outputs")
     assert run.parent.name == "LEM"
     typed("train", *TINY, "cell=torchrecurrent", "cell.kind=LEM", "cell.args.dtt=1").refuses(
-        "cell.args.dtt: LEM has no such option", code=2
+        "cell.args.dtt=1: LEM has no such option", code=2
     )

@@ -1,9 +1,8 @@
 """A causal Transformer block (Vaswani et al. 2017, arXiv 1706.03762), normalised before each half (Xiong et al. 2020,
 arXiv 2002.04745), with rotary positions (Su et al. 2021, arXiv 2104.09864):
 
-    x_t   = W_in input_t                    x_t = input_t where the sizes are equal
-    a_t   = norm(x_t)
-    q_t, k_t, v_t = W_q a_t, W_k a_t, W_v a_t           for each head
+    x_t   = W_in input_t    or input_t itself where the sizes are equal
+    q_t, k_t, v_t = W norm(x_t)                   for each head
     o_t   = sum over s <= t of softmax(q_t . k_s / sqrt(d)) v_s
     y_t   = x_t + W_o o_t
     out_t = y_t + W_2 gelu(W_1 norm(y_t) + b_1) + b_2

@@ -3,7 +3,7 @@ distances. On level l, with dilation 2^l and kernel size k,
 
     a_t   = relu(b_1 + sum over j < k of W_1j x_{t - j 2^l})
     c_t   = relu(b_2 + sum over j < k of W_2j a_{t - j 2^l})
-    out_t = relu(c_t + x_t)                  W_in x_t + b_in where the sizes differ
+    out_t = relu(c_t + x_t)    or c_t + W_in x_t + b_in where the sizes differ
 
 and out is the next level's x. It sees 1 + 2 (k - 1) (2^levels - 1) timesteps, and nothing before.
 
@@ -29,7 +29,7 @@ class Convolution(nn.Module):
     def __init__(self, channels: int, hidden_size: int, kernel: int, dilation: int) -> None:
         super().__init__()
         like = nn.Conv1d(channels, hidden_size, kernel)
-        self.direction, self.bias = like.weight, like.bias  # [H C k], [H]
+        self.direction, self.bias = like.weight, cast(nn.Parameter, like.bias)  # [H C k], [H]
         self.length = nn.Parameter(like.weight.detach().norm(dim=(1, 2), keepdim=True))
         self.dilation = dilation
         self.reach = (kernel - 1) * dilation

@@ -1,6 +1,6 @@
 """The cells of the package torchrecurrent (Martinuzzi 2025), by their names: ATR, BR, CFN, FastGRNN, MUT1, NAS ...
 
-An optional extra: pip install 'seqmem[torchrecurrent]'. Equations and sources stand in that package's documentation.
+The extra seqmem[torchrecurrent] installs it. Equations and sources stand in that package's documentation.
 """
 
 import inspect
@@ -27,7 +27,8 @@ class TorchRecurrent(Cell):
         args: its own options, such as ``dt``.
 
     Raises:
-        ValueError: the package is not installed, has no such cell, the cell refuses its options, or its layer does
+        ImportError: the package is not installed.
+        ValueError: it has no such cell, the cell refuses its options, or its layer does
             more than carry its state (tauGRU, which reads a delayed state).
     """
 
@@ -43,7 +44,7 @@ class TorchRecurrent(Cell):
         known = [name for name in inspect.signature(made).parameters if name not in _OURS]
         for name in options:
             if name not in known:
-                raise ValueError(f"args.{name}: {kind} has no such option, but {', '.join(known)}")
+                raise ValueError(f"args.{name}={options[name]}: {kind} has no such option, but {', '.join(known)}")
         try:
             self.inner: nn.Module = made(input_size, hidden_size, **options)
             with torch.no_grad():
@@ -65,9 +66,12 @@ class TorchRecurrent(Cell):
 
     def step(self, x: Float[Tensor, "B D"], state: State) -> tuple[Float[Tensor, "B H"], State]:
         old = tuple(state[name] for name in self._widths)
-        result = self.inner(x, old if len(old) > 1 else old[0])
-        output, new = result if self._apart else (result if isinstance(result, Tensor) else result[0], result)
-        new = (new,) if isinstance(new, Tensor) else new
+        result: Any = self.inner(x, old if len(old) > 1 else old[0])
+        if self._apart:
+            output, new = result
+        else:
+            output, new = result[0] if len(old) > 1 else result, result
+        new = new if len(old) > 1 else (new,)
         return output, dict(zip(self._widths, new, strict=True))
 
 
@@ -77,14 +81,13 @@ _OURS = ("input_size", "hidden_size", "device", "dtype")
 def _class(kind: str) -> type[nn.Module]:
     """
     Raises:
-        ValueError: the package is not installed, or has no such cell.
+        ImportError: the package is not installed.
+        ValueError: it has no such cell.
     """
     try:
         package = import_module("torchrecurrent")
     except ImportError:
-        raise ValueError(
-            f"kind={kind}: needs the package torchrecurrent: pip install 'seqmem[torchrecurrent]'"
-        ) from None
+        raise ImportError(f"kind={kind}: needs the package torchrecurrent", name="torchrecurrent") from None
     names = sorted(name.removesuffix("Cell") for name in dir(package) if name.endswith("Cell"))
     name = kind.removesuffix("Cell")
     if name not in names:

@@ -28,6 +28,7 @@ from ...randomness import ambient
 from ...tasks import TASKS, Task
 from ...training.plan import Plan, check_precision
 from . import memory
+from .commands import install
 from .errors import ConfigError, nearest
 from .initial import initialise
 from .own_code import hidden, import_module
@@ -323,7 +324,10 @@ def _chosen(
 def _make(kind: Callable[..., Any], settings: Mapping[str, Any], group: str, /, *given: Any, **options: Any) -> Any:
     """``kind(*given, **options)``. Any error in a user's own class becomes a ConfigError."""
     if "target" not in settings:
-        return kind(*given, **options)
+        try:
+            return kind(*given, **options)
+        except ImportError as error:  # ours whose packages are an extra of the same name
+            raise ConfigError(f"{group}.{error}: {install(str(settings['name']))}") from error
     where = f"{group}.target={settings['target']}"
     try:
         instance = kind(*given, **options)

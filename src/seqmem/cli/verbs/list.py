@@ -244,7 +244,7 @@ def _made_cell(choice: Choice) -> "tuple[seqmem.cells.Cell, type[seqmem.cells.Ce
         options["seq_len"] = 10  # any length: the names of states do not depend on it
     try:
         return kind(1, 1, **options), kind
-    except ValueError:  # it comes from a package that is not installed
+    except ImportError:  # it comes from a package that is not installed
         return None, None
 
 
@@ -253,7 +253,8 @@ def _cell(choice: Choice) -> list[str]:
     cell, kind = _made_cell(choice)
     if cell is None or kind is None:
         return ["", choice.comment()]
-    return [", ".join(cell.initial_state(1)), _source(kind, choice)]
+    states = [*cell.initial_state(1)]
+    return [", ".join(states) if len(states) < 4 else f"{states[0]} … {states[-1]}", _source(kind, choice)]
 
 
 def _made_task(choice: Choice) -> "tuple[seqmem.tasks.Task, type[seqmem.tasks.Task]] | tuple[None, None]":
