@@ -65,8 +65,8 @@ class TorchRecurrent(Cell):
         return {name: like.new_zeros(batch_size, width) for name, width in self._widths.items()}
 
     def step(self, x: Float[Tensor, "B D"], state: State) -> tuple[Float[Tensor, "B H"], State]:
-        old = tuple(state[name] for name in self._widths)
-        result: Any = self.inner(x, old if len(old) > 1 else old[0])
+        old = [state[name] for name in self._widths]
+        result: Any = self.inner(x, tuple(old) if len(old) > 1 else old[0])
         if self._apart:
             output, new = result
         else:
