@@ -490,7 +490,7 @@ def test_an_antisymmetric_cell_without_diffusion_turns_its_state():
 
 
 def test_the_memory_of_an_lmu_is_a_delay_line():
-    """Of a slow sine: the polynomials' sum at one end is what came in now, at the other what came in a window ago."""
+    """A slow sine: the polynomials' sum at one end is what came in now, at the other what came in a window ago."""
     window, order = 50, 8
     a, b = legendre_memory(order, float(window))
     m, signal = torch.zeros(order, dtype=torch.float64), [math.sin(2 * math.pi * t / 120) for t in range(300)]

@@ -20,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from .base import Cell
+from .initialisation import at_least
 from .state import Slots, State
 
 
@@ -51,11 +52,7 @@ class Attention(Cell):
         window: int | None = None,
     ) -> None:
         super().__init__()
-        for name, value, least in (("heads", heads, 1), ("wide", wide, 0)):
-            if value < least:
-                raise ValueError(f"{name}={value}: must be at least {least}")
-        if window is not None and window < 1:
-            raise ValueError(f"window={window}: must be at least 1, or null")
+        at_least("heads", heads, 1), at_least("wide", wide, 0), at_least("window", 1 if window is None else window, 1)
         if positions not in ("rotary", "none"):
             raise ValueError(f"positions={positions!r}: must be 'rotary' or 'none'")
         self.input_size, self.output_size = input_size, hidden_size
@@ -119,11 +116,13 @@ class Attention(Cell):
         """Rotated by their positions: ``first`` and the following ones."""
         if self.positions == "none":
             return vectors
-        pairs = torch.arange(0, vectors.shape[-1], 2, dtype=vectors.dtype, device=vectors.device)
-        at = torch.arange(first, first + len(vectors), dtype=vectors.dtype, device=vectors.device)
+        # Half precision (autocast) cannot count beyond 256.
+        exact = {"dtype": torch.promote_types(vectors.dtype, torch.float32), "device": vectors.device}
+        pairs = torch.arange(0, vectors.shape[-1], 2, **exact)
+        at = torch.arange(first, first + len(vectors), **exact)
         angles = (at[:, None] * 10000.0 ** (-pairs / vectors.shape[-1]))[:, None, None]
         even, odd = vectors[..., 0::2], vectors[..., 1::2]
-        cos, sin = angles.cos(), angles.sin()
+        cos, sin = angles.cos().to(vectors.dtype), angles.sin().to(vectors.dtype)
         return torch.stack([even * cos - odd * sin, even * sin + odd * cos], -1).flatten(-2)
 
     def _out(self, x: Float[Tensor, "*N H"], seen: Float[Tensor, "*N A E"]) -> Float[Tensor, "*N H"]:

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from .base import Cell
-from .initialisation import positive, uniform
+from .initialisation import at_least, positive, uniform
 from .state import State
 
 
@@ -56,8 +56,7 @@ class LMU(Cell):
         seq_len: int | None = None,
     ) -> None:
         super().__init__()
-        if order < 1:
-            raise ValueError(f"order={order}: must be at least 1")
+        at_least("order", order, 1)
         if window is None and seq_len is None:
             raise ValueError("window=null needs seq_len, the number of timesteps to hold")
         self.input_size, self.output_size, self.order = input_size, hidden_size, order

@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from .base import Cell
+from .initialisation import at_least
 from .state import Slots, State
 
 
@@ -63,10 +64,7 @@ class TCN(Cell):
 
     def __init__(self, input_size: int, hidden_size: int, *, levels: int = 4, kernel: int = 3) -> None:
         super().__init__()
-        if levels < 1:
-            raise ValueError(f"levels={levels}: must be at least 1")
-        if kernel < 2:
-            raise ValueError(f"kernel={kernel}: must be at least 2, or it sees the present timestep alone")
+        at_least("levels", levels, 1), at_least("kernel", kernel, 2)  # one timestep's would see no other
         self.input_size, self.output_size = input_size, hidden_size
         sizes = [input_size, *[hidden_size] * (levels - 1)]
         self.first = nn.ModuleList(Convolution(size, hidden_size, kernel, 2**i) for i, size in enumerate(sizes))
