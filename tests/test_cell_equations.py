@@ -27,11 +27,14 @@ from seqmem.cells.janet import JANET
 from seqmem.cells.lem import LEM
 from seqmem.cells.linear_attention import LinearAttention
 from seqmem.cells.lmu import LMU, legendre_memory
+from seqmem.cells.lru import LRU
 from seqmem.cells.mgu import MGU
 from seqmem.cells.mingru import MinGRU
 from seqmem.cells.minlstm import MinLSTM
+from seqmem.cells.mlstm import MLSTM
 from seqmem.cells.retention import Retention
 from seqmem.cells.rglru import RGLRU
+from seqmem.cells.slstm import SLSTM
 from seqmem.cells.tcn import TCN
 from seqmem.cells.ugrnn import UGRNN
 from seqmem.cells.unicornn import UnICORNN
@@ -198,7 +201,50 @@ def gated_deltanet(w: Weights, x: ndarray, s: State) -> State:
     return delta_rule(w, x, s, np.exp(-np.exp(w["rate"]) * softplus))
 
 
+def lru(w: Weights, x: ndarray, s: State) -> State:
+    turn = np.exp(-np.exp(w["nu"]) + 1j * np.exp(w["theta"]))
+    enter = w["enter"][:3] + 1j * w["enter"][3:]
+    h = turn * (s["real"] + 1j * s["imaginary"]) + np.exp(w["gamma"]) * (x @ enter.T)
+    y = (h @ (w["leave"][0] + 1j * w["leave"][1]).T).real + x @ w["past"].T
+    return {"real": h.real, "imaginary": h.imag, "output": gelu(y)}
+
+
+def slstm(w: Weights, x: ndarray, s: State) -> State:
+    """Unstabilised: c and n are those of the cell times e^m."""
+    blocks = np.zeros((4, H, H))
+    for gate in range(4):
+        for a in (0, 1):
+            blocks[gate, 2 * a : 2 * a + 2, 2 * a : 2 * a + 2] = w["weight_hidden"][gate, a]
+    i, f, z, o = (affine(w, g, x) + s["hidden"] @ blocks[g].T for g in range(4))
+    scale, new = np.exp(s["stabiliser"]), np.maximum(np.log(sigmoid(f)) + s["stabiliser"], i)
+    c = sigmoid(f) * s["cell"] * scale + np.exp(i) * tanh(z)
+    n = sigmoid(f) * s["normaliser"] * scale + np.exp(i)
+    return {"hidden": sigmoid(o) * c / n, "cell": c / np.exp(new), "normaliser": n / np.exp(new), "stabiliser": new}
+
+
+def mlstm(w: Weights, x: ndarray, s: State) -> State:
+    """Unstabilised, as the paper has it first: C and n are those of the cell times e^m."""
+    i, f = np.split(x @ w["weight_gates"].T + w["bias_gates"], 2, axis=-1)
+    new, scale = np.maximum(np.log(sigmoid(f)) + s["stabiliser"], i), np.exp(s["stabiliser"])
+    memory, normaliser, read = np.zeros_like(s["memory"]), np.zeros_like(s["normaliser"]), []
+    for a, (q, k, v) in enumerate(per_head(w, x)):
+        looked = np.zeros((B, 2))
+        for b in range(B):
+            key = k[b] / math.sqrt(2)
+            c = sigmoid(f[b, a]) * s["memory"][b, a] * scale[b, a] + np.exp(i[b, a]) * np.outer(key, v[b])
+            n = sigmoid(f[b, a]) * s["normaliser"][b, a] * scale[b, a] + np.exp(i[b, a]) * key
+            looked[b] = c.T @ q[b] / max(abs(n @ q[b]), 1.0)
+            memory[b, a], normaliser[b, a] = c / np.exp(new[b, a]), n / np.exp(new[b, a])
+        read.append(looked)
+    gate = sigmoid(x @ w["output_gate.weight"].T + w["output_gate.bias"])
+    output = gate * (np.concatenate(read, -1) @ w["leave.weight"].T)
+    return {"memory": memory, "normaliser": normaliser, "stabiliser": new, "output": output}
+
+
 ORACLES: dict[str, tuple[Callable[[], Cell], Step]] = {
+    "lru": (lambda: LRU(D, H, states=3), lru),
+    "slstm": (lambda: SLSTM(D, H, heads=2), slstm),
+    "mlstm": (lambda: MLSTM(D, H, heads=2), mlstm),
     "linear_attention": (lambda: LinearAttention(D, H, heads=2), linear_attention),
     "retention": (lambda: Retention(D, H, heads=2), retention),
     "deltanet": (lambda: DeltaNet(D, H, heads=2), lambda w, x, s: delta_rule(w, x, s, np.ones((B, 2)))),
@@ -360,6 +406,24 @@ def test_chunks_of_a_matrix_memory_are_its_steps(
     start = {key: random(*leaf.shape, seed=2) for key, leaf in cell.initial_state(B).items()}
     *_, (_, end) = walked = [*steps(cell, xs.unbind(0), start)]
     torch.testing.assert_close(cell(xs, start), (torch.stack([output for output, _ in walked]), end))
+
+
+def test_chunks_of_an_lru_are_its_steps(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("seqmem.cells.lru.CHUNK", 3)
+    cell, xs = drawn(lambda: LRU(D, H, states=3), "chunks"), random(8, B, D, seed=1)
+    start = {key: random(*leaf.shape, seed=2 + i) for i, (key, leaf) in enumerate(cell.initial_state(B).items())}
+    *_, (_, end) = walked = [*steps(cell, xs.unbind(0), start)]
+    torch.testing.assert_close(cell(xs, start), (torch.stack([output for output, _ in walked]), end))
+
+
+def test_an_lru_begins_on_its_ring_and_neither_grows_nor_shrinks_what_it_is_told():
+    with ambient(0, "lru"):
+        cell = LRU(D, 9, states=4000, fastest=0.5, slowest=0.8)
+    size = (-cell.nu.exp()).exp().detach()
+    assert 0.499 < size.min() < 0.51
+    assert 0.79 < size.max() < 0.801
+    assert size.square().mean().item() == pytest.approx((0.5**2 + 0.8**2) / 2, abs=0.009)  # 4.5 standard errors
+    torch.testing.assert_close(cell.gamma.exp().square() + size.square(), torch.ones(4000))
 
 
 def test_the_delta_rule_writes_so_that_the_key_reads_the_value():
@@ -558,6 +622,9 @@ def test_chrono_of_a_normalised_minlstm_forgets_as_slowly_as_its_bias_says():
         (lambda: LMU(D, H, order=0, seq_len=9), "order=0: must be at least 1"),
         (lambda: LMU(D, H), "window=null needs seq_len"),
         (lambda: MinGRU(D, H), "'chrono' needs seq_len"),
+        (lambda: LRU(D, H, fastest=1.5), "fastest=1.5, slowest=0.999: must be"),
+        (lambda: LRU(D, H, phase=7.0), "phase=7.0: must be more than 0"),
+        (lambda: SLSTM(D, H, heads=3), "heads=3: must divide hidden_size=4"),
         (lambda: Retention(D, H, heads=0), "heads=0: must be at least 1"),
         (lambda: Attention(D, H, heads=0), "heads=0: must be at least 1"),
         (lambda: Attention(D, H, wide=-1), "wide=-1: must be at least 0"),

@@ -18,13 +18,16 @@ from .janet import JANET as JANET
 from .lem import LEM as LEM
 from .linear_attention import LinearAttention as LinearAttention
 from .lmu import LMU as LMU
+from .lru import LRU as LRU
 from .lstm import LSTM as LSTM
 from .mgu import MGU as MGU
 from .mingru import MinGRU as MinGRU
 from .minlstm import MinLSTM as MinLSTM
+from .mlstm import MLSTM as MLSTM
 from .retention import Retention as Retention
 from .rglru import RGLRU as RGLRU
 from .rnn import RNN as RNN
+from .slstm import SLSTM as SLSTM
 from .stack import Stack as Stack
 from .state import Leaf as Leaf
 from .state import Slots as Slots
@@ -53,6 +56,9 @@ CELLS: dict[str, type[Cell]] = {
     "mingru": MinGRU,
     "minlstm": MinLSTM,
     "rglru": RGLRU,
+    "lru": LRU,
+    "slstm": SLSTM,
+    "mlstm": MLSTM,
     "linear_attention": LinearAttention,
     "retention": Retention,
     "deltanet": DeltaNet,

@@ -1,0 +1,66 @@
+"""mLSTM of xLSTM (Beck et al. 2024, arXiv 2405.04517): a matrix memory with an exponential input gate.
+
+    q, k, v = W x_t, k divided by sqrt(E)          for each head
+    i', f'  = w . x_t + b                          one number per head
+    m_t = max(log sigmoid(f') + m_{t-1}, i')       the stabiliser
+    i   = exp(i' - m_t)
+    f   = exp(log sigmoid(f') + m_{t-1} - m_t)
+    C_t = f C_{t-1} + i k v^T
+    n_t = f n_{t-1} + i k
+    h_t = sigmoid(W_o x_t) * W_h [C_t^T q / max(|n_t . q|, exp(-m_t))]
+
+In the numbers without m that is max(|n . q|, 1), the paper's. W_h joins the heads; the normalisation before it is not
+here.
+
+Axes: B batch, A heads, E numbers per head, D input features, H hidden.
+"""
+
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from .matrix_memory import MatrixMemoryCell, outer, read
+from .state import State
+
+
+class MLSTM(MatrixMemoryCell):
+    """State: ``memory`` [B A E E], ``normaliser`` [B A E] and ``stabiliser`` [B A].
+
+    As in the authors' code gate weights begin at 0, the input gate's bias at N(0, 0.1^2), the forget gate's from 3 to 6
+    over the heads.
+    """
+
+    source: ClassVar[str] = "Beck et al. 2024"
+    keeps = ("forget",)
+
+    def __init__(self, input_size: int, hidden_size: int, *, heads: int = 4) -> None:
+        super().__init__(input_size, hidden_size, heads)
+        self.output_gate = nn.Linear(input_size, hidden_size)
+        self.weight_gates = nn.Parameter(torch.zeros(2 * heads, input_size))  # rows: i, f
+        self.bias_gates = nn.Parameter(torch.cat([torch.empty(heads).normal_(0, 0.1), torch.linspace(3, 6, heads)]))
+
+    def initial_state(self, batch_size: int) -> State:
+        memory = self.empty(batch_size)
+        return {"memory": memory, "normaliser": memory[..., 0], "stabiliser": memory[..., 0, 0]}
+
+    def step(self, x: Float[Tensor, "B D"], state: State) -> tuple[Float[Tensor, "B H"], State]:
+        query, key, value = self.projected(x)
+        key = key / self.width**0.5
+        i, f = F.linear(x, self.weight_gates, self.bias_gates).chunk(2, dim=-1)
+        kept = F.logsigmoid(f) + state["stabiliser"]
+        stabiliser = torch.maximum(kept, i)
+        forget, enter = (kept - stabiliser).exp()[..., None], (i - stabiliser).exp()[..., None]
+        memory = forget[..., None] * state["memory"] + outer(enter * key, value)
+        normaliser = forget * state["normaliser"] + enter * key
+        least = (-stabiliser).exp()
+        size = torch.maximum((normaliser * query).sum(-1).abs(), least)
+        output = self.output_gate(x).sigmoid() * self.out(read(memory, query) / size[..., None])
+        return output, {"memory": memory, "normaliser": normaliser, "stabiliser": stabiliser}
+
+    def gates(self, x: Float[Tensor, "B D"], state: State) -> dict[str, Float[Tensor, "B _"]]:
+        """The input gate may be of any size, so it is not shown."""
+        _, f = F.linear(x, self.weight_gates, self.bias_gates).chunk(2, dim=-1)
+        return {"forget": f.sigmoid(), "output": self.output_gate(x).sigmoid()}
