@@ -52,11 +52,12 @@ class Attention(Cell):
         window: int | None = None,
     ) -> None:
         super().__init__()
-        at_least("heads", heads, 1), at_least("wide", wide, 0), at_least("window", 1 if window is None else window, 1)
+        at_least("wide", wide, 0)
+        at_least("window", 1 if window is None else window, 1)
         if positions not in ("rotary", "none"):
             raise ValueError(f"positions={positions!r}: must be 'rotary' or 'none'")
         self.input_size, self.output_size = input_size, hidden_size
-        self.heads, self.positions, self.window = heads, positions, window
+        self.heads, self.positions, self.window = at_least("heads", heads, 1), positions, window
         inner = heads * 2 * -(-hidden_size // (2 * heads))
         self.enter = nn.Identity() if input_size == hidden_size else nn.Linear(input_size, hidden_size, bias=False)
         self.norm = nn.LayerNorm(hidden_size)

@@ -64,7 +64,8 @@ class TCN(Cell):
 
     def __init__(self, input_size: int, hidden_size: int, *, levels: int = 4, kernel: int = 3) -> None:
         super().__init__()
-        at_least("levels", levels, 1), at_least("kernel", kernel, 2)  # one timestep's would see no other
+        at_least("levels", levels, 1)
+        at_least("kernel", kernel, 2)  # one timestep's would see no other
         self.input_size, self.output_size = input_size, hidden_size
         sizes = [input_size, *[hidden_size] * (levels - 1)]
         self.first = nn.ModuleList(Convolution(size, hidden_size, kernel, 2**i) for i, size in enumerate(sizes))
