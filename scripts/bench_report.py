@@ -371,8 +371,9 @@ The plain script treats denormals as zero, as seqmem does. One that does not tak
 second.
 
 A run that measures the gradient at every step (`trace.every=1`) takes so many times as long as one that never does, at
-50 words: {traced} (limit {most:g}). A trace is a forward pass and a backward pass down to the inputs of 32 sequences in
-float64, of which a processor does half as many operations a second: at its peak, that alone is about half of an update.
+50 words: {traced} (limit {most:g}). A trace is 2.5 products
+per timestep (forward, backward, and half of one to the inputs) of 32 sequences in float64, which costs twice as much as
+float32; an update is 3 of 64. So its arithmetic alone is 0.83 of an update's.
 {second_thread(stored)}{long_sequences(stored)}
 
 Where the time of the default run at 50 words goes, from its first look to its last file:
