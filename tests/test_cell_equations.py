@@ -28,6 +28,7 @@ from seqmem.cells.lem import LEM
 from seqmem.cells.linear_attention import LinearAttention
 from seqmem.cells.lmu import LMU, legendre_memory
 from seqmem.cells.lru import LRU
+from seqmem.cells.lstm import LSTM
 from seqmem.cells.mgu import MGU
 from seqmem.cells.mingru import MinGRU
 from seqmem.cells.minlstm import MinLSTM
@@ -135,6 +136,24 @@ def lmu(w: Weights, x: ndarray, s: State) -> State:
     m = m @ a.T + u[:, None] * b[:, 0]
     h = tanh(x @ w["weight_input"].T + h @ w["weight_hidden"].T + m @ w["weight_memory"].T)
     return {"hidden": h, "memory": m}
+
+
+def lstm(w: Weights, x: ndarray, s: State, *, peepholes: bool = False, coupled: bool = False) -> State:
+    h, c, first = s["hidden"], s["cell"], int(not coupled)
+    w = {name.rpartition(".")[2]: value for name, value in w.items()}
+
+    def gate(row: int) -> ndarray:
+        parts = (w[name][row * H : (row + 1) * H] for name in ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0"))
+        of_input, of_hidden, bias = parts
+        return x @ of_input.T + h @ of_hidden.T + bias
+
+    def look(row: int, cell: ndarray) -> ndarray:
+        return w["peephole"][row * H : (row + 1) * H] * cell if peepholes else np.zeros_like(cell)
+
+    f = sigmoid(gate(first) + look(first, c))
+    i = 1 - f if coupled else sigmoid(gate(0) + look(0, c))
+    c = f * c + i * tanh(gate(first + 1))
+    return {"hidden": sigmoid(gate(first + 2) + look(first + 1, c)) * tanh(c), "cell": c}
 
 
 def above_zero(a: ndarray) -> ndarray:
@@ -253,6 +272,19 @@ ORACLES: dict[str, tuple[Callable[[], Cell], Step]] = {
         lambda w, x, s: delta_rule(w, x, s, np.ones((B, 2)), 2.0),
     ),
     "gated_deltanet": (lambda: GatedDeltaNet(D, H, heads=2), gated_deltanet),
+    "lstm": (lambda: LSTM(D, H, forget_bias=1.0), lstm),
+    "lstm, peepholes": (
+        lambda: LSTM(D, H, seq_len=9, peepholes=True),
+        lambda w, x, s: lstm(w, x, s, peepholes=True),
+    ),
+    "lstm, coupled": (
+        lambda: LSTM(D, H, seq_len=9, coupled=True),
+        lambda w, x, s: lstm(w, x, s, coupled=True),
+    ),
+    "lstm, peepholes and coupled": (
+        lambda: LSTM(D, H, seq_len=9, peepholes=True, coupled=True),
+        lambda w, x, s: lstm(w, x, s, peepholes=True, coupled=True),
+    ),
     "ugrnn": (lambda: UGRNN(D, H), ugrnn),
     "mgu": (lambda: MGU(D, H, forget_bias=1.0), mgu),
     "janet": (lambda: JANET(D, H, beta=0.7, forget_bias=1.0), janet),
@@ -304,8 +336,8 @@ def random(*sizes: int, seed: int) -> Tensor:
 
 
 def test_every_cell_has_an_oracle():
-    """rnn, lstm and gru: torch.nn, in test_cells.py. torchrecurrent: the package itself, in test_torchrecurrent.py."""
-    elsewhere = {"rnn", "lstm", "gru", "torchrecurrent", "attention", "tcn"}  # the last two below
+    """rnn and gru: torch.nn, in test_cells.py. torchrecurrent: the package itself, in test_torchrecurrent.py."""
+    elsewhere = {"rnn", "gru", "torchrecurrent", "attention", "tcn"}  # the last two below
     assert {name.partition(",")[0] for name in ORACLES} | elsewhere == set(CELLS)
 
 
@@ -331,6 +363,13 @@ def swapped(weight: Tensor) -> Tensor:
 
 
 TWINS: dict[str, tuple[Callable[[], nn.Module], Callable[[Mapping[str, Tensor]], dict[str, Tensor]]]] = {
+    "lstm, peepholes": (
+        lambda: others.PeepholeLSTMCell(D, H),
+        lambda w: {
+            "weight_ih": w["fused.weight_ih_l0"], "weight_hh": w["fused.weight_hh_l0"],
+            "bias_ih": w["fused.bias_ih_l0"], "weight_ph": w["peephole"],
+        },
+    ),
     "ugrnn": (
         lambda: others.UGRNNCell(D, H),
         lambda w: {
@@ -506,6 +545,26 @@ def test_a_tcn_sees_as_far_as_it_says():
     xs = random(40, 1, D, seed=1).abs().requires_grad_()
     (gradient,) = torch.autograd.grad(cell(xs)[0][-1].sum(), xs)
     assert gradient.abs().sum((1, 2)).nonzero()[0].item() == 40 - (1 + 2 * (2 - 1) * (2**3 - 1))
+
+
+@pytest.mark.parametrize("coupled", [False, True])
+def test_an_lstm_whose_peepholes_are_zero_is_the_plain_one(coupled: bool):
+    cell = drawn(lambda: LSTM(D, H, seq_len=9, coupled=coupled, peepholes=True), "peepholes")
+    twin, xs = drawn(lambda: LSTM(D, H, seq_len=9, coupled=coupled), "plain"), random(T, B, D, seed=1)
+    cell.load_state_dict(twin.state_dict(), strict=False)
+    assert cell.peephole is not None
+    torch.nn.init.zeros_(cell.peephole)
+    torch.testing.assert_close(cell(xs), twin(xs), rtol=1e-12, atol=1e-14)
+
+
+def test_a_coupled_lstm_is_torchs_whose_rows_of_i_are_minus_those_of_f():
+    cell, twin = drawn(lambda: LSTM(D, H, seq_len=9, coupled=True), "coupled"), nn.LSTM(D, H).double()
+    ours, xs = dict(cell.fused.named_parameters()), random(T, B, D, seed=1)
+    with torch.no_grad():
+        for name, parameter in twin.named_parameters():
+            parameter.copy_(torch.cat([-ours[name][:H], ours[name]]))
+    torch.testing.assert_close(cell(xs)[0], twin(xs)[0], rtol=1e-12, atol=1e-14)
+    assert sum(p.numel() for p in cell.parameters() if p.requires_grad) == 3 * H * (D + H + 1)
 
 
 def test_attention_takes_any_hidden_size():

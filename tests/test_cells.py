@@ -39,6 +39,8 @@ MAKERS |= {
     "irnn": lambda d: RNN(d, H, nonlinearity="relu", init="identity"),
     "lstm bias 1": lambda d: LSTM(d, H, forget_bias=1.0),
     "lstm orthogonal": lambda d: LSTM(d, H, seq_len=9, init="orthogonal"),
+    "lstm coupled": lambda d: LSTM(d, H, seq_len=20, coupled=True),
+    "lstm peepholes": lambda d: LSTM(d, H, seq_len=20, peepholes=True),
     "gru cho": lambda d: GRU(d, H, seq_len=20, form="cho"),
     "gru identity": lambda d: GRU(d, H, forget_bias=0.0, init="identity"),
     "own attention": lambda d: Attention(d, H),

@@ -148,7 +148,7 @@ def test_the_cell_is_not_modified():
 
 
 def test_the_gru_as_published_is_an_error():
-    with pytest.raises(ValueError, match=r"^form='cho': torch has no fused layer for this gru"):
+    with pytest.raises(ValueError, match=r"^torch has no fused layer for this form of the cell"):
         state_gradients(
             GRU(D, H, form="cho", seq_len=5), torch.zeros(T, B, D), {"hidden": torch.zeros(B, H)}, LOSSES["last only"]
         )

@@ -90,7 +90,7 @@ def models() -> dict[str, SequenceModel]:
         "gru cho": small(partial(GRU, hidden_size=6, forget_bias=0.0, form="cho")),
         "stack of two": small(partial(LSTM, hidden_size=5, forget_bias=1.0), layers=2),
         "two kinds": mixed,
-        "one-hot": small(partial(LSTM, hidden_size=6, forget_bias=1.0), embed_size=0),
+        "one-hot": small(partial(LSTM, hidden_size=6, forget_bias=1.0, coupled=True), embed_size=0),
         "vanishing": small(partial(RNN, hidden_size=6), gain=0.1),
     }
 

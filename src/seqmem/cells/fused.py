@@ -14,11 +14,24 @@ from torch import Tensor, nn
 from ..kernels import functions
 from ..kernels.memory import Memory
 from .base import Cell, Differentiated, Tapped, add_gradients, hooked
-from .initialisation import start_hidden
+from .initialisation import start_hidden, uniform
 from .state import State
 
 _SYMBOLS_PER_TIMESTEP = 4
 """Use a table of products, one per symbol, up to this many symbols of the vocabulary per timestep."""
+
+
+class Rows(nn.Module):
+    """Weights by the names of torch's fused layers, drawn as there, for a form of a cell that none of them computes."""
+
+    def __init__(self, input_size: int, hidden_size: int, gates: int) -> None:
+        super().__init__()
+        self.input_size, self.hidden_size = input_size, hidden_size
+        bound, rows = hidden_size**-0.5, gates * hidden_size
+        self.weight_ih_l0 = uniform(rows, input_size, bound=bound)
+        self.weight_hh_l0 = uniform(rows, hidden_size, bound=bound)
+        self.bias_ih_l0 = uniform(rows, bound=bound)
+        self.bias_hh_l0 = nn.Parameter(torch.zeros(rows))
 
 
 class FusedCell(Cell):
@@ -34,8 +47,9 @@ class FusedCell(Cell):
     output_state = "hidden"
     kernels = ("native", "torch")
 
-    def __init__(self, layer: nn.RNNBase, kind: str, states: tuple[str, ...], init: str) -> None:
-        """``kind``: the cell's name in the native kernels.
+    def __init__(self, layer: nn.RNNBase | Rows, kind: str, states: tuple[str, ...], init: str) -> None:
+        """``kind``: the cell's name in the native kernels. A subclass whose ``layer`` has other rows than these makes
+        theirs in ``weights``.
 
         Raises:
             ValueError: ``init`` is unknown.
@@ -113,8 +127,9 @@ class FusedCell(Cell):
         real = inputs if vectors is None else vectors
         if self.choice(real, [*start.values()]) != "native":
             return None
-        weights = self.weight_input, self.weight_hidden, self.bias
-        return functions.Tapped(self._kind, inputs, start, *weights, vectors=vectors, **self._how())
+        weights = [weight.detach() for weight in self.weights().values()]
+        taps = functions.Tapped(self._kind, inputs, start, *weights, vectors=vectors, **self._how())
+        return _Remade(self, weights, taps) if self._makes_weights else taps
 
     def differentiated(
         self,
@@ -124,8 +139,8 @@ class FusedCell(Cell):
         vectors: Float[Tensor, "V D"] | None = None,
     ) -> Differentiated | None:
         start = [state[name] for name in self._states]
-        if hooked(self) or hooked(self.fused) or any(value.requires_grad for value in start):
-            return None  # a state that requires grad is learned: autograd goes on into it
+        if hooked(self) or hooked(self.fused) or self._makes_weights or any(value.requires_grad for value in start):
+            return None  # a state that requires grad is learned: autograd goes on into it, as into what makes weights
         looked_up = None
         if vectors is not None and not self._table_pays(inputs, vectors):
             looked_up, vectors, inputs = (inputs, len(vectors)), None, F.embedding(inputs, vectors.detach())
@@ -161,6 +176,11 @@ class FusedCell(Cell):
     def weights(self) -> dict[str, Float[Tensor, "..."]]:
         return {"weight_input": self.weight_input, "weight_hidden": self.weight_hidden, "bias": self.bias}
 
+    @property
+    def _makes_weights(self) -> bool:
+        """The weights of the equations are made from the parameters, anew after each change."""
+        return self.weights()["weight_input"] is not self.weight_input
+
     def choice(self, xs: Tensor, start: Sequence[Tensor] = ()) -> str:
         """The kernel for a sequence like ``xs`` and a state like ``start``: ``native``, ``torch`` or ``step``.
 
@@ -181,7 +201,7 @@ class FusedCell(Cell):
         return len(vectors) <= _SYMBOLS_PER_TIMESTEP * len(tokens)
 
     def _native(self, inputs: Tensor, start: list[Tensor], vectors: Tensor | None = None) -> tuple[Tensor, ...]:
-        weights = self.weight_input, self.weight_hidden, self.bias
+        weights = self.weights().values()
         if vectors is None:
             return functions.recurrence(self._kind, inputs, start, *weights, **self._how())
         return functions.recurrence_of_tokens(self._kind, inputs, vectors, start, *weights, **self._how())
@@ -202,6 +222,20 @@ class _Unshared(list[functions.Pass]):
 
     def __reduce__(self) -> tuple[type["_Unshared"], tuple[()]]:
         return _Unshared, ()
+
+
+class _Remade:
+    """Taps of a cell that makes the kernels' weights from its own: each pass begins by making them."""
+
+    def __init__(self, cell: FusedCell, weights: Sequence[Tensor], taps: functions.Tapped) -> None:
+        self._cell, self._weights, self._taps = cell, weights, taps
+        self.outputs, self.final, self.backward = taps.outputs, taps.final, taps.backward
+
+    def forward(self) -> None:
+        with torch.no_grad():
+            for weight, now in zip(self._weights, self._cell.weights().values(), strict=True):
+                weight.copy_(now)
+        self._taps.forward()
 
 
 class _Differentiated:

@@ -51,11 +51,11 @@ def state_gradients(
     runs one forward and one backward pass of the fused layer, on the device and in the dtype of ``xs``.
 
     Raises:
-        ValueError: the cell is a gru as published (form="cho"), for which torch has no fused layer.
+        ValueError: torch has no fused layer for this form of the cell, such as a gru as published (form="cho").
     """
+    if not isinstance(cell.fused, nn.RNNBase) or "torch" not in cell.kernels:
+        raise ValueError("torch has no fused layer for this form of the cell, so it must be traced by its steps")
     kind = cell.fused.mode
-    if getattr(cell, "form", "torch") != "torch":
-        raise ValueError("form='cho': torch has no fused layer for this gru, so it must be traced by its steps")
     initial = {name: value.detach().to(xs) for name, value in initial.items()}
     weights = {name: value.detach().to(xs) for name, value in cell.fused.named_parameters()}
     w, u, bias, bias_hidden = (weights[f"{name}_l0"] for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))

@@ -6,7 +6,13 @@ Gers, Schmidhuber & Cummins (2000, Neural Computation 12:2451):
     c_t     = f * c_{t-1} + i * g              the additive path
     h_t     = o * tanh(c_t)
 
-The rows of W, U and b are in torch's order: i, f, g, o.
+The rows of W, U and b are in torch's order: i, f, g, o. With ``peepholes`` (Gers, Schraudolph & Schmidhuber 2002, JMLR
+3:115) the gates see the cell state, the output gate the new one:
+
+    i, f    = sigmoid(... + p * c_{t-1})
+    o       = sigmoid(... + p * c_t)
+
+With ``coupled`` gates (Greff et al. 2015, arXiv 1503.04069: CIFG) i = 1 - f; the rows are f, g, o.
 """
 
 from typing import ClassVar
@@ -16,8 +22,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .fused import FusedCell
-from .initialisation import chrono_or_number
+from .fused import FusedCell, Rows
+from .initialisation import chrono_or_number, uniform
 from .state import State
 
 
@@ -27,6 +33,10 @@ class LSTM(FusedCell):
     ``forget_bias`` initialises the bias of the forget gate: a number b (the gate starts near sigmoid(b)), or ``chrono``
     (Tallec & Ollivier 2018, arXiv 1804.11188): b_f = log U(1, seq_len - 1), b_i = -b_f, for memories of up to
     ``seq_len`` timesteps at initialisation. With b = 1 the cell forgets as 0.731^k: 1e-7 after 50 timesteps.
+
+    ``peepholes`` adds the vector ``peephole``, p of the gates in the order of their rows, U(-1/sqrt(H), 1/sqrt(H)) at
+    first; such an lstm is computed by its steps. A coupled one is a plain one whose rows of i are those of f times -1,
+    for 1 - sigmoid(a) = sigmoid(-a): the native kernels compute it.
     """
 
     source: ClassVar[str] = "Hochreiter & Schmidhuber 1997; Gers et al. 2000"
@@ -41,26 +51,53 @@ class LSTM(FusedCell):
         forget_bias: float | str = "chrono",
         seq_len: int | None = None,
         init: str = "torch",
+        peepholes: bool = False,
+        coupled: bool = False,
     ) -> None:
-        super().__init__(nn.LSTM(input_size, hidden_size), "lstm", ("hidden", "cell"), init)
+        layer = Rows(input_size, hidden_size, 3) if coupled else nn.LSTM(input_size, hidden_size)
+        super().__init__(layer, "lstm", ("hidden", "cell"), init)
+        self.coupled = coupled
         initial = chrono_or_number(forget_bias, seq_len, hidden_size)
         with torch.no_grad():
-            bias_input, bias_forget, _, _ = self.bias.chunk(4)
+            *bias_input, bias_forget, _, _ = self.bias.split(hidden_size)
             bias_forget.copy_(initial)
             if forget_bias == "chrono":
-                bias_input.copy_(-initial)
+                for bias in bias_input:
+                    bias.copy_(-initial)
+        self.peephole = uniform((2 if coupled else 3) * hidden_size, bound=hidden_size**-0.5) if peepholes else None
+        if peepholes:
+            self.kernels, self.equations = (), None
+        elif coupled:
+            self.kernels = tuple(name for name in self.kernels if name != "torch")
 
     def step(self, x: Float[Tensor, "B D"], state: State) -> tuple[Float[Tensor, "B H"], State]:
-        i, f, g, o = self._pre_activations(x, state)
-        cell = f.sigmoid() * state["cell"] + i.sigmoid() * g.tanh()
-        hidden = o.sigmoid() * cell.tanh()
+        _, _, o, cell = self._opened(x, state)
+        hidden = o * cell.tanh()
         return hidden, {"hidden": hidden, "cell": cell}
 
     def gates(self, x: Float[Tensor, "B D"], state: State) -> dict[str, Float[Tensor, "B H"]]:
-        i, f, _, o = self._pre_activations(x, state)
-        return {"forget": f.sigmoid(), "input": i.sigmoid(), "output": o.sigmoid()}
+        i, f, o, _ = self._opened(x, state)
+        return {"forget": f, "input": i, "output": o}
 
-    def _pre_activations(self, x: Float[Tensor, "B D"], state: State) -> tuple[Tensor, ...]:
-        """i, f, g and o before their nonlinearities, [B H] each."""
+    def weights(self) -> dict[str, Float[Tensor, "..."]]:
+        """With four gates, as in ``equations``, where the gates are coupled, too."""
+        own = super().weights()
+        if not self.coupled:
+            return own
+        return {name: torch.cat([-weight[: self.output_size], weight]) for name, weight in own.items()}
+
+    def _opened(self, x: Float[Tensor, "B D"], state: State) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """i, f, o and the new cell state, [B H] each."""
+        old = state["cell"]
         stacked = F.linear(x, self.weight_input, self.bias) + F.linear(state["hidden"], self.weight_hidden)
-        return stacked.chunk(4, dim=-1)
+        *own, f, g, o = stacked.split(self.output_size, dim=-1)
+        if self.peephole is not None:
+            *looks, look_f, _ = self.peephole.split(self.output_size)
+            own = [i + look * old for i, look in zip(own, looks, strict=True)]
+            f = f + look_f * old
+        (i,) = own or [-f]  # 1 - sigmoid(f) is sigmoid(-f), which stays exact where f is large
+        i, f = i.sigmoid(), f.sigmoid()
+        cell = f * old + i * g.tanh()
+        if self.peephole is not None:
+            o = o + self.peephole[-self.output_size :] * cell
+        return i, f, o.sigmoid(), cell

@@ -39,6 +39,8 @@ class Setting:
 
 SETTINGS: dict[str, Setting] = {
     "cell": Setting("training"),
+    "cell.peepholes": Setting("training", since="0.3.0", before=False),  # of lstm
+    "cell.coupled": Setting("training", since="0.3.0", before=False),  # of lstm
     "task": Setting("training"),
     "task.usual_seq_len": Setting("default"),  # of seq_len
     "model.name": Setting("training", since="0.2.0", before="recurrent"),

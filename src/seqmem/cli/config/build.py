@@ -236,10 +236,12 @@ def _choose_kernel(config: RunConfig, model: Model, device: torch.device, *, alo
         ValueError: the environment names an instruction set that does not exist here.
     """
     threads, kernel = chosen_threads(config.threads), config.kernel.value
-    kernels, library = {name for cell in cells_in(model) for name in cell.kernels}, load()
+    cells, library = cells_in(model), load()
+    kernels = {name for cell in cells for name in cell.kernels}
     why = ""
     if "native" not in kernels:
-        why = f"cell={config.cell.get('name')} has no native kernel"
+        form = " for these settings" if any("native" in type(cell).kernels for cell in cells) else ""
+        why = f"cell={config.cell.get('name')} has no native kernel{form}"
     elif device.type != "cpu":
         why = f"device={device}: native kernels are for the CPU"
     elif config.precision.value == "bf16":
