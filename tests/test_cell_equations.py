@@ -29,6 +29,7 @@ from seqmem.cells.linear_attention import LinearAttention
 from seqmem.cells.lmu import LMU, legendre_memory
 from seqmem.cells.lru import LRU
 from seqmem.cells.lstm import LSTM
+from seqmem.cells.lstm1997 import LSTM1997
 from seqmem.cells.mgu import MGU
 from seqmem.cells.mingru import MinGRU
 from seqmem.cells.minlstm import MinLSTM
@@ -154,6 +155,18 @@ def lstm(w: Weights, x: ndarray, s: State, *, peepholes: bool = False, coupled: 
     i = 1 - f if coupled else sigmoid(gate(0) + look(0, c))
     c = f * c + i * tanh(gate(first + 1))
     return {"hidden": sigmoid(gate(first + 2) + look(first + 1, c)) * tanh(c), "cell": c}
+
+
+def lstm1997(w: Weights, x: ndarray, s: State, *, block: int) -> State:
+    """Cell by cell; ``biases`` are those of all units."""
+    count = s["gates"].shape[1] // 2
+    net = x @ w["weight_input"].T + np.concatenate([s["gates"], s["hidden"]], 1) @ w["weight_hidden"].T + w["bias"]
+    gates, c, h = sigmoid(net[:, : 2 * count]), s["cell"].copy(), s["hidden"].copy()
+    for j in range(H):
+        of = j // block
+        c[:, j] += gates[:, of] * (4 * sigmoid(net[:, 2 * count + j]) - 2)
+        h[:, j] = gates[:, count + of] * (2 * sigmoid(c[:, j]) - 1)
+    return {"hidden": h, "cell": c, "gates": gates}
 
 
 def above_zero(a: ndarray) -> ndarray:
@@ -285,6 +298,8 @@ ORACLES: dict[str, tuple[Callable[[], Cell], Step]] = {
         lambda: LSTM(D, H, seq_len=9, peepholes=True, coupled=True),
         lambda w, x, s: lstm(w, x, s, peepholes=True, coupled=True),
     ),
+    "lstm1997": (lambda: LSTM1997(D, H), lambda w, x, s: lstm1997(w, x, s, block=1)),
+    "lstm1997, blocks": (lambda: LSTM1997(D, H, block=3), lambda w, x, s: lstm1997(w, x, s, block=3)),
     "ugrnn": (lambda: UGRNN(D, H), ugrnn),
     "mgu": (lambda: MGU(D, H, forget_bias=1.0), mgu),
     "janet": (lambda: JANET(D, H, beta=0.7, forget_bias=1.0), janet),
@@ -567,6 +582,63 @@ def test_a_coupled_lstm_is_torchs_whose_rows_of_i_are_minus_those_of_f():
     assert sum(p.numel() for p in cell.parameters() if p.requires_grad) == 3 * H * (D + H + 1)
 
 
+@pytest.mark.parametrize(
+    ("published", "sizes", "blocks", "block", "biases", "output_bias"),
+    [
+        (264, (7, 7), 4, 1, "gates", False),  # experiment 1
+        (276, (7, 7), 3, 2, "gates", False),
+        *((6 * (q + 4) + 40, (q + 4, 2), 2, 1, "none", False) for q in (50, 100, 200, 500, 1000)),  # 2c
+        (102, (1, 1), 3, 1, "all", False),  # 3
+        (93, (2, 1), 2, 2, "all", True),  # 4 and 5
+        (156, (8, 4), 2, 2, "all", True),  # 6a
+        (308, (8, 8), 3, 2, "all", True),  # 6b
+    ],
+)
+def test_an_lstm1997_and_a_readout_have_the_weights_that_the_paper_counts(
+    published: int, sizes: tuple[int, int], blocks: int, block: int, biases: str, output_bias: bool
+):
+    """The paper's networks are the cell, with one-hot or real inputs, and the connections of h to the outputs."""
+    assert published in (264, 276, 364, 664, 1264, 3064, 6064, 102, 93, 156, 308)
+    inputs, outputs = sizes
+    cell = LSTM1997(inputs, blocks * block, block=block, biases=biases)
+    readout = nn.Linear(blocks * block, outputs, bias=output_bias)
+    assert sum(p.numel() for p in [*cell.parameters(), *readout.parameters()]) == published
+
+
+def test_a_truncated_lstm1997_learns_by_the_papers_rule():
+    """Its appendix: dc_t/dw is carried forward, and what a unit sees of the past is no function of the weights."""
+    cell, xs = drawn(lambda: LSTM1997(D, H, block=2, truncated=True), "truncated"), random(T, B, D, seed=1)
+    whole = LSTM1997(D, H, block=2)
+    whole.double().load_state_dict(cell.state_dict())
+    outputs, _ = cell(xs)
+    torch.testing.assert_close(outputs, whole(xs)[0], rtol=0, atol=0)
+    error = random(B, H, seed=2)
+    (gradient,) = torch.autograd.grad((outputs[-1] * error).sum(), cell.weight_hidden)
+
+    w = {key: value.detach().numpy() for key, value in cell.named_parameters()}
+    state = {key: value.numpy() for key, value in cell.initial_state(B).items()}
+    count, units = 2, 4 + H
+    carried = np.zeros((B, H, units, units))  # dc/dR
+    u = s = np.zeros((B, units))
+    for x in xs.numpy():
+        u = np.concatenate([state["gates"], state["hidden"]], 1)
+        net = x @ w["weight_input"].T + u @ w["weight_hidden"].T + w["bias"]
+        s = sigmoid(net)
+        state = lstm1997(w, x, state, block=2)
+        for j in range(H):
+            enter, own = j // 2, 2 * count + j
+            carried[:, j, own] += (s[:, enter] * 4 * s[:, own] * (1 - s[:, own]))[:, None] * u
+            carried[:, j, enter] += (s[:, enter] * (1 - s[:, enter]) * (4 * s[:, own] - 2))[:, None] * u
+    expected, squashed = np.zeros((units, units)), sigmoid(state["cell"])
+    for j in range(H):
+        leave = count + j // 2
+        by_cell = error.numpy()[:, j] * s[:, leave] * 2 * squashed[:, j] * (1 - squashed[:, j])
+        expected += np.einsum("b,bmn->mn", by_cell, carried[:, j])
+        by_gate = error.numpy()[:, j] * (2 * squashed[:, j] - 1) * s[:, leave] * (1 - s[:, leave])
+        expected[leave] += by_gate @ u
+    np.testing.assert_allclose(gradient.numpy(), expected, rtol=1e-10, atol=1e-12)
+
+
 def test_attention_takes_any_hidden_size():
     assert Attention(D, 7)(torch.zeros(2, B, D))[0].shape == (2, B, 7)
 
@@ -681,6 +753,8 @@ def test_chrono_of_a_normalised_minlstm_forgets_as_slowly_as_its_bias_says():
         (lambda: LMU(D, H, order=0, seq_len=9), "order=0: must be at least 1"),
         (lambda: LMU(D, H), "window=null needs seq_len"),
         (lambda: MinGRU(D, H), "'chrono' needs seq_len"),
+        (lambda: LSTM1997(D, H, block=0), "block=0: must be at least 1"),
+        (lambda: LSTM1997(D, H, biases="some"), "biases='some': must be 'all', 'gates' or 'none'"),
         (lambda: LRU(D, H, fastest=1.5), "fastest=1.5, slowest=0.999: must be"),
         (lambda: LRU(D, H, phase=7.0), "phase=7.0: must be more than 0"),
         (lambda: SLSTM(D, H, heads=3), "heads=3: must divide hidden_size=4"),

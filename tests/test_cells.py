@@ -41,6 +41,7 @@ MAKERS |= {
     "lstm orthogonal": lambda d: LSTM(d, H, seq_len=9, init="orthogonal"),
     "lstm coupled": lambda d: LSTM(d, H, seq_len=20, coupled=True),
     "lstm peepholes": lambda d: LSTM(d, H, seq_len=20, peepholes=True),
+    "lstm1997, blocks": lambda d: CELLS["lstm1997"](d, H, block=3, biases="gates"),
     "gru cho": lambda d: GRU(d, H, seq_len=20, form="cho"),
     "gru identity": lambda d: GRU(d, H, forget_bias=0.0, init="identity"),
     "own attention": lambda d: Attention(d, H),

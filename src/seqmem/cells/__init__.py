@@ -20,6 +20,7 @@ from .linear_attention import LinearAttention as LinearAttention
 from .lmu import LMU as LMU
 from .lru import LRU as LRU
 from .lstm import LSTM as LSTM
+from .lstm1997 import LSTM1997 as LSTM1997
 from .mgu import MGU as MGU
 from .mingru import MinGRU as MinGRU
 from .minlstm import MinLSTM as MinLSTM
@@ -43,6 +44,7 @@ CELLS: dict[str, type[Cell]] = {
     "rnn": RNN,
     "lstm": LSTM,
     "gru": GRU,
+    "lstm1997": LSTM1997,
     "ugrnn": UGRNN,
     "mgu": MGU,
     "janet": JANET,

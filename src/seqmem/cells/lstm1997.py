@@ -1,0 +1,93 @@
+"""The first long short-term memory (Hochreiter & Schmidhuber 1997, Neural Computation 9:1735): memory blocks without a
+forget gate. The cells of a block share their gates:
+
+    u_t   = (in_t, out_t, h_t)                what every unit sees of the past
+    in_t  = sigmoid(W x_t + R u_{t-1} + b)    input gate, one per block
+    out_t = sigmoid(W x_t + R u_{t-1} + b)    output gate, one per block
+    c_t   = c_{t-1} + in_t * g(W x_t + R u_{t-1} + b)
+    h_t   = out_t * h(c_t)
+
+with g(v) = 4 sigmoid(v) - 2 and h(v) = 2 sigmoid(v) - 1. The rows of W, R and b are those of the input gates, of the
+output gates and of the cells, and so are R's columns.
+"""
+
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from .base import Cell
+from .initialisation import at_least, uniform
+from .state import State
+
+
+class LSTM1997(Cell):
+    """State: ``hidden`` [B H], ``cell`` [B H], and ``gates`` [B 2G], the outputs of G input and G output gates.
+
+    ``block`` cells share two gates; if it does not divide H, the last block is smaller. ``biases`` are those of ``all``
+    units, of the ``gates`` alone, or ``none``: the paper has each, in one experiment or another. ``gate_bias`` is the
+    initial one of the gates, from -1 to -6 in the paper; the other biases and the weights begin at U(-0.1, 0.1).
+
+    ``truncated`` is the paper's own training: a gradient goes back in time through c alone, and ends where it reaches a
+    unit's input. The forward pass is the same, the training rule is another.
+
+    Raises:
+        ValueError: ``block`` is less than 1, or ``biases`` is another word.
+    """
+
+    source: ClassVar[str] = "Hochreiter & Schmidhuber 1997"
+    output_state = "hidden"
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        *,
+        block: int = 1,
+        truncated: bool = False,
+        biases: str = "all",
+        gate_bias: float = -1.0,
+    ) -> None:
+        super().__init__()
+        if biases not in ("all", "gates", "none"):
+            raise ValueError(f"biases={biases!r}: must be 'all', 'gates' or 'none'")
+        self.input_size, self.output_size = input_size, hidden_size
+        self.block, self.truncated = at_least("block", block, 1), truncated
+        self.blocks = -(-hidden_size // block)
+        gates, units = 2 * self.blocks, 2 * self.blocks + hidden_size
+        self.weight_input = uniform(units, input_size, bound=0.1)
+        self.weight_hidden = uniform(units, units, bound=0.1)
+        self.bias = None
+        if biases != "none":
+            self.bias = uniform(units if biases == "all" else gates, bound=0.1)
+            nn.init.constant_(self.bias[:gates], gate_bias)
+
+    def initial_state(self, batch_size: int) -> State:
+        zeros = self.weight_input.new_zeros(batch_size, self.output_size)
+        return {"hidden": zeros, "cell": zeros, "gates": zeros.new_zeros(batch_size, 2 * self.blocks)}
+
+    def step(self, x: Float[Tensor, "B D"], state: State) -> tuple[Float[Tensor, "B H"], State]:
+        gates, candidate = self._activations(x, state)
+        enter, leave = (gate.repeat_interleave(self.block, -1)[:, : self.output_size] for gate in gates.chunk(2, -1))
+        cell = state["cell"] + enter * (4 * candidate.sigmoid() - 2)
+        hidden = leave * (2 * cell.sigmoid() - 1)
+        return hidden, {"hidden": hidden, "cell": cell, "gates": gates}
+
+    def gates(self, x: Float[Tensor, "B D"], state: State) -> dict[str, Float[Tensor, "B _"]]:
+        """One value per block."""
+        enter, leave = self._activations(x, state)[0].chunk(2, -1)
+        return {"input": enter, "output": leave}
+
+    def _activations(self, x: Float[Tensor, "B D"], state: State) -> tuple[Tensor, Tensor]:
+        """The gates [B 2G], and what enters g [B H]."""
+        past = torch.cat([state["gates"], state["hidden"]], -1)
+        if self.truncated:
+            past = past.detach()
+        bias = self.bias
+        if bias is not None and len(bias) < len(self.weight_input):
+            bias = F.pad(bias, (0, self.output_size))
+        units = F.linear(x, self.weight_input, bias) + F.linear(past, self.weight_hidden)
+        gates, candidate = units.split([2 * self.blocks, self.output_size], -1)
+        return gates.sigmoid(), candidate
