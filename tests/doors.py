@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from seqmem.cells import Cell, Slots, join, part
-from seqmem.models import Model, Step, entering
+from seqmem.models import Model, Step, backwards, entering
 
 
 class Attention(Cell):
@@ -28,8 +28,15 @@ class Attention(Cell):
     def step(self, x, state):
         query, key, value = self.project(x).chunk(3, -1)
         keys, values = state["keys"].append(key), state["values"].append(value)
-        shares = (keys.stacked() * query).sum(-1).div(self.output_size**0.5).softmax(0)
-        return (shares[..., None] * values.stacked()).sum(0), {"keys": keys, "values": values}
+        seen = (self.shares(query, keys)[..., None] * values.stacked()).sum(0)
+        return seen, {"keys": keys, "values": values}
+
+    def looks(self, x, state):
+        query, key, _ = self.project(x).chunk(3, -1)
+        return {"shares": self.shares(query, state["keys"].append(key)).T[:, None]}
+
+    def shares(self, query, keys):
+        return (keys.stacked() * query).sum(-1).div(self.output_size**0.5).softmax(0)
 
 
 class TwoPhase(Model):
@@ -50,7 +57,7 @@ class TwoPhase(Model):
 
     def walk(self, inputs, state=None):
         state = self.initial_state(inputs.shape[1]) if state is None else state
-        for x in entering(self.embed(inputs)):
+        for t, x in enumerate(entering(self.embed(inputs))):
             if "context" not in state:
                 name, cell, read, entered = "encoder", self.encoder, state["read"] + 1, x
             else:
@@ -61,7 +68,9 @@ class TwoPhase(Model):
             state = {**state, "read": read, **join({name: new})}
             if name == "encoder" and int(read[0]) == self.source:
                 state["context"] = output
-            yield Step(x, output, state, partial(gates, name, cell, entered, old))
+            inside = (name, cell, entered, old)
+            looks = partial(looked, *inside, t)
+            yield Step(x, output, state, partial(gates, *inside), looks, partial(additive, *inside))
 
     def read_out(self, outputs):
         return self.readout(outputs)
@@ -69,3 +78,11 @@ class TwoPhase(Model):
 
 def gates(name, cell, x, old):
     return join({name: cell.gates(x, old)})
+
+
+def looked(name, cell, x, old, t):
+    return backwards(join({name: cell.looks(x, old)}), t)
+
+
+def additive(name, cell, x, old):
+    return join({name: cell.additive(x, old)})

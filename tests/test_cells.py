@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from doors import Attention
-from seqmem.cells import CELLS, GRU, LSTM, RNN, Cell, Stack, State, steps
+from seqmem.cells import CELLS, GRU, LSTM, RNN, Cell, Slots, Stack, State, steps
 from seqmem.cells.state import leaves, map_leaves
 from seqmem.kernels.loading import Library, load
 from seqmem.randomness import ambient
@@ -211,6 +211,17 @@ def test_no_output_sees_the_future(cell: Cell, xs: Tensor):
     after, _ = cell(changed)
     torch.testing.assert_close(after[:4], before[:4], rtol=0, atol=0)
     assert not torch.allclose(after[4:], before[4:])
+
+
+def test_what_a_step_adds_and_looks_at_is_what_it_does(cell: Cell, xs: Tensor):
+    with torch.no_grad():
+        (_, first), (_, old), (_, new) = list(steps(cell, xs[:3].unbind(0), cell.initial_state(B)))
+        for before, x, after in ((first, xs[1], old), (old, xs[2], new)):
+            for name, (keep, write, _) in cell.additive(x, before).items():
+                torch.testing.assert_close(keep * before[name] + write, after[name], rtol=1e-12, atol=1e-12)
+            for weights in cell.looks(x, before).values():
+                assert weights.shape[-1] == len(next(slots for slots in after.values() if isinstance(slots, Slots)))
+                torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:2], dtype=weights.dtype))
 
 
 def test_rows_of_a_batch_are_independent(cell: Cell, xs: Tensor):

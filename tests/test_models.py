@@ -280,11 +280,17 @@ def test_a_walk_says_what_happens_at_each_timestep(model: Model):
     state = model.initial_state(3)
     walked = list(model.walk(inputs, state))
     assert len(walked) == 9
-    for step in walked:
+    for t, step in enumerate(walked):
         assert step.x.requires_grad
         assert len(step.x) == len(step.output) == 3
         assert all(((gate >= 0) & (gate <= 1)).all() for gate in step.gates().values())
         assert any(written(state, step.state).values())
+        for name, (keep, write, _) in step.additive().items():
+            old = state.get(name, step.state[name].new_zeros(()))  # a phase begins
+            torch.testing.assert_close(keep * old + write, step.state[name])
+        for weights, at in step.looks().values():
+            assert 0 <= at <= at + weights.shape[-1] - 1 <= t
+            torch.testing.assert_close(weights.sum(-1), torch.ones_like(weights[..., 0]))
         state = step.state
     assert {name for step in walked for name in step.gates()} >= set(model.keeps)
     with torch.no_grad():

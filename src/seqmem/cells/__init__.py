@@ -3,6 +3,7 @@
 from .antisymmetric import Antisymmetric as Antisymmetric
 from .attention import Attention as Attention
 from .base import KERNELS as KERNELS
+from .base import Additive as Additive
 from .base import Cell as Cell
 from .base import CellFactory as CellFactory
 from .base import steps as steps

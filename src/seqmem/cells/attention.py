@@ -81,12 +81,12 @@ class Attention(Cell):
         x = self.enter(x)
         query, key, value = self._projected(x)
         keys, values = state["keys"].append(key), state["values"].append(value)
-        last = len(keys) - 1
-        # Products depend on distances alone, so counting from the oldest key in the window is as good as any.
-        turned, query = self._turned(keys.stacked(), 0), self._turned(query[None], last)[0]
-        shares = ((turned * query).sum(-1) / query.shape[-1] ** 0.5).softmax(0)
-        seen = (shares[..., None] * values.stacked()).sum(0)
+        seen = (self._weights(query, keys)[..., None] * values.stacked()).sum(0)
         return self._out(x, seen), {"keys": keys, "values": values}
+
+    def looks(self, x: Float[Tensor, "B D"], state: State) -> dict[str, Float[Tensor, "B A N"]]:
+        query, key, _ = self._projected(self.enter(x))
+        return {"attention": self._weights(query, state["keys"].append(key)).permute(1, 2, 0)}
 
     def forward(self, xs: Float[Tensor, "T B D"], state: State | None = None) -> tuple[Float[Tensor, "T B H"], State]:
         state = self.initial_state(xs.shape[1]) if state is None else state
@@ -112,6 +112,12 @@ class Attention(Cell):
         """Queries, keys and values, [*N A E] each."""
         q, k, v = self.project(self.norm(x)).unflatten(-1, (3, self.heads, -1)).unbind(-3)
         return q, k, v
+
+    def _weights(self, query: Float[Tensor, "B A E"], keys: Slots) -> Float[Tensor, "N B A"]:
+        """softmax(q . k / sqrt(E)) over the keys."""
+        # Products depend on distances alone, so counting from the oldest key in the window is as good as any.
+        turned, query = self._turned(keys.stacked(), 0), self._turned(query[None], len(keys) - 1)[0]
+        return ((turned * query).sum(-1) / query.shape[-1] ** 0.5).softmax(0)
 
     def _turned(self, vectors: Float[Tensor, "N B A E"], first: int) -> Float[Tensor, "N B A E"]:
         """Rotated by their positions: ``first`` and the following ones."""

@@ -1,11 +1,12 @@
 """A cell maps one timestep; everything else about sequences is derived from that.
 
-Axes: T time, B batch, D input features, H hidden (output) features, V vectors. Time comes first.
+Axes: T time, B batch, D input features, H hidden (output) features, V vectors, A heads, E numbers per head, N timesteps
+that are looked at. Time comes first.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,23 @@ CellFactory = Callable[[int], "Cell"]
 KERNELS = ("auto", "native", "torch", "step")
 """What may compute a whole sequence: our native kernels, torch's fused layer (cuDNN on CUDA), or ``step`` in a loop.
 ``auto`` takes the first of them that is available."""
+
+
+class Additive(NamedTuple):
+    """A step whose new state is ``keep * old + write``, element by element.
+
+    So a state is a sum over the past: what each timestep wrote, times all that the later ones kept of it.
+
+    Args:
+        keep: broadcast to the state's shape. It may depend on anything, the old state among it.
+        write: the state's shape.
+        query: [B A E] of a state [B A E ...] of which the step reads the sum over E of query * state; None: the step
+            reads the state itself.
+    """
+
+    keep: Float[Tensor, "B ..."]
+    write: Float[Tensor, "B ..."]
+    query: Float[Tensor, "B A E"] | None = None
 
 
 class Cell(nn.Module, ABC):
@@ -72,6 +90,20 @@ class Cell(nn.Module, ABC):
 
     def gates(self, x: Float[Tensor, "B D"], state: State) -> dict[str, Float[Tensor, "B _"]]:
         """Gate name -> [B H], how far each is open (0 to 1) in the step that reads ``x``. Many cells have none."""
+        return {}
+
+    def looks(self, x: Float[Tensor, "B D"], state: State) -> dict[str, Float[Tensor, "B A N"]]:
+        """Name -> the weights of each head's attention in the step that reads ``x``, which sum to 1.
+
+        They are those of the last N timesteps, the present one last. Only attention has some.
+        """
+        return {}
+
+    def additive(self, x: Float[Tensor, "B D"], state: State) -> dict[str, Additive]:
+        """State name -> how the step that reads ``x`` makes it of the old one, for states that change by addition.
+
+        ``seqmem read`` draws it as effective attention. Most important first; many cells have none.
+        """
         return {}
 
     def forward(self, xs: Float[Tensor, "T B D"], state: State | None = None) -> tuple[Float[Tensor, "T B H"], State]:
@@ -153,6 +185,8 @@ _SHORTCUTS = {
         "output_state",
         "equations",
         "kernels",
+        "looks",
+        "additive",
     ),
     "forward": ("forward_tokens", "tapped", "differentiated"),
 }

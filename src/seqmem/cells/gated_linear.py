@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..kernels.functions import linear_recurrence
-from .base import Cell
+from .base import Additive, Cell
 from .state import State
 
 
@@ -38,6 +38,9 @@ class GatedLinearCell(Cell):
         a, b = self.parts(x)
         hidden = a * state["hidden"] + b
         return hidden, {"hidden": hidden}
+
+    def additive(self, x: Float[Tensor, "B D"], state: State) -> dict[str, Additive]:
+        return {"hidden": Additive(*self.parts(x))}
 
     def forward(self, xs: Float[Tensor, "T B D"], state: State | None = None) -> tuple[Float[Tensor, "T B H"], State]:
         state = self.initial_state(xs.shape[1]) if state is None else state

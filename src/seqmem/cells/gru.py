@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from .base import Additive
 from .fused import FusedCell
 from .initialisation import chrono_or_number
 from .state import State
@@ -61,6 +62,10 @@ class GRU(FusedCell):
     def gates(self, x: Float[Tensor, "B D"], state: State) -> dict[str, Float[Tensor, "B H"]]:
         r, z, _ = self._activations(x, state)
         return {"update": z, "reset": r}
+
+    def additive(self, x: Float[Tensor, "B D"], state: State) -> dict[str, Additive]:
+        _, z, n = self._activations(x, state)
+        return {"hidden": Additive(z, (1 - z) * n)}
 
     def _activations(self, x: Float[Tensor, "B D"], state: State) -> tuple[Tensor, Tensor, Tensor]:
         """r, z and n, [B H] each."""

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from .base import Additive
 from .dense import DenseCell
 from .initialisation import chrono_or_number
 from .state import State
@@ -47,11 +48,19 @@ class JANET(DenseCell):
             self.bias[:hidden_size] = chrono_or_number(forget_bias, seq_len, hidden_size)
 
     def step(self, x: Float[Tensor, "B D"], state: State) -> tuple[Float[Tensor, "B H"], State]:
-        a, c = (self.from_input(x) + self.from_hidden(state)).chunk(2, dim=-1)
-        hidden = a.sigmoid() * state["hidden"] + (1 - (a - self.beta).sigmoid()) * c.tanh()
+        keep, write = self._parts(x, state)
+        hidden = keep * state["hidden"] + write
         return hidden, {"hidden": hidden}
+
+    def additive(self, x: Float[Tensor, "B D"], state: State) -> dict[str, Additive]:
+        return {"hidden": Additive(*self._parts(x, state))}
 
     def gates(self, x: Float[Tensor, "B D"], state: State) -> dict[str, Float[Tensor, "B H"]]:
         """``input`` is the share of the candidate: 1 - sigmoid(a - beta)."""
         a, _ = (self.from_input(x) + self.from_hidden(state)).chunk(2, dim=-1)
         return {"forget": a.sigmoid(), "input": 1 - (a - self.beta).sigmoid()}
+
+    def _parts(self, x: Float[Tensor, "B D"], state: State) -> tuple[Tensor, Tensor]:
+        """What is kept of the old state, and what is added to it, [B H] each."""
+        a, c = (self.from_input(x) + self.from_hidden(state)).chunk(2, dim=-1)
+        return a.sigmoid(), (1 - (a - self.beta).sigmoid()) * c.tanh()

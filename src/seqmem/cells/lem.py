@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from .base import Cell
+from .base import Additive, Cell
 from .initialisation import uniform
 from .state import State
 
@@ -59,6 +59,11 @@ class LEM(Cell):
         """``keep`` is 1 - q, the share of the old memory; ``output`` is p, how fast the output follows it."""
         p, q, _, _ = self._parts(x, state["hidden"])
         return {"keep": 1 - q, "output": p}
+
+    def additive(self, x: Float[Tensor, "B D"], state: State) -> dict[str, Additive]:
+        y = state["hidden"]
+        _, q, for_memory, _ = self._parts(x, y)
+        return {"memory": Additive(1 - q, q * for_memory.tanh())}
 
     def _parts(self, x: Float[Tensor, "B D"], y: Float[Tensor, "B H"]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """p, q, and before their nonlinearities all of z's candidate and what x gives to y's, [B H] each."""

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from .base import Additive
 from .matrix_memory import Heads, MatrixMemoryCell, decayed_sums, outer, positive_features, read
 from .state import State
 
@@ -37,6 +38,10 @@ class LinearAttention(MatrixMemoryCell):
         memory, total = state["memory"] + outer(key, value), state["total"] + key
         looked = read(memory, query) / ((total * query).sum(-1, keepdim=True) + 1e-6)
         return self.out(looked), {"memory": memory, "total": total}
+
+    def additive(self, x: Float[Tensor, "B D"], state: State) -> dict[str, Additive]:
+        query, key, value = self._features(x)
+        return {"memory": Additive(torch.ones_like(key[..., None]), outer(key, value), query)}
 
     def forward(self, xs: Float[Tensor, "T B D"], state: State | None = None) -> tuple[Float[Tensor, "T B H"], State]:
         state = self.initial_state(xs.shape[1]) if state is None else state

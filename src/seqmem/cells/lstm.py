@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from .base import Additive
 from .fused import FusedCell, Rows
 from .initialisation import chrono_or_number, uniform
 from .state import State
@@ -71,13 +72,17 @@ class LSTM(FusedCell):
             self.kernels = tuple(name for name in self.kernels if name != "torch")
 
     def step(self, x: Float[Tensor, "B D"], state: State) -> tuple[Float[Tensor, "B H"], State]:
-        _, _, o, cell = self._opened(x, state)
+        _, _, _, o, cell = self._opened(x, state)
         hidden = o * cell.tanh()
         return hidden, {"hidden": hidden, "cell": cell}
 
     def gates(self, x: Float[Tensor, "B D"], state: State) -> dict[str, Float[Tensor, "B H"]]:
-        i, f, o, _ = self._opened(x, state)
+        i, f, _, o, _ = self._opened(x, state)
         return {"forget": f, "input": i, "output": o}
+
+    def additive(self, x: Float[Tensor, "B D"], state: State) -> dict[str, Additive]:
+        i, f, g, _, _ = self._opened(x, state)
+        return {"cell": Additive(f, i * g)}
 
     def weights(self) -> dict[str, Float[Tensor, "..."]]:
         """With four gates, as in ``equations``, where the gates are coupled, too."""
@@ -86,8 +91,8 @@ class LSTM(FusedCell):
             return own
         return {name: torch.cat([-weight[: self.output_size], weight]) for name, weight in own.items()}
 
-    def _opened(self, x: Float[Tensor, "B D"], state: State) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """i, f, o and the new cell state, [B H] each."""
+    def _opened(self, x: Float[Tensor, "B D"], state: State) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """i, f, g, o and the new cell state, [B H] each."""
         old = state["cell"]
         stacked = F.linear(x, self.weight_input, self.bias) + F.linear(state["hidden"], self.weight_hidden)
         *own, f, g, o = stacked.split(self.output_size, dim=-1)
@@ -96,8 +101,8 @@ class LSTM(FusedCell):
             own = [i + look * old for i, look in zip(own, looks, strict=True)]
             f = f + look_f * old
         (i,) = own or [-f]  # 1 - sigmoid(f) is sigmoid(-f), which stays exact where f is large
-        i, f = i.sigmoid(), f.sigmoid()
-        cell = f * old + i * g.tanh()
+        i, f, g = i.sigmoid(), f.sigmoid(), g.tanh()
+        cell = f * old + i * g
         if self.peephole is not None:
             o = o + self.peephole[-self.output_size :] * cell
-        return i, f, o.sigmoid(), cell
+        return i, f, g, o.sigmoid(), cell

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from .base import Additive
 from .dense import DenseCell
 from .initialisation import chrono_or_number
 from .state import State
@@ -45,11 +46,12 @@ class MGU(DenseCell):
             self.bias[:hidden_size] = -chrono_or_number(forget_bias, seq_len, hidden_size)
 
     def step(self, x: Float[Tensor, "B D"], state: State) -> tuple[Float[Tensor, "B H"], State]:
-        f, x_n = self._gate(x, state)
-        h, u_n = state["hidden"], self.weight_hidden[self.output_size :]
-        n = (x_n + F.linear(f * h, u_n)).tanh()
-        hidden = (1 - f) * h + f * n
+        keep, write = self._parts(x, state)
+        hidden = keep * state["hidden"] + write
         return hidden, {"hidden": hidden}
+
+    def additive(self, x: Float[Tensor, "B D"], state: State) -> dict[str, Additive]:
+        return {"hidden": Additive(*self._parts(x, state))}
 
     def gates(self, x: Float[Tensor, "B D"], state: State) -> dict[str, Float[Tensor, "B H"]]:
         """``keep`` is 1 - f."""
@@ -59,3 +61,9 @@ class MGU(DenseCell):
         """f, and what x gives to n before its nonlinearity, [B H] each."""
         x_f, x_n = self.from_input(x).chunk(2, dim=-1)
         return (x_f + F.linear(state["hidden"], self.weight_hidden[: self.output_size])).sigmoid(), x_n
+
+    def _parts(self, x: Float[Tensor, "B D"], state: State) -> tuple[Tensor, Tensor]:
+        """What is kept of the old state, and what is added to it, [B H] each."""
+        f, x_n = self._gate(x, state)
+        n = (x_n + F.linear(f * state["hidden"], self.weight_hidden[self.output_size :])).tanh()
+        return 1 - f, f * n

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from .base import Additive
 from .matrix_memory import Heads, MatrixMemoryCell, decayed_sums, outer, read
 from .state import State
 
@@ -34,6 +35,10 @@ class Retention(MatrixMemoryCell):
         query, key, value = self.projected(x)
         memory = self.decay[:, None, None] * state["memory"] + outer(key, value)
         return self.out(read(memory, query) / self.width**0.5), {"memory": memory}
+
+    def additive(self, x: Float[Tensor, "B D"], state: State) -> dict[str, Additive]:
+        query, key, value = self.projected(x)
+        return {"memory": Additive(self.decay[:, None, None], outer(key, value), query)}
 
     def forward(self, xs: Float[Tensor, "T B D"], state: State | None = None) -> tuple[Float[Tensor, "T B H"], State]:
         state = self.initial_state(xs.shape[1]) if state is None else state

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .base import Cell
+from .base import Additive, Cell
 from .initialisation import at_least, uniform
 from .state import State
 
@@ -60,9 +60,7 @@ class SLSTM(Cell):
 
     def step(self, x: Float[Tensor, "B D"], state: State) -> tuple[Float[Tensor, "B H"], State]:
         i, f, z, o = self._pre_activations(x, state)
-        kept = F.logsigmoid(f) + state["stabiliser"]
-        stabiliser = torch.maximum(kept, i)
-        forget, enter = (kept - stabiliser).exp(), (i - stabiliser).exp()
+        forget, enter, stabiliser = _stabilised(i, f, state["stabiliser"])
         cell = forget * state["cell"] + enter * z.tanh()
         normaliser = forget * state["normaliser"] + enter
         hidden = o.sigmoid() * cell / normaliser
@@ -73,8 +71,20 @@ class SLSTM(Cell):
         _, f, _, o = self._pre_activations(x, state)
         return {"forget": f.sigmoid(), "output": o.sigmoid()}
 
+    def additive(self, x: Float[Tensor, "B D"], state: State) -> dict[str, Additive]:
+        i, f, z, _ = self._pre_activations(x, state)
+        forget, enter, _ = _stabilised(i, f, state["stabiliser"])
+        return {"cell": Additive(forget, enter * z.tanh())}
+
     def _pre_activations(self, x: Float[Tensor, "B D"], state: State) -> tuple[Tensor, ...]:
         """i', f', z' and o', [B H] each."""
         heads = state["hidden"].unflatten(-1, (self.heads, -1))
         from_hidden = torch.einsum("gaij,baj->bgai", self.weight_hidden, heads).flatten(1)
         return (F.linear(x, self.weight_input, self.bias) + from_hidden).chunk(4, dim=-1)
+
+
+def _stabilised(i: Tensor, f: Tensor, stabiliser: Float[Tensor, "B H"]) -> tuple[Tensor, Tensor, Tensor]:
+    """f, i and the new m of i', f' and the old m."""
+    kept = F.logsigmoid(f) + stabiliser
+    new = torch.maximum(kept, i)
+    return (kept - new).exp(), (i - new).exp(), new

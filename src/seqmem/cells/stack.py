@@ -3,7 +3,7 @@
 Axes: T time, B batch, D input features, H hidden (output) features, V vectors.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, cast
 
@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from .base import Cell, Differentiated, Tapped, hooked
+from .base import Additive, Cell, Differentiated, Tapped, hooked
 from .state import State, join, part
 
 
@@ -48,11 +48,13 @@ class Stack(Cell):
         return x, self._join(news)
 
     def gates(self, x: Float[Tensor, "B D"], state: State) -> dict[str, Float[Tensor, "B _"]]:
-        gates = []
-        for cell, old in zip(self.cells, self._split(state), strict=True):
-            gates.append(cell.gates(x, old))
-            x, _ = cell.step(x, old)
-        return self._join(gates)
+        return self._join([cell.gates(x, old) for cell, x, old in self._reading(x, state)])
+
+    def looks(self, x: Float[Tensor, "B D"], state: State) -> dict[str, Float[Tensor, "B A N"]]:
+        return self._join([cell.looks(x, old) for cell, x, old in self._reading(x, state)])
+
+    def additive(self, x: Float[Tensor, "B D"], state: State) -> dict[str, Additive]:
+        return self._join([cell.additive(x, old) for cell, x, old in self._reading(x, state)])
 
     def forward(self, xs: Float[Tensor, "T B D"], state: State | None = None) -> tuple[Float[Tensor, "T B H"], State]:
         olds = [None] * len(self.cells) if state is None else self._split(state)
@@ -113,6 +115,12 @@ class Stack(Cell):
 
     def layers(self) -> Sequence[Cell]:
         return [layer for cell in self.cells for layer in cell.layers()]
+
+    def _reading(self, x: Float[Tensor, "B D"], state: State) -> Iterator[tuple[Cell, Tensor, State]]:
+        """Each cell with the input and the old state of its step."""
+        for cell, old in zip(self.cells, self._split(state), strict=True):
+            yield cell, x, old
+            x, _ = cell.step(x, old)
 
     def _join(self, states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         return join(dict(zip(self._names, states, strict=True)))

@@ -6,8 +6,10 @@ Each is called as ``make(task, cell, **options)``, with a ``CellFactory`` for th
 from collections.abc import Callable
 
 from .base import Layers as Layers
+from .base import Look as Look
 from .base import Model as Model
 from .base import Step as Step
+from .base import backwards as backwards
 from .base import entering as entering
 from .recurrent import RecurrentModel as RecurrentModel
 from .recurrent import stacked as stacked

@@ -1,23 +1,33 @@
 """Models: they walk over a sequence and predict. Also the measures of every model: parameter count, loss and score.
 
 Axes: T time, A asked timesteps, B batch, D features of what enters the first layer, H output
-features, K predicted numbers (or classes), V symbols.
+features, K predicted numbers (or classes), V symbols, N timesteps that are looked at.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from ..cells.base import Cell, cells_in
+from ..cells.base import Additive, Cell, cells_in
 from ..cells.state import State
 from ..randomness import ambient
 from ..signals import Batch, loss_with_gradient
 from ..tasks.base import Task
+
+
+class Look(NamedTuple):
+    """The weights of attention, which sum to 1 for each head, over N timesteps of the sequence.
+
+    ``first`` is the first of these, counted as the walk counts them from 0; before its start they are negative.
+    """
+
+    weights: Float[Tensor, "B heads N"]
+    first: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +39,17 @@ class Step:
         output: the input of ``Model.read_out``, [B H].
         state: the state after this timestep.
         gates: returns gate name -> [B units], how far each was open in this step (0 to 1); computed on each call.
+        looks: returns name -> what attention looked at in this step; computed on each call.
+        additive: returns state name -> how this step made it of the old one, as in ``Cell.additive``; computed on each
+            call.
     """
 
     x: Float[Tensor, "B D"]
     output: Float[Tensor, "B H"]
     state: State
     gates: Callable[[], Mapping[str, Float[Tensor, "B _"]]] = dict
+    looks: Callable[[], Mapping[str, Look]] = dict
+    additive: Callable[[], Mapping[str, Additive]] = dict
 
 
 class Model(nn.Module, ABC):
@@ -160,6 +175,11 @@ class Layers:
     cells: Sequence[Cell]
     weight: Float[Tensor, "K H"]
     bias: Float[Tensor, " K"]
+
+
+def backwards(weights: Mapping[str, Float[Tensor, "B heads N"]], t: int) -> dict[str, Look]:
+    """What a cell's attention (``Cell.looks``) looked at in timestep ``t``: the last N timesteps."""
+    return {name: Look(each, t + 1 - each.shape[-1]) for name, each in weights.items()}
 
 
 def entering(xs: Float[Tensor, "T B D"]) -> Sequence[Float[Tensor, "B D"]]:

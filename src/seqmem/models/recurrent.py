@@ -3,7 +3,8 @@
 Axes: T time, A asked timesteps, B batch, D input features, H hidden, K outputs, V vocabulary.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +19,7 @@ from ..cells.stack import Stack
 from ..cells.state import State
 from ..signals import OneHot
 from ..tasks.base import Task
-from .base import Differentiated, Layers, Model, Step, Tapped, entering
+from .base import Differentiated, Layers, Look, Model, Step, Tapped, backwards, entering
 
 
 class RecurrentModel(Model):
@@ -56,9 +57,16 @@ class RecurrentModel(Model):
 
     def walk(self, inputs: Shaped[Tensor, "T B ..."], state: State | None = None) -> Iterator[Step]:
         old = self.cell.initial_state(inputs.shape[1]) if state is None else state
-        for x in entering(self.embed(inputs)):
+        for t, x in enumerate(entering(self.embed(inputs))):
             output, new = self.cell.step(x, old)
-            yield Step(x, output, new, _gates(self.cell, x, old))
+            yield Step(
+                x,
+                output,
+                new,
+                gates=partial(self.cell.gates, x, old),
+                looks=partial(_looks, self.cell, x, old, t),
+                additive=partial(self.cell.additive, x, old),
+            )
             old = new
 
     def read_out(self, outputs: Float[Tensor, "*A B H"]) -> Float[Tensor, "*A B K"]:
@@ -141,8 +149,8 @@ def stacked(cell: CellFactory, layers: int) -> CellFactory:
     return make
 
 
-def _gates(cell: Cell, x: Float[Tensor, "B D"], state: State) -> Callable[[], Mapping[str, Float[Tensor, "B _"]]]:
-    return lambda: cell.gates(x, state)
+def _looks(cell: Cell, x: Float[Tensor, "B D"], state: State, t: int) -> dict[str, Look]:
+    return backwards(cell.looks(x, state), t)
 
 
 def _outputs_at(cell: Cell, outputs: Float[Tensor, "T B H"], final: State, at: slice) -> Float[Tensor, "A B H"]:
