@@ -451,15 +451,41 @@ def test_a_cell_equals_torchrecurrents_twin_with_copied_weights(name: str):
             torch.testing.assert_close(output, expected, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("make", [LinearAttention, Retention])
-def test_chunks_of_a_matrix_memory_are_its_steps(
-    make: type[LinearAttention] | type[Retention], monkeypatch: pytest.MonkeyPatch
-):
+MATRICES: dict[str, Callable[[], Cell]] = {
+    "linear_attention": lambda: LinearAttention(D, H, heads=2),
+    "retention": lambda: Retention(D, H, heads=2),
+    "mlstm": lambda: MLSTM(D, H, heads=2),
+    "deltanet, negative": lambda: DeltaNet(D, H, heads=2, negative=True),
+    "gated_deltanet": lambda: GatedDeltaNet(D, H, heads=2),
+}
+
+
+@pytest.mark.parametrize("name", MATRICES)
+def test_chunks_of_a_matrix_memory_are_its_steps(name: str, monkeypatch: pytest.MonkeyPatch):
+    """In values, the final state and all gradients, where chunks end within the sequence."""
     monkeypatch.setattr(matrix_memory, "CHUNK", 3)
-    cell, xs = drawn(lambda: make(D, H, heads=2), "chunks"), random(8, B, D, seed=1)
-    start = {key: random(*leaf.shape, seed=2) for key, leaf in cell.initial_state(B).items()}
+    cell, xs = drawn(MATRICES[name], "chunks"), random(8, B, D, seed=1).requires_grad_()
+    start = {key: random(*leaf.shape, seed=2).requires_grad_() for key, leaf in cell.initial_state(B).items()}
+    by = [xs, *start.values(), *(parameter for parameter in cell.parameters() if parameter.requires_grad)]
+
+    def everything(outputs: Tensor, end: Mapping[str, Tensor]) -> list[Tensor]:
+        values = [outputs, *end.values()]
+        weights = [random(*value.shape, seed=3 + i) for i, value in enumerate(values)]
+        return [*values, *torch.autograd.grad(values, by, weights)]
+
     *_, (_, end) = walked = [*steps(cell, xs.unbind(0), start)]
-    torch.testing.assert_close(cell(xs, start), (torch.stack([output for output, _ in walked]), end))
+    expected = everything(torch.stack([output for output, _ in walked]), end)
+    torch.testing.assert_close(everything(*cell(xs, start)), expected, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["mlstm", "gated_deltanet"])
+@pytest.mark.parametrize("gate", [-300.0, 300.0])
+def test_gates_that_close_or_open_at_once_leave_float32_finite_and_right(name: str, gate: float):
+    """A product of what is kept vanishes, or a sum of exponents is large: chunks are still the steps."""
+    cell, xs = drawn(MATRICES[name], "gates").float(), random(70, B, D, seed=1).float()
+    xs[:, :, 0] = gate * (torch.arange(70) % 5 == 2)[:, None]
+    outputs = torch.stack([output for output, _ in steps(cell, xs.unbind(0), cell.initial_state(B))])
+    torch.testing.assert_close(cell(xs)[0], outputs, rtol=2e-3, atol=2e-4)
 
 
 def test_chunks_of_an_lru_are_its_steps(monkeypatch: pytest.MonkeyPatch):

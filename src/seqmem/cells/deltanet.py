@@ -13,11 +13,10 @@ is not here.
 
 from typing import ClassVar
 
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .matrix_memory import MatrixMemoryCell, outer, read, unit
+from .matrix_memory import MatrixMemoryCell, memory_sums, outer, read
 from .state import State
 
 
@@ -35,11 +34,16 @@ class DeltaNet(MatrixMemoryCell):
         return {"memory": self.empty(batch_size)}
 
     def step(self, x: Float[Tensor, "B D"], state: State) -> tuple[Float[Tensor, "B H"], State]:
-        query, key, value = (F.silu(part) for part in self.projected(x))
-        query, key = unit(query), unit(key)
+        query, key, value = self.directed(x)
         beta = self.most * self.write(x).sigmoid()[..., None]
         memory = state["memory"] + outer(beta * key, value - read(state["memory"], key))
         return self.out(read(memory, query) / self.width**0.5), {"memory": memory}
+
+    def forward(self, xs: Float[Tensor, "T B D"], state: State | None = None) -> tuple[Float[Tensor, "T B H"], State]:
+        state = self.initial_state(xs.shape[1]) if state is None else state
+        write = self.most * self.write(xs).sigmoid()
+        looked, memory = memory_sums(self.directed(xs), state["memory"], write=write, delta=True)
+        return self.out(looked / self.width**0.5), {"memory": memory}
 
     def gates(self, x: Float[Tensor, "B D"], state: State) -> dict[str, Float[Tensor, "B A"]]:
         """``write`` is sigmoid(w . x), one number per head."""

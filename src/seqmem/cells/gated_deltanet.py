@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .matrix_memory import MatrixMemoryCell, outer, read, unit
+from .matrix_memory import MatrixMemoryCell, memory_sums, outer, read
 from .state import State
 
 
@@ -44,14 +44,21 @@ class GatedDeltaNet(MatrixMemoryCell):
         return {"memory": self.empty(batch_size)}
 
     def step(self, x: Float[Tensor, "B D"], state: State) -> tuple[Float[Tensor, "B H"], State]:
-        query, key, value = (F.silu(part) for part in self.projected(x))
-        query, key = unit(query), unit(key)
+        query, key, value = self.directed(x)
         gates = self.gates(x, state)
         kept = gates["keep"][..., None, None] * state["memory"]
         memory = kept + outer(gates["write"][..., None] * key, value - read(kept, key))
         return self.out(read(memory, query) / self.width**0.5), {"memory": memory}
 
+    def forward(self, xs: Float[Tensor, "T B D"], state: State | None = None) -> tuple[Float[Tensor, "T B H"], State]:
+        state = self.initial_state(xs.shape[1]) if state is None else state
+        log_keep, write = self._log_keep(xs), self.write(xs).sigmoid()
+        looked, memory = memory_sums(self.directed(xs), state["memory"], log_keep, write, delta=True)
+        return self.out(looked / self.width**0.5), {"memory": memory}
+
     def gates(self, x: Float[Tensor, "B D"], state: State) -> dict[str, Float[Tensor, "B A"]]:
         """``keep`` is alpha, ``write`` beta: one number per head."""
-        keep = (-self.rate.exp() * F.softplus(self.forget(x))).exp()
-        return {"keep": keep, "write": self.write(x).sigmoid()}
+        return {"keep": self._log_keep(x).exp(), "write": self.write(x).sigmoid()}
+
+    def _log_keep(self, x: Float[Tensor, "*N D"]) -> Float[Tensor, "*N A"]:
+        return -self.rate.exp() * F.softplus(self.forget(x))

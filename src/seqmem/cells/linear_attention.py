@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .base import Additive
-from .matrix_memory import Heads, MatrixMemoryCell, decayed_sums, outer, positive_features, read
+from .matrix_memory import Heads, MatrixMemoryCell, memory_sums, outer, positive_features, read
 from .state import State
 
 
@@ -49,7 +49,7 @@ class LinearAttention(MatrixMemoryCell):
         # The total is the sum for a value of 1, which is appended to the others.
         value = torch.cat([value, torch.ones_like(value[..., :1])], -1)
         start = torch.cat([state["memory"], state["total"][..., None]], -1)
-        sums, end = decayed_sums(Heads(query, key, value), start, value.new_ones(self.heads))
+        sums, end = memory_sums(Heads(query, key, value), start)
         looked = sums[..., :-1] / (sums[..., -1:] + 1e-6)
         return self.out(looked), {"memory": end[..., :-1], "total": end[..., -1]}
 

@@ -3,6 +3,8 @@
 Axes: T time, B batch, A heads, E numbers per head, D input features, H hidden.
 """
 
+from contextlib import AbstractContextManager, nullcontext
+from itertools import repeat
 from typing import NamedTuple
 
 import torch
@@ -44,6 +46,11 @@ class MatrixMemoryCell(Cell):
     def projected(self, x: Float[Tensor, "*N D"]) -> Heads:
         return Heads(*self.project(x).unflatten(-1, (3, self.heads, self.width)).unbind(-3))
 
+    def directed(self, x: Float[Tensor, "*N D"]) -> Heads:
+        """silu of ``projected``, queries and keys of length 1."""
+        query, key, value = (F.silu(part) for part in self.projected(x))
+        return Heads(unit(query), unit(key), value)
+
     def out(self, read: Float[Tensor, "*N A E"]) -> Float[Tensor, "*N H"]:
         return self.leave(read.flatten(-2))
 
@@ -60,25 +67,72 @@ def read(memory: Float[Tensor, "B A E E"], query: Float[Tensor, "B A E"]) -> Flo
     return (query[..., None, :] @ memory)[..., 0, :]
 
 
-CHUNK = 64
+CHUNK = 32
 """Timesteps whose products are made at once: their number grows with its square, the number of loops falls with it."""
 
 
-def decayed_sums(
-    heads: Heads, memory: Float[Tensor, "B A E V"], decay: Float[Tensor, " A"]
+def memory_sums(
+    heads: Heads,
+    memory: Float[Tensor, "B A E V"],
+    log_keep: Float[Tensor, "T B A"] | None = None,
+    write: Float[Tensor, "T B A"] | None = None,
+    *,
+    delta: bool = False,
 ) -> tuple[Float[Tensor, "T B A V"], Float[Tensor, "B A E V"]]:
-    """(S_t^T q_t for every t, S_T) of S_t = decay * S_{t-1} + k_t v_t^T: in chunks of timesteps, by matrix products."""
+    """(S_t^T q_t for every t, S_T) of S_t = S' + write_t k_t v_t^T, where S' = exp(log_keep_t) S_{t-1}.
+
+    With ``delta``, by the delta rule: S_t = S' + write_t k_t (v_t - S'^T k_t)^T. What is missing is 1.
+
+    In chunks of timesteps, by matrix products. What the delta rule writes in a chunk solves a triangular system (Yang
+    et al. 2024, section 3), (I + diag(write) P) U = diag(write) (V - diag(K_t) K S), where P_ts = K_ts k_t . k_s for
+    s < t, and K_ts is what is kept of s at t, K_t what is kept of the memory before the chunk.
+    """
     outputs = []
-    for query, key, value in zip(*(part.split(CHUNK) for part in heads), strict=True):
-        steps = torch.arange(len(query), dtype=decay.dtype, device=decay.device)
-        q, k, v = (part.permute(1, 2, 0, 3) for part in (query, key, value))  # [B A T E]
-        apart = steps[:, None] - steps
-        weights = torch.where(apart >= 0, decay[:, None, None] ** apart.clamp(min=0), 0.0)
-        before = decay[:, None, None] ** (steps + 1)[:, None]
-        outputs.append((((q @ k.mT) * weights) @ v + (before * q) @ memory).permute(2, 0, 1, 3))
-        left = decay[:, None, None] ** (len(steps) - 1 - steps)[:, None]
-        memory = decay[:, None, None] ** len(steps) * memory + (left * k).mT @ v
+    exact = torch.promote_types(memory.dtype, torch.float32)
+    # Half precision (autocast) has no triangular solves, and would lose what a chunk takes back.
+    with _as_it_is(memory):
+        memory = memory.to(exact)
+        q_k_v = zip(*(part.to(exact).movedim(0, 2).split(CHUNK, 2) for part in heads), strict=True)  # [B A T E]
+        log_keeps, writes = (
+            repeat(None) if part is None else part.to(exact).movedim(0, 2).split(CHUNK, 2) for part in (log_keep, write)
+        )
+        for (q, k, v), log_kept, share in zip(q_k_v, log_keeps, writes, strict=False):
+            shares, overlap = (q @ k.mT).tril(), k @ k.mT if delta else None
+            old_key, old_query, left, whole = k, q, k, None
+            if log_kept is not None:
+                between, since = sums_between(log_kept).exp(), log_kept.cumsum(-1).exp()[..., None]
+                shares, overlap = shares * between, None if overlap is None else overlap * between
+                old_key, old_query, left, whole = (
+                    since * k,
+                    since * q,
+                    between[..., -1, :, None] * k,
+                    since[..., -1:, :],
+                )
+            new = v - old_key @ memory if delta else v
+            if share is not None:
+                new, overlap = share[..., None] * new, None if overlap is None else share[..., None] * overlap
+            if overlap is not None:
+                new = torch.linalg.solve_triangular(overlap.tril(-1), new, upper=False, unitriangular=True)
+            outputs.append((shares @ new + old_query @ memory).movedim(2, 0))
+            memory = (memory if whole is None else whole * memory) + left.mT @ new
     return torch.cat(outputs), memory
+
+
+def sums_between(numbers: Float[Tensor, "*N T"]) -> Float[Tensor, "*N T T"]:
+    """Row t, column s: the sum of the numbers after s until t; minus infinity for s > t.
+
+    Summed as they are: differences of two sums since the first would lose the digits of small ones behind large ones.
+    """
+    ones = torch.ones(numbers.shape[-1], numbers.shape[-1], dtype=torch.bool, device=numbers.device)
+    sums = (numbers[..., None] * ones.tril(-1)).cumsum(-2)
+    return sums.masked_fill(ones.triu(1), -torch.inf)
+
+
+def _as_it_is(like: Tensor) -> AbstractContextManager[object]:
+    """No autocast inside."""
+    device = like.device.type
+    on = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return torch.autocast(device, enabled=False) if on else nullcontext()
 
 
 def unit(vector: Float[Tensor, "*N E"]) -> Float[Tensor, "*N E"]:

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .matrix_memory import MatrixMemoryCell, outer, read
+from .matrix_memory import Heads, MatrixMemoryCell, memory_sums, outer, read
 from .state import State
 
 
@@ -47,10 +47,8 @@ class MLSTM(MatrixMemoryCell):
         return {"memory": memory, "normaliser": memory[..., 0], "stabiliser": memory[..., 0, 0]}
 
     def step(self, x: Float[Tensor, "B D"], state: State) -> tuple[Float[Tensor, "B H"], State]:
-        query, key, value = self.projected(x)
-        key = key / self.width**0.5
-        i, f = F.linear(x, self.weight_gates, self.bias_gates).chunk(2, dim=-1)
-        kept = F.logsigmoid(f) + state["stabiliser"]
+        (query, key, value), i, log_forget = self._parts(x)
+        kept = log_forget + state["stabiliser"]
         stabiliser = torch.maximum(kept, i)
         forget, enter = (kept - stabiliser).exp()[..., None], (i - stabiliser).exp()[..., None]
         memory = forget[..., None] * state["memory"] + outer(enter * key, value)
@@ -59,6 +57,28 @@ class MLSTM(MatrixMemoryCell):
         size = torch.maximum((normaliser * query).sum(-1).abs(), least)
         output = self.output_gate(x).sigmoid() * self.out(read(memory, query) / size[..., None])
         return output, {"memory": memory, "normaliser": normaliser, "stabiliser": stabiliser}
+
+    def forward(self, xs: Float[Tensor, "T B D"], state: State | None = None) -> tuple[Float[Tensor, "T B H"], State]:
+        state = self.initial_state(xs.shape[1]) if state is None else state
+        (query, key, value), i, log_forget = self._parts(xs)
+        stabilisers = [state["stabiliser"]]
+        for enter, keep in zip(i.unbind(0), log_forget.unbind(0), strict=True):
+            stabilisers.append(torch.maximum(keep + stabilisers[-1], enter))
+        new = torch.stack(stabilisers[1:])
+        # The normaliser is the memory of a value of 1, which is appended to the others.
+        value = torch.cat([value, torch.ones_like(value[..., :1])], -1)
+        start = torch.cat([state["memory"], state["normaliser"][..., None]], -1)
+        kept = log_forget + torch.stack(stabilisers[:-1]) - new
+        sums, end = memory_sums(Heads(query, key, value), start, kept, (i - new).exp())
+        size = torch.maximum(sums[..., -1].abs(), (-new).exp())
+        output = self.output_gate(xs).sigmoid() * self.out(sums[..., :-1] / size[..., None])
+        return output, {"memory": end[..., :-1], "normaliser": end[..., -1], "stabiliser": stabilisers[-1]}
+
+    def _parts(self, x: Float[Tensor, "*N D"]) -> tuple[Heads, Float[Tensor, "*N A"], Float[Tensor, "*N A"]]:
+        """Queries, scaled keys and values; i'; log sigmoid(f')."""
+        query, key, value = self.projected(x)
+        i, f = F.linear(x, self.weight_gates, self.bias_gates).chunk(2, dim=-1)
+        return Heads(query, key / self.width**0.5, value), i, F.logsigmoid(f)
 
     def gates(self, x: Float[Tensor, "B D"], state: State) -> dict[str, Float[Tensor, "B _"]]:
         """The input gate may be of any size, so it is not shown."""

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from .base import Additive
-from .matrix_memory import Heads, MatrixMemoryCell, decayed_sums, outer, read
+from .matrix_memory import Heads, MatrixMemoryCell, memory_sums, outer, read
 from .state import State
 
 
@@ -43,5 +43,6 @@ class Retention(MatrixMemoryCell):
     def forward(self, xs: Float[Tensor, "T B D"], state: State | None = None) -> tuple[Float[Tensor, "T B H"], State]:
         state = self.initial_state(xs.shape[1]) if state is None else state
         query, key, value = self.projected(xs)
-        looked, memory = decayed_sums(Heads(query / self.width**0.5, key, value), state["memory"], self.decay)
+        log_keep = self.decay.log().expand(*xs.shape[:2], self.heads)
+        looked, memory = memory_sums(Heads(query / self.width**0.5, key, value), state["memory"], log_keep)
         return self.out(looked), {"memory": memory}
