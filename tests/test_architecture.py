@@ -37,7 +37,7 @@ LAW: dict[str, set[str]] = {
     "cores": set(),
     "decay": {"measurement"},
     "kernels": {"kernels", "cores"},
-    "cells": {"cells", "kernels"},
+    "cells": {"cells", "kernels", "randomness"},
     "tasks": {"tasks", "signals", "metrics", "spaces", "grammar"},
     "models": {"models", "signals", "randomness", "cells", "tasks.base"},
     "probes": {"probes", "signals", "randomness", "cells", "tasks.base", "models", "decay", "measurement", "denormals"},

@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from doors import Attention
 from seqmem.cells import CELLS, GRU, LSTM, RNN, Cell, Slots, Stack, State, steps
 from seqmem.cells.state import leaves, map_leaves
+from seqmem.cells.wrappers import Dropout, LayerNorm, Residual, Zoneout
 from seqmem.kernels.loading import Library, load
 from seqmem.randomness import ambient
 
 CONF = Path(__file__).parents[1] / "conf" / "cell"
 T, B, D, H = 7, 3, 5, 4
-COMMON = ("name", "hidden_size", "layers", "params")
+COMMON = ("name", "hidden_size", "layers", "params", "wrap")
 
 
 def _from_yaml(path: Path) -> Callable[[int], Cell]:
@@ -50,6 +51,10 @@ MAKERS |= {
     "attention, plain": lambda d: CELLS["attention"](d, D, heads=1, positions="none", wide=0),
     "tcn, one level": lambda d: CELLS["tcn"](d, H, levels=1, kernel=2),
     "stack with attention": lambda d: Stack([LSTM(d, H, seq_len=20), Attention(H, H), RNN(H, H)]),
+    "wrapped": lambda d: Residual(LayerNorm(LSTM(d, H, seq_len=20))),
+    "wrapped stack": lambda d: Stack(
+        [Residual(Dropout(GRU(d, d, forget_bias=1.0), p=0.5)), Zoneout(LayerNorm(LSTM(d, H, seq_len=20)), p=0.3)]
+    ).eval(),
     "stack": lambda d: Stack([LSTM(d, H, seq_len=20), RNN(H, H), GRU(H, H, form="cho", forget_bias=1.0)]),
 }
 

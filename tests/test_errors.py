@@ -43,7 +43,7 @@ REFUSED = {
     "+xyz=1": "there is no setting 'xyz'",
     "cell.hiden_size=3": "there is no setting 'cell.hiden_size'. Did you mean 'cell.hidden_size'?",
     "trace.evry=3": "Did you mean 'trace.every'?",
-    "cell=rnn cell.forget_bias=1": "no setting 'cell.forget_bias'. cell=rnn has hidden_size, layers, params, nonlin",
+    "cell=rnn cell.forget_bias=1": "no setting 'cell.forget_bias'. cell=rnn has hidden_size, layers, params, wrap, ",
     "task=adding task.people=4": "there is no setting 'task.people'. task=adding has",
     "+cell.alpha=1": "there is no setting 'cell.alpha'. cell has forget_bias, init",
     "cell.args.alpha=1": "there is no setting 'cell.args'",

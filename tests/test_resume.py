@@ -170,7 +170,8 @@ for name, config in cases.items():
 
 KINDS = {
     "lstm": ("cell.layers=2",),
-    "carried": ("task=text", "task.chunks=3", "cell=gru"),  # a state carried from batch to batch
+    # a state carried from batch to batch, and noise in every step
+    "carried": ("task=text", "task.chunks=3", "cell=gru", "cell.wrap=zoneout:0.1+dropout:0.2+residual"),
     "uniform": ("task.lengths=uniform", "optimizer=sgd", "optimizer.momentum=0.9", "cell=rnn"),
 }
 

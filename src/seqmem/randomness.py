@@ -64,6 +64,15 @@ def ambient(seed: int, stream: str, index: int = 0, *, device: torch.device | No
         yield
 
 
+def noise(shape: torch.Size, device: torch.device) -> torch.Tensor:
+    """U(0, 1) from the generators that ``ambient`` has seeded, for modules that draw while they are trained.
+
+    float32, whatever the module computes in: the same numbers in each precision. On a CPU a sequence of shape [T, ...]
+    has the numbers of T draws of shape [...].
+    """
+    return torch.rand(shape, dtype=torch.float32, device=device)
+
+
 @contextmanager
 def disturbed(seed: int) -> Iterator[list[str]]:
     """Seed the global generators of torch, numpy and Python inside, to see whether anything depends on them.

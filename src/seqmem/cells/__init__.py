@@ -40,6 +40,7 @@ from .tcn import TCN as TCN
 from .torchrecurrent import TorchRecurrent as TorchRecurrent
 from .ugrnn import UGRNN as UGRNN
 from .unicornn import UnICORNN as UnICORNN
+from .wrappers import WRAPPERS as WRAPPERS
 
 CELLS: dict[str, type[Cell]] = {
     "rnn": RNN,

@@ -11,6 +11,7 @@ with g(v) = 4 sigmoid(v) - 2 and h(v) = 2 sigmoid(v) - 1. The rows of W, R and b
 output gates and of the cells, and so are R's columns.
 """
 
+from collections.abc import Iterator
 from typing import ClassVar
 
 import torch
@@ -18,7 +19,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .base import Cell
+from .base import Additive, Cell
 from .initialisation import at_least, uniform
 from .state import State
 
@@ -70,15 +71,25 @@ class LSTM1997(Cell):
 
     def step(self, x: Float[Tensor, "B D"], state: State) -> tuple[Float[Tensor, "B H"], State]:
         gates, candidate = self._activations(x, state)
-        enter, leave = (gate.repeat_interleave(self.block, -1)[:, : self.output_size] for gate in gates.chunk(2, -1))
+        enter, leave = self._per_cell(gates)
         cell = state["cell"] + enter * (4 * candidate.sigmoid() - 2)
         hidden = leave * (2 * cell.sigmoid() - 1)
         return hidden, {"hidden": hidden, "cell": cell, "gates": gates}
+
+    def additive(self, x: Float[Tensor, "B D"], state: State) -> dict[str, Additive]:
+        gates, candidate = self._activations(x, state)
+        enter, _ = self._per_cell(gates)
+        return {"cell": Additive(torch.ones_like(enter), enter * (4 * candidate.sigmoid() - 2))}
 
     def gates(self, x: Float[Tensor, "B D"], state: State) -> dict[str, Float[Tensor, "B _"]]:
         """One value per block."""
         enter, leave = self._activations(x, state)[0].chunk(2, -1)
         return {"input": enter, "output": leave}
+
+    def _per_cell(self, gates: Float[Tensor, "B G2"]) -> Iterator[Float[Tensor, "B H"]]:
+        """The input and the output gate of each cell: those of its block."""
+        for gate in gates.chunk(2, -1):
+            yield gate.repeat_interleave(self.block, -1)[:, : self.output_size]
 
     def _activations(self, x: Float[Tensor, "B D"], state: State) -> tuple[Tensor, Tensor]:
         """The gates [B 2G], and what enters g [B H]."""

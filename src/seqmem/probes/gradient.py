@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 from torch import Tensor
 
+from ..cells.norms import row_norms
 from ..cells.state import tensors, written
 from ..decay import DESCRIPTION, INPUT, NUMBERS, Trace, decays_of, in_words, together
 from ..denormals import flush_denormal
@@ -204,27 +205,13 @@ def _by_steps(model: Model, task: Task, batch: Batch) -> dict[str, Float[Tensor,
         rows = [_flat(next(gradients)) for value in values if value.requires_grad]
         if not rows:
             return zero if values else unwritten
-        return _norm(rows[0] if len(rows) == 1 else torch.cat(rows, 1))
+        return row_norms(rows[0] if len(rows) == 1 else torch.cat(rows, 1))
 
     return {name: torch.stack([norm(values) for values in steps]) for name, steps in series.items()}
 
 
 def _flat(gradient: Float[Tensor, "B ..."]) -> Float[Tensor, "B _"]:
     return gradient.flatten(1) if gradient.ndim > 1 else gradient[:, None]
-
-
-def _norm(flat: Float[Tensor, "B _"]) -> Float[Tensor, " B"]:
-    """The L2 norm of each row, over all of float64's range."""
-    norms = torch.linalg.vector_norm(flat, dim=1)
-    # Squares underflow, and overflow, at the root of the range: scale such rows by their largest entry first.
-    least, most = norms.aminmax()
-    if not (least > 1e-140 and most < 1e150):
-        extreme = ~((norms > 1e-140) & (norms < 1e150))
-        rows = flat[extreme]
-        largest = rows.abs().amax(1, keepdim=True)
-        scale = torch.where((largest > 0) & largest.isfinite(), largest, 1.0)
-        norms[extreme] = torch.linalg.vector_norm(rows / scale, dim=1) * scale[:, 0]
-    return norms
 
 
 class GradientProbe(Probe):

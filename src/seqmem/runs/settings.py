@@ -39,6 +39,7 @@ class Setting:
 
 SETTINGS: dict[str, Setting] = {
     "cell": Setting("training"),
+    "cell.wrap": Setting("training", since="0.3.0", before=None),
     "cell.peepholes": Setting("training", since="0.3.0", before=False),  # of lstm
     "cell.coupled": Setting("training", since="0.3.0", before=False),  # of lstm
     "task": Setting("training"),

@@ -16,7 +16,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 import torch
 from torch import nn, optim
 
-from ...cells import CELLS, Cell, CellFactory, use_kernel
+from ...cells import CELLS, WRAPPERS, Cell, CellFactory, use_kernel
 from ...cells.base import cells_in
 from ...cores import usable_cores
 from ...kernels.loading import Library, Unavailable, load
@@ -35,8 +35,9 @@ from .own_code import hidden, import_module
 from .schema import RunConfig, check_device_name, chosen_threads
 from .trial import try_cell, try_declared, try_model, try_probe, try_task
 from .trial.words import with_type
+from .wrapping import parts
 
-_CELL_COMMON = ("name", "hidden_size", "layers", "params")
+_CELL_COMMON = ("name", "hidden_size", "layers", "params", "wrap")
 _MODEL_COMMON = ("name",)
 _TASK_COMMON = ("name", "usual_seq_len", "lengths", "shortest")
 
@@ -289,14 +290,39 @@ def _cell_maker(config: RunConfig) -> Callable[[int], CellFactory]:
         raise ConfigError(f"cell.layers={layers}: must be at least 1")
     if config.embed_size < 0:
         raise ConfigError(f"embed_size={config.embed_size}: must be at least 1, or 0 for one-hot")
+    wrappers = _wrappers(settings.get("wrap"))
 
     def make(hidden_size: int) -> CellFactory:
         def cell(input_size: int) -> Cell:
-            return _make(kind, settings, "cell", input_size, hidden_size, **checked)
+            made = _make(kind, settings, "cell", input_size, hidden_size, **checked)
+            for wrapper in wrappers:
+                made = wrapper(made)
+            return made
 
         return stacked(cell, layers)
 
     return make
+
+
+def _wrappers(word: Any) -> list[Callable[[Cell], Cell]]:
+    """The wrappers that ``cell.wrap`` names, from the inside out; the value behind a name is that of its one option."""
+    if not isinstance(word, str | None):
+        raise ConfigError(f"cell.wrap={_as_typed(word)}: must be names with + between them: {'+'.join(WRAPPERS)}")
+    wrappers: list[Callable[[Cell], Cell]] = []
+    for name, text in parts(word):
+        if name not in WRAPPERS:
+            hint = nearest(name, list(WRAPPERS))
+            raise ConfigError(f"cell.wrap={word}: no wrapper is called '{name}'.{hint} One of: {', '.join(WRAPPERS)}")
+        options = [*inspect.signature(WRAPPERS[name]).parameters][1:]
+        if options and text is None:
+            raise ConfigError(f"cell.wrap={word}: {name} needs its {options[0]}: {name}:0.1")
+        if text is not None and not options:
+            raise ConfigError(f"cell.wrap={word}: {name} has no option: leave out ':{text}'")
+        try:
+            wrappers.append(partial(WRAPPERS[name], **{option: float(str(text)) for option in options}))
+        except ValueError:
+            raise ConfigError(f"cell.wrap={word}: {name}'s {options[0]} must be a number") from None
+    return wrappers
 
 
 def _hidden_size(config: RunConfig, make: Callable[[int], nn.Module]) -> int:

@@ -23,6 +23,7 @@ from .initial import weights_of
 from .odd_values import remember_all
 from .own_code import PARTS, pinned
 from .typed import Unsuitable, instance
+from .wrapping import as_word
 
 
 class Dtype(StrEnum):
@@ -78,6 +79,7 @@ class CustomCell:
     hidden_size: int = 64
     layers: int = 1
     params: int | None = None
+    wrap: Any = None
     target: str = MISSING
     args: dict[str, Any] = field(default_factory=dict)
 
@@ -177,6 +179,8 @@ def from_mapping(settings: Any) -> RunConfig:
             raise ConfigError(f"{name}: {part}: a file chooses it in its defaults: '- override /{name}: {part}'")
         if not isinstance(part, dict) or not isinstance(part.get("name"), str):
             raise ConfigError(f"{name}.name is not set: choose one, {name}=...")
+    if "wrap" in config.cell:
+        config.cell = config.cell | {"wrap": as_word(config.cell["wrap"])}
     for name in PARTS:
         setattr(config, name, pinned(getattr(config, name)))
     config.probe = {name: pinned(part) for name, part in config.probe.items()}

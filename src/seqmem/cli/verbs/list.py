@@ -4,6 +4,7 @@ import inspect
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,7 @@ if TYPE_CHECKING:  # torch takes seconds, and --help needs none of it
     import seqmem.cells
     import seqmem.tasks
 
-_NO_OPTIONS = ("defaults", "name", "usual_seq_len", "lengths", "shortest", "hidden_size", "layers", "params")
+_NO_OPTIONS = ("defaults", "name", "usual_seq_len", "lengths", "shortest", "hidden_size", "layers", "params", "wrap")
 """Settings of a cell or a task that are not parameters of its class."""
 
 
@@ -38,13 +39,17 @@ def main(args: list[str]) -> int:
             return 2
         folders.append(options.config_dir)
     console, problems = Console(), []
-    asked = [group for group in _GROUPS if options.group in (None, group, f"{group}s")]
+    asked = [group for group in (*_GROUPS, _WRAPPER) if options.group in (None, group, f"{group}s")]
     if not asked:
-        print_error(f"seqmem list: there is nothing called '{options.group}'. One of: {', '.join(_GROUPS)}")
+        groups = ", ".join([*_GROUPS, _WRAPPER])
+        print_error(f"seqmem list: there is nothing called '{options.group}'. One of: {groups}")
         return 2
     if options.name is not None:
-        return _one(console, folders, asked[0], options.name)
+        return (_one_wrapper if asked[0] == _WRAPPER else partial(_one, folders, asked[0]))(console, options.name)
     for group in asked:
+        if group == _WRAPPER:
+            say(console, *_section(["wrappers", "source", "around a cell"], _wrappers(), console), Text())
+            continue
         titles, describe = _GROUPS[group]
         rows = []
         for choice in _choices(folders, group):
@@ -72,10 +77,14 @@ def _parser() -> Parser:
     parser = Parser(
         "list",
         description="""List the cells, tasks, models, probes, optimizers and experiments there are,
-and what this machine computes with.""",
+the wrappers of cells, and what this machine computes with.""",
         epilog=f"""Each is a YAML file with settings and their defaults, chosen by its name:
 
   {command("train", "cell=gru", "task=copy", "optimizer=sgd")}
+
+Wrappers are what cell.wrap names, from the inside out:
+
+  {command("train", "cell.wrap=layer_norm+residual")}
 
 chance: the score of the best answer without a memory, from the last input
 alone; of long sequences, and in brackets that of the shortest where it is
@@ -85,7 +94,9 @@ held out: at these lengths training leaves out what is tested. Of shorter
 sequences there are fewer than a hundred, and training draws them all; of longer
 ones more than a billion, and it hardly ever draws one that is tested.""",
     )
-    parser.add_argument("group", nargs="?", metavar="GROUP", help="cell, task, model, probe, optimizer or experiment")
+    parser.add_argument(
+        "group", nargs="?", metavar="GROUP", help="cell, task, model, probe, optimizer, experiment or wrapper"
+    )
     parser.add_argument("name", nargs="?", metavar="NAME", help="one of them: its settings, and an example")
     parser.add_argument("-cd", "--config-dir", type=Path, metavar="DIR", help="a config directory of your own, too")
     return parser
@@ -122,7 +133,35 @@ def _choices(folders: list[Path], group: str) -> list[Choice]:
     return sorted(choices.values(), key=lambda choice: (choice.name == "custom", choice.name))
 
 
-def _one(console: rich.console.Console, folders: list[Path], group: str, name: str) -> int:
+def _wrappers() -> list[list[str]]:
+    """[how ``cell.wrap`` names it, source, what it does]"""
+    with process.importing("torch"):
+        from ...cells import WRAPPERS
+
+    rows = []
+    for name, kind in WRAPPERS.items():
+        options = [*inspect.signature(kind).parameters][1:]
+        rows.append([":".join([name, *options]), kind.source, kind.does])
+    return rows
+
+
+def _one_wrapper(console: rich.console.Console, name: str) -> int:
+    """Print all about a wrapper: its equations."""
+    with process.importing("torch"):
+        from ...cells import WRAPPERS
+
+    if name not in WRAPPERS:
+        hint = nearest(name, list(WRAPPERS))
+        print_error(f"seqmem list: no wrapper is called '{name}'.{hint} One of: {', '.join(WRAPPERS)}")
+        return 2
+    (word,) = (row[0] for row in _wrappers() if row[0].partition(":")[0] == name)
+    say(console, Text.assemble((f"cell.wrap={word}", "bold")))
+    say(console, *(part for line in _module_text(WRAPPERS[name]) for part in _wrapped(line, console)), Text())
+    say(console, Text(command("train", f"cell.wrap={word.replace(':p', ':0.1')}"), "cyan", overflow="ignore"))
+    return 0
+
+
+def _one(folders: list[Path], group: str, console: rich.console.Console, name: str) -> int:
     """Print all about ``group=name``."""
     choices = {choice.name: choice for choice in _choices(folders, group)}
     if name not in choices:
@@ -308,6 +347,9 @@ _GROUPS = {
     "experiment": ([""], _described),
 }
 """Group of conf/ -> (titles of its columns, the function that fills them)."""
+
+_WRAPPER = "wrapper"
+"""What ``cell.wrap`` names. It has no files."""
 
 _ABOUT = {"cell": _about_cell, "task": _about_task}
 """Group -> the function from a choice to (title, lines) of what is said of one beside its settings."""
