@@ -21,6 +21,7 @@ from seqmem.cells.attention import Attention
 from seqmem.cells.cornn import CoRNN
 from seqmem.cells.deltanet import DeltaNet
 from seqmem.cells.gated_deltanet import GatedDeltaNet
+from seqmem.cells.gla import GLA
 from seqmem.cells.indrnn import IndRNN
 from seqmem.cells.irnn import IRNN
 from seqmem.cells.janet import JANET
@@ -30,13 +31,17 @@ from seqmem.cells.lmu import LMU, legendre_memory
 from seqmem.cells.lru import LRU
 from seqmem.cells.lstm import LSTM
 from seqmem.cells.lstm1997 import LSTM1997
+from seqmem.cells.mamba import Mamba
 from seqmem.cells.mgu import MGU
 from seqmem.cells.mingru import MinGRU
 from seqmem.cells.minlstm import MinLSTM
 from seqmem.cells.mlstm import MLSTM
 from seqmem.cells.retention import Retention
 from seqmem.cells.rglru import RGLRU
+from seqmem.cells.rwkv import RWKV
+from seqmem.cells.s4d import S4D
 from seqmem.cells.slstm import SLSTM
+from seqmem.cells.state import Leaf, leaves
 from seqmem.cells.tcn import TCN
 from seqmem.cells.ugrnn import UGRNN
 from seqmem.cells.unicornn import UnICORNN
@@ -273,7 +278,51 @@ def mlstm(w: Weights, x: ndarray, s: State) -> State:
     return {"memory": memory, "normaliser": normaliser, "stabiliser": new, "output": output}
 
 
+def gla(w: Weights, x: ndarray, s: State) -> State:
+    memory, read = s["memory"].copy(), []
+    keep = sigmoid(x @ w["keep.0.weight"].T @ w["keep.1.weight"].T + w["keep.1.bias"]) ** (1 / 16)
+    for a, (q, k, v) in enumerate(per_head(w, x)):
+        for b in range(B):
+            memory[b, a] = np.diag(keep[b, 2 * a : 2 * a + 2]) @ memory[b, a] + np.outer(k[b], v[b])
+        read.append(np.einsum("bij,bi->bj", memory[:, a], q) / math.sqrt(2))
+    return {"memory": memory, "output": np.concatenate(read, -1) @ w["leave.weight"].T}
+
+
+def s4d(w: Weights, x: ndarray, s: State, *, mixing: bool = True) -> State:
+    """With the matrix exponential of the state and its input together: zero-order hold by definition."""
+    u, n = x @ w["enter.weight"].T, 3
+    h = s["real"] + 1j * s["imaginary"]
+    new, y = np.zeros_like(h), np.zeros((B, H))
+    for unit in range(H):
+        a = np.diag(-np.exp(w["log_decay"][unit]) + 1j * w["frequency"][unit])
+        whole = np.asarray(expm(np.exp(w["log_dt"][unit]) * np.block([[a, np.ones((n, 1))], [np.zeros((1, n + 1))]])))
+        new[:, unit] = h[:, unit] @ whole[:n, :n].T + u[:, unit, None] * whole[:n, n]
+        c = w["leave"][0, unit] + 1j * w["leave"][1, unit]
+        y[:, unit] = 2 * (new[:, unit] @ c).real + w["past"][unit] * u[:, unit]
+    y = gelu(y)
+    if mixing:
+        first, second = np.split(y @ w["mix.weight"].T + w["mix.bias"], 2, axis=-1)
+        y = first * sigmoid(second)
+    return {"real": new.real, "imaginary": new.imag, "output": y}
+
+
+def rwkv(w: Weights, x: ndarray, s: State) -> State:
+    """Unstabilised: a and b are those of the cell times e^p."""
+    mixed = [mu * x + (1 - mu) * s["previous"] for mu in w["mix"]]
+    k, v, r = (part @ weight.T for part, weight in zip(mixed, w["weight_input"], strict=True))
+    a, b = (s[name] * np.exp(s["exponent"]) for name in ("numerator", "denominator"))
+    now, kept = np.exp(w["present"] + k), np.exp(-np.exp(w["log_decay"]))
+    output = (sigmoid(r) * (a + now * v) / (b + now)) @ w["leave.weight"].T
+    p = np.maximum(s["exponent"] - np.exp(w["log_decay"]), k)
+    a, b = (kept * a + np.exp(k) * v) / np.exp(p), (kept * b + np.exp(k)) / np.exp(p)
+    return {"previous": x, "numerator": a, "denominator": b, "exponent": p, "output": output}
+
+
 ORACLES: dict[str, tuple[Callable[[], Cell], Step]] = {
+    "gla": (lambda: GLA(D, H, heads=2, rank=3), gla),
+    "s4d": (lambda: S4D(D, H, states=6), s4d),
+    "s4d, not mixed": (lambda: S4D(D, H, states=6, mixing=False), lambda w, x, s: s4d(w, x, s, mixing=False)),
+    "rwkv": (lambda: RWKV(D, H), rwkv),
     "lru": (lambda: LRU(D, H, states=3), lru),
     "slstm": (lambda: SLSTM(D, H, heads=2), slstm),
     "mlstm": (lambda: MLSTM(D, H, heads=2), mlstm),
@@ -352,7 +401,7 @@ def random(*sizes: int, seed: int) -> Tensor:
 
 def test_every_cell_has_an_oracle():
     """rnn and gru: torch.nn, in test_cells.py. torchrecurrent: the package itself, in test_torchrecurrent.py."""
-    elsewhere = {"rnn", "gru", "torchrecurrent", "attention", "tcn"}  # the last two below
+    elsewhere = {"rnn", "gru", "torchrecurrent", "mamba", "attention", "tcn"}  # the last three below
     assert {name.partition(",")[0] for name in ORACLES} | elsewhere == set(CELLS)
 
 
@@ -457,6 +506,7 @@ MATRICES: dict[str, Callable[[], Cell]] = {
     "mlstm": lambda: MLSTM(D, H, heads=2),
     "deltanet, negative": lambda: DeltaNet(D, H, heads=2, negative=True),
     "gated_deltanet": lambda: GatedDeltaNet(D, H, heads=2),
+    "gla": lambda: GLA(D, H, heads=2, rank=None),
 }
 
 
@@ -478,7 +528,7 @@ def test_chunks_of_a_matrix_memory_are_its_steps(name: str, monkeypatch: pytest.
     torch.testing.assert_close(everything(*cell(xs, start)), expected, rtol=1e-9, atol=1e-10)
 
 
-@pytest.mark.parametrize("name", ["mlstm", "gated_deltanet"])
+@pytest.mark.parametrize("name", ["mlstm", "gated_deltanet", "gla"])
 @pytest.mark.parametrize("gate", [-300.0, 300.0])
 def test_gates_that_close_or_open_at_once_leave_float32_finite_and_right(name: str, gate: float):
     """A product of what is kept vanishes, or a sum of exponents is large: chunks are still the steps."""
@@ -494,6 +544,96 @@ def test_chunks_of_an_lru_are_its_steps(monkeypatch: pytest.MonkeyPatch):
     start = {key: random(*leaf.shape, seed=2 + i) for i, (key, leaf) in enumerate(cell.initial_state(B).items())}
     *_, (_, end) = walked = [*steps(cell, xs.unbind(0), start)]
     torch.testing.assert_close(cell(xs, start), (torch.stack([output for output, _ in walked]), end))
+
+
+@pytest.mark.parametrize("name", ["s4d", "mamba"])
+def test_chunks_of_a_state_space_are_its_steps(name: str, monkeypatch: pytest.MonkeyPatch):
+    """In values, the final state and all gradients, where chunks end within the sequence."""
+    monkeypatch.setattr(f"seqmem.cells.{name}.CHUNK", 3)
+    make: dict[str, Callable[[], Cell]] = {"s4d": ORACLES["s4d"][0], "mamba": lambda: Mamba(D, H, expand=1, states=3)}
+    cell, xs = drawn(make[name], "chunks"), random(8, B, D, seed=1).requires_grad_()
+    by = [xs, *cell.parameters()]
+
+    def everything(outputs: Tensor, end: Mapping[str, Leaf]) -> list[Tensor]:
+        values = [outputs, *leaves(end)]
+        weights = [random(*value.shape, seed=3 + i) for i, value in enumerate(values)]
+        return [*values, *torch.autograd.grad(values, by, weights)]
+
+    *_, (_, end) = walked = [*steps(cell, xs.unbind(0), cell.initial_state(B))]
+    expected = everything(torch.stack([output for output, _ in walked]), end)
+    torch.testing.assert_close(everything(*cell(xs)), expected, rtol=1e-9, atol=1e-10)
+
+
+def test_s4d_is_a_convolution():
+    """With the response of its continuous system: 2 Re(C exp(A s)), integrated over each sample."""
+    cell, u = drawn(lambda: S4D(H, H, states=6, mixing=False), "s4d"), random(20, B, H, seed=1)
+    a = (-cell.log_decay.exp() + 1j * cell.frequency).detach().numpy()
+    c, dt = (cell.leave[0] + 1j * cell.leave[1]).detach().numpy(), cell.log_dt.exp().detach().numpy()[:, None]
+    held = [((np.exp(a * dt * (lag + 1)) - np.exp(a * dt * lag)) / a * c).sum(-1).real * 2 for lag in range(20)]
+    y = cell.past.detach().numpy() * u.numpy()
+    for t in range(20):
+        for s in range(t + 1):
+            y[t] += held[t - s] * u[s].numpy()
+    np.testing.assert_allclose(cell(u)[0].detach().numpy(), gelu(y), rtol=1e-10, atol=1e-12)
+
+
+def test_s4d_begins_as_a_fourier_basis_at_the_papers_rates():
+    with ambient(0, "s4d"):
+        cell = S4D(3, 2000, states=4)
+    first = (-0.5 + 1j * math.pi * torch.arange(2)).expand(2000, 2)
+    torch.testing.assert_close(-cell.log_decay.exp() + 1j * cell.frequency, first)
+    assert 0.00099 <= cell.log_dt.exp().min() < 0.00102
+    assert 0.098 < cell.log_dt.exp().max() <= 0.1001
+    assert cell.log_dt.mean().item() == pytest.approx(math.log(0.01), abs=0.14)  # 4.5 standard errors
+    assert cell.leave.square().sum(0).mean().item() == pytest.approx(1, abs=0.08)
+
+
+def test_mamba_is_the_papers_block_written_out():
+    """Unit, number, sequence and timestep one by one."""
+    cell, xs = drawn(lambda: Mamba(D, H, expand=2, states=3, kernel=3, rank=2), "mamba"), random(T, B, D, seed=1)
+    w = {key: value.detach().numpy() for key, value in cell.named_parameters()}
+    v, z = np.split(xs.numpy() @ w["enter.weight"].T, 2, axis=-1)
+    expected, h = np.zeros((T, B, H)), np.zeros((B, 2 * H, 3))
+    for b in range(B):
+        for t in range(T):
+            u = w["bias"] + np.sum([w["taps"][2 - j] * v[t - j, b] for j in range(3) if t >= j], 0)
+            u = u * sigmoid(u)
+            low, enter, leave = np.split(w["select.weight"] @ u, [2, 5])
+            dt = np.log1p(np.exp(w["rate.weight"] @ low + w["rate.bias"]))
+            y = w["past"] * u
+            for i in range(2 * H):
+                for n in range(3):
+                    h[b, i, n] = np.exp(-dt[i] * np.exp(w["log_decay"][i, n])) * h[b, i, n] + dt[i] * enter[n] * u[i]
+                    y[i] += leave[n] * h[b, i, n]
+            expected[t, b] = w["leave.weight"] @ (y * z[t, b] * sigmoid(z[t, b]))
+    outputs, final = cell(xs)
+    np.testing.assert_allclose(outputs.detach().numpy(), expected, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(final["memory"].detach().numpy(), h, rtol=1e-10, atol=1e-12)
+
+
+def test_mamba_begins_at_the_papers_rates():
+    with ambient(0, "mamba"):
+        cell = Mamba(D, 1000, states=4)
+    rates = nn.functional.softplus(cell.rate.bias)
+    assert 0.00099 <= rates.min() < 0.00102
+    assert 0.098 < rates.max() <= 0.1001
+    torch.testing.assert_close(cell.log_decay.exp(), torch.tensor([1.0, 2, 3, 4]).expand(2000, 4))
+    assert cell.rank == 63
+
+
+def test_rwkv_weighs_the_past_by_keys_and_distance():
+    """Its sum over the past written out, where keys are so large that exp would overflow."""
+    cell, xs = drawn(lambda: RWKV(D, H), "rwkv"), 300 * random(T, B, D, seed=1)
+    w = {key: value.detach().numpy() for key, value in cell.named_parameters()}
+    before = np.concatenate([np.zeros((1, B, D)), xs.numpy()[:-1]])
+    k, v, r = ((mu * xs.numpy() + (1 - mu) * before) @ u.T for mu, u in zip(w["mix"], w["weight_input"], strict=True))
+    expected = np.zeros((T, B, H))
+    for t in range(T):
+        logs = [k[s] - (t - 1 - s) * np.exp(w["log_decay"]) for s in range(t)] + [w["present"] + k[t]]
+        shares = np.exp(np.stack(logs) - np.max(logs, 0))
+        average = np.sum(shares * v[: t + 1], 0) / shares.sum(0)
+        expected[t] = ((1 + tanh(r[t] / 2)) / 2 * average) @ w["leave.weight"].T
+    np.testing.assert_allclose(cell(xs)[0].detach().numpy(), expected, rtol=1e-10, atol=1e-12)
 
 
 def test_an_lru_begins_on_its_ring_and_neither_grows_nor_shrinks_what_it_is_told():

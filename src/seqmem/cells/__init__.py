@@ -12,6 +12,7 @@ from .cornn import CoRNN as CoRNN
 from .deltanet import DeltaNet as DeltaNet
 from .fused import FusedCell as FusedCell
 from .gated_deltanet import GatedDeltaNet as GatedDeltaNet
+from .gla import GLA as GLA
 from .gru import GRU as GRU
 from .indrnn import IndRNN as IndRNN
 from .irnn import IRNN as IRNN
@@ -22,6 +23,7 @@ from .lmu import LMU as LMU
 from .lru import LRU as LRU
 from .lstm import LSTM as LSTM
 from .lstm1997 import LSTM1997 as LSTM1997
+from .mamba import Mamba as Mamba
 from .mgu import MGU as MGU
 from .mingru import MinGRU as MinGRU
 from .minlstm import MinLSTM as MinLSTM
@@ -29,6 +31,8 @@ from .mlstm import MLSTM as MLSTM
 from .retention import Retention as Retention
 from .rglru import RGLRU as RGLRU
 from .rnn import RNN as RNN
+from .rwkv import RWKV as RWKV
+from .s4d import S4D as S4D
 from .slstm import SLSTM as SLSTM
 from .stack import Stack as Stack
 from .state import Leaf as Leaf
@@ -61,10 +65,14 @@ CELLS: dict[str, type[Cell]] = {
     "minlstm": MinLSTM,
     "rglru": RGLRU,
     "lru": LRU,
+    "s4d": S4D,
+    "mamba": Mamba,
     "slstm": SLSTM,
     "mlstm": MLSTM,
+    "rwkv": RWKV,
     "linear_attention": LinearAttention,
     "retention": Retention,
+    "gla": GLA,
     "deltanet": DeltaNet,
     "gated_deltanet": GatedDeltaNet,
     "attention": Attention,

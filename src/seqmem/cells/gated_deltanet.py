@@ -10,7 +10,6 @@
 The heads' o_t are joined by W_o; the convolutions, the gate and the normalisation around it are not here.
 """
 
-from math import log
 from typing import ClassVar
 
 import torch
@@ -18,6 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from .initialisation import softplus_of_log_uniform
 from .matrix_memory import MatrixMemoryCell, memory_sums, outer, read
 from .state import State
 
@@ -36,9 +36,8 @@ class GatedDeltaNet(MatrixMemoryCell):
         self.write = nn.Linear(input_size, heads, bias=False)
         self.forget = nn.Linear(input_size, heads)
         self.rate = nn.Parameter(torch.empty(heads).uniform_(1e-4, 16).log())
-        softly = torch.empty(heads).uniform_(log(0.001), log(0.1)).exp()
         with torch.no_grad():
-            self.forget.bias.copy_(softly + torch.log(-torch.expm1(-softly)))  # the inverse of softplus
+            self.forget.bias.copy_(softplus_of_log_uniform(heads, 0.001, 0.1))
 
     def initial_state(self, batch_size: int) -> State:
         return {"memory": self.empty(batch_size)}

@@ -3,6 +3,8 @@
 Axes: H hidden, G gates stacked on top of each other.
 """
 
+from math import log
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -41,6 +43,12 @@ def log_uniform_timescales(size: int, seq_len: int) -> Tensor:
     timestep and the whole sequence.
     """
     return torch.empty(size).uniform_(1.0, max(1.0, float(seq_len - 1))).log_()
+
+
+def softplus_of_log_uniform(size: int, least: float, most: float) -> Tensor:
+    """Numbers whose softplus is log-uniform in [least, most]: the authors' start of Mamba's and DeltaNet's rates."""
+    softly = torch.empty(size).uniform_(log(least), log(most)).exp()
+    return softly + torch.log(-torch.expm1(-softly))  # the inverse of softplus
 
 
 def chrono_or_number(forget_bias: float | str, seq_len: int | None, size: int) -> Tensor:

@@ -118,6 +118,63 @@ def memory_sums(
     return torch.cat(outputs), memory
 
 
+def gated_sums(
+    heads: Heads, memory: Float[Tensor, "B A E V"], log_keep: Float[Tensor, "T B A E"]
+) -> tuple[Float[Tensor, "T B A V"], Float[Tensor, "B A E V"]]:
+    """(S_t^T q_t for every t, S_T) of S_t = diag(exp(log_keep_t)) S_{t-1} + k_t v_t^T.
+
+    In chunks of timesteps. Within a chunk, later timesteps read earlier ones across the middle of ever longer spans
+    (1 and 1 timesteps, 2 and 2, 4 and 4 ...): what is kept from a key to the middle and from there to a query are both
+    at most 1, so that no ratio of decays overflows, however strong they are.
+    """
+    outputs = []
+    exact = torch.promote_types(memory.dtype, torch.float32)
+    with _as_it_is(memory):
+        memory = memory.to(exact)
+        chunks = (part.to(exact).movedim(0, 2).split(CHUNK, 2) for part in (*heads, log_keep))  # [B A T E]
+        for q, k, v, log_kept in zip(*chunks, strict=True):
+            since, left = log_kept.cumsum(-2).exp(), sums_after(log_kept).exp()
+            outputs.append((_within(q, k, v, log_kept) + (since * q) @ memory).movedim(2, 0))
+            memory = since[..., -1, :, None] * memory + (left * k).mT @ v
+    return torch.cat(outputs), memory
+
+
+def _within(
+    q: Float[Tensor, "*N T E"],
+    k: Float[Tensor, "*N T E"],
+    v: Float[Tensor, "*N T V"],
+    log_keep: Float[Tensor, "*N T E"],
+) -> Float[Tensor, "*N T V"]:
+    """``gated_sums`` of one chunk from an empty memory."""
+    steps = q.shape[-2]
+    padding = (0, 0, 0, (1 << (steps - 1).bit_length()) - steps)
+    q, k, v, log_keep = (F.pad(part, padding) for part in (q, k, v, log_keep))
+    sums = (q * k).sum(-1, keepdim=True) * v
+    half = 1
+    while half < steps:
+        spans = [part.unflatten(-2, (-1, 2, half)) for part in (q, k, v, log_keep, sums)]
+        (_, late_q), (early_k, _), (early_v, _), (early, late), (first, second) = (s.unbind(-3) for s in spans)
+        shares = (late.cumsum(-2).exp() * late_q) @ (sums_after(early).exp() * early_k).mT
+        sums = torch.stack([first, second + shares @ early_v], -3).flatten(-4, -2)
+        half *= 2
+    return sums[..., :steps, :]
+
+
+def stabilisers(
+    log_keep: Float[Tensor, "T *N"], log_enter: Float[Tensor, "T *N"], start: Float[Tensor, " *N"]
+) -> Float[Tensor, "T1 *N"]:
+    """m_0 ... m_T of m_t = max(m_{t-1} + log_keep_t, log_enter_t), the largest exponent of a sum so far."""
+    largest = [start]
+    for keep, enter in zip(log_keep.unbind(0), log_enter.unbind(0), strict=True):
+        largest.append(torch.maximum(largest[-1] + keep, enter))
+    return torch.stack(largest)
+
+
+def sums_after(numbers: Float[Tensor, "*N T E"]) -> Float[Tensor, "*N T E"]:
+    """The sum of the later rows, for each row."""
+    return F.pad(numbers[..., 1:, :], (0, 0, 0, 1)).flip(-2).cumsum(-2).flip(-2)
+
+
 def sums_between(numbers: Float[Tensor, "*N T"]) -> Float[Tensor, "*N T T"]:
     """Row t, column s: the sum of the numbers after s until t; minus infinity for s > t.
 

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .matrix_memory import Heads, MatrixMemoryCell, memory_sums, outer, read
+from .matrix_memory import Heads, MatrixMemoryCell, memory_sums, outer, read, stabilisers
 from .state import State
 
 
@@ -61,18 +61,16 @@ class MLSTM(MatrixMemoryCell):
     def forward(self, xs: Float[Tensor, "T B D"], state: State | None = None) -> tuple[Float[Tensor, "T B H"], State]:
         state = self.initial_state(xs.shape[1]) if state is None else state
         (query, key, value), i, log_forget = self._parts(xs)
-        stabilisers = [state["stabiliser"]]
-        for enter, keep in zip(i.unbind(0), log_forget.unbind(0), strict=True):
-            stabilisers.append(torch.maximum(keep + stabilisers[-1], enter))
-        new = torch.stack(stabilisers[1:])
+        largest = stabilisers(log_forget, i, state["stabiliser"])
+        old, new = largest[:-1], largest[1:]
         # The normaliser is the memory of a value of 1, which is appended to the others.
         value = torch.cat([value, torch.ones_like(value[..., :1])], -1)
         start = torch.cat([state["memory"], state["normaliser"][..., None]], -1)
-        kept = log_forget + torch.stack(stabilisers[:-1]) - new
+        kept = log_forget + old - new
         sums, end = memory_sums(Heads(query, key, value), start, kept, (i - new).exp())
         size = torch.maximum(sums[..., -1].abs(), (-new).exp())
         output = self.output_gate(xs).sigmoid() * self.out(sums[..., :-1] / size[..., None])
-        return output, {"memory": end[..., :-1], "normaliser": end[..., -1], "stabiliser": stabilisers[-1]}
+        return output, {"memory": end[..., :-1], "normaliser": end[..., -1], "stabiliser": new[-1]}
 
     def _parts(self, x: Float[Tensor, "*N D"]) -> tuple[Heads, Float[Tensor, "*N A"], Float[Tensor, "*N A"]]:
         """Queries, scaled keys and values; i'; log sigmoid(f')."""
