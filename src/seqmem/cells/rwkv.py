@@ -6,7 +6,7 @@ exponential in a key, and decay with the distance.
     past, present = exp(p_{t-1} - m), exp(u + k - m)
     wkv     = (past a_{t-1} + present v) / (past b_{t-1} + present)
     out_t   = W_o (sigmoid(r) * wkv)
-    p_t     = max(p_{t-1} - exp(d), k)         the exponent a and b are without
+    p_t     = max(p_{t-1} - exp(d), k)         of which a and b are free
     a_t     = exp(p_{t-1} - exp(d) - p_t) a_{t-1} + exp(k - p_t) v
     b_t     = exp(p_{t-1} - exp(d) - p_t) b_{t-1} + exp(k - p_t)
 
