@@ -20,7 +20,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 
 CORE = {
     *("metrics", "signals", "randomness", "cells", "tasks", "models", "measurement", "decay", "probes", "denormals"),
-    *("evaluate", "optimizers", "spaces"),
+    *("evaluate", "optimizers", "spaces", "lookback"),
 }
 LAW: dict[str, set[str]] = {
     "metrics": set(),
@@ -36,13 +36,14 @@ LAW: dict[str, set[str]] = {
     "denormals": set(),
     "cores": set(),
     "decay": {"measurement"},
+    "lookback": set(),
     "kernels": {"kernels", "cores"},
     "cells": {"cells", "kernels", "randomness"},
     "tasks": {"tasks", "signals", "metrics", "spaces", "grammar"},
     "models": {"models", "signals", "randomness", "cells", "tasks.base"},
     "probes": {"probes", "signals", "randomness", "cells", "tasks.base", "models", "decay", "measurement", "denormals"},
     "evaluate": {"signals", "randomness", "cells", "tasks.base", "tasks.parts", "models"},
-    "reading": {"signals", "randomness", "cells", "tasks.base", "tasks.parts", "models", "probes", "decay"},
+    "reading": {"signals", "randomness", "cells", "tasks.base", "tasks.parts", "models", "probes", "decay", "lookback"},
     "training": {
         *("training", "signals", "randomness", "cells", "tasks.base", "tasks.parts", "models", "probes", "measurement"),
         *("evaluate", "reading", "denormals", "spaces"),

@@ -38,6 +38,7 @@ from seqmem.cli.terminal.reader.player import SPEEDS, Player, lengths
 from seqmem.cli.terminal.reader.terminal import Ended, Terminal, keys, playable
 from seqmem.cli.terminal.reader.views import Scene, choose_signs, share_bar, short_names, short_number, time_scale
 from seqmem.cli.verbs.read import Readers, _farewell, play
+from seqmem.lookback import Weights
 from seqmem.reading import Reading, typed
 from seqmem.record.recorder import load_checkpoint
 from seqmem.runs.directory import RunDirectory
@@ -117,8 +118,13 @@ def made_up(outputs: Any, *, right: int | None = 0, asked: Sequence[int] | None 
         keeps=changes.get("keeps", ()),
         states=changes.get("states", {"hidden": np.ones((steps, 3), dtype=np.float32)}),
         gradient=changes.get("gradient", {}),
+        attention=changes.get("attention", {}),
         texts=(None if right is None else (answers[right],) * steps, tuple(names)),
     )
+
+
+def looks(rng: np.random.Generator, steps: int, heads: int = 4) -> Weights:
+    return Weights([(rng.dirichlet(np.ones(t + 1), size=heads), 0) for t in range(steps)])
 
 
 def one_hot(*tops: int, confidence: float = 0.7) -> list[list[float]]:
@@ -320,6 +326,40 @@ def test_gates_and_gradient(runs: dict[str, Path], run_read: Command) -> None:
     assert f"of hidden {hidden:.3g} %, cell {cell:.3g} %" in printed
 
 
+@pytest.mark.parametrize(("columns", "until"), [(80, 5), (200, 8)])
+def test_attention(columns: int, until: int, runs: dict[str, Path], run_read: Command) -> None:
+    """From the current word, and from the answer, which is word 8."""
+    models = read_json(run_read(runs["lstm"], runs["stack"], "--json"))["models"]
+    assert [list(model["attention"]) for model in models] == [["cell"], ["1/cell", "0/cell"]]
+    both = (runs["lstm"], runs["stack"], runs["rnn"])
+    printed = run_read(*both, "--view", "attention", "--until", str(until), columns=columns).out
+    assert "effective attention of a state: the share of each word in it," in printed
+    assert re.search(r" cell +1/cell +0/cell" if until == 8 else r" cell +answer +1/cell +answer", printed)
+    rows = [line for line in printed.splitlines() if re.match(r" *\d+ ", line)]
+    assert len(rows) == until
+    for t, row in enumerate(rows):
+        cell, top, below = (
+            [100 * table["over"][end][0][t] for end in ([7] if until == 8 else [until - 1, 7])]
+            for model in models
+            for table in model["attention"].values()
+        )
+        shown = [float(number) for number in re.findall(r"([\d.]+) %", row)]
+        assert shown == pytest.approx([*cell, *top, *(below if until == 8 else [])], abs=0.051)
+    assert re.search(rf"cell at word {until}, '\w+': \d+ % from word \d", printed)
+    assert "no attention, and no state that changes by addition alone" in " ".join(printed.split())
+
+
+def test_attention_of_heads_and_of_what_came_before() -> None:
+    second, third = [[0.75, 0.25], [0.25, 0.75]], [[0.1, 0.2, 0.7], [0.3, 0.2, 0.5]]
+    weights = Weights([(np.ones((2, 1)), 0), (np.array(second), 0), (np.array(third), -1)])
+    scene = scene_of(made_up(one_hot(0, 0, 0), attention={"attention": weights}))
+    lines = lines_of(scene, 1, "attention", width=100)
+    rows = [re.findall(r"[\d.]+ %|\S+$", line) for line in lines if re.match(r" *\d ", line)]
+    assert rows == [["50.0 %", "20.0 %", "▇▃"], ["50.0 %", "60.0 %", "▃▇"]]
+    assert "attention at word 2, 'w1': 50 % from word 1, 'w0'; half or more from this word" in lines[-1]
+    assert "20.0 % from before the first word" in lines_of(scene, 2, "attention", width=100)[-1]
+
+
 @pytest.mark.parametrize("kind", ["ascii", "dumb"])
 def test_poor_terminals(
     kind: str, runs: dict[str, Path], run_read: Command, monkeypatch: pytest.MonkeyPatch, capsys: Any
@@ -504,6 +544,7 @@ def test_no_line_is_too_long_and_the_current_word_is_on_the_screen() -> None:
             gates={name: rng.random((30, 3)) for name in ("forget", "input", "output")},
             keeps=("forget",),
             gradient={"state": 10.0 ** rng.uniform(-12, 3, 30)},
+            attention={f"{layer}/attention": looks(rng, 30) for layer in (1, 0)},
         )
         for _ in range(6)
     ]
@@ -574,8 +615,10 @@ def test_keys() -> None:
     for key, view in (
         ("2", "gates"),
         ("tab", "gradient"),
+        ("tab", "attention"),
         ("tab", "beliefs"),
-        ("backtab", "gradient"),
+        ("backtab", "attention"),
+        ("3", "gradient"),
         ("1", "beliefs"),
     ):
         player.press(key)

@@ -1,4 +1,4 @@
-"""A model reads one sequence timestep by timestep: its beliefs, states, gates and gradient at each.
+"""A model reads one sequence timestep by timestep: its beliefs, states, gates, gradient and attention at each.
 
 A belief is what the model would answer if it were asked now. Where a task asks with a query word, as ``pronoun`` does
 with *he* or *she*, a copy of the state after each timestep reads that word; the copy is then discarded. The readout at
@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import takewhile
 from math import nan
 
 import numpy as np
@@ -19,8 +20,10 @@ from jaxtyping import Bool, Float, Int, Shaped
 from numpy import ndarray
 from torch import Tensor
 
+from .cells.base import Additive
 from .cells.state import State, concatenate, newest
-from .models.base import Model, Step
+from .lookback import Additions, LookBack, Weights
+from .models.base import Look, Model, Step
 from .probes.gradient import Tracer
 from .randomness import generator
 from .signals import Batch
@@ -45,6 +48,8 @@ class Reading:
         states: state name -> its values after each timestep.
         gradient: series name -> L2 norm of the gradient of the loss at the last answer, by each state after each
             timestep, by all states together (``state``), and by ``input``; empty if it was not measured.
+        attention: name -> what it looks back at after each timestep: attention by the names of ``Step.looks``, then the
+            effective attention of states that change by addition (``Step.additive``); upper layers come first.
         texts: ``right`` and the likeliest answer at every timestep, as text.
     """
 
@@ -58,6 +63,7 @@ class Reading:
     keeps: tuple[str, ...]
     states: Mapping[str, Float[ndarray, "T _"]]
     gradient: Mapping[str, Float[ndarray, " T"]]
+    attention: Mapping[str, LookBack]
     texts: tuple[tuple[str, ...] | None, tuple[str, ...]] = field(repr=False)
 
     def __len__(self) -> int:
@@ -213,6 +219,7 @@ def read(model: Model, task: Task, batch: Batch, *, gradient: bool = True, known
         keeps=model.keeps,
         states=_series([newest(step.state) for step in steps]),
         gradient=norms,
+        attention=_looks_back(steps),
         texts=(tuple(map(task.answer, right)) if known else None, tuple(map(task.answer, likeliest))),
     )
 
@@ -262,3 +269,47 @@ def _filled(rows: Sequence[Shaped[Tensor, "1 units"] | None]) -> Float[Tensor, "
     like = next(row for row in rows if row is not None)
     blank = torch.full(like.shape, nan, dtype=torch.float64)
     return torch.cat([blank if row is None else row.double() for row in rows])
+
+
+# What it looks back at
+
+
+def _looks_back(steps: Sequence[Step]) -> dict[str, LookBack]:
+    looks = [step.looks() for step in steps]
+    adds = [step.additive() for step in steps]
+    series: dict[str, LookBack] = {}
+    for name in _from_the_top(looks):
+        series[name] = _weights([row.get(name) for row in looks])
+    for name in _from_the_top(adds):
+        series[name] = _additions(name, [row.get(name) for row in adds], steps)
+    return series
+
+
+def _weights(looks: Sequence[Look | None]) -> Weights:
+    return Weights([None if look is None else (look.weights[0].numpy(), look.first) for look in looks])
+
+
+def _additions(name: str, adds: Sequence[Additive | None], steps: Sequence[Step]) -> Additions:
+    """From the first timestep at which the state changes by addition, as long as it does."""
+    first = next(t for t, each in enumerate(adds) if each is not None)
+    some = list(takewhile(lambda each: each is not None, adds[first:]))
+    parts = [(each.keep, each.write[0], each.query) for each in some if each is not None]
+    after = steps[first].state[name][0]
+    queries = [query[0] for _, _, query in parts if query is not None]
+    return Additions(
+        length=len(steps),
+        first=first,
+        rest=(after - parts[0][1]).numpy(),
+        keep=torch.stack([keep.expand(1, *after.shape)[0] for keep, _, _ in parts]).numpy(),
+        write=torch.stack([write for _, write, _ in parts]).numpy(),
+        query=torch.stack(queries).numpy() if queries else None,
+    )
+
+
+def _from_the_top(rows: Sequence[Mapping[str, object]]) -> list[str]:
+    """All names, those of the upper layers first; within a layer as they are."""
+    layers: dict[str, dict[str, None]] = {}
+    for row in rows:
+        for name in row:
+            layers.setdefault(name.rpartition("/")[0], {})[name] = None
+    return [name for names in reversed(layers.values()) for name in names]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ...reading import Reading
     from .plots import DisplayedPlot
 
-View = Literal["beliefs", "gates", "gradient"]
+View = Literal["beliefs", "gates", "gradient", "attention"]
 
 
 class DisplayedReading(Displayed):
@@ -90,7 +90,8 @@ def read(
         sentence: which one, from 0 on; None: the first.
         text: a sentence of your own, in the task's words, in place of ``length`` and ``sentence``.
         until: stop after this word: its number, from 1 on, or how it is written.
-        view: ``beliefs``: how sure each is of every answer; ``gates``; ``gradient``: how much reaches each word.
+        view: ``beliefs``: how sure each is of every answer; ``gates``; ``gradient``: how much reaches each word;
+            ``attention``: what is looked back at.
         trust: import the classes that the runs' configurations name, although you have not trained with them.
 
     Returns:

@@ -30,6 +30,7 @@ from ..terminal.strip import say
 from ..terminal.words import here
 
 if TYPE_CHECKING:
+    from ...lookback import LookBack
     from ...reading import Reading
     from ...signals import Batch
     from ...tasks import Task
@@ -85,7 +86,7 @@ anywhere else it is printed whole.""",
         + """
 
 keys: space pauses; left and right (h, l) step; up and down (k, j) another length;
-n and p another sentence; 1, 2, 3 or TAB another view; + and - speed; q leaves.""",
+n and p another sentence; 1 to 4 or TAB another view; + and - speed; q leaves.""",
     )
     parser.add_argument("runs", metavar="RUN", nargs="*", help="whom to watch (default: everything in outputs/)")
     parser.add_argument("--length", type=int, metavar="T", help="words (default: the longest that any was trained at)")
@@ -381,6 +382,15 @@ def _model(model: "Trained", label: str, reading: "Reading", at: int) -> dict[st
         "gates": {name: values[upto].tolist() for name, values in reading.gates.items()},
         "keeps": list(reading.keeps),
         "states": {name: values[upto].tolist() for name, values in reading.states.items()},
+        "attention": {name: _looked_back(looked, at) for name, looked in reading.attention.items()},
         "gradient": gradient,
         "decay": {name: {"words": one.in_words(), **one.numbers()} for name, one in fading.items()} or None,
+    }
+
+
+def _looked_back(looked: "LookBack", at: int) -> dict[str, Any]:
+    return {
+        "effective": looked.effective,
+        "over": [looked.over(t)[:, : t + 1].tolist() for t in range(at + 1)],
+        "before": [looked.before(t).tolist() for t in range(at + 1)],
     }

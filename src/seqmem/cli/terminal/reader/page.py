@@ -1,13 +1,14 @@
 """Layout of a sentence and its models side by side, a row for each word: printed whole, or cut to a screen."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
 from ..strip import fitted, packed
-from .views import DRAWN, Column, Scene, Signs, explained, legend, visible
+from .attention import attention
+from .views import Column, Scene, Signs, beliefs, explained, gates, gradient, legend, visible
 
 WIDEST = 100
 """The largest width of a model's column, in characters."""
@@ -16,6 +17,17 @@ NARROWEST = 16
 """The smallest useful width; models are left out rather than drawn narrower."""
 
 _GAP = "  "
+
+DRAWN: dict[str, Callable[[Scene, int, int, int, Signs], Column]] = {
+    "beliefs": beliefs,
+    "gates": gates,
+    "gradient": gradient,
+    "attention": attention,
+}
+"""View -> the column of (scene, the model's index, current timestep, width, signs)."""
+
+AHEAD = ("gradient", "attention")
+"""Views that have something to say about the words to come: how the answer looks back at them."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +89,8 @@ def page(scene: Scene, at: int, view: str, width: int, signs: Signs, *, height: 
     Args:
         width: of the page, in characters.
         height: of an interactive screen; None when printing. With a height, a pointer marks the row of timestep ``at``,
-            rows out of sight are left out, and the gradient, which the whole sentence determines, is drawn at later
-            timesteps too.
+            rows out of sight are left out, and views that the whole sentence determines are drawn at later timesteps
+            too.
     """
     side = picture(scene, at, signs)
     count = len(scene.readings)
@@ -120,7 +132,7 @@ def page(scene: Scene, at: int, view: str, width: int, signs: Signs, *, height: 
     answers = scene.readings[0].answers or ()
     first, last = 0, at
     if height is not None:
-        first, last = max(0, at - height), min(at + height, len(scene) - 1) if view == "gradient" else at
+        first, last = max(0, at - height), min(at + height, len(scene) - 1) if view in AHEAD else at
     for t in range(first, last + 1):
         here = height is not None and t == at
         line = Text(no_wrap=True)

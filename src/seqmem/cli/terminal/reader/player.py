@@ -114,7 +114,7 @@ class Player:
             last = len(self.scene) - 1
             step = {"right": 1, "l": 1, "left": -1, "h": -1, "home": -last, "g": -last, "end": last, "G": last}[key]
             self.playing, self.at = False, min(max(self.at + step, 0), last)
-        elif key in ("1", "2", "3", "tab", "backtab"):
+        elif key in (*map(str, range(1, len(VIEWS) + 1)), "tab", "backtab"):
             place = VIEWS.index(self.view)
             step = {"tab": place + 1, "backtab": place - 1}
             self._look(VIEWS[step[key] % len(VIEWS) if key in step else int(key) - 1])
@@ -175,7 +175,7 @@ class Player:
         across, along = self.signs.keys
         over = self.at >= len(self.scene) - 1
         words = "again" if over else "pause" if self.playing else "go on"
-        parts = [("space", words), (across, "step"), (along, "length"), ("n p", "another"), ("1 2 3", "view")]
+        parts = [("space", words), (across, "step"), (along, "length"), ("n p", "another"), ("1-4", "view")]
         parts += [("+ -", "speed"), ("q", "leave")]
         line = Text(no_wrap=True)
         for place in (None, 5, 4, 3, 2, 1, 0):  # a narrow terminal drops them in this order

@@ -1,4 +1,4 @@
-"""Three views of a reading: the model's beliefs, its gates, and the gradient.
+"""Views of a reading: the model's beliefs, its gates, and the gradient; ``attention`` has the fourth.
 
 A view turns a ``Reading`` into a ``Column``: a row for each timestep and a verdict below.
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ....signals import Batch
     from ....tasks import Task
 
-VIEWS = ("beliefs", "gates", "gradient")
+VIEWS = ("beliefs", "gates", "gradient", "attention")
 
 SHUT, OPEN = 0.1, 0.9
 """A gate's unit below or above these is saturated."""
@@ -353,6 +353,15 @@ def explained(scene: Scene, view: str, width: int) -> list[Text]:
         parts.append("|cell|, |hidden|: norm of that state")
     if view == "gradient":
         parts.append(f"gradient of the answer at each {scene.unit}, over one {scene.unit} back (bars: log scale)")
+    if view == "attention":
+        looks = [looked.effective for reading in scene.readings for looked in reading.attention.values()]
+        if not all(looks):
+            parts.append(f"attention: weights over the {scene.unit}s so far, mean over heads")
+        if any(looks):
+            parts.append(f"effective attention of a state: the share of each {scene.unit} in it,")
+            parts.append("|what it wrote x what was kept of that since|, norm over units")
+        if looks:
+            parts.append("bars: over the largest of all")
     return packed([Text(part, "dim") for part in parts], width)
 
 
@@ -612,10 +621,3 @@ def gradient(scene: Scene, index: int, _: int, width: int, signs: Signs) -> Colu
     if isfinite(fit.horizon):
         parts.append(Text(f"below a thousandth {fit.horizon:.0f} {scene.unit}s back", "dim"))
     return Column([head], cell, no_line, parts)
-
-
-DRAWN: dict[str, Callable[[Scene, int, int, int, Signs], Column]] = {
-    "beliefs": beliefs,
-    "gates": gates,
-    "gradient": gradient,
-}
