@@ -78,7 +78,7 @@ def test_effective_attention_of_an_lstm_is_its_closed_form(gates: str) -> None:
 GATED = ("gru", "ugrnn", "mgu", "janet", "lem", "mingru", "minlstm", "rglru", "slstm")
 
 
-@pytest.mark.parametrize("name", [*GATED, "retention", "linear_attention"])
+@pytest.mark.parametrize("name", [*GATED, "lstm1997", "mlstm", "retention", "linear_attention"])
 def test_the_terms_of_a_state_add_up_to_it(name: str) -> None:
     reading = reading_of(model_of(CELLS[name]))
     ((state, looked),) = reading.attention.items()

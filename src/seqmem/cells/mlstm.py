@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from .base import Additive
 from .matrix_memory import Heads, MatrixMemoryCell, memory_sums, outer, read, stabilisers
 from .state import State
 
@@ -48,15 +49,18 @@ class MLSTM(MatrixMemoryCell):
 
     def step(self, x: Float[Tensor, "B D"], state: State) -> tuple[Float[Tensor, "B H"], State]:
         (query, key, value), i, log_forget = self._parts(x)
-        kept = log_forget + state["stabiliser"]
-        stabiliser = torch.maximum(kept, i)
-        forget, enter = (kept - stabiliser).exp()[..., None], (i - stabiliser).exp()[..., None]
+        forget, enter, stabiliser = _stabilised(i, log_forget, state["stabiliser"])
         memory = forget[..., None] * state["memory"] + outer(enter * key, value)
         normaliser = forget * state["normaliser"] + enter * key
         least = (-stabiliser).exp()
         size = torch.maximum((normaliser * query).sum(-1).abs(), least)
         output = self.output_gate(x).sigmoid() * self.out(read(memory, query) / size[..., None])
         return output, {"memory": memory, "normaliser": normaliser, "stabiliser": stabiliser}
+
+    def additive(self, x: Float[Tensor, "B D"], state: State) -> dict[str, Additive]:
+        (query, key, value), i, log_forget = self._parts(x)
+        forget, enter, _ = _stabilised(i, log_forget, state["stabiliser"])
+        return {"memory": Additive(forget[..., None], outer(enter * key, value), query)}
 
     def forward(self, xs: Float[Tensor, "T B D"], state: State | None = None) -> tuple[Float[Tensor, "T B H"], State]:
         state = self.initial_state(xs.shape[1]) if state is None else state
@@ -82,3 +86,12 @@ class MLSTM(MatrixMemoryCell):
         """The input gate may be of any size, so it is not shown."""
         _, f = F.linear(x, self.weight_gates, self.bias_gates).chunk(2, dim=-1)
         return {"forget": f.sigmoid(), "output": self.output_gate(x).sigmoid()}
+
+
+def _stabilised(
+    i: Float[Tensor, "B A"], log_forget: Float[Tensor, "B A"], stabiliser: Float[Tensor, "B A"]
+) -> tuple[Float[Tensor, "B A 1"], Float[Tensor, "B A 1"], Float[Tensor, "B A"]]:
+    """f, i and the new m of log sigmoid(f'), i' and the old m."""
+    kept = log_forget + stabiliser
+    new = torch.maximum(kept, i)
+    return (kept - new).exp()[..., None], (i - new).exp()[..., None], new
