@@ -78,15 +78,16 @@ def test_effective_attention_of_an_lstm_is_its_closed_form(gates: str) -> None:
 GATED = ("gru", "ugrnn", "mgu", "janet", "lem", "mingru", "minlstm", "rglru", "slstm")
 
 
-@pytest.mark.parametrize("name", [*GATED, "lstm1997", "mlstm", "retention", "linear_attention"])
+@pytest.mark.parametrize("name", [*GATED, "lstm1997", "mlstm", "gla", "mamba", "rwkv"])
 def test_the_terms_of_a_state_add_up_to_it(name: str) -> None:
     reading = reading_of(model_of(CELLS[name]))
-    ((state, looked),) = reading.attention.items()
-    assert isinstance(looked, Additions)
-    for t in (0, 4, T - 1):
-        rest, left = looked.terms(t)
-        np.testing.assert_allclose((rest + left.sum(0)).ravel(), reading.states[state][t], rtol=1e-12, atol=1e-12)
-        np.testing.assert_allclose(looked.over(t).sum(1) + looked.before(t), 1)
+    assert reading.attention
+    for state, looked in reading.attention.items():
+        assert isinstance(looked, Additions)
+        for t in (0, 4, T - 1):
+            rest, left = looked.terms(t)
+            np.testing.assert_allclose((rest + left.sum(0)).ravel(), reading.states[state][t], rtol=1e-12, atol=1e-12)
+            np.testing.assert_allclose(looked.over(t).sum(1) + looked.before(t), 1)
 
 
 def test_what_stood_before_the_first_word_has_a_share() -> None:
