@@ -20,6 +20,7 @@ from seqmem.cells.antisymmetric import Antisymmetric
 from seqmem.cells.attention import Attention
 from seqmem.cells.cornn import CoRNN
 from seqmem.cells.deltanet import DeltaNet
+from seqmem.cells.exprnn import ExpRNN
 from seqmem.cells.gated_deltanet import GatedDeltaNet
 from seqmem.cells.gla import GLA
 from seqmem.cells.indrnn import IndRNN
@@ -172,6 +173,17 @@ def lstm1997(w: Weights, x: ndarray, s: State, *, block: int) -> State:
         c[:, j] += gates[:, of] * (4 * sigmoid(net[:, 2 * count + j]) - 2)
         h[:, j] = gates[:, count + of] * (2 * sigmoid(c[:, j]) - 1)
     return {"hidden": h, "cell": c, "gates": gates}
+
+
+def exprnn(w: Weights, x: ndarray, s: State, *, cayley: bool = False) -> State:
+    k, entries = np.zeros((H, H)), iter(w["skew"])
+    for i in range(H):
+        for j in range(i + 1, H):
+            k[i, j] = next(entries)
+            k[j, i] = -k[i, j]
+    q = np.linalg.inv(np.eye(H) + k) @ (np.eye(H) - k) if cayley else np.asarray(expm(k))
+    v = np.stack([w["weight_input"] @ x[b] + q @ s["hidden"][b] for b in range(B)])
+    return {"hidden": np.where(np.abs(v) + w["bias"] > 0, v + np.sign(v) * w["bias"], 0)}
 
 
 def above_zero(a: ndarray) -> ndarray:
@@ -359,6 +371,8 @@ ORACLES: dict[str, tuple[Callable[[], Cell], Step]] = {
         lambda: Antisymmetric(D, H, epsilon=0.2, gamma=0.3, gated=True),
         lambda w, x, s: antisymmetric(w, x, s, gated=True),
     ),
+    "exprnn": (lambda: ExpRNN(D, H), exprnn),
+    "exprnn, cayley": (lambda: ExpRNN(D, H, map="cayley"), lambda w, x, s: exprnn(w, x, s, cayley=True)),
     "cornn": (lambda: CoRNN(D, H, dt=0.1, gamma=2.0, epsilon=3.0), cornn),
     "unicornn": (lambda: UnICORNN(D, H, dt=0.3, alpha=5.0), unicornn),
     "lem": (lambda: LEM(D, H, dt=0.6), lem),
@@ -805,6 +819,52 @@ def test_a_truncated_lstm1997_learns_by_the_papers_rule():
     np.testing.assert_allclose(gradient.numpy(), expected, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("kind", ["exp", "cayley"])
+def test_an_exprnn_keeps_the_gradients_norm_over_500_steps(kind: str):
+    """Without a bias modrelu lets everything pass as it is, so that the carry is linear and orthogonal."""
+    cell = drawn(lambda: ExpRNN(D, 16, map=kind), "orthogonal")
+    cell.requires_grad_(requires_grad=False)
+    cell.bias.zero_()
+    hidden, hiddens = random(B, 16, seed=1).requires_grad_(), []
+    for x in random(500, B, D, seed=2):
+        hiddens.append(hidden)
+        hidden, _ = cell.step(x, {"hidden": hidden})
+    gradients = torch.autograd.grad((hidden * random(B, 16, seed=3)).sum(), hiddens)
+    norms = torch.stack(gradients).norm(dim=-1)
+    torch.testing.assert_close(norms / norms[-1], torch.ones_like(norms), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("kind", ["exp", "cayley"])
+def test_an_exprnn_begins_by_turning_planes_by_angles_of_its_range(kind: str):
+    with ambient(0, "exprnn"):
+        cell = ExpRNN(D, 300, map=kind).double()
+    q = cell.rotation().detach()
+    torch.testing.assert_close(q.T @ q, torch.eye(300, dtype=torch.float64), rtol=0, atol=1e-12)
+    angles = torch.atan2(q[0::2, 1::2].diag(), q[0::2, 0::2].diag())  # of the block [[cos, sin], [-sin, cos]]
+    torch.testing.assert_close(q[0::2, 0::2].diag(), angles.cos(), rtol=0, atol=1e-12)
+    least, most = (-math.pi, math.pi) if kind == "exp" else (0, math.pi / 2)
+    assert least <= angles.min() < least + 0.1 * (most - least)
+    assert most - 0.1 * (most - least) < angles.max() <= most
+    assert angles.mean().item() == pytest.approx((least + most) / 2, abs=4.5 * (most - least) / (12 * 150) ** 0.5)
+
+
+def test_the_steps_of_an_exprnn_follow_its_weights_and_keep_no_graph():
+    """They remember Q while no gradient is recorded. Weights may change in memory that they share with a tensor."""
+    cell, x = drawn(lambda: ExpRNN(D, H), "memory"), random(B, D, seed=1)
+    start, memory = {"hidden": random(B, H, seed=2)}, torch.cat([cell.skew.detach(), torch.zeros(1).double()])
+    cell.skew.data = memory[:-1]
+    for _ in range(2):
+        with torch.no_grad():
+            expected = cell(x[None], start)[0][0]
+            torch.testing.assert_close(cell.step(x, start)[0], expected)
+            torch.testing.assert_close(cell.step(x, start)[0], expected)
+        for _ in range(2):
+            output, _ = cell.step(x, start)
+            (gradient,) = torch.autograd.grad(output.sum(), cell.skew)
+            assert gradient.abs().sum() > 0
+        memory.mul_(1.5)
+
+
 def test_attention_takes_any_hidden_size():
     assert Attention(D, 7)(torch.zeros(2, B, D))[0].shape == (2, B, 7)
 
@@ -921,6 +981,7 @@ def test_chrono_of_a_normalised_minlstm_forgets_as_slowly_as_its_bias_says():
         (lambda: MinGRU(D, H), "'chrono' needs seq_len"),
         (lambda: LSTM1997(D, H, block=0), "block=0: must be at least 1"),
         (lambda: LSTM1997(D, H, biases="some"), "biases='some': must be 'all', 'gates' or 'none'"),
+        (lambda: ExpRNN(D, H, map="log"), "map='log': must be 'exp' or 'cayley'"),
         (lambda: LRU(D, H, fastest=1.5), "fastest=1.5, slowest=0.999: must be"),
         (lambda: LRU(D, H, phase=7.0), "phase=7.0: must be more than 0"),
         (lambda: SLSTM(D, H, heads=3), "heads=3: must divide hidden_size=4"),

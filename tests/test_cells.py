@@ -43,6 +43,7 @@ MAKERS |= {
     "lstm coupled": lambda d: LSTM(d, H, seq_len=20, coupled=True),
     "lstm peepholes": lambda d: LSTM(d, H, seq_len=20, peepholes=True),
     "lstm1997, blocks": lambda d: CELLS["lstm1997"](d, H, block=3, biases="gates"),
+    "exprnn, cayley": lambda d: CELLS["exprnn"](d, H, map="cayley"),
     "gru cho": lambda d: GRU(d, H, seq_len=20, form="cho"),
     "gru identity": lambda d: GRU(d, H, forget_bias=0.0, init="identity"),
     "own attention": lambda d: Attention(d, H),

@@ -10,6 +10,7 @@ from .base import steps as steps
 from .base import use_kernel as use_kernel
 from .cornn import CoRNN as CoRNN
 from .deltanet import DeltaNet as DeltaNet
+from .exprnn import ExpRNN as ExpRNN
 from .fused import FusedCell as FusedCell
 from .gated_deltanet import GatedDeltaNet as GatedDeltaNet
 from .gla import GLA as GLA
@@ -57,6 +58,7 @@ CELLS: dict[str, type[Cell]] = {
     "irnn": IRNN,
     "indrnn": IndRNN,
     "antisymmetric": Antisymmetric,
+    "exprnn": ExpRNN,
     "cornn": CoRNN,
     "unicornn": UnICORNN,
     "lem": LEM,

@@ -89,7 +89,7 @@ class LSTM1997(Cell):
     def _per_cell(self, gates: Float[Tensor, "B G2"]) -> Iterator[Float[Tensor, "B H"]]:
         """The input and the output gate of each cell: those of its block."""
         for gate in gates.chunk(2, -1):
-            yield gate.repeat_interleave(self.block, -1)[:, : self.output_size]
+            yield gate if self.block == 1 else gate.repeat_interleave(self.block, -1)[:, : self.output_size]
 
     def _activations(self, x: Float[Tensor, "B D"], state: State) -> tuple[Tensor, Tensor]:
         """The gates [B 2G], and what enters g [B H]."""
