@@ -23,7 +23,7 @@ from torch.nn.functional import one_hot
 from seqmem.evaluate import CachedBatches, held_out
 from seqmem.randomness import generator
 from seqmem.signals import Batch
-from seqmem.tasks import TASKS, Adding, Copy, Digits, Pronoun, Subject, Task, TemporalOrder, Text
+from seqmem.tasks import TASKS, Adding, Copy, Digits, Phrases, Pronoun, Reverse, Subject, Task, TemporalOrder, Text
 from seqmem.tasks.digits import pictures_of_digits
 from seqmem.tasks.pronoun import HE, SHE
 from seqmem.tasks.text import ALPHABET, SHARED, corpus, corpus_sha256, without_shared
@@ -52,6 +52,7 @@ VARIANTS = [
     Digits("row"),
     Digits("pixel", permute=True),
     Digits("row", permute=True),
+    Phrases(choices=2),
     Pronoun(mentions=1),
     Pronoun(people=4, filler_words=1),
     Pronoun(people=16),
@@ -105,6 +106,10 @@ def test_a_yaml_lists_the_tasks_options_with_their_defaults(yaml: Path) -> None:
         (Copy, {"symbols": 27}, "symbols=27: must be from 2 to 26"),
         (Copy, {"length": 0}, "length=0: must be at least 1"),
         (Digits, {"scan": "column"}, "scan=column: must be pixel or row"),
+        (Phrases, {"choices": 3}, "choices=3: must be an even number from 2 to 12"),
+        (Phrases, {"choices": 14}, "choices=14: must be an even number from 2 to 12"),
+        (Reverse, {"symbols": 1}, "symbols=1: must be from 2 to 26"),
+        (Reverse, {"symbols": 27}, "symbols=27: must be from 2 to 26"),
         (Pronoun, {"people": 5}, "people=5: must be an even number from 4 to 16"),
         (Pronoun, {"people": 2}, "people=2: must be an even number from 4 to 16"),
         (Pronoun, {"people": 18}, "people=18: must be an even number from 4 to 16"),
@@ -178,6 +183,8 @@ def test_the_best_answer_without_a_memory_scores_chance_and_costs_baseline_loss(
     answers = int(draw(task, 1, seq_len).asked.sum())
     # As many as the interval needs; several answers to a sequence make its score as much surer.
     many = 4000 if task.name == "text" else min(40000, round(2500 / task.chance / sqrt(answers)))
+    if task.feedback() is not None:  # and as the answers before need
+        many = max(many, 150 * task.inputs.size)
     fitted, fresh = draw(task, many, seq_len, 0), draw(task.held_out(), many, seq_len, 1)
     scores, losses = [], []
     for batch in (fitted, fresh):
@@ -363,6 +370,8 @@ def test_an_invalid_size_is_an_error_that_names_a_valid_one(task: Task) -> None:
         (Digits("row"), 8),
         (Pronoun(), 7),  # my brother told his aunt that he
         (Pronoun(mentions=1), 5),  # my brother said that who
+        (Phrases(), 6),  # the dog sees, and three answers
+        (Reverse(), 2),
         (Subject(), 2),
         (TemporalOrder(), 10),  # a tenth is one timestep
         (TemporalOrder(3), 10),

@@ -7,9 +7,11 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Int
 from torch import Tensor
 
+from .decoding import decode
 from .models.base import Model, loss_per_sequence, score_per_sequence
 from .randomness import generator
 from .signals import Batch
@@ -21,7 +23,11 @@ from .tasks.parts import Data, Parts
 class Evaluation:
     """Means over ``sequences`` held-out sequences of ``seq_len`` timesteps.
 
-    ``distinct``: how many different ones they are; None: not counted.
+    Where answers are fed back (``Task.feedback``), the score is of the model's own, the loss of the right ones.
+
+    Args:
+        distinct: how many different ones they are; None: not counted.
+        exact: the share of sequences whose answers are all right; None: answers are not fed back.
     """
 
     seq_len: int
@@ -29,6 +35,7 @@ class Evaluation:
     loss: float
     sequences: int
     distinct: int | None = None
+    exact: float | None = None
 
 
 def held_out(
@@ -91,6 +98,7 @@ def evaluate(
     sequences: int = 1000,
     stream: str = "eval",
     trained: Collection[int] = (),
+    beam: int = 1,
 ) -> Evaluation:
     """Score on the test data, on the model's device and in its dtype.
 
@@ -99,6 +107,7 @@ def evaluate(
     Args:
         trained: the lengths that training draws (``Plan.parts(task).trained``). Where these have few sequences, the
             model is scored on those that training leaves out.
+        beam: as in ``decode``, where answers are fed back.
     """
     different: set[int] = set()
 
@@ -107,7 +116,7 @@ def evaluate(
             different.update(_fingerprints(batch).tolist())
             yield batch
 
-    evaluation = score(model, task, seq_len, counted())
+    evaluation = score(model, task, seq_len, counted(), beam=beam)
     return replace(evaluation, distinct=len(different))
 
 
@@ -135,11 +144,12 @@ def _slices(seq_len: int, sequences: int) -> Iterator[tuple[int, int]]:
 # inference_mode would save 3 %, but a tensor that a cell creates and caches in it (a mask, positions) cannot take part
 # in training afterwards.
 @torch.no_grad()
-def score(model: Model, task: Task, seq_len: int, batches: Iterable[Batch]) -> Evaluation:
+def score(model: Model, task: Task, seq_len: int, batches: Iterable[Batch], *, beam: int = 1) -> Evaluation:
     """Score on ``batches`` of sequences of ``seq_len`` timesteps, in eval mode; the model's mode is restored."""
     first = next(model.parameters())
     was_training = model.training
     model.eval()
+    feedback = task.feedback()
     losses, scores = [], []
     for drawn_batch in batches:
         counted = drawn_batch.counted  # the readout is computed only where a timestep counts
@@ -149,12 +159,16 @@ def score(model: Model, task: Task, seq_len: int, batches: Iterable[Batch]) -> E
             predicted = model.predict(few, at=counted)
             part = few.part(counted.start, counted.stop)
             losses.append(loss_per_sequence(task, predicted, part))
+            if feedback is not None:
+                written = decode(model, feedback, few.inputs, counted, beam=beam)
+                predicted = F.one_hot(written, task.targets.size).to(predicted.dtype)
             scores.append(score_per_sequence(task, predicted, part))
     model.train(was_training)
     sequences = sum(map(len, scores))
     # One copy to the host for both means: each is a sync point of the GPU.
     mean_score, mean_loss = torch.stack([torch.cat(values).double().mean() for values in (scores, losses)]).tolist()
-    return Evaluation(seq_len, mean_score, mean_loss, sequences)
+    exact = None if feedback is None else float((torch.cat(scores) == 1).double().mean())
+    return Evaluation(seq_len, mean_score, mean_loss, sequences, exact=exact)
 
 
 def length_grid(task: Task, seq_len: int) -> list[int]:
@@ -180,6 +194,9 @@ def evaluate_lengths(
     seed: int,
     sequences: int = 1000,
     trained: Collection[int] = (),
+    beam: int = 1,
 ) -> list[Evaluation]:
     """``evaluate`` at each of ``lengths``."""
-    return [evaluate(model, task, length, seed=seed, sequences=sequences, trained=trained) for length in lengths]
+    return [
+        evaluate(model, task, length, seed=seed, sequences=sequences, trained=trained, beam=beam) for length in lengths
+    ]

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from .cells.base import Additive
 from .cells.state import State, concatenate, newest
+from .decoding import self_fed
 from .lookback import Additions, LookBack, Weights
 from .models.base import Look, Model, Step
 from .probes.gradient import Tracer
@@ -171,6 +172,9 @@ def typed(task: Task, text: str) -> tuple[Batch, str | None]:
     why = task.unanswerable(inputs)
     if why is None:
         return task.question(inputs), None
+    feedback = task.feedback()
+    if feedback is not None and len(source := feedback.typed(inputs)):
+        return feedback.asking(source), why
     asked = torch.zeros(len(inputs), 1, dtype=torch.bool)
     asked[-1] = True
     like = task.sample(1, task.min_seq_len, generator(0, "like")).targets  # for its shape and dtype only
@@ -183,6 +187,7 @@ def read(model: Model, task: Task, batch: Batch, *, gradient: bool = True, known
 
     A float64 copy of the model on the CPU does the reading, as in a trace. The model is unchanged, and the result does
     not depend on the machine: an rnn may be chaotic at untrained lengths, where float32 rounding decides its answers.
+    Where answers are fed back, it reads its own.
 
     Args:
         batch: contains one sequence.
@@ -195,7 +200,8 @@ def read(model: Model, task: Task, batch: Batch, *, gradient: bool = True, known
     if batch.asked.shape[1] != 1:
         raise ValueError(f"one sequence is read at a time, not {batch.asked.shape[1]}")
     model = deepcopy(model).to("cpu").double().eval()
-    inputs = batch.to("cpu", torch.float64).inputs
+    batch = self_fed(model, task, batch.to("cpu", torch.float64))
+    inputs = batch.inputs
     beliefs, steps = _beliefs(model, task, inputs)
     predicted = beliefs[:, 0]
     symbols = task.targets.discrete

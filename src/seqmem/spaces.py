@@ -12,6 +12,7 @@ from functools import lru_cache
 from math import exp, inf, log
 from typing import Any
 
+from . import translation
 from .grammar import CLAUSES, LONGEST, OPEN, phrases
 
 TINY, LARGE = 100, 1e9
@@ -65,6 +66,27 @@ def temporal_order(seq_len: int, symbols: int = 2) -> Space:
     for first, end in symbol_ranges(seq_len, symbols):
         size *= end - first
     return Space(size, 8)
+
+
+@lru_cache(1024)
+def reverse(seq_len: int, symbols: int = 8) -> Space:
+    """Half of the timesteps are symbols."""
+    return Space(_power(symbols, seq_len // 2) if seq_len >= 2 else 0.0, symbols)
+
+
+@lru_cache(1024)
+def phrases_of(seq_len: int, choices: int = 12) -> Space:
+    """Half of the timesteps are words. Two draws are the same if their clauses agree in kind and in every word."""
+    if seq_len > 400:
+        return Space(inf, 1)
+    agree = [1.0]  # by the words to fill, each clause with the conjunction after it
+    for room in range(1, seq_len // 2 + 2):
+        fitting = translation.fitting(room)
+        same = (
+            translation.same_clause(kind, choices, last=kind.size == room) * agree[room - kind.size] for kind in fitting
+        )
+        agree.append(sum(same) / len(fitting) ** 2 if fitting else 0.0)
+    return Space(_inverse(agree[-1], possible=seq_len >= 6), 4)
 
 
 def symbol_ranges(seq_len: int, symbols: int) -> list[tuple[int, int]]:
@@ -132,7 +154,10 @@ def _same_clauses(filler_words: int) -> Any:
     return same
 
 
-GENERATED = {"subject": subject, "copy": copy, "temporal_order": temporal_order, "pronoun": pronoun}
+GENERATED = {
+    "subject": subject, "copy": copy, "temporal_order": temporal_order, "pronoun": pronoun, "reverse": reverse,
+    "phrases": phrases_of,
+}  # fmt: skip
 """Task -> its space, by ``seq_len`` and its options. Tasks of real numbers have no such number."""
 
 STORED = ("digits", "text")

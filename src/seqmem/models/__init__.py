@@ -11,7 +11,11 @@ from .base import Model as Model
 from .base import Step as Step
 from .base import backwards as backwards
 from .base import entering as entering
+from .encoder_decoder import EncoderDecoder as EncoderDecoder
 from .recurrent import RecurrentModel as RecurrentModel
 from .recurrent import stacked as stacked
 
-MODELS: dict[str, Callable[..., Model]] = {"recurrent": RecurrentModel.for_task}
+MODELS: dict[str, Callable[..., Model]] = {
+    "recurrent": RecurrentModel.for_task,
+    "encoder_decoder": EncoderDecoder.for_task,
+}

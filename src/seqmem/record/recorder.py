@@ -376,7 +376,10 @@ def scale_of(task: Task, seq_len: int) -> Scale:
 
 def with_levels(task: Task, evaluation: Evaluation) -> dict[str, Any]:
     """A row of ``by_length``: the evaluation, and what to compare it with at its length."""
-    return {**asdict(evaluation), **scale_of(task, evaluation.seq_len).fields_of_a_length()}
+    row = asdict(evaluation)
+    if evaluation.exact is None:
+        del row["exact"]
+    return {**row, **scale_of(task, evaluation.seq_len).fields_of_a_length()}
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

@@ -60,9 +60,12 @@ def summary_table(summary: Mapping[str, Any], result: Result, probes: Sequence[P
             rows[probe.name] = told
     rows["steps"] = f"{summary['steps']:,} in {summary['seconds']:.1f} s on {summary['device']}"
     lines = ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())]
-    lengths = ["| length | score | without a memory | loss |", "|---|---|---|---|"]
+    columns = {"length": "seq_len", "score": "score", "without a memory": "chance", "loss": "loss"}
+    if "exact" in summary["by_length"][0]:
+        columns["all answers right"] = "exact"
+    lengths = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     lengths += [
-        f"| {one['seq_len']} | {one['score']:.4g} | {one['chance']:.4g} | {one['loss']:.4g} |"
+        "| " + " | ".join(f"{one[key]:.4g}" if key != "seq_len" else str(one[key]) for key in columns.values()) + " |"
         for one in summary["by_length"]
     ]
     return "\n".join([*lines, "", *lengths])

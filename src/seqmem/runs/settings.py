@@ -61,6 +61,7 @@ SETTINGS: dict[str, Setting] = {
     "on_nan": Setting("training"),
     "log_every": Setting("measuring"),
     "evaluate": Setting("measuring"),
+    "evaluate.beam": Setting("measuring", since="0.3.0", before=1),
     "trace": Setting("measuring"),
     "probe": Setting("measuring", since="0.2.0", before={}),
     "device": Setting("machine"),

@@ -17,6 +17,7 @@ from ..metrics import Plateau
 from ..signals import Batch, Signal
 from ..spaces import Space
 from .automaton import Automaton, Problem
+from .feedback import Feedback
 from .shown import Naming, alternatives, split_words, tokens_of
 
 
@@ -82,6 +83,10 @@ class Task(ABC):
     @abstractmethod
     def solve(self, inputs: Shaped[Tensor, "T B ..."]) -> Shaped[Tensor, "T B ..."]:
         """The answer of a perfect memory at every timestep, from the inputs alone; correct wherever a batch asks."""
+
+    def feedback(self) -> Feedback | None:
+        """How answers come back as inputs; None: they do not."""
+        return None
 
     def held_out(self) -> "Task":
         """This task over its test data, for final scores alone. Generated data: the task itself, split by ``space``."""

@@ -133,7 +133,15 @@ def train(
                 raise Interrupted(now.step)
             with interruptible(now.step), seeded(model, plan, now.step):
                 by_length.append(
-                    evaluate(model, task, length, seed=plan.seed, sequences=plan.evaluate_sequences, trained=trained)
+                    evaluate(
+                        model,
+                        task,
+                        length,
+                        seed=plan.seed,
+                        sequences=plan.evaluate_sequences,
+                        trained=trained,
+                        beam=plan.evaluate_beam,
+                    )
                 )
 
     own = next(evaluation for evaluation in by_length if evaluation.seq_len == plan.seq_len)

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import torch
 
+from ..decoding import self_fed
 from ..denormals import flush_denormal
 from ..evaluate import CachedBatches, Evaluation, drawn, score
 from ..measurement import Measurement, Scalars, plain
@@ -47,7 +48,7 @@ class Validation:
 
     def score(self, step: int) -> Evaluation:
         with seeded(self._model, self._plan, step):
-            return score(self._model, self._task, self._plan.seq_len, self._batches)
+            return score(self._model, self._task, self._plan.seq_len, self._batches, beam=self._plan.evaluate_beam)
 
 
 @torch.no_grad()
@@ -56,7 +57,8 @@ def show_answers(model: Model, task: Task, plan: Plan, step: int, observer: Obse
     first = next(model.parameters())
     batch = plan.parts(task).validation.sample(sequences, plan.seq_len, generator(plan.seed, "show"))
     with seeded(model, plan, step):
-        predicted = beliefs(model.eval(), task, batch.to(first.device, first.dtype).inputs)
+        model.eval()
+        predicted = beliefs(model, task, self_fed(model, task, batch.to(first.device, first.dtype)).inputs)
     model.train()
     observer.answered(step, batch, predicted.cpu())
 

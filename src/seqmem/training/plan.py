@@ -31,6 +31,7 @@ class Plan:
     ``seq_len``. ``clip_norm``: the L2 norm that the gradient of all parameters is clipped to; None: never.
     ``evaluate_lengths``: lengths of the final evaluation; None: ``length_grid``. ``evaluate_sequences``: sequences
     of each length there; the evaluations on the way, every ``evaluate_every``, take at most 256.
+    ``evaluate_beam``: as in ``decoding.decode``, where answers are fed back.
     ``trace_every``, ``trace_sequences``, ``trace_loss``: the gradient probe; ``trace_every=0``: no traces.
     ``probes``: further probes.
 
@@ -63,6 +64,7 @@ class Plan:
     evaluate_every: int = 50
     evaluate_sequences: int = 1000
     evaluate_lengths: tuple[int, ...] | None = None
+    evaluate_beam: int = 1
     trace_every: int = 100
     trace_sequences: int = 32
     trace_loss: str = "last"
@@ -86,8 +88,8 @@ class Plan:
     def check(self, task: Task) -> None:
         """Raise ValueError, one line that says what to change, if the plan does not fit the task."""
         for name in (
-            "steps", "batch_size", "log_every", "evaluate_every", "evaluate_sequences", "trace_sequences",
-            "checkpoint_every",
+            "steps", "batch_size", "log_every", "evaluate_every", "evaluate_sequences", "evaluate_beam",
+            "trace_sequences", "checkpoint_every",
         ):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")

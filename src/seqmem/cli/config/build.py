@@ -149,6 +149,7 @@ def build_plan(config: RunConfig) -> Plan:
         evaluate_every=config.evaluate.every,
         evaluate_sequences=config.evaluate.sequences,
         evaluate_lengths=None if lengths is None else tuple(lengths),
+        evaluate_beam=config.evaluate.beam,
         trace_every=config.trace.every,
         trace_sequences=config.trace.sequences,
         trace_loss=config.trace.loss.value,

@@ -57,6 +57,7 @@ class EvaluateConfig:
     every: int = 50
     sequences: int = 1000
     lengths: list[int] | None = None
+    beam: int = 1
 
 
 @dataclass

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ...metrics import Metric
     from ...tasks import Task
 
-NUMBERS = ("seq_len", "sequences")
+NUMBERS = ("seq_len", "sequences", "beam")
 
 
 def main(args: Sequence[str]) -> int:
@@ -41,7 +41,7 @@ def main(args: Sequence[str]) -> int:
         default=[],
         metavar="key=value",
         help="seq_len=10,20,50: lengths (default: from the shortest valid one to four times the run's own); "
-        "sequences=1000: how many of each; device=auto|cpu|cuda",
+        "sequences=1000: how many of each; beam=4: beam search, where answers are fed back; device=auto|cpu|cuda",
     )
     add_option(parser)
     options = parser.parse_args(args)
@@ -49,24 +49,34 @@ def main(args: Sequence[str]) -> int:
     for text in options.settings:
         key, equals, value = text.partition("=")
         if not equals or key not in (*NUMBERS, "device"):
-            raise ConfigError(f"'{text}' is not a setting: seq_len=, sequences= and device= are")
+            raise ConfigError(f"'{text}' is not a setting: seq_len=, sequences=, beam= and device= are")
         given[key] = value
     try:
         lengths = [int(part) for part in given["seq_len"].split(",")] if "seq_len" in given else None
         sequences = int(given.get("sequences", 1000))
+        beam = int(given["beam"]) if "beam" in given else None
     except ValueError:
-        raise ConfigError("seq_len and sequences are whole numbers, e.g. seq_len=10,20,50") from None
-    if sequences < 1:
-        raise ConfigError(f"sequences={sequences}: must be at least 1")
+        raise ConfigError("seq_len, sequences and beam are whole numbers, e.g. seq_len=10,20,50") from None
+    for name, number in (("sequences", sequences), ("beam", beam)):
+        if number is not None and number < 1:
+            raise ConfigError(f"{name}={number}: must be at least 1")
     run, device = one_run(options.run, "eval"), given.get("device", "auto")
-    evaluate_run(run, lengths, sequences, device, trusted=options.trust)
+    evaluate_run(run, lengths, sequences, device, beam=beam, trusted=options.trust)
     return 0
 
 
 def evaluate_run(
-    run: RunDirectory, lengths: list[int] | None, sequences: int, device: str, *, trusted: bool = False
+    run: RunDirectory,
+    lengths: list[int] | None,
+    sequences: int,
+    device: str,
+    *,
+    beam: int | None = None,
+    trusted: bool = False,
 ) -> None:
     """Score the run, print the table, and add the scores to the run.
+
+    ``beam``: as in ``decoding.decode``; None: the run's own.
 
     Raises:
         RunError: the run does not exist, is not finished, or cannot be read.
@@ -92,10 +102,20 @@ def evaluate_run(
             raise ConfigError(str(error)) from None
         if task.max_seq_len is not None and length > task.max_seq_len:
             raise ConfigError(f"seq_len={length} is too long for task={task.name}: at most {task.max_seq_len}")
+    if beam is not None and task.feedback() is None:
+        raise ConfigError(
+            f"beam={beam}: the answers of task={task.name} are not fed back, so there is nothing to search"
+        )
     refuse_lengths(config, grid)
     with ambient(config.seed, "measure", config.steps, device=next(model.parameters()).device):
         evaluations = evaluate_lengths(
-            model, task, grid, seed=config.seed, sequences=sequences, trained=finished.lengths
+            model,
+            task,
+            grid,
+            seed=config.seed,
+            sequences=sequences,
+            trained=finished.lengths,
+            beam=config.evaluate.beam if beam is None else beam,
         )
     _print(run, task, config.seq_len, evaluations)
     try:
@@ -138,7 +158,9 @@ def _print(run: RunDirectory, task: "Task", trained: int, evaluations: "list[Eva
     table.title, table.title_justify, table.title_style = str(run.path), "left", "dim"
     constant = any(task.constant != task.chance_at(one.seq_len) for one in evaluations)
     repeated = any(one.distinct not in (None, one.sequences) for one in evaluations)
-    names = ("length", metric.name, "chance", *["constant"] * constant, "loss", "chance loss", "sequences")
+    exact = any(one.exact is not None for one in evaluations)
+    names = ("length", metric.name, *["exact"] * exact, "chance", *["constant"] * constant, "loss", "chance loss")
+    names = (*names, "sequences")
     for name in (*names, *["distinct"] * repeated):
         table.add_column(name, justify="right", no_wrap=name not in (metric.name, "chance loss"))
     for one in evaluations:
@@ -146,6 +168,7 @@ def _print(run: RunDirectory, task: "Task", trained: int, evaluations: "list[Eva
         cells = (
             f"{one.seq_len}{mark}",
             metric.text(one.score),
+            *[metric.text(one.exact or 0.0)] * exact,
             metric.text(task.chance_at(one.seq_len)),
             *[metric.text(task.constant)] * constant,
             f"{one.loss:.4g}",

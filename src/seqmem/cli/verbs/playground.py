@@ -318,7 +318,13 @@ def _scores(one: "Trained", lengths: Sequence[int]) -> "list[Evaluation]":
         model = trained(one.run, trusted=True).model  # its classes were admitted before
         with ambient(one.config.seed, "measure", one.config.steps, device=next(model.parameters()).device):
             evaluations = evaluate_lengths(
-                model, one.task, missing, seed=one.config.seed, sequences=SEQUENCES, trained=one.lengths
+                model,
+                one.task,
+                missing,
+                seed=one.config.seed,
+                sequences=SEQUENCES,
+                trained=one.lengths,
+                beam=one.config.evaluate.beam,
             )
         known |= {each.seq_len: each for each in evaluations}
     return [known[length] for length in lengths]

@@ -1,0 +1,350 @@
+"""Encoder-decoder: one cell reads the source, another writes the target; between them stands one vector, or attention.
+
+    source      h_j = encoder(e(x_j), h_{j-1})
+    in between  c = tanh(V h_N)                     one vector of fixed size
+    target      s_i = decoder([e(y_{i-1}); c], s_{i-1}),  s_0 = tanh(V' c)
+                p_i = softmax(G maxout(O_h s_i + O_y e(y_{i-1}) + O_c c))
+
+That is Cho et al. 2014 (arXiv 1406.1078, as in their released code: with a gru of form=cho the reset gate does not act
+on c). With ``handover=state`` the decoder begins in the state in which the encoder ends, and nothing else passes
+(Sutskever et al. 2014, arXiv 1409.3215).
+
+Attention replaces c: at each timestep the decoder sees a mean of all h_j, weighted by how well each fits.
+
+    bahdanau    e_ij = v . tanh(W_a s_{i-1} + U_a h_j),  alpha_i = softmax(e_i),  c_i = sum_j alpha_ij h_j
+                enters the decoder and the readout where c does above (Bahdanau et al. 2015, arXiv 1409.0473)
+    luong       e_ij = s_i . W_a h_j, alpha_i and c_i as above;  s~_i = tanh(W_c [c_i; s_i]) is read out
+                (Luong et al. 2015, arXiv 1508.04025, with the general score)
+
+One time axis: the source, the mark that ends it (``Feedback.go``), then the target, shifted by one timestep. While the
+source is read nothing is predicted: outputs are zeros.
+
+Axes: T time, A asked timesteps, B batch, N words of the source, D embedding, H encoder output, S decoder output,
+K outputs.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor, nn
+
+from ..cells.base import Cell, CellFactory
+from ..cells.state import Slots, State, join, part, tensors
+from ..tasks.base import Task
+from .base import Model, Step, entering
+from .recurrent import stacked
+
+ATTENTION = "bahdanau", "luong"
+
+
+class EncoderDecoder(Model):
+    """States: ``encoder/...`` while the source is read, ``decoder/...`` afterwards. With attention ``annotations``
+    collects h_j [B H], a slot per word, and for an encoder that reads backwards ``source`` the embedded words [B D].
+
+    What is written as the source ends, and stays: ``context`` [B H] (c) or, with attention, ``memory`` [B N H] (all
+    h_j) and ``keys`` [B N S] (U_a h_j or W_a h_j).
+
+    Args:
+        attention: ``bahdanau`` or ``luong``; None: one vector of fixed size.
+        handover: ``vector``: the decoder's output state begins as s_0 = tanh(V' c), its other states as the cell's own;
+            with attention s_0 = tanh(V' h_N), or of h_1 read backwards. ``state``: as the encoder's ends.
+        maxout: read out the maxima of pairs, as above; if not, the decoder's output linearly.
+        bidirectional: a second encoder reads the source backwards; h_j joins both outputs.
+
+    Raises:
+        ValueError: options that exclude each other; ``handover=state`` between cells of different states; the task's
+            answers are not fed back; a cell without a state.
+    """
+
+    def __init__(
+        self,
+        embed: nn.Module,
+        width: int,
+        go: int,
+        outputs: int,
+        encoder: CellFactory,
+        decoder: CellFactory,
+        *,
+        attention: str | None = None,
+        handover: str = "vector",
+        maxout: bool = True,
+        bidirectional: bool = False,
+    ) -> None:
+        super().__init__()
+        if attention not in (None, *ATTENTION):
+            raise ValueError(f"attention={attention}: must be {', '.join(ATTENTION)} or null")
+        if handover not in ("vector", "state"):
+            raise ValueError(f"handover={handover}: must be vector or state")
+        if bidirectional and attention is None:
+            raise ValueError("bidirectional=true: needs attention=bahdanau or luong, which look at every word")
+        if bidirectional and handover == "state":
+            raise ValueError("bidirectional=true: two cells end in two states; use handover=vector")
+        self.go, self.attention, self.handover = go, attention, handover
+        self.embed = embed
+        self.encoder = encoder(width)
+        self.backward_encoder = encoder(width) if bidirectional else None
+        inner = self.encoder.output_size
+        annotated = inner * (1 + bidirectional)  # H
+        self.vector = attention is None and handover == "vector"
+        """c is all that the decoder sees, at every timestep."""
+        seen = inner if self.vector else annotated if attention == "bahdanau" else 0
+        self.decoder = decoder(width + seen)
+        size = self.decoder.output_size
+        if self.vector:
+            self.summary = nn.Linear(inner, inner)  # V
+        self.start = None
+        if handover == "vector" and (attention == "bahdanau" or self.decoder.output_state is not None):
+            self.start = nn.Linear(inner, size)  # V'
+        if attention == "bahdanau":
+            self.query = nn.Linear(size, size, bias=False)  # W_a
+            self.key = nn.Linear(annotated, size, bias=False)  # U_a
+            self.energy = nn.Linear(size, 1, bias=False)  # v
+        elif attention == "luong":
+            self.key = nn.Linear(annotated, size, bias=False)  # W_a
+            self.join = nn.Linear(annotated + size, size, bias=False)  # W_c
+        self.maxout = nn.Linear(size + width + seen, 2 * -(-size // 2)) if maxout and attention != "luong" else None
+        read = size if self.maxout is None else self.maxout.out_features // 2
+        self.readout = nn.Linear(read, outputs)
+        self.keeps = (
+            *(f"encoder/{name}" for name in self.encoder.keeps),
+            *(f"decoder/{name}" for name in self.decoder.keeps),
+        )
+        self._check_states()
+
+    @classmethod
+    def for_task(
+        cls,
+        task: Task,
+        cell: CellFactory,
+        *,
+        embed_size: int = 32,
+        layers: int = 1,
+        attention: str | None = None,
+        handover: str = "vector",
+        maxout: bool = True,
+        bidirectional: bool = False,
+    ) -> "EncoderDecoder":
+        """Encoder and decoder are cells of the same kind and size.
+
+        Raises:
+            ValueError: see above.
+        """
+        feedback = task.feedback()
+        if feedback is None:
+            raise ValueError(
+                f"model=encoder_decoder: needs a task whose answers are its next inputs (reverse, phrases), which "
+                f"task={task.name} is not"
+            )
+        embed, width = task.inputs.embed(embed_size)
+        make = stacked(cell, layers)
+        return cls(
+            embed,
+            width,
+            feedback.go,
+            task.targets.size,
+            make,
+            make,
+            attention=attention,
+            handover=handover,
+            maxout=maxout,
+            bidirectional=bidirectional,
+        )
+
+    @torch.no_grad()
+    def _check_states(self) -> None:
+        """Raise ValueError for cells that cannot be what their places need."""
+        after: list[dict[str, list[torch.Size]]] = []
+        for name, cell in (("encoder", self.encoder), ("decoder", self.decoder)):
+            state = cell.initial_state(1)
+            if not state:
+                raise ValueError(f"model=encoder_decoder: its {name} needs a cell with a state")
+            _, state = cell.step(self.readout.weight.new_zeros(1, cell.input_size), state)
+            after.append({name: [tensor.shape for tensor in tensors(leaf)] for name, leaf in state.items()})
+        if self.handover == "state" and after[0] != after[1]:
+            raise ValueError("handover=state: the encoder's state does not fit the decoder; use handover=vector")
+
+    def initial_state(self, batch_size: int) -> State:
+        blank = self.readout.weight.new_zeros(batch_size, self.encoder.output_size)
+        state = _joined("encoder", self.encoder, self.encoder.initial_state(batch_size), blank)
+        if self.attention is not None:
+            state["annotations"] = Slots()
+        if self.backward_encoder is not None:
+            state["source"] = Slots()
+        return state
+
+    # ---- The definition ----------------------------------------------------------------------------------------------
+
+    def walk(self, inputs: Shaped[Tensor, "T B ..."], state: State | None = None) -> Iterator[Step]:
+        state = self.initial_state(inputs.shape[1]) if state is None else state
+        source = self._source_length(inputs, state)
+        for t, x in enumerate(entering(self.embed(inputs))):
+            if t < source:
+                old = _inner("encoder", self.encoder, state)
+                output, new = self.encoder.step(x, old)
+                state = self._read(state, x, output, new)
+                blank = output.new_zeros(len(output), self.readout.in_features)
+                yield Step(x, blank, state, _gates("encoder", self.encoder, x, old))
+            else:
+                step = self._write(x, self._handed_over(state))
+                state = step.state
+                yield step
+
+    def _read(self, state: State, x: Float[Tensor, "B D"], output: Float[Tensor, "B H"], new: State) -> State:
+        """The state after a word of the source."""
+        whole = _joined("encoder", self.encoder, new, output)
+        if "annotations" in state:
+            whole["annotations"] = state["annotations"].append(output)
+        if "source" in state:
+            whole["source"] = state["source"].append(x)
+        return whole
+
+    def _handed_over(self, state: State) -> State:
+        """The decoder's first state; the state itself if it is the decoder's already."""
+        if _is_decoders(state):
+            return state
+        last = _output(self.encoder, "encoder", state)
+        new: State = {}
+        if self.attention is not None:
+            if not len(state["annotations"]):
+                raise ValueError("the source is empty: its mark is the first input")
+            memory = state["annotations"].stacked()
+            if self.backward_encoder is not None:
+                backwards, _ = self.backward_encoder(state["source"].stacked().flip(0))
+                memory, last = torch.cat([memory, backwards.flip(0)], -1), backwards[-1]
+            new["memory"] = memory.transpose(0, 1)
+            new["keys"] = self.key(new["memory"])
+        elif self.vector:
+            last = new["context"] = self.summary(last).tanh()
+        if self.handover == "state":
+            return new | join({"decoder": part(state, "encoder")})
+        first, begin = self.decoder.initial_state(len(last)), last
+        if self.start is not None:
+            begin = self.start(last).tanh()
+            if self.decoder.output_state is not None:
+                first = first | {self.decoder.output_state: begin}
+        return new | _joined("decoder", self.decoder, first, begin)
+
+    def _write(self, x: Float[Tensor, "B D"], state: State) -> Step:
+        """One timestep of the decoder."""
+        old, seen, weights = _inner("decoder", self.decoder, state), state.get("context"), None
+        if self.attention == "bahdanau":
+            weights = self._weights(_output(self.decoder, "decoder", state), state)
+            seen = _mean(weights, state["memory"])
+        entered = x if seen is None else torch.cat([x, seen], -1)
+        output, new = self.decoder.step(entered, old)
+        after = _between(state) | _joined("decoder", self.decoder, new, output)
+        return Step(x, self._to_read(output, x, seen, state), after, _gates("decoder", self.decoder, entered, old))
+
+    def _to_read(
+        self,
+        output: Float[Tensor, "*T B S"],
+        x: Float[Tensor, "*T B D"],
+        seen: Float[Tensor, "*T B H"] | None,
+        state: State,
+    ) -> Float[Tensor, "*T B L"]:
+        """What ``read_out`` reads, for one timestep or several."""
+        if self.attention == "luong":
+            context = _mean(self._weights(output, state), state["memory"])
+            return self.join(torch.cat([context, output], -1)).tanh()
+        if self.maxout is None:
+            return output
+        pairs = self.maxout(torch.cat([part for part in (output, x, seen) if part is not None], -1))
+        return pairs.unflatten(-1, (-1, 2)).amax(-1)
+
+    def _weights(self, query: Float[Tensor, "*T B S"], state: State) -> Float[Tensor, "*T B N"]:
+        """How much of each word of the source is seen; a word's weights add up to 1."""
+        if self.attention == "luong":
+            return torch.einsum("...bs,bns->...bn", query, state["keys"]).softmax(-1)
+        return self.energy((self.query(query)[..., None, :] + state["keys"]).tanh()).squeeze(-1).softmax(-1)
+
+    def read_out(self, outputs: Float[Tensor, "*A B L"]) -> Float[Tensor, "*A B K"]:
+        return self.readout(outputs)
+
+    # ---- The shortcut ------------------------------------------------------------------------------------------------
+
+    def forward(
+        self, inputs: Shaped[Tensor, "T B ..."], state: State | None = None, *, at: slice | None = None
+    ) -> tuple[Float[Tensor, "A B K"], State]:
+        """Both cells read their part at once, unless the decoder's next input depends on its last output."""
+        state = self.initial_state(inputs.shape[1]) if state is None else state
+        source = self._source_length(inputs, state)
+        xs = self.embed(inputs)
+        parts = []
+        if source:
+            outputs, new = self.encoder(xs[:source], _inner("encoder", self.encoder, state))
+            before, state = state, _joined("encoder", self.encoder, new, outputs[-1])
+            for name, values in (("annotations", outputs), ("source", xs[:source])):
+                if name in before:
+                    state[name] = Slots([*before[name], *values.unbind(0)])
+            parts.append(outputs.new_zeros(source, len(outputs[0]), self.readout.in_features))
+        if source < len(inputs):
+            written, state = self._written(xs[source:], self._handed_over(state))
+            parts.append(written)
+        whole = parts[0] if len(parts) == 1 else torch.cat(parts)
+        return self.read_out(whole if at is None else whole[at]), state
+
+    def _written(self, xs: Float[Tensor, "T B D"], state: State) -> tuple[Float[Tensor, "T B L"], State]:
+        """(what ``read_out`` reads at the target's timesteps, the state after them)"""
+        if self.attention == "bahdanau":
+            outputs = []
+            for x in xs.unbind(0):
+                step = self._write(x, state)
+                outputs.append(step.output)
+                state = step.state
+            return torch.stack(outputs), state
+        seen = state["context"].expand(len(xs), -1, -1) if "context" in state else None
+        entered = xs if seen is None else torch.cat([xs, seen], -1)
+        outputs, new = self.decoder(entered, _inner("decoder", self.decoder, state))
+        after = _between(state) | _joined("decoder", self.decoder, new, outputs[-1])
+        return self._to_read(outputs, xs, seen, state), after
+
+    def _source_length(self, inputs: Int[Tensor, "T B"], state: State) -> int:
+        """How many of the inputs are still of the source. On a GPU this is a sync point, one per sequence."""
+        if _is_decoders(state):
+            return 0
+        marks = inputs == self.go
+        for t, (some, every) in enumerate(torch.stack([marks.any(1), marks.all(1)], 1).tolist()):
+            if some and not every:
+                raise ValueError("all sources of a batch must end at the same timestep")
+            if every:
+                return t
+        return len(inputs)
+
+
+def _joined(name: str, cell: Cell, state: State, output: Float[Tensor, "B H"]) -> State:
+    """A cell's state under its name, with its output, if that is not a part of it."""
+    own = {} if cell.output_state is not None else {"output": output}
+    return join({name: state | own})
+
+
+def _inner(name: str, cell: Cell, state: State) -> State:
+    """The inverse: the cell's own state."""
+    inner = part(state, name)
+    if cell.output_state is None:
+        del inner["output"]
+    return inner
+
+
+def _output(cell: Cell, name: str, state: State) -> Float[Tensor, "B H"]:
+    """The cell's last output."""
+    return state[f"{name}/{cell.output_state or 'output'}"]
+
+
+def _is_decoders(state: State) -> bool:
+    return any(name.startswith("decoder/") for name in state)
+
+
+def _between(state: State) -> State:
+    """What stays while the target is written."""
+    return {name: state[name] for name in ("context", "memory", "keys") if name in state}
+
+
+def _mean(weights: Float[Tensor, "*T B N"], memory: Float[Tensor, "B N H"]) -> Float[Tensor, "*T B H"]:
+    return torch.einsum("...bn,bnh->...bh", weights, memory)
+
+
+def _gates(
+    name: str, cell: Cell, x: Float[Tensor, "B D"], state: State
+) -> Callable[[], Mapping[str, Float[Tensor, "B _"]]]:
+    return lambda: join({name: cell.gates(x, state)})
