@@ -20,7 +20,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 
 CORE = {
     *("metrics", "signals", "randomness", "cells", "tasks", "models", "measurement", "decay", "probes", "denormals"),
-    *("evaluate", "optimizers", "spaces", "lookback"),
+    *("evaluate", "optimizers", "spaces", "lookback", "decoding"),
 }
 LAW: dict[str, set[str]] = {
     "metrics": set(),
@@ -30,8 +30,9 @@ LAW: dict[str, set[str]] = {
     "solved": set(),
     "span": set(),
     "grammar": set(),
+    "translation": set(),
     "printable": set(),
-    "spaces": {"grammar"},
+    "spaces": {"grammar", "translation"},
     "measurement": set(),
     "denormals": set(),
     "cores": set(),
@@ -39,14 +40,18 @@ LAW: dict[str, set[str]] = {
     "lookback": set(),
     "kernels": {"kernels", "cores"},
     "cells": {"cells", "kernels", "randomness"},
-    "tasks": {"tasks", "signals", "metrics", "spaces", "grammar"},
+    "tasks": {"tasks", "signals", "metrics", "spaces", "grammar", "translation"},
     "models": {"models", "signals", "randomness", "cells", "tasks.base"},
     "probes": {"probes", "signals", "randomness", "cells", "tasks.base", "models", "decay", "measurement", "denormals"},
-    "evaluate": {"signals", "randomness", "cells", "tasks.base", "tasks.parts", "models"},
-    "reading": {"signals", "randomness", "cells", "tasks.base", "tasks.parts", "models", "probes", "decay", "lookback"},
+    "decoding": {"signals", "cells", "tasks.base", "models"},
+    "evaluate": {"signals", "randomness", "cells", "tasks.base", "tasks.parts", "models", "decoding"},
+    "reading": {
+        *("decoding", "signals", "randomness", "cells", "tasks.base", "tasks.parts", "models", "probes", "decay"),
+        "lookback",
+    },
     "training": {
         *("training", "signals", "randomness", "cells", "tasks.base", "tasks.parts", "models", "probes", "measurement"),
-        *("evaluate", "reading", "denormals", "spaces"),
+        *("evaluate", "reading", "denormals", "spaces", "decoding"),
     },
     "runs": {"runs", "decay", "measurement", "metrics", "printable", "solved", "spaces"},
     "record": {

@@ -182,5 +182,7 @@ def test_models_are_listed(doors: Typed) -> None:
     result = doors("list")
     assert result.code == 0
     assert re.search(
-        r"^models\n  recurrent +The cell reads .*\n(?: {5}.*\n)*  custom +A model of your own", result.out, re.MULTILINE
+        r"^models\n(?:  .*\n)*  recurrent +The cell reads .*\n(?: {5}.*\n)*  custom +A model of your own",
+        result.out,
+        re.MULTILINE,
     )

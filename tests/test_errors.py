@@ -336,10 +336,10 @@ def test_errors_of_other_verbs(tmp_path: Path, typed: Callable[..., Completed]) 
     for line, message in {
         "": "the following arguments are required: RUN; see seqmem eval --help",
         "--xyz run": "unrecognized arguments: --xyz",
-        "run xyz": "'xyz' is not a setting: seq_len=, sequences= and device= are",
+        "run xyz": "'xyz' is not a setting: seq_len=, sequences=, beam= and device= are",
         "run xyz=3": "'xyz=3' is not a setting",
-        "run seq_len=ten": "seq_len and sequences are whole numbers, e.g. seq_len=10,20,50",
-        "run seq_len=": "seq_len and sequences are whole numbers",
+        "run seq_len=ten": "seq_len, sequences and beam are whole numbers, e.g. seq_len=10,20,50",
+        "run seq_len=": "seq_len, sequences and beam are whole numbers",
         "run sequences=0": "sequences=0: must be at least 1",
     }.items():
         typed("eval", *line.split()).refuses(message, code=2, verb="eval")

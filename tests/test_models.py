@@ -17,7 +17,7 @@ from compilers import needs_kernels
 from doors import Attention, TwoPhase
 from seqmem.cells import CELLS, GRU, LSTM, RNN, Cell
 from seqmem.cells.state import State, leaves, map_leaves, written
-from seqmem.models import Model, RecurrentModel, stacked
+from seqmem.models import EncoderDecoder, Model, RecurrentModel, stacked
 from seqmem.models.base import (
     hidden_size_for,
     loss_and_gradient,
@@ -31,7 +31,7 @@ from seqmem.optimizers import OPTIMIZERS
 from seqmem.probes.gradient import gradient_trace
 from seqmem.randomness import ambient, generator
 from seqmem.signals import Batch, Tokens
-from seqmem.tasks import TASKS, Adding, Copy, Pronoun, Subject, Task
+from seqmem.tasks import TASKS, Adding, Copy, Pronoun, Reverse, Subject, Task
 from seqmem.training.update import update
 
 
@@ -60,15 +60,35 @@ def _told(kind: Callable[..., Cell]) -> dict[str, int]:
     return {"seq_len": 9} if "seq_len" in inspect.signature(kind).parameters else {}
 
 
-@pytest.fixture(params=MODELS)
+ENCODER_DECODERS: dict[str, dict[str, Any]] = {
+    "one vector": {},
+    "a state handed over": {"handover": "state", "maxout": False, "layers": 2},
+    "bahdanau": {"attention": "bahdanau", "bidirectional": True},
+    "luong": {"attention": "luong", "handover": "state"},
+    "attention of its own": {"attention": "bahdanau", "cell": CELLS["attention"]},
+}
+
+
+@pytest.fixture(params=[*MODELS, *ENCODER_DECODERS])
 def model(request: pytest.FixtureRequest) -> Model:
     with ambient(0, request.param):
-        return MODELS[request.param](Pronoun()).double()
+        if request.param in MODELS:
+            return MODELS[request.param](Pronoun()).double()
+        options = {**ENCODER_DECODERS[request.param]}
+        kind = options.pop("cell", LSTM)
+        return EncoderDecoder.for_task(
+            Reverse(3), lambda d: kind(d, 4, **_told(kind)), embed_size=3, **options
+        ).double()
+
+
+def _task(model: Model) -> Task:
+    """A task that the model can take."""
+    return Reverse(3) if isinstance(model, EncoderDecoder) else Pronoun()
 
 
 @pytest.mark.parametrize("at", [None, slice(8, 9), slice(2, 5)])
 def test_forward_is_its_walk_in_values_final_state_and_all_gradients(model: Model, at: slice | None):
-    inputs = Pronoun().sample(3, 9, generator(0, "t")).inputs
+    inputs = _task(model).sample(3, 9, generator(0, "t")).inputs
     walked = list(model.walk(inputs))
     expected, end = model.read_out(torch.stack([step.output for step in walked])[at or slice(None)]), walked[-1].state
     predicted, final = model(inputs, at=at)
@@ -255,14 +275,14 @@ def test_a_loss_of_ones_own_and_ignored_targets_keep_their_gradient() -> None:
 
 
 def test_the_trace_of_a_model_is_that_of_its_walk(model: Model):
-    batch = Pronoun().sample(3, 9, generator(0, "t"))
-    actual, expected = (gradient_trace(model, Pronoun(), batch, by=by) for by in ("auto", "step"))
+    batch = _task(model).sample(3, 9, generator(0, "t"))
+    actual, expected = (gradient_trace(model, _task(model), batch, by=by) for by in ("auto", "step"))
     torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-12, equal_nan=True)
 
 
 @pytest.mark.parametrize("cut", [1, 3, 4, 5, 8])
 def test_a_sequence_may_be_cut_anywhere_and_its_state_carried(model: Model, cut: int):
-    inputs = Pronoun().sample(3, 9, generator(0, "t")).inputs
+    inputs = _task(model).sample(3, 9, generator(0, "t")).inputs
     whole, final = model(inputs)
     head, state = model(inputs[:cut])
     tail, state = model(inputs[cut:], state)
@@ -270,13 +290,13 @@ def test_a_sequence_may_be_cut_anywhere_and_its_state_carried(model: Model, cut:
 
 
 def test_predicting_is_forward_where_nothing_is_fed_back(model: Model):
-    batch = Pronoun().sample(3, 9, generator(0, "t"))
+    batch = _task(model).sample(3, 9, generator(0, "t"))
     for at in (None, slice(8, 9)):
         torch.testing.assert_close(model.predict(batch, at=at), model(batch.inputs, at=at)[0], rtol=0, atol=0)
 
 
 def test_a_walk_says_what_happens_at_each_timestep(model: Model):
-    inputs = Pronoun().sample(3, 9, generator(0, "t")).inputs
+    inputs = _task(model).sample(3, 9, generator(0, "t")).inputs
     state = model.initial_state(3)
     walked = list(model.walk(inputs, state))
     assert len(walked) == 9

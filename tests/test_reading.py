@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from seqmem.cells import GRU, LSTM, RNN, Cell, Stack, State
+from seqmem.decoding import self_fed
 from seqmem.models.recurrent import SequenceModel
 from seqmem.probes.gradient import gradient_trace
 from seqmem.randomness import generator
@@ -38,6 +39,7 @@ def test_a_reading_equals_forward_and_the_trace(task: Task, cell: str) -> None:
         return
     model, batch = model_for(task, cell), sentence(task, task.min_seq_len + 5, number=3)
     reading = read(model, task, batch)
+    batch = self_fed(model, task, batch)  # where answers are fed back
     predicted, final = model(batch.inputs)
     if reading.asked_with is not None:  # the answer to the first t words followed by the question
         assert reading.asked_with == task.words(batch.inputs[-1])[0]

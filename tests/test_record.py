@@ -990,7 +990,17 @@ def test_long_sequences_are_abbreviated_in_the_middle() -> None:
     assert "… 240 more …" in said("text", 400)
 
 
-TASK_LENGTHS = {"pronoun": 20, "subject": 8, "adding": 12, "copy": 25, "temporal_order": 12, "digits": 64, "text": 30}
+TASK_LENGTHS = {
+    "pronoun": 20,
+    "subject": 8,
+    "adding": 12,
+    "copy": 25,
+    "temporal_order": 12,
+    "digits": 64,
+    "text": 30,
+    "phrases": 16,
+    "reverse": 8,
+}
 
 
 @pytest.mark.parametrize("task", sorted(TASKS))

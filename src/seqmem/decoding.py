@@ -12,8 +12,7 @@ from torch import Tensor
 from .cells.state import select
 from .models.base import Model
 from .signals import Batch
-from .tasks.base import Task
-from .tasks.feedback import Feedback
+from .tasks.base import Feedback, Task
 
 
 @torch.no_grad()

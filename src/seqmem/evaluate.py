@@ -4,7 +4,8 @@ Axes: T time, B batch, K outputs. Time comes first.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +37,10 @@ class Evaluation:
     sequences: int
     distinct: int | None = None
     exact: float | None = None
+
+    def row(self) -> dict[str, Any]:
+        """All of it, as a run's files have it: what a task does not have is left out."""
+        return {name: value for name, value in asdict(self).items() if name != "exact" or value is not None}
 
 
 def held_out(

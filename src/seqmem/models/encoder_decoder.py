@@ -24,15 +24,16 @@ K outputs.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
-from ..cells.base import Cell, CellFactory
+from ..cells.base import Additive, Cell, CellFactory
 from ..cells.state import Slots, State, join, part, tensors
 from ..tasks.base import Task
-from .base import Model, Step, entering
+from .base import Look, Model, Step, backwards, entering
 from .recurrent import stacked
 
 ATTENTION = "bahdanau", "luong"
@@ -184,9 +185,9 @@ class EncoderDecoder(Model):
                 output, new = self.encoder.step(x, old)
                 state = self._read(state, x, output, new)
                 blank = output.new_zeros(len(output), self.readout.in_features)
-                yield Step(x, blank, state, _gates("encoder", self.encoder, x, old))
+                yield Step(x, blank, state, **_inside("encoder", self.encoder, x, old, t))
             else:
-                step = self._write(x, self._handed_over(state))
+                step = self._write(x, self._handed_over(state), t, source)
                 state = step.state
                 yield step
 
@@ -225,8 +226,8 @@ class EncoderDecoder(Model):
                 first = first | {self.decoder.output_state: begin}
         return new | _joined("decoder", self.decoder, first, begin)
 
-    def _write(self, x: Float[Tensor, "B D"], state: State) -> Step:
-        """One timestep of the decoder."""
+    def _write(self, x: Float[Tensor, "B D"], state: State, t: int = 0, source: int = 0) -> Step:
+        """Timestep ``t`` of a walk over ``source`` words of the source."""
         old, seen, weights = _inner("decoder", self.decoder, state), state.get("context"), None
         if self.attention == "bahdanau":
             weights = self._weights(_output(self.decoder, "decoder", state), state)
@@ -234,7 +235,20 @@ class EncoderDecoder(Model):
         entered = x if seen is None else torch.cat([x, seen], -1)
         output, new = self.decoder.step(entered, old)
         after = _between(state) | _joined("decoder", self.decoder, new, output)
-        return Step(x, self._to_read(output, x, seen, state), after, _gates("decoder", self.decoder, entered, old))
+        inside = _inside("decoder", self.decoder, entered, old, t)
+        if t == source and source:  # what it begins with was in no state of the walk before: all of it is new
+            inside["additive"] = lambda: join({"decoder": _all_new(self.decoder.additive(entered, old), old)})
+        if self.attention is not None:
+            own = inside["looks"]
+            inside["looks"] = lambda: {"alignment": self._look(output, weights, state, source), **own()}
+        return Step(x, self._to_read(output, x, seen, state), after, **inside)
+
+    def _look(
+        self, output: Float[Tensor, "B S"], weights: Float[Tensor, "B N"] | None, state: State, source: int
+    ) -> Look:
+        """The alignment with the words of the source."""
+        weights = self._weights(output, state) if weights is None else weights
+        return Look(weights[:, None], source - weights.shape[-1])
 
     def _to_read(
         self,
@@ -344,7 +358,14 @@ def _mean(weights: Float[Tensor, "*T B N"], memory: Float[Tensor, "B N H"]) -> F
     return torch.einsum("...bn,bnh->...bh", weights, memory)
 
 
-def _gates(
-    name: str, cell: Cell, x: Float[Tensor, "B D"], state: State
-) -> Callable[[], Mapping[str, Float[Tensor, "B _"]]]:
-    return lambda: join({name: cell.gates(x, state)})
+def _all_new(additive: Mapping[str, Additive], old: State) -> dict[str, Additive]:
+    return {name: Additive(keep, keep * old[name] + write, query) for name, (keep, write, query) in additive.items()}
+
+
+def _inside(name: str, cell: Cell, x: Float[Tensor, "B D"], state: State, t: int) -> dict[str, Callable[[], Any]]:
+    """The ``gates``, ``looks`` and ``additive`` of one cell's step, under its name."""
+    return {
+        "gates": lambda: join({name: cell.gates(x, state)}),
+        "looks": lambda: join({name: backwards(cell.looks(x, state), t)}),
+        "additive": lambda: join({name: cell.additive(x, state)}),
+    }

@@ -9,7 +9,7 @@ import json
 import platform
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from math import inf
 from pathlib import Path
@@ -281,7 +281,7 @@ class Recorder:
     def finished(self, step: int, result: Result) -> None:
         log, events = self._opened(), self._opened().events
         for evaluation in result.by_length:
-            self._row("length", step, asdict(evaluation))
+            self._row("length", step, evaluation.row())
         lengths = sorted(result.by_length, key=lambda evaluation: evaluation.seq_len)
         events.curve("eval/score_by_length", [one.score for one in lengths], [one.seq_len for one in lengths])
         numbers = {"score": result.score, "loss": result.loss}
@@ -376,10 +376,7 @@ def scale_of(task: Task, seq_len: int) -> Scale:
 
 def with_levels(task: Task, evaluation: Evaluation) -> dict[str, Any]:
     """A row of ``by_length``: the evaluation, and what to compare it with at its length."""
-    row = asdict(evaluation)
-    if evaluation.exact is None:
-        del row["exact"]
-    return {**row, **scale_of(task, evaluation.seq_len).fields_of_a_length()}
+    return {**evaluation.row(), **scale_of(task, evaluation.seq_len).fields_of_a_length()}
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

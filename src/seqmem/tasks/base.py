@@ -17,7 +17,7 @@ from ..metrics import Plateau
 from ..signals import Batch, Signal
 from ..spaces import Space
 from .automaton import Automaton, Problem
-from .feedback import Feedback
+from .feedback import Feedback as Feedback
 from .shown import Naming, alternatives, split_words, tokens_of
 
 

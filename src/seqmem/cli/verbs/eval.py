@@ -156,9 +156,9 @@ def _print(run: RunDirectory, task: "Task", trained: int, evaluations: "list[Eva
     console = Console(highlight=False)
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     table.title, table.title_justify, table.title_style = str(run.path), "left", "dim"
-    constant = any(task.constant != task.chance_at(one.seq_len) for one in evaluations)
-    repeated = any(one.distinct not in (None, one.sequences) for one in evaluations)
     exact = any(one.exact is not None for one in evaluations)
+    constant = not exact and any(task.constant != task.chance_at(one.seq_len) for one in evaluations)
+    repeated = any(one.distinct not in (None, one.sequences) for one in evaluations)
     names = ("length", metric.name, *["exact"] * exact, "chance", *["constant"] * constant, "loss", "chance loss")
     names = (*names, "sequences")
     for name in (*names, *["distinct"] * repeated):
