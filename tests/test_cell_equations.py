@@ -683,17 +683,19 @@ def gelu(x: ndarray) -> ndarray:
 
 
 @pytest.mark.parametrize("window", [None, 3])
-@pytest.mark.parametrize("positions", ["rotary", "none"])
+@pytest.mark.parametrize("positions", ["rotary", "learned", "none"])
 def test_attention_is_a_transformer_block_written_out(positions: str, window: int | None):
     """Position, head and sequence one by one; pairs of numbers are complex ones, turned by e^(i t theta)."""
-    cell = drawn(lambda: Attention(D, 8, heads=2, positions=positions, window=window), "attention")
+    cell = drawn(lambda: Attention(D, 8, heads=2, positions=positions, window=window, seq_len=5), "attention")
     w = {key: value.detach().numpy() for key, value in cell.named_parameters()}
     xs = random(T, B, D, seed=1)
     x = xs.numpy() @ w["enter.weight"].T
+    if positions == "learned":
+        x = x + np.stack([w["places"][min(t, 4)] for t in range(T)])[:, None]  # five of them, for six timesteps
     q, k, v = np.split(layer_norm(x, w, "norm") @ w["project.weight"].T, 3, axis=-1)
 
     def turned(vector: ndarray, t: int) -> ndarray:
-        if positions == "none":
+        if positions != "rotary":
             return vector
         complexes = vector[0::2] + 1j * vector[1::2]
         complexes = complexes * np.exp(1j * t * 10000.0 ** (-2 * np.arange(2) / 4))
@@ -989,7 +991,12 @@ def test_chrono_of_a_normalised_minlstm_forgets_as_slowly_as_its_bias_says():
         (lambda: Attention(D, H, heads=0), "heads=0: must be at least 1"),
         (lambda: Attention(D, H, wide=-1), "wide=-1: must be at least 0"),
         (lambda: Attention(D, H, window=0), "window=0: must be at least 1"),
-        (lambda: Attention(D, H, positions="learned"), "positions='learned': must be 'rotary' or 'none'"),
+        (lambda: Attention(D, H, positions="sines"), "positions='sines': must be 'rotary', 'learned' or 'none'"),
+        (lambda: Attention(D, H, positions="learned"), "positions='learned' needs seq_len"),
+        (lambda: GLA(D, H, rank=0), "rank=0: must be at least 1"),
+        (lambda: S4D(D, H, states=5), "states=5: must be an even number"),
+        (lambda: S4D(D, H, shortest=0.2), "shortest=0.2, longest=0.1: must be"),
+        (lambda: Mamba(D, H, kernel=1), "kernel=1: must be at least 2"),
         (lambda: TCN(D, H, levels=0), "levels=0: must be at least 1"),
         (lambda: TCN(D, H, kernel=1), "kernel=1: must be at least 2"),
         (lambda: RGLRU(D, H, fastest=0.9, slowest=0.5), "fastest=0.9, slowest=0.5: must be"),

@@ -113,6 +113,18 @@ def test_states_that_fit_in_no_batch(other: dict[str, Slots | Tensor]) -> None:
     assert concatenate([other, {"slots": Slots(numbered(1))}]) is None
 
 
+def test_slots_count_what_their_window_has_let_go() -> None:
+    slots = Slots(numbered(1), window=2).append(numbered(2)[0])
+    assert slots.dropped == 0
+    longer = slots.append(numbered(3)[0]).extend(numbered(4, 5))
+    assert (len(longer), longer.dropped) == (2, 3)
+    assert longer.map(torch.neg).dropped == 3
+    twice = concatenate([{"slots": longer}, {"slots": longer}])
+    assert twice is not None
+    assert twice["slots"].dropped == 3
+    assert concatenate([{"slots": longer}, {"slots": slots}]) is None  # the same number of slots, of other timesteps
+
+
 def test_states_inside_states() -> None:
     inner = {"0": {"hidden": torch.zeros(1)}, "1": {"a/b": torch.ones(1)}, "2": {}}
     whole = join(inner)
@@ -125,4 +137,6 @@ def test_files_hold_no_classes(tmp_path) -> None:
     torch.save(to_plain(state), tmp_path / "state.pt")
     again = from_plain(torch.load(tmp_path / "state.pt", weights_only=True))
     torch.testing.assert_close(again, state, rtol=0, atol=0)
+    full = from_plain(to_plain({"full": Slots(numbered(1, 2, 3), window=2)}))["full"]
+    assert (len(full), full.dropped) == (2, 1)
     assert (again["slots"].window, again["empty"].window, len(again["empty"])) == (4, 2, 0)

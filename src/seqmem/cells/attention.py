@@ -1,7 +1,8 @@
 """A causal Transformer block (Vaswani et al. 2017, arXiv 1706.03762), normalised before each half (Xiong et al. 2020,
 arXiv 2002.04745), with rotary positions (Su et al. 2021, arXiv 2104.09864):
 
-    x_t   = W_in input_t    or input_t itself where the sizes are equal
+    x_t   = W_in input_t    or input_t itself where the sizes are equal,
+                            with learned positions + p_t
     q_t, k_t, v_t = W norm(x_t)                   for each head
     o_t   = sum over s <= t of softmax(q_t . k_s / sqrt(d)) v_s
     y_t   = x_t + W_o o_t
@@ -16,12 +17,13 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from .base import Cell
-from .initialisation import at_least
+from .base import Cell, Tapped
+from .initialisation import at_least, normal
 from .state import Slots, State
+from .taps import AutogradTaps, Written
 
 
 class Attention(Cell):
@@ -30,8 +32,9 @@ class Attention(Cell):
     Args:
         heads: A. Each has E = H / A numbers, rounded up to an even number, so any H goes.
         positions: ``rotary``: numbers 2 j and 2 j + 1 of a key or a query at timestep t are turned by the angle
-            t * 10000^(-2 j / E), so that a product of two tells their distance. ``none``: a set without order, apart
-            from what causality tells.
+            t * 10000^(-2 j / E), so that a product of two tells their distance. ``learned``: a vector for each of the
+            first ``seq_len`` timesteps is added to x_t, the last of them to all later ones. ``none``: a set without
+            order, apart from what causality tells.
         wide: units of the second half over H; 0: without it.
         window: look back at this many timesteps, the present one among them; null: at all.
 
@@ -50,16 +53,22 @@ class Attention(Cell):
         positions: str = "rotary",
         wide: int = 4,
         window: int | None = None,
+        seq_len: int | None = None,
     ) -> None:
         super().__init__()
         at_least("wide", wide, 0)
         at_least("window", 1 if window is None else window, 1)
-        if positions not in ("rotary", "none"):
-            raise ValueError(f"positions={positions!r}: must be 'rotary' or 'none'")
+        if positions not in ("rotary", "learned", "none"):
+            raise ValueError(f"positions={positions!r}: must be 'rotary', 'learned' or 'none'")
+        if positions == "learned" and seq_len is None:
+            raise ValueError("positions='learned' needs seq_len, the number of timesteps that have a vector")
         self.input_size, self.output_size = input_size, hidden_size
         self.heads, self.positions, self.window = at_least("heads", heads, 1), positions, window
         inner = heads * 2 * -(-hidden_size // (2 * heads))
         self.enter = nn.Identity() if input_size == hidden_size else nn.Linear(input_size, hidden_size, bias=False)
+        self.places = None
+        if positions == "learned" and seq_len is not None:
+            self.places = normal(at_least("seq_len", seq_len, 1), hidden_size, deviation=0.02)
         self.norm = nn.LayerNorm(hidden_size)
         self.project = nn.Linear(hidden_size, 3 * inner, bias=False)  # rows: q, k, v
         self.leave = nn.Linear(inner, hidden_size, bias=False)
@@ -78,35 +87,62 @@ class Attention(Cell):
         return {"keys": Slots(window=self.window), "values": Slots(window=self.window)}
 
     def step(self, x: Float[Tensor, "B D"], state: State) -> tuple[Float[Tensor, "B H"], State]:
-        x = self.enter(x)
+        x = self._entered(x[None], state["keys"])[0]
         query, key, value = self._projected(x)
         keys, values = state["keys"].append(key), state["values"].append(value)
         seen = (self._weights(query, keys)[..., None] * values.stacked()).sum(0)
         return self._out(x, seen), {"keys": keys, "values": values}
 
     def looks(self, x: Float[Tensor, "B D"], state: State) -> dict[str, Float[Tensor, "B A N"]]:
-        query, key, _ = self._projected(self.enter(x))
+        query, key, _ = self._projected(self._entered(x[None], state["keys"])[0])
         return {"attention": self._weights(query, state["keys"].append(key)).permute(1, 2, 0)}
 
     def forward(self, xs: Float[Tensor, "T B D"], state: State | None = None) -> tuple[Float[Tensor, "T B H"], State]:
-        state = self.initial_state(xs.shape[1]) if state is None else state
-        x = self.enter(xs)
+        outputs, final, _ = self._whole(xs, self.initial_state(xs.shape[1]) if state is None else state)
+        return outputs, final
+
+    def tapped(
+        self,
+        inputs: Float[Tensor, "T B D"] | Int[Tensor, "T B"],
+        state: State,
+        *,
+        vectors: Float[Tensor, "V D"] | None = None,
+    ) -> Tapped | None:
+        """A walk copies all keys and values so far at every timestep, this one product does not."""
+        return AutogradTaps(self._whole, inputs, state, vectors)
+
+    def _whole(self, xs: Float[Tensor, "T B D"], state: State) -> tuple[Tensor, State, Written]:
+        """Outputs, final state, and the keys and values of all timesteps."""
+        x = self._entered(xs, state["keys"])
         queries, new_keys, new_values = self._projected(x)
         old = len(state["keys"])
         keys = torch.cat([state["keys"].stacked(), new_keys]) if old else new_keys
         values = torch.cat([state["values"].stacked(), new_values]) if old else new_values
-        at = torch.arange(len(keys), device=xs.device)
-        distance = at[old:, None] - at
-        seen = distance >= 0 if self.window is None else (distance >= 0) & (distance < self.window)
+        causal = self.window is None and not old
+        seen = None
+        if not causal:
+            at = torch.arange(len(keys), device=xs.device)
+            distance = at[old:, None] - at
+            seen = distance >= 0 if self.window is None else (distance >= 0) & (distance < self.window)
         looked = F.scaled_dot_product_attention(
             *(part.permute(1, 2, 0, 3) for part in (self._turned(queries, old), self._turned(keys, 0), values)),
             attn_mask=seen,
+            is_causal=causal,
         ).permute(2, 0, 1, 3)
         final = {
-            "keys": Slots([*state["keys"], *new_keys.unbind(0)], window=self.window),
-            "values": Slots([*state["values"], *new_values.unbind(0)], window=self.window),
+            "keys": state["keys"].extend(new_keys.unbind(0)),
+            "values": state["values"].extend(new_values.unbind(0)),
         }
-        return self._out(x, looked), final
+        return self._out(x, looked), final, {"keys": new_keys, "values": new_values}
+
+    def _entered(self, xs: Float[Tensor, "T B D"], keys: Slots) -> Float[Tensor, "T B H"]:
+        """x_t of the timesteps after those that wrote ``keys``."""
+        x = self.enter(xs)
+        if self.places is None:
+            return x
+        first = keys.dropped + len(keys)
+        at = torch.arange(first, first + len(x), device=x.device).clamp(max=len(self.places) - 1)
+        return x + self.places[at][:, None]
 
     def _projected(self, x: Float[Tensor, "*N H"]) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, [*N A E] each."""
@@ -121,7 +157,7 @@ class Attention(Cell):
 
     def _turned(self, vectors: Float[Tensor, "N B A E"], first: int) -> Float[Tensor, "N B A E"]:
         """Rotated by their positions: ``first`` and the following ones."""
-        if self.positions == "none":
+        if self.positions != "rotary":
             return vectors
         # Half precision (autocast) cannot count beyond 256.
         exact = {"dtype": torch.promote_types(vectors.dtype, torch.float32), "device": vectors.device}

@@ -103,8 +103,8 @@ class Mamba(Cell):
         for part in zip(*(array.split(CHUNK) for array in (u, *self._selected(u))), strict=True):
             y, memory = _Scan.apply(*part, self.log_decay.exp(), memory)
             ys.append(y)
-        window = Slots([*past, *v[-self.reach :].unbind(0)], window=self.reach)
-        return self.leave((torch.cat(ys) + self.past * u) * F.silu(z)), {"memory": memory, "window": window}
+        final = {"memory": memory, "window": past.extend(v.unbind(0))}
+        return self.leave((torch.cat(ys) + self.past * u) * F.silu(z)), final
 
     def gates(self, x: Float[Tensor, "B D"], state: State) -> dict[str, Float[Tensor, "B _"]]:
         """``keep`` is exp(dt A), I N numbers."""

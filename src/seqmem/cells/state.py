@@ -19,20 +19,22 @@ class Slots(Sequence[Tensor]):
     """Tensors ``[B, ...]`` of one shape, in the order in which steps appended them.
 
     Immutable: ``append`` returns a new sequence that shares the tensors of the old one, in constant time and memory.
-    With a ``window``, only that many of the newest remain.
+    With a ``window``, only that many of the newest remain; ``dropped`` counts those that came before them.
 
     Raises:
         ValueError: the shapes differ, or the window is below 1.
     """
 
-    __slots__ = ("_items", "_size", "window")
+    __slots__ = ("_items", "_size", "dropped", "window")
 
-    def __init__(self, items: Iterable[Tensor] = (), *, window: int | None = None) -> None:
+    def __init__(self, items: Iterable[Tensor] = (), *, window: int | None = None, dropped: int = 0) -> None:
         if window is not None and window < 1:
             raise ValueError(f"window={window}: must be at least 1, or None for no limit")
         self.window = window
-        self._items = list(items) if window is None else list(items)[-window:]
+        given = list(items)
+        self._items = given if window is None else given[-window:]
         self._size = len(self._items)
+        self.dropped = dropped + len(given) - self._size
         for item in self._items[1:]:
             _check_shape(item, self._items[0])
 
@@ -50,7 +52,12 @@ class Slots(Sequence[Tensor]):
         else:  # another view has extended the shared list already: copy
             new._items = [*self._items[: self._size], item]
         new._size = self._size + 1 if self.window is None else len(new._items)
+        new.dropped = self.dropped + self._size + 1 - new._size
         return new
+
+    def extend(self, items: Iterable[Shaped[Tensor, "B ..."]]) -> "Slots":
+        """New slots with several at the end."""
+        return Slots([*self, *items], window=self.window, dropped=self.dropped)
 
     def stacked(self) -> Shaped[Tensor, "N B ..."]:
         """All slots as one tensor.
@@ -64,7 +71,7 @@ class Slots(Sequence[Tensor]):
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Slots":
         """New slots with ``function`` applied to each."""
-        return Slots(map(function, self), window=self.window)
+        return Slots(map(function, self), window=self.window, dropped=self.dropped)
 
     def __len__(self) -> int:
         return self._size
@@ -174,13 +181,14 @@ def concatenate(states: Sequence[Mapping[str, Any]]) -> State | None:
         same = all(
             isinstance(state[name], Slots) == isinstance(like, Slots)
             and len(part) == len(parts[0])
+            and getattr(state[name], "dropped", 0) == getattr(like, "dropped", 0)
             and [item.shape[1:] for item in part] == [item.shape[1:] for item in parts[0]]
             for state, part in zip(states, parts, strict=True)
         )
         if not same:
             return None
         joined = [torch.cat(items) for items in zip(*parts, strict=True)]
-        whole[name] = Slots(joined, window=like.window) if isinstance(like, Slots) else joined[0]
+        whole[name] = Slots(joined, window=like.window, dropped=like.dropped) if isinstance(like, Slots) else joined[0]
     return whole
 
 
@@ -204,7 +212,7 @@ def part(state: Mapping[str, Any], name: str) -> dict[str, Any]:
 def to_plain(state: Mapping[str, Any]) -> dict[str, Any]:
     """The state as tensors, numbers and dictionaries, for files without classes (``torch.load(weights_only=True)``)."""
     return {
-        name: {"slots": leaf.stacked() if len(leaf) else None, "window": leaf.window}
+        name: {"slots": leaf.stacked() if len(leaf) else None, "window": leaf.window, "dropped": leaf.dropped}
         if isinstance(leaf, Slots)
         else leaf
         for name, leaf in state.items()
@@ -216,7 +224,11 @@ def from_plain(plain: Mapping[str, Any]) -> State:
     return {
         name: leaf
         if isinstance(leaf, Tensor)
-        else Slots(() if leaf["slots"] is None else leaf["slots"].unbind(0), window=leaf["window"])
+        else Slots(
+            () if leaf["slots"] is None else leaf["slots"].unbind(0),
+            window=leaf["window"],
+            dropped=leaf.get("dropped", 0),  # files of earlier versions do not say
+        )
         for name, leaf in plain.items()
     }
 

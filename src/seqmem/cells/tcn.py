@@ -91,7 +91,7 @@ class TCN(Cell):
         around = self.enter(xs)
         for level in self._levels():
             for name, part in level:
-                new[name] = Slots([*state[name], *xs.unbind(0)], window=part.reach)
+                new[name] = state[name].extend(xs.unbind(0))
                 xs = part(xs, state[name]).relu()
             xs = around = (xs + around).relu()
         return xs, new
