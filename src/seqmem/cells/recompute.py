@@ -27,7 +27,8 @@ def recomputed(
     The graph is unchanged; only its saved tensors are dropped and recomputed. Therefore the gradients of a cell that
     loops over ``step`` are bitwise the same. A cell with its own ``forward`` is called once per piece, which sums the
     gradients in another order: they differ by rounding. Random numbers from torch's global generators, as in dropout,
-    are replayed; other side effects of ``step`` happen twice.
+    are replayed; other side effects of ``step`` happen twice. Where several layers or wrappers draw, each draws for a
+    whole piece before the next does: their noise is another than without pieces.
 
     Raises:
         RuntimeError: in the backward pass, if the cell behaves differently the second time, if it has changed its
