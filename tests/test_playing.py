@@ -161,7 +161,7 @@ ONCE = ("steps=1", "evaluate.every=1", "trace.every=1", "log_every=1", "checkpoi
 
 KINDS: dict[str, dict[str, Any]] = {
     "second": {"seed": 1},
-    "relu": {"cell": {"nonlinearity": "relu"}},
+    "relu": {"cell": {"nonlinearity": "relu"}, "clip_norm": None},
     "measured": {"trace": {"sequences": 3}},
     "people": {"task": {"name": "pronoun", "people": 4}},
     "copy": {"task": {"name": "copy"}, "seq_len": 21, "evaluate": {"lengths": [21]}},
@@ -203,11 +203,12 @@ def test_given_runs(typed: Typed, tmp_path: Path, runs: dict[str, str]) -> None:
     done = typed("playground", runs["first"], runs["second"].rpartition("-")[2], runs["relu"], "--out", "a.html")
     assert (done.code, done.err) == (0, "")
     models = data(tmp_path / "a.html")["models"]
-    tanh, relu = "rnn nonlinearity=tanh, trained at 8 words", "rnn nonlinearity=relu, trained at 8 words"
+    tanh = "rnn nonlinearity=tanh clip_norm=1.0, trained at 8 words"
+    relu = "rnn nonlinearity=relu clip_norm=null, trained at 8 words"
     assert [(model["label"], model["seed"]) for model in models] == [(tanh, 0), (tanh, 1), (relu, 0)]
     assert len({model["id"] for model in models}) == 3
-    assert f"{tanh}  2 seeds" in done.out
-    assert f"{relu}  seed 0" in done.out
+    assert f"{tanh} 2 seeds" in " ".join(done.out.split())
+    assert f"{relu} seed 0" in " ".join(done.out.split())
 
     one = trained(RunDirectory(tmp_path / runs["second"]))
     assert [row["seq_len"] for row in models[1]["lengths"]] == [7, 8, 10, 12, 14, 20, 30, 32]

@@ -166,3 +166,8 @@ def own_name(part: Mapping[str, Any]) -> str:
     if part["name"] == "custom":
         return str(part["target"]).rpartition(".")[2]
     return str(part.get("kind", part["name"]))
+
+
+def as_typed(value: Any) -> str:
+    """A value as it is written on the command line: ``null``, ``true``, ``chrono``."""
+    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)

@@ -20,7 +20,7 @@ from ...playground.page import build, too_large
 from ...playground.serve import HOST, PORTS, PortError, Server, bound
 from ...runs.directory import RunDirectory
 from ...runs.files import RunError, write_atomically
-from ...runs.settings import own_name, training_settings
+from ...runs.settings import as_typed, own_name, training_settings
 from ..config.choose import finished_runs, readable, run_of_another_task, task_settings
 from ..config.commands import command, examples
 from ..config.errors import ConfigError, Parser
@@ -174,7 +174,7 @@ def _named_runs(names: Sequence[str]) -> list[RunDirectory]:
 
 
 def _task_text(task: Mapping[str, Any]) -> str:
-    settings = " ".join(f"{key}={value}" for key, value in task.items() if key not in ("name", "target"))
+    settings = " ".join(f"{key}={as_typed(value)}" for key, value in task.items() if key not in ("name", "target"))
     return f"task={own_name(task)} {settings}".rstrip()
 
 
@@ -210,7 +210,7 @@ def _labels(models: "Sequence[Trained]") -> list[_Labels]:
         same = alike[cell, shortest, seq_len]
         names = dict.fromkeys(name for one in same for name in one)
         differ = [name for name in names if len({repr(one.get(name)) for one in same}) > 1]
-        variant = " ".join(f"{name.rpartition('.')[2]}={flat[name]}" for name in differ if name in flat)
+        variant = " ".join(f"{name.rpartition('.')[2]}={as_typed(flat[name])}" for name in differ if name in flat)
         lengths = f"{shortest} to {seq_len}" if shortest is not None and shortest < seq_len else f"{seq_len}"
         labels.append(_Labels(f"{' '.join(filter(None, (cell, variant)))}, trained at {lengths} words", shortest))
     return labels
