@@ -20,9 +20,10 @@ from torch import Tensor, nn
 
 from browser import Visit, visiting
 from browser import chromium as chromium
-from seqmem.cells import GRU, LSTM, RNN, Cell, Stack, State
+from seqmem.cells import GRU, JANET, LSTM, RNN, UGRNN, Additive, Cell, MinGRU, MinLSTM, Stack, State
 from seqmem.decay import profile
 from seqmem.evaluate import Evaluation
+from seqmem.lookback import mean_over
 from seqmem.models.recurrent import SequenceModel
 from seqmem.playground import page
 from seqmem.playground.bundle import Playable, bundle
@@ -60,8 +61,15 @@ class Leaky(Cell):
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         leak = self.gates(x, state)["leak"]
-        new = leak * state["slow"] + (1 - leak) * self.inner(torch.cat([x, state["slow"]], -1)).tanh()
+        new = leak * state["slow"] + self.written(leak, x, state)
         return new, {"slow": new}
+
+    def additive(self, x: Tensor, state: State) -> dict[str, Additive]:
+        leak = self.gates(x, state)["leak"]
+        return {"slow": Additive(leak, self.written(leak, x, state))}
+
+    def written(self, leak: Tensor, x: Tensor, state: State) -> Tensor:
+        return (1 - leak) * self.inner(torch.cat([x, state["slow"]], -1)).tanh()
 
 
 def small(
@@ -91,13 +99,18 @@ def models() -> dict[str, SequenceModel]:
         "stack of two": small(partial(LSTM, hidden_size=5, forget_bias=1.0), layers=2),
         "two kinds": mixed,
         "one-hot": small(partial(LSTM, hidden_size=6, forget_bias=1.0, coupled=True), embed_size=0),
+        "ugrnn": small(partial(UGRNN, hidden_size=6), gain=4.0),
+        "janet": small(partial(JANET, hidden_size=6, forget_bias=0.0, beta=0.5), gain=4.0),
+        "mingru": small(partial(MinGRU, hidden_size=6, forget_bias=0.0), gain=4.0),
+        "minlstm": small(partial(MinLSTM, hidden_size=6, forget_bias=0.0, normalised=False), gain=4.0),
+        "minlstm normalised": small(partial(MinLSTM, hidden_size=6, forget_bias=0.0), gain=4.0, layers=2),
         "vanishing": small(partial(RNN, hidden_size=6), gain=0.1),
     }
 
 
 LENGTHS = torch.randint(7, 61, (8,), generator=generator(0, "lengths")).tolist()
 SENTENCES = 9
-"""For each length and each model: 648 in all."""
+"""For each length and each model."""
 
 
 @dataclass(frozen=True)
@@ -205,7 +218,8 @@ ASK = """({bundles, sentences, texts, profiles}) => {
                      T: reading.T, K: reading.K, keeps: reading.keeps, hidden: reading.hidden};
       if (number < 27 && number % 9 === 0) {
         Object.assign(result, {gates: all(reading.gates), states: all(reading.states), norms: all(reading.norms),
-                               gateMeans: all(reading.gateMeans)});
+                               gateMeans: all(reading.gateMeans),
+                               looks: reading.looks.map(({name, over}) => [name, text(over(reading.T - 3))])});
       }
       if (number < 27 && number % 9 < 2) result.gradient = all(reading.gradient(answer));
       return result;
@@ -219,6 +233,10 @@ ASK = """({bundles, sentences, texts, profiles}) => {
     return {seq_len: pool[at].seq_len, right: pool[at].right(number), confidence: text(reading.confidence),
             gateMeans: all(reading.gateMeans), norms: all(reading.norms), keeps: reading.keeps,
             gradient: all(reading.gradient(pool[at].right(number))),
+            looks: reading.looks.map(({name, effective, over}) => {
+              const rows = Array.from({length: reading.T}, (_, t) => over(t));
+              return {name, effective, rows: rows.map((row) => row && text(row))};
+            }),
             otherAnswer: reading.gradient(pool[at].right(number) + 1), changedAt: reading.changedAt};
   })};
   const parsed = {};
@@ -400,6 +418,15 @@ def test_the_same_gradients_as_the_trace(browsed: Browsed, sentences: dict[str, 
     assert smallest < 1e-200, "nothing was compared where a square is zero"
 
 
+def test_the_same_looks_back_as_in_python(browsed: Browsed, sentences: dict[str, list[Batch]]) -> None:
+    for name, model in models().items():
+        for batch, (one, *_) in answers(browsed, name, sentences[name][:3]):
+            expected = read(model, TASK, batch.sequences(0, 1), gradient=False).attention
+            assert [which for which, _ in one["looks"]] == list(expected)
+            for which, shares in one["looks"]:
+                same(floats(shares), mean_over(expected[which], one["T"] - 3), atol=1e-11, err_msg=name)
+
+
 def test_a_cell_that_cannot_run_in_the_page_is_read_ahead(browsed: Browsed) -> None:
     model, ahead = small(partial(Leaky, hidden_size=6)), browsed.unknown_cell
     assert ahead["runs"] is False
@@ -415,6 +442,12 @@ def test_a_cell_that_cannot_run_in_the_page_is_read_ahead(browsed: Browsed) -> N
         same(floats(one["gateMeans"]["leak"]), expected.gates["leak"].mean(1), atol=1e-6)
         same(floats(one["norms"]["slow"]), np.linalg.norm(expected.states["slow"], axis=1), rtol=1e-5)
         assert one["keeps"] == ["leak"]
+        (looked,) = one["looks"]
+        assert (looked["name"], looked["effective"]) == ("slow", True)
+        for t, row in enumerate(looked["rows"]):
+            assert (row is None) == (len(expected) > 60 and t < len(expected) - 1)
+            if row is not None:
+                same(floats(row), mean_over(expected.attention["slow"], t), atol=1e-5)
         assert one["changedAt"] == expected.changed_at
         assert one["otherAnswer"] is None
         assert set(one["gradient"]) == {"state", "slow", "input"}

@@ -20,6 +20,7 @@ from browser import Visit, visiting
 from browser import chromium as chromium
 from seqmem.cells import LSTM, RNN, Cell, State
 from seqmem.evaluate import Evaluation
+from seqmem.lookback import mean_over
 from seqmem.models.recurrent import SequenceModel
 from seqmem.playground.bundle import Playable, bundle
 from seqmem.playground.page import SOURCES, build
@@ -240,6 +241,8 @@ def test_the_table_equals_the_reading(look: Callable[[str], Page]) -> None:
         for name, values in reading.states.items():
             cells = list(map(float, column[f"{letter} {name} norm"]))
             np.testing.assert_allclose(cells, np.linalg.norm(values, axis=1), atol=0.0051)
+    shares = mean_over(both["A"].attention["cell"], 14)
+    assert column["A cell from the last word"] == [percent(share) for share in shares]
     assert {"A forget gate", "A input gate", "A output gate", "A cell norm", "B hidden norm"} <= set(names)
     assert "B forget gate" not in names
 
@@ -257,6 +260,26 @@ def test_heat_maps_show_every_unit_or_the_shares_open_and_closed(look: Callable[
     rows = forget[np.argsort(-forget.mean(1), kind="stable")]
     apart = np.abs(rows.ravel()[:, None] - rows.ravel()[None]) > 0.02
     assert ((red.ravel()[:, None] < red.ravel()[None]) == (rows.ravel()[:, None] > rows.ravel()[None]))[apart].all()
+    # What the cell is made of: from the last word, and from the word under the pointer.
+    made = drawn(page, "#tracks .row", has=page.locator(".plot.looks"))
+    assert made.count() == 1  # an rnn looks back at nothing
+    for t in (11, 4):
+        if t < 11:
+            wide = maps.nth(0).evaluate("map => map.getBoundingClientRect().width")
+            maps.nth(0).hover(position={"x": (t + 0.5) * wide / 12, "y": 5})
+        shares = mean_over(reading.attention["cell"], t)
+        most = f"most: {percent(float(shares.max()))} “{reading.words[int(shares.argmax())]}”"
+        expect(made).to_have_text(re.compile(f"cell: made of.*from “{reading.words[t]}”.*{most}", re.DOTALL))
+    high = made.locator("canvas").evaluate(
+        """c => {
+            const { data } = c.getContext("2d").getImageData(0, 0, c.width, c.height);
+            const at = (x, i) => i % 4 === 3 && (i >> 2) % c.width === x;
+            const filled = (x) => data.filter((value, i) => at(x, i) && value > 127).length;
+            return Array.from({length: 12}, (_, t) => filled(Math.floor((t + 0.5) * c.width / 12)) / c.height);
+        }"""
+    )
+    np.testing.assert_allclose(high, shares / shares.max(), atol=0.08)
+    page.mouse.move(0, 0)
     page.get_by_role("radio", name="share open and closed").check()
     assert drawn(page, "#tracks .plot.shares").count() == 3
     tag = page.locator("#tracks .row", has_text="forget gate").first.inner_text()
@@ -448,6 +471,12 @@ def test_a_cell_that_the_page_cannot_run_is_read_ahead(look: Callable[[str], Pag
     check(page, "b", read(MODELS["rnn", 0], TASK, sentence(TASK, 20, number=1)), 19)
     says.get_by_role("button", name="80").click()
     check(page, "a", read(MODELS["drifting", 0], TASK, sentence(TASK, 80)), 79)
+    expect(page.locator("#ahead")).to_be_hidden()
+    page.locator("#model-b").select_option(label="drifting, trained at 20 words")
+    expect(page.locator("#ahead")).to_contain_text("Neither of these two cells runs in the page")
+    assert not page.locator("#text").is_editable()
+    assert page.locator("#another").is_disabled()
+    assert "All runs in this page but drifting: " in page.locator("#foot").inner_text()
 
 
 def test_small_and_large_light_and_dark(look: Callable[[str], Page]) -> None:
@@ -618,7 +647,7 @@ def test_another_task(chromium: Browser, tmp_path: Path) -> None:
 def test_the_page_is_small() -> None:
     own = [path for path in SOURCES.iterdir() if path.suffix in {".css", ".js"} and path.name != "engine.js"]
     assert len(own) > 5
-    assert sum(path.stat().st_size for path in own) < 93_000
+    assert sum(path.stat().st_size for path in own) < 97_000
 
 
 # The report's style sheet: here, as another browser would take seconds to start.

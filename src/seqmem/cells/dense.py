@@ -36,6 +36,10 @@ class DenseCell(Cell):
     def initial_state(self, batch_size: int) -> State:
         return {"hidden": self.bias.new_zeros(batch_size, self.output_size)}
 
+    def weights(self) -> dict[str, Float[Tensor, "..."]]:
+        names = () if self.equations is None else ("weight_input", "weight_hidden", "bias")
+        return {name: getattr(self, name) for name in names}
+
     def from_input(self, x: Float[Tensor, "B D"]) -> Float[Tensor, "B GH"]:
         """W x + b"""
         return F.linear(x, self.weight_input, self.bias)

@@ -30,6 +30,7 @@ class JANET(DenseCell):
 
     source: ClassVar[str] = "van der Westhuizen & Lasenby 2018"
     keeps = ("forget",)
+    equations = "janet"
     compared = ("forget_bias", "init")
 
     def __init__(
@@ -59,6 +60,9 @@ class JANET(DenseCell):
         """``input`` is the share of the candidate: 1 - sigmoid(a - beta)."""
         a, _ = (self.from_input(x) + self.from_hidden(state)).chunk(2, dim=-1)
         return {"forget": a.sigmoid(), "input": 1 - (a - self.beta).sigmoid()}
+
+    def weights(self) -> dict[str, Float[Tensor, "..."]]:
+        return {**super().weights(), "beta": self.bias.new_tensor([self.beta])}
 
     def _parts(self, x: Float[Tensor, "B D"], state: State) -> tuple[Tensor, Tensor]:
         """What is kept of the old state, and what is added to it, [B H] each."""

@@ -33,6 +33,7 @@ class MinGRU(GatedLinearCell):
     source: ClassVar[str] = "Feng et al. 2024"
     keeps = ("keep",)
     compared = ("forget_bias",)
+    equations = "mingru"
 
     def __init__(
         self,
@@ -53,6 +54,9 @@ class MinGRU(GatedLinearCell):
     def parts(self, x: Float[Tensor, "*N D"]) -> tuple[Float[Tensor, "*N H"], Float[Tensor, "*N H"]]:
         z, n = F.linear(x, self.weight_input, self.bias).chunk(2, dim=-1)
         return (-z).sigmoid(), z.sigmoid() * above_zero(n)
+
+    def weights(self) -> dict[str, Float[Tensor, "..."]]:
+        return {name: getattr(self, name) for name in ("weight_input", "bias")}
 
     def gates(self, x: Float[Tensor, "B D"], state: State) -> dict[str, Float[Tensor, "B H"]]:
         """``keep`` is 1 - z."""

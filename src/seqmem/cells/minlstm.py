@@ -44,6 +44,7 @@ class MinLSTM(GatedLinearCell):
     ) -> None:
         super().__init__(input_size, hidden_size)
         self.normalised = normalised
+        self.equations = "minlstm normalised" if normalised else "minlstm"
         bound = input_size**-0.5
         self.weight_input = uniform(3 * hidden_size, input_size, bound=bound)
         self.bias = uniform(3 * hidden_size, bound=bound)
@@ -57,6 +58,9 @@ class MinLSTM(GatedLinearCell):
     def parts(self, x: Float[Tensor, "*N D"]) -> tuple[Float[Tensor, "*N H"], Float[Tensor, "*N H"]]:
         f, i, n = self._gates(x)
         return f, i * above_zero(n)
+
+    def weights(self) -> dict[str, Float[Tensor, "..."]]:
+        return {name: getattr(self, name) for name in ("weight_input", "bias")}
 
     def gates(self, x: Float[Tensor, "B D"], state: State) -> dict[str, Float[Tensor, "B H"]]:
         """As they are used: when ``normalised``, after the division."""

@@ -28,6 +28,7 @@ class UGRNN(DenseCell):
 
     source: ClassVar[str] = "Collins et al. 2017"
     keeps = ("update",)
+    equations = "ugrnn"
     compared = ("forget_bias", "init")
 
     def __init__(

@@ -98,6 +98,7 @@ function read(typing) {
   const words = task.words(tokens);
   scene = { words, tokens, right, mentions: mentions(tokens), query: query(tokens), task };
   scene.models = { a: view.a, b: view.b };
+  showWhetherTyping();
   readings = Object.fromEntries(LETTERS.map((letter) => [letter, view[letter].read(tokens)]));
   if (!typing) $("text").value = view.text ?? words.join(" ");
   return true;
@@ -113,6 +114,17 @@ function query(tokens) {
 function mentions(tokens) {
   const contains = (phrase) => tokens.some((_, t) => phrase.every((token, i) => tokens[t + i] === token));
   return (task.naming?.phrases ?? []).flatMap((phrase, answer) => (contains(phrase) ? [answer] : []));
+}
+
+// If neither model runs in the page, nothing that is typed could be read.
+function oneRuns() {
+  return LETTERS.some((letter) => view[letter].runs);
+}
+
+function showWhetherTyping() {
+  $("text").readOnly = !oneRuns();
+  $("ahead").hidden = oneRuns();
+  $("text-label").textContent = oneRuns() ? "The sentence: change it, or write one" : "The sentence";
 }
 
 const STILL = "What is scene below is still the sentence before.";
@@ -236,7 +248,7 @@ function draw() {
   $("length").value = view.text === null ? view.index : nearest(T);
   $("length").setAttribute("aria-valuetext", count(T, "word"));
   $("length-says").textContent = count(T, "word");
-  $("another").disabled = view.text === null && sentences[view.index].count < 2;
+  $("another").disabled = !oneRuns() || (view.text === null && sentences[view.index].count < 2);
   $("at").max = T - 1;
   $("legend").textContent = legend(scene);
   charts.draw(scene, readings, view.gatesAs);
@@ -520,7 +532,13 @@ function about() {
   const { seqmem, torch } = raw.made_with;
   const groups = world.groups.map(({ models: some }) => `${some.length} × ${shortName(some[0])}`).join(", ");
   $("foot").textContent =
-    `Made by seqmem ${seqmem} with torch ${torch}: ${groups}. Task: ${task.name}. Everything runs in this page; it asks no server for anything.`;
+    `Made by seqmem ${seqmem} with torch ${torch}: ${groups}. Task: ${task.name}. ${running()} It asks no server for anything.`;
+}
+
+function running() {
+  const ahead = [...new Set(models.filter((model) => !model.runs).map(({ cell }) => cell))];
+  if (ahead.length === 0) return "Everything runs in this page.";
+  return `All runs in this page but ${ahead.join(", ")}: what these show was computed before.`;
 }
 
 const hasAddress = location.hash.length >= 2;

@@ -19,6 +19,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from ..evaluate import Evaluation
+from ..lookback import LookBack, mean_over
 from ..models.base import Model, parameter_count
 from ..reading import read, sentence
 from ..signals import ACCURACY, Batch
@@ -26,11 +27,21 @@ from ..tasks.base import Task
 
 FORMAT = 1
 
-EQUATIONS = frozenset({"rnn tanh", "rnn relu", "lstm", "gru torch", "gru cho"})
+EQUATIONS = frozenset(
+    {
+        *("rnn tanh", "rnn relu", "lstm", "gru torch", "gru cho"),
+        *("ugrnn", "janet", "mingru", "minlstm", "minlstm normalised"),
+    }
+)
 """The equations that engine.js implements."""
 
 READINGS = 12
 """The number of lengths at which a model that cannot run in the browser reads one sentence in advance."""
+
+
+LOOKS = 60
+"""Up to this length a model that cannot run in the browser says from every timestep what it looks back at; in longer
+sequences from the last alone, because the numbers grow with the square of the length."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -251,9 +262,18 @@ def _readings(
                 "norms": {name: _text(np.linalg.norm(values, axis=1)) for name, values in reading.states.items()},
                 "gradient": gradient,
                 "keeps": list(reading.keeps),
+                "looks": [_looks(name, looked, len(reading)) for name, looked in reading.attention.items()],
             }
         )
     return {"embed": None, "layers": None, "readout": None, "readings": readings}
+
+
+def _looks(name: str, looked: LookBack, length: int) -> dict[str, Any]:
+    """Shares (mean over heads) in 1/65535 of the timesteps so far, from the timesteps ``first`` to the last."""
+    first = 0 if length <= LOOKS else length - 1
+    rows = [np.nan_to_num(mean_over(looked, t)[: t + 1]) for t in range(first, length)]
+    over = _text(np.round(65535 * np.concatenate(rows)), "<u2")
+    return {"name": name, "effective": looked.effective, "first": first, "over": over}
 
 
 def _text(values: Tensor | ndarray, kind: str = "<f4") -> str:

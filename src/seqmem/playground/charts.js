@@ -24,11 +24,21 @@ export function tracks(box, onWord, onResize) {
     pending = null;
     moveCursor();
   });
+  let hovered = []; // called with the word under the pointer, and with the current word when it leaves
+  const under = ({ clientX }) => Math.floor((clientX - inner.getBoundingClientRect().left - aside) / col);
+  const hover = (t) => hovered.forEach((update) => update(t));
+  box.addEventListener("pointermove", (event) => {
+    if (!inner || event.pointerType !== "mouse") return;
+    const t = under(event);
+    const inside = t >= 0 && t < scene.words.length && event.clientX - box.getBoundingClientRect().left > aside;
+    hover(inside ? t : current);
+  });
+  box.addEventListener("pointerleave", () => hover(current));
   box.addEventListener("scroll", () => (scrolled = box.scrollLeft), { passive: true });
-  box.addEventListener("click", ({ clientX }) => {
+  box.addEventListener("click", (event) => {
     if (!inner) return;
-    const t = Math.floor((clientX - inner.getBoundingClientRect().left - aside) / col);
-    if (t >= 0 && t < scene.words.length && clientX - box.getBoundingClientRect().left > aside) onWord(t);
+    const t = under(event);
+    if (t >= 0 && t < scene.words.length && event.clientX - box.getBoundingClientRect().left > aside) onWord(t);
   });
 
   // `next`: the scene {words, right, task, models: {a, b}}; `readings`: {a, b}, null if a model has none.
@@ -39,16 +49,17 @@ export function tracks(box, onWord, onResize) {
   function make(next, readings, gatesAs) {
     scene = next;
     follow = [];
+    hovered = [];
     const T = scene.words.length;
     const root = getComputedStyle(document.documentElement);
     const rem = parseFloat(root.fontSize);
     aside = Math.round(rem * parseFloat(root.getPropertyValue("--gutter")));
     col = Math.floor(Math.max(0.95 * rem, Math.min(3.2 * rem, (room() - aside) / T)));
     const letters = Object.keys(readings).filter((letter) => readings[letter]);
-    const at = { col, T, rem, width: T * col, scene, readings, letters, follow };
+    const at = { col, T, rem, width: T * col, scene, readings, letters, follow, hovered };
     const rows = [heads(at, null), confidences(at), gradients(at)];
     for (const letter of letters) {
-      rows.push(heads(at, letter), beliefs(at, letter));
+      rows.push(heads(at, letter), beliefs(at, letter), ...looks(at, letter));
       rows.push(...gates(at, letter, gatesAs), ...states(at, letter));
     }
     inner = element(
@@ -285,6 +296,35 @@ function beliefs(at, letter) {
   return row("", element("div.tag", {}, list), plot("", at, K * each, canvas, label));
 }
 
+// What the model looks back at from the word under the pointer, else from the current one: a bar for each word, as high
+// as its share is of the largest. Of a stack the top layer alone.
+function looks(at, letter) {
+  const { scene, readings, rem, T, width, follow, hovered } = at;
+  const [looked] = readings[letter].looks;
+  if (!looked) return [];
+  const from = element("small");
+  const most = element("small");
+  const height = Math.round(3 * rem);
+  const { canvas, context } = sharp(width, height);
+  const seen = (t) => ({ t, shares: looked.over(t) });
+  const draw = (word) => {
+    // In a long sentence that was read ahead only the last word's is known.
+    const { t, shares } = [seen(word), seen(T - 1)].find((one) => one.shares);
+    const largest = Math.max(...shares);
+    from.textContent = `from “${scene.words[t]}”`;
+    most.textContent = largest > 0 ? `most: ${percent(largest)} “${scene.words[shares.indexOf(largest)]}”` : "nothing";
+    context.clearRect(0, 0, width, height);
+    if (largest > 0) bars(context, at, letter, shares, largest, height);
+  };
+  follow.push(draw);
+  hovered.push(draw);
+  const last = looked.over(T - 1);
+  const top = last.indexOf(Math.max(...last));
+  const label = `What model ${letter.toUpperCase()} looks back at from the last word: most at word ${top + 1}, ${scene.words[top]}, ${percent(last[top])}`;
+  const tag = tagged(looked.effective ? `${looked.name}: made of` : `${looked.name}: looks at`, from, most);
+  return [row("", tag, plot(".looks", at, height, canvas, label))];
+}
+
 function sharp(width, height) {
   // Browsers refuse canvases beyond some 16,000 pixels.
   const scale = Math.min(devicePixelRatio || 1, 8000 / width);
@@ -414,15 +454,19 @@ function short(number) {
 }
 
 // A bar for each word, as high as its value.
-function columns({ T, col, width, rem }, letter, values, most) {
-  const height = Math.round(3 * rem);
-  const { canvas, context } = sharp(width, height);
+function columns(at, letter, values, most) {
+  const height = Math.round(3 * at.rem);
+  const { canvas, context } = sharp(at.width, height);
+  bars(context, at, letter, values, most, height);
+  return canvas;
+}
+
+function bars(context, { T, col }, letter, values, most, height) {
   context.fillStyle = resolved(`--${letter}`);
   for (let t = 0; t < T; t++) {
     const high = (values[t] / most) * (height - 2);
     context.fillRect(t * col + 1, height - high, col - 2, high);
   }
-  return canvas;
 }
 
 // What the heat maps' colours mean.

@@ -120,6 +120,7 @@ function softmax(logits, size) {
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Cells. tape(T, H) allocates the buffers of T timesteps, with the states by name.
+// path(tape): {state, keep, write} [T*H] of a state that changes by addition, s_t = keep_t s_{t-1} + write_t; or none.
 // step(layer, drive, at, source, before, tape, t) writes timestep t of a tape, from the drive that begins at `at` and
 // the state after timestep `before` of the tape `source`; before = -1 is the initial state, zero.
 // backward(layer, T, tape, fromAbove) returns the gradients with respect to the drive and to every state. These are
@@ -160,6 +161,7 @@ const lstm = {
   rows: 4,
   gates: { forget: "f", input: "i", output: "o" },
   keeps: ["forget"],
+  path: ({ f, i, g }) => ({ state: "cell", keep: f, write: i.map((open, n) => open * g[n]) }),
   tape(T, H) {
     const [i, f, g, o, c, h, tanhC] = Array.from({ length: 7 }, () => new Float64Array(T * H));
     return { i, f, g, o, h, c, tanhC, states: { hidden: h, cell: c } };
@@ -208,6 +210,7 @@ function gru(inside) {
     rows: 3,
     gates: { update: "z", reset: "r" },
     keeps: ["update"],
+    path: ({ z, n }) => ({ state: "hidden", keep: z, write: n.map((value, k) => (1 - z[k]) * value) }),
     tape(T, H) {
       const [r, z, n, u, h] = Array.from({ length: 5 }, () => new Float64Array(T * H));
       return { r, z, n, u, h, states: { hidden: h } };
@@ -269,13 +272,147 @@ function gru(inside) {
   };
 }
 
+//    h_t = keep * h_{t-1} + write,  both of `rows` numbers a of each unit: W x_t + b, and U h_{t-1} if `recurrent`
+// open(a, layer) returns {keep, write, and the gates}; back(a, opened, dKeep, dWrite, layer) the gradient at each a.
+function additive({ rows, recurrent, gates, keeps, open, back }) {
+  const names = Object.values(gates);
+  return {
+    rows,
+    gates,
+    keeps,
+    path: ({ keep, write }) => ({ state: "hidden", keep, write }),
+    tape(T, H) {
+      const [h, keep, write] = Array.from({ length: 3 }, () => new Float64Array(T * H));
+      const opened = Object.fromEntries(names.map((name) => [name, new Float64Array(T * H)]));
+      return { ...opened, h, keep, write, a: new Float64Array(rows * T * H), states: { hidden: h } };
+    },
+    step(layer, drive, at, source, before, tape, t) {
+      const H = layer.hidden;
+      const all = drive.slice(at, at + rows * H);
+      if (recurrent && before >= 0) multiply(all, 0, layer.U, 0, rows * H, H, source.h, before * H);
+      tape.a.set(all, t * rows * H);
+      for (let j = 0, n = t * H; j < H; j++, n++) {
+        const opened = open(unit(all, 0, j, H, rows), layer);
+        tape.keep[n] = opened.keep;
+        tape.write[n] = opened.write;
+        for (const name of names) tape[name][n] = opened[name];
+        tape.h[n] = (before >= 0 ? opened.keep * source.h[before * H + j] : 0) + opened.write;
+      }
+    },
+    backward(layer, T, { a, keep, h }, fromAbove) {
+      const H = layer.hidden;
+      const dh = Float64Array.from(fromAbove);
+      const drive = new Float64Array(rows * T * H);
+      for (let t = T - 1; t >= 0; t--) {
+        const now = t * H;
+        for (let j = 0, n = now; j < H; j++, n++) {
+          const mine = unit(a, rows * now, j, H, rows);
+          const at = back(mine, open(mine, layer), t > 0 ? dh[n] * h[n - H] : 0, dh[n], layer);
+          at.forEach((value, row) => (drive[rows * now + row * H + j] = value));
+          if (t > 0) dh[n - H] += dh[n] * keep[n];
+        }
+        if (recurrent && t > 0) multiplyTransposed(dh, now - H, layer.U, 0, rows * H, H, drive, rows * now);
+      }
+      return { drive, states: { hidden: dh } };
+    },
+  };
+}
+
+function unit(a, from, j, H, rows) {
+  return Array.from({ length: rows }, (_, row) => a[from + row * H + j]);
+}
+
+//    keep = sigmoid(a),  write = (1 - sigmoid(a - beta)) tanh(c)        beta = 0: the ugrnn
+const janet = {
+  rows: 2,
+  recurrent: true,
+  gates: { forget: "keep", input: "enter" },
+  keeps: ["forget"],
+  open([a, c], { beta }) {
+    const enter = 1 - sigmoid(a - beta);
+    return { keep: sigmoid(a), enter, write: enter * Math.tanh(c) };
+  },
+  back([, c], { keep, enter }, dKeep, dWrite) {
+    const n = Math.tanh(c);
+    return [dKeep * keep * (1 - keep) - dWrite * n * enter * (1 - enter), dWrite * enter * (1 - n * n)];
+  },
+};
+
+// minGRU's and minLSTM's candidate, and its slope.
+const aboveZero = (n) => (n >= 0 ? n + 0.5 : sigmoid(n));
+const slopeAboveZero = (n) => (n >= 0 ? 1 : sigmoid(n) * (1 - sigmoid(n)));
+
+//    keep = 1 - z,  write = z g(n),  z = sigmoid(W x_t + b)
+const mingru = {
+  rows: 2,
+  recurrent: false,
+  gates: { keep: "keep" },
+  keeps: ["keep"],
+  open([z, n]) {
+    return { keep: sigmoid(-z), write: sigmoid(z) * aboveZero(n) };
+  },
+  back([z, n], { keep }, dKeep, dWrite) {
+    const slope = keep * (1 - keep);
+    return [(dWrite * aboveZero(n) - dKeep) * slope, dWrite * (1 - keep) * slopeAboveZero(n)];
+  },
+};
+
+//    keep = f,  write = i g(n),  f, i = sigmoid(W x_t + b), in the normalised form over f + i
+const minlstm = {
+  rows: 3,
+  recurrent: false,
+  gates: { forget: "keep", input: "enter" },
+  keeps: ["forget"],
+  open([f, i, n]) {
+    return { keep: sigmoid(f), enter: sigmoid(i), write: sigmoid(i) * aboveZero(n) };
+  },
+  back([, , n], { keep, enter }, dKeep, dWrite) {
+    const dEnter = dWrite * aboveZero(n);
+    return [dKeep * keep * (1 - keep), dEnter * enter * (1 - enter), dWrite * enter * slopeAboveZero(n)];
+  },
+};
+const logSigmoid = (x) => -(Math.max(-x, 0) + Math.log1p(Math.exp(-Math.abs(x))));
+const normalised = {
+  ...minlstm,
+  open([f, i, n]) {
+    const share = logSigmoid(f) - logSigmoid(i); // f / (f + i) in logarithms, where both may underflow
+    return { keep: sigmoid(share), enter: sigmoid(-share), write: sigmoid(-share) * aboveZero(n) };
+  },
+  back([f, i, n], { keep, enter }, dKeep, dWrite) {
+    const dShare = (dKeep - dWrite * aboveZero(n)) * keep * enter;
+    return [dShare * sigmoid(-f), -dShare * sigmoid(-i), dWrite * enter * slopeAboveZero(n)];
+  },
+};
+
 const CELLS = {
   "rnn tanh": simple(Math.tanh, (h) => 1 - h * h),
   "rnn relu": simple((a) => (a > 0 ? a : 0), (h) => (h > 0 ? 1 : 0)),
   lstm,
   "gru torch": gru(true),
   "gru cho": gru(false),
+  ugrnn: additive({ ...janet, gates: { update: "keep" }, keeps: ["update"] }),
+  janet: additive(janet),
+  mingru: additive(mingru),
+  minlstm: additive(minlstm),
+  "minlstm normalised": additive(normalised),
 };
+
+// The effective attention of timestep t on all T: the norm over units of what each wrote times all that was kept of it
+// since, over the sum of these norms. The state before the first is zero.
+function shares({ keep, write }, H, T, t) {
+  const left = new Float64Array(H).fill(1);
+  const result = new Float64Array(T);
+  let sum = 0;
+  for (let s = t; s >= 0; s--) {
+    let squares = 0;
+    for (let j = 0, n = s * H; j < H; j++, n++) {
+      squares += (left[j] * write[n]) ** 2;
+      left[j] *= keep[n];
+    }
+    sum += result[s] = Math.sqrt(squares);
+  }
+  return result.map((size) => size / sum);
+}
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Models
@@ -295,7 +432,8 @@ function argmax(values, size) {
 
 // One sequence read by a model that runs here: `confidence` [T*K] in every answer if the token `question` came next
 // (null: of the readout as it is), `top` [T] the likeliest answer, `changedAt` the last timestep at which it changed (or
-// null), `gates` and `states` by name [T*H], `keeps` the gates whose value is the share of the old state that stays.
+// null), `gates` and `states` by name [T*H], `keeps` the gates whose value is the share of the old state that stays,
+// `looks` what it looks back at: over(t) is the share of every timestep [T], seen from timestep t.
 class Reading {
   constructor(net, tokens, question) {
     this.T = tokens.length;
@@ -323,6 +461,14 @@ class Reading {
       }
     });
     this.gradients = new Map();
+    // Upper layers first: {name, effective, over}.
+    this.looks = net.layers
+      .map((layer, l) => {
+        const path = layer.kind.path?.(this.tapes[l]);
+        return path && { name: layer.prefix + path.state, effective: true, over: (t) => shares(path, layer.hidden, this.T, t) };
+      })
+      .filter(Boolean)
+      .reverse();
   }
 
   // Mean of each gate over its units, by name: [T].
@@ -357,7 +503,8 @@ class Net {
       input: layer.input,
       rows: CELLS[layer.equations].rows * layer.hidden,
       W: floats(layer.weight_input),
-      U: floats(layer.weight_hidden),
+      U: layer.weight_hidden && floats(layer.weight_hidden),
+      beta: layer.beta ? floats(layer.beta)[0] : 0,
       bias: floats(layer.bias),
     }));
     this.weight = floats(readout.weight);
@@ -439,9 +586,10 @@ class Net {
   }
 }
 
-// A reading computed in Python, for a model that cannot run here: means of gates and norms of states, no units.
+// A reading computed in Python, for a model that cannot run here: means of gates and norms of states, no units. What it
+// looks back at is known from `first` on: from every timestep, or in long sentences from the last alone.
 class Precomputed {
-  constructor({ confidence, gates, norms: sizes, gradient, answer, keeps }, K) {
+  constructor({ confidence, gates, norms: sizes, gradient, answer, keeps, looks }, K) {
     const all = (values) => Object.fromEntries(Object.entries(values).map(([name, text]) => [name, floats(text)]));
     this.confidence = floats(confidence);
     this.K = K;
@@ -456,6 +604,12 @@ class Precomputed {
     this.norms = all(sizes);
     this.answer = answer;
     this.logs = gradient;
+    this.looks = looks.map(({ name, effective, first, over }) => {
+      const values = new Uint16Array(bytes(over).buffer);
+      const start = (t) => (t * (t + 1) - first * (first + 1)) / 2;
+      const row = (t) => Float64Array.from({ length: this.T }, (_, s) => (s > t ? 0 : values[start(t) + s] / 65535));
+      return { name, effective, over: (t) => (t < first ? null : row(t)) };
+    });
   }
 
   // Known for the right answer only; null for another.

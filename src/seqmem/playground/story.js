@@ -226,8 +226,14 @@ export function presets(world) {
   const chance = guessing(task, [longest]);
   const end = sentences.at(-1).seq_len;
   const proposals = [];
-  const add = (label, hint, a, b, length, more = {}) =>
-    proposals.push({ label, hint, a: a.id, b: b.id, length, ...more });
+  // What neither model can read is not proposed.
+  const reads = (model, length, flip) =>
+    model.runs || (!flip && model.readable().some(([index, number]) => sentences[index].seq_len === length && number === 0));
+  const add = (label, hint, a, b, length, more = {}) => {
+    if ([a, b].some((model) => reads(model, length, more.flip))) {
+      proposals.push({ label, hint, a: a.id, b: b.id, length, ...more });
+    }
+  };
   const short = ranked
     .filter(({ first }) => first.seq_len < longest)
     .sort((a, b) => a.first.seq_len - b.first.seq_len)[0];

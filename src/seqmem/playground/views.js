@@ -201,6 +201,10 @@ export function wordTable({ words, right, task }, readings) {
         name: `${on} ${state} norm`,
         of: (t) => values[t].toFixed(2),
       })),
+      ...reading.looks.slice(0, 1).map(({ name, over }) => ({
+        name: `${on} ${name} from the last word`,
+        of: (t) => percent(over(reading.T - 1)[t]),
+      })),
       ...(gradients[letter] ? [{ name: `${on} log10 gradient`, of: (t) => logText(gradients[letter][t]) }] : []),
     ];
   });

@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import json
 import logging
+import re
 import struct
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -261,10 +262,8 @@ def _onnx(model: "Model", inputs: "Tensor", names: list[str], facts: Mapping[str
                 dynamic_shapes={"x": {0: batch}, "states": tuple({0: batch} for _ in names)},
             )
     except Exception as error:  # a user's own cell may cause any error in torch
-        first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
         raise RunError(
-            f"torch cannot export this cell's step as ONNX ({type(error).__name__}: {first[:160]}): --state-dict "
-            "exports the weights alone"
+            f"torch cannot export this cell's step as ONNX ({_reason(error)}): --state-dict exports the weights alone"
         ) from error
     assert made is not None  # it returns None only if it writes a file itself
     proto = made.model_proto
@@ -272,6 +271,17 @@ def _onnx(model: "Model", inputs: "Tensor", names: list[str], facts: Mapping[str
         proto.metadata_props.add(key=name, value=value)
     importlib.import_module("onnx").checker.check_model(proto)
     return proto.SerializeToString()
+
+
+def _reason(error: BaseException) -> str:
+    """The error that began it, in a line: torch puts others around it, with advice in colours."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {re.sub(_COLOUR, '', first)[:160]}"
+
+
+_COLOUR = r"\x1b\[[0-9;]*m"
 
 
 @contextmanager
