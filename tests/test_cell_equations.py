@@ -258,30 +258,30 @@ def lru(w: Weights, x: ndarray, s: State) -> State:
     return {"real": h.real, "imaginary": h.imag, "output": gelu(y)}
 
 
-def slstm(w: Weights, x: ndarray, s: State) -> State:
+def slstm(w: Weights, x: ndarray, s: State, forget: Callable[[ndarray], ndarray] = sigmoid) -> State:
     """Unstabilised: c and n are those of the cell times e^m."""
     blocks = np.zeros((4, H, H))
     for gate in range(4):
         for a in (0, 1):
             blocks[gate, 2 * a : 2 * a + 2, 2 * a : 2 * a + 2] = w["weight_hidden"][gate, a]
     i, f, z, o = (affine(w, g, x) + s["hidden"] @ blocks[g].T for g in range(4))
-    scale, new = np.exp(s["stabiliser"]), np.maximum(np.log(sigmoid(f)) + s["stabiliser"], i)
-    c = sigmoid(f) * s["cell"] * scale + np.exp(i) * tanh(z)
-    n = sigmoid(f) * s["normaliser"] * scale + np.exp(i)
+    scale, new = np.exp(s["stabiliser"]), np.maximum(np.log(forget(f)) + s["stabiliser"], i)
+    c = forget(f) * s["cell"] * scale + np.exp(i) * tanh(z)
+    n = forget(f) * s["normaliser"] * scale + np.exp(i)
     return {"hidden": sigmoid(o) * c / n, "cell": c / np.exp(new), "normaliser": n / np.exp(new), "stabiliser": new}
 
 
-def mlstm(w: Weights, x: ndarray, s: State) -> State:
+def mlstm(w: Weights, x: ndarray, s: State, forget: Callable[[ndarray], ndarray] = sigmoid) -> State:
     """Unstabilised, as the paper has it first: C and n are those of the cell times e^m."""
     i, f = np.split(x @ w["weight_gates"].T + w["bias_gates"], 2, axis=-1)
-    new, scale = np.maximum(np.log(sigmoid(f)) + s["stabiliser"], i), np.exp(s["stabiliser"])
+    new, scale = np.maximum(np.log(forget(f)) + s["stabiliser"], i), np.exp(s["stabiliser"])
     memory, normaliser, read = np.zeros_like(s["memory"]), np.zeros_like(s["normaliser"]), []
     for a, (q, k, v) in enumerate(per_head(w, x)):
         looked = np.zeros((B, 2))
         for b in range(B):
             key = k[b] / math.sqrt(2)
-            c = sigmoid(f[b, a]) * s["memory"][b, a] * scale[b, a] + np.exp(i[b, a]) * np.outer(key, v[b])
-            n = sigmoid(f[b, a]) * s["normaliser"][b, a] * scale[b, a] + np.exp(i[b, a]) * key
+            c = forget(f[b, a]) * s["memory"][b, a] * scale[b, a] + np.exp(i[b, a]) * np.outer(key, v[b])
+            n = forget(f[b, a]) * s["normaliser"][b, a] * scale[b, a] + np.exp(i[b, a]) * key
             looked[b] = c.T @ q[b] / max(abs(n @ q[b]), 1.0)
             memory[b, a], normaliser[b, a] = c / np.exp(new[b, a]), n / np.exp(new[b, a])
         read.append(looked)
@@ -338,6 +338,8 @@ ORACLES: dict[str, tuple[Callable[[], Cell], Step]] = {
     "lru": (lambda: LRU(D, H, states=3), lru),
     "slstm": (lambda: SLSTM(D, H, heads=2), slstm),
     "mlstm": (lambda: MLSTM(D, H, heads=2), mlstm),
+    "slstm, exp": (lambda: SLSTM(D, H, heads=2, forget="exp"), lambda w, x, s: slstm(w, x, s, np.exp)),
+    "mlstm, exp": (lambda: MLSTM(D, H, heads=2, forget="exp"), lambda w, x, s: mlstm(w, x, s, np.exp)),
     "linear_attention": (lambda: LinearAttention(D, H, heads=2), linear_attention),
     "retention": (lambda: Retention(D, H, heads=2), retention),
     "deltanet": (lambda: DeltaNet(D, H, heads=2), lambda w, x, s: delta_rule(w, x, s, np.ones((B, 2)))),
@@ -518,6 +520,7 @@ MATRICES: dict[str, Callable[[], Cell]] = {
     "linear_attention": lambda: LinearAttention(D, H, heads=2),
     "retention": lambda: Retention(D, H, heads=2),
     "mlstm": lambda: MLSTM(D, H, heads=2),
+    "mlstm, exp": lambda: MLSTM(D, H, heads=2, forget="exp"),
     "deltanet, negative": lambda: DeltaNet(D, H, heads=2, negative=True),
     "gated_deltanet": lambda: GatedDeltaNet(D, H, heads=2),
     "gla": lambda: GLA(D, H, heads=2, rank=None),
@@ -986,6 +989,7 @@ def test_chrono_of_a_normalised_minlstm_forgets_as_slowly_as_its_bias_says():
         (lambda: ExpRNN(D, H, map="log"), "map='log': must be 'exp' or 'cayley'"),
         (lambda: LRU(D, H, fastest=1.5), "fastest=1.5, slowest=0.999: must be"),
         (lambda: LRU(D, H, phase=7.0), "phase=7.0: must be more than 0"),
+        (lambda: MLSTM(D, H, forget="tanh"), "forget='tanh': must be 'sigmoid' or 'exp'"),
         (lambda: SLSTM(D, H, heads=3), "heads=3: must divide hidden_size=4"),
         (lambda: Retention(D, H, heads=0), "heads=0: must be at least 1"),
         (lambda: Attention(D, H, heads=0), "heads=0: must be at least 1"),

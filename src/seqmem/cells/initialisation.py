@@ -3,9 +3,11 @@
 Axes: H hidden, G gates stacked on top of each other.
 """
 
+from collections.abc import Callable
 from math import log
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -64,6 +66,17 @@ def chrono_or_number(forget_bias: float | str, seq_len: int | None, size: int) -
             raise ValueError("forget_bias='chrono' needs seq_len, the number of timesteps to remember")
         return log_uniform_timescales(size, seq_len)
     return torch.full((size,), float(forget_bias))
+
+
+def log_forget(name: str) -> Callable[[Tensor], Tensor]:
+    """From f' to log f of xLSTM's forget gate: f = sigmoid(f') or exp(f') (Beck et al. 2024).
+
+    Raises:
+        ValueError: ``name`` is another word.
+    """
+    if name not in ("sigmoid", "exp"):
+        raise ValueError(f"forget={name!r}: must be 'sigmoid' or 'exp'")
+    return F.logsigmoid if name == "sigmoid" else torch.clone
 
 
 def positive(name: str, value: float) -> float:

@@ -9,7 +9,8 @@
     n_t = f n_{t-1} + i k
     h_t = sigmoid(W_o x_t) * W_h [C_t^T q / max(|n_t . q|, exp(-m_t))]
 
-In the numbers without m that is max(|n . q|, 1), the paper's. W_h joins the heads; the normalisation before it is not
+In the numbers without m that is max(|n . q|, 1), the paper's. Its other forget gate is exp(f'), f' in place of
+log sigmoid(f'). W_h joins the heads; the normalisation before it is not
 here.
 
 Axes: B batch, A heads, E numbers per head, D input features, H hidden.
@@ -23,6 +24,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from .base import Additive
+from .initialisation import log_forget
 from .matrix_memory import Heads, MatrixMemoryCell, memory_sums, outer, read, stabilisers
 from .state import State
 
@@ -37,8 +39,11 @@ class MLSTM(MatrixMemoryCell):
     source: ClassVar[str] = "Beck et al. 2024"
     keeps = ("forget",)
 
-    def __init__(self, input_size: int, hidden_size: int, *, heads: int = 4) -> None:
+    def __init__(self, input_size: int, hidden_size: int, *, heads: int = 4, forget: str = "sigmoid") -> None:
         super().__init__(input_size, hidden_size, heads)
+        self.log_forget = log_forget(forget)
+        if forget == "exp":
+            self.keeps = ()
         self.output_gate = nn.Linear(input_size, hidden_size)
         self.weight_gates = nn.Parameter(torch.zeros(2 * heads, input_size))  # rows: i, f
         self.bias_gates = nn.Parameter(torch.cat([torch.empty(heads).normal_(0, 0.1), torch.linspace(3, 6, heads)]))
@@ -77,15 +82,15 @@ class MLSTM(MatrixMemoryCell):
         return output, {"memory": end[..., :-1], "normaliser": end[..., -1], "stabiliser": new[-1]}
 
     def _parts(self, x: Float[Tensor, "*N D"]) -> tuple[Heads, Float[Tensor, "*N A"], Float[Tensor, "*N A"]]:
-        """Queries, scaled keys and values; i'; log sigmoid(f')."""
+        """Queries, scaled keys and values; i'; log f."""
         query, key, value = self.projected(x)
         i, f = F.linear(x, self.weight_gates, self.bias_gates).chunk(2, dim=-1)
-        return Heads(query, key / self.width**0.5, value), i, F.logsigmoid(f)
+        return Heads(query, key / self.width**0.5, value), i, self.log_forget(f)
 
     def gates(self, x: Float[Tensor, "B D"], state: State) -> dict[str, Float[Tensor, "B _"]]:
-        """The input gate may be of any size, so it is not shown."""
+        """Exponential gates may be of any size, so they are not shown."""
         _, f = F.linear(x, self.weight_gates, self.bias_gates).chunk(2, dim=-1)
-        return {"forget": f.sigmoid(), "output": self.output_gate(x).sigmoid()}
+        return {**{name: f.sigmoid() for name in self.keeps}, "output": self.output_gate(x).sigmoid()}
 
 
 def _stabilised(

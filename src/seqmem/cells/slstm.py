@@ -9,7 +9,8 @@ counts what was let in.
     n_t = f * n_{t-1} + i
     h_t = sigmoid(o') * c_t / n_t
 
-h does not depend on m, which keeps exp within the numbers. The rows of W and b are in the order i, f, z, o; R is
+h does not depend on m, which keeps exp within the numbers. The paper's other forget gate is exp(f'), f' in place of
+log sigmoid(f'). The rows of W and b are in the order i, f, z, o; R is
 block-diagonal: a matrix for each gate and head.
 
 Axes: B batch, A heads, E numbers per head, D input features, H = A E hidden.
@@ -23,7 +24,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from .base import Additive, Cell
-from .initialisation import at_least, uniform
+from .initialisation import at_least, log_forget, uniform
 from .state import State
 
 
@@ -34,15 +35,18 @@ class SLSTM(Cell):
     the other biases at 0, W at U(-1/sqrt(D), 1/sqrt(D)).
 
     Raises:
-        ValueError: ``heads`` is less than 1, or does not divide H.
+        ValueError: ``heads`` is less than 1, or does not divide H; ``forget`` is neither ``sigmoid`` nor ``exp``.
     """
 
     source: ClassVar[str] = "Beck et al. 2024"
     output_state = "hidden"
     keeps = ("forget",)
 
-    def __init__(self, input_size: int, hidden_size: int, *, heads: int = 1) -> None:
+    def __init__(self, input_size: int, hidden_size: int, *, heads: int = 1, forget: str = "sigmoid") -> None:
         super().__init__()
+        self.log_forget = log_forget(forget)
+        if forget == "exp":
+            self.keeps = ()
         if hidden_size % at_least("heads", heads, 1):
             raise ValueError(f"heads={heads}: must divide hidden_size={hidden_size}")
         self.input_size, self.output_size, self.heads = input_size, hidden_size, heads
@@ -60,20 +64,20 @@ class SLSTM(Cell):
 
     def step(self, x: Float[Tensor, "B D"], state: State) -> tuple[Float[Tensor, "B H"], State]:
         i, f, z, o = self._pre_activations(x, state)
-        forget, enter, stabiliser = _stabilised(i, f, state["stabiliser"])
+        forget, enter, stabiliser = self._stabilised(i, f, state["stabiliser"])
         cell = forget * state["cell"] + enter * z.tanh()
         normaliser = forget * state["normaliser"] + enter
         hidden = o.sigmoid() * cell / normaliser
         return hidden, {"hidden": hidden, "cell": cell, "normaliser": normaliser, "stabiliser": stabiliser}
 
     def gates(self, x: Float[Tensor, "B D"], state: State) -> dict[str, Float[Tensor, "B H"]]:
-        """The input gate may be of any size, so it is not shown."""
+        """Exponential gates may be of any size, so they are not shown."""
         _, f, _, o = self._pre_activations(x, state)
-        return {"forget": f.sigmoid(), "output": o.sigmoid()}
+        return {**{name: f.sigmoid() for name in self.keeps}, "output": o.sigmoid()}
 
     def additive(self, x: Float[Tensor, "B D"], state: State) -> dict[str, Additive]:
         i, f, z, _ = self._pre_activations(x, state)
-        forget, enter, _ = _stabilised(i, f, state["stabiliser"])
+        forget, enter, _ = self._stabilised(i, f, state["stabiliser"])
         return {"cell": Additive(forget, enter * z.tanh())}
 
     def _pre_activations(self, x: Float[Tensor, "B D"], state: State) -> tuple[Tensor, ...]:
@@ -82,9 +86,8 @@ class SLSTM(Cell):
         from_hidden = torch.einsum("gaij,baj->bgai", self.weight_hidden, heads).flatten(1)
         return (F.linear(x, self.weight_input, self.bias) + from_hidden).chunk(4, dim=-1)
 
-
-def _stabilised(i: Tensor, f: Tensor, stabiliser: Float[Tensor, "B H"]) -> tuple[Tensor, Tensor, Tensor]:
-    """f, i and the new m of i', f' and the old m."""
-    kept = F.logsigmoid(f) + stabiliser
-    new = torch.maximum(kept, i)
-    return (kept - new).exp(), (i - new).exp(), new
+    def _stabilised(self, i: Tensor, f: Tensor, stabiliser: Float[Tensor, "B H"]) -> tuple[Tensor, Tensor, Tensor]:
+        """f, i and the new m of i', f' and the old m."""
+        kept = self.log_forget(f) + stabiliser
+        new = torch.maximum(kept, i)
+        return (kept - new).exp(), (i - new).exp(), new
