@@ -138,6 +138,12 @@ def test_the_output_is_the_state_that_says_so(cell: Cell, xs: Tensor):
         torch.testing.assert_close(outputs[-1], state[cell.output_state], rtol=0, atol=0)
 
 
+def test_gates_are_shares_and_those_that_keep_are_among_them(cell: Cell, xs: Tensor):
+    gates = cell.gates(xs[0], random_state(cell))
+    assert all(((gate >= 0) & (gate <= 1)).all() and len(gate) == B for gate in gates.values())
+    assert set(cell.keeps) <= gates.keys()
+
+
 def test_a_class_on_top_of_ours_is_computed_as_it_says(xs: Tensor):
     class Half(LSTM):
         def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
@@ -245,7 +251,9 @@ def test_gradients_match_finite_differences(cell: Cell, xs: Tensor):
         outputs, final = by_steps(cell, xs, map_leaves(lambda _: next(given), start))
         return outputs, *leaves(final)
 
-    inputs = [tensor.requires_grad_() for tensor in (xs[:3].clone(), *leaves(start))]
+    # One row: rows are independent.
+    start = map_leaves(lambda leaf: leaf[:1], start)
+    inputs = [tensor.requires_grad_() for tensor in (xs[:2, :1].clone(), *leaves(start))]
     assert torch.autograd.gradcheck(of, inputs)
 
 
@@ -259,15 +267,6 @@ def test_initial_state_follows_the_parameters(cell: Cell):
     assert all(value.dtype == torch.float64 and len(value) == 6 for value in leaves(cell.initial_state(6)))
     meta = cell.to("meta")
     assert all(value.device.type == "meta" for value in leaves(meta.initial_state(2)))
-
-
-def test_nothing_is_made_on_the_wrong_device(cell: Cell):
-    """A tensor made on the CPU in the middle of a forward pass would meet the meta device here, as CUDA there."""
-    cell = cell.to("meta")
-    xs = torch.empty(T, B, D, dtype=torch.float64, device="meta")
-    outputs, state = cell(xs)
-    outputs_by_step, _ = by_steps(cell, xs)
-    assert {outputs.device.type, outputs_by_step.device.type, *(leaf.device.type for leaf in leaves(state))} == {"meta"}
 
 
 @pytest.mark.parametrize(

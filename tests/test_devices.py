@@ -21,13 +21,13 @@ EVERYWHERE = '''\
 import json
 import sys
 from dataclasses import replace
-from inspect import signature
+from itertools import cycle
 
 import torch
 from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
-from seqmem.cells import CELLS, GRU, LSTM, RNN, Stack
+from seqmem.cells import GRU, Cell
 from seqmem.cells.ghost import state_gradients
 from seqmem.cells.state import leaves
 from seqmem.models.base import loss_per_sequence, score_per_sequence, trainable
@@ -37,18 +37,10 @@ from seqmem.signals import Batch
 from seqmem.tasks import TASKS
 from seqmem.training.update import update
 from small_models import Noisy
+from test_cells import MAKERS
 
 _setup_privateuseone_for_python_backend("elsewhere")
 DEVICE = torch.device("elsewhere:0")
-MAKERS = {
-    name: lambda d, kind=kind: kind(d, 4, **({"seq_len": 9} if "seq_len" in signature(kind).parameters else {}))
-    for name, kind in CELLS.items()
-}
-MAKERS |= {
-    "gru cho": lambda d: GRU(d, 4, form="cho", seq_len=9),
-    "stack": lambda d: Stack([RNN(d, 4), LSTM(4, 3, seq_len=9)]),
-    "stray": lambda d: Noisy(d, 4),  # makes its clock on the CPU, wherever the model is
-}
 
 
 def elsewhere(tensor):
@@ -65,16 +57,32 @@ def moved(model):
             part._buffers[name] = elsewhere(value)
         if isinstance(part, torch.nn.RNNBase):
             part._flat_weights = [part._parameters[name] for name in part._flat_weights_names]
-    return model
-
-
-def everything(cell, task, batch, ways=range(3)):
-    """The devices of an evaluation, and of an update in each of three ways."""
-    model = moved(SequenceModel.for_task(task, MAKERS[cell], embed_size=3))
-    for part in model.modules():
         # Use steps: torch's gru has no fake kernel off the CPU.
         if isinstance(part, GRU):
             part.kernel = "step"
+    return model
+
+
+def devices_of(tensors):
+    return {str(tensor.device) for tensor in tensors if tensor is not None}
+
+
+def alone(make):
+    """The devices of a cell: at the start of a sequence, with a state that was carried, evaluated, and by a step."""
+    cell = moved(make(3))
+    xs = elsewhere(torch.empty(2, 2, 3))
+    outputs, state = cell(xs)
+    values = [*outputs, *leaves(state)]
+    outputs, state = cell.eval()(xs, state)
+    output, state = cell.step(xs[0], state)
+    values += [*outputs, output, *leaves(state)]
+    total = sum(value.sum() for value in values if value.is_floating_point())
+    return devices_of([*values, *torch.autograd.grad(total, trainable(cell), allow_unused=True)])
+
+
+def everything(make, task, batch, ways=range(3)):
+    """The devices of an evaluation, and of an update in each of three ways."""
+    model = moved(SequenceModel.for_task(task, make, embed_size=3))
     parameters = trainable(model)
     optimizer = OPTIMIZERS["rmsprop"](parameters)
     state, tensors = None, []
@@ -92,12 +100,14 @@ def everything(cell, task, batch, ways=range(3)):
         predicted, state = model.eval()(batch.inputs)
         tensors += [loss_per_sequence(task, predicted, batch), score_per_sequence(task, predicted, batch)]
     tensors += [batch.answered_at, batch.last_answer_only().weights, *leaves(state)]
-    tensors += [parameter.grad for parameter in parameters if parameter.grad is not None]
-    if cell in ("rnn", "lstm") and task.name in ("pronoun", "adding"):
-        xs, initial = model.embed(batch.inputs), model.cell.initial_state(batch.weights.shape[1])
-        to_x, to_states = state_gradients(model.cell, xs, initial, lambda outputs, _: model.readout(outputs).sum())
-        tensors += [to_x, *to_states.values()]
-    return {str(tensor.device) for tensor in tensors}
+    return devices_of([*tensors, *(parameter.grad for parameter in parameters)])
+
+
+def traced(make, task, batch):
+    model = moved(SequenceModel.for_task(task, make, embed_size=3))
+    xs, initial = model.embed(batch.inputs), model.cell.initial_state(batch.weights.shape[1])
+    to_x, to_states = state_gradients(model.cell, xs, initial, lambda outputs, _: model.readout(outputs).sum())
+    return devices_of([to_x, *to_states.values()])
 
 
 def check_refused(run, kind, message):
@@ -109,29 +119,42 @@ def check_refused(run, kind, message):
     raise SystemExit(f"{kind.__name__} was expected")
 
 
-# Cells and tasks are independent: every cell in every way with tokens, and in one with numbers; other tasks in one.
-cells = {name: tuple(name for name in MAKERS if name != "stray") for name in ("pronoun", "adding")}
-count = 0
+# What trains and evaluates knows of a cell that it may look tokens up itself, and what its state is made of: each class
+# that does, and a stack of vectors and slots, in every way with tokens, and in one with numbers; other tasks in one.
+kinds = {type(make(3)): name for name, make in MAKERS.items()}
+fused = [name for kind, name in kinds.items() if kind.forward_tokens is not Cell.forward_tokens]
+cells = dict.fromkeys(("pronoun", "adding"), [*dict.fromkeys((*fused, "stack with attention"))])
+counts = {"alone": 0, **dict.fromkeys(TASKS, 0)}
 with FakeTensorMode():
+    for name, make in MAKERS.items():
+        devices = alone(make)
+        assert devices == {"elsewhere:0"}, (name, devices)
+        counts["alone"] += 1
+    ways = cycle(range(3))
     for name, tensors in sorted(json.loads(sys.argv[1]).items()):
         task = TASKS[name]()
         fake = Batch(*(torch.empty(shape, dtype=getattr(torch, dtype)) for shape, dtype in tensors))
         there = Batch(*(elsewhere(tensor) for tensor in vars(fake).values()))
-        for cell in cells.get(name, ("lstm",)):
-            devices = everything(cell, task, there, range(3) if name == "pronoun" else [count % 3])
+        for cell in cells.get(name, ["lstm"]):
+            devices = everything(MAKERS[cell], task, there, range(3) if name == "pronoun" else [next(ways)])
             assert devices == {"elsewhere:0"}, (cell, name, devices)
-            count += 1
+            counts[name] += 1
+        if name in cells:
+            for cell in ("rnn", "lstm"):
+                assert traced(MAKERS[cell], task, there) == {"elsewhere:0"}, (cell, name)
         if name == "pronoun":  # the check itself works
+            stray = lambda d: Noisy(d, 4)  # makes its clock on the CPU, wherever the model is
             for field in ("inputs", "targets", "weights"):
                 mixed = replace(there, **{field: getattr(fake, field)})
-                check_refused(lambda: everything("lstm", task, mixed), RuntimeError, "the same device")
-            check_refused(lambda: everything("stray", task, there), RuntimeError, "the same device")
+                check_refused(lambda: everything(MAKERS["lstm"], task, mixed), RuntimeError, "the same device")
+            check_refused(lambda: everything(stray, task, there), RuntimeError, "the same device")
+            check_refused(lambda: alone(stray), RuntimeError, "the same device")
             check_refused(lambda: there.weighted, DynamicOutputShapeException, "")
-print(count)
+print(json.dumps(counts))
 '''
 
 
-def test_a_whole_update_and_evaluation_stay_on_the_device() -> None:
+def test_every_cell_and_a_whole_update_and_evaluation_stay_on_the_device() -> None:
     """Batches are drawn here: fake tensors have nothing of them but shapes and types."""
     batches = {}
     for name, kind in TASKS.items():
@@ -142,7 +165,10 @@ def test_a_whole_update_and_evaluation_stay_on_the_device() -> None:
         ]
     completed = forked_code(EVERYWHERE, json.dumps(batches), cwd=Path(__file__).parent)
     assert completed.code == 0, completed.err[-3000:]
-    assert int(completed.out) == len(TASKS) + 2 * (len(CELLS) + 1)
+    counts = json.loads(completed.out)
+    assert counts.pop("alone") >= len(CELLS)
+    assert counts.keys() == TASKS.keys()
+    assert all(counts.values())
 
 
 def test_a_batch_on_the_right_device_is_not_copied() -> None:
