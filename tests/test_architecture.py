@@ -198,26 +198,26 @@ def test_the_law_names_every_room() -> None:
     assert {room(path) for path in FILES} - {"__init__", "__main__"} == set(LAW)
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
-def test_imports_between_rooms(path: Path) -> None:
-    if room(path) == "__main__":
-        assert list(imports(path)) == ["sys", "seqmem.cli.main.main"]
-        return
-    if room(path) == "__init__":  # the package imports lazily
-        outside = [node for node in parsed(path).body if isinstance(node, ast.Import | ast.ImportFrom)]
-        assert [ast.unparse(node) for node in outside] == [
-            "import sys", "from importlib import import_module", "from types import ModuleType",
-            "from typing import TYPE_CHECKING, Any",
-        ]  # fmt: skip
-        return
-    for name in imports(path):
-        if name.split(".")[0] in EDGE:
-            assert room(path) == "cli", f"only the cli imports {name}"
-        if name.split(".")[0] != "seqmem":
+def test_imports_between_rooms() -> None:
+    for path in FILES:
+        if room(path) in ("__main__", "__init__"):
             continue
-        rest = name.removeprefix("seqmem.")
         allowed = LAW[room(path)]
-        assert any(rest == good or rest.startswith(f"{good}.") for good in allowed), f"{room(path)} imports {name}"
+        for name in imports(path):
+            if name.split(".")[0] in EDGE:
+                assert room(path) == "cli", f"{path}: only the cli imports {name}"
+            if name.split(".")[0] == "seqmem":
+                rest = name.removeprefix("seqmem.")
+                assert any(rest == good or rest.startswith(f"{good}.") for good in allowed), f"{path} imports {name}"
+
+
+def test_the_package_imports_lazily() -> None:
+    assert list(imports(SOURCE / "__main__.py")) == ["sys", "seqmem.cli.main.main"]
+    outside = [node for node in parsed(SOURCE / "__init__.py").body if isinstance(node, ast.Import | ast.ImportFrom)]
+    assert [ast.unparse(node) for node in outside] == [
+        "import sys", "from importlib import import_module", "from types import ModuleType",
+        "from typing import TYPE_CHECKING, Any",
+    ]  # fmt: skip
 
 
 INNER_LAW: dict[str, set[str]] = {
@@ -236,12 +236,12 @@ def test_the_inner_law_names_every_part_of_the_cli() -> None:
     assert {name.split(".")[2] for name in MODULES if name.startswith("seqmem.cli.")} == set(INNER_LAW)
 
 
-@pytest.mark.parametrize("name", [name for name in MODULES if name.startswith("seqmem.cli.")])
-def test_imports_between_parts_of_the_cli(name: str) -> None:
-    part = name.split(".")[2]
-    for _, other in placed_imports(MODULES[name]):
-        if other.startswith("seqmem.cli.") and imported_module(other) != name:
-            assert other.split(".")[2] in INNER_LAW[part], f"{name} imports {other}"
+def test_imports_between_parts_of_the_cli() -> None:
+    for name in (name for name in MODULES if name.startswith("seqmem.cli.")):
+        part = name.split(".")[2]
+        for _, other in placed_imports(MODULES[name]):
+            if other.startswith("seqmem.cli.") and imported_module(other) != name:
+                assert other.split(".")[2] in INNER_LAW[part], f"{name} imports {other}"
 
 
 def test_there_are_no_import_cycles() -> None:
@@ -284,16 +284,13 @@ SLOW_TO_IMPORT = {
 }
 
 
-@pytest.mark.parametrize("name", sorted(MODULES))
-def test_imports_inside_functions_have_a_reason(name: str) -> None:
+def test_imports_inside_functions_have_a_reason() -> None:
     """The reason is always a slow package that a fast start, or ``import seqmem``, must not load."""
-    path = MODULES[name]
-    inside = [other for place, other in placed_imports(path) if place == "function" and other.startswith("seqmem.")]
-    at_the_top = other_projects(name)
-    for other in inside:
-        assert (other_projects(imported_module(other)) - at_the_top) & SLOW_TO_IMPORT, (
-            f"{name} may import {other} at its top"
-        )
+    for name, path in MODULES.items():
+        for place, other in placed_imports(path):
+            if place == "function" and other.startswith("seqmem."):
+                later = other_projects(imported_module(other)) - other_projects(name)
+                assert later & SLOW_TO_IMPORT, f"{name} may import {other} at its top"
 
 
 def test_cells_do_not_know_each_other() -> None:
@@ -357,19 +354,19 @@ def test_no_swallowed_errors_and_no_printing_below_the_cli() -> None:
 SUGGESTION = re.compile(rf"(?<![\\w/.])(seqmem ({'|'.join(VERBS)}|-\\w+)\\b(?!( status)?: )|pip install)")
 
 
-@pytest.mark.parametrize("path", [path for path in FILES if room(path) != "record"], ids=str)
-def test_suggested_commands_are_what_the_user_typed(path: Path) -> None:
+def test_suggested_commands_are_what_the_user_typed() -> None:
     """``commands.command`` and ``commands.install`` make them. Files of a run are read elsewhere and keep the name."""
-    docstrings = {
-        id(node.body[0].value)
-        for node in ast.walk(parsed(path))
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
-        and node.body
-        and isinstance(node.body[0], ast.Expr)
-    }
-    for node in ast.walk(parsed(path)):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
-            assert not SUGGESTION.search(node.value), f"{path}:{node.lineno}: {node.value}"
+    for path in (path for path in FILES if room(path) != "record"):
+        docstrings = {
+            id(node.body[0].value)
+            for node in nodes(path)
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+            and node.body
+            and isinstance(node.body[0], ast.Expr)
+        }
+        for node in nodes(path):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+                assert not SUGGESTION.search(node.value), f"{path}:{node.lineno}: {node.value}"
 
 
 def test_shapes_and_types_are_checked_while_the_tests_run() -> None:
