@@ -18,12 +18,13 @@ from ..state import Slots, State
 
 
 class Zoneout(Cell):
-    """States and gates are those of the inner cell, which is computed step by step.
+    """States and gates are those of the inner cell, which is computed step by step. Slots, to which a step appends, are
+    as it leaves them.
 
     Masks come from ``randomness.noise``, which training seeds with (seed, step): a resumed run draws the same ones.
 
     Raises:
-        ValueError: p is not a probability below 1, or the inner cell appends to its state, or has none.
+        ValueError: p is not a probability below 1, or the inner cell's states are slots alone, or none.
     """
 
     does: ClassVar[str] = "keeps each unit of each state as it was with probability p"
@@ -33,8 +34,7 @@ class Zoneout(Cell):
         super().__init__()
         if not 0 <= p < 1:
             raise ValueError(f"wrap=zoneout:{p:g}: must be from 0, and less than 1")
-        state = inner.initial_state(1)
-        if not state or any(isinstance(leaf, Slots) for leaf in state.values()):
+        if all(isinstance(leaf, Slots) for leaf in inner.initial_state(1).values()):
             raise ValueError("wrap=zoneout: this cell has no state that a step overwrites, so none that it could keep")
         self.inner, self.p = inner, p
         self.input_size, self.output_size = inner.input_size, inner.output_size
@@ -47,21 +47,28 @@ class Zoneout(Cell):
 
     def step(self, x: Float[Tensor, "B D"], state: State) -> tuple[Float[Tensor, "B H"], State]:
         output, written = self.inner.step(x, state)
-        new = {name: self._kept(state[name], leaf) for name, leaf in written.items()}
+        new: State = {
+            name: leaf if leaf is state[name] or isinstance(leaf, Slots) else self._kept(state[name], leaf)
+            for name, leaf in written.items()
+        }
         return output if self.output_state is None else new[self.output_state], new
 
     def gates(self, x: Float[Tensor, "B D"], state: State) -> dict[str, Float[Tensor, "B _"]]:
         return self.inner.gates(x, state)
 
+    def looks(self, x: Float[Tensor, "B D"], state: State) -> dict[str, Float[Tensor, "B A N"]]:
+        return self.inner.looks(x, state)
+
     def additive(self, x: Float[Tensor, "B D"], state: State) -> dict[str, Additive]:
-        """That of the expectation."""
+        """That of the expectation; without memories that are read through a query, before their units are kept."""
         return {
-            name: Additive(self.p + (1 - self.p) * keep, (1 - self.p) * write, query)
+            name: Additive(self.p + (1 - self.p) * keep, (1 - self.p) * write)
             for name, (keep, write, query) in self.inner.additive(x, state).items()
+            if query is None
         }
 
     def _kept(self, old: Float[Tensor, "B ..."], new: Float[Tensor, "B ..."]) -> Float[Tensor, "B ..."]:
-        if new is old or not new.is_floating_point():  # not written, or a counter
+        if not new.is_floating_point():  # a counter
             return new
         if not self.training:
             return self.p * old + (1 - self.p) * new
