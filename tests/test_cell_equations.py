@@ -687,8 +687,11 @@ def gelu(x: ndarray) -> ndarray:
 
 @pytest.mark.parametrize("window", [None, 3])
 @pytest.mark.parametrize("positions", ["rotary", "learned", "none"])
-def test_attention_is_a_transformer_block_written_out(positions: str, window: int | None):
+def test_attention_is_a_transformer_block_written_out(
+    positions: str, window: int | None, monkeypatch: pytest.MonkeyPatch
+):
     """Position, head and sequence one by one; pairs of numbers are complex ones, turned by e^(i t theta)."""
+    monkeypatch.setattr("seqmem.cells.attention._BLOCK", 4)
     cell = drawn(lambda: Attention(D, 8, heads=2, positions=positions, window=window, seq_len=5), "attention")
     w = {key: value.detach().numpy() for key, value in cell.named_parameters()}
     xs = random(T, B, D, seed=1)

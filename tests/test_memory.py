@@ -9,6 +9,7 @@ import torch
 
 from commandline import TINY, Completed, composed, only_run
 from seqmem import cores
+from seqmem.cells.base import cells_in
 from seqmem.cli.config import memory
 from seqmem.cli.config.build import build
 from seqmem.cli.config.errors import ConfigError, is_out_of_memory, one_line
@@ -130,3 +131,27 @@ def test_running_out_of_memory_is_one_line() -> None:
         assert is_out_of_memory(error)
         assert one_line(error).startswith("out of memory")
     assert not is_out_of_memory(RuntimeError("size mismatch"))
+
+
+def test_cells_that_keep_more_than_their_outputs_say_so() -> None:
+    """Attention keeps queries, keys and values, too, a matrix memory what it reads: against what autograd saves."""
+    for cell in ("attention", "gla", "mamba"):
+        config = replace(composed(f"cell={cell}"), seq_len=200)
+        built = build(replace(config, seq_len=20))
+        (layer,) = [part for part in cells_in(built.model) if len(cells_in(part)) == 1]
+        seen: dict[int, int] = {}
+
+        def save(tensor: torch.Tensor, seen: dict[int, int] = seen) -> torch.Tensor:
+            seen[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
+            layer(torch.randn(200, 3, layer.input_size, requires_grad=True))
+        assert 200 * layer.output_size < layer.kept(200) <= sum(seen.values()) / 4 / 3
+
+
+@pytest.mark.usefixtures("_small_machine")
+def test_attention_is_refused_by_what_it_keeps() -> None:
+    config = composed("cell=attention", "seq_len=200000", "batch_size=32")
+    with pytest.raises(ConfigError, match=r"seq_len=200000 with batch_size=32 needs at least 19\.7 GB"):
+        build(config)

@@ -13,6 +13,7 @@ It looks back at any timestep directly. What it remembers is a key and a value p
 Axes: T time, B batch, N timesteps so far, A heads, E numbers per head (d above), D input features, H hidden.
 """
 
+from collections.abc import Iterator
 from typing import ClassVar
 
 import torch
@@ -72,6 +73,7 @@ class Attention(Cell):
         self.norm = nn.LayerNorm(hidden_size)
         self.project = nn.Linear(hidden_size, 3 * inner, bias=False)  # rows: q, k, v
         self.leave = nn.Linear(inner, hidden_size, bias=False)
+        self.wide = wide
         self.second = (
             nn.Sequential(
                 nn.LayerNorm(hidden_size),
@@ -118,17 +120,13 @@ class Attention(Cell):
         old = len(state["keys"])
         keys = torch.cat([state["keys"].stacked(), new_keys]) if old else new_keys
         values = torch.cat([state["values"].stacked(), new_values]) if old else new_values
-        causal = self.window is None and not old
-        seen = None
-        if not causal:
-            at = torch.arange(len(keys), device=xs.device)
-            distance = at[old:, None] - at
-            seen = distance >= 0 if self.window is None else (distance >= 0) & (distance < self.window)
-        looked = F.scaled_dot_product_attention(
-            *(part.permute(1, 2, 0, 3) for part in (self._turned(queries, old), self._turned(keys, 0), values)),
-            attn_mask=seen,
-            is_causal=causal,
-        ).permute(2, 0, 1, 3)
+        parts = (self._turned(queries, old), self._turned(keys, 0), values)
+        q, k, v = (part.permute(1, 2, 0, 3) for part in parts)  # [B A N E]
+        if self.window is None and not old:
+            looked = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        else:
+            looked = torch.cat([*_blockwise(q, k, v, old, self.window)], 2)
+        looked = looked.permute(2, 0, 1, 3)
         final = {
             "keys": state["keys"].extend(new_keys.unbind(0)),
             "values": state["values"].extend(new_values.unbind(0)),
@@ -143,6 +141,10 @@ class Attention(Cell):
         first = keys.dropped + len(keys)
         at = torch.arange(first, first + len(x), device=x.device).clamp(max=len(self.places) - 1)
         return x + self.places[at][:, None]
+
+    def kept(self, steps: int) -> int:
+        inner, wide = self.leave.in_features, 0 if self.second is None else self.wide * self.output_size
+        return steps * (self.output_size + 3 * inner + 2 * wide)
 
     def _projected(self, x: Float[Tensor, "*N H"]) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, [*N A E] each."""
@@ -171,3 +173,20 @@ class Attention(Cell):
     def _out(self, x: Float[Tensor, "*N H"], seen: Float[Tensor, "*N A E"]) -> Float[Tensor, "*N H"]:
         y = x + self.leave(seen.flatten(-2))
         return y if self.second is None else y + self.second(y)
+
+
+_BLOCK = 256
+"""Queries that share a mask: with one mask for all, memory would grow with the square of the length."""
+
+
+def _blockwise(
+    q: Float[Tensor, "B A T E"], k: Float[Tensor, "B A N E"], v: Float[Tensor, "B A N E"], old: int, window: int | None
+) -> Iterator[Float[Tensor, "B A _ E"]]:
+    """What each query sees, the first of which comes after ``old`` keys."""
+    for first in range(0, q.shape[2], _BLOCK):
+        part = q[:, :, first : first + _BLOCK]
+        at = torch.arange(old + first, old + first + part.shape[2], device=q.device)[:, None]
+        begin, end = 0 if window is None else max(0, old + first - window + 1), old + first + part.shape[2]
+        distance = at - torch.arange(begin, end, device=q.device)
+        seen = distance >= 0 if window is None else (distance >= 0) & (distance < window)
+        yield F.scaled_dot_product_attention(part, k[:, :, begin:end], v[:, :, begin:end], attn_mask=seen)

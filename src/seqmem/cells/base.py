@@ -162,6 +162,13 @@ class Cell(nn.Module, ABC):
             ValueError: the settings demand one that it cannot trace.
         """
 
+    def kept(self, steps: int) -> int:
+        """Numbers that training keeps for the backward pass, at least, of one sequence of so many timesteps.
+
+        By default its outputs. What is sure not to fit is refused by this before a run starts.
+        """
+        return steps * self.output_size
+
     def saves_memory(self, like: Float[Tensor, "..."]) -> bool:
         """True if ``checkpoint`` saves memory without a wrapper, for inputs of ``like``'s device and dtype."""
         return False

@@ -106,6 +106,9 @@ class Mamba(Cell):
         final = {"memory": memory, "window": past.extend(v.unbind(0))}
         return self.leave((torch.cat(ys) + self.past * u) * F.silu(z)), final
 
+    def kept(self, steps: int) -> int:
+        return steps * (self.output_size + 4 * len(self.past))  # v, z, u and dt
+
     def gates(self, x: Float[Tensor, "B D"], state: State) -> dict[str, Float[Tensor, "B _"]]:
         """``keep`` is exp(dt A), I N numbers."""
         return {"keep": self._parts(*self._reading(x, state)[:3])[0].flatten(1)}

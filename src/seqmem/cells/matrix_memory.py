@@ -43,6 +43,9 @@ class MatrixMemoryCell(Cell):
         self.project = nn.Linear(input_size, 3 * heads * self.width, bias=False)  # rows: q, k, v
         self.leave = nn.Linear(heads * self.width, hidden_size, bias=False)
 
+    def kept(self, steps: int) -> int:
+        return steps * (self.output_size + 4 * self.heads * self.width)  # q, k, v, and what was read
+
     def projected(self, x: Float[Tensor, "*N D"]) -> Heads:
         return Heads(*self.project(x).unflatten(-1, (3, self.heads, self.width)).unbind(-3))
 

@@ -15,7 +15,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from ..cells.norms import row_norms
-from ..cells.state import tensors, written
+from ..cells.state import leaves, tensors, written
 from ..decay import DESCRIPTION, INPUT, NUMBERS, Trace, decays_of, in_words, together
 from ..denormals import flush_denormal
 from ..measurement import Measurement
@@ -26,6 +26,9 @@ from .base import Curves, Probe
 
 _AT_ONCE = 40_000
 """Trace up to this many timesteps x sequences together: at 64 units each takes some 5 KB."""
+
+_LARGE_STATE = 512
+"""Numbers of a state from whose double on fewer sequences are traced together: a matrix memory's."""
 
 _REUSED = 10_000
 """Reuse a trace's buffers up to this many timesteps x sequences: allocating costs 0.1 ms, little in a longer trace."""
@@ -88,7 +91,8 @@ class Tracer:
         """As ``gradient_trace``. Buffers and copies of the batch are reused if it is the one of the last call."""
         model = self._double(weights)
         if batch is not self._batch or not self.knows:
-            self._batch, self._parts, self._taps = batch, list(_parts(batch, self._loss)), None
+            numbers = sum(leaf.numel() for leaf in leaves(model.initial_state(1)))
+            self._batch, self._parts, self._taps = batch, list(_parts(batch, self._loss, numbers)), None
         norms = [self._part(model, part) for part in self._parts]
         return {name: torch.cat([part[name] for part in norms], 1) for name in norms[0]}
 
@@ -150,12 +154,13 @@ class _Part:
     answered_at: Int[ndarray, " B"]
 
 
-def _parts(batch: Batch, loss: str) -> Iterator[_Part]:
+def _parts(batch: Batch, loss: str, numbers: int) -> Iterator[_Part]:
+    """``numbers``: of the state. A walk keeps those of every timestep: few sequences at once where they are many."""
     batch = batch.to("cpu", torch.float64)
     if loss == "last":
         batch = batch.last_answer_only()
     timesteps, sequences = batch.asked.shape
-    at_once = max(1, _AT_ONCE // timesteps)
+    at_once = max(1, _AT_ONCE // timesteps // max(1, numbers // _LARGE_STATE))
     for start in range(0, sequences, at_once):
         part = batch.sequences(start, start + at_once)
         counted = part.weighted

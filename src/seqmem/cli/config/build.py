@@ -109,7 +109,7 @@ def build(config: RunConfig, *, alone: bool = True, laws: bool = False) -> Exper
     device = find_device(config.device)
     make = _model_maker(config, task)
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else memory.available()
-    doubts = memory.refuse(config, free, lambda size: _count(make, size))
+    doubts = memory.refuse(config, free, lambda size: _count(make, size), lambda size, steps: _kept(make, size, steps))
     hidden_size = _hidden_size(config, make)
     with ambient(config.seed, "weights"):
         model = _checked("cell.", lambda: make(hidden_size))
@@ -127,6 +127,13 @@ def build(config: RunConfig, *, alone: bool = True, laws: bool = False) -> Exper
 def _count(make: Callable[[int], Model], hidden_size: int) -> int:
     with ambient(0, "count"):
         return parameter_count(_checked("cell.", lambda: make(hidden_size)))
+
+
+def _kept(make: Callable[[int], Model], hidden_size: int, steps: int) -> int:
+    """The least ``Cell.kept`` of the cells that contain no others: not every cell need see every timestep."""
+    with ambient(0, "count"):
+        inside = cells_in(_checked("cell.", lambda: make(hidden_size)))
+    return min((cell.kept(steps) for cell in inside if len(cells_in(cell)) == 1), default=steps)
 
 
 def build_task(config: RunConfig) -> Task:

@@ -29,12 +29,18 @@ _KEPT = 2
 """Numbers kept for each weight at least: itself and its gradient. Adam keeps two more."""
 
 
-def refuse(config: "RunConfig", free: int | None, count_parameters: Callable[[int], int]) -> list[str]:
+def refuse(
+    config: "RunConfig",
+    free: int | None,
+    count_parameters: Callable[[int], int],
+    count_kept: Callable[[int, int], int] | None = None,
+) -> list[str]:
     """Compare what a run needs with what is free.
 
     Args:
         free: bytes on the run's device; None: unknown, and nothing is refused.
         count_parameters: from a hidden size to a model's number of weights; called with small sizes alone.
+        count_kept: from a hidden size and a number of timesteps to ``Cell.kept`` of a layer; None: its outputs.
 
     Returns:
         A line for each need that is doubtful.
@@ -45,7 +51,7 @@ def refuse(config: "RunConfig", free: int | None, count_parameters: Callable[[in
     if free is None:
         return []
     doubtful = []
-    for what, need, advice in _needs(config, count_parameters):
+    for what, need, advice in _needs(config, count_parameters, count_kept):
         _refuse(what, need, free, advice)
         if need * _USUAL > free:
             doubtful.append(f"{what} may need more than the {_text(free)} of memory that are free")
@@ -70,7 +76,11 @@ Advice = Callable[[int], str]
 """From the free bytes to what would fit."""
 
 
-def _needs(config: "RunConfig", count_parameters: Callable[[int], int]) -> list[tuple[str, int, Advice]]:
+def _needs(
+    config: "RunConfig",
+    count_parameters: Callable[[int], int],
+    count_kept: Callable[[int, int], int] | None = None,
+) -> list[tuple[str, int, Advice]]:
     """(what, bytes, advice)"""
     size = _whole(config.cell.get("hidden_size", 64))
     layers = _whole(config.cell.get("layers", 1))
@@ -93,7 +103,11 @@ def _needs(config: "RunConfig", count_parameters: Callable[[int], int]) -> list[
     every = config.train.checkpoint_every_t
     if every is not None and every > 0:
         kept = min(kept, kept // every + every)
-    one = max(1, config.seq_len * 8 + kept * layers * size * number)
+    numbers = kept * layers * size
+    if count_kept is not None and params is None and size < _LARGE and every is None:
+        numbers = layers * count_kept(size, kept)
+        number = 2 if config.precision == "bf16" else number
+    one = max(1, config.seq_len * 8 + numbers * number)
 
     def smaller_batch(free: int) -> str:
         if (most := free // (one * _USUAL)) >= 1:
