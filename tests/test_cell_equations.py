@@ -1014,3 +1014,46 @@ def test_wrong_options_are_refused_in_one_line(make: Callable[[], Cell], message
         make()
     assert message in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def _parity(*, negative: bool) -> DeltaNet:
+    """Set by hand: the first symbol writes, ``1`` turns what is written round, ``0`` reads along another key."""
+    cell = DeltaNet(3, 2, heads=1, negative=negative).double()
+    with torch.no_grad():
+        for parameter in cell.parameters():
+            parameter.zero_()
+        query, key, value = cell.project.weight.view(3, 2, 3)
+        query[0] = 20.0
+        key[0, :2] = key[1, 2] = value[0, 0] = 20.0
+        cell.write.weight[0, 1] = 60.0  # beta: the most that there is; 0 gives half of it
+        cell.leave.weight[0, 0] = 1.0
+    return cell
+
+
+@pytest.mark.parametrize("negative", [True, False])
+def test_a_deltanet_keeps_the_parity_at_any_length_if_an_eigenvalue_may_be_below_0(negative: bool):
+    """Grazzi et al. 2024: with eigenvalues from 0 to 1 it cannot."""
+    bits = torch.randint(2, (1000, 8), generator=torch.Generator().manual_seed(0))
+    bits[0] = 0
+    symbols = 2 - bits
+    symbols[0] = 0
+    with torch.no_grad():
+        outputs, _ = _parity(negative=negative)(torch.nn.functional.one_hot(symbols, 3).double())
+    right = (outputs[..., 0] < 0) == (bits.cumsum(0) % 2 == 1)
+    assert right.all() if negative else right[500:].double().mean() < 0.6
+
+
+@pytest.mark.parametrize("negative", [True, False])
+def test_what_a_deltanet_does_to_its_memory_has_the_eigenvalues_it_says(negative: bool):
+    """The old memory is multiplied by a matrix, whatever the input: asked of a step from the unit matrix."""
+    with ambient(0, "deltanet"):
+        cell = DeltaNet(D, 4, heads=1, negative=negative).double()
+    least, memories = 1.0, torch.stack([torch.zeros(4, 4), torch.eye(4)])[:, None].double()
+    with torch.no_grad():
+        for x in 5 * torch.randn(20, D, dtype=torch.float64, generator=torch.Generator().manual_seed(0)):
+            zero, unit = cell.step(x.expand(2, D), {"memory": memories})[1]["memory"][:, 0]
+            values = torch.linalg.eigvals(unit - zero).real
+            assert (values > (-1 if negative else 0) - 1e-12).all()
+            assert (values < 1 + 1e-12).all()
+            least = min(least, float(values.min()))
+    assert least < -0.5 if negative else least < 0.1
