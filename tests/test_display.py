@@ -917,6 +917,23 @@ def test_a_comparison_names_what_differs(tmp_path: Path, capsys: pytest.CaptureF
     assert lines[7] == "rnn                  26.0 %         no  10^-10.6       1.36       15"
 
 
+def test_settings_that_few_cells_have_tell_no_runs_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """epsilon is another thing in each of the two cells that have one; the bias is one for most of them."""
+    for cell, options in {
+        "rnn": {},
+        "lstm": {"forget_bias": "chrono"},
+        "ugrnn": {"forget_bias": 1.0},
+        "antisymmetric": {"epsilon": 0.01, "forget_bias": 1.0},
+        "cornn": {"epsilon": 4.7},
+    }.items():
+        make_run(tmp_path / "outputs", cell=cell, options=options)
+    heads = [line for line in run_show(capsys, tmp_path / "outputs")[1].splitlines() if line.startswith("cell  ")]
+    assert heads[0].split()[:3] == ["cell", "forget_bias", "accuracy"]
+    make_run(tmp_path / "outputs", cell="cornn", options={"epsilon": 2.0}, tail="00000000")
+    heads = [line for line in run_show(capsys, tmp_path / "outputs")[1].splitlines() if line.startswith("cell  ")]
+    assert "epsilon" in heads[0]
+
+
 @pytest.mark.parametrize(("width", "last"), [(60, "horizon"), (50, "half-life")])
 def test_a_narrow_comparison_keeps_what_is_solved(
     width: int, last: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

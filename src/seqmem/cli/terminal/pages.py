@@ -344,14 +344,15 @@ def _last(name: str) -> str:
 
 
 def _differs(name: str, texts: Sequence[Mapping[str, str]]) -> bool:
-    """True if a setting tells runs apart. One that only one cell has does not; the cell's name does."""
-    if name in ("cell.target", "cell.code"):  # of cells of one name
-        kinds = {one["cell"]: {other.get(name) for other in texts if other["cell"] == one["cell"]} for one in texts}
-        return any(len(values) > 1 for values in kinds.values())
-    if len({one[name] for one in texts if name in one}) > 1:
+    """True if a setting tells runs apart. One that fewer than half of the cells have, each at one value, does not; the
+    cell's name does."""
+    kinds = {one["cell"]: set[str | None]() for one in texts}
+    for one in texts:
+        kinds[one["cell"]].add(one.get(name))
+    if any(len(values) > 1 for values in kinds.values()):
         return True
-    cells = {one["cell"] for one in texts if name in one}
-    return any(name not in one for one in texts if one["cell"] in cells)
+    have = [value for values in kinds.values() for value in values if value is not None]
+    return len(set(have)) > 1 and 2 * len(have) >= len(kinds) and name not in ("cell.target", "cell.code")
 
 
 def _block(group: _Group, signs: Marks, width: int) -> list[Text]:

@@ -84,16 +84,21 @@ def _command(words: Any) -> str:
 
 def _settings(collection: Collection) -> Iterator[Section]:
     configs = [flat(run.config, "training", "measuring", "default") for run in collection.runs]
-    differing, shared = [], []
+    differing, some, shared = [], [], []
     for key in dict.fromkeys(key for config in configs for key in config):
-        values = Counter(_setting(config[key]) if key in config else "(not a setting there)" for config in configs)
+        values = Counter(_setting(config[key]) for config in configs if key in config)
         if len(values) > 1:
             differing.append([key, _tally(values)])
+        elif values.total() < len(configs):
+            some.append([key, _tally(values)])
         else:
             shared.append([key, _tally(values).rpartition(" (")[0]])
     if differing:
         columns = [Column("setting", "left"), Column("values (runs)", "words")]
         yield _section("Settings that differ", columns, differing)
+    if some:
+        columns = [Column("setting", "left"), Column("value (runs)", "words")]
+        yield _section("Settings that only some runs have", columns, some)
     if shared:
         columns = [Column("setting", "left"), Column("value", "words")]
         yield _section("Settings that all runs share", columns, shared)
