@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from hydra import compose
+from omegaconf import OmegaConf
 
 import seqmem
 from seqmem.cli.config.build import build
@@ -41,7 +42,9 @@ def choices(kind: str) -> list[str]:
 
 
 def shortest(task: str) -> str:
-    return f"seq_len={TASKS[task]().min_seq_len}"
+    """The shortest length that the task's own file allows."""
+    least = OmegaConf.load(CONF / "task" / f"{task}.yaml").get("shortest")
+    return f"seq_len={max(TASKS[task]().min_seq_len, least or 0)}"
 
 
 def sweep(cells: list[str], task: str, *more: str, folder: Path) -> tuple[int, list[str]]:
