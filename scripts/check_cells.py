@@ -43,13 +43,13 @@ def choices(kind: str) -> list[str]:
 
 def shortest(task: str) -> str:
     """The shortest length that the task's own file allows."""
-    least = OmegaConf.load(CONF / "task" / f"{task}.yaml").get("shortest")
+    least = OmegaConf.select(OmegaConf.load(CONF / "task" / f"{task}.yaml"), "shortest")
     return f"seq_len={max(TASKS[task]().min_seq_len, least or 0)}"
 
 
 def sweep(cells: list[str], task: str, *more: str, folder: Path) -> tuple[int, list[str]]:
     """Runs that finished, and those that did not with the reason's last line."""
-    outputs = folder / "-".join((task, *more))
+    outputs = folder / "-".join((task, *more)).replace("=", "-")
     arguments = ["-m", *TINY, f"task={task}", shortest(task), f"cell={','.join(cells)}", f"outputs={outputs}", *more]
     done = subprocess.run(
         [sys.executable, "-m", "seqmem", "train", *arguments], cwd=folder, capture_output=True, text=True, check=False
