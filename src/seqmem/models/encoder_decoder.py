@@ -121,12 +121,13 @@ class EncoderDecoder(Model):
         *,
         embed_size: int = 32,
         layers: int = 1,
+        decoder: CellFactory | None = None,
         attention: str | None = None,
         handover: str = "vector",
         maxout: bool = True,
         bidirectional: bool = False,
     ) -> "EncoderDecoder":
-        """Encoder and decoder are cells of the same kind and size.
+        """``cell`` is the encoder and, unless ``decoder`` is another, the decoder.
 
         Raises:
             ValueError: see above.
@@ -138,14 +139,13 @@ class EncoderDecoder(Model):
                 f"task={task.name} is not"
             )
         embed, width = task.inputs.embed(embed_size)
-        make = stacked(cell, layers)
         return cls(
             embed,
             width,
             feedback.go,
             task.targets.size,
-            make,
-            make,
+            stacked(cell, layers),
+            stacked(cell if decoder is None else decoder, layers),
             attention=attention,
             handover=handover,
             maxout=maxout,

@@ -9,7 +9,7 @@ import os
 import sys
 import types
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -279,11 +279,28 @@ def _model_maker(config: RunConfig, task: Task) -> Callable[[int], Model]:
     checked = arguments(kind, options, where, skip=2, told=(*told, "layers"))
     checked |= {name: value for name, value in told.items() if name in parameters}
     cells = _cell_maker(config)
+    others = {
+        name: _cell_maker(replace(config, cell=_other_cell(config, f"{where}.{name}", checked.pop(name))))
+        for name, parameter in parameters.items()
+        if CellFactory in get_args(parameter.annotation) and checked.get(name) is not None
+    }
 
     def make(hidden_size: int) -> Model:
-        return _make(kind, config.model, "model", task, cells(hidden_size), **checked)
+        made = {name: maker(hidden_size) for name, maker in others.items()}
+        return _make(kind, config.model, "model", task, cells(hidden_size), **checked, **made)
 
     return make
+
+
+def _other_cell(config: RunConfig, where: str, given: Any) -> dict[str, Any]:
+    """The settings of a further cell of a model: a name, or a mapping with options; the rest is as in ``cell``."""
+    given = {"name": given} if isinstance(given, str) else given
+    if not isinstance(given, Mapping) or given.get("name") not in CELLS:
+        name = given.get("name") if isinstance(given, Mapping) else _as_typed(given)
+        hint = nearest(str(name), list(CELLS))
+        raise ConfigError(f"{where}={name}: must be the name of a cell, or null for that of cell=.{hint}")
+    common = {key: config.cell[key] for key in ("layers", "wrap") if key in config.cell}
+    return {**common, **given}
 
 
 def _cell_maker(config: RunConfig) -> Callable[[int], CellFactory]:
