@@ -266,6 +266,7 @@ def test_reading_shows_a_models_own_answers() -> None:
     assert not torch.equal(own.inputs, batch.inputs)
     reading = read(model, TASK, batch)
     assert list(reading.words) == TASK.words(own.inputs[:, 0])
+    assert reading.predicts.tolist() == [t >= 7 for t in range(LENGTH)]
     assert reading.right is not None
     assert reading.right[7:].tolist() == batch.targets[7:, 0].tolist()
 

@@ -113,6 +113,7 @@ def made_up(outputs: Any, *, right: int | None = 0, asked: Sequence[int] | None 
         answers=answers,
         right=None if right is None else np.full(steps, right),
         asked=where,
+        predicts=np.ones(steps, dtype=bool),
         asked_with=None,
         gates=changes.get("gates", {}),
         keeps=changes.get("keeps", ()),

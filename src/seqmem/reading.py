@@ -40,6 +40,7 @@ class Reading:
         words: the sequence as text.
         outputs: the probability of every answer if the model were asked then (they sum to 1), or the numbers that it
             predicts.
+        predicts: the timesteps at which the model predicts at all; not, for example, while an encoder reads.
         asked_with: the query word that was read after each other word; None: the readout at every timestep is used.
         answers: the answers' names; None: the model predicts real numbers.
         right: the right answer at every timestep, [T] ids or [T K] numbers; None: unknown.
@@ -59,6 +60,7 @@ class Reading:
     answers: tuple[str, ...] | None
     right: Shaped[ndarray, "T ..."] | None
     asked: Bool[ndarray, " T"]
+    predicts: Bool[ndarray, " T"]
     asked_with: str | None
     gates: Mapping[str, Float[ndarray, "T _"]]
     keeps: tuple[str, ...]
@@ -220,6 +222,7 @@ def read(model: Model, task: Task, batch: Batch, *, gradient: bool = True, known
         answers=tuple(map(task.answer, torch.arange(task.targets.size))) if symbols else None,
         right=right.numpy() if known else None,
         asked=batch.asked[:, 0].numpy(),
+        predicts=np.array([step.predicts for step in steps]),
         asked_with=words[-1] if task.last_is_query(batch.inputs) else None,
         gates=_series([step.gates() for step in steps]),
         keeps=model.keeps,

@@ -42,6 +42,7 @@ class Step:
         looks: returns name -> what attention looked at in this step; computed on each call.
         additive: returns state name -> how this step made it of the old one, as in ``Cell.additive``; computed on each
             call.
+        predicts: False: nothing is predicted yet, and ``output`` means nothing.
     """
 
     x: Float[Tensor, "B D"]
@@ -50,6 +51,7 @@ class Step:
     gates: Callable[[], Mapping[str, Float[Tensor, "B _"]]] = dict
     looks: Callable[[], Mapping[str, Look]] = dict
     additive: Callable[[], Mapping[str, Additive]] = dict
+    predicts: bool = True
 
 
 class Model(nn.Module, ABC):

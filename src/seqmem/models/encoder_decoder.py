@@ -23,7 +23,7 @@ Axes: T time, A asked timesteps, B batch, N words of the source, D embedding, H 
 K outputs.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -185,7 +185,7 @@ class EncoderDecoder(Model):
                 output, new = self.encoder.step(x, old)
                 state = self._read(state, x, output, new)
                 blank = output.new_zeros(len(output), self.readout.in_features)
-                yield Step(x, blank, state, **_inside("encoder", self.encoder, x, old, t))
+                yield Step(x, blank, state, **_inside("encoder", self.encoder, x, old, t), predicts=False)
             else:
                 step = self._write(x, self._handed_over(state), t, source)
                 state = step.state
@@ -362,7 +362,7 @@ def _all_new(additive: Mapping[str, Additive], old: State) -> dict[str, Additive
     return {name: Additive(keep, keep * old[name] + write, query) for name, (keep, write, query) in additive.items()}
 
 
-def _inside(name: str, cell: Cell, x: Float[Tensor, "B D"], state: State, t: int) -> dict[str, Callable[[], Any]]:
+def _inside(name: str, cell: Cell, x: Float[Tensor, "B D"], state: State, t: int) -> dict[str, Any]:
     """The ``gates``, ``looks`` and ``additive`` of one cell's step, under its name."""
     return {
         "gates": lambda: join({name: cell.gates(x, state)}),

@@ -7,6 +7,7 @@ Axes: T time, K answers (or output features), H hidden units.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import inf, isfinite, isnan, log
 from typing import TYPE_CHECKING
 
@@ -112,9 +113,11 @@ class Scene:
     def unit(self) -> str:
         return unit(self.task)
 
-    @property
+    @cached_property
     def words(self) -> tuple[str, ...]:
-        return self.readings[0].words
+        """What all models read; where answers are fed back, each may read its own."""
+        several = zip(*(reading.words for reading in self.readings), strict=True)
+        return tuple(words[0] if len(set(words)) == 1 else "(own)" for words in several)
 
     @property
     def answered_at(self) -> int:
@@ -258,6 +261,8 @@ def beliefs(scene: Scene, index: int, at: int, width: int, signs: Signs) -> Colu
     heads = _answer_heads(plan, answers, marked, signs) if plan.each else []
 
     def cell(t: int) -> Text:
+        if not reading.predicts[t]:
+            return Text(" reads", "dim", no_wrap=True, end="")
         shares, top = [float(share) for share in reading.outputs[t]], int(reading.top[t])
         correct = int(right[t]) if right is not None else None
         line = Text(no_wrap=True, end="")
