@@ -1,13 +1,17 @@
-"""Make the README's pictures; called by scripts/pictures as pictures.py BROWSER RUNS PLAYGROUND REPORT DOCS."""
+"""Make the README's pictures; called by scripts/pictures as
+pictures.py BROWSER RUNS PLAYGROUND REPORT TRANSLATIONS THEIR_REPORT DOCS."""
 
 import io
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+import matplotlib.pyplot as plt
+import numpy as np
 from rich.console import Console
 
 from seqmem.cli.config.trained import trained
@@ -16,6 +20,9 @@ from seqmem.cli.terminal.pages import comparison
 from seqmem.cli.terminal.reader.page import page
 from seqmem.cli.terminal.reader.views import choose_signs
 from seqmem.cli.verbs.read import Readers
+from seqmem.lookback import mean_over
+from seqmem.reading import read as read_sequence
+from seqmem.reading import typed
 from seqmem.runs.directory import RunDirectory, find_runs
 from seqmem.runs.summary import read
 
@@ -67,9 +74,36 @@ def only_run(folder: Path, part: str) -> RunDirectory:
     return match
 
 
+SENTENCE_TO_ALIGN = "the old girl sees a red cat but some kings help the quiet queen"
+
+
+def alignment(run: RunDirectory, text: str, picture: Path) -> None:
+    """What the decoder looks at while it writes each word, after Bahdanau et al. 2015, figure 3."""
+    made = trained(run)
+    batch, unknown = typed(made.task, text)
+    reading = read_sequence(made.model, made.task, batch, gradient=False, known=unknown is None)
+    first = int(np.flatnonzero(reading.asked)[0])
+    source, said = reading.words[:first], [reading.answer_text(t) for t in range(first, len(reading))]
+    weights = np.array([mean_over(reading.attention["alignment"], t)[:first] for t in range(first, len(reading))])
+    figure, axes = plt.subplots(figsize=(6.5, 5.5), layout="constrained")
+    shown = axes.imshow(weights, cmap="Blues", vmin=0, vmax=1)
+    axes.set_xticks(range(first), source, rotation=60, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(said)), said)
+    axes.set_xlabel("source")
+    axes.set_ylabel("what the decoder writes")
+    figure.colorbar(shown, label="weight", shrink=0.8)
+    figure.savefig(picture, dpi=110)
+    plt.close(figure)
+
+
 def main() -> None:
-    browser, runs, playground, report, docs = sys.argv[1], *(Path(path).resolve() for path in sys.argv[2:])
+    browser, *given = sys.argv[1:]
+    runs, playground, report, translations, their_report, docs = (Path(path).resolve() for path in given)
     docs.mkdir(exist_ok=True)
+
+    shutil.copy(their_report / "figures" / "phrases-generalisation.png", docs / "bottleneck.png")
+    attentive = [run for run in find_runs(translations) if run.config()["model"]["attention"] == "bahdanau"]
+    alignment(next(run for run in attentive if run.config()["seed"] == 0), SENTENCE_TO_ALIGN, docs / "alignment.png")
     compared = find_runs(runs)
     lstm = next(run for run in compared if run.config()["cell"]["name"] == "lstm")
 

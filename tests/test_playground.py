@@ -35,6 +35,7 @@ from seqmem.tasks.adding import Adding
 from seqmem.tasks.base import Task
 from seqmem.tasks.copy import Copy
 from seqmem.tasks.pronoun import Pronoun
+from seqmem.tasks.reverse import Reverse
 from seqmem.tasks.subject import SUBJECTS, WORDS, Subject
 from seqmem.tasks.temporal_order import TemporalOrder
 
@@ -550,6 +551,7 @@ def test_bundle_refuses_models_that_a_page_cannot_show() -> None:
         ([tiny(TASK), tiny(other, label="mine")], r"^'mine' was trained on Pronoun\(people=4.*one task$"),
         ([tiny(Adding())], "^task=adding: .* answered by one of several$"),
         ([tiny(Copy())], "^task=copy: .* ask once, at the end$"),
+        ([tiny(Reverse())], "^task=reverse: .* ask once, at the end$"),
     ):
         with pytest.raises(ValueError, match=why):
             bundle(models_)

@@ -153,7 +153,7 @@ def common_task(models: Sequence[Playable]) -> Task:
     if task.inputs.size > 1 << 16:
         raise ValueError(f"task={task.name}: {task.inputs.size} words are too many for the page: at most 65536")
     asked = sentence(task, task.min_seq_len).asked
-    if asked[:-1].any():
+    if task.feedback() is not None or asked[:-1].any():
         raise ValueError(f"task={task.name}: the page shows tasks that ask once, at the end")
     return task
 
