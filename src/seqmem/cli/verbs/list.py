@@ -229,8 +229,10 @@ def _about_task(choice: Choice) -> list[tuple[str, list[str]]]:
     facts = [f"{title}: {text}" for title, text in zip(titles, _task(choice), strict=True) if text]
     facts[0] = f"chance: {_chance_by_length(task, int(choice.settings()['usual_seq_len']))}"
     batch = task.sample(1, max(task.min_seq_len, _EXAMPLE), generator(0, "example"))
-    at = int(batch.answered_at[0])
-    shown = [" ".join(task.words(batch.inputs[:, 0])), f"answer: {task.answer(batch.targets[at, 0])}"]
+    answers = [task.answer(target) for target in batch.targets[batch.asked[:, 0], 0]]
+    if batch.asked[0, 0]:  # at every timestep
+        answers = answers[-1:]
+    shown = [" ".join(task.words(batch.inputs[:, 0])), f"answer: {' '.join(answers)}"]
     about = [("scores", facts), ("how it works", _module_text(kind)), ("example", shown)]
     if batch.inputs.is_floating_point():
         return about
