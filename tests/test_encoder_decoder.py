@@ -347,4 +347,13 @@ def test_training_reading_and_evaluating_in_the_terminal(typed: Callable[..., Co
     assert "exact" in table.out
     shown = typed("read", "reverse", "--text", "a b c", "--json")
     assert shown.code == 0, shown
+    for setting, message in {
+        "model.attention=dot": "model.attention=dot: must be bahdanau, luong or null",
+        "model=encoder_decoder task=pronoun": "model=encoder_decoder: needs a task whose answers are its next inputs",
+        "model.decoder=lstmm": "model.decoder=lstmm: must be the name of a cell, or null for that of cell=.",
+        "model=recurrent": "'model.attention'. model=recurrent has none; model=encoder_decoder has it",
+        "cell.heads=0 cell=attention": "cell.heads=0: must be at least 1",
+    }.items():
+        begun = [word for word in line if not (setting.endswith("pronoun") and word.startswith("task"))]
+        typed(*begun, *setting.split()).refuses(message, code=2)
     typed("eval", "reverse", "beam=0").refuses("beam=0: must be at least 1", code=2, verb="eval")

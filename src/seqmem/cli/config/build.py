@@ -282,14 +282,21 @@ def _model_maker(config: RunConfig, task: Task) -> Callable[[int], Model]:
     others = {
         name: _cell_maker(replace(config, cell=_other_cell(config, f"{where}.{name}", checked.pop(name))))
         for name, parameter in parameters.items()
-        if CellFactory in get_args(parameter.annotation) and checked.get(name) is not None
+        if _takes_a_cell(parameter) and checked.get(name) is not None
     }
 
     def make(hidden_size: int) -> Model:
         made = {name: maker(hidden_size) for name, maker in others.items()}
-        return _make(kind, config.model, "model", task, cells(hidden_size), **checked, **made)
+        return _checked(
+            "model.", lambda: _make(kind, config.model, "model", task, cells(hidden_size), **checked, **made)
+        )
 
     return make
+
+
+def _takes_a_cell(parameter: inspect.Parameter) -> bool:
+    """The parameter is a ``CellFactory | None``."""
+    return any(get_origin(option) is Callable for option in get_args(parameter.annotation))
 
 
 def _other_cell(config: RunConfig, where: str, given: Any) -> dict[str, Any]:
@@ -324,7 +331,7 @@ def _cell_maker(config: RunConfig) -> Callable[[int], CellFactory]:
                 made = wrapper(made)
             return made
 
-        return stacked(cell, layers)
+        return lambda input_size: _checked("cell.", lambda: stacked(cell, layers)(input_size))
 
     return make
 
@@ -447,6 +454,7 @@ def _checked(prefix: str, make: Callable[[], Any]) -> Any:
             if not prefix and text.startswith(name):
                 text = setting + text.removeprefix(name)
         named = "=" in text.partition(" ")[0]
+        prefix = "" if prefix and text.startswith(f"{prefix.rstrip('.')}=") else prefix
         raise ConfigError(prefix + text if named or not prefix else f"{prefix.rstrip('.')}: {text}") from error
 
 

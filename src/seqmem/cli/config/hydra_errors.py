@@ -231,9 +231,18 @@ def unknown_setting(name: str, overrides: Sequence[str], config_dir: str | None)
     if hint := nearest(rest, siblings, group + dot) if siblings else nearest(name, names):
         return f"{line}{hint} See {command('train', '--help')}"
     if siblings:
-        choice = next((word for word in chosen if word.startswith(f"{group}=")), group)
-        return f"{line} {choice} has {', '.join(sibling for sibling in siblings if sibling != 'name')}"
+        choice = next((word for word in reversed(chosen) if word.startswith(f"{group}=")), group)
+        own = ", ".join(sibling for sibling in siblings if sibling != "name")
+        elsewhere = _choices_with(group, rest)
+        return f"{line} {choice} has {own or 'none'}" + (f"; {elsewhere} has it" if elsewhere else "")
     return f"{line} See {command('train', '--help')}"
+
+
+def _choices_with(group: str, setting: str) -> str:
+    """``model=encoder_decoder``: the choices of a group that have a setting; empty if none has, or more than three."""
+    files = sorted((conf_dir() / group).glob("*.yaml"))
+    able = [path.stem for path in files if setting in list(OmegaConf.load(path))]
+    return f"{group}={' or '.join(able)}" if 0 < len(able) <= 3 else ""
 
 
 def setting_names(chosen: Sequence[str], config_dir: str | None) -> list[str]:
