@@ -74,7 +74,7 @@ def only_run(folder: Path, part: str) -> RunDirectory:
     return match
 
 
-SENTENCE_TO_ALIGN = "the old girl sees a red cat but some kings help the quiet queen"
+SENTENCE_TO_ALIGN = "the big girl sees a red cat but some kings help the quiet queen"
 
 
 def alignment(run: RunDirectory, text: str, picture: Path) -> None:

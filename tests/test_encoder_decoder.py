@@ -275,11 +275,11 @@ def test_reading_shows_a_models_own_answers() -> None:
     ("text", "problem"),
     [
         ("the girl sees a boy", None),
-        ("some girls see the old boy > vidan lumai", None),
+        ("some girls see the big boy > vidan lumai", None),
         ("the girl see a boy", "word 3 is 'see': there task=phrases has sees or hears"),
-        ("a girls see", "word 2 is 'girls': there task=phrases has old, small, girl or boy"),
+        ("a girls see", "word 2 is 'girls': there task=phrases has big, small, girl or boy"),
         ("the girl sees and", "it stops too early: there task=phrases has the, a or some"),
-        ("the old", "it stops too early: there task=phrases has girl, girls, boy or boys"),
+        ("the big", "it stops too early: there task=phrases has girl, girls, boy or boys"),
     ],
 )
 def test_typed_phrases(text: str, problem: str | None) -> None:

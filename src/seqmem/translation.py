@@ -8,7 +8,7 @@ from math import log
 from typing import NamedTuple
 
 NOUNS = "girl boy dog cat king queen horse bird farmer singer friend teacher".split()
-ADJECTIVES = "old small quiet red young bright cold strange green happy tall kind".split()
+ADJECTIVES = "big small quiet red young bright cold strange green happy tall kind".split()
 VERBS = "see hear call follow draw help paint read sing hunt lead eat".split()
 CONJUNCTIONS = "and but while because".split()
 DEFINITE, INDEFINITE = ("the", "the"), ("a", "some")
@@ -26,7 +26,7 @@ VERB_ENDINGS = "as", "an"
 
 
 class Kind(NamedTuple):
-    """A clause and the conjunction after it: the old dog sees a cat and. Whether it has an object, and adjectives."""
+    """A clause and the conjunction after it: the big dog sees a cat and. Whether it has an object, and adjectives."""
 
     subject_adjective: bool
     has_object: bool

@@ -1,6 +1,6 @@
 """Translate English into a made-up language.
 
-    reads   the old dog sees a cat > vidas veso grano lo koloi noi
+    reads   the big dog sees a cat > vidas veso grano lo koloi noi
     says    . . . . . . vidas veso grano lo kola na
     an English sentence, a mark that asks, then each answer is the next
     input

@@ -58,9 +58,11 @@ def show_answers(model: Model, task: Task, plan: Plan, step: int, observer: Obse
     batch = plan.parts(task).validation.sample(sequences, plan.seq_len, generator(plan.seed, "show"))
     with seeded(model, plan, step):
         model.eval()
-        predicted = beliefs(model, task, self_fed(model, task, batch.to(first.device, first.dtype)).inputs)
+        moved = batch.to(first.device, first.dtype)
+        read = self_fed(model, task, moved)
+        predicted = beliefs(model, task, read.inputs)
     model.train()
-    observer.answered(step, batch, predicted.cpu())
+    observer.answered(step, batch if read is moved else read.to("cpu"), predicted.cpu())
 
 
 class ProbeQueue:
