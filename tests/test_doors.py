@@ -95,7 +95,7 @@ def test_every_command_takes_it_as_it_takes_ours(doors: Typed, choice: str) -> N
     assert (at_answer > 0).all()
     assert Path("report/index.html").exists()
     if choice == "stack":  # ONNX's own packages are not needed to refuse it
-        with pytest.raises(RunError, match="the state of this model grows with the sequence"):
+        with pytest.raises(RunError, match="the state of this model changes its shape along the sequence"):
             export_onnx(RunDirectory(run), Path("step.onnx"))
         assert not Path("step.onnx").exists()
 

@@ -217,8 +217,8 @@ def _refuse_growing(states: "Sequence[State]") -> None:
     shapes = [{name: getattr(leaf, "shape", None) for name, leaf in state.items()} for state in states]
     if None in shapes[0].values() or any(each != shapes[0] for each in shapes):
         raise RunError(
-            "the state of this model grows with the sequence, and a step in ONNX has states of fixed shapes: "
-            "--state-dict exports the weights alone"
+            "the state of this model changes its shape along the sequence, and a step in ONNX has states of fixed "
+            "shapes: --state-dict exports the weights alone"
         )
 
 
