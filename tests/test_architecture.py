@@ -20,7 +20,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 
 CORE = {
     *("metrics", "signals", "randomness", "cells", "tasks", "models", "measurement", "decay", "probes", "denormals"),
-    *("evaluate", "optimizers", "spaces", "lookback", "decoding"),
+    *("evaluate", "optimizers", "spaces", "lookback", "decoding", "laws"),
 }
 LAW: dict[str, set[str]] = {
     "metrics": set(),
@@ -42,6 +42,7 @@ LAW: dict[str, set[str]] = {
     "cells": {"cells", "kernels", "randomness"},
     "tasks": {"tasks", "signals", "metrics", "spaces", "grammar", "translation"},
     "models": {"models", "signals", "randomness", "cells", "tasks.base"},
+    "laws": {"laws", "randomness", "cells", "tasks.base", "models"},
     "probes": {"probes", "signals", "randomness", "cells", "tasks.base", "models", "decay", "measurement", "denormals"},
     "decoding": {"signals", "cells", "tasks.base", "models"},
     "evaluate": {"signals", "randomness", "cells", "tasks.base", "tasks.parts", "models", "decoding"},

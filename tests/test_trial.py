@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from doors import TwoPhase
 from seqmem.cells import LSTM, Cell
 from seqmem.cli.config.errors import ConfigError
-from seqmem.cli.config.trial import materialize, try_cell, try_model
+from seqmem.cli.config.trial import try_cell, try_model
+from seqmem.laws.subject import materialize
 from seqmem.models import Step  # noqa: F401 (in the lines below)
 from seqmem.tasks import Subject
 

@@ -20,6 +20,7 @@ from ...cells import CELLS, WRAPPERS, Cell, CellFactory, use_kernel
 from ...cells.base import cells_in
 from ...cores import usable_cores
 from ...kernels.loading import Library, Unavailable, load
+from ...laws.words import with_type
 from ...models import MODELS, Model, stacked
 from ...models.base import hidden_size_for, parameter_count, trainable
 from ...optimizers import OPTIMIZERS
@@ -34,7 +35,6 @@ from .initial import initialise
 from .own_code import hidden, import_module
 from .schema import RunConfig, check_device_name, chosen_threads
 from .trial import try_cell, try_declared, try_model, try_probe, try_task
-from .trial.words import with_type
 from .wrapping import parts
 
 _CELL_COMMON = ("name", "hidden_size", "layers", "params", "wrap")

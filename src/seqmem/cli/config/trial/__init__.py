@@ -4,7 +4,6 @@ What would fail at the first update, in the first measurement or silently is sai
 repair. seqmem's own are not tried.
 """
 
-from .modules import materialize as materialize
 from .modules import try_cell as try_cell
 from .modules import try_model as try_model
 from .probe import try_declared as try_declared

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ....laws.words import kind, with_type
 from ....measurement import Measurement, Number, plain
 from ....models.base import Model
 from ....probes.base import Curves, Probe, Scheduled, Snapshots
@@ -20,7 +21,6 @@ from ....randomness import ambient, disturbed, generator
 from ....signals import Batch
 from ....training.plan import Plan
 from ..errors import ConfigError
-from .words import kind, with_type
 
 _SEQUENCES = 3
 

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ....laws.words import kind, name_of, with_type
 from ....metrics import SQUARED_ERROR, Metric, Plateau
 from ....randomness import ambient, disturbed, generator
 from ....signals import Batch, Signal
 from ....spaces import Space
 from ....tasks.base import Task
 from ..errors import ConfigError
-from .words import kind, name_of, with_type
 
 _BATCH = 3
 """Sequences in a small batch: no other axis is likely to have as many by chance."""
