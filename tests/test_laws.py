@@ -55,7 +55,7 @@ class Slips(torch.autograd.Function):
 
 BROKEN = {
     "looks ahead": (
-        "forward float32 causal cut takes_part length",
+        "forward float32 causal cut length",
         """
 def forward(self, xs, state=None):
     outputs, state = Cell.forward(self, xs, state)
@@ -63,26 +63,26 @@ def forward(self, xs, state=None):
 """,
     ),
     "looks ahead by a mean over time": (
-        "forward causal cut takes_part length",
+        "forward causal cut length",
         """
 def forward(self, xs, state=None): return Cell.forward(self, xs - 1e-6 * xs.mean(0), state)
 """,
     ),
-    "mixes rows": ("rows takes_part", "def next(self, x, h): return Sound.next(self, x, h - h.mean(0))"),
+    "mixes rows": ("rows", "def next(self, x, h): return Sound.next(self, x, h - h.mean(0))"),
     "divides by the size of the batch": (
-        "rows takes_part",
+        "rows",
         """
 def next(self, x, h): return Sound.next(self, x, h) / len(h)
 """,
     ),
     "is made for batches of three": (
-        "rows takes_part",
+        "rows",
         """
 def next(self, x, h): return Sound.next(self, x.view(3, -1), h)
 """,
     ),
     "a shortcut that is off by a millionth": (
-        "forward takes_part",
+        "forward",
         """
 def forward(self, xs, state=None):
     outputs, state = Cell.forward(self, xs, state)
@@ -124,21 +124,21 @@ def next(self, x, h): return (self.inner(x) + h @ self.mixed.weight.detach().T +
 """,
     ),
     "a backward of its own": (
-        "gradients takes_part trace",
+        "gradients trace",
         """
 def next(self, x, h): return Slips.apply(self.inner(x) + self.mixed(h))
 """,
     ),
     "float32 inside": (
-        "gradients takes_part float64 trace",
+        "gradients float64 trace",
         "def next(self, x, h): return Sound.next(self, x, h.float().to(h.dtype))",
     ),
     "bfloat16 inside": (
-        "gradients takes_part float64 trace",
+        "gradients float64 trace",
         "def next(self, x, h): return Sound.next(self, x, h).bfloat16().to(h.dtype)",
     ),
     "a state in float32": (
-        "returns gradients takes_part float64 trace",
+        "returns gradients float64 trace",
         """
 def step(self, x, state): h = self.next(x, state['h'].to(x.dtype)); return h, {'h': h.float()}
 """,
@@ -161,18 +161,18 @@ def next(self, x, h):
 """,
     ),
     "counts the sequences": (
-        "cut takes_part same",
+        "cut same",
         """
 def initial_state(self, n): self.kept = 1 + (self.kept or 0); return Sound.initial_state(self, n)
 def next(self, x, h): return Sound.next(self, x, h) * (1 + 1e-12 * self.kept)
 """,
     ),
     "dropout, always": (
-        "forward float32 causal rows cut gradients takes_part float64 length same trace",
+        "forward float32 causal rows cut gradients float64 length same trace",
         "def next(self, x, h): return nn.functional.dropout(Sound.next(self, x, h))",
     ),
     "dropout of its own": (
-        "takes_part same",
+        "same",
         """
 def more(self): self.rng = torch.Generator()
 def next(self, x, h):
@@ -180,7 +180,7 @@ def next(self, x, h):
 """,
     ),
     "numpy's noise in training": (
-        "takes_part same",
+        "same",
         """
 def next(self, x, h): return Sound.next(self, x, h) + (np.random.rand() if self.training else 0)
 """,
@@ -198,7 +198,7 @@ def next(self, x, h): return Sound.next(self, x.data.mul_(0.9), h)
 """,
     ),
     "has a table of positions that ends": (
-        "takes_part length",
+        "length",
         """
 def more(self): self.register_buffer('table', torch.rand(LONGEST, 4))
 def initial_state(self, n): return {**Sound.initial_state(self, n), 't': torch.zeros(n, dtype=torch.int64)}
@@ -208,7 +208,7 @@ def step(self, x, state):
 """,
     ),
     "divides by zero in the end": (
-        "takes_part length",
+        "length",
         """
 def initial_state(self, n):
     return {**Sound.initial_state(self, n), 't': torch.zeros(n, 1).to(self.mixed.bias)}
@@ -218,9 +218,9 @@ def step(self, x, state):
 """,
     ),
     "a weight without effect": ("takes_part", "def more(self): self.more_of_it = nn.Linear(3, 3)"),
-    "hides weights in a list": ("returns takes_part", "def more(self): self.all = [nn.Linear(4, 4)]"),
+    "hides weights in a list": ("returns", "def more(self): self.all = [nn.Linear(4, 4)]"),
     "writes what it does not change": (
-        "takes_part trace",
+        "trace",
         """
 def initial_state(self, n): return {name: Sound.initial_state(self, n)['h'] for name in 'hc'}
 def step(self, x, state): h = self.next(x, state['h'] + state['c']); return h, {'h': h, 'c': 1 * state['c']}

@@ -46,9 +46,9 @@ def everything_takes_part(subject: Subject) -> Outcome:
     values = [value for value in (outputs, *leaves(state)) if value.requires_grad]
     terms = [(value * torch.randn(value.shape, dtype=value.dtype, generator=rng)).sum() for value in values]
     by = [("the input", xs)]
-    by += [
-        (f"the state '{name}'", leaf) for name in start for leaf in leaves({name: start[name]}) if _lives(state, name)
-    ]
+    for name in start:
+        if any(leaf.requires_grad for leaf in leaves({name: state[name]})):
+            by += [(f"the state '{name}'", leaf) for leaf in leaves({name: start[name]})]
     by = [(name, tensor) for name, tensor in [*by, *module.named_parameters()] if tensor.requires_grad]
     if not (by and terms):
         return Outcome(None)
