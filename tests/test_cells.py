@@ -190,29 +190,6 @@ def test_taps_give_the_norms_of_the_gradients_by_every_input_and_state(cell: Cel
                 parameter.mul_(1.1)
 
 
-def test_forward_is_its_steps_in_float32(cell: Cell, xs: Tensor):
-    cell, xs = cell.float(), xs.float()
-    torch.testing.assert_close(cell(xs)[0], by_steps(cell, xs)[0], rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize("at", range(1, T))
-def test_a_sequence_may_be_cut_anywhere_and_its_state_carried(cell: Cell, xs: Tensor, at: int):
-    whole, final = cell(xs)
-    head, state = cell(xs[:at])
-    tail, state = cell(xs[at:], state)
-    torch.testing.assert_close(torch.cat([head, tail]), whole)
-    torch.testing.assert_close(state, final)
-
-
-def test_no_output_sees_the_future(cell: Cell, xs: Tensor):
-    before, _ = cell(xs)
-    changed = xs.clone()
-    changed[4:] = 9.0
-    after, _ = cell(changed)
-    torch.testing.assert_close(after[:4], before[:4], rtol=0, atol=0)
-    assert not torch.allclose(after[4:], before[4:])
-
-
 def test_what_a_step_adds_and_looks_at_is_what_it_does(cell: Cell, xs: Tensor):
     with torch.no_grad():
         (_, first), (_, old), (_, new) = list(steps(cell, xs[:3].unbind(0), cell.initial_state(B)))
@@ -222,30 +199,6 @@ def test_what_a_step_adds_and_looks_at_is_what_it_does(cell: Cell, xs: Tensor):
             for weights in cell.looks(x, before).values():
                 assert weights.shape[-1] == len(next(slots for slots in after.values() if isinstance(slots, Slots)))
                 torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:2], dtype=weights.dtype))
-
-
-def test_rows_of_a_batch_are_independent(cell: Cell, xs: Tensor):
-    torch.testing.assert_close(cell(xs)[0][:, 1:2], cell(xs[:, 1:2])[0])
-
-
-def test_gradients_match_finite_differences(cell: Cell, xs: Tensor):
-    start = random_state(cell)
-
-    def of(xs: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
-        given = iter(values)
-        outputs, final = by_steps(cell, xs, map_leaves(lambda _: next(given), start))
-        return outputs, *leaves(final)
-
-    # One row: rows are independent.
-    start = map_leaves(lambda leaf: leaf[:1], start)
-    inputs = [tensor.requires_grad_() for tensor in (xs[:2, :1].clone(), *leaves(start))]
-    assert torch.autograd.gradcheck(of, inputs, fast_mode=True)
-
-
-def test_runs_at_four_times_the_length(cell: Cell, xs: Tensor):
-    outputs, _ = cell(xs.repeat(4, 1, 1))
-    assert outputs.shape == (4 * T, B, cell.output_size)
-    assert outputs.isfinite().all()
 
 
 def test_initial_state_follows_the_parameters(cell: Cell):

@@ -13,7 +13,6 @@ It looks back at any timestep directly. What it remembers is a key and a value p
 Axes: T time, B batch, N timesteps so far, A heads, E numbers per head (d above), D input features, H hidden.
 """
 
-from collections.abc import Iterator
 from typing import ClassVar
 
 import torch
@@ -125,7 +124,7 @@ class Attention(Cell):
         if self.window is None and not old:
             looked = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         else:
-            looked = torch.cat([*_blockwise(q, k, v, old, self.window)], 2)
+            looked = _blockwise(q, k, v, old, self.window)
         looked = looked.permute(2, 0, 1, 3)
         final = {
             "keys": state["keys"].extend(new_keys.unbind(0)),
@@ -181,12 +180,14 @@ _BLOCK = 256
 
 def _blockwise(
     q: Float[Tensor, "B A T E"], k: Float[Tensor, "B A N E"], v: Float[Tensor, "B A N E"], old: int, window: int | None
-) -> Iterator[Float[Tensor, "B A _ E"]]:
+) -> Float[Tensor, "B A T E"]:
     """What each query sees, the first of which comes after ``old`` keys."""
+    blocks = []
     for first in range(0, q.shape[2], _BLOCK):
         part = q[:, :, first : first + _BLOCK]
         at = torch.arange(old + first, old + first + part.shape[2], device=q.device)[:, None]
         begin, end = 0 if window is None else max(0, old + first - window + 1), old + first + part.shape[2]
         distance = at - torch.arange(begin, end, device=q.device)
         seen = distance >= 0 if window is None else (distance >= 0) & (distance < window)
-        yield F.scaled_dot_product_attention(part, k[:, :, begin:end], v[:, :, begin:end], attn_mask=seen)
+        blocks.append(F.scaled_dot_product_attention(part, k[:, :, begin:end], v[:, :, begin:end], attn_mask=seen))
+    return torch.cat(blocks, 2)
