@@ -91,6 +91,7 @@ VERBS = {
     "reproduce": ("--out {0}", "--json", "device={0}", "threads={0}", "kernel={0}", "{0}"),
     "sweep": ("status", "--json", "{0}"),
     "span": ("cell={0}", "seq_len={0}", "seed={0}", "--max {0}", "--{0}", "--json"),
+    "check": ("cell={0}", "embed_size={0}", "cell.wrap={0}", "model={0}", "{0}", "--{0}", "--json"),
     "list": ("cells", "{0}", "--json", "--{0}"),
     "playground": ("--out {0}", "--{0}", "nowhere"),
     "watch": ("--{0}", "nowhere", "--port {0}"),

@@ -33,7 +33,7 @@ def returns_what_it_must(subject: Subject) -> Outcome:
 
 def everything_takes_part(subject: Subject) -> Outcome:
     """No weight, no input and no state is without effect on outputs and final state. A state outside of the graph, such
-    as a counter, is let be."""
+    as a counter, and one that is gone in the end, as an encoder's, are let be."""
     module, xs = subject.fresh(), subject.xs
     start = subject.start(module)
     if xs.is_floating_point():
@@ -47,7 +47,7 @@ def everything_takes_part(subject: Subject) -> Outcome:
     terms = [(value * torch.randn(value.shape, dtype=value.dtype, generator=rng)).sum() for value in values]
     by = [("the input", xs)]
     for name in start:
-        if any(leaf.requires_grad for leaf in leaves({name: state[name]})):
+        if name in state and any(leaf.requires_grad for leaf in leaves({name: state[name]})):
             by += [(f"the state '{name}'", leaf) for leaf in leaves({name: start[name]})]
     by = [(name, tensor) for name, tensor in [*by, *module.named_parameters()] if tensor.requires_grad]
     if not (by and terms):

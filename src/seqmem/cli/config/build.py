@@ -20,6 +20,7 @@ from ...cells import CELLS, WRAPPERS, Cell, CellFactory, use_kernel
 from ...cells.base import cells_in
 from ...cores import usable_cores
 from ...kernels.loading import Library, Unavailable, load
+from ...laws.subject import made
 from ...laws.words import with_type
 from ...models import MODELS, Model, stacked
 from ...models.base import hidden_size_for, parameter_count, trainable
@@ -108,8 +109,7 @@ def build(config: RunConfig, *, alone: bool = True, laws: bool = False) -> Exper
     _checked("", lambda: plan.check(task))
     device = find_device(config.device)
     make = _model_maker(config, task)
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else memory.available()
-    doubts = memory.refuse(config, free, lambda size: _count(make, size), lambda size, steps: _kept(make, size, steps))
+    doubts = _refuse_too_large(config, make, device)
     hidden_size = _hidden_size(config, make)
     with ambient(config.seed, "weights"):
         model = _checked("cell.", lambda: make(hidden_size))
@@ -122,6 +122,44 @@ def build(config: RunConfig, *, alone: bool = True, laws: bool = False) -> Exper
     options = arguments(kind, _without(config.optimizer, ("name",)), "optimizer", skip=1)
     optimizer = _checked("optimizer.", lambda: kind(trainable(model), **options))
     return Experiment(model, task, optimizer, plan, hidden_size, parameter_count(model), backend, tuple(doubts))
+
+
+def build_model(config: RunConfig, task: Task) -> Model:
+    """The model alone, on the CPU in float32, with the weights that ``build`` gives it. It is not tried.
+
+    Raises:
+        ConfigError: a setting cannot have its value.
+    """
+    _checked("", lambda: build_plan(config).check(task))
+    make, device = _model_maker(config, task), torch.device("cpu")
+    _refuse_too_large(config, make, device)
+    hidden_size = _hidden_size(config, make)
+    with ambient(config.seed, "weights"):
+        model = _checked("cell.", lambda: make(hidden_size))
+    _checked("", lambda: _choose_kernel(config, model, device, alone=False))
+    return model
+
+
+def build_cell(config: RunConfig, task: Task) -> Cell:
+    """The cell alone, all layers and wrappers of it, for the width of the task's embedded inputs; as ``build_model``.
+
+    Raises:
+        ConfigError: a setting cannot have its value.
+    """
+    _checked("", lambda: build_plan(config).check(task))
+    model, device = _model_maker(config, task), torch.device("cpu")
+    _refuse_too_large(config, model, device)
+    make = _cell_maker(config)(_hidden_size(config, model))
+    _, width = task.inputs.embed(config.embed_size)
+    cell = _checked("cell.", lambda: made(lambda: make(width), config.seed))
+    _checked("", lambda: _choose_kernel(config, cell, device, alone=False))
+    return cell
+
+
+def _refuse_too_large(config: RunConfig, make: Callable[[int], Model], device: torch.device) -> list[str]:
+    """Lines about memory that may not be enough. ``make``: from a hidden size to a model."""
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else memory.available()
+    return memory.refuse(config, free, lambda size: _count(make, size), lambda size, steps: _kept(make, size, steps))
 
 
 def _count(make: Callable[[int], Model], hidden_size: int) -> int:
@@ -237,8 +275,8 @@ def find_device(name: str) -> torch.device:
     return device
 
 
-def _choose_kernel(config: RunConfig, model: Model, device: torch.device, *, alone: bool) -> Backend:
-    """Choose what computes the model's cells, and set it.
+def _choose_kernel(config: RunConfig, model: nn.Module, device: torch.device, *, alone: bool) -> Backend:
+    """Choose what computes the cells inside ``model``, and set it.
 
     Raises:
         ConfigError: ``kernel=native`` is impossible here, or ``threads`` is no number of threads.
