@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from doors import TwoPhase
 from seqmem.cells import LSTM, Cell, State
-from seqmem.laws import OfCell, OfModel, examine, made
-from seqmem.models import Step  # noqa: F401 (in the lines below)
-from seqmem.tasks import Subject
+from seqmem.laws import LAWS, OfCell, OfModel, examine, made
+from seqmem.models import EncoderDecoder, Step  # noqa: F401 (in the lines below)
+from seqmem.tasks import Phrases, Subject
 
 LONGEST = 20
 
@@ -217,6 +217,7 @@ def step(self, x, state):
     return h, {'h': h, 't': state['t'] + 1}
 """,
     ),
+    "ends the process": (" ".join(LAWS), "def next(self, x, h): raise SystemExit(3)"),
     "a weight without effect": ("takes_part", "def more(self): self.more_of_it = nn.Linear(3, 3)"),
     "hides weights in a list": ("returns", "def more(self): self.all = [nn.Linear(4, 4)]"),
     "writes what it does not change": (
@@ -300,3 +301,12 @@ def test_a_model_is_examined_as_a_cell_is(does: str):
     )
     model = type("Own", (TwoPhase,), defined)(Subject(), lambda size: LSTM(size, 4, seq_len=5))
     assert broken_laws(OfModel(model, Subject(), 8)) == MODELS[does].split()
+
+
+def test_products_over_all_timesteps_are_rounded_otherwise_than_those_of_one():
+    """Each step of the decoder alone, from the state before it, is what it is in the walk, but not in every bit."""
+    task = Phrases()
+    model = EncoderDecoder.for_task(
+        task, lambda size: LSTM(size, 64, seq_len=9), attention="bahdanau", bidirectional=True
+    )
+    assert broken_laws(OfModel(model, task, task.min_seq_len)) == []

@@ -150,5 +150,5 @@ def examine(subject: Subject, names: Sequence[str] = tuple(LAWS)) -> Iterator[Ve
             yield Verdict(law, outcome)
         except Broken as error:
             yield Verdict(law, None, str(error))
-        except Exception as error:  # a user's own code may raise anything
+        except (Exception, SystemExit) as error:  # a user's own code may raise anything
             yield Verdict(law, None, with_type(error))

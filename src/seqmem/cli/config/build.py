@@ -20,7 +20,7 @@ from ...cells import CELLS, WRAPPERS, Cell, CellFactory, use_kernel
 from ...cells.base import cells_in
 from ...cores import usable_cores
 from ...kernels.loading import Library, Unavailable, load
-from ...laws.subject import made
+from ...laws.subject import materialize
 from ...laws.words import with_type
 from ...models import MODELS, Model, stacked
 from ...models.base import hidden_size_for, parameter_count, trainable
@@ -151,7 +151,13 @@ def build_cell(config: RunConfig, task: Task) -> Cell:
     _refuse_too_large(config, model, device)
     make = _cell_maker(config)(_hidden_size(config, model))
     _, width = task.inputs.embed(config.embed_size)
-    cell = _checked("cell.", lambda: made(lambda: make(width), config.seed))
+    with ambient(config.seed, "weights"):
+        cell = _checked("cell.", lambda: make(width))
+    try:
+        materialize(cell, config.seed)
+    except Exception as error:
+        where = f"cell.target={config.cell.get('target')}"
+        raise ConfigError(f"{where}: its first step fails: {with_type(error)}") from error
     _checked("", lambda: _choose_kernel(config, cell, device, alone=False))
     return cell
 
