@@ -27,6 +27,7 @@ class Antisymmetric(Cell):
     rows of W and b are in the order z, h.
     """
 
+    family: ClassVar[str] = "against vanishing"
     source: ClassVar[str] = "Chang et al. 2019"
     output_state = "hidden"
 

@@ -42,7 +42,9 @@ class Attention(Cell):
         ValueError: an option is out of its range.
     """
 
+    family: ClassVar[str] = "looking back"
     source: ClassVar[str] = "Vaswani et al. 2017"
+    parallel = True
 
     def __init__(
         self,

@@ -49,6 +49,8 @@ class Cell(nn.Module, ABC):
     ``keeps``: the gates whose value is the share of an old state that remains (an LSTM's forget gate).
     ``equations``: the name of the published equations that its step computes, for other implementations of them.
     ``kernels``: those of ``KERNELS`` besides ``step`` that can compute its sequences.
+    ``family``: what kind of cell it is, as ``seqmem list`` groups them.
+    ``parallel``: ``forward`` computes many timesteps at once, not one after the other.
     ``compared``: options that TensorBoard's table of hyperparameters shows for runs of every cell.
 
     Shortcuts are definitions of the same step that go faster: ``forward``, ``forward_tokens``, ``differentiated``,
@@ -62,6 +64,8 @@ class Cell(nn.Module, ABC):
     keeps: tuple[str, ...] = ()
     equations: str | None = None
     kernels: tuple[str, ...] = ()
+    family: ClassVar[str] = "your own"
+    parallel: bool = False
     compared: tuple[str, ...] = ()
 
     walks: ClassVar[bool] = True
@@ -194,6 +198,7 @@ _SHORTCUTS = {
         "kernels",
         "looks",
         "additive",
+        "parallel",
     ),
     "forward": ("forward_tokens", "tapped", "differentiated"),
 }

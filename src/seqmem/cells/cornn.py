@@ -30,6 +30,7 @@ class CoRNN(Cell):
         ValueError: with this ``dt * epsilon`` (2 or more) the velocity alone would explode.
     """
 
+    family: ClassVar[str] = "against vanishing"
     source: ClassVar[str] = "Rusch & Mishra 2021"
     output_state = "hidden"
 

@@ -23,6 +23,7 @@ from .state import State
 class DeltaNet(MatrixMemoryCell):
     """State: ``memory`` [B A E E]."""
 
+    family: ClassVar[str] = "matrix memory"
     source: ClassVar[str] = "Schlag et al. 2021; Yang et al. 2024"
 
     def __init__(self, input_size: int, hidden_size: int, *, heads: int = 4, negative: bool = False) -> None:

@@ -34,6 +34,7 @@ class ExpRNN(Cell):
         ValueError: ``map`` is another word.
     """
 
+    family: ClassVar[str] = "against vanishing"
     source: ClassVar[str] = "Lezcano-Casado & Martinez-Rubio 2019"
     output_state = "hidden"
 

@@ -28,6 +28,7 @@ class GatedDeltaNet(MatrixMemoryCell):
     As in the authors' code exp(a) ~ U(0, 16), and softplus(b) is log-uniform in [0.001, 0.1].
     """
 
+    family: ClassVar[str] = "matrix memory"
     source: ClassVar[str] = "Yang, Kautz & Hatamizadeh 2024"
     keeps = ("keep",)
 

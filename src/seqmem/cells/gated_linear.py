@@ -22,6 +22,7 @@ class GatedLinearCell(Cell):
     """
 
     output_state = "hidden"
+    parallel = True
 
     def __init__(self, input_size: int, hidden_size: int) -> None:
         super().__init__()

@@ -30,6 +30,7 @@ class GLA(MatrixMemoryCell):
         ValueError: ``rank`` is less than 1.
     """
 
+    family: ClassVar[str] = "matrix memory"
     source: ClassVar[str] = "Yang et al. 2023"
     keeps = ("keep",)
 

@@ -28,6 +28,7 @@ class GRU(FusedCell):
     (Tallec & Ollivier 2018, arXiv 1804.11188), log U(1, seq_len - 1).
     """
 
+    family: ClassVar[str] = "gated"
     source: ClassVar[str] = "Cho et al. 2014"
     keeps = ("update",)
     compared = ("forget_bias", "init")

@@ -27,6 +27,7 @@ class IndRNN(Cell):
     W is Kaiming-uniform with a = 8, b = 0, u ~ U(0, bound), as in the authors' code; without a bound u ~ U(0, 1).
     """
 
+    family: ClassVar[str] = "against vanishing"
     source: ClassVar[str] = "Li et al. 2018"
     output_state = "hidden"
 

@@ -21,6 +21,7 @@ from .state import State
 class IRNN(FusedCell):
     """State: ``hidden`` [B H]. ``input_deviation`` is the standard deviation of the initial W: 0.001 in the paper."""
 
+    family: ClassVar[str] = "against vanishing"
     source: ClassVar[str] = "Le, Jaitly & Hinton 2015"
 
     def __init__(self, input_size: int, hidden_size: int, *, input_deviation: float = 0.001) -> None:

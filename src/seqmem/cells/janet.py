@@ -28,6 +28,7 @@ class JANET(DenseCell):
     1).
     """
 
+    family: ClassVar[str] = "gated"
     source: ClassVar[str] = "van der Westhuizen & Lasenby 2018"
     keeps = ("forget",)
     equations = "janet"

@@ -29,6 +29,7 @@ class LEM(Cell):
         ValueError: ``dt`` is not in (0, 1]: beyond it a share of the old state would be negative.
     """
 
+    family: ClassVar[str] = "against vanishing"
     source: ClassVar[str] = "Rusch et al. 2022"
     output_state = "hidden"
     keeps = ("keep",)

@@ -24,6 +24,7 @@ from .state import State
 class LinearAttention(MatrixMemoryCell):
     """State: ``memory`` [B A E E], S, and ``total`` [B A E], z."""
 
+    family: ClassVar[str] = "matrix memory"
     source: ClassVar[str] = "Katharopoulos et al. 2020"
 
     def __init__(self, input_size: int, hidden_size: int, *, heads: int = 4) -> None:

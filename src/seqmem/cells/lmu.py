@@ -43,6 +43,7 @@ class LMU(Cell):
     matrices Glorot-normal.
     """
 
+    family: ClassVar[str] = "against vanishing"
     source: ClassVar[str] = "Voelker et al. 2019"
     output_state = "hidden"
 

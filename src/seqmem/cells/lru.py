@@ -38,7 +38,9 @@ class LRU(Cell):
         ValueError: ``states`` is less than 1, or the ring is none within the unit circle.
     """
 
+    family: ClassVar[str] = "linear over time"
     source: ClassVar[str] = "Orvieto et al. 2023"
+    parallel = True
 
     def __init__(
         self,

@@ -40,6 +40,7 @@ class LSTM(FusedCell):
     for 1 - sigmoid(a) = sigmoid(-a): the native kernels compute it.
     """
 
+    family: ClassVar[str] = "gated"
     source: ClassVar[str] = "Hochreiter & Schmidhuber 1997; Gers et al. 2000"
     keeps = ("forget",)
     compared = ("forget_bias", "init")

@@ -38,6 +38,7 @@ class LSTM1997(Cell):
         ValueError: ``block`` is less than 1, or ``biases`` is another word.
     """
 
+    family: ClassVar[str] = "gated"
     source: ClassVar[str] = "Hochreiter & Schmidhuber 1997"
     output_state = "hidden"
 

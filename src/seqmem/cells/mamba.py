@@ -46,7 +46,9 @@ class Mamba(Cell):
         ValueError: an option is below its least value.
     """
 
+    family: ClassVar[str] = "linear over time"
     source: ClassVar[str] = "Gu & Dao 2023"
+    parallel = True
     keeps = ("keep",)
 
     def __init__(

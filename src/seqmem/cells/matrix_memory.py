@@ -34,6 +34,8 @@ class MatrixMemoryCell(Cell):
         ValueError: ``heads`` is less than 1.
     """
 
+    parallel = True
+
     def __init__(self, input_size: int, hidden_size: int, heads: int) -> None:
         super().__init__()
         self.heads = at_least("heads", heads, 1)

@@ -28,6 +28,7 @@ class MGU(DenseCell):
     (Tallec & Ollivier 2018, arXiv 1804.11188) -log U(1, seq_len - 1).
     """
 
+    family: ClassVar[str] = "gated"
     source: ClassVar[str] = "Zhou et al. 2016"
     keeps = ("keep",)
     compared = ("forget_bias", "init")

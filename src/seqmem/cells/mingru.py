@@ -30,6 +30,7 @@ class MinGRU(GatedLinearCell):
     1804.11188), -log U(1, seq_len - 1).
     """
 
+    family: ClassVar[str] = "linear over time"
     source: ClassVar[str] = "Feng et al. 2024"
     keeps = ("keep",)
     compared = ("forget_bias",)

@@ -29,6 +29,7 @@ class MinLSTM(GatedLinearCell):
     ``normalised``: divide both gates by their sum.
     """
 
+    family: ClassVar[str] = "linear over time"
     source: ClassVar[str] = "Feng et al. 2024"
     keeps = ("forget",)
     compared = ("forget_bias",)

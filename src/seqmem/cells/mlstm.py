@@ -36,6 +36,7 @@ class MLSTM(MatrixMemoryCell):
     over the heads.
     """
 
+    family: ClassVar[str] = "matrix memory"
     source: ClassVar[str] = "Beck et al. 2024"
     keeps = ("forget",)
 

@@ -21,6 +21,7 @@ from .state import State
 class Retention(MatrixMemoryCell):
     """State: ``memory`` [B A E E]."""
 
+    family: ClassVar[str] = "matrix memory"
     source: ClassVar[str] = "Sun et al. 2023"
 
     def __init__(self, input_size: int, hidden_size: int, *, heads: int = 4) -> None:

@@ -30,6 +30,7 @@ class RGLRU(GatedLinearCell):
     that a lies between 0.43 and 0.992.) Gate weights begin at N(0, 1/H), biases at 0, W_v at N(0, 1/D).
     """
 
+    family: ClassVar[str] = "linear over time"
     source: ClassVar[str] = "De et al. 2024"
     keeps = ("keep",)
 

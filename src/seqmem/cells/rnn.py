@@ -18,6 +18,7 @@ from .state import State
 class RNN(FusedCell):
     """State: ``hidden`` [B H]. ``nonlinearity`` is ``tanh`` or ``relu``."""
 
+    family: ClassVar[str] = "plain"
     source: ClassVar[str] = "Elman 1990"
     compared = ("init",)
 

@@ -39,7 +39,9 @@ class RWKV(Cell):
     residual path cannot be; here all are torch's.
     """
 
+    family: ClassVar[str] = "linear over time"
     source: ClassVar[str] = "Peng et al. 2023"
+    parallel = True
 
     def __init__(self, input_size: int, hidden_size: int) -> None:
         super().__init__()

@@ -42,7 +42,9 @@ class S4D(Cell):
         ValueError: ``states`` is not an even number from 2 on, or not 0 < ``shortest`` < ``longest``.
     """
 
+    family: ClassVar[str] = "linear over time"
     source: ClassVar[str] = "Gu et al. 2022"
+    parallel = True
 
     def __init__(
         self,

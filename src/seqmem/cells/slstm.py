@@ -38,6 +38,7 @@ class SLSTM(Cell):
         ValueError: ``heads`` is less than 1, or does not divide H; ``forget`` is neither ``sigmoid`` nor ``exp``.
     """
 
+    family: ClassVar[str] = "gated"
     source: ClassVar[str] = "Beck et al. 2024"
     output_state = "hidden"
     keeps = ("forget",)

@@ -60,7 +60,9 @@ class TCN(Cell):
         ValueError: ``levels`` or ``kernel`` is below its least value.
     """
 
+    family: ClassVar[str] = "looking back"
     source: ClassVar[str] = "Bai et al. 2018"
+    parallel = True
 
     def __init__(self, input_size: int, hidden_size: int, *, levels: int = 4, kernel: int = 3) -> None:
         super().__init__()

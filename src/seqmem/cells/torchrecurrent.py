@@ -32,6 +32,7 @@ class TorchRecurrent(Cell):
             more than carry its state (tauGRU, which reads a delayed state).
     """
 
+    family: ClassVar[str] = "other packages"
     source: ClassVar[str] = "Martinuzzi 2025"
 
     def __init__(

@@ -26,6 +26,7 @@ class UGRNN(DenseCell):
     code, or ``chrono`` (Tallec & Ollivier 2018, arXiv 1804.11188), log U(1, seq_len - 1).
     """
 
+    family: ClassVar[str] = "gated"
     source: ClassVar[str] = "Collins et al. 2017"
     keeps = ("update",)
     equations = "ugrnn"

@@ -28,6 +28,7 @@ class UnICORNN(Cell):
     b = 0, and V is Kaiming-uniform with a = 8.
     """
 
+    family: ClassVar[str] = "against vanishing"
     source: ClassVar[str] = "Rusch & Mishra 2021"
     output_state = "hidden"
 

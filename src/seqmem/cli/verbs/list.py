@@ -60,8 +60,11 @@ def main(args: list[str]) -> int:
                 rows.append([choice.name, *describe(choice)])
             except Exception as error:  # a user's own file may hold anything; list the others
                 problems.append(f"{choice.path}: {' '.join(str(error).split()) or type(error).__name__}")
-        if rows:
-            say(console, *_section([f"{group}s", *titles], rows, console), Text())
+        if group == "cell":
+            about = f"numbers: in the state of a sequence, at {_UNITS} units; parallel: over timesteps"
+            say(console, Text.assemble(("cells", "bold"), (f"   {about}", "dim")))
+        for family, some in _families(rows) if group == "cell" else [("", rows)] if rows else []:
+            say(console, *_section([family or f"{group}s", *titles], some, console), Text())
     try:
         if options.group is None:
             say(console, Text.assemble(("compute  ", "bold"), compute()))
@@ -271,8 +274,10 @@ def _paragraphs(lines: list[str]) -> list[str]:
     return text
 
 
-def _made_cell(choice: Choice) -> "tuple[seqmem.cells.Cell, type[seqmem.cells.Cell]] | tuple[None, None]":
-    """A cell of one unit and its class; None: it is none of ours, or cannot be made here."""
+def _made_cell(
+    choice: Choice, units: int = 1
+) -> "tuple[seqmem.cells.Cell, type[seqmem.cells.Cell]] | tuple[None, None]":
+    """A cell of so many units and its class; None: it is none of ours, or cannot be made here."""
     with process.importing("torch"):
         from ...cells import CELLS
 
@@ -284,18 +289,56 @@ def _made_cell(choice: Choice) -> "tuple[seqmem.cells.Cell, type[seqmem.cells.Ce
     if "seq_len" in inspect.signature(kind).parameters:
         options["seq_len"] = 10  # any length: the names of states do not depend on it
     try:
-        return kind(1, 1, **options), kind
+        return kind(units, units, **options), kind
     except ImportError:  # it comes from a package that is not installed
         return None, None
 
 
 def _cell(choice: Choice) -> list[str]:
-    """[names of the states, source]"""
+    """[names of the states, numbers in them at ``_UNITS`` units, whether it is parallel over time, source]"""
     cell, kind = _made_cell(choice)
     if cell is None or kind is None:
-        return ["", choice.comment()]
+        return ["", "", "", choice.comment()]
     states = [*cell.initial_state(1)]
-    return [", ".join(states) if len(states) < 4 else f"{states[0]} … {states[-1]}", _source(kind, choice)]
+    named = ", ".join(states) if len(states) < 3 else f"{states[0]} … {states[-1]}"
+    large, _ = _made_cell(choice, units=_UNITS)
+    assert large is not None  # it could be made with one unit
+    return [named, _numbers(large), "yes" if kind.parallel else "", _source(kind, choice)]
+
+
+_UNITS = 64
+"""The default hidden size."""
+
+
+def _numbers(cell: "seqmem.cells.Cell") -> str:
+    """How many numbers the state of a sequence has: ``128``, or ``+128`` with each timestep."""
+    import torch
+
+    from ...cells.state import Slots
+
+    with torch.no_grad():
+        _, state = cell.step(next(cell.parameters()).new_zeros(1, cell.input_size), cell.initial_state(1))
+    fixed = grows = 0
+    for leaf in state.values():
+        if not isinstance(leaf, Slots):
+            fixed += leaf.numel()
+        elif leaf.window is None:
+            grows += leaf[0].numel()
+        else:
+            fixed += leaf.window * leaf[0].numel()
+    return " + ".join([*([f"{fixed:,}"] if fixed else []), *([f"{grows:,} T"] if grows else [])])
+
+
+def _families(rows: list[list[str]]) -> Iterator[tuple[str, list[list[str]]]]:
+    """The cells of each family, in the order in which ``CELLS`` has the families; a user's own come last."""
+    from ...cells import CELLS
+
+    order = [*dict.fromkeys(kind.family for kind in CELLS.values()), ""]
+    of = {name: kind.family for name, kind in CELLS.items()}
+    for family in order:
+        some = [row for row in rows if of.get(row[0], "") == family]
+        if some:
+            yield family, some
 
 
 def _made_task(choice: Choice) -> "tuple[seqmem.tasks.Task, type[seqmem.tasks.Task]] | tuple[None, None]":
@@ -341,7 +384,7 @@ def _described(choice: Choice) -> list[str]:
 
 
 _GROUPS = {
-    "cell": (["states", "source"], _cell),
+    "cell": (["states", "numbers", "parallel", "source"], _cell),
     "task": (["chance", "constant", "shortest", "held out", "source"], _task),
     "model": ([""], _described),
     "probe": ([""], _described),

@@ -1,0 +1,97 @@
+"""What cells are said to do, from runs; see scripts/check_claims. Called as check_claims.py RUNS."""
+
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from seqmem.cells import DeltaNet
+from seqmem.randomness import ambient, generator
+from seqmem.runs.directory import find_runs
+
+SEEDS = range(3)
+TRAINED, TESTED, UPDATES = 20, 80, 1000
+
+
+def solved(runs: Path) -> dict[str, list[tuple[int, bool, float]]]:
+    """What was run -> for each seed: (seed, whether it was solved at the end, score)."""
+    found: dict[str, list[tuple[int, bool, float]]] = defaultdict(list)
+    for run in find_runs(runs):
+        config, result = run.config(), run.result()
+        assert result is not None, f"{run.path} is not finished"
+        bias = config["cell"].get("forget_bias")
+        name = f"subject {bias}" if config["task"]["name"] == "subject" else f"adding {config['cell']['name']}"
+        found[name].append((config["seed"], bool(result["solved"]), result["score"]))
+    return {name: sorted(seeds) for name, seeds in found.items()}
+
+
+def parity(seed: int, *, negative: bool) -> dict[int, float]:
+    """Length -> accuracy of the last answer of a deltanet trained to tell the parity of the bits so far, at each."""
+    with ambient(seed, "weights"):
+        embed, cell, readout = (
+            torch.nn.Embedding(2, 8),
+            DeltaNet(8, 16, heads=2, negative=negative),
+            torch.nn.Linear(16, 2),
+        )
+    weights = [*embed.parameters(), *cell.parameters(), *readout.parameters()]
+    optimizer = torch.optim.Adam(weights, lr=1e-2)
+
+    def read(length: int, count: int, stream: str, number: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+        bits = torch.randint(2, (length, count), generator=generator(seed, stream, number))
+        return readout(cell(embed(bits))[0]), bits.cumsum(0) % 2
+
+    for update in range(UPDATES):
+        predicted, right = read(TRAINED, 64, "parity", update)
+        optimizer.zero_grad()
+        cross_entropy(predicted.flatten(0, 1), right.flatten()).backward()
+        torch.nn.utils.clip_grad_norm_(weights, 1.0)
+        optimizer.step()
+    scores = {}
+    for length in (TRAINED, TESTED):
+        with torch.no_grad():
+            predicted, right = read(length, 256, f"parity at {length}")
+        scores[length] = float((predicted.argmax(-1) == right)[-1].double().mean())
+    return scores
+
+
+def main() -> int:
+    runs, failed = solved(Path(sys.argv[1])), []
+
+    def claim(text: str, *, holds: bool) -> None:
+        print(f"  {'holds' if holds else 'DOES NOT HOLD'}: {text}\n")
+        failed.extend([] if holds else [text])
+
+    def show(name: str, unit: str) -> list[bool]:
+        seeds = runs[name]
+        assert [seed for seed, *_ in seeds] == list(SEEDS), f"{name}: seeds {[seed for seed, *_ in seeds]}"
+        print(f"{name}: " + ", ".join(f"{score:.3g} {unit}{' solved' * done}" for _, done, score in seeds))
+        return [done for _, done, _ in seeds]
+
+    chrono, one = show("subject chrono", "accuracy"), show("subject 1", "accuracy")
+    near_chance = all(score < 0.25 for _, _, score in runs["subject 1"])
+    claim(
+        "at 200 words chrono solves subject within 1,500 updates with every seed, forget bias 1 stays at chance",
+        holds=all(chrono) and not any(one) and near_chance,
+    )
+    gru, lstm, rnn = (show(f"adding {cell}", "MSE") for cell in ("gru", "lstm", "rnn"))
+    claim(
+        "at 100 timesteps gru and lstm solve adding with at least two of three seeds, the tanh rnn with none",
+        holds=sum(gru) >= 2 and sum(lstm) >= 2 and not any(rnn),
+    )
+    scores = {negative: [parity(seed, negative=negative) for seed in SEEDS] for negative in (True, False)}
+    for negative, seeds in scores.items():
+        told = ", ".join(f"{one[TRAINED]:.1%} at {TRAINED} and {one[TESTED]:.1%} at {TESTED} bits" for one in seeds)
+        print(f"parity, deltanet negative={str(negative).lower()}: {told}")
+    claim(
+        "with eigenvalues down to -1 a deltanet learns parity with every seed, at four times the length, too; "
+        "with others it does with none",
+        holds=all(one[TESTED] > 0.99 for one in scores[True]) and all(one[TRAINED] < 0.7 for one in scores[False]),
+    )
+    print("all hold" if not failed else f"{len(failed)} of 3 do not hold")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
