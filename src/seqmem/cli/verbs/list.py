@@ -61,7 +61,7 @@ def main(args: list[str]) -> int:
             except Exception as error:  # a user's own file may hold anything; list the others
                 problems.append(f"{choice.path}: {' '.join(str(error).split()) or type(error).__name__}")
         if group == "cell":
-            about = f"numbers: in the state of a sequence, at {_UNITS} units; parallel: over timesteps"
+            about = f"numbers: in the state, at {_UNITS} units"
             say(console, Text.assemble(("cells", "bold"), (f"   {about}", "dim")))
         for family, some in _families(rows) if group == "cell" else [("", rows)] if rows else []:
             say(console, *_section([family or f"{group}s", *titles], some, console), Text())
