@@ -303,14 +303,14 @@ def _cell(choice: Choice) -> list[str]:
     named = ", ".join(states) if len(states) < 3 else f"{states[0]} … {states[-1]}"
     large, _ = _made_cell(choice, units=_UNITS)
     assert large is not None  # it could be made with one unit
-    return [named, _numbers(large), "yes" if kind.parallel else "", _source(kind, choice)]
+    return [named, numbers_in_state(large), "yes" if kind.parallel else "", _source(kind, choice)]
 
 
 _UNITS = 64
 """The default hidden size."""
 
 
-def _numbers(cell: "seqmem.cells.Cell") -> str:
+def numbers_in_state(cell: "seqmem.cells.Cell") -> str:
     """How many numbers the state of a sequence has: ``128``, or ``+128`` with each timestep."""
     import torch
 
