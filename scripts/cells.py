@@ -30,7 +30,7 @@ def built(cell: str) -> Experiment:
 
 
 def seconds(experiment: Experiment) -> float:
-    """Of one update of 64 sequences."""
+    """The time of one update of 64 sequences."""
     batch = experiment.task.sample(64, LENGTH, generator(0, "cells"))
     start = perf_counter()
     parameters = trainable(experiment.model)

@@ -204,7 +204,7 @@ def test_what_it_cannot_take_is_an_error() -> None:
 
 
 def log_probability(model: Any, task: Reverse, batch: Batch, answers: Tensor) -> Tensor:
-    """Of these answers [N B], by teacher forcing with them."""
+    """The log-probability of these answers [N B], by teacher forcing with them."""
     n = len(answers)
     inputs = torch.cat([batch.inputs[: len(batch.inputs) - n + 1], task.feedback().tokens[answers[:-1]]])
     logs = model(inputs)[0][-n:].log_softmax(-1)

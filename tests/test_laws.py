@@ -265,7 +265,7 @@ def test_the_counter_example_is_what_one_computes_oneself():
 
 
 def test_a_wrong_gradient_is_traced_to_one_number():
-    """Of 16 weights one is detached: which one is told, with the true derivative."""
+    """One of 16 weights is detached: which one is told, with the true derivative."""
 
     class One(Sound):
         def next(self, x: Tensor, h: Tensor) -> Tensor:

@@ -125,7 +125,7 @@ class Mamba(Cell):
         return (u, *self._selected(u))
 
     def _convolved(self, inputs: list[Tensor]) -> Float[Tensor, "*N I"]:
-        """Of the last timesteps' v, the present one's last; what is missing is zero."""
+        """The causal convolution over the last timesteps' v, the present one's last; what is missing is zero."""
         total = self.bias
         for tap, v in zip(self.taps[-len(inputs) :].unbind(0), inputs, strict=True):
             total = total + tap * v

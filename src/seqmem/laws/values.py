@@ -142,7 +142,7 @@ def _differentiable(tensor: Tensor) -> Tensor:
 
 
 def _gradients(values: list[Tensor], by: list[Tensor]) -> list[Tensor]:
-    """Of a random sum of ``values``; zero by what they do not depend on."""
+    """Gradients of a random sum of ``values``; zero by what they do not depend on."""
     rng = torch.Generator().manual_seed(0)
     values = [value for value in values if value.requires_grad]
     weights = [torch.randn(value.shape, dtype=value.dtype, generator=rng) for value in values]
