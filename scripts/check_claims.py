@@ -17,14 +17,14 @@ TRAINED, TESTED, UPDATES = 20, 80, 1000
 
 def solved(runs: Path) -> dict[str, list[tuple[int, bool, float]]]:
     """What was run -> for each seed: (seed, whether it was solved at the end, score)."""
-    found: dict[str, list[tuple[int, bool, float]]] = defaultdict(list)
+    seeds_of: dict[str, list[tuple[int, bool, float]]] = defaultdict(list)
     for run in find_runs(runs):
         config, result = run.config(), run.result()
         assert result is not None, f"{run.path} is not finished"
         bias = config["cell"].get("forget_bias")
         name = f"subject {bias}" if config["task"]["name"] == "subject" else f"adding {config['cell']['name']}"
-        found[name].append((config["seed"], bool(result["solved"]), result["score"]))
-    return {name: sorted(seeds) for name, seeds in found.items()}
+        seeds_of[name].append((config["seed"], bool(result["solved"]), result["score"]))
+    return {name: sorted(seeds) for name, seeds in seeds_of.items()}
 
 
 def parity(seed: int, *, negative: bool) -> dict[int, float]:
