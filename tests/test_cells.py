@@ -2,6 +2,7 @@
 yaml is a new row. What a cell may declare (taps, a state that is its output) is asked of those that declare it."""
 
 import inspect
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -89,6 +90,14 @@ def random_state(cell: Cell) -> State:
     with torch.no_grad():
         _, state = by_steps(cell, torch.zeros(2, B, D, dtype=torch.float64))
     return map_leaves(lambda leaf: torch.randn(*leaf.shape, dtype=leaf.dtype, generator=rng), state)
+
+
+def test_every_cell_says_its_family_and_is_parallel_only_with_a_forward_of_its_own() -> None:
+    """What ``seqmem list`` groups by; a family has several cells, but the plain and other packages'."""
+    families = Counter(kind.family for kind in CELLS.values())
+    assert Cell.family not in families
+    assert {name for name, count in families.items() if count == 1} == {"plain", "other packages"}
+    assert not any(kind.parallel for kind in CELLS.values() if kind.walks)
 
 
 def test_every_cell_that_is_exported_has_a_yaml_and_the_other_way_round():

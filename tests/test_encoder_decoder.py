@@ -14,7 +14,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from commandline import TINY, Completed
-from seqmem.cells import CELLS, GRU, LSTM
+from seqmem.cells import CELLS, GRU, LSTM, Cell, State
 from seqmem.decoding import decode, self_fed
 from seqmem.evaluate import score
 from seqmem.models import EncoderDecoder, RecurrentModel
@@ -183,6 +183,45 @@ def test_only_attention_leads_past_the_vector() -> None:
 def test_options_that_cannot_be(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=f"^{message}$"):
         made(**options)
+
+
+class Named(Cell):
+    """Its output is no state, and its one state is called like an output."""
+
+    def __init__(self, input_size: int) -> None:
+        super().__init__()
+        self.input_size, self.output_size = input_size, 4
+        self.read = torch.nn.Linear(input_size, 4)
+
+    def initial_state(self, batch_size: int) -> State:
+        return {"output": self.read.weight.new_zeros(batch_size, 4)}
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        new = 0.5 * state["output"] + self.read(x)
+        return new.tanh(), {"output": new}
+
+
+def test_a_cell_whose_state_is_called_output_keeps_it() -> None:
+    with ambient(0, "weights"):
+        model = EncoderDecoder.for_task(TASK, Named, attention="bahdanau").double()
+    inputs = drawn().inputs
+    xs, expected = model.embed(inputs), torch.zeros(3, 4, dtype=torch.double)
+    for x, step in zip(xs[:7], model.walk(inputs), strict=False):
+        expected = 0.5 * expected + model.encoder.read(x)  # pyright: ignore
+        torch.testing.assert_close(step.state["encoder/output"], expected)
+        torch.testing.assert_close(step.state["encoder_output"], expected.tanh())
+    torch.testing.assert_close(model(inputs)[0][-1], model.read_out([*model.walk(inputs)][-1].output))
+
+
+def test_a_walk_that_begins_at_the_mark_says_the_same() -> None:
+    model, inputs = made(attention="luong"), drawn().inputs
+    whole = list(model.walk(inputs))
+    for step, other in zip(whole[7:], model.walk(inputs[7:], whole[6].state), strict=True):
+        torch.testing.assert_close(step.output, other.output)
+        for name, terms in step.additive().items():
+            for one, same in zip(terms, other.additive()[name], strict=True):
+                torch.testing.assert_close(one, same)
+        assert other.looks()["alignment"].first == -7
 
 
 def test_what_it_cannot_take_is_an_error() -> None:

@@ -1,13 +1,15 @@
-"""Shared by cells of two gates and one state: dense weights, and their initialisation.
+"""Shared by cells of dense weights and one state: their initialisation, and a step that keeps a share of the old state.
 
 Axes: B batch, D input features, H hidden, G gates stacked on top of each other in the weights.
 """
+
+from abc import abstractmethod
 
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from .base import Cell
+from .base import Additive, Cell
 from .initialisation import start_hidden, uniform
 from .state import State
 
@@ -47,3 +49,19 @@ class DenseCell(Cell):
     def from_hidden(self, state: State) -> Float[Tensor, "B GH"]:
         """U h"""
         return F.linear(state["hidden"], self.weight_hidden)
+
+
+class KeepingCell(DenseCell):
+    """h_t = keep * h_{t-1} + write."""
+
+    @abstractmethod
+    def parts(self, x: Float[Tensor, "B D"], state: State) -> tuple[Float[Tensor, "B H"], Float[Tensor, "B H"]]:
+        """keep and write."""
+
+    def step(self, x: Float[Tensor, "B D"], state: State) -> tuple[Float[Tensor, "B H"], State]:
+        keep, write = self.parts(x, state)
+        hidden = keep * state["hidden"] + write
+        return hidden, {"hidden": hidden}
+
+    def additive(self, x: Float[Tensor, "B D"], state: State) -> dict[str, Additive]:
+        return {"hidden": Additive(*self.parts(x, state))}

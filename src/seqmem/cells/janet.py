@@ -14,13 +14,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .base import Additive
-from .dense import DenseCell
+from .dense import KeepingCell
 from .initialisation import chrono_or_number
 from .state import State
 
 
-class JANET(DenseCell):
+class JANET(KeepingCell):
     """State: ``hidden`` [B H].
 
     ``beta`` lets more of the candidate in than the forget gate lets go: 1 in the authors' code. ``forget_bias``
@@ -49,14 +48,6 @@ class JANET(DenseCell):
         with torch.no_grad():
             self.bias[:hidden_size] = chrono_or_number(forget_bias, seq_len, hidden_size)
 
-    def step(self, x: Float[Tensor, "B D"], state: State) -> tuple[Float[Tensor, "B H"], State]:
-        keep, write = self._parts(x, state)
-        hidden = keep * state["hidden"] + write
-        return hidden, {"hidden": hidden}
-
-    def additive(self, x: Float[Tensor, "B D"], state: State) -> dict[str, Additive]:
-        return {"hidden": Additive(*self._parts(x, state))}
-
     def gates(self, x: Float[Tensor, "B D"], state: State) -> dict[str, Float[Tensor, "B H"]]:
         """``input`` is the share of the candidate: 1 - sigmoid(a - beta)."""
         a, _ = (self.from_input(x) + self.from_hidden(state)).chunk(2, dim=-1)
@@ -65,7 +56,6 @@ class JANET(DenseCell):
     def weights(self) -> dict[str, Float[Tensor, "..."]]:
         return {**super().weights(), "beta": self.bias.new_tensor([self.beta])}
 
-    def _parts(self, x: Float[Tensor, "B D"], state: State) -> tuple[Tensor, Tensor]:
-        """What is kept of the old state, and what is added to it, [B H] each."""
+    def parts(self, x: Float[Tensor, "B D"], state: State) -> tuple[Tensor, Tensor]:
         a, c = (self.from_input(x) + self.from_hidden(state)).chunk(2, dim=-1)
         return a.sigmoid(), (1 - (a - self.beta).sigmoid()) * c.tanh()

@@ -14,13 +14,12 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from .base import Additive
-from .dense import DenseCell
+from .dense import KeepingCell
 from .initialisation import chrono_or_number
 from .state import State
 
 
-class MGU(DenseCell):
+class MGU(KeepingCell):
     """State: ``hidden`` [B H].
 
     The paper calls f the forget gate, though it is the share of the new. So ``forget_bias`` means here what it means
@@ -46,14 +45,6 @@ class MGU(DenseCell):
         with torch.no_grad():
             self.bias[:hidden_size] = -chrono_or_number(forget_bias, seq_len, hidden_size)
 
-    def step(self, x: Float[Tensor, "B D"], state: State) -> tuple[Float[Tensor, "B H"], State]:
-        keep, write = self._parts(x, state)
-        hidden = keep * state["hidden"] + write
-        return hidden, {"hidden": hidden}
-
-    def additive(self, x: Float[Tensor, "B D"], state: State) -> dict[str, Additive]:
-        return {"hidden": Additive(*self._parts(x, state))}
-
     def gates(self, x: Float[Tensor, "B D"], state: State) -> dict[str, Float[Tensor, "B H"]]:
         """``keep`` is 1 - f."""
         return {"keep": 1 - self._gate(x, state)[0]}
@@ -63,8 +54,7 @@ class MGU(DenseCell):
         x_f, x_n = self.from_input(x).chunk(2, dim=-1)
         return (x_f + F.linear(state["hidden"], self.weight_hidden[: self.output_size])).sigmoid(), x_n
 
-    def _parts(self, x: Float[Tensor, "B D"], state: State) -> tuple[Tensor, Tensor]:
-        """What is kept of the old state, and what is added to it, [B H] each."""
+    def parts(self, x: Float[Tensor, "B D"], state: State) -> tuple[Tensor, Tensor]:
         f, x_n = self._gate(x, state)
         n = (x_n + F.linear(f * state["hidden"], self.weight_hidden[self.output_size :])).tanh()
         return 1 - f, f * n

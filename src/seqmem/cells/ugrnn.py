@@ -13,13 +13,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .base import Additive
-from .dense import DenseCell
+from .dense import KeepingCell
 from .initialisation import chrono_or_number
 from .state import State
 
 
-class UGRNN(DenseCell):
+class UGRNN(KeepingCell):
     """State: ``hidden`` [B H].
 
     ``forget_bias`` initialises the bias of the update gate g, the share of the old state: a number, 1 in the paper's
@@ -45,20 +44,11 @@ class UGRNN(DenseCell):
         with torch.no_grad():
             self.bias[:hidden_size] = chrono_or_number(forget_bias, seq_len, hidden_size)
 
-    def step(self, x: Float[Tensor, "B D"], state: State) -> tuple[Float[Tensor, "B H"], State]:
-        keep, write = self._parts(x, state)
-        hidden = keep * state["hidden"] + write
-        return hidden, {"hidden": hidden}
-
-    def additive(self, x: Float[Tensor, "B D"], state: State) -> dict[str, Additive]:
-        return {"hidden": Additive(*self._parts(x, state))}
-
     def gates(self, x: Float[Tensor, "B D"], state: State) -> dict[str, Float[Tensor, "B H"]]:
         g, _ = (self.from_input(x) + self.from_hidden(state)).chunk(2, dim=-1)
         return {"update": g.sigmoid()}
 
-    def _parts(self, x: Float[Tensor, "B D"], state: State) -> tuple[Tensor, Tensor]:
-        """What is kept of the old state, and what is added to it, [B H] each."""
+    def parts(self, x: Float[Tensor, "B D"], state: State) -> tuple[Tensor, Tensor]:
         g, c = (self.from_input(x) + self.from_hidden(state)).chunk(2, dim=-1)
         g = g.sigmoid()
         return g, (1 - g) * c.tanh()

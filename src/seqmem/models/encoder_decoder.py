@@ -40,7 +40,8 @@ ATTENTION = "bahdanau", "luong"
 
 
 class EncoderDecoder(Model):
-    """States: ``encoder/...`` while the source is read, ``decoder/...`` afterwards. With attention ``annotations``
+    """States: ``encoder/...`` while the source is read, ``decoder/...`` afterwards; of a cell whose output is no state,
+    ``encoder_output`` [B H] and ``decoder_output`` [B S], too. With attention ``annotations``
     collects h_j [B H], a slot per word, and for an encoder that reads backwards ``source`` the embedded words [B D].
 
     What is written as the source ends, and stays: ``context`` [B H] (c) or, with attention, ``memory`` [B N H] (all
@@ -181,13 +182,13 @@ class EncoderDecoder(Model):
         source = self._source_length(inputs, state)
         for t, x in enumerate(entering(self.embed(inputs))):
             if t < source:
-                old = _inner("encoder", self.encoder, state)
+                old = part(state, "encoder")
                 output, new = self.encoder.step(x, old)
                 state = self._read(state, x, output, new)
                 blank = output.new_zeros(len(output), self.readout.in_features)
                 yield Step(x, blank, state, **_inside("encoder", self.encoder, x, old, t), predicts=False)
             else:
-                step = self._write(x, self._handed_over(state), t, source)
+                step = self._write(x, self._handed_over(state), t, source, begins=not _is_decoders(state))
                 state = step.state
                 yield step
 
@@ -204,7 +205,7 @@ class EncoderDecoder(Model):
         """The decoder's first state; the state itself if it is the decoder's already."""
         if _is_decoders(state):
             return state
-        last = _output(self.encoder, "encoder", state)
+        last = _output("encoder", self.encoder, state)
         new: State = {}
         if self.attention is not None:
             if not len(state["annotations"]):
@@ -218,7 +219,7 @@ class EncoderDecoder(Model):
         elif self.vector:
             last = new["context"] = self.summary(last).tanh()
         if self.handover == "state":
-            return new | join({"decoder": part(state, "encoder")})
+            return new | _joined("decoder", self.decoder, part(state, "encoder"), last)
         first, begin = self.decoder.initial_state(len(last)), last
         if self.start is not None:
             begin = self.start(last).tanh()
@@ -226,17 +227,19 @@ class EncoderDecoder(Model):
                 first = first | {self.decoder.output_state: begin}
         return new | _joined("decoder", self.decoder, first, begin)
 
-    def _write(self, x: Float[Tensor, "B D"], state: State, t: int = 0, source: int = 0) -> Step:
-        """Timestep ``t`` of a walk over ``source`` words of the source."""
-        old, seen, weights = _inner("decoder", self.decoder, state), state.get("context"), None
+    def _write(
+        self, x: Float[Tensor, "B D"], state: State, t: int = 0, source: int = 0, *, begins: bool = False
+    ) -> Step:
+        """Timestep ``t`` of a walk over ``source`` words of the source; ``begins``: the decoder's first."""
+        old, seen, weights = part(state, "decoder"), state.get("context"), None
         if self.attention == "bahdanau":
-            weights = self._weights(_output(self.decoder, "decoder", state), state)
+            weights = self._weights(_output("decoder", self.decoder, state), state)
             seen = _mean(weights, state["memory"])
         entered = x if seen is None else torch.cat([x, seen], -1)
         output, new = self.decoder.step(entered, old)
         after = _between(state) | _joined("decoder", self.decoder, new, output)
         inside = _inside("decoder", self.decoder, entered, old, t)
-        if t == source and source:  # what it begins with was in no state of the walk before: all of it is new
+        if begins:  # what it begins with was in no state of the walk before: all of it is new
             inside["additive"] = lambda: join({"decoder": _all_new(self.decoder.additive(entered, old), old)})
         if self.attention is not None:
             own = inside["looks"]
@@ -286,7 +289,7 @@ class EncoderDecoder(Model):
         xs = self.embed(inputs)
         parts = []
         if source:
-            outputs, new = self.encoder(xs[:source], _inner("encoder", self.encoder, state))
+            outputs, new = self.encoder(xs[:source], part(state, "encoder"))
             before, state = state, _joined("encoder", self.encoder, new, outputs[-1])
             for name, values in (("annotations", outputs), ("source", xs[:source])):
                 if name in before:
@@ -309,7 +312,7 @@ class EncoderDecoder(Model):
             return torch.stack(outputs), state
         seen = state["context"].expand(len(xs), -1, -1) if "context" in state else None
         entered = xs if seen is None else torch.cat([xs, seen], -1)
-        outputs, new = self.decoder(entered, _inner("decoder", self.decoder, state))
+        outputs, new = self.decoder(entered, part(state, "decoder"))
         after = _between(state) | _joined("decoder", self.decoder, new, outputs[-1])
         return self._to_read(outputs, xs, seen, state), after
 
@@ -327,22 +330,13 @@ class EncoderDecoder(Model):
 
 
 def _joined(name: str, cell: Cell, state: State, output: Float[Tensor, "B H"]) -> State:
-    """A cell's state under its name, with its output, if that is not a part of it."""
-    own = {} if cell.output_state is not None else {"output": output}
-    return join({name: state | own})
+    """A cell's state under its name; beside it its output, ``NAME_output``, if no state is that."""
+    return join({name: state}) | ({} if cell.output_state is not None else {f"{name}_output": output})
 
 
-def _inner(name: str, cell: Cell, state: State) -> State:
-    """The inverse: the cell's own state."""
-    inner = part(state, name)
-    if cell.output_state is None:
-        del inner["output"]
-    return inner
-
-
-def _output(cell: Cell, name: str, state: State) -> Float[Tensor, "B H"]:
+def _output(name: str, cell: Cell, state: State) -> Float[Tensor, "B H"]:
     """The cell's last output."""
-    return state[f"{name}/{cell.output_state or 'output'}"]
+    return state[f"{name}_output" if cell.output_state is None else f"{name}/{cell.output_state}"]
 
 
 def _is_decoders(state: State) -> bool:
