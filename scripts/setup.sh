@@ -18,7 +18,7 @@ setup() {
 }
 
 _set_up() {
-  kernels=$(cat "$root"/src/seqmem/kernels/*.cpp "$root/src/seqmem/kernels/build.py" | cksum | tr ' ' -)
+  kernels=$(cat "$root"/src/seqmem/kernels/*.[ch]pp "$root/src/seqmem/kernels/build.py" | cksum | tr ' ' -)
   dependencies=$(cat "$root/pyproject.toml" "$root/constraints.txt" "$root/scripts/hatch_build.py" | cksum | tr ' ' -)
   stamp=$venv/seqmem-ready had_dependencies= had_kernels= had_what= had_root= had_venv= had_python=
   if [ -f "$stamp" ]; then

@@ -128,7 +128,7 @@ def test_a_failed_build_leaves_the_old_library(sources: Path) -> None:
         build(sources)
     assert "\n" not in str(error.value)
     (sources / "recurrence.cpp").unlink()
-    with pytest.raises(BuildError, match=r"cannot compile recurrence.cpp for \w+: "):
+    with pytest.raises(BuildError, match=r"^there is no kernel in .*: no \*\.cpp beside dispatch\.cpp$"):
         build(sources)
     (sources / "recurrence.cpp").write_text(KERNEL)
     (sources / "dispatch.cpp").write_text('extern "C" int missing(); int f() { return missing(); }\n')
@@ -249,12 +249,15 @@ def test_instruction_sets_share_no_code(tmp_path: Path, monkeypatch: pytest.Monk
     without optimisation and with nothing inlined: it takes a fifth of the time, and adds symbols at most.
     """
     monkeypatch.setenv("SEQMEM_CXXFLAGS", "-O0 -Dalways_inline=unused")
-    compile_objects([COMPILERS[0]], builder.HERE, tmp_path)
-    for isa in variants():
-        defined = {name for letter, name in symbols(tmp_path / f"{isa}.o") if letter in "TWVuDBRGSC"}
-        assert defined
-        assert {name for name in defined if not name.endswith(f"_{isa}")} == set()
-        assert [name for letter, name in symbols(tmp_path / f"{isa}.o") if letter in "WVu"] == []
+    objects = compile_objects([COMPILERS[0]], builder.HERE, tmp_path)
+    for path in objects:
+        if path.name == "dispatch.o":
+            continue
+        isa = path.suffixes[-2]
+        defined = {name for letter, name in symbols(path) if letter in "TWVuDBRGSC"}
+        assert defined, path
+        assert {name for name in defined if not name.endswith(isa.replace(".", "_"))} == set(), path
+        assert [name for letter, name in symbols(path) if letter in "WVu"] == [], path
 
 
 @needs_compiler

@@ -19,7 +19,7 @@ import pytest
 from commandline import environment
 from compilers import needs_compiler
 from seqmem.cli.config.version import VERSION
-from seqmem.kernels.build import LIBRARY
+from seqmem.kernels.build import DISPATCH, LIBRARY
 from seqmem.kernels.loading import Library, Unavailable, load
 from test_kernel_build import KERNEL
 
@@ -51,7 +51,10 @@ def checked_out(copy: Path) -> Path:
         "constraints.txt",
     ):
         shutil.copy(ROOT / name, copy)
-    (copy / "src" / "seqmem" / "kernels" / "recurrence.cpp").write_text(KERNEL)
+    kernels = copy / "src" / "seqmem" / "kernels"
+    for source in kernels.glob("*.cpp"):
+        if source.name != DISPATCH:
+            source.write_text(KERNEL.replace("add_", f"add_{source.stem}_"))
     (copy / "src" / NATIVE).write_bytes(OLD)
     return copy
 
@@ -64,7 +67,8 @@ def checkout(tmp_path: Path) -> Path:
 def files(checkout: Path) -> set[str]:
     """What is in every wheel."""
     sources = {str(path.relative_to(checkout / "src")) for path in (checkout / "src").rglob("*.py")}
-    kernels = {f"seqmem/kernels/{name}" for name in ("recurrence.cpp", "dispatch.cpp")}
+    kernels = {f"seqmem/kernels/{path.name}" for path in (checkout / "src/seqmem/kernels").glob("*.[ch]pp")}
+    assert kernels > {f"seqmem/kernels/{name}" for name in ("recurrence.cpp", "simd.hpp")}
     page = {f"seqmem/report/{name}" for name in ("page.html", "style.css")}
     scripts = ("app", "charts", "dom", "engine", "story", "views")
     page |= {f"seqmem/playground/{name}" for name in ("page.html", "style.css", *(f"{name}.js" for name in scripts))}
@@ -86,7 +90,7 @@ def test_the_wheel(tmp_path: Path, checkout: Path) -> None:
     (sdist,) = tmp_path.glob("seqmem-*.tar.gz")
     with tarfile.open(sdist) as archive:
         packed = {name.partition("/")[2] for name in archive.getnames()}
-    assert packed >= {"scripts/hatch_build.py", "src/seqmem/kernels/recurrence.cpp", "src/seqmem/kernels/build.py"}
+    assert packed >= {"scripts/hatch_build.py", "src/seqmem/kernels/simd.hpp", "src/seqmem/kernels/build.py"}
     assert f"src/{NATIVE}" not in packed
 
     # An environment of its own, which sees what seqmem needs where this one has it, and seqmem not.

@@ -64,7 +64,7 @@ def checkout(tmp_path: Path) -> Checkout:
         (one.root / folder).mkdir(parents=True)
     for name in ("scripts/setup.sh", "scripts/seqmem", "scripts/hatch_build.py", "pyproject.toml", "constraints.txt"):
         shutil.copy(ROOT / name, one.root / name)
-    for name in ("recurrence.cpp", "dispatch.cpp", "build.py"):
+    for name in ("recurrence.cpp", "simd.hpp", "dispatch.cpp", "build.py"):
         (one.root / kernels / name).write_text(name)
     # What a script that needs the tests' packages does.
     (one.root / "scripts" / "dev").write_text(
@@ -85,7 +85,7 @@ FIRST = ["venv", *INSTALLED]
 def test_what_is_set_up_again(checkout: Checkout) -> None:
     """Everything when the packages change, the kernels alone when their sources do; whether they can be or not."""
     assert checkout.run()[1] == FIRST
-    for name in ("recurrence.cpp", "dispatch.cpp", "build.py"):
+    for name in ("recurrence.cpp", "simd.hpp", "dispatch.cpp", "build.py"):
         with (checkout.root / "src" / "seqmem" / "kernels" / name).open("a") as source:
             source.write("\n")
         assert checkout.run()[1] == ["kernels"], name

@@ -37,7 +37,9 @@ VARIANTS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "arm64": {"neon": ()},
 }  # fmt: skip
-"""Processor family -> instruction set -> compiler flags of recurrence.cpp; the best instruction set first."""
+"""Processor family -> instruction set -> compiler flags of the kernels; the best instruction set first."""
+DISPATCH = "dispatch.cpp"
+"""The source that is compiled once, for the family's baseline. Every other one is compiled for each instruction set."""
 
 
 class BuildError(RuntimeError):
@@ -82,7 +84,7 @@ def find_compiler() -> list[str]:
 
 
 def build(sources: Path = HERE, target: Path | None = None) -> Path:
-    """Compile ``recurrence.cpp`` for each instruction set, and ``dispatch.cpp`` once, into one shared library.
+    """Compile the kernels for each instruction set, and ``dispatch.cpp`` once, into one shared library.
 
     $CXX selects the compiler; $SEQMEM_CXXFLAGS appends flags, e.g. ``-fsanitize=address``.
 
@@ -94,7 +96,7 @@ def build(sources: Path = HERE, target: Path | None = None) -> Path:
         The library's path. It is replaced atomically: a failed build leaves the old library in place.
 
     Raises:
-        BuildError: there is no compiler, or it reports an error.
+        BuildError: there is no compiler, or it reports an error; or there is nothing to compile.
     """
     target = sources if target is None else target
     compiler = find_compiler()
@@ -113,20 +115,26 @@ def build(sources: Path = HERE, target: Path | None = None) -> Path:
 
 
 def compile_objects(compiler: Sequence[str], sources: Path, folder: Path) -> list[Path]:
-    """Compile in parallel to object files in ``folder``: ``ISA.o`` for each instruction set, and ``dispatch.o``.
+    """Compile in parallel to object files in ``folder``: ``NAME.ISA.o`` of each ``NAME.cpp``, and ``dispatch.o``.
 
     Raises:
-        BuildError: the compiler reports an error.
+        BuildError: the compiler reports an error, or there are no kernels in ``sources``.
     """
-    dispatch = (f'-DSEQMEM_SOURCE_HASH="{source_hash(sources)}"',)
-    jobs = [(isa, "recurrence.cpp", (*flags, f"-DSEQMEM_ISA={isa}")) for isa, flags in variants().items()]
-    jobs.append(("dispatch", "dispatch.cpp", dispatch))
+    kernels = sorted(path.stem for path in sources.glob("*.cpp") if path.name != DISPATCH)
+    if not kernels:
+        raise BuildError(f"there is no kernel in {sources}: no *.cpp beside {DISPATCH}")
+    jobs = [
+        (f"{name}.{isa}", f"{name}.cpp", f" for {isa}", (*flags, f"-DSEQMEM_ISA={isa}"))
+        for name in kernels
+        for isa, flags in variants().items()
+    ]
+    jobs.append(("dispatch", DISPATCH, "", (f'-DSEQMEM_SOURCE_HASH="{source_hash(sources)}"',)))
 
-    def compile_one(job: tuple[str, str, tuple[str, ...]]) -> Path:
-        name, source, flags = job
+    def compile_one(job: tuple[str, str, str, tuple[str, ...]]) -> Path:
+        name, source, isa, flags = job
         path = folder / f"{name}.o"
-        what = f"compile {source}" + (f" for {name}" if name != "dispatch" else "")
-        run_compiler([*compiler, *FLAGS, *flags, *_words("SEQMEM_CXXFLAGS"), "-c", sources / source, "-o", path], what)
+        own = _words("SEQMEM_CXXFLAGS")
+        run_compiler([*compiler, *FLAGS, *flags, *own, "-c", sources / source, "-o", path], f"compile {source}{isa}")
         return path
 
     with ThreadPoolExecutor(_usable_cores()) as pool:

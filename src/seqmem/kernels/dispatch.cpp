@@ -3,7 +3,7 @@
 
 #define SEQMEM_EXPORT extern "C" __attribute__((visibility("default")))
 
-// The instruction sets that build.py compiles recurrence.cpp for and that both this processor and the operating system
+// The instruction sets that build.py compiles the kernels for and that both this processor and the operating system
 // (which must save the wide registers) support: the best first, separated by spaces.
 SEQMEM_EXPORT const char* seqmem_isas(void) {
 #if defined(__x86_64__)

@@ -23,7 +23,7 @@ KINDS = ("rnn tanh", "rnn relu", "lstm", "gru torch", "gru cho")
 """The layers that ``recurrence`` computes, in the order of ``Kind`` in recurrence.cpp."""
 
 _SUFFIX = {torch.float32: "f32", torch.float64: "f64"}
-_NO_SUCH_TOKEN = 2  # of ``Failure`` in recurrence.cpp
+_NO_SUCH_TOKEN = 2  # of ``Failure`` in simd.hpp
 OPERATIONS_PER_CALL = 4e9
 """Longer sequences are cut into several calls of at most so many multiplications and additions, about 0.1 s each.
 
