@@ -57,6 +57,7 @@ MAKERS |= {
     "tcn, one level": lambda d: CELLS["tcn"](d, H, levels=1, kernel=2),
     "stack with attention": lambda d: Stack([LSTM(d, H, seq_len=20), Attention(H, H), RNN(H, H)]),
     "wrapped": lambda d: Residual(LayerNorm(LSTM(d, H, seq_len=20))),
+    "wrapped attention": lambda d: Residual(LayerNorm(CELLS["attention"](d, H))),
     "wrapped stack": lambda d: Stack(
         [Residual(Dropout(GRU(d, d, forget_bias=1.0), p=0.5)), Zoneout(LayerNorm(LSTM(d, H, seq_len=20)), p=0.3)]
     ).eval(),
@@ -124,6 +125,37 @@ def test_reading_tokens_is_forward_over_their_vectors(cell: Cell, xs: Tensor):
         rtol=1e-10,
         atol=1e-12,
     )
+
+
+ASKED = [
+    *(name for name, kind in CELLS.items() if kind.forward_at is not Cell.forward_at),
+    *("attention, window", "attention, learned", "tcn, one level", "stack of attention", "wrapped attention"),
+]
+
+
+@pytest.mark.parametrize("at", [slice(69, 70), slice(-3, None), slice(62, 66)], ids=str)
+@pytest.mark.parametrize("name", ASKED)
+def test_asking_at_some_timesteps_is_forward_there(name: str, at: slice):
+    """Values, final state, and gradients of both by the weights, the vectors and the state."""
+    rng = torch.Generator().manual_seed(3)
+    with ambient(0, name):
+        cell = MAKERS[name](D).double()
+    tokens, vectors = torch.randint(8, (70, B), generator=rng), torch.randn(8, D, dtype=torch.float64, generator=rng)
+    vectors, state = vectors.requires_grad_(), map_leaves(Tensor.requires_grad_, random_state(cell))
+    by = [vectors, *leaves(state), *(p for p in cell.parameters() if p.requires_grad)]
+
+    def everything(outputs: Tensor, final: State) -> tuple[Tensor, ...]:
+        values = outputs, *leaves(final)
+        total = torch.stack([(value * (i + value.detach().sin())).sum() for i, value in enumerate(values)]).sum()
+        return *values, *torch.autograd.grad(total, by, materialize_grads=True)
+
+    outputs, final = cell(vectors[tokens], state)
+    expected = everything(outputs[at], final)
+    for asked in (cell.forward_at(tokens, state, at, vectors=vectors), cell.forward_at(vectors[tokens], state, at)):
+        torch.testing.assert_close(everything(*asked), expected, rtol=1e-10, atol=1e-12)
+        assert {name: getattr(leaf, "dropped", 0) for name, leaf in asked[1].items()} == {
+            name: getattr(leaf, "dropped", 0) for name, leaf in final.items()
+        }
 
 
 def test_the_output_is_the_state_that_says_so(cell: Cell, xs: Tensor):

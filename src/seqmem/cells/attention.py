@@ -10,7 +10,8 @@ arXiv 2002.04745), with rotary positions (Su et al. 2021, arXiv 2104.09864):
 
 It looks back at any timestep directly. What it remembers is a key and a value per timestep: its state grows.
 
-Axes: T time, B batch, N timesteps so far, A heads, E numbers per head (d above), D input features, H hidden.
+Axes: T time, S asked timesteps, B batch, N timesteps so far, A heads, E numbers per head (d above), D input features, H
+hidden, V vectors.
 """
 
 from typing import ClassVar
@@ -104,6 +105,35 @@ class Attention(Cell):
         outputs, final, _ = self._whole(xs, self.initial_state(xs.shape[1]) if state is None else state)
         return outputs, final
 
+    def forward_at(
+        self,
+        inputs: Float[Tensor, "T B D"] | Int[Tensor, "T B"],
+        state: State | None,
+        at: slice,
+        *,
+        vectors: Float[Tensor, "V D"] | None = None,
+    ) -> tuple[Float[Tensor, "S B H"], State]:
+        """Keys and values alone of the timesteps that are not asked for: one question costs no square of the length."""
+        asked = range(len(inputs))[at]
+        if not asked or asked.step != 1 or len(asked) == len(inputs):
+            return super().forward_at(inputs, state, at, vectors=vectors)
+        state = self.initial_state(inputs.shape[1]) if state is None else state
+        inner = self.leave.in_features
+        of_queries, of_others = self.project.weight.split((inner, 2 * inner))
+        if vectors is None or self.places is not None or len(vectors) > inputs.numel():
+            x = self._entered(inputs if vectors is None else F.embedding(inputs, vectors), state["keys"])
+            normed = self.norm(x)
+            x, asking, others = x[at], normed[at], F.linear(normed, of_others)
+        else:  # a symbol has the same key and value wherever it stands
+            table = self.enter(vectors)
+            normed = self.norm(table)
+            x, asking = (F.embedding(inputs[at], part) for part in (table, normed))
+            others = F.embedding(inputs, F.linear(normed, of_others))
+        queries = F.linear(asking, of_queries).unflatten(-1, (self.heads, -1))
+        keys, values = others.unflatten(-1, (2, self.heads, -1)).unbind(-3)
+        looked, final = self._looked(queries, keys, values, state, asked.start)
+        return self._out(x, looked), final
+
     def tapped(
         self,
         inputs: Float[Tensor, "T B D"] | Int[Tensor, "T B"],
@@ -118,21 +148,32 @@ class Attention(Cell):
         """Outputs, final state, and the keys and values of all timesteps."""
         x = self._entered(xs, state["keys"])
         queries, new_keys, new_values = self._projected(x)
+        looked, final = self._looked(queries, new_keys, new_values, state)
+        return self._out(x, looked), final, {"keys": new_keys, "values": new_values}
+
+    def _looked(
+        self,
+        queries: Float[Tensor, "S B A E"],
+        new_keys: Float[Tensor, "T B A E"],
+        new_values: Float[Tensor, "T B A E"],
+        state: State,
+        first: int = 0,
+    ) -> tuple[Float[Tensor, "S B A E"], State]:
+        """What queries from timestep ``first`` on see, and the final state."""
         old = len(state["keys"])
         keys = torch.cat([state["keys"].stacked(), new_keys]) if old else new_keys
         values = torch.cat([state["values"].stacked(), new_values]) if old else new_values
-        parts = (self._turned(queries, old), self._turned(keys, 0), values)
+        parts = (self._turned(queries, old + first), self._turned(keys, 0), values)
         q, k, v = (part.permute(1, 2, 0, 3) for part in parts)  # [B A N E]
-        if self.window is None and not old:
+        if self.window is None and len(queries) == len(keys):
             looked = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         else:
-            looked = _blockwise(q, k, v, old, self.window)
-        looked = looked.permute(2, 0, 1, 3)
+            looked = _blockwise(q, k, v, old + first, self.window)
         final = {
             "keys": state["keys"].extend(new_keys.unbind(0)),
             "values": state["values"].extend(new_values.unbind(0)),
         }
-        return self._out(x, looked), final, {"keys": new_keys, "values": new_values}
+        return looked.permute(2, 0, 1, 3), final
 
     def _entered(self, xs: Float[Tensor, "T B D"], keys: Slots) -> Float[Tensor, "T B H"]:
         """x_t of the timesteps after those that wrote ``keys``."""
@@ -144,8 +185,7 @@ class Attention(Cell):
         return x + self.places[at][:, None]
 
     def kept(self, steps: int) -> int:
-        inner, wide = self.leave.in_features, 0 if self.second is None else self.wide * self.output_size
-        return steps * (self.output_size + 3 * inner + 2 * wide)
+        return steps * 2 * self.leave.in_features  # keys and values; the rest of the asked timesteps alone
 
     def _projected(self, x: Float[Tensor, "*N H"]) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, [*N A E] each."""

@@ -1,7 +1,7 @@
 """A cell maps one timestep; everything else about sequences is derived from that.
 
 Axes: T time, B batch, D input features, H hidden (output) features, V vectors, A heads, E numbers per head, N timesteps
-that are looked at. Time comes first.
+that are looked at, S asked timesteps. Time comes first.
 """
 
 from abc import ABC, abstractmethod
@@ -53,9 +53,9 @@ class Cell(nn.Module, ABC):
     ``parallel``: ``forward`` computes many timesteps at once, not one after the other.
     ``compared``: options that TensorBoard's table of hyperparameters shows for runs of every cell.
 
-    Shortcuts are definitions of the same step that go faster: ``forward``, ``forward_tokens``, ``differentiated``,
-    ``tapped``. They hold for the step that they were written for: a subclass with a ``step`` of its own is computed by
-    that step unless it brings shortcuts of its own, too.
+    Shortcuts are definitions of the same step that go faster: ``forward``, ``forward_tokens``, ``forward_at``,
+    ``differentiated``, ``tapped``. They hold for the step that they were written for: a subclass with a ``step`` of its
+    own is computed by that step unless it brings shortcuts of its own, too.
     """
 
     input_size: int
@@ -126,6 +126,22 @@ class Cell(nn.Module, ABC):
         """``forward`` over ``vectors[tokens]``. Override only to go faster."""
         return self(F.embedding(tokens, vectors), state)
 
+    def forward_at(
+        self,
+        inputs: Float[Tensor, "T B D"] | Int[Tensor, "T B"],
+        state: State | None,
+        at: slice,
+        *,
+        vectors: Float[Tensor, "V D"] | None = None,
+    ) -> tuple[Float[Tensor, "S B H"], State]:
+        """``forward`` (with ``vectors``: ``forward_tokens``) whose outputs are asked for at these timesteps alone.
+
+        Many tasks ask at the last timestep. Override only where the other outputs cost something that the final state
+        does not need.
+        """
+        outputs, final = self(inputs, state) if vectors is None else self.forward_tokens(inputs, vectors, state)
+        return outputs_at(self, outputs, final, at), final
+
     def tapped(
         self,
         inputs: Float[Tensor, "T B D"] | Int[Tensor, "T B"],
@@ -190,6 +206,7 @@ _SHORTCUTS = {
     "step": (
         "forward",
         "forward_tokens",
+        "forward_at",
         "tapped",
         "differentiated",
         "saves_memory",
@@ -200,7 +217,7 @@ _SHORTCUTS = {
         "additive",
         "parallel",
     ),
-    "forward": ("forward_tokens", "tapped", "differentiated"),
+    "forward": ("forward_tokens", "forward_at", "tapped", "differentiated"),
 }
 """Definition -> the shortcuts and facts that are valid for it only."""
 
@@ -255,6 +272,18 @@ class Tapped(Protocol):
             to_inputs: filled with dL/dx_t itself.
         """
         ...
+
+
+def outputs_at(cell: Cell, outputs: Float[Tensor, "T B H"], final: State, at: slice) -> Float[Tensor, "S B H"]:
+    """``outputs[at]``. If ``at`` is the last timestep, the output is taken from the state where it is one: the backward
+    pass then starts there, without zeros for all other timesteps."""
+    last = cell.output_state
+    return final[last][None] if is_last(at, outputs) and last is not None else outputs[at]
+
+
+def is_last(at: slice, outputs: Float[Tensor, "T B H"]) -> bool:
+    """``at`` is the last timestep."""
+    return at == slice(len(outputs) - 1, len(outputs))
 
 
 def add_gradients(pairs: "Iterable[tuple[Tensor, Tensor | None]]") -> None:

@@ -1,6 +1,6 @@
 """Cells on top of each other, as one cell.
 
-Axes: T time, B batch, D input features, H hidden (output) features, V vectors.
+Axes: T time, S asked timesteps, B batch, D input features, H hidden (output) features, V vectors.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -75,6 +75,24 @@ class Stack(Cell):
             xs, new = cell(xs, old)
             news.append(new)
         return xs, self._join(news)
+
+    def forward_at(
+        self,
+        inputs: Float[Tensor, "T B D"] | Int[Tensor, "T B"],
+        state: State | None,
+        at: slice,
+        *,
+        vectors: Float[Tensor, "V D"] | None = None,
+    ) -> tuple[Float[Tensor, "S B H"], State]:
+        *below, top = self.cells
+        olds = [None] * len(self.cells) if state is None else self._split(state)
+        news = []
+        for cell, old in zip(below, olds, strict=False):
+            inputs, new = cell(inputs, old) if vectors is None else cell.forward_tokens(inputs, vectors, old)
+            vectors = None
+            news.append(new)
+        outputs, new = top.forward_at(inputs, olds[-1], at, vectors=vectors)
+        return outputs, self._join([*news, new])
 
     def tapped(
         self,

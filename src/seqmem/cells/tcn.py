@@ -7,7 +7,8 @@ distances. On level l, with dilation 2^l and kernel size k,
 
 and out is the next level's x. It sees 1 + 2 (k - 1) (2^levels - 1) timesteps, and nothing before.
 
-Axes: T time, B batch, D input features, H hidden (channels), C channels of a convolution's input.
+Axes: T time, S asked timesteps, B batch, D input features, H hidden (channels), C channels of a convolution's input, V
+vectors.
 """
 
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from typing import ClassVar, cast
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from .base import Cell
@@ -97,6 +98,35 @@ class TCN(Cell):
                 xs = part(xs, state[name]).relu()
             xs = around = (xs + around).relu()
         return xs, new
+
+    def forward_at(
+        self,
+        inputs: Float[Tensor, "T B D"] | Int[Tensor, "T B"],
+        state: State | None,
+        at: slice,
+        *,
+        vectors: Float[Tensor, "V D"] | None = None,
+    ) -> tuple[Float[Tensor, "S B H"], State]:
+        """From the first timestep on that the asked ones, or the final state, can see."""
+        asked = range(len(inputs))[at]
+        unseen = (asked.start if asked else len(inputs) - 1) - self._reach()
+        if unseen <= 0 or asked.step != 1:
+            return super().forward_at(inputs, state, at, vectors=vectors)
+        empty = self.initial_state(inputs.shape[1])
+        seen = slice(asked.start - unseen, asked.stop - unseen)
+        outputs, final = super().forward_at(inputs[unseen:], empty, seen, vectors=vectors)
+        before = empty if state is None else state
+        for name, slots in final.items():
+            earlier = before[name].dropped + len(before[name]) + unseen
+            final[name] = Slots(slots, window=slots.window, dropped=earlier + slots.dropped)
+        return outputs, final
+
+    def kept(self, steps: int) -> int:
+        return min(steps, 1 + self._reach()) * self.output_size
+
+    def _reach(self) -> int:
+        """Timesteps before the present one that an output sees."""
+        return sum(part.reach for level in self._levels() for _, part in level)
 
     def _levels(self) -> Iterator[tuple[tuple[str, Convolution], tuple[str, Convolution]]]:
         """Two named convolutions per level."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook  # pyright: ignore[reportPrivateUsage]
 
 from ..cells import base as cells
-from ..cells.base import Cell, CellFactory, add_gradients, hooked
+from ..cells.base import Cell, CellFactory, add_gradients, hooked, is_last, outputs_at
 from ..cells.recompute import recomputed
 from ..cells.stack import Stack
 from ..cells.state import State
@@ -78,11 +78,15 @@ class RecurrentModel(Model):
         vectors, every = _token_vectors(self.embed), self.checkpoint_every_t
         if every is not None and torch.is_grad_enabled() and not self._saves_memory():
             outputs, final = recomputed(self.cell, self.embed(inputs), state, every)
+            outputs = outputs if at is None else outputs_at(self.cell, outputs, final, at)
+        elif at is not None:
+            entering = self.embed(inputs) if vectors is None else inputs
+            outputs, final = self.cell.forward_at(entering, state, at, vectors=vectors)
         elif vectors is not None:
             outputs, final = self.cell.forward_tokens(inputs, vectors, state)
         else:
             outputs, final = self.cell(self.embed(inputs), state)
-        return self.read_out(outputs if at is None else _outputs_at(self.cell, outputs, final, at)), final
+        return self.read_out(outputs), final
 
     def tapped(self, inputs: Shaped[Tensor, "T B ..."], at: slice) -> Tapped | None:
         vectors = _token_vectors(self.embed)
@@ -153,17 +157,6 @@ def _looks(cell: Cell, x: Float[Tensor, "B D"], state: State, t: int) -> dict[st
     return backwards(cell.looks(x, state), t)
 
 
-def _outputs_at(cell: Cell, outputs: Float[Tensor, "T B H"], final: State, at: slice) -> Float[Tensor, "A B H"]:
-    """``outputs[at]``. If ``at`` is the last timestep, the output is taken from the state: the backward pass then
-    starts there, without zeros for all other timesteps."""
-    last = cell.output_state
-    return final[last][None] if _is_last(at, outputs) and last is not None else outputs[at]
-
-
-def _is_last(at: slice, outputs: Float[Tensor, "T B H"]) -> bool:
-    return at == slice(len(outputs) - 1, len(outputs))
-
-
 def _token_vectors(embed: nn.Module) -> Float[Tensor, "V D"] | None:
     """The tokens' vectors, if ``embed`` is a mere look-up."""
     if type(embed) is nn.Embedding and (embed.padding_idx, embed.max_norm, embed.sparse) == (None, None, False):
@@ -185,9 +178,9 @@ class _Differentiated:
         self._weight, self._bias = readout.weight, readout.bias
         self._vectors, self._passed, self._at = vectors, passed, at
         self.final = passed.final
-        self._read = cell.output_state if _is_last(at, passed.outputs) else None
+        self._read = cell.output_state if is_last(at, passed.outputs) else None
         with torch.no_grad():
-            self._outputs = _outputs_at(cell, passed.outputs, passed.final, at)
+            self._outputs = outputs_at(cell, passed.outputs, passed.final, at)
             self.predicted = F.linear(self._outputs, self._weight, self._bias)
 
     def backward(self, predicted: Float[Tensor, "A B K"]) -> None:
@@ -236,7 +229,7 @@ class _Taps:
             if self._embedded is not None:
                 self._embedded.copy_(model.embed(self._inputs))
             taps.forward()
-        read = model.cell.output_state if _is_last(self._at, taps.outputs) else None
+        read = model.cell.output_state if is_last(self._at, taps.outputs) else None
         whole = taps.outputs if read is None else taps.final[read][None]
         at = self._at if read is None else slice(None)
         with torch.enable_grad():

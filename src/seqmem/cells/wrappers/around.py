@@ -1,6 +1,7 @@
 """Shared by the wrappers that leave the recurrence alone: they change what enters the inner cell and what leaves it.
 
-Axes: T time, B batch, D input features, H output features, V vectors. ``*N`` is one timestep, many, or vectors.
+Axes: T time, S asked timesteps, B batch, D input features, H output features, V vectors. ``*N`` is one timestep, many,
+or vectors.
 """
 
 from abc import abstractmethod
@@ -28,6 +29,8 @@ class Around(Cell):
 
     does: ClassVar[str]
     source: ClassVar[str]
+    draws: ClassVar[bool] = False
+    """``leave`` draws random numbers, for every timestep of a sequence."""
 
     def __init__(self, inner: Cell) -> None:
         super().__init__()
@@ -68,6 +71,22 @@ class Around(Cell):
     ) -> tuple[Float[Tensor, "T B H"], State]:
         outputs, final = self.inner.forward_tokens(tokens, self.enter(vectors), state)
         return self.leave(F.embedding(tokens, vectors), outputs), final
+
+    def forward_at(
+        self,
+        inputs: Float[Tensor, "T B D"] | Int[Tensor, "T B"],
+        state: State | None,
+        at: slice,
+        *,
+        vectors: Float[Tensor, "V D"] | None = None,
+    ) -> tuple[Float[Tensor, "S B H"], State]:
+        if self.draws:
+            return super().forward_at(inputs, state, at, vectors=vectors)
+        entering = self.enter(inputs if vectors is None else vectors)
+        entering, entered = (entering, None) if vectors is None else (inputs, entering)
+        outputs, final = self.inner.forward_at(entering, state, at, vectors=entered)
+        asked = inputs[at]
+        return self.leave(asked if vectors is None else F.embedding(asked, vectors), outputs), final
 
     def tapped(
         self,

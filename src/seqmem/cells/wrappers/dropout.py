@@ -29,6 +29,7 @@ class Dropout(Around):
 
     does: ClassVar[str] = "sets each number of the output to 0 with probability p"
     source: ClassVar[str] = "Zaremba et al. 2014"
+    draws: ClassVar[bool] = True
 
     def __init__(self, inner: Cell, *, p: float) -> None:
         super().__init__(inner)
