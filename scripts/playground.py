@@ -90,7 +90,7 @@ def main() -> int:
     sentences = {length: _sentences(task, length) for length in sorted({*LENGTHS[50], *LENGTHS[10]})}
     questions = {trained_at: [sentences[length] for length in lengths] for trained_at, lengths in LENGTHS.items()}
     page = options.out.read_text(encoding="utf-8")
-    engine = re.search(r"const \$engine = .*?^\}\)\(\);$", page, re.DOTALL | re.MULTILINE)
+    engine = re.search(r"const \$tape = .*?const \$engine = .*?^\}\)\(\);$", page, re.DOTALL | re.MULTILINE)
     if engine is None:
         print(f"{options.out}: there is no engine in it", file=sys.stderr)
         return 1

@@ -20,7 +20,29 @@ from torch import Tensor, nn
 
 from browser import Visit, visiting
 from browser import chromium as chromium
-from seqmem.cells import GRU, JANET, LSTM, RNN, UGRNN, Additive, Cell, MinGRU, MinLSTM, Stack, State
+from seqmem.cells import (
+    GLA,
+    GRU,
+    JANET,
+    LSTM,
+    MGU,
+    MLSTM,
+    RGLRU,
+    RNN,
+    UGRNN,
+    Additive,
+    Attention,
+    Cell,
+    DeltaNet,
+    GatedDeltaNet,
+    LinearAttention,
+    MinGRU,
+    MinLSTM,
+    Retention,
+    Stack,
+    State,
+)  # fmt: skip
+from seqmem.cells.state import newest
 from seqmem.decay import profile
 from seqmem.evaluate import Evaluation
 from seqmem.lookback import mean_over
@@ -103,13 +125,29 @@ def models() -> dict[str, SequenceModel]:
         "ugrnn": small(partial(UGRNN, hidden_size=6), gain=4.0),
         "janet": small(partial(JANET, hidden_size=6, forget_bias=0.0, beta=0.5), gain=4.0),
         "mingru": small(partial(MinGRU, hidden_size=6, forget_bias=0.0), gain=4.0),
-        "minlstm": small(partial(MinLSTM, hidden_size=6, forget_bias=0.0, normalised=False), gain=4.0),
+        "minlstm": small(partial(MinLSTM, hidden_size=6, forget_bias=0.0, normalised=False), gain=9.0),
         "minlstm normalised": small(partial(MinLSTM, hidden_size=6, forget_bias=0.0), gain=4.0, layers=2),
+        "mgu": small(partial(MGU, hidden_size=6, forget_bias=0.0), gain=4.0),
+        "rglru": small(partial(RGLRU, hidden_size=6), gain=4.0),
+        "attention": small(partial(Attention, hidden_size=6, heads=2)),
+        "attention of two": small(
+            partial(Attention, hidden_size=6, heads=2, positions="learned", window=9, seq_len=20), gain=1.0, layers=2
+        ),
+        "attention alone": small(
+            partial(Attention, hidden_size=5, heads=3, positions="none", wide=0), embed_size=5, gain=3.0
+        ),
+        "linear_attention": small(partial(LinearAttention, hidden_size=6, heads=2), gain=4.0, layers=2),
+        "retention": small(partial(Retention, hidden_size=5, heads=2), gain=2.0),
+        "gla": small(partial(GLA, hidden_size=6, heads=2, rank=3), gain=2.0),
+        "deltanet": small(partial(DeltaNet, hidden_size=6, heads=2, negative=True), gain=4.0),
+        "gated_deltanet": small(partial(GatedDeltaNet, hidden_size=6, heads=2), gain=4.0),
+        "mlstm": small(partial(MLSTM, hidden_size=6, heads=2), gain=4.0),
+        "mlstm exp": small(partial(MLSTM, hidden_size=4, heads=2, forget="exp"), gain=0.5),
         "vanishing": small(partial(RNN, hidden_size=6), gain=0.1),
     }
 
 
-LENGTHS = torch.randint(7, 61, (8,), generator=generator(0, "lengths")).tolist()
+LENGTHS = torch.randint(7, 61, (4,), generator=generator(0, "lengths")).tolist()
 SENTENCES = 9
 """For each length and each model."""
 
@@ -217,12 +255,12 @@ ASK = """({bundles, sentences, texts, profiles}) => {
       const reading = model.read(tokens);
       const result = {confidence: text(reading.confidence), top: [...reading.top], changedAt: reading.changedAt,
                      T: reading.T, K: reading.K, keeps: reading.keeps, hidden: reading.hidden};
-      if (number < 27 && number % 9 === 0) {
+      if (number < 18 && number % 9 === 0) {
         Object.assign(result, {gates: all(reading.gates), states: all(reading.states), norms: all(reading.norms),
                                gateMeans: all(reading.gateMeans),
                                looks: reading.looks.map(({name, over}) => [name, text(over(reading.T - 3))])});
       }
-      if (number < 27 && number % 9 < 2) result.gradient = all(reading.gradient(answer));
+      if (number < 18 && number % 9 < 2) result.gradient = all(reading.gradient(answer));
       return result;
     });
   }
@@ -262,7 +300,7 @@ ASK = """({bundles, sentences, texts, profiles}) => {
   };
   decoded.wide = decode(bundles.wide).sentences.map((some) => some.tokens(1));
   let refused = null;
-  try { decode({...bundles.runs, format: 2}); } catch (error) { refused = error.message; }
+  try { decode({...bundles.runs, format: 1}); } catch (error) { refused = error.message; }
   decoded.refused = refused;
   const shares = profiles.map((norms) => text(globalThis.engine.relative(Float64Array.from(norms))));
   return JSON.stringify({by_model: byModel, unknown_cell: unknownCell, parsed, hostile, decoded, shares});
@@ -288,7 +326,8 @@ def browsed(
         "globalThis.engine = { decode: read, relative };\nglobalThis.sum = bytes + other.bytes + borrowed;\n"
     )
     (folder / "other.js").write_text("export const bytes = 20;\n")
-    (folder / "engine.js").write_text((page.SOURCES / "engine.js").read_text())
+    for name in ("engine.js", "cells.js", "tape.js"):
+        (folder / name).write_text((page.SOURCES / name).read_text())
     hostile = bundle([playable(small(partial(RNN, hidden_size=2), Hostile()), Hostile())])
     (folder / "index.html").write_text(page.build(hostile, folder))
 
@@ -374,12 +413,12 @@ def walk(model: SequenceModel, inputs: Tensor) -> tuple[dict[str, ndarray], dict
 
 
 def series(steps: list[State]) -> dict[str, ndarray]:
-    return {name: torch.cat([step[name] for step in steps]).numpy() for name in steps[0]}
+    return {name: torch.cat([newest(step)[name].flatten(1) for step in steps]).numpy() for name in steps[0]}
 
 
 def test_the_same_gates_and_states_as_in_python(browsed: Browsed, sentences: dict[str, list[Batch]]) -> None:
     for name, model in models().items():
-        for batch, (one, *_) in answers(browsed, name, sentences[name][:3]):
+        for batch, (one, *_) in answers(browsed, name, sentences[name][:2]):
             gates, states = walk(model, batch.inputs[:, :1])
             assert list(one["gates"]) == list(gates)
             assert list(one["states"]) == list(states)
@@ -403,7 +442,7 @@ def test_the_same_gates_and_states_as_in_python(browsed: Browsed, sentences: dic
 def test_the_same_gradients_as_the_trace(browsed: Browsed, sentences: dict[str, list[Batch]]) -> None:
     smallest = inf
     for name, model in models().items():
-        for batch, readings in answers(browsed, name, sentences[name][:3]):
+        for batch, readings in answers(browsed, name, sentences[name][:2]):
             trace = Tracer(model, TASK).measure(batch.sequences(0, 2)).series()
             for number in range(2):
                 gradient = {key: floats(text) for key, text in readings[number]["gradient"].items()}
@@ -411,17 +450,17 @@ def test_the_same_gradients_as_the_trace(browsed: Browsed, sentences: dict[str, 
                 assert set(gradient) == set(trace)
                 for key, values in gradient.items():
                     expected = trace[key][:, number]
-                    # Smaller numbers are subnormal or nearly so, with fewer digits.
-                    full = expected > 1e-290
-                    same(values[full], expected[full], rtol=1e-6, err_msg=f"{name} {key}")
-                    assert (values[~full] <= 1e-289).all()
-                    smallest = min(smallest, expected[full].min(initial=inf))
+                    # Nothing depends on an mlstm's stabiliser: what is computed for it is rounding. Numbers below
+                    # 1e-290 are subnormal or nearly so, with fewer digits.
+                    most = 1e-6 * expected + 1e-12 * trace["state"][:, number] + 1e-289
+                    assert (np.abs(values - expected) <= most).all(), f"{name} {key}"
+                    smallest = min(smallest, expected[expected > 1e-290].min(initial=inf))
     assert smallest < 1e-200, "nothing was compared where a square is zero"
 
 
 def test_the_same_looks_back_as_in_python(browsed: Browsed, sentences: dict[str, list[Batch]]) -> None:
     for name, model in models().items():
-        for batch, (one, *_) in answers(browsed, name, sentences[name][:3]):
+        for batch, (one, *_) in answers(browsed, name, sentences[name][:2]):
             expected = read(model, TASK, batch.sequences(0, 1), gradient=False).attention
             assert [which for which, _ in one["looks"]] == list(expected)
             for which, shares in one["looks"]:
@@ -537,7 +576,7 @@ def test_decoded_facts_about_the_models(browsed: Browsed) -> None:
     for tokens in decoded["wide"]:
         assert tokens == sentence(Wide(), len(tokens), number=1).inputs[:, 0].tolist()
     assert max(map(max, decoded["wide"])) > 255
-    assert decoded["refused"] == "the data have format 2, this page reads format 1"
+    assert decoded["refused"] == "the data have format 1, this page reads format 2"
 
 
 def tiny(task: Task, **more: Any) -> Playable:

@@ -98,7 +98,7 @@ def test_it_trains_what_is_missing_and_reuses_the_rest(
     ]  # fmt: skip
     for model, run in zip(bundle["models"], _as_trained(first), strict=True):
         saved = load_checkpoint(run / "checkpoint.pt")["model"]
-        assert (floats(model["readout"]["weight"]) == saved["readout.weight"].numpy().ravel()).all()
+        assert (floats(model["weights"]["readout.weight"]) == saved["readout.weight"].numpy().ravel()).all()
         assert (floats(model["embed"]) == saved["embed.weight"].numpy().ravel()).all()
         result = json.loads((run / "result.json").read_text())
         assert model["score"] == result["score"]

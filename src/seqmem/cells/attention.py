@@ -46,6 +46,7 @@ class Attention(Cell):
     family: ClassVar[str] = "looking back"
     source: ClassVar[str] = "Vaswani et al. 2017"
     parallel = True
+    equations = "attention"
 
     def __init__(
         self,
@@ -183,6 +184,12 @@ class Attention(Cell):
         first = keys.dropped + len(keys)
         at = torch.arange(first, first + len(x), device=x.device).clamp(max=len(self.places) - 1)
         return x + self.places[at][:, None]
+
+    def weights(self) -> dict[str, Float[Tensor, "..."]]:
+        sizes = {"heads": self.heads, "rotary": self.positions == "rotary"}
+        if self.window is not None:
+            sizes["window"] = self.window
+        return {**dict(self.named_parameters()), **{name: torch.tensor([float(size)]) for name, size in sizes.items()}}
 
     def kept(self, steps: int) -> int:
         return steps * 2 * self.leave.in_features  # keys and values; the rest of the asked timesteps alone

@@ -13,6 +13,7 @@ is not here.
 
 from typing import ClassVar
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -25,6 +26,7 @@ class DeltaNet(MatrixMemoryCell):
 
     family: ClassVar[str] = "matrix memory"
     source: ClassVar[str] = "Schlag et al. 2021; Yang et al. 2024"
+    equations = "deltanet"
 
     def __init__(self, input_size: int, hidden_size: int, *, heads: int = 4, negative: bool = False) -> None:
         super().__init__(input_size, hidden_size, heads)
@@ -45,6 +47,9 @@ class DeltaNet(MatrixMemoryCell):
         write = self.most * self.write(xs).sigmoid()
         looked, memory = memory_sums(self.directed(xs), state["memory"], write=write, delta=True)
         return self.out(looked / self.width**0.5), {"memory": memory}
+
+    def weights(self) -> dict[str, Float[Tensor, "..."]]:
+        return {**super().weights(), "most": torch.tensor([self.most])}
 
     def gates(self, x: Float[Tensor, "B D"], state: State) -> dict[str, Float[Tensor, "B A"]]:
         """``write`` is sigmoid(w . x), one number per head."""

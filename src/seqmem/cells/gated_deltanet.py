@@ -31,6 +31,7 @@ class GatedDeltaNet(MatrixMemoryCell):
     family: ClassVar[str] = "matrix memory"
     source: ClassVar[str] = "Yang, Kautz & Hatamizadeh 2024"
     keeps = ("keep",)
+    equations = "gated deltanet"
 
     def __init__(self, input_size: int, hidden_size: int, *, heads: int = 4) -> None:
         super().__init__(input_size, hidden_size, heads)

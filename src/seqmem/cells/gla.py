@@ -33,6 +33,7 @@ class GLA(MatrixMemoryCell):
     family: ClassVar[str] = "matrix memory"
     source: ClassVar[str] = "Yang et al. 2023"
     keeps = ("keep",)
+    equations = "gla"
 
     def __init__(self, input_size: int, hidden_size: int, *, heads: int = 4, rank: int | None = 16) -> None:
         super().__init__(input_size, hidden_size, heads)

@@ -26,6 +26,7 @@ class LinearAttention(MatrixMemoryCell):
 
     family: ClassVar[str] = "matrix memory"
     source: ClassVar[str] = "Katharopoulos et al. 2020"
+    equations = "linear attention"
 
     def __init__(self, input_size: int, hidden_size: int, *, heads: int = 4) -> None:
         super().__init__(input_size, hidden_size, heads)

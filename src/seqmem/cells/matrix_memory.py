@@ -48,6 +48,9 @@ class MatrixMemoryCell(Cell):
     def kept(self, steps: int) -> int:
         return steps * (self.output_size + 4 * self.heads * self.width)  # q, k, v, and what was read
 
+    def weights(self) -> dict[str, Float[Tensor, "..."]]:
+        return {**dict(self.named_parameters()), "heads": torch.tensor([float(self.heads)])}
+
     def projected(self, x: Float[Tensor, "*N D"]) -> Heads:
         return Heads(*self.project(x).unflatten(-1, (3, self.heads, self.width)).unbind(-3))
 

@@ -30,6 +30,7 @@ class MGU(KeepingCell):
     family: ClassVar[str] = "gated"
     source: ClassVar[str] = "Zhou et al. 2016"
     keeps = ("keep",)
+    equations = "mgu"
     compared = ("forget_bias", "init")
 
     def __init__(

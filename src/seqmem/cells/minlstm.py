@@ -32,6 +32,7 @@ class MinLSTM(GatedLinearCell):
     family: ClassVar[str] = "linear over time"
     source: ClassVar[str] = "Feng et al. 2024"
     keeps = ("forget",)
+    equations = "minlstm"
     compared = ("forget_bias",)
 
     def __init__(
@@ -45,7 +46,6 @@ class MinLSTM(GatedLinearCell):
     ) -> None:
         super().__init__(input_size, hidden_size)
         self.normalised = normalised
-        self.equations = "minlstm normalised" if normalised else "minlstm"
         bound = input_size**-0.5
         self.weight_input = uniform(3 * hidden_size, input_size, bound=bound)
         self.bias = uniform(3 * hidden_size, bound=bound)
@@ -61,7 +61,8 @@ class MinLSTM(GatedLinearCell):
         return f, i * above_zero(n)
 
     def weights(self) -> dict[str, Float[Tensor, "..."]]:
-        return {name: getattr(self, name) for name in ("weight_input", "bias")}
+        own = {name: getattr(self, name) for name in ("weight_input", "bias")}
+        return {**own, "normalised": self.bias.new_tensor([float(self.normalised)])}
 
     def gates(self, x: Float[Tensor, "B D"], state: State) -> dict[str, Float[Tensor, "B H"]]:
         """As they are used: when ``normalised``, after the division."""

@@ -39,6 +39,7 @@ class MLSTM(MatrixMemoryCell):
     family: ClassVar[str] = "matrix memory"
     source: ClassVar[str] = "Beck et al. 2024"
     keeps = ("forget",)
+    equations = "mlstm"
 
     def __init__(self, input_size: int, hidden_size: int, *, heads: int = 4, forget: str = "sigmoid") -> None:
         super().__init__(input_size, hidden_size, heads)
@@ -87,6 +88,9 @@ class MLSTM(MatrixMemoryCell):
         query, key, value = self.projected(x)
         i, f = F.linear(x, self.weight_gates, self.bias_gates).chunk(2, dim=-1)
         return Heads(query, key / self.width**0.5, value), i, self.log_forget(f)
+
+    def weights(self) -> dict[str, Float[Tensor, "..."]]:
+        return {**super().weights(), "sigmoid": torch.tensor([float(bool(self.keeps))])}
 
     def gates(self, x: Float[Tensor, "B D"], state: State) -> dict[str, Float[Tensor, "B _"]]:
         """Exponential gates may be of any size, so they are not shown."""

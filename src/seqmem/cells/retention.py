@@ -23,6 +23,7 @@ class Retention(MatrixMemoryCell):
 
     family: ClassVar[str] = "matrix memory"
     source: ClassVar[str] = "Sun et al. 2023"
+    equations = "retention"
 
     def __init__(self, input_size: int, hidden_size: int, *, heads: int = 4) -> None:
         super().__init__(input_size, hidden_size, heads)

@@ -33,6 +33,7 @@ class RGLRU(GatedLinearCell):
     family: ClassVar[str] = "linear over time"
     source: ClassVar[str] = "De et al. 2024"
     keeps = ("keep",)
+    equations = "rglru"
 
     def __init__(self, input_size: int, hidden_size: int, *, fastest: float = 0.9, slowest: float = 0.999) -> None:
         super().__init__(input_size, hidden_size)
@@ -51,6 +52,9 @@ class RGLRU(GatedLinearCell):
         log_a = -_SHARPNESS * r * F.softplus(self.decay)
         # expm1: 1 - a^2 loses all digits as a approaches 1.
         return log_a.exp(), (-torch.expm1(2 * log_a)).sqrt() * i * v
+
+    def weights(self) -> dict[str, Float[Tensor, "..."]]:
+        return dict(self.named_parameters())
 
     def gates(self, x: Float[Tensor, "B D"], state: State) -> dict[str, Float[Tensor, "B H"]]:
         """``keep`` is a."""

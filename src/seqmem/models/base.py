@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..cells.base import Additive, Cell, cells_in
 from ..cells.state import State
 from ..randomness import ambient
-from ..signals import Batch, loss_with_gradient
+from ..signals import Batch, OneHot, loss_with_gradient
 from ..tasks.base import Task
 
 
@@ -163,20 +163,36 @@ class Tapped(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Layers:
-    """A model that is an embedding, cells with published equations on top of each other, and a linear readout.
+    """A model that is an embedding, cells with published equations on top of each other, and some more weights.
 
     Args:
+        equations: the name of the model's own, for other implementations of them.
         vocabulary, width: V and D.
         vectors: [V D]; None: tokens are embedded as unit vectors.
-        cells: from the bottom up; each has ``equations`` and ``weights``.
+        cells: part of the model -> its cells from the bottom up; each has ``equations`` and ``weights``.
+        weights: all others, by their names in ``equations``.
     """
 
+    equations: str
     vocabulary: int
     width: int
     vectors: Float[Tensor, "V D"] | None
-    cells: Sequence[Cell]
-    weight: Float[Tensor, "K H"]
-    bias: Float[Tensor, " K"]
+    cells: Mapping[str, Sequence[Cell]]
+    weights: Mapping[str, Float[Tensor, "..."]]
+
+    @classmethod
+    def of(
+        cls, equations: str, embed: nn.Module, cells: Mapping[str, Cell], weights: Mapping[str, Tensor]
+    ) -> "Layers | None":
+        """None: a cell has no published equations, or tokens are embedded in another way."""
+        layers = {name: cell.layers() for name, cell in cells.items()}
+        if any(cell.equations is None for stack in layers.values() for cell in stack):
+            return None
+        if type(embed) is nn.Embedding:
+            return cls(equations, embed.num_embeddings, embed.embedding_dim, embed.weight, layers, weights)
+        if type(embed) is OneHot:
+            return cls(equations, embed.size, embed.size, None, layers, weights)
+        return None
 
 
 def backwards(weights: Mapping[str, Float[Tensor, "B heads N"]], t: int) -> dict[str, Look]:

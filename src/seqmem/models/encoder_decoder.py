@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from ..cells.base import Additive, Cell, CellFactory
 from ..cells.state import Slots, State, join, part, tensors
 from ..tasks.base import Task
-from .base import Look, Model, Step, backwards, entering
+from .base import Layers, Look, Model, Step, backwards, entering
 from .recurrent import stacked
 
 ATTENTION = "bahdanau", "luong"
@@ -174,6 +174,19 @@ class EncoderDecoder(Model):
         if self.backward_encoder is not None:
             state["source"] = Slots()
         return state
+
+    def layers(self) -> Layers | None:
+        """``handover_state`` among the weights: the decoder begins in the state in which the encoder ends."""
+        cells = {"encoder": self.encoder, "decoder": self.decoder}
+        if self.backward_encoder is not None:
+            cells["backward_encoder"] = self.backward_encoder
+        inside = ("embed", *cells)
+        weights: dict[str, Tensor] = {
+            name: each for name, each in self.named_parameters() if name.partition(".")[0] not in inside
+        }
+        if self.handover == "state":
+            weights["handover_state"] = torch.ones(1)
+        return Layers.of("encoder decoder", self.embed, cells, weights)
 
     # ---- The definition ----------------------------------------------------------------------------------------------
 

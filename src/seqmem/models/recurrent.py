@@ -124,14 +124,11 @@ class RecurrentModel(Model):
         super().checkpoint(every)
 
     def layers(self) -> Layers | None:
-        embed, readout, layers = self.embed, self.readout, self.cell.layers()
-        if type(readout) is not nn.Linear or readout.bias is None or any(cell.equations is None for cell in layers):
+        readout = self.readout
+        if type(readout) is not nn.Linear or readout.bias is None:
             return None
-        if type(embed) is nn.Embedding:
-            return Layers(embed.num_embeddings, embed.embedding_dim, embed.weight, layers, readout.weight, readout.bias)
-        if type(embed) is OneHot:
-            return Layers(embed.size, embed.size, None, layers, readout.weight, readout.bias)
-        return None
+        weights = {"readout.weight": readout.weight, "readout.bias": readout.bias}
+        return Layers.of("recurrent", self.embed, {"cell": self.cell}, weights)
 
     def _saves_memory(self) -> bool:
         return self.cell.saves_memory(next(self.readout.parameters()))

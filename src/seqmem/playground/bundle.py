@@ -18,6 +18,7 @@ import torch
 from numpy import ndarray
 from torch import Tensor
 
+from ..cells.base import Cell
 from ..evaluate import Evaluation
 from ..lookback import LookBack, mean_over
 from ..models.base import Model, parameter_count
@@ -25,15 +26,16 @@ from ..reading import read, sentence
 from ..signals import ACCURACY, Batch
 from ..tasks.base import Task
 
-FORMAT = 1
+FORMAT = 2
 
 EQUATIONS = frozenset(
     {
         *("rnn tanh", "rnn relu", "lstm", "gru torch", "gru cho"),
-        *("ugrnn", "janet", "mingru", "minlstm", "minlstm normalised"),
+        *("mgu", "ugrnn", "janet", "mingru", "minlstm", "rglru", "attention"),
+        *("linear attention", "retention", "gla", "deltanet", "gated deltanet", "mlstm"),
     }
 )
-"""The equations that engine.js implements."""
+"""The equations that cells.js implements."""
 
 READINGS = 12
 """The number of lengths at which a model that cannot run in the browser reads one sentence in advance."""
@@ -216,25 +218,27 @@ def _token_type(task: Task) -> str:
 
 
 def _weights(model: Model) -> dict[str, Any] | None:
-    """The weights of a model that engine.js can compute; None if it does not implement the equations."""
+    """The weights of a model that engine.js can compute; None if a cell has other equations than ``EQUATIONS``."""
     whole = model.layers()
-    if whole is None or any(cell.equations not in EQUATIONS for cell in whole.cells):
+    if whole is None or any(cell.equations not in EQUATIONS for layers in whole.cells.values() for cell in layers):
         return None
     return {
+        "equations": whole.equations,
         "embed": None if whole.vectors is None else _text(whole.vectors),
         "vocab": whole.vocabulary,
         "embed_size": whole.width,
-        "layers": [
-            {
-                "equations": cell.equations,
-                "hidden": cell.output_size,
-                "input": cell.input_size,
-                **{name: _text(values) for name, values in cell.weights().items()},
-            }
-            for cell in whole.cells
-        ],
-        "readout": {"weight": _text(whole.weight), "bias": _text(whole.bias)},
+        "cells": {name: [_layer(cell) for cell in layers] for name, layers in whole.cells.items()},
+        "weights": {name: _text(values) for name, values in whole.weights.items()},
         "readings": None,
+    }
+
+
+def _layer(cell: Cell) -> dict[str, Any]:
+    return {
+        "equations": cell.equations,
+        "hidden": cell.output_size,
+        "input": cell.input_size,
+        **{name: _text(values) for name, values in cell.weights().items()},
     }
 
 
@@ -265,7 +269,7 @@ def _readings(
                 "looks": [_looks(name, looked, len(reading)) for name, looked in reading.attention.items()],
             }
         )
-    return {"embed": None, "layers": None, "readout": None, "readings": readings}
+    return {"equations": None, "embed": None, "cells": None, "weights": None, "readings": readings}
 
 
 def _looks(name: str, looked: LookBack, length: int) -> dict[str, Any]:

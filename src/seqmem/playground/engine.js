@@ -1,78 +1,16 @@
-// The cells of seqmem, forward and backward, in float64. Nothing here touches the page. Only rounding differs from
-// Python: far beyond its trained length a chaotic rnn magnifies float32's rounding from 1e-7 to more than 1e-4.
+// The cells of seqmem on top of each other, forward and backward, in float64. Nothing here touches the page. Only
+// rounding differs from Python: far beyond its trained length a chaotic rnn magnifies float32's rounding from 1e-7 to
+// more than 1e-4.
 //
-// Arrays are flat and time comes first: [T*H] holds the H units of timestep 0, then those of timestep 1. A layer's
-// drive is W x_t + b. The rows of W, U and b have torch's order, i f g o and r z n.
+// Arrays are flat and time comes first: [T*H] holds the H units of timestep 0, then those of timestep 1.
 
-const FORMAT = 1;
+import { CELLS } from "./cells.js";
+import { F, Tape, bytes, floats, multiply, multiplyTransposed, softmax } from "./tape.js";
+
+const FORMAT = 2;
 
 // ---------------------------------------------------------------------------------------------------------------------
-// Numbers
-
-function bytes(base64) {
-  const text = atob(base64);
-  const result = new Uint8Array(text.length);
-  for (let i = 0; i < text.length; i++) result[i] = text.charCodeAt(i);
-  return result;
-}
-
-function floats(base64) {
-  return Float64Array.from(new Float32Array(bytes(base64).buffer));
-}
-
-function sigmoid(x) {
-  return 1 / (1 + Math.exp(-x));
-}
-
-// out[to + r] += sum over c of M[from + r, c] x[at + c], for r < rows; M has `columns` columns. Four rows at a
-// time are twice as fast: a single sum is bound by the latency of additions.
-function multiply(out, to, M, from, rows, columns, x, at) {
-  const end = at + columns;
-  let r = 0;
-  let m = from * columns;
-  for (; r + 3 < rows; r += 4, m += 3 * columns) {
-    let s0 = 0;
-    let s1 = 0;
-    let s2 = 0;
-    let s3 = 0;
-    for (let c = at; c < end; c++, m++) {
-      const by = x[c];
-      s0 += M[m] * by;
-      s1 += M[m + columns] * by;
-      s2 += M[m + 2 * columns] * by;
-      s3 += M[m + 3 * columns] * by;
-    }
-    out[to + r] += s0;
-    out[to + r + 1] += s1;
-    out[to + r + 2] += s2;
-    out[to + r + 3] += s3;
-  }
-  for (; r < rows; r++) {
-    let sum = 0;
-    for (let c = at; c < end; c++) sum += M[m++] * x[c];
-    out[to + r] += sum;
-  }
-}
-
-// out[to + c] += sum over r of M[from + r, c] d[at + r], for r < rows: the same with M transposed.
-function multiplyTransposed(out, to, M, from, rows, columns, d, at) {
-  const end = to + columns;
-  let r = 0;
-  let m = from * columns;
-  for (; r + 3 < rows; r += 4, m += 3 * columns) {
-    const d0 = d[at + r];
-    const d1 = d[at + r + 1];
-    const d2 = d[at + r + 2];
-    const d3 = d[at + r + 3];
-    for (let c = to; c < end; c++, m++) {
-      out[c] += M[m] * d0 + M[m + columns] * d1 + M[m + 2 * columns] * d2 + M[m + 3 * columns] * d3;
-    }
-  }
-  for (; r < rows; r++) {
-    const by = d[at + r];
-    for (let c = to; c < end; c++) out[c] += M[m++] * by;
-  }
-}
+// Series over timesteps
 
 // The L2 norm of every timestep's `size` numbers, over the whole range of float64: where squares would overflow or
 // underflow, Math.hypot scales first.
@@ -106,317 +44,6 @@ export function relative(norms) {
   return [...Array.from(before, log), NaN];
 }
 
-function softmax(logits, size) {
-  const result = new Float64Array(logits.length);
-  for (let at = 0; at < logits.length; at += size) {
-    let largest = -Infinity;
-    for (let k = 0; k < size; k++) largest = Math.max(largest, logits[at + k]);
-    let sum = 0;
-    for (let k = 0; k < size; k++) sum += result[at + k] = Math.exp(logits[at + k] - largest);
-    for (let k = 0; k < size; k++) result[at + k] /= sum;
-  }
-  return result;
-}
-
-// ---------------------------------------------------------------------------------------------------------------------
-// Cells. tape(T, H) allocates the buffers of T timesteps, with the states by name.
-// path(tape): {state, keep, write} [T*H] of a state that changes by addition, s_t = keep_t s_{t-1} + write_t; or none.
-// step(layer, drive, at, source, before, tape, t) writes timestep t of a tape, from the drive that begins at `at` and
-// the state after timestep `before` of the tape `source`; before = -1 is the initial state, zero.
-// backward(layer, T, tape, fromAbove) returns the gradients with respect to the drive and to every state. These are
-// total derivatives: the gradient through an LSTM's h_t also counts at c_t. fromAbove [T*H] is the direct gradient at
-// h_t, from the loss or the layer above.
-
-//    h_t = phi(W x_t + U h_{t-1} + b)
-function simple(phi, slope) {
-  return {
-    rows: 1,
-    gates: {},
-    keeps: [],
-    tape(T, H) {
-      const h = new Float64Array(T * H);
-      return { h, states: { hidden: h } };
-    },
-    step({ hidden: H, U }, drive, at, source, before, { h }, t) {
-      const a = drive.slice(at, at + H);
-      if (before >= 0) multiply(a, 0, U, 0, H, H, source.h, before * H);
-      for (let j = 0; j < H; j++) h[t * H + j] = phi(a[j]);
-    },
-    backward({ hidden: H, U }, T, { h }, fromAbove) {
-      const dh = Float64Array.from(fromAbove);
-      const drive = new Float64Array(T * H);
-      for (let t = T - 1; t >= 0; t--) {
-        const now = t * H;
-        for (let j = now; j < now + H; j++) drive[j] = dh[j] * slope(h[j]);
-        if (t > 0) multiplyTransposed(dh, now - H, U, 0, H, H, drive, now);
-      }
-      return { drive, states: { hidden: dh } };
-    },
-  };
-}
-
-//    i, f, o = sigmoid(W x_t + U h_{t-1} + b),  g = tanh(W x_t + U h_{t-1} + b)
-//    c_t = f * c_{t-1} + i * g,  h_t = o * tanh(c_t)
-const lstm = {
-  rows: 4,
-  gates: { forget: "f", input: "i", output: "o" },
-  keeps: ["forget"],
-  path: ({ f, i, g }) => ({ state: "cell", keep: f, write: i.map((open, n) => open * g[n]) }),
-  tape(T, H) {
-    const [i, f, g, o, c, h, tanhC] = Array.from({ length: 7 }, () => new Float64Array(T * H));
-    return { i, f, g, o, h, c, tanhC, states: { hidden: h, cell: c } };
-  },
-  step({ hidden: H, U }, drive, at, source, before, { i, f, g, o, h, c, tanhC }, t) {
-    const a = drive.slice(at, at + 4 * H);
-    const old = before * H;
-    if (before >= 0) multiply(a, 0, U, 0, 4 * H, H, source.h, old);
-    for (let j = 0, n = t * H; j < H; j++, n++) {
-      i[n] = sigmoid(a[j]);
-      f[n] = sigmoid(a[H + j]);
-      g[n] = Math.tanh(a[2 * H + j]);
-      o[n] = sigmoid(a[3 * H + j]);
-      c[n] = (before >= 0 ? f[n] * source.c[old + j] : 0) + i[n] * g[n];
-      tanhC[n] = Math.tanh(c[n]);
-      h[n] = o[n] * tanhC[n];
-    }
-  },
-  backward({ hidden: H, U }, T, { i, f, g, o, c, tanhC }, fromAbove) {
-    const dh = Float64Array.from(fromAbove);
-    const dc = new Float64Array(T * H);
-    const drive = new Float64Array(4 * T * H);
-    for (let t = T - 1; t >= 0; t--) {
-      const now = t * H;
-      for (let j = 0, n = now, at = 4 * now; j < H; j++, n++, at++) {
-        dc[n] += dh[n] * o[n] * (1 - tanhC[n] * tanhC[n]);
-        const before = t > 0 ? c[n - H] : 0;
-        drive[at] = dc[n] * g[n] * i[n] * (1 - i[n]);
-        drive[at + H] = dc[n] * before * f[n] * (1 - f[n]);
-        drive[at + 2 * H] = dc[n] * i[n] * (1 - g[n] * g[n]);
-        drive[at + 3 * H] = dh[n] * tanhC[n] * o[n] * (1 - o[n]);
-        if (t > 0) dc[n - H] = dc[n] * f[n];
-      }
-      if (t > 0) multiplyTransposed(dh, now - H, U, 0, 4 * H, H, drive, 4 * now);
-    }
-    return { drive, states: { hidden: dh, cell: dc } };
-  },
-};
-
-//    r, z = sigmoid(W x_t + U h_{t-1} + b),  h_t = (1 - z) * n + z * h_{t-1}
-//    n = tanh(W x_t + b + r * (U h_{t-1}))      inside: r scales U h, as in torch
-//    n = tanh(W x_t + b + U (r * h_{t-1}))      else:   r scales h, as in Cho et al. (2014)
-// The tape's u is the factor of r: U h_{t-1}, or h_{t-1}.
-function gru(inside) {
-  return {
-    rows: 3,
-    gates: { update: "z", reset: "r" },
-    keeps: ["update"],
-    path: ({ z, n }) => ({ state: "hidden", keep: z, write: n.map((value, k) => (1 - z[k]) * value) }),
-    tape(T, H) {
-      const [r, z, n, u, h] = Array.from({ length: 5 }, () => new Float64Array(T * H));
-      return { r, z, n, u, h, states: { hidden: h } };
-    },
-    step({ hidden: H, U }, drive, at, source, before, { r, z, n, u, h }, t) {
-      const a = drive.slice(at, at + 3 * H);
-      const reset = new Float64Array(H);
-      const now = t * H;
-      const old = before * H;
-      if (before >= 0) {
-        multiply(a, 0, U, 0, 2 * H, H, source.h, old);
-        if (inside) multiply(u, now, U, 2 * H, H, H, source.h, old);
-        else for (let j = 0; j < H; j++) u[now + j] = source.h[old + j];
-      }
-      for (let j = 0; j < H; j++) {
-        r[now + j] = sigmoid(a[j]);
-        z[now + j] = sigmoid(a[H + j]);
-        reset[j] = r[now + j] * u[now + j];
-      }
-      if (inside) for (let j = 0; j < H; j++) a[2 * H + j] += reset[j];
-      else if (before >= 0) multiply(a, 2 * H, U, 2 * H, H, H, reset, 0);
-      for (let j = 0, k = now; j < H; j++, k++) {
-        n[k] = Math.tanh(a[2 * H + j]);
-        h[k] = (1 - z[k]) * n[k] + (before >= 0 ? z[k] * source.h[old + j] : 0);
-      }
-    },
-    backward({ hidden: H, U }, T, { r, z, n, u, h }, fromAbove) {
-      const dh = Float64Array.from(fromAbove);
-      const drive = new Float64Array(3 * T * H);
-      const dn = new Float64Array(H); // at the argument of tanh
-      const through = new Float64Array(H); // at the input of U's last rows, or at their product
-      for (let t = T - 1; t >= 0; t--) {
-        const now = t * H;
-        const at = 3 * now;
-        for (let j = 0, k = now; j < H; j++, k++) {
-          dn[j] = dh[k] * (1 - z[k]) * (1 - n[k] * n[k]);
-          const before = t > 0 ? h[k - H] : 0;
-          drive[at + H + j] = dh[k] * (before - n[k]) * z[k] * (1 - z[k]);
-          drive[at + 2 * H + j] = dn[j];
-          if (t > 0) dh[k - H] += dh[k] * z[k];
-        }
-        if (inside) through.set(dn);
-        else {
-          through.fill(0);
-          multiplyTransposed(through, 0, U, 2 * H, H, H, dn, 0);
-        }
-        for (let j = 0, k = now; j < H; j++, k++) {
-          drive[at + j] = through[j] * u[k] * r[k] * (1 - r[k]);
-          through[j] *= r[k];
-        }
-        if (t > 0) {
-          multiplyTransposed(dh, now - H, U, 0, 2 * H, H, drive, at);
-          if (inside) multiplyTransposed(dh, now - H, U, 2 * H, H, H, through, 0);
-          else for (let j = 0; j < H; j++) dh[now - H + j] += through[j];
-        }
-      }
-      return { drive, states: { hidden: dh } };
-    },
-  };
-}
-
-//    h_t = keep * h_{t-1} + write,  both of `rows` numbers a of each unit: W x_t + b, and U h_{t-1} if `recurrent`
-// open(a, layer) returns {keep, write, and the gates}; back(a, opened, dKeep, dWrite, layer) the gradient at each a.
-function additive({ rows, recurrent, gates, keeps, open, back }) {
-  const names = Object.values(gates);
-  return {
-    rows,
-    gates,
-    keeps,
-    path: ({ keep, write }) => ({ state: "hidden", keep, write }),
-    tape(T, H) {
-      const [h, keep, write] = Array.from({ length: 3 }, () => new Float64Array(T * H));
-      const opened = Object.fromEntries(names.map((name) => [name, new Float64Array(T * H)]));
-      return { ...opened, h, keep, write, a: new Float64Array(rows * T * H), states: { hidden: h } };
-    },
-    step(layer, drive, at, source, before, tape, t) {
-      const H = layer.hidden;
-      const all = drive.slice(at, at + rows * H);
-      if (recurrent && before >= 0) multiply(all, 0, layer.U, 0, rows * H, H, source.h, before * H);
-      tape.a.set(all, t * rows * H);
-      for (let j = 0, n = t * H; j < H; j++, n++) {
-        const opened = open(unit(all, 0, j, H, rows), layer);
-        tape.keep[n] = opened.keep;
-        tape.write[n] = opened.write;
-        for (const name of names) tape[name][n] = opened[name];
-        tape.h[n] = (before >= 0 ? opened.keep * source.h[before * H + j] : 0) + opened.write;
-      }
-    },
-    backward(layer, T, { a, keep, h }, fromAbove) {
-      const H = layer.hidden;
-      const dh = Float64Array.from(fromAbove);
-      const drive = new Float64Array(rows * T * H);
-      for (let t = T - 1; t >= 0; t--) {
-        const now = t * H;
-        for (let j = 0, n = now; j < H; j++, n++) {
-          const mine = unit(a, rows * now, j, H, rows);
-          const at = back(mine, open(mine, layer), t > 0 ? dh[n] * h[n - H] : 0, dh[n], layer);
-          at.forEach((value, row) => (drive[rows * now + row * H + j] = value));
-          if (t > 0) dh[n - H] += dh[n] * keep[n];
-        }
-        if (recurrent && t > 0) multiplyTransposed(dh, now - H, layer.U, 0, rows * H, H, drive, rows * now);
-      }
-      return { drive, states: { hidden: dh } };
-    },
-  };
-}
-
-function unit(a, from, j, H, rows) {
-  return Array.from({ length: rows }, (_, row) => a[from + row * H + j]);
-}
-
-//    keep = sigmoid(a),  write = (1 - sigmoid(a - beta)) tanh(c)        beta = 0: the ugrnn
-const janet = {
-  rows: 2,
-  recurrent: true,
-  gates: { forget: "keep", input: "enter" },
-  keeps: ["forget"],
-  open([a, c], { beta }) {
-    const enter = 1 - sigmoid(a - beta);
-    return { keep: sigmoid(a), enter, write: enter * Math.tanh(c) };
-  },
-  back([, c], { keep, enter }, dKeep, dWrite) {
-    const n = Math.tanh(c);
-    return [dKeep * keep * (1 - keep) - dWrite * n * enter * (1 - enter), dWrite * enter * (1 - n * n)];
-  },
-};
-
-// minGRU's and minLSTM's candidate, and its slope.
-const aboveZero = (n) => (n >= 0 ? n + 0.5 : sigmoid(n));
-const slopeAboveZero = (n) => (n >= 0 ? 1 : sigmoid(n) * (1 - sigmoid(n)));
-
-//    keep = 1 - z,  write = z g(n),  z = sigmoid(W x_t + b)
-const mingru = {
-  rows: 2,
-  recurrent: false,
-  gates: { keep: "keep" },
-  keeps: ["keep"],
-  open([z, n]) {
-    return { keep: sigmoid(-z), write: sigmoid(z) * aboveZero(n) };
-  },
-  back([z, n], { keep }, dKeep, dWrite) {
-    const slope = keep * (1 - keep);
-    return [(dWrite * aboveZero(n) - dKeep) * slope, dWrite * (1 - keep) * slopeAboveZero(n)];
-  },
-};
-
-//    keep = f,  write = i g(n),  f, i = sigmoid(W x_t + b), in the normalised form over f + i
-const minlstm = {
-  rows: 3,
-  recurrent: false,
-  gates: { forget: "keep", input: "enter" },
-  keeps: ["forget"],
-  open([f, i, n]) {
-    return { keep: sigmoid(f), enter: sigmoid(i), write: sigmoid(i) * aboveZero(n) };
-  },
-  back([, , n], { keep, enter }, dKeep, dWrite) {
-    const dEnter = dWrite * aboveZero(n);
-    return [dKeep * keep * (1 - keep), dEnter * enter * (1 - enter), dWrite * enter * slopeAboveZero(n)];
-  },
-};
-const logSigmoid = (x) => -(Math.max(-x, 0) + Math.log1p(Math.exp(-Math.abs(x))));
-const normalised = {
-  ...minlstm,
-  open([f, i, n]) {
-    const share = logSigmoid(f) - logSigmoid(i); // f / (f + i) in logarithms, where both may underflow
-    return { keep: sigmoid(share), enter: sigmoid(-share), write: sigmoid(-share) * aboveZero(n) };
-  },
-  back([f, i, n], { keep, enter }, dKeep, dWrite) {
-    const dShare = (dKeep - dWrite * aboveZero(n)) * keep * enter;
-    return [dShare * sigmoid(-f), -dShare * sigmoid(-i), dWrite * enter * slopeAboveZero(n)];
-  },
-};
-
-const CELLS = {
-  "rnn tanh": simple(Math.tanh, (h) => 1 - h * h),
-  "rnn relu": simple((a) => (a > 0 ? a : 0), (h) => (h > 0 ? 1 : 0)),
-  lstm,
-  "gru torch": gru(true),
-  "gru cho": gru(false),
-  ugrnn: additive({ ...janet, gates: { update: "keep" }, keeps: ["update"] }),
-  janet: additive(janet),
-  mingru: additive(mingru),
-  minlstm: additive(minlstm),
-  "minlstm normalised": additive(normalised),
-};
-
-// The effective attention of timestep t on all T: the norm over units of what each wrote times all that was kept of it
-// since, over the sum of these norms. The state before the first is zero.
-function shares({ keep, write }, H, T, t) {
-  const left = new Float64Array(H).fill(1);
-  const result = new Float64Array(T);
-  let sum = 0;
-  for (let s = t; s >= 0; s--) {
-    let squares = 0;
-    for (let j = 0, n = s * H; j < H; j++, n++) {
-      squares += (left[j] * write[n]) ** 2;
-      left[j] *= keep[n];
-    }
-    sum += result[s] = Math.sqrt(squares);
-  }
-  return result.map((size) => size / sum);
-}
-
-// ---------------------------------------------------------------------------------------------------------------------
-// Models
-
 function lastChange(top) {
   for (let t = top.length - 1; t > 0; t--) if (top[t] !== top[t - 1]) return t;
   return null;
@@ -430,159 +57,357 @@ function argmax(values, size) {
   return top;
 }
 
+// The effective attention of timestep t: the norm of what each timestep wrote times all that was kept of it since, over
+// the sum of these norms; of a memory, of what the query of t reads of that, and the mean over heads. `paths`: for each
+// timestep {keep, write} or {keep, key, value, query}. The state before the first is zero.
+function effective(tape, paths, heads, t) {
+  const numbers = (node) => node && tape.of(node);
+  const query = numbers(paths[t].query);
+  const wide = (paths[t].write ?? paths[t].key).n;
+  const left = new Float64Array(wide).fill(1);
+  const sizes = paths.map(() => new Float64Array(heads));
+  const sums = new Float64Array(heads);
+  for (let s = t; s >= 0; s--) {
+    const { keep, write, key, value } = paths[s];
+    const [written, kept, second] = [numbers(write ?? key), numbers(keep), numbers(value)];
+    for (let h = 0; h < heads; h++) {
+      let size = 0;
+      let squares = 0;
+      for (let i = (h * wide) / heads; i < ((h + 1) * wide) / heads; i++) {
+        if (query) size += left[i] * written[i] * query[i];
+        squares += (query ? second[i] : left[i] * written[i]) ** 2;
+      }
+      sums[h] += sizes[s][h] = (query ? Math.abs(size) : 1) * Math.sqrt(squares);
+    }
+    if (kept) for (let i = 0; i < wide; i++) left[i] *= kept[Math.floor((i * kept.length) / wide)];
+  }
+  return Float64Array.from(sizes, (each) => each.reduce((sum, size, h) => sum + size / sums[h] / heads, 0));
+}
+
+// Attention's weights from timestep t, the mean over heads.
+function meanOver({ weights }, heads, t, T) {
+  const count = weights.length / heads;
+  const result = new Float64Array(T);
+  weights.forEach((weight, i) => (result[t + 1 - count + (i % count)] += weight / heads));
+  return result;
+}
+
+// What some steps looked back at, attention first and upper layers first: {name, effective, over}. `inside`: for each
+// timestep what each layer's step tells.
+function looksBack(tape, { layers, prefixes }, inside) {
+  const T = inside.length;
+  const series = (kind, name, over, effective) =>
+    layers.flatMap(({ w }, l) => {
+      const steps = inside.map((each) => each[l][kind]);
+      return steps[0] ? [{ name: prefixes[l] + steps[0][name], effective, over: (t) => over(steps, w.heads?.[0] ?? 1, t) }] : [];
+    });
+  return [
+    ...series("looks", "name", (steps, heads, t) => meanOver(steps[t], heads, t, T), false).reverse(),
+    ...series("path", "state", (steps, heads, t) => effective(tape, steps, heads, t), true).reverse(),
+  ];
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Models
+
+// Cells on top of each other.
+class Stack {
+  constructor(layers) {
+    this.layers = layers.map(({ equations, hidden, input, ...weights }) => {
+      return { cell: CELLS[equations], w: { ...decoded(weights), hidden, input } };
+    });
+    this.prefixes = layers.map((_, l) => (layers.length > 1 ? `${l}/` : ""));
+    this.hidden = layers.map(({ hidden }) => hidden);
+  }
+
+  start(tape) {
+    return this.layers.map(({ cell, w }) => cell.start(tape, w));
+  }
+
+  // {output, states, inside}
+  step(tape, x, states) {
+    const inside = this.layers.map(({ cell, w }, l) => {
+      const all = cell.step(tape, w, x, states[l]);
+      x = all.output;
+      return all;
+    });
+    return { output: x, states: inside.map(({ state }) => state), inside };
+  }
+
+  // Something of each layer, by names with the layer's number in front: of(layer, its step) gives name -> value.
+  named(of, inside) {
+    return Object.fromEntries(
+      this.layers.flatMap(({ cell }, l) =>
+        Object.entries(of(inside[l], cell)).map(([name, value]) => [this.prefixes[l] + name, value]),
+      ),
+    );
+  }
+
+  keeps(inside) {
+    return this.layers.flatMap(({ cell: { keeps = [] } }, l) =>
+      keeps.filter((name) => name in inside[l].gates).map((name) => this.prefixes[l] + name),
+    );
+  }
+}
+
+// The tokens' vectors; without any, unit vectors.
+class Embedding {
+  constructor({ vocab, embed_size, embed }) {
+    this.size = embed === null ? vocab : embed_size;
+    this.vectors = embed === null ? null : floats(embed);
+  }
+
+  enter(tape, token) {
+    if (this.vectors) return tape.leaf(this.vectors.subarray(token * this.size, (token + 1) * this.size));
+    const unit = tape.zeros(this.size);
+    tape.values[unit.at + token] = 1;
+    return { ...unit, hot: token };
+  }
+}
+
+// The weights of a bundle, by name.
+function decoded(weights) {
+  return Object.fromEntries(Object.entries(weights).map(([name, text]) => [name, floats(text)]));
+}
+
+// A stack of cells and a linear readout.
+class Recurrent {
+  constructor(data) {
+    this.embedding = new Embedding(data);
+    this.stack = new Stack(data.cells.cell);
+    const { "readout.weight": weight, "readout.bias": bias } = decoded(data.weights);
+    Object.assign(this, { weight, bias, K: bias.length });
+  }
+
+  // Probabilities of the answers [T*K] from the outputs of T timesteps.
+  read(outputs) {
+    const H = this.weight.length / this.K;
+    const T = outputs.length / H;
+    const logits = new Float64Array(T * this.K);
+    for (let t = 0; t < T; t++) {
+      logits.set(this.bias, t * this.K);
+      multiply(logits, t * this.K, this.weight, 0, this.K, H, outputs, t * H);
+    }
+    return softmax(logits, this.K);
+  }
+
+  begin(tape, source) {
+    let before = { states: this.stack.start(tape), inside: [] };
+    for (const token of source) before = this.step(tape, token, before).after;
+    return { state: before };
+  }
+
+  next(tape, token, state) {
+    const { output, after } = this.step(tape, token, state);
+    return { confidence: this.read(tape.of(output)), state: after };
+  }
+
+  step(tape, token, { states, inside }) {
+    const step = this.stack.step(tape, this.embedding.enter(tape, token), states);
+    inside.push(step.inside);
+    return { output: step.output, after: { states: step.states, inside } };
+  }
+
+  // For each of the timesteps `from`..T what it looked at [T]; null if that cannot be told.
+  alignment(tape, { inside }, from) {
+    const [looked] = looksBack(tape, this.stack, inside);
+    return looked ? { ...looked, rows: inside.slice(from).map((_, i) => looked.over(from + i)) } : null;
+  }
+}
+
+// One cell reads the source, another writes; between them stands a vector, or attention (models/encoder_decoder.py has
+// the equations).
+class EncoderDecoder {
+  constructor(data) {
+    this.embedding = new Embedding(data);
+    const { encoder, decoder, backward_encoder: backward } = data.cells;
+    this.encoder = new Stack(encoder);
+    this.decoder = new Stack(decoder);
+    this.backward = backward ? new Stack(backward) : null;
+    this.w = decoded(data.weights);
+    this.K = this.w["readout.bias"].length;
+  }
+
+  linear(tape, name, x) {
+    return tape.affine(x, this.w[`${name}.weight`], this.w[`${name}.bias`]);
+  }
+
+  begin(tape, source) {
+    const xs = source.map((token) => this.embedding.enter(tape, token));
+    const run = (stack, inputs) => {
+      let states = stack.start(tape);
+      const outputs = inputs.map((x) => {
+        const step = stack.step(tape, x, states);
+        states = step.states;
+        return step.output;
+      });
+      return { outputs, states };
+    };
+    const { outputs, states } = run(this.encoder, xs);
+    let [memory, last, seen] = [outputs, outputs.at(-1), null];
+    if (this.backward) {
+      const back = run(this.backward, [...xs].reverse()).outputs;
+      last = back.at(-1);
+      memory = outputs.map((output, j) => tape.join([output, back[back.length - 1 - j]]));
+    }
+    if (this.w["summary.weight"]) last = seen = tape.map(this.linear(tape, "summary", last), F.tanh);
+    const keys = this.w["key.weight"] ? memory.map((each) => this.linear(tape, "key", each)) : null;
+    let [first, output] = [states, last];
+    if (!this.w.handover_state) {
+      first = this.decoder.start(tape);
+      if (this.w["start.weight"]) {
+        output = tape.map(this.linear(tape, "start", last), F.tanh);
+        const { cell } = this.decoder.layers.at(-1);
+        if (cell.output) first = [...first.slice(0, -1), { ...first.at(-1), [cell.output]: output }];
+      }
+    }
+    const vector = seen ?? (keys ? null : last);
+    return { state: { states: first, output, seen, memory, keys, rows: [] }, vector: vector && tape.of(vector).slice() };
+  }
+
+  next(tape, token, state) {
+    const { keys, memory, rows } = state;
+    const x = this.embedding.enter(tape, token);
+    const attended = (energies) => {
+      const weights = softmax(Float64Array.from(energies), energies.length);
+      rows.push(weights);
+      const mean = tape.zeros(memory[0].n);
+      memory.forEach(({ at, n }, j) => {
+        for (let i = 0; i < n; i++) tape.values[mean.at + i] += weights[j] * tape.values[at + i];
+      });
+      return mean;
+    };
+    const number = (node) => tape.of(node)[0];
+    let { seen } = state;
+    if (this.w["query.weight"]) {
+      const query = this.linear(tape, "query", state.output);
+      const fits = (key) => number(this.linear(tape, "energy", tape.map(tape.add(query, key), F.tanh)));
+      seen = attended(keys.map(fits));
+    }
+    const { output, states } = this.decoder.step(tape, seen ? tape.join([x, seen]) : x, state.states);
+    let read = output;
+    if (this.w["join.weight"]) {
+      const mean = attended(keys.map((key) => number(tape.dots(output, key, 1))));
+      read = tape.map(this.linear(tape, "join", tape.join([mean, output])), F.tanh);
+    } else if (this.w["maxout.weight"]) {
+      const pairs = tape.of(this.linear(tape, "maxout", tape.join([output, x, ...(seen ? [seen] : [])])));
+      read = tape.leaf(Float64Array.from({ length: pairs.length / 2 }, (_, i) => Math.max(pairs[2 * i], pairs[2 * i + 1])));
+    }
+    const confidence = softmax(tape.of(this.linear(tape, "readout", read)), this.K);
+    return { confidence, state: { ...state, states, output } };
+  }
+
+  alignment(tape, { rows }) {
+    return rows.length > 0 ? { name: "alignment", effective: false, rows } : null;
+  }
+}
+
+const MODELS = { recurrent: Recurrent, "encoder decoder": EncoderDecoder };
+
 // One sequence read by a model that runs here: `confidence` [T*K] in every answer if the token `question` came next
 // (null: of the readout as it is), `top` [T] the likeliest answer, `changedAt` the last timestep at which it changed (or
-// null), `gates` and `states` by name [T*H], `keeps` the gates whose value is the share of the old state that stays,
-// `looks` what it looks back at: over(t) is the share of every timestep [T], seen from timestep t.
+// null), `gates` and `states` by name [T*H] (of what grows, what each timestep added), `keeps` the gates whose value is
+// the share of the old state that stays, `looks` what it looks back at: over(t) is the share of every timestep [T], seen
+// from timestep t.
 class Reading {
   constructor(net, tokens, question) {
+    const tape = (this.tape = new Tape());
+    const { stack, embedding } = net;
+    this.net = net;
     this.T = tokens.length;
     this.K = net.K;
-    this.hidden = net.layers.map((layer) => layer.hidden);
-    this.tokens = tokens;
-    this.net = net;
-    this.tapes = net.forward(tokens);
-    const h = question === null ? this.tapes.at(-1).h : net.probe(question, this.tapes, this.T);
-    this.confidence = net.read(h, this.T);
+    this.hidden = stack.hidden;
+    this.inputs = [];
+    const H = stack.hidden.at(-1);
+    const outputs = new Float64Array(this.T * H);
+    let states = stack.start(tape);
+    this.steps = tokens.map((token, t) => {
+      const x = embedding.enter(tape, token);
+      this.inputs.push(x);
+      const step = stack.step(tape, x, states);
+      states = step.states;
+      const asked = question !== null && t < this.T - 1; // the last timestep is the question
+      const ask = () => stack.step(tape, embedding.enter(tape, question), states).output;
+      outputs.set(asked ? tape.aside(ask) : tape.of(step.output), t * H);
+      return step;
+    });
+    const inside = this.steps.map((step) => step.inside);
+    this.confidence = net.read(outputs);
     this.top = argmax(this.confidence, this.K);
     this.changedAt = lastChange(this.top);
-    this.keeps = net.layers.flatMap((layer) => layer.kind.keeps.map((name) => layer.prefix + name));
-    this.gates = {};
-    this.states = {};
-    this.sizes = {}; // units of every gate and state
-    net.layers.forEach((layer, l) => {
-      for (const [name, key] of Object.entries(layer.kind.gates)) {
-        this.gates[layer.prefix + name] = this.tapes[l][key];
-        this.sizes[layer.prefix + name] = layer.hidden;
-      }
-      for (const [name, values] of Object.entries(this.tapes[l].states)) {
-        this.states[layer.prefix + name] = values;
-        this.sizes[layer.prefix + name] = layer.hidden;
-      }
-    });
+    this.keeps = stack.keeps(inside[0]);
+    const newest = (leaf) => (Array.isArray(leaf) ? leaf.at(-1) : leaf);
+    const series = (of) => {
+      const rows = inside.map((each) => stack.named(of, each));
+      return each(rows[0], (_, name) => rows.map((row) => row[name]));
+    };
+    this.nodes = series(({ state }) => each(state, newest)); // of the states
+    const values = (nodes) => each(nodes, (some) => tape.of(some));
+    this.states = values(this.nodes);
+    this.gates = values(series(({ gates }) => gates));
+    this.looks = looksBack(tape, stack, inside);
     this.gradients = new Map();
-    // Upper layers first: {name, effective, over}.
-    this.looks = net.layers
-      .map((layer, l) => {
-        const path = layer.kind.path?.(this.tapes[l]);
-        return path && { name: layer.prefix + path.state, effective: true, over: (t) => shares(path, layer.hidden, this.T, t) };
-      })
-      .filter(Boolean)
-      .reverse();
   }
 
   // Mean of each gate over its units, by name: [T].
   get gateMeans() {
-    return (this.cachedMeans ??= this.each(this.gates, means));
+    return (this.cachedMeans ??= each(this.gates, (all) => means(all, all.length / this.T)));
   }
 
   // L2 norm of each state, by name: [T].
   get norms() {
-    return (this.cachedNorms ??= this.each(this.states, norms));
+    return (this.cachedNorms ??= each(this.states, (all) => norms(all, all.length / this.T)));
   }
 
   // L2 norms of d(-log p[answer] at the last timestep) / d state_t, by name: [T]. "state" is all states together,
   // "input" what enters the first layer.
   gradient(answer) {
-    if (!this.gradients.has(answer)) this.gradients.set(answer, this.net.backward(this, answer));
+    if (!this.gradients.has(answer)) this.gradients.set(answer, this.backward(answer));
     return this.gradients.get(answer);
   }
 
-  each(values, by) {
-    return Object.fromEntries(Object.entries(values).map(([name, all]) => [name, by(all, this.sizes[name])]));
+  backward(answer) {
+    const { tape, net, K, T } = this;
+    const atLogits = Float64Array.from(this.confidence.subarray((T - 1) * K)); // p - 1[answer]
+    atLogits[answer] -= 1;
+    const { output } = this.steps.at(-1);
+    const seed = new Float64Array(output.n);
+    multiplyTransposed(seed, 0, net.weight, 0, K, output.n, atLogits, 0);
+    tape.backward(output, seed);
+    const of = (nodes) => Float64Array.from(nodes, (node) => norms(tape.gradient(node), node.n)[0]);
+    const states = each(this.nodes, of);
+    const all = Object.values(states);
+    const state = Float64Array.from({ length: T }, (_, t) => Math.hypot(...all.map((one) => one[t])));
+    return { state, ...states, input: of(this.inputs) };
   }
 }
 
-// A stack of layers and a readout; `table` caches the first layer's drive for every token.
-class Net {
-  constructor({ vocab, embed_size, embed, layers, readout }) {
-    this.layers = layers.map((layer, l) => ({
-      kind: CELLS[layer.equations],
-      prefix: layers.length > 1 ? `${l}/` : "",
-      hidden: layer.hidden,
-      input: layer.input,
-      rows: CELLS[layer.equations].rows * layer.hidden,
-      W: floats(layer.weight_input),
-      U: layer.weight_hidden && floats(layer.weight_hidden),
-      beta: layer.beta ? floats(layer.beta)[0] : 0,
-      bias: floats(layer.bias),
-    }));
-    this.weight = floats(readout.weight);
-    this.bias = floats(readout.bias);
-    this.K = this.bias.length;
-    const [{ W, bias, rows, input }] = this.layers;
-    const vectors = embed === null ? null : floats(embed);
-    this.table = new Float64Array(vocab * rows);
-    for (let token = 0; token < vocab; token++) {
-      this.table.set(bias, token * rows);
-      if (vectors) multiply(this.table, token * rows, W, 0, rows, embed_size, vectors, token * embed_size);
-      else for (let r = 0; r < rows; r++) this.table[token * rows + r] += W[r * input + token];
+function each(values, by) {
+  return Object.fromEntries(Object.entries(values).map(([name, value]) => [name, by(value, name)]));
+}
+
+// What a model writes after a source, each likeliest answer being its next input: `answers` [N], `confidence` [N*K], and
+// what it looked at for each of them: `alignment` {name, effective, rows}, rows [N] of the source's words; null if that
+// cannot be told. `vector`: all that passes from the encoder to the decoder, if it is one vector.
+class Writing {
+  constructor(net, source, { go, tokens }) {
+    const tape = new Tape(false);
+    this.K = net.K;
+    this.N = source.length;
+    this.confidence = new Float64Array(this.N * this.K);
+    this.answers = [];
+    let { state, vector = null } = net.begin(tape, source);
+    this.vector = vector;
+    let token = go;
+    for (let i = 0; i < this.N; i++) {
+      const next = net.next(tape, token, state);
+      this.confidence.set(next.confidence, i * this.K);
+      this.answers.push(argmax(next.confidence, this.K)[0]);
+      token = tokens[this.answers.at(-1)];
+      state = next.state;
     }
-  }
-
-  // The tapes, one for each layer.
-  forward(tokens) {
-    const tapes = this.tapes(tokens.length);
-    tokens.forEach((token, t) => this.step(token, tapes, t - 1, tapes, t));
-    return tapes;
-  }
-
-  // The last layer's h after each timestep if the token `question` were read next; at the last timestep, h itself.
-  probe(question, tapes, T) {
-    const probes = this.tapes(T);
-    for (let t = 0; t < T - 1; t++) this.step(question, tapes, t, probes, t);
-    const { h } = probes.at(-1);
-    const last = h.length - this.layers.at(-1).hidden;
-    h.set(tapes.at(-1).h.subarray(last), last);
-    return h;
-  }
-
-  tapes(T) {
-    return this.layers.map((layer) => layer.kind.tape(T, layer.hidden));
-  }
-
-  // Write timestep t of the tapes `to`: read `token` from the state after timestep `before` of the tapes `from`.
-  step(token, from, before, to, t) {
-    this.layers.forEach((layer, l) => {
-      if (l === 0) layer.kind.step(layer, this.table, token * layer.rows, from[0], before, to[0], t);
-      else {
-        const drive = layer.bias.slice();
-        multiply(drive, 0, layer.W, 0, layer.rows, layer.input, to[l - 1].h, t * layer.input);
-        layer.kind.step(layer, drive, 0, from[l], before, to[l], t);
-      }
-    });
-  }
-
-  read(h, T) {
-    const H = this.layers.at(-1).hidden;
-    const logits = new Float64Array(T * this.K);
-    for (let t = 0; t < T; t++) {
-      logits.set(this.bias, t * this.K);
-      multiply(logits, t * this.K, this.weight, 0, this.K, H, h, t * H);
-    }
-    return softmax(logits, this.K);
-  }
-
-  backward({ T, K, confidence, tapes }, answer) {
-    const H = this.layers.at(-1).hidden;
-    const atLogits = Float64Array.from(confidence.subarray((T - 1) * K)); // p - 1[answer]
-    atLogits[answer] -= 1;
-    let fromAbove = new Float64Array(T * H);
-    multiplyTransposed(fromAbove, (T - 1) * H, this.weight, 0, K, H, atLogits, 0);
-    const byState = {};
-    for (let l = this.layers.length - 1; l >= 0; l--) {
-      const layer = this.layers[l];
-      const { drive, states } = layer.kind.backward(layer, T, tapes[l], fromAbove);
-      for (const [name, values] of Object.entries(states)) byState[layer.prefix + name] = norms(values, layer.hidden);
-      fromAbove = new Float64Array(T * layer.input);
-      for (let t = 0; t < T; t++) {
-        multiplyTransposed(fromAbove, t * layer.input, layer.W, 0, layer.rows, layer.input, drive, t * layer.rows);
-      }
-    }
-    const names = this.layers.flatMap((layer, l) => Object.keys(tapes[l].states).map((name) => layer.prefix + name));
-    const state = Float64Array.from({ length: T }, (_, t) => Math.hypot(...names.map((name) => byState[name][t])));
-    const states = Object.fromEntries(names.map((name) => [name, byState[name]]));
-    return { state, ...states, input: norms(fromAbove, this.layers[0].input) };
+    const looked = net.alignment(tape, state, this.N);
+    this.alignment = looked && { ...looked, rows: looked.rows.map((row) => row.slice(0, this.N)) };
   }
 }
 
@@ -634,13 +459,15 @@ class Model {
 
   // True if the model reads any sentence; false if only those of readable().
   get runs() {
-    return this.data.layers !== null;
+    return this.data.cells !== null;
   }
 
   read(tokens) {
     if (this.runs) {
       if (tokens.length === 0) return null;
-      return new Reading((this.net ??= new Net(this.data)), tokens, this.task.question(tokens));
+      this.net ??= new MODELS[this.data.equations](this.data);
+      if (this.task.writes) return new Writing(this.net, tokens, this.task.writes);
+      return new Reading(this.net, tokens, this.task.question(tokens));
     }
     const same = (at) => at.length === tokens.length && at.every((token, t) => token === tokens[t]);
     const reading = this.data.readings.find(({ sentence: [at, number] }) => same(this.sentences[at].tokens(number)));
