@@ -20,7 +20,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 
 CORE = {
     *("metrics", "signals", "randomness", "cells", "tasks", "models", "measurement", "decay", "probes", "denormals"),
-    *("evaluate", "optimizers", "spaces", "lookback", "decoding", "laws"),
+    *("evaluate", "optimizers", "spaces", "lookback", "decoding", "laws", "tracing"),
 }
 LAW: dict[str, set[str]] = {
     "metrics": set(),
@@ -44,6 +44,7 @@ LAW: dict[str, set[str]] = {
     "models": {"models", "signals", "randomness", "cells", "tasks.base"},
     "laws": {"laws", "randomness", "cells", "tasks.base", "models"},
     "probes": {"probes", "signals", "randomness", "cells", "tasks.base", "models", "decay", "measurement", "denormals"},
+    "tracing": {"tracing", "randomness", "cells", "models", "decay"},
     "decoding": {"signals", "cells", "tasks.base", "models"},
     "evaluate": {"signals", "randomness", "cells", "tasks.base", "tasks.parts", "models", "decoding"},
     "reading": {

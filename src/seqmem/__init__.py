@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from .cli.notebook.read import read as read
     from .cli.notebook.report import report as report
     from .cli.notebook.show import show as show
+    from .cli.notebook.tap import tap as tap
+    from .cli.notebook.trace import trace as trace
     from .cli.notebook.train import train as train
     from .models.recurrent import SequenceModel as SequenceModel
     from .probes.gradient import gradient_trace as gradient_trace
@@ -41,13 +43,16 @@ _MODULES = {
     "show": "cli.notebook.show",
     "read": "cli.notebook.read",
     "report": "cli.notebook.report",
+    "tap": "cli.notebook.tap",
+    "trace": "cli.notebook.trace",
     "SequenceModel": "models.recurrent",
     "RunDirectory": "runs.directory",
     "RunError": "runs.files",
     "gradient_trace": "probes.gradient",
 }
 __all__ = [
-    "RunDirectory", "RunError", "SequenceModel", "cells", "gradient_trace", "read", "report", "show", "tasks", "train",
+    "RunDirectory", "RunError", "SequenceModel", "cells", "gradient_trace", "read", "report", "show", "tap", "tasks",
+    "trace", "train",
 ]  # fmt: skip
 
 

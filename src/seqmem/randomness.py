@@ -64,6 +64,18 @@ def ambient(seed: int, stream: str, index: int = 0, *, device: torch.device | No
         yield
 
 
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Restore the global generators of torch, on all devices, numpy and Python afterwards, whatever draws from them."""
+    before = np.random.get_state(), random.getstate()
+    with torch.random.fork_rng():
+        try:
+            yield
+        finally:
+            np.random.set_state(before[0])
+            random.setstate(before[1])
+
+
 def noise(shape: torch.Size, device: torch.device) -> torch.Tensor:
     """U(0, 1) from the generators that ``ambient`` has seeded, for modules that draw while they are trained.
 

@@ -6,7 +6,6 @@ Axes: T time, B batch, K timesteps back from the answer.
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from math import nan
 
 import numpy as np
 import torch
@@ -14,8 +13,8 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 from torch import Tensor
 
-from ..cells.norms import row_norms
-from ..cells.state import leaves, tensors, written
+from ..cells.state import leaves
+from ..cells.walked import Walked
 from ..decay import DESCRIPTION, INPUT, NUMBERS, Trace, decays_of, in_words, together
 from ..denormals import flush_denormal
 from ..measurement import Measurement
@@ -172,51 +171,20 @@ def _parts(batch: Batch, loss: str, numbers: int) -> Iterator[_Part]:
 def _by_steps(model: Model, task: Task, batch: Batch) -> dict[str, Float[Tensor, "T B"]]:
     """The definition: the gradient by what every step wrote, as autograd has it."""
     sequences = batch.asked.shape[1]
-    # For each name and each timestep the tensors that were written: none, one, or several slots.
-    series: dict[str, list[tuple[Tensor, ...]]] = {INPUT: []}
     outputs = []
     with torch.enable_grad():
         state = model.initial_state(sequences)
-        versions = [(name, leaf, leaf._version) for name in state for leaf in tensors(state[name])]  # noqa: SLF001
-        for t, step in enumerate(model.walk(batch.inputs, state)):
+        walked = Walked(state, sequences, INPUT)
+        for step in model.walk(batch.inputs, state):
             if not step.x.requires_grad:
                 raise ValueError(
                     "the model's walk yields an x without a gradient: let it come from models.base.entering"
                 )
-            series[INPUT].append((step.x,))
             outputs.append(step.output)
-            for name, values in written(state, step.state).items():
-                series.setdefault(name, [()] * t).append(values)
-                # No other way to see a change in place than the version of each tensor.
-                versions += [(name, value, value._version) for value in values]  # noqa: SLF001
+            walked.add(step.x, state, step.state)
             state = step.state
-            for values in series.values():
-                if len(values) <= t:  # a leaf that is gone
-                    values.append(())
-        for name, value, version in versions:
-            if value._version != version:  # noqa: SLF001
-                raise ValueError(
-                    f"the state '{name}' is changed in place, so what it was at earlier timesteps cannot be measured: "
-                    "let step return a new tensor"
-                )
         total = loss_per_sequence(task, model.read_out(torch.stack(outputs)), batch).sum()
-        # A state may come from nothing that is differentiated (a clock, a mask): its gradient is zero.
-        able = [value for steps in series.values() for values in steps for value in values if value.requires_grad]
-        gradients = iter(torch.autograd.grad(total, able, materialize_grads=True))
-    zero = torch.zeros(sequences, dtype=torch.float64)
-    unwritten = torch.full_like(zero, nan)
-
-    def norm(values: tuple[Tensor, ...]) -> Float[Tensor, " B"]:
-        rows = [_flat(next(gradients)) for value in values if value.requires_grad]
-        if not rows:
-            return zero if values else unwritten
-        return row_norms(rows[0] if len(rows) == 1 else torch.cat(rows, 1))
-
-    return {name: torch.stack([norm(values) for values in steps]) for name, steps in series.items()}
-
-
-def _flat(gradient: Float[Tensor, "B ..."]) -> Float[Tensor, "B _"]:
-    return gradient.flatten(1) if gradient.ndim > 1 else gradient[:, None]
+        return walked.norms(total)
 
 
 class GradientProbe(Probe):

@@ -1,0 +1,257 @@
+"""The gradient at every timestep of a model, on a float64 copy: nothing in the user's training changes.
+
+Axes: T time, B batch.
+"""
+
+import re
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from ..randomness import undisturbed
+from .losses import Of, Propagated, Reduction, TraceError, propagated
+from .parts import ModelTrace, Part
+from .recorder import NOT_CALLED, Modules, Tap
+
+LossFn = Callable[[Any, Any], Any]
+
+
+def trace_model(
+    model: nn.Module,
+    loss_fn: LossFn,
+    batch: Any,
+    *,
+    of: Of = None,
+    reduction: Reduction | None = None,
+    modules: Modules = (),
+    dtype: torch.dtype = torch.float64,
+) -> ModelTrace:
+    """See ``seqmem.trace``.
+
+    Raises:
+        TraceError: the model, its loss or its batch cannot be traced: why, and what instead.
+    """
+    if not isinstance(model, nn.Module):
+        raise TraceError(f"model is {type(model).__name__}, no torch.nn.Module")
+    if not callable(loss_fn):
+        raise TraceError(
+            f"loss_fn is {type(loss_fn).__name__}: give a function of (model, batch) that returns the loss"
+        )
+    if dtype not in (torch.float64, torch.float32):
+        raise TraceError(f"dtype={dtype}: must be torch.float64 or torch.float32")
+    twin = _copy(model, dtype)
+    with Tap(twin, modules, kept=False) as tap, undisturbed(), _computing_in(dtype):
+        with _explained(dtype):
+            returned = loss_fn(twin, _converted(batch, dtype))
+        if tap.arrived:
+            raise TraceError(
+                "loss_fn differentiates by itself (backward, or a gradient penalty), and what is differentiated twice "
+                "is not traced: return the loss alone"
+            )
+        chosen = propagated(returned, of, tap.sequences(), reduction)
+        with _explained(dtype):
+            chosen.total.backward()
+        parts, untraced = tap.parts()
+    if not parts:
+        raise TraceError(_nothing(untraced, tap))
+    if chosen.scale == "batch":
+        parts = _own(parts)
+    losses = None if chosen.losses is None else chosen.losses.double().cpu().numpy()
+    return ModelTrace(parts, untraced, chosen.of, [*_notes(parts, chosen), *_zeros(parts, dtype)], losses, _name(dtype))
+
+
+def tapped_trace(tap: Tap, reduction: Reduction | None) -> ModelTrace:
+    """What a tap in the user's own loop has received.
+
+    Raises:
+        TraceError: it has received nothing, or what cannot be told apart.
+    """
+    parts, untraced = tap.parts()
+    if not parts:
+        raise TraceError(_nothing(untraced, tap))
+    parts = _own(parts) if reduction == "mean" else parts
+    words = {"mean": "the mean loss, times the batch size", "sum": "the summed loss", None: "the loss as it was"}
+    notes = [*_entering(parts), *_zeros(parts, tap.dtype)]
+    return ModelTrace(parts, untraced, words[reduction], notes, None, _name(tap.dtype))
+
+
+def _own(parts: Mapping[str, Part]) -> dict[str, Part]:
+    """Of each sequence's own loss, where they are of the mean over sequences."""
+    return {
+        path: replace(part, norms={name: values * len(part.lengths) for name, values in part.norms.items()})
+        for path, part in parts.items()
+    }
+
+
+def _nothing(untraced: Mapping[str, str], tap: Tap) -> str:
+    path, reason = next(iter(untraced.items()))
+    if not tap.called and {*untraced.values()} == {NOT_CALLED}:
+        return (
+            "none of the modules that can be traced was called: loss_fn must use the model that it is given (a copy), "
+            f"not another one; these are {', '.join(tap.paths)}"
+        )
+    more = f" (and {len(untraced) - 1} more)" if len(untraced) > 1 else ""
+    return f"nothing could be traced: {path}{more}: {reason}"
+
+
+def _notes(parts: Mapping[str, Part], chosen: Propagated) -> list[str]:
+    notes = []
+    if chosen.scale == "unknown":
+        notes.append(
+            "the loss is one number, and not by its last operation a mean or a sum over sequences: norms are those of "
+            "the number as returned (a mean makes each 1/B of its sequence's own); reduction= says which, or return [B]"
+        )
+    return [*notes, *(_entering(parts) if chosen.every_step else [])]
+
+
+def _entering(parts: Mapping[str, Part]) -> list[str]:
+    """Where the loss reaches every layer at many timesteps by itself."""
+    share = min(part.entered for part in parts.values())
+    if share <= _MANY:
+        return []
+    text = (
+        f"fresh gradient enters at {100 * share:.0f} % of the timesteps before the answer or more, so no decay can be "
+        "seen: let seqmem.trace have the losses of all timesteps, [T, B] or [B, T], and one of them is propagated "
+        "(of='last'); where the loss looks at all timesteps (pooling, attention), it reaches them without the "
+        "recurrence"
+    )
+    return [text]
+
+
+def _zeros(parts: Mapping[str, Part], dtype: torch.dtype) -> list[str]:
+    """Where gradients are too small for the dtype: a zero there is no number."""
+    if dtype == torch.float64:
+        return []
+    places = [path for path, part in parts.items() if (part.trace.state[: part.trace.answered_at.min() + 1] == 0).any()]
+    least = "1e-45" if dtype == torch.float32 else "1e-7"
+    where = ", ".join(places)
+    return [f"gradients below {least} are zero in {_name(dtype)} ({where}): seqmem.trace has them"] if places else []
+
+
+_MANY = 0.5
+
+
+# The copy
+
+
+def _copy(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """In eval mode, with every weight trainable, not compiled."""
+    try:
+        twin = deepcopy(model)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise TraceError(
+            f"the model cannot be copied ({type(error).__name__}: {reason}): trace it in your own loop, with seqmem.tap"
+        ) from error
+    twin = _uncompiled(twin).eval()
+    try:
+        twin = twin.double() if dtype == torch.float64 else twin.float()
+    except (TypeError, RuntimeError) as error:
+        raise TraceError(f"the model's device has no {_name(dtype)}: model.cpu(), or dtype=torch.float32") from error
+    for module in twin.modules():
+        for name, value in list(vars(module).items()):  # a table that is no buffer
+            if isinstance(value, Tensor) and value.is_floating_point() and not isinstance(value, nn.Parameter):
+                setattr(module, name, value.to(dtype))
+        if isinstance(module, nn.RNNBase) and any(p.is_cuda for p in module.parameters()):
+            module.dropout = 0.0  # as in eval mode, in which cuDNN has no backward pass
+            module.train()
+    for parameter in twin.parameters():
+        parameter.grad = None
+        if parameter.is_floating_point():
+            parameter.requires_grad_(True)
+    return twin
+
+
+def _uncompiled(model: nn.Module) -> nn.Module:
+    """The modules inside torch.compile's, which calls no hooks."""
+    model = getattr(model, "_orig_mod", model)
+    for module in model.modules():
+        module._compiled_call_impl = None  # noqa: SLF001  what Module.compile() sets
+        for name, child in module.named_children():
+            if type(child).__name__ == "OptimizedModule":
+                setattr(module, name, child._orig_mod)  # noqa: SLF001
+    return model
+
+
+def _converted(value: Any, dtype: torch.dtype) -> Any:
+    """A batch with its real numbers in ``dtype``, in the containers that it came in."""
+    if isinstance(value, Tensor):
+        value = value.clone() if value.is_inference() else value.detach() if value.requires_grad else value
+        return value.to(dtype) if value.is_floating_point() else value
+    if isinstance(value, PackedSequence):
+        return value._replace(data=_converted(value.data, dtype)) if value.data.is_floating_point() else value
+    if isinstance(value, Mapping):
+        changed = {key: _converted(inner, dtype) for key, inner in value.items()}
+        try:
+            return type(value)(changed)  # pyright: ignore[reportCallIssue]
+        except TypeError:
+            return changed
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(_converted(inner, dtype) for inner in value))
+    if isinstance(value, list | tuple):
+        return type(value)(_converted(inner, dtype) for inner in value)
+    if is_dataclass(value) and not isinstance(value, type):
+        named = [field.name for field in fields(value) if field.init]
+        return replace(value, **{name: _converted(getattr(value, name), dtype) for name in named})
+    return value
+
+
+@contextmanager
+def _computing_in(dtype: torch.dtype) -> Iterator[None]:
+    """Gradients are recorded, whatever is around, and what the model makes by itself (zeros) has the dtype."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.inference_mode(mode=False), torch.enable_grad():
+            yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@contextmanager
+def _explained(dtype: torch.dtype) -> Iterator[None]:
+    """In one line: errors of the user's code that come from the copy's dtype, from two devices or from changes in
+    place."""
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        if isinstance(error, TraceError):
+            raise
+        text = " ".join(str(error).split())
+        where = _place(error)
+        if re.search(r"same device|expected device|is on (cpu|cuda|mps|meta)", text):
+            line = f"{where}tensors on two devices: move the batch to the model's (x.to(device)) first: {text}"
+        elif "inplace operation" in text or "in-place" in text:
+            line = (
+                f"{where}a state is changed in place, and its gradient is lost: make a new tensor (h = h * m): {text}"
+            )
+        elif re.search(r"second time", text):
+            line = f"{where}loss_fn must not call backward: it returns the loss"
+        elif dtype == torch.float64 and re.search(r"dtype|scalar type|Double|double", text):
+            line = (
+                f"{where}the copy computes in float64, and the model or loss_fn makes something in another dtype: take "
+                f"it from what is there (x.new_zeros(...), .to(x.dtype)), or trace with dtype=torch.float32: {text}"
+            )
+        else:
+            raise
+        raise TraceError(line) from error
+
+
+def _place(error: BaseException) -> str:
+    """``model.py:31: `` of the innermost line that is the user's."""
+    inside = (str(Path(torch.__file__).parent), str(Path(__file__).parents[1]))
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(inside)]
+    frames = [frame for frame in frames if not frame.filename.endswith("contextlib.py")]
+    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}: " if frames else ""
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
