@@ -26,10 +26,9 @@ class Unrolled(nn.Module):
 
     def forward(self, given: Any, hx: Any = None) -> Any:
         layer = self.layer
-        packed: Any = given if isinstance(given, PackedSequence) else None
-        xs: Any = given
-        if packed is not None:
-            xs, lengths = pad_packed_sequence(packed)
+        xs, packed = given, type(given) is PackedSequence
+        if packed:
+            xs, lengths = pad_packed_sequence(given)
         else:
             xs = given.transpose(0, 1) if layer.batch_first else given
             lengths = torch.full((xs.shape[1],), len(xs))
@@ -45,8 +44,8 @@ class Unrolled(nn.Module):
                 ends.append(end)
             xs = torch.cat(sides, -1)
         last = tuple(torch.stack(values) for values in zip(*ends, strict=True))
-        outputs: Any = xs if packed is not None or not layer.batch_first else xs.transpose(0, 1)
-        if packed is not None:
+        outputs: Any = xs if packed or not layer.batch_first else xs.transpose(0, 1)
+        if packed:
             outputs = pack_padded_sequence(outputs, lengths, enforce_sorted=False)
         return outputs, last if layer.mode == "LSTM" else last[0]
 
