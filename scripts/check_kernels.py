@@ -88,13 +88,22 @@ def suite(compiler: str, copy: Path, sanitized: bool = False) -> str:
     shutil.copy(ROOT / "pyproject.toml", copy)
     env = {**os.environ, "PYTHONPATH": str(copy / "src"), "CXX": compiler}
     env.pop("SEQMEM_ISA", None)
-    options = ["tests/test_kernels.py", "tests/test_cells.py"]
+    options = ["tests/test_kernels.py", "tests/test_scan.py", "tests/test_cells.py"]
     runtime: list[Path] = []
     if sanitized:
         flags, runtime = address_sanitizer(compiler)
         env["SEQMEM_CXXFLAGS"] = " ".join((*SANITIZED, *flags))
         (copy / "guarded.py").write_text(GUARDED)
-        options = ["tests/test_kernels.py", "-p", "guarded", "-p", "no:faulthandler", "-k", f"not ({POOL_TESTS})"]
+        options = [
+            "tests/test_kernels.py",
+            "tests/test_scan.py",
+            "-p",
+            "guarded",
+            "-p",
+            "no:faulthandler",
+            "-k",
+            f"not ({POOL_TESTS})",
+        ]
     else:
         env.pop("SEQMEM_CXXFLAGS", None)
     output = run([sys.executable, "-m", "seqmem.kernels.build"], copy, env)

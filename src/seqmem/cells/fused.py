@@ -3,7 +3,7 @@
 Axes: T time, B batch, H hidden, D input features, V vectors, G gates stacked on top of each other in the weights.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -12,13 +12,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ..kernels import functions
-from ..kernels.memory import Memory
-from .base import Cell, Differentiated, Tapped, add_gradients, hooked
+from .base import Differentiated, Tapped, add_gradients, hooked
 from .initialisation import start_hidden, uniform
+from .native import NativeCell
 from .state import State
-
-_SYMBOLS_PER_TIMESTEP = 4
-"""Use a table of products, one per symbol, up to this many symbols of the vocabulary per timestep."""
 
 
 class Rows(nn.Module):
@@ -34,7 +31,7 @@ class Rows(nn.Module):
         self.bias_hh_l0 = nn.Parameter(torch.zeros(rows))
 
 
-class FusedCell(Cell):
+class FusedCell(NativeCell):
     """A cell whose weights live in an ``nn.RNNBase`` of one layer, so that ``forward`` can call its fused kernel.
 
     torch (and cuDNN) have two bias vectors, which are always added. Here the second one is zero and never trained, so a
@@ -56,13 +53,10 @@ class FusedCell(Cell):
         """
         super().__init__()
         self.fused = layer
-        self.kernel = "auto"
-        self.threads = 1
         self.checkpoint_every_t: int | None = None
         self._kind, self._states = kind, states
         if self.kernels:
             self.equations = kind
-        self._memory = Memory()
         self._idle: list[functions.Pass] = _Unshared()
         self.input_size, self.output_size = layer.input_size, layer.hidden_size
         start_hidden(self.weight_hidden, self.bias, init)
@@ -159,16 +153,8 @@ class FusedCell(Cell):
         ends = dict(zip(self._states, final, strict=True))
         return _Differentiated(outputs, ends, weights, passed, self._idle, looked_up)
 
-    def use(self, kernel: str, threads: int = 1) -> None:
-        self.kernel, self.threads = kernel, threads
-
     def checkpoint(self, every: int | None) -> None:
         self.checkpoint_every_t = every
-
-    def prepare_for_compiler(self) -> None:
-        if self.kernel == "native":
-            raise ValueError("kernel=native: torch's compiler cannot see into it; with compile=true use kernel=auto")
-        self.kernel = "torch" if self.kernel == "auto" else self.kernel
 
     def saves_memory(self, like: Float[Tensor, "..."]) -> bool:
         return self.choice(like) == "native"
@@ -181,24 +167,8 @@ class FusedCell(Cell):
         """The weights of the equations are made from the parameters, anew after each change."""
         return self.weights()["weight_input"] is not self.weight_input
 
-    def choice(self, xs: Tensor, start: Sequence[Tensor] = ()) -> str:
-        """The kernel for a sequence like ``xs`` and a state like ``start``: ``native``, ``torch`` or ``step``.
-
-        Raises:
-            ValueError: ``kernel`` is ``native``, and there is no native kernel for this device and dtype.
-        """
-        native = self.kernel in ("auto", "native") and "native" in self.kernels
-        if native and functions.supports(xs, *start, self.weight_input, self.weight_hidden, self.bias):
-            return "native"
-        if self.kernel == "native":
-            raise ValueError(
-                f"kernel=native: there is no native kernel here for {xs.dtype} on {xs.device.type}: use kernel=auto"
-            )
-        return "torch" if "torch" in self.kernels and self.kernel != "step" else "step"
-
-    def _table_pays(self, tokens: Tensor, vectors: Tensor) -> bool:
-        """True if each symbol occurs so often that a table of products, one per symbol, saves time."""
-        return len(vectors) <= _SYMBOLS_PER_TIMESTEP * len(tokens)
+    def _read(self) -> Iterable[Tensor]:
+        return self.weight_input, self.weight_hidden, self.bias
 
     def _native(self, inputs: Tensor, start: list[Tensor], vectors: Tensor | None = None) -> tuple[Tensor, ...]:
         weights = self.weights().values()

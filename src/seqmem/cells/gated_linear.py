@@ -4,33 +4,56 @@ Axes: T time, B batch, D input features, H hidden.
 """
 
 from abc import abstractmethod
+from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..kernels.functions import linear_recurrence
-from .base import Additive, Cell
+from ..kernels.scan import How, scan, scan_of_tokens
+from .base import Additive, Tapped
+from .native import NativeCell
 from .state import State
+from .taps import AutogradTaps, Written, ghosts
 
 
-class GatedLinearCell(Cell):
+class GatedLinearCell(NativeCell):
     """State: ``hidden`` [B H], which is the output.
 
-    A whole sequence costs one product over all timesteps and ``linear_recurrence``: nothing between two timesteps needs
-    a product.
+    A whole sequence costs one product over all timesteps, and what is left is elementwise: nothing between two
+    timesteps needs a product. Of tokens, the product is one over the vocabulary.
+
+    A subclass with a native kernel sets ``kernels``, and ``scanned``, the kernel's name in ``kernels.scan``, in the
+    class that has its ``parts``: they are what the kernel computes.
     """
 
     output_state = "hidden"
     parallel = True
+    kernels = ("torch",)
+    scanned: str = ""
 
     def __init__(self, input_size: int, hidden_size: int) -> None:
         super().__init__()
         self.input_size, self.output_size = input_size, hidden_size
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        for name in ("activations", "parts", "constants"):
+            if name in vars(cls) and "kernels" not in vars(cls):
+                cls.kernels = GatedLinearCell.kernels
+
+    @abstractmethod
+    def activations(self, x: Float[Tensor, "*N D"]) -> Float[Tensor, "*N GH"]:
+        """What a timestep's input contributes before the gates, G numbers per unit."""
+
     @abstractmethod
     def parts(self, x: Float[Tensor, "*N D"]) -> tuple[Float[Tensor, "*N H"], Float[Tensor, "*N H"]]:
         """a and b for any number of inputs."""
+
+    def constants(self) -> Float[Tensor, "Q H"] | None:
+        """What ``parts`` needs besides the activations: the kernel's parameters."""
+        return None
 
     def initial_state(self, batch_size: int) -> State:
         return {"hidden": next(self.parameters()).new_zeros(batch_size, self.output_size)}
@@ -45,8 +68,44 @@ class GatedLinearCell(Cell):
 
     def forward(self, xs: Float[Tensor, "T B D"], state: State | None = None) -> tuple[Float[Tensor, "T B H"], State]:
         state = self.initial_state(xs.shape[1]) if state is None else state
+        kernel = self.choice(xs, [state["hidden"]])
+        if kernel == "step":
+            return super().forward(xs, state)
+        if kernel == "native":
+            outputs, last = scan(self.scanned, self.activations(xs), state["hidden"], self.constants(), self._how())
+            return outputs, {"hidden": last}
         outputs = linear_recurrence(*self.parts(xs), state["hidden"])
         return outputs, {"hidden": outputs[-1]}
+
+    def forward_tokens(
+        self, tokens: Int[Tensor, "T B"], vectors: Float[Tensor, "V D"], state: State | None = None
+    ) -> tuple[Float[Tensor, "T B H"], State]:
+        before = self.initial_state(tokens.shape[1]) if state is None else state
+        if not self._table_pays(tokens, vectors) or self.choice(vectors, [before["hidden"]]) != "native":
+            return super().forward_tokens(tokens, vectors, state)
+        table = self.activations(vectors)
+        outputs, last = scan_of_tokens(self.scanned, tokens, table, before["hidden"], self.constants(), self._how())
+        return outputs, {"hidden": last}
+
+    def tapped(
+        self,
+        inputs: Float[Tensor, "T B D"] | Int[Tensor, "T B"],
+        state: State,
+        *,
+        vectors: Float[Tensor, "V D"] | None = None,
+    ) -> Tapped | None:
+        if self.choice(inputs if vectors is None else vectors, [state["hidden"]]) != "native":
+            return None
+
+        def run(xs: Tensor, start: State) -> tuple[Tensor, State, Written]:
+            old, ghost = start["hidden"], ghosts(xs, self.output_size)
+            outputs, last = scan(self.scanned, self.activations(xs), old, self.constants(), self._how(), ghost)
+            return outputs, {"hidden": last}, {"hidden": ghost}
+
+        return AutogradTaps(run, inputs, state, vectors)
+
+    def _how(self) -> How:
+        return How(self.threads, self._memory)
 
 
 def above_zero(a: Float[Tensor, "..."]) -> Float[Tensor, "..."]:

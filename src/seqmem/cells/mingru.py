@@ -35,6 +35,8 @@ class MinGRU(GatedLinearCell):
     keeps = ("keep",)
     compared = ("forget_bias",)
     equations = "mingru"
+    kernels = ("native", "torch")
+    scanned = "mingru"
 
     def __init__(
         self,
@@ -52,8 +54,11 @@ class MinGRU(GatedLinearCell):
             with torch.no_grad():
                 self.bias[:hidden_size] = -chrono_or_number(forget_bias, seq_len, hidden_size)
 
+    def activations(self, x: Float[Tensor, "*N D"]) -> Float[Tensor, "*N GH"]:
+        return F.linear(x, self.weight_input, self.bias)
+
     def parts(self, x: Float[Tensor, "*N D"]) -> tuple[Float[Tensor, "*N H"], Float[Tensor, "*N H"]]:
-        z, n = F.linear(x, self.weight_input, self.bias).chunk(2, dim=-1)
+        z, n = self.activations(x).chunk(2, dim=-1)
         return (-z).sigmoid(), z.sigmoid() * above_zero(n)
 
     def weights(self) -> dict[str, Float[Tensor, "..."]]:

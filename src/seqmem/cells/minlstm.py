@@ -34,6 +34,7 @@ class MinLSTM(GatedLinearCell):
     keeps = ("forget",)
     equations = "minlstm"
     compared = ("forget_bias",)
+    kernels = ("native", "torch")
 
     def __init__(
         self,
@@ -46,6 +47,7 @@ class MinLSTM(GatedLinearCell):
     ) -> None:
         super().__init__(input_size, hidden_size)
         self.normalised = normalised
+        self.scanned = "minlstm normalised" if normalised else "minlstm"
         bound = input_size**-0.5
         self.weight_input = uniform(3 * hidden_size, input_size, bound=bound)
         self.bias = uniform(3 * hidden_size, bound=bound)
@@ -55,6 +57,9 @@ class MinLSTM(GatedLinearCell):
                 self.bias[:hidden_size] = initial
                 if forget_bias == "chrono":
                     self.bias[hidden_size : 2 * hidden_size] = -initial
+
+    def activations(self, x: Float[Tensor, "*N D"]) -> Float[Tensor, "*N GH"]:
+        return F.linear(x, self.weight_input, self.bias)
 
     def parts(self, x: Float[Tensor, "*N D"]) -> tuple[Float[Tensor, "*N H"], Float[Tensor, "*N H"]]:
         f, i, n = self._gates(x)
@@ -71,7 +76,7 @@ class MinLSTM(GatedLinearCell):
 
     def _gates(self, x: Float[Tensor, "*N D"]) -> tuple[Tensor, Tensor, Tensor]:
         """f, i and the candidate before g, [*N H] each."""
-        f, i, n = F.linear(x, self.weight_input, self.bias).chunk(3, dim=-1)
+        f, i, n = self.activations(x).chunk(3, dim=-1)
         if not self.normalised:
             return f.sigmoid(), i.sigmoid(), n
         # f / (f + i) in logarithms, where both sigmoids may underflow.

@@ -33,6 +33,8 @@ class RGLRU(GatedLinearCell):
     family: ClassVar[str] = "linear over time"
     source: ClassVar[str] = "De et al. 2024"
     keeps = ("keep",)
+    kernels = ("native", "torch")
+    scanned = "rglru"
     equations = "rglru"
 
     def __init__(self, input_size: int, hidden_size: int, *, fastest: float = 0.9, slowest: float = 0.999) -> None:
@@ -46,21 +48,33 @@ class RGLRU(GatedLinearCell):
         log_a = torch.empty(hidden_size).uniform_(fastest**2, slowest**2).log() / 2
         self.decay = nn.Parameter(torch.expm1(-log_a / _SHARPNESS).log())
 
-    def parts(self, x: Float[Tensor, "*N D"]) -> tuple[Float[Tensor, "*N H"], Float[Tensor, "*N H"]]:
+    def activations(self, x: Float[Tensor, "*N D"]) -> Float[Tensor, "*N GH"]:
+        """Of r, of i, and v."""
         v = F.linear(x, self.weight_input)
-        r, i = F.linear(v, self.weight_gates, self.bias).sigmoid().chunk(2, dim=-1)
-        log_a = -_SHARPNESS * r * F.softplus(self.decay)
-        # expm1: 1 - a^2 loses all digits as a approaches 1.
-        return log_a.exp(), (-torch.expm1(2 * log_a)).sqrt() * i * v
+        return torch.cat([F.linear(v, self.weight_gates, self.bias), v], dim=-1)
+
+    def constants(self) -> Float[Tensor, "1 H"]:
+        """log a of an open recurrence gate."""
+        return -_SHARPNESS * F.softplus(self.decay)[None]
+
+    def parts(self, x: Float[Tensor, "*N D"]) -> tuple[Float[Tensor, "*N H"], Float[Tensor, "*N H"]]:
+        a, b, _ = self._gated(x)
+        return a, b
 
     def weights(self) -> dict[str, Float[Tensor, "..."]]:
         return dict(self.named_parameters())
 
     def gates(self, x: Float[Tensor, "B D"], state: State) -> dict[str, Float[Tensor, "B H"]]:
         """``keep`` is a."""
-        v = F.linear(x, self.weight_input)
-        _, i = F.linear(v, self.weight_gates, self.bias).sigmoid().chunk(2, dim=-1)
-        return {"keep": self.parts(x)[0], "input": i}
+        a, _, i = self._gated(x)
+        return {"keep": a, "input": i}
+
+    def _gated(self, x: Float[Tensor, "*N D"]) -> tuple[Tensor, Tensor, Tensor]:
+        """a, b and i, [*N H] each."""
+        r, i, v = self.activations(x).chunk(3, dim=-1)
+        log_a, i = self.constants()[0] * r.sigmoid(), i.sigmoid()
+        # expm1: 1 - a^2 loses all digits as a approaches 1.
+        return log_a.exp(), (-torch.expm1(2 * log_a)).sqrt() * i * v, i
 
 
 _SHARPNESS = 8.0

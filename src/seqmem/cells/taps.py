@@ -16,6 +16,12 @@ from .state import State, leaves, map_leaves, select, tensors
 Written = dict[str, Tensor]
 """State name -> what each timestep wrote to it, [T B ...]."""
 
+
+def ghosts(xs: Float[Tensor, "T B D"], size: int) -> Float[Tensor, "T B H"]:
+    """Zeros for ``kernels.scan``: what each timestep writes to states of that many numbers, as far as gradients go."""
+    return xs.new_zeros(1).expand(*xs.shape[:2], size).requires_grad_()
+
+
 _AT_ONCE = 8_000
 """Differentiate up to this many timesteps x sequences together: at 64 units attention takes some 20 KB for each."""
 

@@ -157,6 +157,13 @@ template <class T> INLINE void split_exp(V x, V& power, V& expm1) {
   power = (V)(((I)shifted << E::MANTISSA) + (I)splat<T>(T(1)));
 }
 
+// e^x; 0 below the normal numbers, e^LARGEST above them.
+template <class T> INLINE V exp_(V x) {
+  V power, expm1;
+  split_exp<T>(clamp<T>(x, Exp<T>::LARGEST), power, expm1);
+  return pick<T>(x < -Exp<T>::LARGEST, V{}, power * expm1 + power);
+}
+
 template <class T> INLINE V sigmoid(V x) {
   V power, expm1;
   split_exp<T>(clamp<T>(-x, Exp<T>::LARGEST), power, expm1);
