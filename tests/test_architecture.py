@@ -39,6 +39,7 @@ LAW: dict[str, set[str]] = {
     "decay": {"measurement"},
     "lookback": set(),
     "kernels": {"kernels", "cores"},
+    "nn": {"nn", "kernels"},
     "cells": {"cells", "kernels", "randomness"},
     "tasks": {"tasks", "signals", "metrics", "spaces", "grammar", "translation"},
     "models": {"models", "signals", "randomness", "cells", "tasks.base"},

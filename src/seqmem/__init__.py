@@ -6,7 +6,8 @@
     run.plot()
 
 ``seqmem.show``, ``seqmem.read`` and ``seqmem.report`` are the command line's verbs, too. The parts work without the
-runner: ``seqmem.cells``, ``seqmem.tasks``, ``seqmem.probes.gradient.gradient_trace``.
+runner: ``seqmem.cells``, ``seqmem.tasks``, ``seqmem.probes.gradient.gradient_trace``. ``seqmem.nn`` has torch.nn's
+recurrent layers over seqmem's kernels.
 Submodules are imported lazily, when a name is first used: importing torch takes seconds.
 """
 
@@ -26,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from . import cells as cells
+    from . import nn as nn
     from . import tasks as tasks
     from .cli.notebook.read import read as read
     from .cli.notebook.report import report as report
@@ -51,13 +53,13 @@ _MODULES = {
     "gradient_trace": "probes.gradient",
 }
 __all__ = [
-    "RunDirectory", "RunError", "SequenceModel", "cells", "gradient_trace", "read", "report", "show", "tap", "tasks",
-    "trace", "train",
+    "RunDirectory", "RunError", "SequenceModel", "cells", "gradient_trace", "nn", "read", "report", "show", "tap",
+    "tasks", "trace", "train",
 ]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("cells", "tasks"):
+    if name in ("cells", "nn", "tasks"):
         return import_module(f".{name}", __name__)
     if name in _MODULES:
         return getattr(import_module(f".{_MODULES[name]}", __name__), name)
@@ -65,7 +67,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_MODULES, "cells", "tasks"])
+    return sorted([*globals(), *_MODULES, "cells", "nn", "tasks"])
 
 
 class _Package(ModuleType):

@@ -7,7 +7,7 @@ of threads and of where a sequence is cut.
 
 import ctypes
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from itertools import accumulate
 from typing import Any, NamedTuple
@@ -38,11 +38,13 @@ class Call(ctypes.Structure):
 
     _fields_ = [
         *((name, ctypes.c_int64) for name in ("cell", "T", "B", "D", "H", "threads", "lookup", "features")),
+        ("candidate_bias", ctypes.c_int64),
         *(
             (name, ctypes.c_void_p)
             for name in (
                 "xs", "start_hidden", "start_cell", "packed", "outputs", "final_cell", "saved", "grad_outputs",
                 "grad_hidden", "grad_cell", "grad_xs", "grad_sums", "norm_input", "norm_hidden", "norm_cell",
+                "cells", "grad_cells", "rows", "counts",
             )
         ),
     ]  # fmt: skip
@@ -118,6 +120,175 @@ def recurrence_of_tokens(
     options = _options(kind, threads, checkpoint_every_t, memory)
     _check_arrays(kind, tokens, vectors, start, weight_input, weight_hidden, bias)
     return _computed(options, tokens, vectors, start, weight_input, weight_hidden, bias)
+
+
+class Order(NamedTuple):
+    """How timesteps lie in the arrays of ``recurrence_of_layer``, whose rows [N ...] are of one sequence each."""
+
+    rows: Int[Tensor, " T"]
+    """The row at which a timestep begins: of the first sequence, followed by the others'."""
+    counts: Int[Tensor, " T"] | None
+    """The first so many sequences have this timestep, at most as many as have the one before. None: all."""
+    final: Int[Tensor, " B"]
+    """The row of each sequence's last timestep."""
+
+    @classmethod
+    def backwards(cls, steps: int, batch: int) -> "Order":
+        """Of arrays [T B ...], from the last timestep to the first."""
+        return cls(torch.arange((steps - 1) * batch, -1, -batch), None, torch.arange(batch))
+
+    @classmethod
+    def packed(cls, batch_sizes: Int[Tensor, " T"]) -> "Order":
+        """Of sequences of several lengths, packed as by ``torch.nn.utils.rnn.pack_padded_sequence``: longest first,
+        timestep by timestep.
+
+        Raises:
+            ValueError: these are no sizes of a packed sequence.
+        """
+        sizes = batch_sizes.tolist() if batch_sizes.ndim == 1 else []
+        if not sizes or sizes[-1] < 1 or sizes != sorted(sizes, reverse=True) or batch_sizes.dtype != torch.int64:
+            raise ValueError(f"batch_sizes {batch_sizes}: must be whole numbers from 1 on, [T], that never grow")
+        rows = torch.tensor([0, *accumulate(sizes[:-1])])
+        each = torch.arange(sizes[0])
+        lengths = len(sizes) - torch.searchsorted(batch_sizes.flip(0), each, right=True)
+        return cls(rows, _dense(batch_sizes), rows[lengths - 1] + each)
+
+    def reversal(self) -> Int[Tensor, " N"]:
+        """The rows with every sequence reversed. Applied twice, it changes nothing."""
+        assert self.counts is not None
+        steps = torch.repeat_interleave(torch.arange(len(self.rows)), self.counts)
+        each = torch.arange(len(steps)) - self.rows[steps]
+        lengths = len(self.rows) - torch.searchsorted(self.counts.flip(0), each, right=True)
+        return self.rows[lengths - 1 - steps] + each
+
+
+class Layer(NamedTuple):
+    """What ``recurrence_of_layer`` computes; ``cell`` and ``cells`` are the lstm's, else None."""
+
+    outputs: Float[Tensor, "*TB H"]
+    hidden: Float[Tensor, "B H"]
+    cell: Float[Tensor, "B H"] | None
+    cells: Float[Tensor, "*TB H"] | None
+
+
+Differentiably = Callable[..., Layer]
+"""The results once more by torch's differentiable operations, from xs, h, c, w, u and bias: for second derivatives."""
+
+
+def recurrence_of_layer(
+    kind: str,
+    xs: Float[Tensor, "*TB D"],
+    start: Sequence[Float[Tensor, "B H"]],
+    weight_input: Float[Tensor, "GH D"],
+    weight_hidden: Float[Tensor, "GH H"],
+    bias: Float[Tensor, " GHs"],
+    *,
+    order: Order | None = None,
+    cells: bool = False,
+    threads: int = 1,
+    memory: Memory | None = None,
+    differentiably: Differentiably | None = None,
+) -> Layer:
+    """``recurrence`` with what torch's layers have beside it.
+
+    Args:
+        xs: [T B D], or with ``order`` any [N ... D]; the outputs lie as they do.
+        bias: with ``gru torch`` 4 H numbers, the last of them torch's b_hn, in r * (U_n h + b_hn).
+        cells: with ``lstm`` every cell state is returned, too.
+        differentiably: what a second derivative is computed by; None: it is an error.
+
+    Raises:
+        ValueError: sizes or dtypes do not match.
+    """
+    options = _options(kind, threads, None, memory)._replace(differentiably=differentiably)
+    hidden = weight_hidden.shape[-1]
+    steps, batch = (xs.shape[0], xs.shape[1]) if order is None else (len(order.rows), len(order.final))
+    single = bias[: 3 * hidden] if kind == "gru torch" and len(bias) == 4 * hidden else bias
+    shapes = [("weight_hidden", weight_hidden), ("weight_input", weight_input), ("bias", single)]
+    shapes.extend(("start", state) for state in start)
+    xs_as = ("xs", torch.Size((steps, batch, xs.shape[-1])), xs.dtype)
+    _check(kind, len(start), xs_as, *[(name, array.shape, array.dtype) for name, array in shapes])
+    numbers = steps * batch if order is None or order.counts is None else int(order.rows[-1] + order.counts[-1])
+    if xs.numel() != numbers * xs.shape[-1]:
+        raise ValueError(f"xs has the shape {tuple(xs.shape)}: must have {numbers} rows here")
+    h, c = start[0], start[1] if len(start) > 1 else None
+    arrays = xs, h, c, weight_input, weight_hidden, bias
+    every = cells and c is not None
+    if torch.is_grad_enabled() and any(array is not None and array.requires_grad for array in arrays):
+        return Layer(*_LayerRecurrence.apply(options, order, every, *arrays))
+    return _forward_layer(options, order, every, *arrays, save=False)[2]
+
+
+def _forward_layer(
+    options: "_Options",
+    order: Order | None,
+    every: bool,
+    xs: Tensor,
+    h: Tensor,
+    c: Tensor | None,
+    w: Tensor,
+    u: Tensor,
+    bias: Tensor,
+    *,
+    save: bool,
+) -> tuple["CallPlan", "_Arrays", Layer]:
+    plan, arrays = _prepare(options, xs, None, h, c, w, u, save=save, order=order, candidate_bias=len(bias) > len(w))
+    outputs = arrays.outputs
+    if every:
+        arrays = arrays._replace(every_cell=torch.empty_like(outputs))
+    _run_forward(plan, arrays, None, w, u, bias, save=save)
+    hidden = outputs[-1].clone() if order is None else outputs.view(-1, u.shape[1]).index_select(0, order.final)
+    cell = None if arrays.cells is None else arrays.cells[-1].clone()
+    return plan, arrays, Layer(outputs, hidden, cell, arrays.every_cell)
+
+
+class _LayerRecurrence(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, options: "_Options", order: Order | None, every: bool, *arrays: Any) -> Layer:
+        plan, own, results = _forward_layer(options, order, every, *arrays, save=True)
+        ctx.memory, ctx.plan, ctx.differentiably = options.memory, plan, options.differentiably
+        ctx.set_materialize_grads(False)
+        # The arguments themselves, too: their versions tell whether they were changed in place until the backward pass.
+        ctx.save_for_backward(*own._replace(every_cell=None), *arrays)
+        return results
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        saved, needs = ctx.saved_tensors, ctx.needs_input_grad[3:]
+        own, arrays = _Arrays(*saved[:-6]), saved[-6:]
+        if torch.is_grad_enabled():
+            return None, None, None, *_differentiable_gradients(ctx.differentiably, arrays, needs, grads)
+        needs = (needs[0], False, *needs[1:])
+        by_xs, _, *others = _gradients(ctx.plan, ctx.memory, own, None, None, grads, needs)
+        return None, None, None, by_xs, *others
+
+
+def _differentiable_gradients(
+    differentiably: Differentiably | None,
+    arrays: Sequence[Tensor | None],
+    needs: Sequence[bool],
+    grads: Sequence[Tensor | None],
+) -> list[Tensor | None]:
+    if differentiably is None:
+        raise RuntimeError("the native kernels have no second derivatives: kernel=step has them")
+    # Views of their own: an argument that is given twice, or computed from another one, has a gradient for each place.
+    own = [None if array is None else array.view_as(array) for array in arrays]
+    results = [
+        (result, grad)
+        for result, grad in zip(differentiably(*own), grads, strict=True)
+        if result is not None and grad is not None
+    ]
+    wanted = [array for array, need in zip(own, needs, strict=True) if array is not None and need]
+    gradients = iter(
+        torch.autograd.grad(
+            [result for result, _ in results],
+            wanted,
+            [grad for _, grad in results],
+            create_graph=True,
+            allow_unused=True,
+        )
+    )
+    return [next(gradients) if array is not None and need else None for array, need in zip(own, needs, strict=True)]
 
 
 def _computed(
@@ -212,9 +383,10 @@ class CallPlan:
         *,
         lookup: bool,
         norm_features: int,  # size of the tokens' vectors, if the norms of their gradients are requested; else 0
+        candidate_bias: bool = False,
     ) -> None:
         steps, batch, features, hidden = sizes
-        self.norm_features = norm_features
+        self.norm_features, self.candidate_bias = norm_features, candidate_bias
         operations = 2.0 * batch * gates * (hidden + (0 if lookup else features))  # per timestep, forward
         self.cut = min(max(16, int(limits[0] / max(1.0, operations))), every or steps, steps)
         self.kind, self.sizes, self.gates, self.dtype, self.lookup = kind, sizes, gates, dtype, lookup
@@ -240,7 +412,7 @@ class CallPlan:
     def call(self, name: str, steps: int, **pointers: int | None) -> Call:
         _, batch, features, hidden = self.sizes
         numbers = self.kind, steps, batch, features, hidden, self.threads[name], self.lookup, self.norm_features
-        return Call(*numbers, **pointers)
+        return Call(*numbers, self.candidate_bias, **pointers)
 
     def run(self, name: str, call: Call) -> None:
         failure = self.functions[name](ctypes.byref(call))
@@ -290,6 +462,7 @@ class _Options(NamedTuple):
     threads: int
     checkpoint_every_t: int | None
     memory: Memory
+    differentiably: "Differentiably | None" = None
 
 
 def _options(kind: str, threads: int, checkpoint_every_t: int | None, memory: Memory | None) -> _Options:
@@ -315,6 +488,27 @@ class _Arrays(NamedTuple):
     outputs: Tensor
     cells: Tensor | None  # the lstm's c after each piece
     saved: Tensor | None
+    every_cell: Tensor | None = None  # the lstm's c after each timestep
+    rows: Tensor | None = None  # of ``Order``
+    counts: Tensor | None = None
+
+    def pointers(self, begin: int, **like_outputs: Tensor | None) -> dict[str, int | None]:
+        """For a call that starts with timestep ``begin``: the addresses of arrays that lie as the outputs do."""
+        if self.rows is None:
+            return {name: _address(array, begin) for name, array in like_outputs.items()}
+        return {name: _address(array) for name, array in like_outputs.items()} | {
+            "rows": _address(self.rows, begin),
+            "counts": _address(self.counts, begin),
+        }
+
+    def state_before(self, begin: int) -> int | None:
+        """The address of the hidden state before timestep ``begin``."""
+        if not begin:
+            return _address(self.h)
+        if self.rows is None:
+            return _address(self.outputs, begin - 1)
+        row = int(self.rows[begin - 1]) * self.h.shape[1] * self.h.element_size()
+        return (_address(self.outputs) or 0) + row
 
 
 def _prepare(
@@ -328,6 +522,8 @@ def _prepare(
     *,
     save: bool,
     norm_features: int = 0,
+    order: Order | None = None,
+    candidate_bias: bool = False,
 ) -> tuple[CallPlan, _Arrays]:
     """The plan and the arrays of a pass.
 
@@ -335,23 +531,27 @@ def _prepare(
         vocabulary: its size if ``xs`` are tokens, else None.
         save: reserve memory for the activations that a backward pass needs.
     """
-    kind, threads, every, memory = options
-    (steps, batch), (gates, hidden) = xs.shape[:2], u.shape
+    kind, threads, every, memory, _ = options
+    gates, hidden = u.shape
+    steps, batch = (xs.shape[0], xs.shape[1]) if order is None else (len(order.rows), len(order.final))
     sizes = (steps, batch, w.shape[1] if vocabulary is None else vocabulary, hidden)
     library = load()
     assert isinstance(library, Library)  # see supports()
     limits, lookup = (OPERATIONS_PER_CALL, OPERATIONS_PER_THREAD), vocabulary is not None
     plan = _cached_plan(
-        library, kind, sizes, gates, threads, every, u.dtype, limits, lookup=lookup, norm_features=norm_features
-    )
+        library, kind, sizes, gates, threads, every, u.dtype, limits, lookup=lookup, norm_features=norm_features,
+        candidate_bias=candidate_bias,
+    )  # fmt: skip
     return plan, _Arrays(
         _dense(xs),
         _dense(h),
         _dense(c) if c is not None else None,
         memory.take(plan.packed, plan.dtype),
-        _outputs(memory, h, steps, batch, hidden),
+        _outputs(memory, h, *xs.shape[: 2 if vocabulary is not None or order is None else -1], hidden),
         c.new_empty(len(plan.pieces), batch, hidden) if c is not None else None,
         memory.take(plan.saved, plan.dtype) if save and every is None else None,
+        rows=None if order is None else order.rows,
+        counts=None if order is None else order.counts,
     )
 
 
@@ -390,12 +590,13 @@ def _run_backward(
     grad_xs: Tensor | None,
     sums: Tensor | None = None,
     norms: tuple[Tensor | None, Tensor | None, Tensor | None] = (None, None, None),
+    grad_cells: Tensor | None = None,
 ) -> None:
     """Run all pieces from last to first; without saved activations, recompute each piece before.
 
     ``carry_h`` and ``carry_c`` are updated in place, from the gradient at the final state to that at the initial state.
     """
-    xs, h, _, packed, outputs, _, saved = arrays
+    xs, _, _, packed, outputs, _, saved, *_ = arrays
     norm_input, norm_hidden, norm_cell = norms
     recomputed = discarded = None
     if saved is None:
@@ -408,15 +609,14 @@ def _run_backward(
         call = plan.call(
             "backward",
             end - begin,
-            xs=_address(xs, begin),
-            start_hidden=_address(outputs, begin - 1) if begin else _address(h),
+            start_hidden=arrays.state_before(begin),
             packed=_address(packed),
-            outputs=_address(outputs, begin),
             saved=_address(recomputed) if saved is None else _address(saved, plan.saved_offsets[i]),
-            grad_outputs=_address(grad_outputs, begin),
             grad_hidden=_address(carry_h),
             grad_cell=_address(carry_c),
-            grad_xs=_address(grad_xs, begin),
+            **arrays.pointers(
+                begin, xs=xs, outputs=outputs, grad_outputs=grad_outputs, grad_xs=grad_xs, grad_cells=grad_cells
+            ),
             grad_sums=_address(sums),
             norm_input=_address(norm_input, begin),
             norm_hidden=_address(norm_hidden, begin),
@@ -491,14 +691,15 @@ def _gradients(
 ) -> tuple[Tensor | None, ...]:
     """The gradients by xs, vectors, h, c, w, u and bias, those that ``needs`` names, from those by the results.
 
+    Results are outputs, final hidden state, final cell state, and if it was asked for, every cell state.
+
     ``buffer``: for the weights' gradient sums; None: one from ``memory``.
     """
     steps, _, features, hidden = plan.sizes
     h, c = arrays.h, arrays.c
     need_xs, need_vectors, need_h, need_c, need_w, need_u, need_bias = needs
-    grad_outputs, grad_h, grad_c = grads
-    if grad_outputs is not None:
-        grad_outputs = _dense(grad_outputs)
+    grad_outputs, grad_h, grad_c, *rest = grads
+    grad_outputs, grad_cells = (None if grad is None else _dense(grad) for grad in (grad_outputs, *(rest or (None,))))
     carry_h = grad_h.clone(memory_format=torch.contiguous_format) if grad_h is not None else torch.zeros_like(h)
     carry_c = None
     if c is not None:
@@ -506,13 +707,15 @@ def _gradients(
     grad_xs = torch.empty_like(arrays.xs) if need_xs else None
     need_weights = need_vectors or need_w or need_u or need_bias
     sums = (memory.take(plan.sums, plan.dtype) if buffer is None else buffer).zero_() if need_weights else None
-    _run_backward(plan, memory, arrays, grad_outputs, carry_h, carry_c, grad_xs=grad_xs, sums=sums)
+    _run_backward(
+        plan, memory, arrays, grad_outputs, carry_h, carry_c, grad_xs=grad_xs, sums=sums, grad_cells=grad_cells
+    )
     grad_vectors = grad_w = grad_u = grad_bias = None
     if sums is not None:
         gates = plan.gates
         grad_w = h.new_empty((features, gates) if plan.lookup else (gates, features))
         grad_u = h.new_empty(gates, hidden)
-        grad_bias = None if plan.lookup else h.new_empty(gates)
+        grad_bias = None if plan.lookup else h.new_empty(gates + hidden * plan.candidate_bias)
         pointers = (ctypes.c_void_p(_address(array)) for array in (grad_w, grad_u, grad_bias))
         call = plan.call("backward", steps, grad_sums=_address(sums))
         plan.functions["reduce"](ctypes.byref(call), *pointers)
@@ -630,18 +833,20 @@ def _forward_piece(
         saved, offset: where to save activations; None: nowhere.
         into: outputs of a recomputed piece; None: ``arrays.outputs``.
     """
-    xs, h, c, packed, outputs, cells, _ = arrays
+    xs, _, c, packed, outputs, cells, *_ = arrays
     begin, end = plan.pieces[index]
+    pointers = arrays.pointers(begin, xs=xs, outputs=outputs, cells=arrays.every_cell)
+    if into is not None:
+        pointers["outputs"] = _address(into)
     call = plan.call(
         "forward",
         end - begin,
-        xs=_address(xs, begin),
-        start_hidden=_address(outputs, begin - 1) if begin else _address(h),
+        start_hidden=arrays.state_before(begin),
         start_cell=None if cells is None else (_address(cells, index - 1) if begin else _address(c)),
         packed=_address(packed),
-        outputs=_address(outputs, begin) if into is None else _address(into),
         final_cell=None if cells is None or into is not None else _address(cells, index),
         saved=_address(saved, offset),
+        **pointers,
     )
     plan.run("forward", call)
 

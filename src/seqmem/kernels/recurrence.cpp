@@ -29,6 +29,7 @@ struct SeqmemCall {
   int64_t threads;
   int64_t lookup;            // 1: inputs are tokens, D is the size of their vocabulary
   int64_t features;          // F, the size of the tokens' vectors, if norm_input is requested; else 0
+  int64_t candidate_bias;    // 1: gru's bias has H more numbers, b' in r * (U_n h + b')
   const void* xs;            // [T B D]; tokens: [T B], int64
   const void* start_hidden;  // [B H]
   const void* start_cell;    // [B H]; lstm only
@@ -44,6 +45,11 @@ struct SeqmemCall {
   void* norm_input;          // [T B]: the norm of dL/dx_t; null: not requested
   void* norm_hidden;         // [T B]: the norm of dL/dh_t; null: not requested
   void* norm_cell;           // [T B]: the norm of dL/dc_t; null: not requested
+  // For torch's layers, without tokens:
+  void* cells;               // like outputs: every c_t; lstm only; null: not requested
+  const void* grad_cells;    // like outputs: the gradient by every c_t; lstm only; null: zero
+  const int64_t* rows;       // [T]: the row of xs, outputs, cells and their gradients where timestep t begins; null: t * B
+  const int64_t* counts;     // [T]: the first so many sequences have a timestep t, at most as many as t - 1; null: all
 };
 
 namespace {
@@ -52,6 +58,7 @@ enum Kind { RNN_TANH, RNN_RELU, LSTM, GRU, GRU_CHO };
 
 constexpr long CHUNK = 16;              // most sequences in a chunk
 constexpr long LARGE_SUMS = 1 << 19;    // bytes: from here on, gradient sums do not fit into the cache beside the rest
+constexpr long BLOCK_STEPS = 32;        // most timesteps between two updates of the weights' gradients
 constexpr long BLOCK_ROWS = 128;        // gradient rows between two updates of the weights' gradients
 
 // The columns of a gradient row that a product reads: `runs` runs of `length` numbers, `stride` apart.
@@ -64,8 +71,11 @@ struct Columns {
 //   the rnn needs its outputs only. Gradient rows have the same layout.
 template <class T> struct Shape {
   long kind, T_, B, D, F, H, P, Hp, slots, S, gates;
-  bool lookup;
-  Shape(const SeqmemCall& call) : kind(call.cell), T_(call.T), B(call.B), D(call.D), H(call.H), lookup(call.lookup) {
+  bool lookup, candidate_bias;
+  const int64_t *rows, *counts;
+  Shape(const SeqmemCall& call)
+      : kind(call.cell), T_(call.T), B(call.B), D(call.D), H(call.H), lookup(call.lookup),
+        candidate_bias(call.candidate_bias), rows(call.rows), counts(call.counts) {
     F = lookup ? call.features : D;
     P = (H + LANES - 1) / LANES;
     Hp = P * LANES;
@@ -75,6 +85,13 @@ template <class T> struct Shape {
   }
   long chunks() const { return (B + CHUNK - 1) / CHUNK; }
   long first(long chunk) const { return B * chunk / chunks(); }
+  long row(long t) const { return rows ? rows[t] : t * B; }
+  // How many of the sequences [b0, b0 + M) have a timestep t.
+  long count(long t, long b0, long M) const {
+    if (!counts) return M;
+    long n = counts[t] - b0;
+    return n < 0 ? 0 : n > M ? M : n;
+  }
   // The gate of a row's slot, in torch's order. gru's n has two slots: from x in slot n, from h in slot q.
   long gate(long slot) const { return kind == GRU ? (slot == 0 || slot == 3 ? 2 : slot - 1) : slot; }
   Columns from_input() const { return kind == GRU ? Columns{LANES, P, 3 * LANES, 4 * LANES} : Columns{0, 1, S, S}; }
@@ -90,12 +107,13 @@ template <class T> struct Shape {
   long hidden() const { return input() + D * gates * Hp; }
   long hidden_back() const { return hidden() + H * gates * Hp; }
   long input_back() const { return hidden_back() + gates * Hp * Hp; }
-  long packed() const { return input_back() + gates * Hp * ((F + LANES - 1) / LANES * LANES); }
+  long candidate() const { return input_back() + gates * Hp * ((F + LANES - 1) / LANES * LANES); }  // gru: b'
+  long packed() const { return candidate() + (kind == GRU ? Hp : 0); }
   // Activations saved for the backward pass: the offset of the cell states (or r * h), and the size.
   long cells() const { return kind == RNN_TANH || kind == RNN_RELU ? 0 : T_ * B * S; }
   long saved() const { return cells() + (kind == LSTM ? (T_ + 1) * B * Hp : kind == GRU_CHO ? T_ * B * Hp : 0); }
-  // Size of a chunk's sums of the weights' gradients: rows for D inputs (or tokens), H units and the bias.
-  long sums() const { return (D + H + 1) * gates * Hp; }
+  // Size of a chunk's sums of the weights' gradients: rows for D inputs (or tokens), H units and the bias; gru's b'.
+  long sums() const { return (D + H + 1) * gates * Hp + (kind == GRU ? Hp : 0); }
   bool large() const { return sums() * (long)sizeof(T) > LARGE_SUMS; }
 };
 
@@ -163,7 +181,7 @@ template <class T> T* pack_backward(const Shape<T>& s, const T* w, long N, const
 
 template <class T> struct Forward {
   Shape<T> s;
-  const T *bias, *input, *hidden;
+  const T *bias, *input, *hidden, *candidate;
   const T* base[CHUNK];     // the initial value of each sequence's pre-activations: the bias, or its token's row
   long features;            // of x; 0 for tokens, whose product is looked up
   long M;                   // sequences of this chunk
@@ -171,11 +189,13 @@ template <class T> struct Forward {
   T *out = 0, *saved = 0;   // [M H]; [M S] or null
   const T* c = 0;           // lstm: [M Hp]
   T* new_c = 0;
+  T* every_c = 0;           // lstm: [M H] or null
   T *gated = 0, *kept = 0;  // cho: r * h [M Hp]; a buffer for the gates [M S] if nothing is saved
   long b0;
   explicit Forward(const SeqmemCall& call, long chunk) : s(call) {
     const T* packed = (const T*)call.packed;
     bias = packed + s.bias(), input = packed + s.input(), hidden = packed + s.hidden();
+    candidate = packed + s.candidate();
     b0 = s.first(chunk), M = s.first(chunk + 1) - b0, features = s.lookup ? 0 : s.D;
     for (long m = 0; m < M; m++) base[m] = bias;
   }
@@ -215,6 +235,7 @@ template <class T, int MR> NOINLINE void lstm(const Forward<T>& f, long row, lon
     V i = sigmoid<T>(sums[m][0]), forget = sigmoid<T>(sums[m][1]), g = tanh_<T>(sums[m][2]), o = sigmoid<T>(sums[m][3]);
     V c = forget * load<T>(f.c + (row + m) * s.Hp + p * LANES) + i * g;
     store<T>(f.new_c + (row + m) * s.Hp + p * LANES, c);
+    if (f.every_c) store_some<T>(f.every_c + (row + m) * s.H + p * LANES, c, n);
     store_some<T>(f.out + (row + m) * s.H + p * LANES, o * tanh_<T>(c), n);
     if (f.saved) {
       T* keep = f.saved + (row + m) * s.S + p * 4 * LANES;
@@ -227,7 +248,7 @@ template <class T, int MR> NOINLINE void gru(const Forward<T>& f, long row, long
   const Shape<T>& s = f.s;
   V sums[MR][4];  // q r z n
   UNROLL for (int m = 0; m < MR; m++) UNROLL for (int j = 0; j < 4; j++)
-    sums[m][j] = j ? load<T>(f.base[row + m] + (p * 3 + j - 1) * LANES) : V{};
+    sums[m][j] = j ? load<T>(f.base[row + m] + (p * 3 + j - 1) * LANES) : load<T>(f.candidate + p * LANES);
   multiply<T, MR, 4, 3, 1>(sums, f.x + row * f.features, f.features, f.features, f.input + p * 3 * LANES * s.D);
   multiply<T, MR, 4, 3, 0>(sums, f.h + row * s.H, s.H, s.H, f.hidden + p * 3 * LANES * s.H);
   long units = s.H - p * LANES;
@@ -298,6 +319,7 @@ template <class T> int forward_chunk(const SeqmemCall& call, long chunk) {
         store<T>(cells + m * s.Hp + p * LANES,
                  load_some<T>((const T*)call.start_cell + (b0 + m) * s.H + p * LANES, s.H - p * LANES));
   for (long t = 0; t < s.T_; t++) {
+    const long M = s.count(t, b0, f.M), at = s.row(t) + b0;
     if (s.lookup) {
       const int64_t* tokens = (const int64_t*)call.xs + t * s.B + b0;
       for (long m = 0; m < f.M; m++) {
@@ -308,30 +330,33 @@ template <class T> int forward_chunk(const SeqmemCall& call, long chunk) {
         f.base[m] = f.input + tokens[m] * s.gates * s.Hp;
       }
     } else
-      f.x = (const T*)call.xs + (t * s.B + b0) * s.D;
-    f.h = t ? (const T*)call.outputs + ((t - 1) * s.B + b0) * s.H : (const T*)call.start_hidden + b0 * s.H;
-    f.out = (T*)call.outputs + (t * s.B + b0) * s.H;
+      f.x = (const T*)call.xs + at * s.D;
+    f.h = t ? (const T*)call.outputs + (s.row(t - 1) + b0) * s.H : (const T*)call.start_hidden + b0 * s.H;
+    f.out = (T*)call.outputs + at * s.H;
+    f.every_c = call.cells ? (T*)call.cells + at * s.H : nullptr;
     f.saved = saved && s.cells() ? saved + (b0 * s.T_ + t * f.M) * s.S : nullptr;
     if (s.kind == LSTM) f.c = cells + t * cell_step, f.new_c = cells + (t + 1) * cell_step;
     if (s.kind == GRU_CHO) f.gated = gated + t * cell_step;
     switch (s.kind) {
       case LSTM:
-        for (long p = 0; p < s.P; p++) FOR_TILES(f.M, row, rows) TILES(lstm, rows, f, row, p)
+        for (long p = 0; p < s.P; p++) FOR_TILES(M, row, rows) TILES(lstm, rows, f, row, p)
         break;
       case GRU:
-        for (long p = 0; p < s.P; p++) FOR_TILES(f.M, row, rows) TILES(gru, rows, f, row, p)
+        for (long p = 0; p < s.P; p++) FOR_TILES(M, row, rows) TILES(gru, rows, f, row, p)
         break;
       case GRU_CHO:
-        for (long p = 0; p < s.P; p++) FOR_TILES(f.M, row, rows) TILES(cho_gates, rows, f, row, p)
-        for (long p = 0; p < s.P; p++) FOR_TILES(f.M, row, rows) TILES(cho_candidate, rows, f, row, p)
+        for (long p = 0; p < s.P; p++) FOR_TILES(M, row, rows) TILES(cho_gates, rows, f, row, p)
+        for (long p = 0; p < s.P; p++) FOR_TILES(M, row, rows) TILES(cho_candidate, rows, f, row, p)
         break;
       default:
-        for (long p = 0; p < s.P; p += 4) FOR_TILES(f.M, row, rows) TILES(rnn, rows, f, row, p)
+        for (long p = 0; p < s.P; p += 4) FOR_TILES(M, row, rows) TILES(rnn, rows, f, row, p)
     }
   }
   if (s.kind == LSTM && call.final_cell)
-    for (long m = 0; m < f.M; m++)
-      memcpy((T*)call.final_cell + (b0 + m) * s.H, cells + s.T_ * cell_step + m * s.Hp, s.H * sizeof(T));
+    for (long m = 0, end = s.T_; m < f.M; m++) {
+      while (end && s.count(end - 1, b0, f.M) <= m) end--;  // the sequence's own end; later ones end no later
+      memcpy((T*)call.final_cell + (b0 + m) * s.H, cells + end * cell_step + m * s.Hp, s.H * sizeof(T));
+    }
   free(own);
   return 0;
 }
@@ -346,7 +371,7 @@ template <class T> struct Backward {
   T* dgated = 0;                                // cho: dL/d(r * h) [M Hp]
   const T *h = 0, *new_h = 0;                   // rows h_{t-1}, h_t: [M H]
   const T *c = 0, *new_c = 0, *saved = 0;       // [M Hp], [M Hp], [M S]
-  const T* grad_out = 0;                        // [M H] or null
+  const T *grad_out = 0, *grad_cell = 0;        // [M H] or null
   T* row = 0;                                   // gradient of the pre-activations at this timestep: [M S]
   T* grad_x = 0;                                // [M F] or null
   T *at_hidden = 0, *at_cell = 0;               // dL/dh_t and dL/dc_t of the current sequence: [H], or null
@@ -369,6 +394,7 @@ template <class T> INLINE void unroll_gates(const Backward<T>& b, long m, long p
     V i = load<T>(saved), f = load<T>(saved + LANES), g = load<T>(saved + 2 * LANES), o = load<T>(saved + 3 * LANES);
     V tanh_c = tanh_<T>(load<T>(b.new_c + at));
     V dc = load<T>(b.dc + at) + d * (o * (T(1) - tanh_c * tanh_c));
+    if (b.grad_cell) dc += load_some<T>(b.grad_cell + there, units);
     if (b.at_cell) store_some<T>(b.at_cell + p * LANES, dc, units);
     store<T>(row, dc * (g * (i * (T(1) - i))));
     store<T>(row + LANES, dc * (load<T>(b.c + at) * (f * (T(1) - f))));
@@ -449,15 +475,15 @@ template <class T, int MR> NOINLINE void inputs(const Backward<T>& b, long row, 
 
 // The left factor of a weight gradient over a block of timesteps: rows [M][width] of inputs or states.
 template <class T> struct Left {
-  const T* first;      // rows of the block's first timestep (the state before it may be in another array),
-  const T* next;       // of its second one,
-  long width, step;    // and `step` numbers further on of the third, and so on
+  const T* at[BLOCK_STEPS];  // of each timestep
+  long width;
 };
 
 // The right factor: some columns of all gradient rows of a block, [steps][M] rows `stride` numbers apart.
 template <class T> struct Strip {
   long steps, M, stride;
   const T* rows;
+  const long* counts;  // [steps]: the first so many of the M rows are there
 };
 
 template <class T, int MR, int NV>
@@ -466,9 +492,9 @@ INLINE void weigh_tile(const Strip<T>& k, const Left<T>& left, long u, long colu
   UNROLL for (int m = 0; m < MR; m++) UNROLL for (int j = 0; j < NV; j++)
     total[m][j] = load<T>(sums + (u + m) * stride + j * LANES);
   for (long t = k.steps - 1; t >= 0; t--) {
-    const T* a = (t ? left.next + (t - 1) * left.step : left.first) + u;
+    const T* a = left.at[t] + u;
     const T* g = k.rows + t * k.M * k.stride + column * LANES;
-    for (long b = 0; b < k.M; b++, a += left.width, g += k.stride) {
+    for (long b = 0, n = k.counts[t]; b < n; b++, a += left.width, g += k.stride) {
       V right[NV];
       UNROLL for (int j = 0; j < NV; j++) right[j] = load<T>(g + j * LANES);
       UNROLL for (int m = 0; m < MR; m++) {
@@ -500,7 +526,7 @@ template <class T> void weigh_bias(const Strip<T>& k, long column, long n, T* su
   for (long j = 0; j < n; j++) {
     V total = load<T>(sums + j * LANES);
     for (long t = k.steps - 1; t >= 0; t--)
-      for (long b = 0; b < k.M; b++) total += load<T>(k.rows + (t * k.M + b) * k.stride + (column + j) * LANES);
+      for (long b = 0; b < k.counts[t]; b++) total += load<T>(k.rows + (t * k.M + b) * k.stride + (column + j) * LANES);
     store<T>(sums + j * LANES, total);
   }
 }
@@ -520,15 +546,15 @@ void weigh_tokens(const Shape<T>& s, long steps, long M, const T* rows, const in
 
 // Add a block's gradient rows [steps][M][S] to the sums of all weights. Tokens have no x: see weigh_tokens.
 template <class T>
-void weigh_block(const Shape<T>& s, long steps, long M, const T* rows, T* strip, const Left<T>& x, const Left<T>& h,
-                 const Left<T>& gated, T* sums) {
+void weigh_block(const Shape<T>& s, long steps, long M, const long* counts, const T* rows, T* strip, const Left<T>& x,
+                 const Left<T>& h, const Left<T>& gated, T* sums) {
   const long wide = s.gates * s.Hp;
   T *of_x = sums, *of_h = sums + s.D * wide, *of_bias = of_h + s.H * wide;
   const bool gates = s.gates > 1;
   for (long p = 0, size; p < s.P; p += size) {
     size = gates ? 1 : group(s, p);
     const long columns = size * s.slots * LANES;
-    Strip<T> k{steps, M, s.S, rows + p * s.slots * LANES};
+    Strip<T> k{steps, M, s.S, rows + p * s.slots * LANES, counts};
     if (s.large()) {  // copy: rows a power of two apart would conflict in the few sets of the first-level cache
       for (long i = 0; i < steps * M; i++) memcpy(strip + i * columns, k.rows + i * s.S, columns * sizeof(T));
       k.rows = strip, k.stride = columns;
@@ -537,6 +563,7 @@ void weigh_block(const Shape<T>& s, long steps, long M, const T* rows, T* strip,
     if (!s.lookup) {
       weigh_all(k, x, s.D, from, n, of_x + at, wide);
       weigh_bias(k, from, n, of_bias + at);
+      if (s.candidate_bias) weigh_bias(k, 0, 1, of_bias + wide + p * LANES);
     }
     if (s.kind == GRU_CHO) {
       weigh_all(k, h, s.H, 0, 2, of_h + p * 2 * LANES, wide);
@@ -552,7 +579,7 @@ template <class T> int backward_chunk(const SeqmemCall& call, long chunk) {
   const long b0 = b.b0, M = b.M;
   // Timesteps per block. Large sums fill the cache, so larger blocks visit them half as often.
   long size = BLOCK_ROWS * (s.large() ? 2 : 1) / M;
-  size = size > 32 ? 32 : size;
+  size = size > BLOCK_STEPS ? BLOCK_STEPS : size;
   T* memory = scratch<T>(M * (3 * s.Hp + size * (s.S + 4 * LANES) + s.F) + 2 * s.H);
   if (!memory) return NO_MEMORY;
   b.dh = memory, b.dc = memory + M * s.Hp, b.dgated = b.dc + M * s.Hp;
@@ -576,16 +603,18 @@ template <class T> int backward_chunk(const SeqmemCall& call, long chunk) {
   const long inputs_wide = (s.F + LANES - 1) / LANES;
 
   for (long end = s.T_; end > 0;) {
-    long begin = end > size ? end - size : 0;
+    long begin = end > size ? end - size : 0, counts[BLOCK_STEPS];
     for (long t = end - 1; t >= begin; t--) {
-      b.h = t ? outputs + ((t - 1) * s.B + b0) * s.H : start;
-      b.new_h = outputs + (t * s.B + b0) * s.H;
+      const long n = counts[t - begin] = s.count(t, b0, M), at = s.row(t) + b0;
+      b.h = t ? outputs + (s.row(t - 1) + b0) * s.H : start;
+      b.new_h = outputs + at * s.H;
       if (s.cells()) b.saved = saved + (b0 * s.T_ + t * M) * s.S;
       if (s.kind == LSTM) b.c = states + t * M * s.Hp, b.new_c = states + (t + 1) * M * s.Hp;
-      b.grad_out = call.grad_outputs ? (const T*)call.grad_outputs + (t * s.B + b0) * s.H : nullptr;
+      b.grad_out = call.grad_outputs ? (const T*)call.grad_outputs + at * s.H : nullptr;
+      b.grad_cell = call.grad_cells ? (const T*)call.grad_cells + at * s.H : nullptr;
       b.row = rows + (t - begin) * M * s.S;
-      b.grad_x = call.grad_xs ? (T*)call.grad_xs + (t * s.B + b0) * s.F : norm_input ? inputs_at : nullptr;
-      for (long m = 0; m < M; m++) {
+      b.grad_x = call.grad_xs ? (T*)call.grad_xs + at * s.F : norm_input ? inputs_at : nullptr;
+      for (long m = 0; m < n; m++) {
         for (long p = 0; p < s.P; p++) unroll_gates<T>(b, m, p);
         if (norm_hidden) norm_hidden[t * s.B + b0 + m] = norm<T>(b.at_hidden, s.H);
         if (norm_cell) norm_cell[t * s.B + b0 + m] = norm<T>(b.at_cell, s.H);
@@ -593,8 +622,8 @@ template <class T> int backward_chunk(const SeqmemCall& call, long chunk) {
       if (s.kind == GRU_CHO) {
         const T* candidate = b.hidden + 2 * s.Hp * s.Hp;
         for (long p = 0; p < s.P; p += 4)
-          FOR_TILES(M, row, rows) TILES(units, rows, b, row, p, s.from_candidate(), candidate, b.dgated, false)
-        for (long m = 0; m < M; m++)
+          FOR_TILES(n, row, rows) TILES(units, rows, b, row, p, s.from_candidate(), candidate, b.dgated, false)
+        for (long m = 0; m < n; m++)
           for (long p = 0; p < s.P; p++) {
             long at = m * s.Hp + p * LANES;
             V d = load<T>(b.dgated + at), r = load<T>(b.saved + m * s.S + p * 3 * LANES);
@@ -604,22 +633,22 @@ template <class T> int backward_chunk(const SeqmemCall& call, long chunk) {
           }
       }
       for (long p = 0; p < s.P; p += 4)
-        FOR_TILES(M, row, rows) TILES(units, rows, b, row, p, s.from_hidden(), b.hidden, b.dh, gru_like)
+        FOR_TILES(n, row, rows) TILES(units, rows, b, row, p, s.from_hidden(), b.hidden, b.dh, gru_like)
       if (b.grad_x)
-        for (long v = 0; v < inputs_wide; v += 4) FOR_TILES(M, row, rows) TILES(inputs, rows, b, row, v, s.from_input())
+        for (long v = 0; v < inputs_wide; v += 4) FOR_TILES(n, row, rows) TILES(inputs, rows, b, row, v, s.from_input())
       if (norm_input)
-        for (long m = 0; m < M; m++) norm_input[t * s.B + b0 + m] = norm<T>(b.grad_x + m * s.F, s.F);
+        for (long m = 0; m < n; m++) norm_input[t * s.B + b0 + m] = norm<T>(b.grad_x + m * s.F, s.F);
     }
     if (sums) {
-      Left<T> x{nullptr, nullptr, s.D, s.B * s.D}, h{nullptr, nullptr, s.H, s.B * s.H};
-      Left<T> gated{nullptr, nullptr, s.Hp, M * s.Hp};
-      if (s.kind == GRU_CHO) gated.first = states + begin * M * s.Hp, gated.next = gated.first + gated.step;
-      if (s.lookup)
-        weigh_tokens(s, end - begin, M, rows, (const int64_t*)call.xs + begin * s.B + b0, sums);
-      else
-        x.first = xs + (begin * s.B + b0) * s.D, x.next = x.first + x.step;
-      h.first = begin ? outputs + ((begin - 1) * s.B + b0) * s.H : start, h.next = outputs + (begin * s.B + b0) * s.H;
-      weigh_block(s, end - begin, M, rows, strip, x, h, gated, sums);
+      Left<T> x, h, gated;
+      x.width = s.D, h.width = s.H, gated.width = s.Hp;
+      for (long t = begin; t < end; t++) {
+        h.at[t - begin] = t ? outputs + (s.row(t - 1) + b0) * s.H : start;
+        if (!s.lookup) x.at[t - begin] = xs + (s.row(t) + b0) * s.D;
+        if (s.kind == GRU_CHO) gated.at[t - begin] = states + t * M * s.Hp;
+      }
+      if (s.lookup) weigh_tokens(s, end - begin, M, rows, (const int64_t*)call.xs + begin * s.B + b0, sums);
+      weigh_block(s, end - begin, M, counts, rows, strip, x, h, gated, sums);
     }
     end = begin;
   }
@@ -645,13 +674,19 @@ void pack(const SeqmemCall& call, const T* w, const T* u, const T* bias, const T
     pack_forward(s, w, s.D, true, out + s.input());
   }
   pack_forward(s, u, s.H, false, out + s.hidden());
+  if (s.kind == GRU)
+    for (long p = 0; p < s.P; p++) {
+      long n = s.H - p * LANES;
+      store<T>(out + s.candidate() + p * LANES, s.candidate_bias ? load_some<T>(bias + 3 * s.H + p * LANES, n) : V{});
+    }
   if (!back) return;
   T* end = pack_backward(s, u, s.H, s.from_hidden(), out + s.hidden_back());
   if (s.kind == GRU_CHO) pack_backward(s, u, s.H, s.from_candidate(), end);
   if (s.F) pack_backward(s, w_back, s.F, s.from_input(), out + s.input_back());
 }
 
-// Reduce the chunks' sums, [D + H + 1][columns], to gradients in torch's layout: W [G*H D], U [G*H H], bias [G*H]. With
+// Reduce the chunks' sums, [D + H + 1][columns], to gradients in torch's layout: W [G*H D], U [G*H H], bias [G*H], and
+// b' behind it. With
 // tokens, the gradient of the table [D G*H] takes W's place, and there is no bias.
 template <class T> void reduce(const SeqmemCall& call, T* w, T* u, T* bias) {
   Shape<T> s(call);
@@ -683,6 +718,13 @@ template <class T> void reduce(const SeqmemCall& call, T* w, T* u, T* bias) {
       else if (!s.lookup)
         for (long l = 0; l < n; l++) bias[first + l] = lanes[l];
     }
+  if (!s.candidate_bias) return;
+  sums += (s.D + s.H + 1) * wide;
+  for (long p = 0; p < s.P; p++) {
+    V total = load<T>(sums + p * LANES);
+    for (long c = 1; c < chunks; c++) total += load<T>(sums + c * each + p * LANES);
+    store_some<T>(bias + 3 * s.H + p * LANES, total, s.H - p * LANES);
+  }
 }
 
 // h_t = a_t h_{t-1} + b_t over N independent numbers; outputs [T N].
