@@ -46,6 +46,8 @@ from seqmem.cells.state import newest
 from seqmem.decay import profile
 from seqmem.evaluate import Evaluation
 from seqmem.lookback import mean_over
+from seqmem.models.base import Model
+from seqmem.models.encoder_decoder import EncoderDecoder
 from seqmem.models.recurrent import SequenceModel
 from seqmem.playground import page
 from seqmem.playground.bundle import Playable, bundle
@@ -152,6 +154,39 @@ SENTENCES = 9
 """For each length and each model."""
 
 
+WRITES = Reverse(5)
+
+
+def writers() -> dict[str, Model]:
+    """Models that write, by every way from the source to the target."""
+    lstm, attention = partial(LSTM, hidden_size=6, forget_bias=1.0), partial(Attention, hidden_size=6, heads=2)
+    cho = partial(GRU, hidden_size=6, forget_bias=0.0, form="cho")
+    ways: dict[str, dict[str, Any]] = {
+        "vector": {"cell": cho},
+        "linear": {"cell": lstm, "maxout": False, "embed_size": 0},
+        "state": {"cell": lstm, "handover": "state", "layers": 2},
+        "bahdanau": {"cell": cho, "attention": "bahdanau", "bidirectional": True, "layers": 2},
+        "luong": {"cell": lstm, "attention": "luong", "bidirectional": True},
+        "bahdanau of states": {"cell": lstm, "attention": "bahdanau", "handover": "state"},
+        "blocks": {"cell": attention, "decoder": attention, "attention": "bahdanau"},
+        "one lstm": {"cell": lstm},
+        "one block": {"cell": attention},
+        "ahead": {"cell": partial(Leaky, hidden_size=5)},
+        "ahead, vector": {"cell": partial(Leaky, hidden_size=5)},
+    }
+    made: dict[str, Model] = {}
+    with ambient(2, "writers"):
+        for name, options in ways.items():
+            alone = name.startswith("one") or name == "ahead"
+            kind = SequenceModel if alone else EncoderDecoder
+            model = kind.for_task(WRITES, **{"embed_size": 4, **options})
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter.mul_(3)
+            made[name] = model.eval()
+    return made
+
+
 @dataclass(frozen=True)
 class Browsed:
     """All results from the browser."""
@@ -163,6 +198,7 @@ class Browsed:
     hostile: dict[str, Any]
     decoded: dict[str, Any]
     shares: list[str]
+    written: dict[str, list[dict[str, Any]]]
 
 
 class Hostile(Subject):
@@ -225,7 +261,7 @@ PROFILES = ([0.5, 0.25, 3.0, 7.0], [1e-250, 4.0, 0.0, 0.0, 7.0], [0.2, 0.1, 0.0]
 TASKS: dict[str, Task] = {"pronoun": TASK, "subject": Subject(), "temporal_order": TemporalOrder()}
 
 
-def playable(model: SequenceModel, task: Task = TASK, **more: Any) -> Playable:
+def playable(model: Model, task: Task = TASK, **more: Any) -> Playable:
     return Playable(model, task, **{"cell": "rnn", "seq_len": 20, **more})
 
 
@@ -302,8 +338,17 @@ ASK = """({bundles, sentences, texts, profiles}) => {
   let refused = null;
   try { decode({...bundles.runs, format: 1}); } catch (error) { refused = error.message; }
   decoded.refused = refused;
+  const writing = decode(bundles.writing);
+  const written = Object.fromEntries(writing.models.map((model) => [model.label,
+    (model.readable() ?? [[2, 0], [5, 1]]).map(([at, number]) => {
+      const pool = writing.sentences[at];
+      const {answers, confidence, alignment, vector} = model.read(pool.tokens(number));
+      return {seq_len: pool.seq_len, number, source: pool.tokens(number), right: pool.right(number), answers,
+              confidence: text(confidence), vector: vector && text(vector),
+              alignment: alignment && {...alignment, rows: alignment.rows.map(text)}};
+    })]));
   const shares = profiles.map((norms) => text(globalThis.engine.relative(Float64Array.from(norms))));
-  return JSON.stringify({by_model: byModel, unknown_cell: unknownCell, parsed, hostile, decoded, shares});
+  return JSON.stringify({by_model: byModel, unknown_cell: unknownCell, parsed, hostile, decoded, shares, written});
 }"""
 
 
@@ -340,6 +385,7 @@ def browsed(
     runs.append(playable(runs[0].model, label="again", shortest=7, seed=0))
     bundles = {name: bundle([playable(small(partial(RNN, hidden_size=2), task), task)]) for name, task in TASKS.items()}
     bundles["wide"] = bundle([playable(small(partial(RNN, hidden_size=2), Wide()), Wide())])
+    bundles["writing"] = bundle([playable(model, WRITES, label=name, seq_len=12) for name, model in writers().items()])
     bundles |= {"runs": bundle(runs), "leaky": bundle([playable(small(partial(Leaky, hidden_size=6)), seq_len=10)])}
     questions = {
         name: [
@@ -495,6 +541,39 @@ def test_a_cell_that_cannot_run_in_the_page_is_read_ahead(browsed: Browsed) -> N
             same(floats(one["gradient"][key]), values, rtol=1e-4)
 
 
+def test_what_is_written_is_what_python_writes(browsed: Browsed) -> None:
+    assert list(browsed.written) == list(writers())
+    for name, model in writers().items():
+        ahead = name.startswith("ahead")
+        assert len(browsed.written[name]) == (5 if ahead else 2)
+        for one in browsed.written[name]:
+            count = one["seq_len"]
+            batch = sentence(WRITES, 2 * count, number=one["number"])
+            assert one["source"] == batch.inputs[:count, 0].tolist()
+            assert one["right"] == one["source"][::-1]
+            reading: Reading = read(model, WRITES, batch, gradient=False)
+            assert one["answers"] == reading.top[count:].tolist(), name
+            close: dict[str, Any] = {"rtol": 0, "atol": 1e-5 if ahead else 1e-11, "err_msg": name}
+            same(floats(one["confidence"]), reading.outputs[count:].ravel(), **close)
+            # A decoder's own state and attention have nothing of the source.
+            rows = {
+                each: np.nan_to_num([mean_over(looked, count + i)[:count] for i in range(count)])
+                for each, looked in reading.attention.items()
+            }
+            looks = [each for each in rows if rows[each].any()]
+            assert (one["alignment"] is None) == (not looks), name
+            if looks:
+                assert one["alignment"]["name"] == looks[0]
+                assert one["alignment"]["effective"] == reading.attention[looks[0]].effective
+                same([floats(row) for row in one["alignment"]["rows"]], rows[looks[0]], **close)
+            if "context" in reading.states:
+                same(floats(one["vector"]), reading.states["context"][count], **close)
+            else:
+                assert one["vector"] is None or name == "state"
+    changing = [one["answers"] for ways in browsed.written.values() for one in ways if len(set(one["answers"])) > 1]
+    assert len(changing) > 10, "most write the same symbol again and again, so little was compared"
+
+
 def edits(a: str, b: str) -> int:
     """Levenshtein distance by its definition."""
     if not a or not b:
@@ -589,8 +668,7 @@ def test_bundle_refuses_models_that_a_page_cannot_show() -> None:
         ([], "there are no models to show"),
         ([tiny(TASK), tiny(other, label="mine")], r"^'mine' was trained on Pronoun\(people=4.*one task$"),
         ([tiny(Adding())], "^task=adding: .* answered by one of several$"),
-        ([tiny(Copy())], "^task=copy: .* ask once, at the end$"),
-        ([tiny(Reverse())], "^task=reverse: .* ask once, at the end$"),
+        ([tiny(Copy())], "^task=copy: .* ask once, at the end, and those whose answers are fed back$"),
     ):
         with pytest.raises(ValueError, match=why):
             bundle(models_)

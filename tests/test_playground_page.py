@@ -18,15 +18,17 @@ from torch import Tensor, nn
 
 from browser import Visit, visiting
 from browser import chromium as chromium
-from seqmem.cells import LSTM, RNN, Cell, State
+from seqmem.cells import GRU, LSTM, RNN, Cell, State
 from seqmem.evaluate import Evaluation
 from seqmem.lookback import mean_over
+from seqmem.models.encoder_decoder import EncoderDecoder
 from seqmem.models.recurrent import SequenceModel
 from seqmem.playground.bundle import Playable, bundle
 from seqmem.playground.page import SOURCES, build
 from seqmem.randomness import ambient
 from seqmem.reading import Reading, read, sentence, typed
 from seqmem.tasks.pronoun import Pronoun
+from seqmem.tasks.reverse import Reverse
 from seqmem.tasks.subject import Subject
 
 TASK = Pronoun()
@@ -641,6 +643,61 @@ def test_another_task(chromium: Browser, tmp_path: Path) -> None:
         check(page, "b", read(model, task, batch), 3)
         assert page.locator("#task-story").inner_text().startswith("Who was the sentence about?")
         assert drawn(page, "#tracks .tag", has_text="1/forget gate").count() == 2
+        assert (visit.messages, visit.requests) == ([], [])
+
+
+def test_what_models_write(chromium: Browser, tmp_path: Path) -> None:
+    task, cell = Reverse(4), partial(GRU, hidden_size=5, forget_bias=0.0)
+    models: dict[str, EncoderDecoder] = {}
+    with ambient(3, "writing"):
+        for name, attention in (("attention", "bahdanau"), ("vector", None)):
+            models[name] = EncoderDecoder.for_task(task, cell, embed_size=4, attention=attention).eval()
+            with torch.no_grad():
+                for parameter in models[name].parameters():
+                    parameter.mul_(4)
+    path = tmp_path / "writing.html"
+    some = [Playable(model, task, "gru", 20, label=f"gru, {name}") for name, model in models.items()]
+    path.write_text(build(bundle(some)), encoding="utf-8")
+    with visiting(chromium, path, fragment="a=gru-10-0&b=gru-10-0-2&n=6", width=360) as visit:
+        page = visit.page
+
+        def check_writing(source: str, right: str | None) -> None:
+            """Both panels show what Python's models write, and mark what is wrong."""
+            batch, why = typed(task, source)
+            assert why is None
+            for letter, name in zip("ab", models, strict=True):
+                reading = read(models[name], task, batch, gradient=False)
+                assert reading.answers is not None
+                answers = [reading.answers[k] for k in reading.top[len(source) :]]
+                assert page.locator(f"#words-{letter} .w").all_inner_texts() == answers
+                slips = [] if right is None else [f" ✗ {r}" for r, own in zip(right, answers, strict=True) if r != own]
+                assert page.locator(f"#words-{letter} .slip small").all_inner_texts() == slips
+                start = "? " if right is None else f"✗ Wrong: {len(slips)} of" if slips else "✓ Right: all"
+                assert page.locator(f"#verdict-{letter}").inner_text().startswith(start)
+                if name == "attention":
+                    looked, count = reading.attention["alignment"], len(source)
+                    tops = [mean_over(looked, count + i).argmax() for i in range(count)]
+                    looks = [f"{answer} looks at {source[top]}" for answer, top in zip(answers, tops, strict=True)]
+                    drawn = page.locator(f"#passes-{letter} canvas").get_attribute("aria-label")
+                    assert drawn == f"Alignment: {', '.join(looks)}"
+
+        assert page.locator("#passes-b .current").inner_text() == "All that its decoder gets of the source: 5 numbers"
+        source = text(page).replace(" ", "")
+        assert len(source) == 6
+        check_writing(source, source[::-1])
+        page.keyboard.press("ArrowLeft")
+        page.locator("#words-a .w").nth(2).click()  # word for word: what comes later is not written yet
+        assert page.locator("#words-b .unwritten").count() == 3
+        assert page.locator("#verdict-a").inner_text().startswith("… Writes “")
+        page.locator("#text").fill("abca")
+        check_writing("abca", None)
+        page.locator("#text").fill("ab>")
+        expect(page.locator("#problem")).to_contain_text("do not know “>”")
+        page.get_by_role("button", name="20 words, never trained").click()
+        assert page.locator("#words-b .w").count() == 20
+        assert page.evaluate("document.documentElement.scrollWidth") == 360  # the map scrolls, not the page
+        assert page.locator("#tracks").is_hidden()
+        assert "undefined" not in page.locator("main").inner_text()
         assert (visit.messages, visit.requests) == ([], [])
 
 

@@ -3,6 +3,7 @@
 import { decode } from "./engine.js";
 import { count, element, isDark } from "./dom.js";
 import { panel, wordTable } from "./views.js";
+import { writingPanel } from "./writing.js";
 import { lengths, scales, tracks } from "./charts.js";
 import { alternatives, guessing, legend, presets, shortName, whyImpossible } from "./story.js";
 
@@ -25,7 +26,7 @@ let ready = false;
 const panels = Object.fromEntries(
   LETTERS.map((letter) => [
     letter,
-    panel(letter, world, {
+    (task.writes ? writingPanel : panel)(letter, world, {
       onModel: (id) => change(() => (view[letter] = find(id))),
       onWord: goTo,
       onLength: (length) => {
@@ -251,8 +252,10 @@ function draw() {
   $("another").disabled = !oneRuns() || (view.text === null && sentences[view.index].count < 2);
   $("at").max = T - 1;
   $("legend").textContent = legend(scene);
-  charts.draw(scene, readings, view.gatesAs);
-  scales($("scales"), LETTERS, view.gatesAs);
+  if (!task.writes) {
+    charts.draw(scene, readings, view.gatesAs);
+    scales($("scales"), LETTERS, view.gatesAs);
+  }
   drawScores();
   drawTable();
   move();
@@ -272,10 +275,11 @@ function move() {
   const t = view.at;
   const T = scene.words.length;
   const says = LETTERS.map((letter) => panels[letter].at(t));
-  charts.at(t);
+  if (!task.writes) charts.at(t);
   $("at").value = t;
-  $("at").setAttribute("aria-valuetext", `word ${t + 1} of ${T}, ${scene.words[t]}`);
-  $("at-says").textContent = `${t + 1} of ${T}: ${scene.words[t]}`;
+  const word = task.writes ? "" : scene.words[t];
+  $("at").setAttribute("aria-valuetext", [`word ${t + 1} of ${T}`, word].filter(Boolean).join(", "));
+  $("at-says").textContent = [`${t + 1} of ${T}`, word].filter(Boolean).join(": ");
   $("back").disabled = t === 0;
   $("step").disabled = t === T - 1;
   if (timer === null) announce(says);
@@ -523,7 +527,13 @@ function keyboard(event) {
 }
 
 function about() {
-  if (Object.keys(task.naming?.asks ?? {}).length !== 2) {
+  document.body.classList.toggle("writes", Boolean(task.writes));
+  if (task.writes) {
+    $("title").textContent = "Reading one sentence, writing another";
+    document.title = `${$("title").textContent} · seqmem playground`;
+    $("lede").textContent = `${task.title} Two networks read the sentence and then write, one word after the other: each word that they write is their next input. Beside a wrong word stands the right one.`;
+    $("scores-about").textContent = `How many of the words each trained model writes rightly, in a thousand new sentences of a length. A thin line is one seed: the same cell, the same training, another random initialisation. Click on a length to read a sentence of it.`;
+  } else if (Object.keys(task.naming?.asks ?? {}).length !== 2) {
     $("lede").textContent =
       "Two networks read the same sentence, one word at a time. After every word you see what each would answer if it were asked now.";
     $("task-story").textContent =

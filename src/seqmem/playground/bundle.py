@@ -1,6 +1,9 @@
 """The data of the page as one JSON object: a task, sentences, and models with their weights.
 
-Axes: T time, V vocabulary, E features of an embedded token, H hidden units, G gates, K answers.
+Lengths in it are numbers of words. Where answers are fed back these are words of the source, as many as are written:
+half of the timesteps.
+
+Axes: T time, N words, V vocabulary, E features of an embedded token, H hidden units, G gates, K answers.
 """
 
 from base64 import b64encode
@@ -22,9 +25,10 @@ from ..cells.base import Cell
 from ..evaluate import Evaluation
 from ..lookback import LookBack, mean_over
 from ..models.base import Model, parameter_count
+from ..randomness import generator
 from ..reading import read, sentence
 from ..signals import ACCURACY, Batch
-from ..tasks.base import Task
+from ..tasks.base import Feedback, Task
 
 FORMAT = 2
 
@@ -40,6 +44,8 @@ EQUATIONS = frozenset(
 READINGS = 12
 """The number of lengths at which a model that cannot run in the browser reads one sentence in advance."""
 
+WRITINGS = 5
+"""The same where it writes: a table of all answers for each word is large."""
 
 LOOKS = 60
 """Up to this length a model that cannot run in the browser says from every timestep what it looks back at; in longer
@@ -90,15 +96,16 @@ def bundle(models: Sequence[Playable], *, sentences_per_length: int = 6, seed: i
     if sentences_per_length < 1:
         raise ValueError(f"sentences_per_length={sentences_per_length}: must be at least 1")
     task = common_task(models)
+    per_word = timesteps_per_word(task)
     lengths = _lengths(task, models)
-    trained = {length for length in lengths if any(length in model.trained for model in models)}
-    draw = partial(sentence, task, seed=seed, trained=trained)
-    pool = [_sentences(draw, length, sentences_per_length) for length in lengths]
-    ahead = _ahead(lengths, [model.seq_len for model in models])
+    trained = {length for length in lengths if any(length * per_word in model.trained for model in models)}
+    draw = partial(_draw, task, per_word, seed=seed, trained={length * per_word for length in trained})
+    pool = [_sentences(task, draw, length, sentences_per_length) for length in lengths]
+    ahead = _ahead(lengths, [model.seq_len // per_word for model in models], READINGS if per_word == 1 else WRITINGS)
     return {
         "format": FORMAT,
         "made_with": {"seqmem": version("seqmem"), "torch": torch.__version__},
-        "task": _task(task, {*lengths, *(each.seq_len for model in models for each in model.lengths)}),
+        "task": _task(task, {*lengths, *(each.seq_len // per_word for model in models for each in model.lengths)}),
         "sentences": [
             {"seq_len": length, "tokens": _text(tokens, _token_type(task)), "right": right}
             for length, (tokens, right) in zip(lengths, pool, strict=True)
@@ -108,28 +115,29 @@ def bundle(models: Sequence[Playable], *, sentences_per_length: int = 6, seed: i
                 "id": identity,
                 "label": playable.name,
                 "cell": playable.cell,
-                "seq_len": playable.seq_len,
-                "shortest": playable.shortest or playable.seq_len,
+                "seq_len": playable.seq_len // per_word,
+                "shortest": (playable.shortest or playable.seq_len) // per_word,
                 "seed": playable.seed,
                 "group": playable.group or playable.name,
                 "parameters": parameter_count(playable.model),
                 "score": _number(playable.score),
                 "lengths": [
-                    {"seq_len": each.seq_len, "score": _number(each.score), "sequences": each.sequences}
+                    {"seq_len": each.seq_len // per_word, "score": _number(each.score), "sequences": each.sequences}
                     for each in playable.lengths
+                    if each.seq_len % per_word == 0
                 ],
                 **(_weights(playable.model) or _readings(playable.model, task, draw, lengths, ahead)),
             }
-            for identity, playable in _identities(models).items()
+            for identity, playable in _identities(models, per_word).items()
         ],
     }
 
 
-def _identities(models: Sequence[Playable]) -> dict[str, Playable]:
+def _identities(models: Sequence[Playable], per_word: int) -> dict[str, Playable]:
     """``lstm-50-0``, short enough for an address; ``lstm-50-0-2`` is the second of that cell, length and seed."""
     identities: dict[str, Playable] = {}
     for playable in models:
-        plain = f"{playable.cell}-{playable.seq_len}-{playable.seed}"
+        plain = f"{playable.cell}-{playable.seq_len // per_word}-{playable.seed}"
         names = (plain if number == 1 else f"{plain}-{number}" for number in count(1))
         identities[next(name for name in names if name not in identities)] = playable
     return identities
@@ -154,15 +162,22 @@ def common_task(models: Sequence[Playable]) -> Task:
         raise ValueError(f"task={task.name}: the page shows tasks of words that are answered by one of several")
     if task.inputs.size > 1 << 16:
         raise ValueError(f"task={task.name}: {task.inputs.size} words are too many for the page: at most 65536")
-    asked = sentence(task, task.min_seq_len).asked
-    if task.feedback() is not None or asked[:-1].any():
-        raise ValueError(f"task={task.name}: the page shows tasks that ask once, at the end")
+    if task.feedback() is None and sentence(task, task.min_seq_len).asked[:-1].any():
+        raise ValueError(
+            f"task={task.name}: the page shows tasks that ask once, at the end, and those whose answers are fed back"
+        )
     return task
+
+
+def timesteps_per_word(task: Task) -> int:
+    """1; where answers are fed back 2, as each word of the source is one of the answer, too."""
+    return 1 if task.feedback() is None else 2
 
 
 def _task(task: Task, lengths: Collection[int]) -> dict[str, Any]:
     """``chances``: chance at those of ``lengths`` where it is another than ``chance``, that of long sentences."""
-    naming, automaton = task.naming(), task.automaton()
+    naming, automaton, feedback = task.naming(), task.automaton(), task.feedback()
+    per_word = timesteps_per_word(task)
     # The first line of every task's module is its question.
     title = (modules[type(task).__module__].__doc__ or task.name).partition("\n")[0].replace("*", "")
     return {
@@ -171,8 +186,12 @@ def _task(task: Task, lengths: Collection[int]) -> dict[str, Any]:
         "vocabulary": task.words(torch.arange(task.inputs.size)),
         "answers": [task.answer(torch.tensor(answer)) for answer in range(task.targets.size)],
         "chance": task.chance,
-        "chances": {str(at): task.chance_at(at) for at in sorted(lengths) if task.chance_at(at) != task.chance},
-        "min_seq_len": task.min_seq_len,
+        "chances": {
+            str(at): task.chance_at(at * per_word)
+            for at in sorted(lengths)
+            if task.chance_at(at * per_word) != task.chance
+        },
+        "min_seq_len": -(-task.min_seq_len // per_word),
         "metric": task.targets.metric.name,
         "solved_at": task.solved_at,
         "naming": naming
@@ -187,18 +206,28 @@ def _task(task: Task, lengths: Collection[int]) -> dict[str, Any]:
             "ends": sorted(automaton.ends),
             "latest": {str(state): list(rule) for state, rule in automaton.latest.items()},
         },
+        "writes": feedback
+        and {"go": feedback.go, "tokens": feedback.tokens.tolist(), "known": _source_tokens(task, feedback)},
     }
 
 
+def _source_tokens(task: Task, feedback: Feedback) -> list[int]:
+    """The tokens of which sources are made: of 256 sequences of 60 timesteps."""
+    drawn = task.sample(256, max(60, task.min_seq_len), generator(0, "source tokens"))
+    return feedback.source(drawn.inputs).unique().tolist()
+
+
 def _lengths(task: Task, models: Sequence[Playable]) -> list[int]:
-    """Every length up to 60 timesteps, then larger steps, up to four times the longest training length."""
-    trained = {model.seq_len for model in models}
-    longest = max(trained)
-    end = max(longest, min(4 * longest, 1000))
+    """Every length up to 60 words, then larger steps, up to four times the longest training length; twice, of those
+    that are written: what a sentence takes to write and to draw grows with the square of its length."""
+    per_word = timesteps_per_word(task)
+    trained = {model.seq_len // per_word for model in models}
+    longest, shortest = max(trained), -(-task.min_seq_len // per_word)
+    end = max(longest, min((4 if per_word == 1 else 2) * longest, 1000))
     if task.max_seq_len is not None:
-        end = min(end, task.max_seq_len)
-    lengths = {length for length in trained if task.min_seq_len <= length <= end} | {end}
-    length = task.min_seq_len
+        end = min(end, task.max_seq_len // per_word)
+    lengths = {length for length in trained if shortest <= length <= end} | {end}
+    length = shortest
     while length < end:
         lengths.add(length)
         step = next(step for step, most in ((1, 60), (5, 100), (10, 200), (25, 500), (50, length + 1)) if length < most)
@@ -206,11 +235,19 @@ def _lengths(task: Task, models: Sequence[Playable]) -> list[int]:
     return sorted(lengths)
 
 
-def _sentences(draw: Callable[..., Batch], length: int, most: int) -> tuple[ndarray, list[int]]:
-    """[sentences T] tokens, and the right answers."""
+def _draw(task: Task, per_word: int, words: int, **more: Any) -> Batch:
+    return sentence(task, words * per_word, **more)
+
+
+def _sentences(
+    task: Task, draw: Callable[..., Batch], length: int, most: int
+) -> tuple[ndarray, list[int] | list[list[int]]]:
+    """[sentences N] tokens, of the sources where answers are fed back; and the right answers."""
     drawn = [draw(length, number=number) for number in range(min(most, max(2, 1200 // length)))]
-    tokens = torch.cat([batch.inputs for batch in drawn], 1).T
-    return tokens.numpy(), [int(batch.targets[-1, 0]) for batch in drawn]
+    tokens, feedback = torch.cat([batch.inputs for batch in drawn], 1), task.feedback()
+    if feedback is None:
+        return tokens.T.numpy(), [int(batch.targets[-1, 0]) for batch in drawn]
+    return feedback.source(tokens).T.numpy(), [batch.targets[batch.counted, 0].tolist() for batch in drawn]
 
 
 def _token_type(task: Task) -> str:
@@ -242,10 +279,10 @@ def _layer(cell: Cell) -> dict[str, Any]:
     }
 
 
-def _ahead(lengths: Sequence[int], trained: Sequence[int]) -> list[int]:
+def _ahead(lengths: Sequence[int], trained: Sequence[int], count: int) -> list[int]:
     """Indices of the ``lengths`` to read in advance: the training lengths, and others evenly spaced on a log scale."""
     logs = np.log(lengths)
-    evenly = np.linspace(logs[0], logs[-1], READINGS)
+    evenly = np.linspace(logs[0], logs[-1], count)
     return sorted({int(np.abs(logs - at).argmin()) for at in (*evenly, *map(log, trained))})
 
 
@@ -254,6 +291,9 @@ def _readings(
 ) -> dict[str, Any]:
     readings = []
     for index in ahead:
+        if task.feedback() is not None:
+            readings.append({"sentence": [index, 0], **_writing(model, task, draw(lengths[index]))})
+            continue
         reading = read(model, task, draw(lengths[index]))
         with np.errstate(divide="ignore"):  # a gradient of zero has the logarithm -inf, which float32 holds too
             gradient = {name: _text(np.log10(values)) for name, values in reading.gradient.items()}
@@ -270,6 +310,26 @@ def _readings(
             }
         )
     return {"equations": None, "embed": None, "cells": None, "weights": None, "readings": readings}
+
+
+def _writing(model: Model, task: Task, batch: Batch) -> dict[str, Any]:
+    """What it writes, how sure it is of each answer, and what it looks at in the source, in 1/65535."""
+    reading = read(model, task, batch, gradient=False)
+    count = len(reading) // 2
+    alignment = None
+    for name, looked in reading.attention.items():
+        rows = np.nan_to_num([mean_over(looked, t)[:count] for t in range(count, 2 * count)])
+        if rows.any():  # a decoder's own state, for example, has nothing of the source
+            over = _text(np.round(65535 * rows), "<u2")
+            alignment = {"name": name, "effective": looked.effective, "over": over}
+            break
+    vector = reading.states.get("context")
+    return {
+        "answers": reading.top[count:].tolist(),
+        "confidence": _text(reading.outputs[count:]),
+        "alignment": alignment,
+        "vector": None if vector is None else _text(vector[count]),
+    }
 
 
 def _looks(name: str, looked: LookBack, length: int) -> dict[str, Any]:

@@ -446,6 +446,18 @@ class Precomputed {
   }
 }
 
+// The same computed in Python.
+class PrecomputedWriting {
+  constructor({ answers, confidence, alignment, vector }, K) {
+    Object.assign(this, { answers, K, N: answers.length });
+    this.confidence = floats(confidence);
+    this.vector = vector && floats(vector);
+    const numbers = alignment && Float64Array.from(new Uint16Array(bytes(alignment.over).buffer), (value) => value / 65535);
+    const rows = answers.map((_, i) => numbers?.slice(i * this.N, (i + 1) * this.N));
+    this.alignment = alignment && { name: alignment.name, effective: alignment.effective, rows };
+  }
+}
+
 class Model {
   constructor(data, sentences, task) {
     this.data = data;
@@ -471,7 +483,8 @@ class Model {
     }
     const same = (at) => at.length === tokens.length && at.every((token, t) => token === tokens[t]);
     const reading = this.data.readings.find(({ sentence: [at, number] }) => same(this.sentences[at].tokens(number)));
-    return reading ? new Precomputed(reading, this.task.answers.length) : null;
+    const Ahead = this.task.writes ? PrecomputedWriting : Precomputed;
+    return reading ? new Ahead(reading, this.task.answers.length) : null;
   }
 
   // [index into the sentences, number] of the sentences read ahead; null if the model reads any.
@@ -523,9 +536,9 @@ const PUNCTUATION = /^[,.;:!?"']+|[,.;:!?"']+$/g;
 
 class Task {
   constructor(data) {
-    // name, title, vocabulary, answers, chance, chances, min_seq_len, metric, solved_at, naming, automaton
+    // name, title, vocabulary, answers, chance, chances, min_seq_len, metric, solved_at, naming, automaton, writes
     Object.assign(this, data);
-    const occurring = this.automaton && new Set(this.automaton.slots.flat());
+    const occurring = this.writes ? new Set(this.writes.known) : this.automaton && new Set(this.automaton.slots.flat());
     // The words of the task's sentences. No model was trained on another.
     this.known = this.vocabulary
       .map((word, token) => ({ word, token }))

@@ -45,7 +45,8 @@ export function certainty(reading, t, { right, task }) {
 }
 
 // What the colours of the words mean.
-export function legend({ right, query }) {
+export function legend({ right, query, task }) {
+  if (task.writes) return "The darker a word, and the longer the line under it, the surer the model was of it.";
   const of = right === null ? "its own answer, as the right one is not known" : "the right answer";
   const when = query === null ? "" : `, if the sentence ended there with “${query}”`;
   return `Words are shaded by confidence: the darker a word, and the longer the line under it, the surer the model is of ${of}${when}.`;
@@ -144,6 +145,72 @@ export function verdict(reading, t, { task, words, tokens, right, query }) {
   };
 }
 
+// The verdict of what a model has written up to word t.
+export function told(writing, t, { task, right }) {
+  const { N, answers, confidence, K } = writing;
+  const name = (i) => `“${task.answers[answers[i]]}”`;
+  if (t < N - 1) {
+    const own = `Writes ${name(t)}, ${percent(confidence[t * K + answers[t]])}.`;
+    const other = right === null || right[t] === answers[t] ? "" : ` Right is “${task.answers[right[t]]}”.`;
+    return { state: "reading", mark: "…", answer: own, rest: `Word ${t + 1} of ${N}.${other}` };
+  }
+  if (right === null) {
+    const rest = "Not judged: the page knows the right words of drawn sentences only.";
+    return { state: "unknown", mark: "?", answer: `${N === 1 ? "One word" : `${N} words`}.`, rest };
+  }
+  const wrong = answers.flatMap((answer, i) => (answer === right[i] ? [] : [i]));
+  if (wrong.length === 0) return { state: "right", mark: "✓", answer: `Right: all ${N} words.`, rest: "" };
+  const [first] = wrong;
+  return {
+    state: "wrong",
+    mark: "✗",
+    answer: `Wrong: ${wrong.length} of ${N} words.`,
+    rest: `The first is word ${first + 1}, ${name(first)}; right is “${task.answers[right[first]]}”.`,
+  };
+}
+
+// Things to try where models write, as `presets`.
+function writingPresets({ groups, models, sentences, task }) {
+  const longest = Math.max(...models.map(({ seq_len }) => seq_len));
+  const here = groups
+    .map(({ models: some }) => ({ some, score: mean(some.map(({ score }) => (typeof score === "number" ? score : 0))) }))
+    .filter(({ some }) => some[0].seq_len === longest)
+    .sort((a, b) => b.score - a.score);
+  const [best, worst] = [here[0], here.at(-1)];
+  const other = worst === best ? (best.some[1] ?? best.some[0]) : worst.some[0];
+  const chosen = { a: other.id, b: best.some[0].id };
+  const told = (length) =>
+    (worst === best ? [best] : [worst, best])
+      .filter(({ some }) => scores(some, length))
+      .map(({ some }) => `the ${some[0].label.split(",")[0]} ${scores(some, length)}`)
+      .join(", ");
+  const hint = (length) => (told(length) ? ` Of the words of new sentences of ${length} words are right: ${told(length)}.` : "");
+  const at = (length) => sentences.reduce((near, { seq_len }) => (Math.abs(seq_len - length) < Math.abs(near - length) ? seq_len : near), sentences[0].seq_len);
+  const [short, middle, end] = [at(longest / 5), at(longest / 2), sentences.at(-1).seq_len];
+  // The first of a few sentences where the one is wrong and the other is right, else the first.
+  const isRight = (model, some, number) => {
+    const right = some.right(number);
+    return model.read(some.tokens(number))?.answers.every((answer, i) => answer === right[i]) ?? null;
+  };
+  const telling = (length) => {
+    const some = sentences.find(({ seq_len }) => seq_len === length);
+    const numbers = Array.from({ length: Math.min(TRIED, some.count) }, (_, number) => number);
+    return numbers.find((number) => isRight(other, some, number) === false && isRight(best.some[0], some, number)) ?? 0;
+  };
+  const proposals = [
+    [longest, "", `As long as the longest sentences that they were trained on. Press play: each word that they write is their next input.`],
+    [middle, "", "Half as long as the longest that they were trained on."],
+    [short, "", "A short sentence."],
+    ...(end > longest ? [[end, ", never trained", "Longer than any that they have seen."]] : []),
+  ].map(([length, what, says]) => ({ label: `${length} words${what}`, hint: `${says}${hint(length)}`, ...chosen, length, number: telling(length) }));
+  const reads = (id, length) => {
+    const model = models.find((one) => one.id === id);
+    return model.runs || model.readable().some(([index]) => sentences[index].seq_len === length);
+  };
+  const some = proposals.filter(({ a, b, length }) => reads(a, length) || reads(b, length));
+  return some.filter(({ length }, i) => some.findIndex((one) => one.length === length) === i);
+}
+
 export function scoreAt(model, length) {
   return model.lengths.find(({ seq_len }) => seq_len === length)?.score ?? null;
 }
@@ -213,6 +280,7 @@ function arrives({ a, b, level, shown }) {
 // the best and the worst at the longest trained length, and one trained at a shorter length. All that solve the task are
 // equal.
 export function presets(world) {
+  if (world.task.writes) return writingPresets(world);
   const { groups, models, sentences, task } = world;
   const ranked = groups.map(({ models: some }) => ({
     some,

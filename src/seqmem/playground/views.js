@@ -10,8 +10,8 @@ export function markOf(answer, { right, mentions }) {
   return answer === right ? "✓" : mentions.includes(answer) ? "○" : "";
 }
 
-// Callbacks for the choice of a model, a word, and a length: onModel(id), onWord(t), onLength(length).
-export function panel(letter, { groups, task }, { onModel, onWord, onLength }) {
+// The choice of a panel's model: {root, choose(model), facts(length)}; onModel(id) for another.
+export function chooser(letter, { groups, task }, onModel) {
   const name = letter.toUpperCase();
   const select = element(
     "select",
@@ -19,51 +19,8 @@ export function panel(letter, { groups, task }, { onModel, onWord, onLength }) {
     ...groups.map((group) => element("option", { value: group.name }, group.models[0].label)),
   );
   const seeds = element("fieldset.seeds", { id: `seeds-${letter}` });
-  const facts = element("p.facts");
-  const says = element("p.verdict", { id: `verdict-${letter}` });
-  const strip = element("div.strip");
-  const arrives = element("p.arrives", { id: `arrives-${letter}` });
-  const sentence = element("p.words", {
-    id: `words-${letter}`,
-    onclick: ({ target }) => {
-      if (target.dataset.t) onWord(Number(target.dataset.t));
-    },
-  });
-  const bars = element(
-    "ul.bars",
-    { id: `bars-${letter}`, "aria-label": `How sure model ${name} is of each answer` },
-    ...task.answers.map((answer) => {
-      const mark = element("span.mark");
-      const bar = element("i");
-      const number = element("span.num");
-      const row = element(
-        "li",
-        {},
-        mark,
-        element("span.name", { title: answer }, answer),
-        element("span.bar", { "aria-hidden": "true" }, bar),
-        number,
-      );
-      return Object.assign(row, { parts: { mark, bar, number } });
-    }),
-  );
-  const root = element(
-    `section.panel.${letter}`,
-    { "aria-label": `Model ${name}` },
-    element("div.which", {}, element("h3", {}, element("span.letter", { "aria-hidden": "true" }, name), select), seeds),
-    says,
-    strip,
-    arrives,
-    sentence,
-    bars,
-    facts,
-  );
-  const flag = element("span.flag");
+  const heading = element("h3", {}, element("span.letter", { "aria-hidden": "true" }, name), select);
   let model = null;
-  let scene = null;
-  let reading = null;
-  let spans = [];
-  let problemAt = null; // the word at which the sentence stops being one of the task's
 
   // The model of a group with the current model's seed, else the first.
   function sibling(group) {
@@ -91,34 +48,94 @@ export function panel(letter, { groups, task }, { onModel, onWord, onLength }) {
     for (const radio of seeds.querySelectorAll("input")) radio.checked = radio.value === model.id;
   }
 
-  function tell() {
+  // What is known of the model, and of it at a length.
+  function facts(length) {
     const { seq_len } = model;
+    const share = task.writes ? " of the words" : "";
     const trained =
-      typeof model.score === "number" ? `right on ${percent(model.score)} of new sentences of ${seq_len} words` : "";
-    const length = scene.words.length;
+      typeof model.score === "number" ? `right on ${percent(model.score)}${share} of new sentences of ${seq_len} words` : "";
     const score = length === seq_len ? null : scoreAt(model, length);
     const here = score === null ? "" : `on ${percent(score)} of ${length} words`;
     const size = `${model.parameters.toLocaleString("en")} parameters`;
-    facts.textContent = [[trained, here].filter(Boolean).join(", "), size].filter(Boolean).join("; ");
+    return [[trained, here].filter(Boolean).join(", "), size].filter(Boolean).join("; ");
   }
+
+  return { root: element("div.which", {}, heading, seeds), choose, facts };
+}
+
+// A row of a list of answers: {mark, name, bar, number} are its `parts`.
+export function beliefRow() {
+  const parts = { mark: element("span.mark"), name: element("span.name"), bar: element("i"), number: element("span.num") };
+  const bar = element("span.bar", { "aria-hidden": "true" }, parts.bar);
+  return Object.assign(element("li", {}, parts.mark, parts.name, bar, parts.number), { parts });
+}
+
+// Say that a model reads only some sentences, and offer their lengths.
+export function onlyAhead(says, readable, onLength) {
+  const lengths = [...new Set(readable.map(({ seq_len }) => seq_len))];
+  says.className = "verdict";
+  says.replaceChildren(
+    "This cell does not run in the page. It has read sentences ahead, of ",
+    ...lengths.flatMap((length) => [element("button", { type: "button", onclick: () => onLength(length) }, `${length}`), " "]),
+    "words.",
+  );
+}
+
+// A verdict {state, mark, answer, rest} of story.js.
+export function tellVerdict(says, { state, mark: sign, answer, rest }) {
+  says.className = `verdict is-${state}`;
+  says.replaceChildren(element("span.mark", { "aria-hidden": "true" }, sign), " ", element("b", {}, answer), ` ${rest}`);
+}
+
+// Callbacks for the choice of a model, a word, and a length: onModel(id), onWord(t), onLength(length).
+export function panel(letter, world, { onModel, onWord, onLength }) {
+  const { task } = world;
+  const name = letter.toUpperCase();
+  const choice = chooser(letter, world, onModel);
+  const facts = element("p.facts");
+  const says = element("p.verdict", { id: `verdict-${letter}` });
+  const strip = element("div.strip");
+  const arrives = element("p.arrives", { id: `arrives-${letter}` });
+  const sentence = element("p.words", {
+    id: `words-${letter}`,
+    onclick: ({ target }) => {
+      if (target.dataset.t) onWord(Number(target.dataset.t));
+    },
+  });
+  const bars = element(
+    "ul.bars",
+    { id: `bars-${letter}`, "aria-label": `How sure model ${name} is of each answer` },
+    ...task.answers.map((answer) => {
+      const row = beliefRow();
+      row.parts.name.textContent = row.parts.name.title = answer;
+      return row;
+    }),
+  );
+  const root = element(
+    `section.panel.${letter}`,
+    { "aria-label": `Model ${name}` },
+    choice.root,
+    says,
+    strip,
+    arrives,
+    sentence,
+    bars,
+    facts,
+  );
+  const flag = element("span.flag");
+  let scene = null;
+  let reading = null;
+  let spans = [];
+  let problemAt = null; // the word at which the sentence stops being one of the task's
 
   // `next`: {words, tokens, right, mentions, query, task}; `its`: the model's reading of it, null if it has none.
   function show(next, its) {
     scene = { ...next, task };
     reading = its;
-    tell();
+    facts.textContent = choice.facts(scene.words.length);
     bars.hidden = sentence.hidden = strip.hidden = arrives.hidden = reading === null;
     if (reading === null) {
-      says.className = "verdict";
-      const lengths = [...new Set(next.readable.map(({ seq_len }) => seq_len))];
-      says.replaceChildren(
-        "This cell does not run in the page. It has read sentences ahead, of ",
-        ...lengths.flatMap((length) => [
-          element("button", { type: "button", onclick: () => onLength(length) }, `${length}`),
-          " ",
-        ]),
-        "words.",
-      );
+      onlyAhead(says, next.readable, onLength);
       return;
     }
     const shares = gradientShares(reading, scene.right);
@@ -156,14 +173,8 @@ export function panel(letter, { groups, task }, { onModel, onWord, onLength }) {
       flag.textContent = settled ? "makes up its mind" : "changes its mind";
       spans[turn].after(flag);
     }
-    const { state, mark: sign, answer, rest } = verdict(reading, t, scene);
-    says.className = `verdict is-${state}`;
-    says.replaceChildren(
-      element("span.mark", { "aria-hidden": "true" }, sign),
-      " ",
-      element("b", {}, answer),
-      ` ${rest}`,
-    );
+    const told = verdict(reading, t, scene);
+    tellVerdict(says, told);
     task.answers.forEach((_, k) => {
       const p = reading.confidence[t * reading.K + k];
       const row = bars.children[k];
@@ -175,10 +186,10 @@ export function panel(letter, { groups, task }, { onModel, onWord, onLength }) {
       row.parts.bar.style.setProperty("--p", p.toFixed(4));
       row.parts.number.textContent = percent(p);
     });
-    return `Model ${name}: ${answer} ${rest}`;
+    return `Model ${name}: ${told.answer} ${told.rest}`;
   }
 
-  return { root, choose, show, at };
+  return { root, choose: choice.choose, show, at };
 }
 
 // The data of the charts over the words, as a table.

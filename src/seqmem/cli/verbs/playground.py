@@ -69,7 +69,8 @@ first time. What is finished is not trained again, and what was stopped goes on.
 
 RUN is a run's directory, a folder of runs, or a part of a path below outputs/
 that no other run's path has. All must be of one task, whose answer is one of
-several words and is asked for at the end.
+several words and is asked for at the end, or one whose answers are fed back
+(reverse, phrases): there the page shows what is written, word by word.
 
 examples:
 """
@@ -192,7 +193,8 @@ class _Labels:
     shortest: int | None
 
 
-def _labels(models: "Sequence[Trained]") -> list[_Labels]:
+def _labels(models: "Sequence[Trained]", per_word: int) -> list[_Labels]:
+    """``per_word``: timesteps per word, as ``bundle`` counts them."""
     alike: dict[tuple[str, int | None, int], list[dict[str, Any]]] = defaultdict(list)
     keys, flats = [], []
     for one in models:
@@ -211,7 +213,8 @@ def _labels(models: "Sequence[Trained]") -> list[_Labels]:
         names = dict.fromkeys(name for one in same for name in one)
         differ = [name for name in names if len({repr(one.get(name)) for one in same}) > 1]
         variant = " ".join(f"{name.rpartition('.')[2]}={as_typed(flat[name])}" for name in differ if name in flat)
-        lengths = f"{shortest} to {seq_len}" if shortest is not None and shortest < seq_len else f"{seq_len}"
+        words, fewest = seq_len // per_word, None if shortest is None else shortest // per_word
+        lengths = f"{fewest} to {words}" if fewest is not None and fewest < words else f"{words}"
         labels.append(_Labels(f"{' '.join(filter(None, (cell, variant)))}, trained at {lengths} words", shortest))
     return labels
 
@@ -235,14 +238,15 @@ def _write_page(
 
     import torch
 
-    from ...playground.bundle import Playable, bundle, common_task
+    from ...playground.bundle import Playable, bundle, common_task, timesteps_per_word
 
     torch.set_num_threads(max(one.backend.torch_threads for one in models))
-    labels = _labels(models)
     playables: dict[tuple[str, int], Playable] = {}
     try:
         task = common_task([Playable(one.model, one.task, "", one.config.seq_len) for one in models])
-        lengths = lengths_offered(task, [one.config.seq_len for one in models])
+        per_word = timesteps_per_word(task)
+        labels = _labels(models, per_word)
+        lengths = lengths_offered(task, [one.config.seq_len for one in models], per_word)
         with _status(console) as status:
             for number, (one, label) in enumerate(zip(models, labels, strict=True), start=1):
                 status(f"measuring {number} of {len(models)} models at {len(lengths)} lengths")
@@ -260,7 +264,7 @@ def _write_page(
         write_atomically(out, html.encode())
     except OSError as error:
         raise RunError(f"cannot write to {out}: {error.strerror or error}") from error
-    say(console, *_table(list(playables.values()), task, console.width))
+    say(console, *_table(list(playables.values()), task, console.width, per_word))
     return html.encode(), too_large(html, content)
 
 
@@ -274,13 +278,19 @@ def _status(console: Console) -> Iterator[Any]:
         yield lambda text: line.update(Text(text, no_wrap=True, overflow="ellipsis"))
 
 
-def lengths_offered(task: "Task", trained_at: Sequence[int]) -> list[int]:
-    """Lengths from the task's shortest to four times the longest trained one, about evenly on a logarithmic scale."""
-    shortest, longest = task.min_seq_len, 4 * max(trained_at)
+def lengths_offered(task: "Task", trained_at: Sequence[int], per_word: int = 1) -> list[int]:
+    """Lengths from the task's shortest to four times the longest trained one, about evenly on a logarithmic scale.
+
+    Where answers are fed back, to twice the longest: writing takes a step of the model for each word.
+
+    Args:
+        per_word: timesteps per word; only whole words are offered.
+    """
+    shortest, longest = task.min_seq_len, (4 if per_word == 1 else 2) * max(trained_at)
     most = task.max_seq_len if task.max_seq_len is not None else longest
-    nice = {round(factor * 10**power) for power in range(6) for factor in NICE}
+    nice = {round(factor * 10**power) * per_word for power in range(6) for factor in NICE}
     candidates = {shortest, *trained_at, longest, *(length for length in nice if shortest <= length <= longest)}
-    return sorted(length for length in candidates if shortest <= length <= most)
+    return sorted(length for length in candidates if shortest <= length <= most and length % per_word == 0)
 
 
 def _playable(one: "Trained", label: _Labels, lengths: Sequence[int]) -> "Playable":
@@ -330,7 +340,7 @@ def _scores(one: "Trained", lengths: Sequence[int]) -> "list[Evaluation]":
     return [known[length] for length in lengths]
 
 
-def _table(models: "Sequence[Playable]", task: "Task", width: int) -> list[Text]:
+def _table(models: "Sequence[Playable]", task: "Task", width: int, per_word: int) -> list[Text]:
     """A table: the lowest and highest score over each group's seeds, at the trained lengths and at the longest."""
     metric: Metric = task.targets.metric
     trained_at = sorted({model.seq_len for model in models})
@@ -340,7 +350,7 @@ def _table(models: "Sequence[Playable]", task: "Task", width: int) -> list[Text]
     for model in models:
         groups[model.group].append(model)
     chance = _range([task.chance_at(length) for length in lengths], metric)
-    rows = [(f"{metric.name} in %, chance {chance}", ["", *(f"{length} words" for length in lengths)])]
+    rows = [(f"{metric.name} in %, chance {chance}", ["", *(f"{length // per_word} words" for length in lengths)])]
     for name, members in groups.items():
         seeds = f"{len(members)} seeds" if len(members) > 1 else f"seed {members[0].seed}"
         rows.append((name, [seeds, *(_range([_at(one, length) for one in members], metric) for length in lengths)]))
