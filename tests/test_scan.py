@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from compilers import needs_kernels
-from seqmem.cells import MinGRU, MinLSTM, use_kernel
+from seqmem.cells import LRU, RGLRU, RWKV, MinGRU, MinLSTM, use_kernel
+from seqmem.cells.native import NativeCell
 from seqmem.kernels import scan as scans
 from seqmem.kernels.loading import Library, load
 from seqmem.kernels.scan import KINDS, How, scan, scan_of_tokens
@@ -213,11 +214,11 @@ class Lessened(MinLSTM):
 
 
 @needs_kernels
-@pytest.mark.parametrize("kind", [MinGRU, MinLSTM, Halved, Lessened])
-def test_which_cells_a_kernel_computes(kind: type[MinGRU | MinLSTM]) -> None:
+@pytest.mark.parametrize("kind", [MinGRU, MinLSTM, Halved, Lessened, RGLRU, LRU, RWKV])
+def test_which_cells_a_kernel_computes(kind: type[NativeCell]) -> None:
     """With its name, a kernel is the class's that has the equations: a subclass with others is computed by those."""
     with ambient(0, "kernels"):
-        cell = kind(3, 5, seq_len=9)
+        cell = kind(3, 5, **({"forget_bias": 1.0} if issubclass(kind, MinGRU | MinLSTM) else {}))  # pyright: ignore
         tokens, vectors = torch.randint(0, 4, (6, 2)), torch.randn(4, 3)
     assert ("native" in cell.kernels) == (kind not in (Halved, Lessened))
     by_kernel: dict[str, Tensor] = {}

@@ -122,7 +122,7 @@ class FusedCell(NativeCell):
         if self.choice(real, [*start.values()]) != "native":
             return None
         weights = [weight.detach() for weight in self.weights().values()]
-        taps = functions.Tapped(self._kind, inputs, start, *weights, vectors=vectors, **self._how())
+        taps = functions.Tapped(self._kind, inputs, start, *weights, vectors=vectors, **self._with())
         return _Remade(self, weights, taps) if self._makes_weights else taps
 
     def differentiated(
@@ -147,7 +147,7 @@ class FusedCell(NativeCell):
             # A weight that is no leaf is parametrized: autograd goes on into what it comes from.
             if self.choice(real, start) != "native" or not all(weight.is_leaf for weight in weights):
                 return None
-            passed = functions.Pass(self._kind, inputs, *weights, vectors=vectors, **self._how())
+            passed = functions.Pass(self._kind, inputs, *weights, vectors=vectors, **self._with())
             passed.made_for = self._wanted(inputs, weights, vectors)
         outputs, *final = passed.forward(inputs, start)
         ends = dict(zip(self._states, final, strict=True))
@@ -173,14 +173,14 @@ class FusedCell(NativeCell):
     def _native(self, inputs: Tensor, start: list[Tensor], vectors: Tensor | None = None) -> tuple[Tensor, ...]:
         weights = self.weights().values()
         if vectors is None:
-            return functions.recurrence(self._kind, inputs, start, *weights, **self._how())
-        return functions.recurrence_of_tokens(self._kind, inputs, vectors, start, *weights, **self._how())
+            return functions.recurrence(self._kind, inputs, start, *weights, **self._with())
+        return functions.recurrence_of_tokens(self._kind, inputs, vectors, start, *weights, **self._with())
 
     def _wanted(self, inputs: Tensor, weights: Sequence[Tensor], vectors: Tensor | None) -> tuple[Any, ...]:
         how = self.kernel, self.threads, self.checkpoint_every_t, torch.is_autocast_enabled("cpu")
         return functions.Pass.settings(self._kind, inputs, *weights, vectors, *how)
 
-    def _how(self) -> dict[str, Any]:
+    def _with(self) -> dict[str, Any]:
         return {"threads": self.threads, "checkpoint_every_t": self.checkpoint_every_t, "memory": self._memory}
 
 

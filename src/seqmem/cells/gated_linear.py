@@ -11,11 +11,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..kernels.functions import linear_recurrence
-from ..kernels.scan import How, scan, scan_of_tokens
+from ..kernels.scan import scan, scan_of_tokens
 from .base import Additive, Tapped
 from .native import NativeCell
 from .state import State
-from .taps import AutogradTaps, Written, ghosts
+from .taps import AutogradTaps, Written, haunted
 
 
 class GatedLinearCell(NativeCell):
@@ -98,14 +98,12 @@ class GatedLinearCell(NativeCell):
             return None
 
         def run(xs: Tensor, start: State) -> tuple[Tensor, State, Written]:
-            old, ghost = start["hidden"], ghosts(xs, self.output_size)
-            outputs, last = scan(self.scanned, self.activations(xs), old, self.constants(), self._how(), ghost)
-            return outputs, {"hidden": last}, {"hidden": ghost}
+            written, ghost = haunted(xs, {"hidden": self.output_size}, on=True)
+            rows, old = self.activations(xs), start["hidden"]
+            outputs, last = scan(self.scanned, rows, old, self.constants(), self._how(), ghost)
+            return outputs, {"hidden": last}, written
 
         return AutogradTaps(run, inputs, state, vectors)
-
-    def _how(self) -> How:
-        return How(self.threads, self._memory)
 
 
 def above_zero(a: Float[Tensor, "..."]) -> Float[Tensor, "..."]:

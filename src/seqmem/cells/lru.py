@@ -8,7 +8,7 @@ rate.
 gelu stands for the nonlinear rest of the paper's block, so that layers on top of each other are more than one. D is a
 matrix, because the sizes may differ.
 
-Axes: T time, B batch, N complex numbers of the state, D input features, H hidden.
+Axes: T time, S asked timesteps, B batch, N complex numbers of the state, D input features, H hidden, V vectors.
 """
 
 from math import pi
@@ -16,18 +16,22 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Complex, Float
+from jaxtyping import Complex, Float, Int
 from torch import Tensor, nn
 
-from .base import Cell
+from ..kernels.scan import scan, scan_of_tokens
 from .initialisation import at_least, normal
+from .native import ScannedCell, asked
 from .state import State
+from .taps import Written, haunted
+
+_PARTS = ("real", "imaginary")
 
 CHUNK = 64
 """Timesteps whose powers of lambda are made at once: their number grows with its square, the loops fall with it."""
 
 
-class LRU(Cell):
+class LRU(ScannedCell):
     """State: ``real`` and ``imaginary`` [B N].
 
     ``states`` is N; null: H. At the start |lambda| is between ``fastest`` and ``slowest``, uniform on that ring of the
@@ -40,7 +44,6 @@ class LRU(Cell):
 
     family: ClassVar[str] = "linear over time"
     source: ClassVar[str] = "Orvieto et al. 2023"
-    parallel = True
 
     def __init__(
         self,
@@ -68,18 +71,16 @@ class LRU(Cell):
         self.past = normal(hidden_size, input_size, deviation=input_size**-0.5)
 
     def initial_state(self, batch_size: int) -> State:
-        return dict.fromkeys(("real", "imaginary"), self.nu.new_zeros(batch_size, len(self.nu)))
+        return dict.fromkeys(_PARTS, self.nu.new_zeros(batch_size, len(self.nu)))
 
     def step(self, x: Float[Tensor, "B D"], state: State) -> tuple[Float[Tensor, "B H"], State]:
-        size, angle = (-self.nu.exp()).exp(), self.theta.exp()
-        cos, sin = size * angle.cos(), size * angle.sin()
+        cos, sin = self._rotation()
         to_real, to_imaginary = self._entering(x)
         real = cos * state["real"] - sin * state["imaginary"] + to_real
         imaginary = sin * state["real"] + cos * state["imaginary"] + to_imaginary
         return self._out(x, real, imaginary), {"real": real, "imaginary": imaginary}
 
-    def forward(self, xs: Float[Tensor, "T B D"], state: State | None = None) -> tuple[Float[Tensor, "T B H"], State]:
-        state = self.initial_state(xs.shape[1]) if state is None else state
+    def by_torch(self, xs: Float[Tensor, "T B D"], state: State) -> tuple[Float[Tensor, "T B H"], State]:
         h = torch.complex(state["real"], state["imaginary"])
         log = torch.complex(-self.nu.exp(), self.theta.exp())
         chunks = []
@@ -92,6 +93,32 @@ class LRU(Cell):
             h = chunk[-1]
         hs: Complex[Tensor, "T B N"] = torch.cat(chunks)
         return self._out(xs, hs.real, hs.imag), {"real": h.real, "imaginary": h.imag}
+
+    def by_kernel(
+        self,
+        inputs: Float[Tensor, "T B D"] | Int[Tensor, "T B"],
+        state: State,
+        at: slice,
+        vectors: Float[Tensor, "V D"] | None = None,
+        *,
+        ghosts: bool = False,
+    ) -> tuple[Float[Tensor, "S B H"], State, Written]:
+        rows = torch.cat(self._entering(inputs if vectors is None else vectors), -1)
+        start, constants = torch.cat([state[name] for name in _PARTS], -1), torch.stack(self._rotation())
+        if vectors is None:
+            written, ghost = haunted(inputs, dict.fromkeys(_PARTS, len(self.nu)), on=ghosts)
+            states, last = scan("rotation", rows, start, constants, self._how(), ghost)
+        else:
+            written = {}
+            states, last = scan_of_tokens("rotation", inputs, rows, start, constants, self._how())
+        x = inputs[at] if vectors is None else F.embedding(inputs[at], vectors)
+        final: State = dict(zip(_PARTS, last.chunk(2, -1), strict=True))
+        return self._out(x, *asked(states, last, at).chunk(2, -1)), final, written
+
+    def _rotation(self) -> tuple[Tensor, Tensor]:
+        """lambda, its real and its imaginary part."""
+        size, angle = (-self.nu.exp()).exp(), self.theta.exp()
+        return size * angle.cos(), size * angle.sin()
 
     def _entering(self, x: Float[Tensor, "*N D"]) -> tuple[Tensor, Tensor]:
         """exp(gamma) * (B x), its real and its imaginary part."""

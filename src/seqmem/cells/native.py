@@ -1,15 +1,21 @@
 """Shared by cells that native kernels can compute: which kernel computes a sequence, with how many threads.
 
-Axes: T time, B batch, D input features, V vectors.
+Axes: T time, S asked timesteps, B batch, D input features, H hidden, V vectors.
 """
 
+from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 
+import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..kernels import functions
 from ..kernels.memory import Memory
-from .base import Cell
+from ..kernels.scan import How
+from .base import Cell, Tapped, is_last
+from .state import State, leaves
+from .taps import AutogradTaps, Written
 
 _SYMBOLS_PER_TIMESTEP = 4
 """Use a table of products, one per symbol, up to this many symbols of the vocabulary per timestep."""
@@ -51,6 +57,83 @@ class NativeCell(Cell):
         """What the native kernels read besides inputs and state."""
         return self.parameters()
 
+    def _how(self) -> How:
+        """For ``kernels.scan``."""
+        return How(self.threads, self._memory)
+
     def _table_pays(self, tokens: Tensor, vectors: Tensor) -> bool:
         """True if each symbol occurs so often that a table of products, one per symbol, saves time."""
         return len(vectors) <= _SYMBOLS_PER_TIMESTEP * len(tokens)
+
+
+class ScannedCell(NativeCell):
+    """A cell whose native kernel computes states, from which the outputs are read timestep by timestep.
+
+    A subclass writes ``by_torch``, its ``forward`` without kernels, and ``by_kernel``.
+    """
+
+    parallel = True
+    kernels = ("native", "torch")
+
+    @abstractmethod
+    def by_torch(self, xs: Float[Tensor, "T B D"], state: State) -> tuple[Float[Tensor, "T B H"], State]:
+        """``forward`` by torch's operators."""
+
+    @abstractmethod
+    def by_kernel(
+        self,
+        inputs: Float[Tensor, "T B D"] | Int[Tensor, "T B"],
+        state: State,
+        at: slice,
+        vectors: Float[Tensor, "V D"] | None = None,
+        *,
+        ghosts: bool = False,
+    ) -> tuple[Float[Tensor, "S B H"], State, Written]:
+        """Outputs at the asked timesteps, the final state, and what each timestep wrote (without ``ghosts``: {})."""
+
+    def forward(self, xs: Float[Tensor, "T B D"], state: State | None = None) -> tuple[Float[Tensor, "T B H"], State]:
+        return self.forward_at(xs, state, slice(0, len(xs)))
+
+    def forward_tokens(
+        self, tokens: Int[Tensor, "T B"], vectors: Float[Tensor, "V D"], state: State | None = None
+    ) -> tuple[Float[Tensor, "T B H"], State]:
+        return self.forward_at(tokens, state, slice(0, len(tokens)), vectors=vectors)
+
+    def forward_at(
+        self,
+        inputs: Float[Tensor, "T B D"] | Int[Tensor, "T B"],
+        state: State | None,
+        at: slice,
+        *,
+        vectors: Float[Tensor, "V D"] | None = None,
+    ) -> tuple[Float[Tensor, "S B H"], State]:
+        """Only the states of the timesteps that are not asked for."""
+        state = self.initial_state(inputs.shape[1]) if state is None else state
+        kernel = self.choice(inputs if vectors is None else vectors, list(leaves(state)))
+        if vectors is not None and not (kernel == "native" and self._table_pays(inputs, vectors)):
+            inputs, vectors = F.embedding(inputs, vectors), None
+        if kernel == "native":
+            outputs, final, _ = self.by_kernel(inputs, state, at, vectors)
+            return outputs, final
+        outputs, final = self.by_torch(inputs, state) if kernel == "torch" else Cell.forward(self, inputs, state)
+        return (outputs if at == slice(0, len(outputs)) else outputs[at]), final
+
+    def tapped(
+        self,
+        inputs: Float[Tensor, "T B D"] | Int[Tensor, "T B"],
+        state: State,
+        *,
+        vectors: Float[Tensor, "V D"] | None = None,
+    ) -> Tapped | None:
+        if self.choice(inputs if vectors is None else vectors, list(leaves(state))) != "native":
+            return None
+
+        def run(xs: Tensor, start: State) -> tuple[Tensor, State, Written]:
+            return self.by_kernel(xs, start, slice(0, len(xs)), ghosts=True)
+
+        return AutogradTaps(run, inputs, state, vectors)
+
+
+def asked(states: Float[Tensor, "T B N"], last: Float[Tensor, "B N"], at: slice) -> Float[Tensor, "S B N"]:
+    """``states[at]``; the last ones as ``last``, for its gradient needs no zeros for all other timesteps."""
+    return last[None] if is_last(at, states) else states[at]

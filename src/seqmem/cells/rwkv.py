@@ -13,7 +13,7 @@ exponential in a key, and decay with the distance.
 The present timestep is weighted by exp(u + k), the one j before it by exp(k - (j - 1) exp(d)). The channel mixing, the
 normalisation and the residual path of the block are not here.
 
-Axes: T time, B batch, D input features, H hidden.
+Axes: T time, S asked timesteps, B batch, D input features, H hidden, V vectors.
 """
 
 from math import log
@@ -21,17 +21,22 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ..kernels.functions import linear_recurrence
-from .base import Additive, Cell
+from ..kernels.scan import scan, scan_of_tokens
+from .base import Additive
 from .initialisation import uniform
 from .matrix_memory import stabilisers
+from .native import ScannedCell
 from .state import State
+from .taps import Written, haunted
+
+_SUMS = ("numerator", "denominator", "exponent")
 
 
-class RWKV(Cell):
+class RWKV(ScannedCell):
     """State: ``previous`` [B D], x_{t-1}; ``numerator`` a, ``denominator`` b and ``exponent`` p, [B H] each.
 
     For unit h and feature i, as in the authors' first layer: d = -5 + 8 (h / (H - 1))^0.7, u = log 0.3 and 1/2 more or
@@ -41,7 +46,6 @@ class RWKV(Cell):
 
     family: ClassVar[str] = "linear over time"
     source: ClassVar[str] = "Peng et al. 2023"
-    parallel = True
 
     def __init__(self, input_size: int, hidden_size: int) -> None:
         super().__init__()
@@ -66,8 +70,7 @@ class RWKV(Cell):
         new = {"numerator": keep * a + enter * v, "denominator": keep * b + enter, "exponent": exponent}
         return self._out(k, v, r, a, b, state["exponent"]), {"previous": x, **new}
 
-    def forward(self, xs: Float[Tensor, "T B D"], state: State | None = None) -> tuple[Float[Tensor, "T B H"], State]:
-        state = self.initial_state(xs.shape[1]) if state is None else state
+    def by_torch(self, xs: Float[Tensor, "T B D"], state: State) -> tuple[Float[Tensor, "T B H"], State]:
         k, v, r = self._mixed(xs, torch.cat([state["previous"][None], xs[:-1]]))
         exponents = stabilisers(-self.log_decay.exp().expand_as(k), k, state["exponent"])
         old, new = exponents[:-1], exponents[1:]
@@ -79,6 +82,40 @@ class RWKV(Cell):
         )
         final = {"previous": xs[-1], "numerator": a[-1], "denominator": b[-1], "exponent": new[-1]}
         return self._out(k, v, r, before_a, before_b, old), final
+
+    def by_kernel(
+        self,
+        inputs: Float[Tensor, "T B D"] | Int[Tensor, "T B"],
+        state: State,
+        at: slice,
+        vectors: Float[Tensor, "V D"] | None = None,
+        *,
+        ghosts: bool = False,
+    ) -> tuple[Float[Tensor, "S B H"], State, Written]:
+        """W (mu * x_t) and W ((1 - mu) * x_{t-1}) are looked up, for tokens; they share one table, which ends with the
+        rows of what was read before the first timestep."""
+        mix = self.mix[:, None]
+        now, past = ((share * self.weight_input).flatten(0, 1) for share in (mix, 1 - mix))
+        start, constants = (
+            torch.cat([state[name] for name in _SUMS], -1),
+            torch.stack([self.log_decay.exp(), self.present]),
+        )
+        previous = state["previous"]
+        written: Written = {}
+        if vectors is None:
+            rows = F.linear(inputs, now) + F.linear(torch.cat([previous[None], inputs[:-1]]), past)
+            written, ghost = haunted(inputs, dict.fromkeys(_SUMS, self.output_size), on=ghosts)
+            averages, last = scan("wkv", rows, start, constants, self._how(), ghost)
+            written = {"previous": inputs, **written} if ghosts else {}
+            newest = inputs[-1]
+        else:
+            table = torch.cat([F.linear(vectors, now), F.linear(vectors, past), F.linear(previous, past)])
+            first = 2 * len(vectors) + torch.arange(len(previous))[None]
+            tokens = torch.stack([inputs, torch.cat([first, inputs[:-1] + len(vectors)])], -1)
+            averages, last = scan_of_tokens("wkv", tokens, table, start, constants, self._how())
+            newest = F.embedding(inputs[-1], vectors)
+        final = {"previous": newest, **dict(zip(_SUMS, last.chunk(3, -1), strict=True))}
+        return self.leave(averages[at]), final, written
 
     def gates(self, x: Float[Tensor, "B D"], state: State) -> dict[str, Float[Tensor, "B H"]]:
         """``receptance`` is sigmoid(r)."""

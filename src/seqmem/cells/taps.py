@@ -17,9 +17,16 @@ Written = dict[str, Tensor]
 """State name -> what each timestep wrote to it, [T B ...]."""
 
 
-def ghosts(xs: Float[Tensor, "T B D"], size: int) -> Float[Tensor, "T B H"]:
-    """Zeros for ``kernels.scan``: what each timestep writes to states of that many numbers, as far as gradients go."""
-    return xs.new_zeros(1).expand(*xs.shape[:2], size).requires_grad_()
+def haunted(
+    xs: Float[Tensor, "T B D"], sizes: Mapping[str, int], *, on: bool
+) -> tuple[Written, Float[Tensor, "T B N"] | None]:
+    """For the states of ``kernels.scan``, by name and numbers per sequence: a ghost for each, and all of them for the
+    kernel. A ghost is zero, and stands for what each timestep writes, as far as gradients go. Not ``on``: none."""
+    if not on:
+        return {}, None
+    zero = xs.new_zeros(1)
+    written = {name: zero.expand(*xs.shape[:2], size).requires_grad_() for name, size in sizes.items()}
+    return written, torch.cat([*written.values()], -1)
 
 
 _AT_ONCE = 8_000

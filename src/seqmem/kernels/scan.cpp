@@ -47,7 +47,8 @@ constexpr long CHUNK = 16;  // most sequences in a chunk
 // ---- cells ----------------------------------------------------------------------------------------------------------
 // step: from the pre-activations x [G], the parameters q [Q] and the old states s [S] to the new states, in place, and
 // the outputs y [O]. back: from dL/ds of the new states (and dL/dy) to that of the old ones, in place; dx [G] and
-// dq [Q] are set. There s are the old states.
+// dq [Q] are set. There s are the old states. Of three states the last one is the exponent that the other two are free of:
+// a timestep computes it first and them by it, so dL/ds_t of the exponent includes the way through them.
 
 #define STEP INLINE_MEMBER void step(const V* x, const V* q, V* s, V* y)
 #define BACK INLINE_MEMBER void back(const V* x, const V* q, const V* s, V* d, const V* dy, V* dx, V* dq)
@@ -328,8 +329,15 @@ template <template <class> class Gates, class T> int backward_chunk(const Seqmem
             dy[i] = grad ? load_some<T>(grad + (row * C::O + i) * l.H + unit, l.n) : V{};
         } else if (grad)
           UNROLL for (int i = 0; i < C::S; i++) d[i] += load_some<T>(grad + row * wide + i * l.H + unit, l.n);
-        if (call.grad_states)
-          UNROLL for (int i = 0; i < C::S; i++) store_some<T>((T*)call.grad_states + row * wide + i * l.H + unit, d[i], l.n);
+        if (call.grad_states) {
+          V whole[C::S], after[C::S];
+          UNROLL for (int i = 0; i < C::S; i++) {
+            whole[i] = d[i];
+            after[i] = load_some<T>((const T*)call.states + row * wide + i * l.H + unit, l.n);
+          }
+          if (C::S == 3) whole[C::S - 1] -= d[0] * after[0] + d[C::S / 2] * after[C::S / 2];
+          UNROLL for (int i = 0; i < C::S; i++) store_some<T>((T*)call.grad_states + row * wide + i * l.H + unit, whole[i], l.n);
+        }
         C::back(x, q, s, d, dy, dx, dq);
         UNROLL for (int i = 0; i < C::S; i++) store<T>(now + i * LANES, d[i]);
         if (call.grad_xs)
