@@ -153,7 +153,7 @@ def _claims(models: Sequence[dict[str, Any]], readings: Sequence[Any], chance: f
         ]
 
     checks = []
-    for cell in ("lstm", "gru"):
+    for cell in ("lstm", "gru", "attention"):
         scores = shares(cell, 50, 50)
         checks.append((f"every {cell} is right on 99 % at 50 words: {_range(scores)}", min(scores) >= 0.99))
     guessing = shares("rnn", 50, 50)

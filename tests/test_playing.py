@@ -86,20 +86,22 @@ def test_it_trains_what_is_missing_and_reuses_the_rest(
     assert (done.code, done.err) == (0, "")
     page = tmp_path / "playground/index.html"
     first, content = result_times(tmp_path), page.read_bytes()
-    assert len(first) == 4
+    assert len(first) == 5
     jobs = [line.partition(" len")[0] for line in done.out.splitlines() if line.startswith("[")]
-    assert jobs == ["[1/4] rnn pronoun", "[2/4] lstm pronoun", "[3/4] gru pronoun", "[4/4] rnn pronoun"]
+    cells = ("rnn", "lstm", "gru", "attention", "rnn")
+    assert jobs == [f"[{number}/5] {cell} pronoun" for number, cell in enumerate(cells, 1)]
     assert "playground/index.html" in done.out
     typed("show").refuses("outputs: no run there yet", code=2, verb="show")  # none of them is in outputs
 
     bundle = data(page)
     assert [(model["cell"], model["shortest"], model["seq_len"]) for model in bundle["models"]] == [
-        ("rnn", 15, 50), ("lstm", 15, 50), ("gru", 15, 50), ("rnn", 7, 10),
+        ("rnn", 15, 50), ("lstm", 15, 50), ("gru", 15, 50), ("attention", 15, 50), ("rnn", 7, 10),
     ]  # fmt: skip
     for model, run in zip(bundle["models"], _as_trained(first), strict=True):
         saved = load_checkpoint(run / "checkpoint.pt")["model"]
         assert (floats(model["weights"]["readout.weight"]) == saved["readout.weight"].numpy().ravel()).all()
-        assert (floats(model["embed"]) == saved["embed.weight"].numpy().ravel()).all()
+        vectors = saved["embed.weight"].numpy()[sorted(Pronoun().automaton().tokens)]
+        assert (floats(model["embed"]) == vectors.ravel()).all()
         result = json.loads((run / "result.json").read_text())
         assert model["score"] == result["score"]
         scores = {row["seq_len"]: row["score"] for row in model["lengths"]}
@@ -107,14 +109,14 @@ def test_it_trains_what_is_missing_and_reuses_the_rest(
         assert {row["seq_len"]: row["score"] for row in result["by_length"]}.items() <= scores.items()
 
     models = demo.train_models(Console(), 1, 1)
-    assert capsys.readouterr().out == "4 models, trained before, in playground\n"
+    assert capsys.readouterr().out == "5 models, trained before, in playground\n"
     assert [run.path.resolve() for run in models] == list(_as_trained(first))
     assert result_times(tmp_path) == first
 
     deleted = next(run for run in first if run.parent.name == "gru")
     shutil.rmtree(deleted)
     third = typed("playground", "--seeds", "1", "--workers", "1", "--out", "elsewhere/page.html")
-    assert "training one model in playground, 3 more are there" in third.out
+    assert "training one model in playground, 4 more are there" in third.out
     assert {run: when for run, when in result_times(tmp_path).items() if run != deleted}.items() <= first.items()
     assert (tmp_path / "elsewhere/page.html").read_bytes() == content
 
@@ -126,21 +128,25 @@ def test_it_trains_what_is_missing_and_reuses_the_rest(
     moved = demo.train_models(Console(width=300), 1, 1)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].endswith("; set them apart: mv outputs/playground/pronoun playground/")
-    assert lines[1:] == ["4 models, trained before, in outputs/playground"]
-    assert [run.finished for run in moved] == [True] * 4
+    assert lines[1:] == ["5 models, trained before, in outputs/playground"]
+    assert [run.finished for run in moved] == [True] * 5
     assert not runs_below(tmp_path / "playground")
     (tmp_path / "outputs/playground/pronoun").rename(tmp_path / "playground/pronoun")
 
     # They are the runs of conf/experiment/playground.yaml.
     now = result_times(tmp_path)
-    for words in (("cell=gru", "seed=0"), ("cell=rnn", "seq_len=10", "task.shortest=null")):
+    for words in (
+        ("cell=gru", "seed=0"),
+        ("cell=attention", "cell.wide=0"),
+        ("cell=rnn", "seq_len=10", "task.shortest=null"),
+    ):
         assert train("experiment=playground", *SMALL, *words).path.resolve() in now
     assert result_times(tmp_path) == now
 
 
 def _as_trained(runs: dict[Path, int]) -> Iterator[Path]:
     """The runs in the order of the page."""
-    for cell, length in (("rnn", "50"), ("lstm", "50"), ("gru", "50"), ("rnn", "10")):
+    for cell, length in (("rnn", "50"), ("lstm", "50"), ("gru", "50"), ("attention", "50"), ("rnn", "10")):
         yield from sorted(run for run in runs if run.parent.name == cell and run.name.startswith(f"len{length}-"))
 
 

@@ -126,7 +126,7 @@ def bundle(models: Sequence[Playable], *, sentences_per_length: int = 6, seed: i
                     for each in playable.lengths
                     if each.seq_len % per_word == 0
                 ],
-                **(_weights(playable.model) or _readings(playable.model, task, draw, lengths, ahead)),
+                **(_weights(playable.model, task) or _readings(playable.model, task, draw, lengths, ahead)),
             }
             for identity, playable in _identities(models, per_word).items()
         ],
@@ -254,14 +254,17 @@ def _token_type(task: Task) -> str:
     return "u1" if task.inputs.size <= 256 else "<u2"
 
 
-def _weights(model: Model) -> dict[str, Any] | None:
+def _weights(model: Model, task: Task) -> dict[str, Any] | None:
     """The weights of a model that engine.js can compute; None if a cell has other equations than ``EQUATIONS``."""
     whole = model.layers()
     if whole is None or any(cell.equations not in EQUATIONS for layers in whole.cells.values() for cell in layers):
         return None
+    automaton, vectors = task.automaton(), whole.vectors
+    if vectors is not None and automaton is not None:
+        vectors = vectors[sorted(automaton.tokens)]  # the page reads no others
     return {
         "equations": whole.equations,
-        "embed": None if whole.vectors is None else _text(whole.vectors),
+        "embed": None if vectors is None else _text(vectors),
         "vocab": whole.vocabulary,
         "embed_size": whole.width,
         "cells": {name: [_layer(cell) for cell in layers] for name, layers in whole.cells.items()},

@@ -51,6 +51,11 @@ export function power(log) {
   return `10${raised(Math.round(log))}`;
 }
 
+// 10 to the power of `log` as a multiple: 0.93 of, 231 times.
+export function times(log) {
+  return log >= 1 ? `${Math.round(10 ** log).toLocaleString("en")} times` : `${power(log)} of`;
+}
+
 export function count(number, word) {
   return `${number.toLocaleString("en")} ${word}${number === 1 ? "" : "s"}`;
 }

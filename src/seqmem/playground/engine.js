@@ -150,18 +150,20 @@ class Stack {
   }
 }
 
-// The tokens' vectors; without any, unit vectors.
+// The vectors of some tokens, in their order (null: of all tokens); without any, unit vectors.
 class Embedding {
-  constructor({ vocab, embed_size, embed }) {
+  constructor({ vocab, embed_size, embed, embedded }) {
     this.size = embed === null ? vocab : embed_size;
     this.vectors = embed === null ? null : floats(embed);
+    this.rows = embedded && new Map(embedded.map((token, row) => [token, row]));
   }
 
   enter(tape, token) {
-    if (this.vectors) return tape.leaf(this.vectors.subarray(token * this.size, (token + 1) * this.size));
-    const unit = tape.zeros(this.size);
-    tape.values[unit.at + token] = 1;
-    return { ...unit, hot: token };
+    const row = this.rows ? this.rows.get(token) : token;
+    const { at, n } = tape.take(this.size);
+    if (this.vectors) for (let i = 0; i < n; i++) tape.values[at + i] = this.vectors[row * n + i];
+    else tape.values[at + token] = 1;
+    return { at, n, token };
   }
 }
 
@@ -311,7 +313,7 @@ const MODELS = { recurrent: Recurrent, "encoder decoder": EncoderDecoder };
 // from timestep t.
 class Reading {
   constructor(net, tokens, question) {
-    const tape = (this.tape = new Tape());
+    const tape = (this.tape = new Tape({ room: net.room && Math.ceil(1.2 * net.room * tokens.length) }));
     const { stack, embedding } = net;
     this.net = net;
     this.T = tokens.length;
@@ -331,6 +333,7 @@ class Reading {
       outputs.set(asked ? tape.aside(ask) : tape.of(step.output), t * H);
       return step;
     });
+    net.room = tape.size / this.T; // numbers per timestep, for the next reading
     const inside = this.steps.map((step) => step.inside);
     this.confidence = net.read(outputs);
     this.top = argmax(this.confidence, this.K);
@@ -391,7 +394,7 @@ function each(values, by) {
 // cannot be told. `vector`: all that passes from the encoder to the decoder, if it is one vector.
 class Writing {
   constructor(net, source, { go, tokens }) {
-    const tape = new Tape(false);
+    const tape = new Tape({ differentiable: false });
     this.K = net.K;
     this.N = source.length;
     this.confidence = new Float64Array(this.N * this.K);
@@ -477,7 +480,7 @@ class Model {
   read(tokens) {
     if (this.runs) {
       if (tokens.length === 0) return null;
-      this.net ??= new MODELS[this.data.equations](this.data);
+      this.net ??= new MODELS[this.data.equations]({ ...this.data, embedded: this.task.embedded });
       if (this.task.writes) return new Writing(this.net, tokens, this.task.writes);
       return new Reading(this.net, tokens, this.task.question(tokens));
     }
@@ -543,6 +546,8 @@ class Task {
     this.known = this.vocabulary
       .map((word, token) => ({ word, token }))
       .filter(({ token }) => !occurring || occurring.has(token));
+    // The tokens that models have vectors of; null: of all.
+    this.embedded = this.automaton && this.known.map(({ token }) => token);
     this.place = new Map(this.known.map(({ word, token }) => [word, token]));
     this.lower = new Map(this.known.map(({ word, token }) => [word.toLowerCase(), token]));
     this.spelled = this.vocabulary.every((word) => word.length === 1); // letters need no spaces between them

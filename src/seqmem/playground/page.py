@@ -24,6 +24,7 @@ _STYLE = '<link rel="stylesheet" href="style.css">'
 _DATA = '<script type="application/json" id="data"></script>'
 _MODULE = re.compile(r'<script type="module" src="(\w+\.js)"></script>')
 _IMPORT = re.compile(r'^import\s*(?:\{([^}]*)\}|\*\s*as\s+(\w+))\s*from\s*"\./([\w-]+\.js)";?[ \t]*$', re.MULTILINE)
+_COMMENT = re.compile(r"^ *//.*\n", re.MULTILINE)
 _EXPORT = re.compile(r"^export\s+(?=(?:async\s+)?(?:function\b\*?|class|const)\s*([\w$]+))", re.MULTILINE)
 
 
@@ -83,7 +84,7 @@ def _gather(name: str, sources: Path, modules: dict[str, str], above: list[str])
         return
     if name in above:
         raise ValueError(f"{name}: imports itself: {' -> '.join([*above, name])}")
-    text = _text(sources / name)
+    text = _COMMENT.sub("", _text(sources / name))
 
     def inline(match: re.Match[str]) -> str:
         names, whole, other = match.groups()

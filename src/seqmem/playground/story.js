@@ -367,6 +367,23 @@ export function presets(world) {
       2 * longest,
     );
   }
+  // Of those that solve the longest trained length, the two that differ most far beyond it.
+  const far = here
+    .filter(({ some, score }) => score === best.score && scoreAt(some[0], end) !== null)
+    .map((group) => ({ ...group, there: mean(group.some.map((model) => scoreAt(model, end))) }))
+    .sort((a, b) => a.there - b.there);
+  if (far.length > 1 && far.at(-1).there - far[0].there > 0.2) {
+    const [falls, keeps] = [far[0], far.at(-1)];
+    const looked = falls.first.read(sentences.find(({ seq_len }) => seq_len === longest).tokens(0))?.looks[0];
+    const looks = looked?.effective === false ? "It keeps nothing, but looks back at any word: the charts further down show at which. It has never met such distances. " : "";
+    add(
+      `${falls.first.cell} and ${keeps.first.cell} at ${end}`,
+      `At ${longest} words the ${falls.first.cell} is right on ${scores(falls.some, longest)} of new sentences. ${looks}At ${end} words it is ${often(falls.some, end)}; the ${keeps.first.cell}, on ${scores(keeps.some, end)}.`,
+      falls.first,
+      keeps.first,
+      end,
+    );
+  }
   const several = [short, worst, ...ranked].find((group) => group && group.some.length > 1);
   if (several) {
     const { cell, seq_len } = several.first;

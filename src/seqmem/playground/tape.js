@@ -133,11 +133,20 @@ export function plus(term) {
   return [(x) => x + term, () => 1];
 }
 
+// W's products with the tokens' vectors: token -> W x + b. A layer has one b for each W, and reads whole matrices.
+const products = new WeakMap();
+
+function cached(W) {
+  if (!products.has(W)) products.set(W, new Map());
+  return products.get(W);
+}
+
 const NONE = { push() {} };
 
 export class Tape {
-  constructor(differentiable = true) {
-    this.values = new Float64Array(1 << 13);
+  // `room`: how many numbers to expect. More is made when it is full, which copies them all.
+  constructor({ differentiable = true, room = 1 << 13 } = {}) {
+    this.values = new Float64Array(room);
     this.gradients = null;
     this.size = 0;
     this.moves = differentiable ? [] : NONE; // for each operation, what adds its gradient to those of its operands
@@ -203,13 +212,18 @@ export class Tape {
     return { at: at + from, n };
   }
 
-  // W x + b, with `rows` rows from `from` on; b may be missing.
+  // W x + b, with `rows` rows from `from` on; b may be missing. Products with the vector of a token (x.token) are cached.
   affine(x, W, b = null, from = 0, rows = W.length / x.n) {
     const out = this.take(rows);
     const v = this.values;
-    if (b) v.set(b.subarray(from, from + rows), out.at);
-    if (x.hot === undefined) multiply(v, out.at, W, from, rows, x.n, v, x.at);
-    else for (let r = 0; r < rows; r++) v[out.at + r] += W[(from + r) * x.n + x.hot];
+    const cache = x.token === undefined ? null : cached(W);
+    const known = cache?.get(x.token);
+    if (known) v.set(known, out.at);
+    else {
+      if (b) for (let r = 0; r < rows; r++) v[out.at + r] = b[from + r];
+      multiply(v, out.at, W, from, rows, x.n, v, x.at);
+      cache?.set(x.token, v.slice(out.at, out.at + rows));
+    }
     this.moves.push((g) => multiplyTransposed(g, x.at, W, from, rows, x.n, g, out.at));
     return out;
   }
@@ -242,7 +256,8 @@ export class Tape {
     const out = this.take(a.n);
     const v = this.values;
     const each = a.n / b.n;
-    for (let j = 0, i = 0; j < b.n; j++) for (let k = 0; k < each; k++, i++) v[out.at + i] = v[a.at + i] * v[b.at + j];
+    if (each === 1) for (let i = 0; i < a.n; i++) v[out.at + i] = v[a.at + i] * v[b.at + i];
+    else for (let i = 0; i < a.n; i++) v[out.at + i] = v[a.at + i] * v[b.at + Math.floor(i / each)];
     this.moves.push((g, v) => {
       for (let j = 0, i = 0; j < b.n; j++) {
         for (let k = 0; k < each; k++, i++) {

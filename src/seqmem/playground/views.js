@@ -1,6 +1,6 @@
 // A model's panel: its name, its verdict, the coloured sentence, and a bar for every answer.
 
-import { css, element, inkOn, level, percent, power, ramp, svg } from "./dom.js";
+import { css, element, inkOn, level, percent, ramp, svg, times } from "./dom.js";
 import { certainty, gradientShares, lastChange, lastGradient, scoreAt, verdict } from "./story.js";
 
 const MEANING = { "✓": "the right answer", "○": "named in the sentence too", "": "" };
@@ -141,7 +141,7 @@ export function panel(letter, world, { onModel, onWord, onLength }) {
     const shares = gradientShares(reading, scene.right);
     strip.replaceChildren(...(shares ? [gradientStrip(shares)] : []));
     arrives.textContent = shares
-      ? `Gradient at the first word: ${power(shares[0])} of what it is one word before the answer.`
+      ? `Gradient at the first word: ${times(shares[0])} what it is one word before the answer.`
       : "The gradient of this answer is not known.";
     const colours = ramp(letter);
     problemAt = task.problem(scene.tokens)?.at ?? null;

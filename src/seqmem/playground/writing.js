@@ -118,7 +118,7 @@ function map(letter, { words, task }, { N, answers, alignment }, onWord) {
   canvas.setAttribute("aria-label", `Alignment: ${label}`);
   const says = element("p.current");
   const grid = element(
-    "div.map",
+    "div.alignment",
     { "--n": N },
     element("span.corner"),
     element("div.source", { "aria-hidden": "true" }, ...words.map((word) => element("span", {}, word))),
@@ -142,7 +142,7 @@ function map(letter, { words, task }, { N, answers, alignment }, onWord) {
     if (event.pointerType === "mouse" && i <= now) tell(i, j);
   });
   cells.addEventListener("pointerleave", () => tell(now, tops[now]));
-  const box = element("div.map-box", { tabindex: 0, role: "region", "aria-label": "The alignment" }, grid);
+  const box = element("div.alignment-box", { tabindex: 0, role: "region", "aria-label": "The alignment" }, grid);
   const at = (t) => {
     now = t;
     grid.style.setProperty("--t", t);

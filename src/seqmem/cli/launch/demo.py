@@ -29,6 +29,7 @@ MODELS: tuple[tuple[str, ...], ...] = (
     ("cell=rnn",),
     ("cell=lstm",),
     ("cell=gru",),
+    ("cell=attention", "cell.wide=0"),
     ("cell=rnn", "seq_len=10", "task.shortest=null"),
 )
 """Each model has ``SETTINGS`` and one of these, in ``SEEDS`` seeds."""

@@ -63,9 +63,9 @@ def _parser() -> Parser:
         description="""Make one HTML page in which the browser runs trained models: type a sentence,
 choose a length, and watch word by word who remembers. It needs no server and no
 network, and can be sent to anyone.""",
-        epilog=f"""Without RUN it trains rnn, lstm and gru on sentences of up to 50 words, and an rnn
-on up to 10, {SEEDS} seeds each: ordinary runs in {OUTPUTS}, a minute or two the
-first time. What is finished is not trained again, and what was stopped goes on.
+        epilog=f"""Without RUN it trains rnn, lstm, gru and attention on sentences of up to 50 words,
+and an rnn on up to 10, {SEEDS} seeds each: ordinary runs in {OUTPUTS}, two or three
+minutes the first time. What is finished is not trained again, and what was stopped goes on.
 
 RUN is a run's directory, a folder of runs, or a part of a path below outputs/
 that no other run's path has. All must be of one task, whose answer is one of
