@@ -1,174 +1,220 @@
 """An update or an evaluation creates no tensor on the CPU when the model is on another device.
 
-torch's meta device does not notice most mixing of devices. These tests fake an accelerator instead: torch's spare
-backend under a name of its own, with fake tensors only. It computes nothing, but refuses operations on tensors of two
-devices as CUDA does, and refuses sync points such as reading a number. It runs in a separate process, because a backend
-stays registered with torch.
+Here is no accelerator. Tensors that say they are elsewhere compute on the CPU, and refuse operations on tensors of two
+devices, as CUDA does, and sync points such as reading a number. (torch's own fake tensors notice the same, in ten times
+the time.)
 """
 
-import json
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Self
 
 import pytest
 import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from commandline import forked_code
-from seqmem.cells import CELLS
-from seqmem.randomness import generator
-from seqmem.tasks import TASKS, Adding
-
-EVERYWHERE = '''\
-import json
-import sys
-from dataclasses import replace
-from itertools import cycle
-
-import torch
-from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
-from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
-
-from seqmem.cells import GRU, Cell
+from seqmem.cells import Cell
 from seqmem.cells.ghost import state_gradients
 from seqmem.cells.state import leaves
 from seqmem.models.base import loss_per_sequence, score_per_sequence, trainable
 from seqmem.models.recurrent import SequenceModel
 from seqmem.optimizers import OPTIMIZERS
+from seqmem.randomness import generator
 from seqmem.signals import Batch
-from seqmem.tasks import TASKS
+from seqmem.tasks import TASKS, Adding, Task
 from seqmem.training.update import update
 from small_models import Noisy
 from test_cells import MAKERS
 
-_setup_privateuseone_for_python_backend("elsewhere")
-DEVICE = torch.device("elsewhere:0")
+ELSEWHERE = torch.device("meta")
+"""torch has no other name for a device that is not there."""
+
+_ATEN = torch.ops.aten
+COPIES = {_ATEN._to_copy.default, _ATEN.copy_.default}
+SYNC_POINTS = {_ATEN._local_scalar_dense.default, _ATEN.nonzero.default, _ATEN.masked_select.default}
 
 
-def elsewhere(tensor):
-    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=DEVICE)
+class There(Tensor):
+    """A tensor that says it is elsewhere; ``here`` has its numbers."""
+
+    here: Tensor
+
+    @staticmethod
+    def __new__(cls, here: Tensor) -> Self:
+        there: Self = Tensor._make_wrapper_subclass(  # pyright: ignore[reportAttributeAccessIssue]
+            cls, here.shape, here.stride(), here.storage_offset(), dtype=here.dtype, device=ELSEWHERE
+        )
+        there.here = here
+        return there
+
+    @classmethod
+    def __torch_dispatch__(
+        cls, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Compute here what is asked of tensors there. A number on the CPU may meet any tensor, as with CUDA."""
+        kwargs = dict(kwargs or {})
+        given = list(tensors_in([*args, *kwargs.values()]))
+        if func in SYNC_POINTS and given:
+            raise RuntimeError(f"{func} is a sync point")
+        to = kwargs.get("device")
+        if to is not None:
+            kwargs["device"] = "cpu"
+        elsewhere = {isinstance(tensor, There) for tensor in given if tensor.ndim or isinstance(tensor, There)}
+        if len(elsewhere) > 1 and func not in COPIES:
+            raise RuntimeError(f"{func}: not all tensors are on the same device")
+        made = func(*map(inner, args), **{name: inner(value) for name, value in kwargs.items()})
+        stays = True in elsewhere if to is None else torch.device(to) == ELSEWHERE
+        if func._schema.is_mutable:  # in place, or into a tensor that was given
+            return None if made is None else kwargs.get("out", args[0])
+        return outer(made) if stays else made
 
 
-def moved(model):
-    """Move a model; module.to does not work with fake tensors."""
-    for part in model.modules():
-        for name, value in part._parameters.items():
-            if value is not None:
-                part._parameters[name] = torch.nn.Parameter(elsewhere(value), requires_grad=value.requires_grad)
-        for name, value in part._buffers.items():
-            part._buffers[name] = elsewhere(value)
-        if isinstance(part, torch.nn.RNNBase):
-            part._flat_weights = [part._parameters[name] for name in part._flat_weights_names]
-        # Use steps: torch's gru has no fake kernel off the CPU.
-        if isinstance(part, GRU):
-            part.kernel = "step"
-    return model
+def inner(value: Any) -> Any:
+    if isinstance(value, There):
+        return value.here
+    return type(value)(map(inner, value)) if isinstance(value, list | tuple) else value
 
 
-def devices_of(tensors):
+def outer(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return There(value)
+    return type(value)(map(outer, value)) if isinstance(value, list | tuple) else value
+
+
+class Elsewhere(TorchDispatchMode):
+    """Makes tensors there where ``device`` says so."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # to turn torch's compiler off for it imports the compiler, for three seconds
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        return There.__torch_dispatch__(func, types, args, kwargs)
+
+
+def tensors_in(values: Iterable[Any]) -> Iterator[Tensor]:
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from tensors_in(value)
+
+
+def devices_of(tensors: Iterable[Tensor | None]) -> set[str]:
     return {str(tensor.device) for tensor in tensors if tensor is not None}
 
 
-def alone(make):
+def batch_of(task: Task) -> Batch:
+    """Its last timesteps, drawn on the CPU: elsewhere nothing is left of them but shapes and types."""
+    whole = task.sample(2, task.min_seq_len + 2, generator(0, "t"))
+    return whole.part(len(whole.asked) - 3, len(whole.asked))
+
+
+def moved(batch: Batch) -> Batch:
+    return Batch(*map(There, vars(batch).values()))
+
+
+def moved_module(module: Any) -> Any:
+    """``module.to`` gives parameters other data, which cannot be of another kind."""
+    for part in module.modules():
+        for name, value in part._parameters.items():
+            if value is not None:
+                part._parameters[name] = torch.nn.Parameter(There(value.detach()), requires_grad=value.requires_grad)
+        for name, value in part._buffers.items():
+            part._buffers[name] = None if value is None else There(value)
+        if isinstance(part, torch.nn.RNNBase):
+            part._flat_weights = [part._parameters[name] for name in part._flat_weights_names]
+    return module
+
+
+def alone(make: Callable[[int], Cell]) -> set[str]:
     """The devices of a cell: at the start of a sequence, with a state that was carried, evaluated, and by a step."""
-    cell = moved(make(3))
-    xs = elsewhere(torch.empty(2, 2, 3))
-    outputs, state = cell(xs)
-    values = [*outputs, *leaves(state)]
-    outputs, state = cell.eval()(xs, state)
-    output, state = cell.step(xs[0], state)
-    values += [*outputs, output, *leaves(state)]
-    total = sum(value.sum() for value in values if value.is_floating_point())
-    return devices_of([*values, *torch.autograd.grad(total, trainable(cell), allow_unused=True)])
+    cell = moved_module(make(3))
+    with Elsewhere():
+        xs = torch.zeros(2, 2, 3, device=ELSEWHERE)
+        outputs, state = cell(xs)
+        values = [*outputs, *leaves(state)]
+        outputs, state = cell.eval()(xs, state)
+        output, state = cell.step(xs[0], state)
+        values += [*outputs, output, *leaves(state)]
+        total = torch.stack([value.sum() for value in values if value.is_floating_point()]).sum()
+        gradients = torch.autograd.grad(total, trainable(cell), allow_unused=True)
+    return devices_of([*values, *gradients])
 
 
-def everything(make, task, batch, ways=range(3)):
-    """The devices of an evaluation, and of an update in each of three ways."""
-    model = moved(SequenceModel.for_task(task, make, embed_size=3))
+def everything(make: Callable[[int], Cell], task: Task, batch: Batch) -> set[str]:
+    """The devices of an update in each of three ways, and of an evaluation."""
+    model = moved_module(SequenceModel.for_task(task, make, embed_size=3))
     parameters = trainable(model)
     optimizer = OPTIMIZERS["rmsprop"](parameters)
-    state, tensors = None, []
-    if 0 in ways:
-        numbers, state = update(model, task, optimizer, parameters, batch, None, 1.0, weighted=slice(1, 2))
-        tensors += [numbers, *leaves(state)]
-    if 1 in ways:
-        numbers, state = update(model, task, optimizer, parameters, batch, state, None, tbptt=2)
-        tensors += [numbers, *leaves(state)]
-    if 2 in ways:
+    with Elsewhere():
+        whole, state = update(model, task, optimizer, parameters, batch, None, 1.0, weighted=slice(1, 2))
+        tensors = [whole, *leaves(state)]
+        cut, state = update(model, task, optimizer, parameters, batch, state, None, tbptt=2)
+        tensors += [cut, *leaves(state)]
         model.checkpoint(2)
-        numbers, state = update(model, task, optimizer, parameters, batch, None, None)
-        tensors += [numbers, *leaves(state)]
-    with torch.no_grad():
-        predicted, state = model.eval()(batch.inputs)
-        tensors += [loss_per_sequence(task, predicted, batch), score_per_sequence(task, predicted, batch)]
-    tensors += [batch.answered_at, batch.last_answer_only().weights, *leaves(state)]
+        again, state = update(model, task, optimizer, parameters, batch, None, None)
+        tensors += [again, *leaves(state)]
+        with torch.no_grad():
+            predicted, state = model.eval()(batch.inputs)
+            tensors += [loss_per_sequence(task, predicted, batch), score_per_sequence(task, predicted, batch)]
+        tensors += [batch.answered_at, batch.last_answer_only().weights, *leaves(state)]
     return devices_of([*tensors, *(parameter.grad for parameter in parameters)])
 
 
-def traced(make, task, batch):
-    model = moved(SequenceModel.for_task(task, make, embed_size=3))
-    xs, initial = model.embed(batch.inputs), model.cell.initial_state(batch.weights.shape[1])
-    to_x, to_states = state_gradients(model.cell, xs, initial, lambda outputs, _: model.readout(outputs).sum())
-    return devices_of([to_x, *to_states.values()])
+@pytest.mark.parametrize("cell", MAKERS)
+def test_a_cell_stays_on_the_device(cell: str) -> None:
+    assert alone(MAKERS[cell]) == {"meta"}
 
 
-def check_refused(run, kind, message):
-    try:
-        run()
-    except kind as error:
-        assert message in str(error), error
-        return
-    raise SystemExit(f"{kind.__name__} was expected")
+KINDS = {type(make(3)): name for name, make in MAKERS.items()}
+MANY = [
+    *(name for kind, name in KINDS.items() if kind.forward_tokens is not Cell.forward_tokens),
+    "stack with attention",
+]
+"""What trains and evaluates knows of a cell that it may look tokens up itself, and what its state is made of: each
+class that does, and a stack of vectors and slots."""
+
+CELLS_OF: dict[str, list[str]] = {"pronoun": MANY, "adding": MANY}
+"""With tokens and with numbers; other tasks with one cell."""
 
 
-# What trains and evaluates knows of a cell that it may look tokens up itself, and what its state is made of: each class
-# that does, and a stack of vectors and slots, in every way with tokens, and in one with numbers; other tasks in one.
-kinds = {type(make(3)): name for name, make in MAKERS.items()}
-fused = [name for kind, name in kinds.items() if kind.forward_tokens is not Cell.forward_tokens]
-cells = dict.fromkeys(("pronoun", "adding"), [*dict.fromkeys((*fused, "stack with attention"))])
-counts = {"alone": 0, **dict.fromkeys(TASKS, 0)}
-with FakeTensorMode():
-    for name, make in MAKERS.items():
-        devices = alone(make)
-        assert devices == {"elsewhere:0"}, (name, devices)
-        counts["alone"] += 1
-    ways = cycle(range(3))
-    for name, tensors in sorted(json.loads(sys.argv[1]).items()):
-        task = TASKS[name]()
-        fake = Batch(*(torch.empty(shape, dtype=getattr(torch, dtype)) for shape, dtype in tensors))
-        there = Batch(*(elsewhere(tensor) for tensor in vars(fake).values()))
-        for cell in cells.get(name, ["lstm"]):
-            devices = everything(MAKERS[cell], task, there, range(3) if name == "pronoun" else [next(ways)])
-            assert devices == {"elsewhere:0"}, (cell, name, devices)
-            counts[name] += 1
-        if name in cells:
-            for cell in ("rnn", "lstm"):
-                assert traced(MAKERS[cell], task, there) == {"elsewhere:0"}, (cell, name)
-        if name == "pronoun":  # the check itself works
-            stray = lambda d: Noisy(d, 4)  # makes its clock on the CPU, wherever the model is
-            for field in ("inputs", "targets", "weights"):
-                mixed = replace(there, **{field: getattr(fake, field)})
-                check_refused(lambda: everything(MAKERS["lstm"], task, mixed), RuntimeError, "the same device")
-            check_refused(lambda: everything(stray, task, there), RuntimeError, "the same device")
-            check_refused(lambda: alone(stray), RuntimeError, "the same device")
-            check_refused(lambda: there.weighted, DynamicOutputShapeException, "")
-print(json.dumps(counts))
-'''
+@pytest.mark.parametrize(("task", "cell"), [(task, cell) for task in TASKS for cell in CELLS_OF.get(task, ["lstm"])])
+def test_a_whole_update_and_an_evaluation_stay_on_the_device(task: str, cell: str) -> None:
+    made = TASKS[task]()
+    assert everything(MAKERS[cell], made, moved(batch_of(made))) == {"meta"}
 
 
-def test_every_cell_and_a_whole_update_and_evaluation_stay_on_the_device() -> None:
-    """Batches are drawn here: fake tensors have nothing of them but shapes and types."""
-    batches = {}
-    for name, kind in TASKS.items():
-        whole = kind().sample(2, kind().min_seq_len + 2, generator(0, "t"))
-        batch = whole.part(len(whole.asked) - 3, len(whole.asked))  # each operation takes a fifth of a millisecond
-        batches[name] = [
-            (list(values.shape), str(values.dtype).removeprefix("torch.")) for values in vars(batch).values()
-        ]
-    completed = forked_code(EVERYWHERE, json.dumps(batches), cwd=Path(__file__).parent)
-    assert completed.code == 0, completed.err[-3000:]
-    counts = json.loads(completed.out)
-    assert counts.pop("alone") >= len(CELLS)
-    assert counts.keys() == TASKS.keys()
-    assert all(counts.values())
+@pytest.mark.parametrize("task", CELLS_OF)
+@pytest.mark.parametrize("cell", ["rnn", "lstm"])
+def test_a_trace_stays_on_the_device(task: str, cell: str) -> None:
+    made = TASKS[task]()
+    model, batch = moved_module(SequenceModel.for_task(made, MAKERS[cell], embed_size=3)), moved(batch_of(made))
+    with Elsewhere():
+        xs, initial = model.embed(batch.inputs), model.cell.initial_state(batch.weights.shape[1])
+        to_x, to_states = state_gradients(model.cell, xs, initial, lambda outputs, _: model.readout(outputs).sum())
+    assert devices_of([to_x, *to_states.values()]) == {"meta"}
+
+
+def test_what_is_elsewhere_is_noticed() -> None:
+    """The check itself works: a batch of which one part stayed, a clock that a cell makes on the CPU, a sync point."""
+    task = TASKS["pronoun"]()
+    here = batch_of(task)
+    there = moved(here)
+    for name in ("inputs", "targets", "weights"):
+        with pytest.raises(RuntimeError, match="the same device"):
+            everything(MAKERS["lstm"], task, replace(there, **{name: getattr(here, name)}))
+    with pytest.raises(RuntimeError, match="the same device"):
+        everything(lambda d: Noisy(d, 4), task, there)
+    with pytest.raises(RuntimeError, match="the same device"):
+        alone(lambda d: Noisy(d, 4))
+    with pytest.raises(RuntimeError, match="is a sync point"):
+        there.weighted  # noqa: B018
+    with pytest.raises(RuntimeError, match="is a sync point"):
+        there.weights.sum().item()
 
 
 def test_a_batch_on_the_right_device_is_not_copied() -> None:
