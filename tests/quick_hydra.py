@@ -48,6 +48,26 @@ def install() -> None:
     compositions = _Compositions()
     config_loader_impl.create_defaults_list = compositions.create_defaults_list  # pyright: ignore[reportPrivateImportUsage]
     ConfigLoaderImpl._compose_config_from_defaults_list = compositions.compose
+    DictConfig.__deepcopy__ = _pickled_copy(DictConfig.__deepcopy__)  # Hydra copies every job's settings five times
+
+
+def _pickled_copy(original: Callable[..., DictConfig]) -> Any:
+    """A copy by pickle, which is three times as fast. As in the original the parent is kept, and not copied."""
+
+    def copied(self: Any, memo: dict[int, Any]) -> DictConfig:
+        parent = self.__dict__["_parent"]
+        self.__dict__["_parent"] = None
+        try:
+            result = pickle.loads(pickle.dumps(self))
+        except (pickle.PicklingError, AttributeError, TypeError):  # a plugin's class, as below
+            self.__dict__["_parent"] = parent
+            return original(self, memo)
+        finally:
+            self.__dict__["_parent"] = parent
+        result.__dict__["_parent"] = parent
+        return result
+
+    return copied
 
 
 def _shallow(self: CachingConfigRepository, delegate: IConfigRepository) -> None:

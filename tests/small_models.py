@@ -11,7 +11,7 @@ from seqmem.decay import Trace
 from seqmem.measurement import Measurement
 from seqmem.models.base import trainable
 from seqmem.models.recurrent import SequenceModel
-from seqmem.optimizers import adam
+from seqmem.optimizers import OPTIMIZERS, adam
 from seqmem.probes.base import Probe
 from seqmem.randomness import ambient, generator
 from seqmem.signals import Batch
@@ -103,7 +103,7 @@ def after_one_update(
         model = SequenceModel.for_task(task, MAKERS[cell], embed_size=5).double()
     model.checkpoint(every)
     parameters = trainable(model)
-    optimizer = torch.optim.SGD(parameters, lr=0.1)
+    optimizer = OPTIMIZERS["sgd"](parameters, lr=0.1)
     with ambient(0, "noise"):
         numbers, final = update(model, task, optimizer, parameters, batch, state, None, **options)
     return numbers, [p.grad for p in parameters if p.grad is not None], final

@@ -7,7 +7,7 @@ the time.)
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Self
+from typing import Any
 
 import pytest
 import torch
@@ -41,8 +41,8 @@ class There(Tensor):
     here: Tensor
 
     @staticmethod
-    def __new__(cls, here: Tensor) -> Self:
-        there: Self = Tensor._make_wrapper_subclass(  # pyright: ignore[reportAttributeAccessIssue]
+    def __new__(cls, here: Tensor) -> "There":  # noqa: PYI034  (pyright knows no Self of what torch makes)
+        there: There = Tensor._make_wrapper_subclass(  # pyright: ignore[reportAttributeAccessIssue]
             cls, here.shape, here.stride(), here.storage_offset(), dtype=here.dtype, device=ELSEWHERE
         )
         there.here = here

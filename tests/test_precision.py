@@ -21,7 +21,7 @@ from seqmem.cli.config.schema import from_mapping
 from seqmem.cli.launch.one_run import execute
 from seqmem.models.base import loss_per_sequence, trainable
 from seqmem.models.recurrent import SequenceModel
-from seqmem.optimizers import adam
+from seqmem.optimizers import OPTIMIZERS, adam
 from seqmem.randomness import ambient, generator
 from seqmem.tasks import Pronoun, Text
 from seqmem.training import compiler
@@ -85,7 +85,7 @@ def test_an_update_in_bf16_is_one_under_autocast(cell: str):
                 predicted, _ = model(batch.inputs)
             loss_per_sequence(task, predicted.float(), batch).mean().backward()
         else:
-            optimizer = torch.optim.SGD(parameters)
+            optimizer = OPTIMIZERS["sgd"](parameters, lr=1e-3)
             update(model, task, optimizer, parameters, batch, None, None, precision=precision)
         gradients[precision] = [parameter.grad for parameter in parameters]
     torch.testing.assert_close(gradients["bf16"], gradients["by hand"], rtol=1e-6, atol=1e-7)
@@ -110,7 +110,9 @@ def test_tf32_is_on_during_an_update_alone_and_for_cuda_alone():
     parameters = trainable(model)
     batch = Pronoun().sample(4, 9, generator(0, "t"))
     for precision in ("float32", "tf32"):
-        update(model, Pronoun(), torch.optim.SGD(parameters), parameters, batch, None, None, precision=precision)
+        update(
+            model, Pronoun(), OPTIMIZERS["sgd"](parameters, lr=1e-3), parameters, batch, None, None, precision=precision
+        )
     assert seen == [before, (True, True)]
     assert switches() == before
 

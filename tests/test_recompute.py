@@ -11,7 +11,7 @@ from seqmem.cells import Cell, State
 from seqmem.cells.recompute import recomputed
 from seqmem.models.base import trainable
 from seqmem.models.recurrent import SequenceModel
-from seqmem.optimizers import adam
+from seqmem.optimizers import OPTIMIZERS, adam
 from seqmem.randomness import ambient, generator
 from seqmem.tasks import Pronoun, Text
 from seqmem.training.loop import train
@@ -132,5 +132,5 @@ def test_computing_again_sees_the_same_precision():
     model.checkpoint(3)
     parameters = trainable(model)
     batch = task.sample(4, 9, generator(0, "t"))
-    update(model, task, torch.optim.SGD(parameters), parameters, batch, None, None, precision="bf16")
+    update(model, task, OPTIMIZERS["sgd"](parameters, lr=1e-3), parameters, batch, None, None, precision="bf16")
     assert seen == [torch.bfloat16] * 18

@@ -28,6 +28,7 @@ from seqmem.decay import Decay, Trace
 from seqmem.measurement import Measurement
 from seqmem.models.base import parameter_count
 from seqmem.models.recurrent import SequenceModel
+from seqmem.optimizers import OPTIMIZERS
 from seqmem.probes.gradient import GradientProbe, Tracer
 from seqmem.randomness import ambient, generator
 from seqmem.reading import beliefs
@@ -117,7 +118,7 @@ def setup(path: Path, *, cell: str = "lstm", task: str = "pronoun", layers: int 
     kind: Callable[..., Cell] = CELLS[cell]
     with ambient(0, "init"):
         model = SequenceModel.for_task(made, lambda width: kind(width, 6, **options), layers=layers)
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    optimizer = OPTIMIZERS["adam"](model.parameters(), lr=0.01)
     facts = Facts(task, cell, 12, 0, 6, layers, parameter_count(model), steps, "cpu")
     run = RunDirectory(path)
     path.mkdir(parents=True, exist_ok=True)
@@ -572,7 +573,7 @@ def test_the_middle_is_the_same_whatever_the_intervals(steps: int, shown: list[i
             evaluate_sequences=2, evaluate_lengths=(7,),
         )  # fmt: skip
         observers: Any = [watch]
-        train(model, task, torch.optim.SGD(model.parameters(), lr=0.1), plan, observers)
+        train(model, task, OPTIMIZERS["sgd"](model.parameters(), lr=0.1), plan, observers)
         seen.append(watch.steps)
     assert seen == [shown, shown]
 
@@ -602,7 +603,7 @@ def test_reading_sentences_leaves_the_training_as_it_is(monkeypatch: pytest.Monk
         task = TASKS["pronoun"]()
         with ambient(0, "init"):
             model = SequenceModel.for_task(task, lambda width: Noisy(width, 4))
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        optimizer = OPTIMIZERS["sgd"](model.parameters(), lr=0.1)
         plan = Plan(7, 6, batch_size=2, trace_every=0, evaluate_sequences=2, evaluate_lengths=(7,))
         torch.manual_seed(1)
         train(model, task, optimizer, plan)

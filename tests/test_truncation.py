@@ -9,6 +9,7 @@ from torch import Tensor
 
 from seqmem.models.base import loss_per_sequence, trainable
 from seqmem.models.recurrent import SequenceModel
+from seqmem.optimizers import OPTIMIZERS
 from seqmem.randomness import ambient
 from seqmem.tasks import Pronoun, Task, Text
 from seqmem.training.loop import train
@@ -94,7 +95,7 @@ def test_timesteps_without_weight_are_left_out_of_the_readout_and_change_nothing
     model, task, _ = fresh(Pronoun())
     model.readout = Watching(12, task.targets.size)
     parameters = trainable(model)
-    train(model, task, torch.optim.SGD(parameters), Plan(12, steps=2, batch_size=16, evaluate_sequences=5))
+    train(model, task, OPTIMIZERS["sgd"](parameters, lr=1e-3), Plan(12, steps=2, batch_size=16, evaluate_sequences=5))
     assert seen.count((1, 16)) == 2
     assert (12, 16) not in seen
 
