@@ -88,7 +88,7 @@ def suite(compiler: str, copy: Path, sanitized: bool = False) -> str:
     shutil.copy(ROOT / "pyproject.toml", copy)
     env = {**os.environ, "PYTHONPATH": str(copy / "src"), "CXX": compiler}
     env.pop("SEQMEM_ISA", None)
-    options = ["tests/test_kernels.py", "tests/test_scan.py", "tests/test_cells.py"]
+    options = ["tests/test_kernels.py", "tests/test_scan.py", "tests/test_modes.py", "tests/test_cells.py"]
     runtime: list[Path] = []
     if sanitized:
         flags, runtime = address_sanitizer(compiler)
@@ -97,6 +97,7 @@ def suite(compiler: str, copy: Path, sanitized: bool = False) -> str:
         options = [
             "tests/test_kernels.py",
             "tests/test_scan.py",
+            "tests/test_modes.py",
             "-p",
             "guarded",
             "-p",

@@ -195,7 +195,8 @@ def test_taps_give_the_norms_of_the_gradients_by_every_input_and_state(cell: Cel
     tapped = cell.tapped(xs, start)
     native = all("native" in layer.kernels for layer in cell.layers())
     if tapped is None:
-        assert not (native and isinstance(load(), Library))
+        by_loop = type(cell).__name__ in ("S4D", "Mamba")  # their kernels have no state of every timestep
+        assert by_loop or not (native and isinstance(load(), Library))
         return
     rng = torch.Generator().manual_seed(5)
     for _ in range(2):

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from compilers import needs_kernels
-from seqmem.cells import LRU, RGLRU, RWKV, MinGRU, MinLSTM, use_kernel
+from seqmem.cells import LRU, RGLRU, RWKV, S4D, Mamba, MinGRU, MinLSTM, use_kernel
 from seqmem.cells.native import NativeCell
 from seqmem.kernels import scan as scans
 from seqmem.kernels.loading import Library, load
@@ -214,7 +214,7 @@ class Lessened(MinLSTM):
 
 
 @needs_kernels
-@pytest.mark.parametrize("kind", [MinGRU, MinLSTM, Halved, Lessened, RGLRU, LRU, RWKV])
+@pytest.mark.parametrize("kind", [MinGRU, MinLSTM, Halved, Lessened, RGLRU, LRU, RWKV, S4D, Mamba])
 def test_which_cells_a_kernel_computes(kind: type[NativeCell]) -> None:
     """With its name, a kernel is the class's that has the equations: a subclass with others is computed by those."""
     with ambient(0, "kernels"):

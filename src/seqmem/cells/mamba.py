@@ -11,26 +11,30 @@ short convolution.
 
 The normalisation before the block and the residual path around it are not here.
 
-Axes: T time, B batch, D input features, I inner units, N numbers of each one's state, R rank, H hidden.
+Axes: T time, S asked timesteps, B batch, V vectors, D input features, I inner units, N numbers of each one's state, R
+rank, H hidden.
 """
 
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ..kernels.functions import linear_recurrence
-from .base import Additive, Cell
+from ..kernels.modes import selective
+from .base import Additive, Tapped
 from .initialisation import at_least, softplus_of_log_uniform, uniform
+from .native import ScannedCell
 from .state import Slots, State
+from .taps import Written
 
 CHUNK = 16
 """Timesteps whose states are kept at once; the backward pass computes those of a chunk again."""
 
 
-class Mamba(Cell):
+class Mamba(ScannedCell):
     """State: ``memory`` [B I N], and ``window``, what the convolution sees of the past, [B I] per timestep.
 
     As in the authors' code A = -1, -2 ... -N for every unit, D is 1, softplus(b_dt) is log-uniform in [0.001, 0.1],
@@ -48,7 +52,6 @@ class Mamba(Cell):
 
     family: ClassVar[str] = "linear over time"
     source: ClassVar[str] = "Gu & Dao 2023"
-    parallel = True
     keeps = ("keep",)
 
     def __init__(
@@ -94,19 +97,45 @@ class Mamba(Cell):
         y = (memory * c[..., None, :]).sum(-1) + self.past * u
         return self.leave(y * F.silu(z)), {"memory": memory, "window": state["window"].append(v)}
 
-    def forward(self, xs: Float[Tensor, "T B D"], state: State | None = None) -> tuple[Float[Tensor, "T B H"], State]:
-        state = self.initial_state(xs.shape[1]) if state is None else state
+    def by_torch(self, xs: Float[Tensor, "T B D"], state: State) -> tuple[Float[Tensor, "T B H"], State]:
         v, z = self.enter(xs).chunk(2, dim=-1)
-        past = state["window"]
-        seen = torch.cat([*([past.stacked()] if len(past) else []), v])
-        padded = F.pad(seen, (0, 0, 0, 0, self.reach - len(past), 0))
-        u = self._convolved([padded[at : at + len(v)] for at in range(self.reach + 1)])
+        u = self._filtered(v, state["window"])
         memory, ys = state["memory"], []
         for part in zip(*(array.split(CHUNK) for array in (u, *self._selected(u))), strict=True):
             y, memory = _Scan.apply(*part, self.log_decay.exp(), memory)
             ys.append(y)
-        final = {"memory": memory, "window": past.extend(v.unbind(0))}
+        final = {"memory": memory, "window": state["window"].extend(v.unbind(0))}
         return self.leave((torch.cat(ys) + self.past * u) * F.silu(z)), final
+
+    def by_kernel(
+        self,
+        inputs: Float[Tensor, "T B D"] | Int[Tensor, "T B"],
+        state: State,
+        at: slice,
+        vectors: Float[Tensor, "V D"] | None = None,
+        *,
+        ghosts: bool = False,
+    ) -> tuple[Float[Tensor, "S B H"], State, Written]:
+        of_v, of_z = self.enter.weight.chunk(2)
+        if vectors is None:
+            v, z = F.linear(inputs, of_v), F.linear(inputs[at], of_z)
+        else:
+            v, z = F.embedding(inputs, F.linear(vectors, of_v)), F.linear(F.embedding(inputs[at], vectors), of_z)
+        u = self._filtered(v, state["window"])
+        decay, start = -self.log_decay.exp().mT, state["memory"].mT
+        y, last = selective(u, *self._selected(u), decay, start, self._how(), at.start)
+        final = {"memory": last.mT, "window": state["window"].extend(v.unbind(0))}
+        return self.leave((y[: at.stop - at.start] + self.past * u[at]) * F.silu(z)), final, {}
+
+    def tapped(
+        self,
+        inputs: Float[Tensor, "T B D"] | Int[Tensor, "T B"],
+        state: State,
+        *,
+        vectors: Float[Tensor, "V D"] | None = None,
+    ) -> Tapped | None:
+        """None: the kernel has no state of every timestep, nor the gradient there."""
+        return None
 
     def kept(self, steps: int) -> int:
         return steps * (self.output_size + 4 * len(self.past))  # v, z, u and dt
@@ -123,6 +152,12 @@ class Mamba(Cell):
     def _reading(self, x: Float[Tensor, "B D"], state: State) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         u = self._convolved([*state["window"], self.enter(x).chunk(2, dim=-1)[0]])
         return (u, *self._selected(u))
+
+    def _filtered(self, v: Float[Tensor, "T B I"], window: Slots) -> Float[Tensor, "T B I"]:
+        """u of all timesteps, after those that wrote ``window``."""
+        seen = torch.cat([*([window.stacked()] if len(window) else []), v])
+        padded = F.pad(seen, (0, 0, 0, 0, self.reach - len(window), 0))
+        return self._convolved([padded[at : at + len(v)] for at in range(self.reach + 1)])
 
     def _convolved(self, inputs: list[Tensor]) -> Float[Tensor, "*N I"]:
         """The causal convolution over the last timesteps' v, the present one's last; what is missing is zero."""

@@ -89,7 +89,10 @@ class ScannedCell(NativeCell):
         *,
         ghosts: bool = False,
     ) -> tuple[Float[Tensor, "S B H"], State, Written]:
-        """Outputs at the asked timesteps, the final state, and what each timestep wrote (without ``ghosts``: {})."""
+        """Outputs at the asked timesteps, the final state, and what each timestep wrote (without ``ghosts``: {}).
+
+        ``at``: from a timestep before its stop, both counted from the first.
+        """
 
     def forward(self, xs: Float[Tensor, "T B D"], state: State | None = None) -> tuple[Float[Tensor, "T B H"], State]:
         return self.forward_at(xs, state, slice(0, len(xs)))
@@ -113,8 +116,11 @@ class ScannedCell(NativeCell):
         if vectors is not None and not (kernel == "native" and self._table_pays(inputs, vectors)):
             inputs, vectors = F.embedding(inputs, vectors), None
         if kernel == "native":
-            outputs, final, _ = self.by_kernel(inputs, state, at, vectors)
-            return outputs, final
+            asked = range(len(inputs))[at]
+            if asked and asked.step == 1:
+                return self.by_kernel(inputs, state, slice(asked.start, asked.stop), vectors)[:2]
+            outputs, final, _ = self.by_kernel(inputs, state, slice(0, len(inputs)), vectors)
+            return outputs[at], final
         outputs, final = self.by_torch(inputs, state) if kernel == "torch" else Cell.forward(self, inputs, state)
         return (outputs if at == slice(0, len(outputs)) else outputs[at]), final
 

@@ -9,7 +9,7 @@ turn and decay, sampled at its own rate. For each unit, with N/2 complex modes,
 
 and units are mixed as in the released block, z = W gelu(y_t) + b: its first half times the sigmoid of its second half.
 
-Axes: T time, B batch, M = N/2 modes, D input features, H hidden.
+Axes: T time, S asked timesteps, B batch, M = N/2 modes, D input features, H hidden, V vectors.
 """
 
 from math import log, pi
@@ -17,18 +17,21 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Complex, Float
+from jaxtyping import Complex, Float, Int
 from torch import Tensor, nn
 
-from .base import Cell
+from ..kernels.modes import turning
+from .base import Tapped
 from .initialisation import normal
+from .native import ScannedCell
 from .state import State
+from .taps import Written
 
 CHUNK = 64
 """Timesteps whose convolution is one product: the work grows with it, the number of loops falls with it."""
 
 
-class S4D(Cell):
+class S4D(ScannedCell):
     """State: ``real`` and ``imaginary`` [B H M].
 
     At the start A = -1/2 + i pi m for mode m = 0, 1, ... (S4D-Lin), dt is log-uniform between ``shortest`` and
@@ -44,7 +47,6 @@ class S4D(Cell):
 
     family: ClassVar[str] = "linear over time"
     source: ClassVar[str] = "Gu et al. 2022"
-    parallel = True
 
     def __init__(
         self,
@@ -84,9 +86,8 @@ class S4D(Cell):
         y = 2 * (of_real * real - of_imaginary * imaginary).sum(-1) + self.past * u
         return self._out(y), {"real": real, "imaginary": imaginary}
 
-    def forward(self, xs: Float[Tensor, "T B D"], state: State | None = None) -> tuple[Float[Tensor, "T B H"], State]:
+    def by_torch(self, xs: Float[Tensor, "T B D"], state: State) -> tuple[Float[Tensor, "T B H"], State]:
         """In chunks: a convolution with the unit's response, and what the state before the chunk adds."""
-        state = self.initial_state(xs.shape[1]) if state is None else state
         u = self.enter(xs)
         log_a, b = self._sampled()
         size = min(CHUNK, len(u))
@@ -111,6 +112,34 @@ class S4D(Cell):
             hs = hs + chunk.mT @ writing[:, :n].flip(1)
         real, imaginary = hs.transpose(0, 1).chunk(2, -1)
         return self._out(torch.cat(ys) + self.past * u), {"real": real, "imaginary": imaginary}
+
+    def by_kernel(
+        self,
+        inputs: Float[Tensor, "T B D"] | Int[Tensor, "T B"],
+        state: State,
+        at: slice,
+        vectors: Float[Tensor, "V D"] | None = None,
+        *,
+        ghosts: bool = False,
+    ) -> tuple[Float[Tensor, "S B H"], State, Written]:
+        u = self.enter(inputs) if vectors is None else F.embedding(inputs, self.enter(vectors))
+        log_a, b = self._sampled()
+        a = log_a.exp()
+        rows = torch.stack([a.real, a.imag, b.real, b.imag, *(2 * self.leave)]).mT
+        start = torch.stack([state["real"], state["imaginary"]], 1).mT
+        y, last = turning(u, rows, start, self._how(), at.start)
+        real, imaginary = last.mT.unbind(1)
+        return self._out(y[: at.stop - at.start] + self.past * u[at]), {"real": real, "imaginary": imaginary}, {}
+
+    def tapped(
+        self,
+        inputs: Float[Tensor, "T B D"] | Int[Tensor, "T B"],
+        state: State,
+        *,
+        vectors: Float[Tensor, "V D"] | None = None,
+    ) -> Tapped | None:
+        """None: the kernel has no state of every timestep, nor the gradient there."""
+        return None
 
     def _sampled(self) -> tuple[Complex[Tensor, "H M"], Complex[Tensor, "H M"]]:
         """log a and b."""
