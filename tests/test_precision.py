@@ -15,7 +15,7 @@ from rich.console import Console
 from torch import Tensor
 
 from commandline import TINY, Completed, only_run, runs_below
-from seqmem.cells import GRU, RNN, State
+from seqmem.cells import GRU, LSTM, RNN, State
 from seqmem.cli.config.errors import ConfigError
 from seqmem.cli.config.schema import from_mapping
 from seqmem.cli.launch.one_run import execute
@@ -31,6 +31,20 @@ from seqmem.training.loop import train
 from seqmem.training.plan import CannotCompile, Plan, Result, check_precision
 from seqmem.training.update import update
 from small_models import MAKERS, Noisy, fresh, weights
+
+
+def test_an_lstm_is_computed_by_its_steps_where_the_processor_has_no_half_precision(monkeypatch: pytest.MonkeyPatch):
+    cells = LSTM(3, 4, forget_bias=1.0), GRU(3, 4, forget_bias=1.0)
+    for supported in (True, False):
+        monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda supported=supported: supported)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert [cell.choice(torch.zeros(2, 1, 3)) for cell in cells] == ["torch" if supported else "step", "torch"]
+    cells[0].use("torch")
+    with (
+        torch.autocast("cpu", dtype=torch.bfloat16),
+        pytest.raises(ValueError, match=r"^kernel=torch: .* kernel=auto$"),
+    ):
+        cells[0](torch.zeros(2, 1, 3))
 
 
 def test_bf16_trains_in_half_precision_and_keeps_the_weights_in_float32():

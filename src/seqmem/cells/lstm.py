@@ -44,6 +44,7 @@ class LSTM(FusedCell):
     source: ClassVar[str] = "Hochreiter & Schmidhuber 1997; Gers et al. 2000"
     keeps = ("forget",)
     compared = ("forget_bias", "init")
+    by_onednn = True
 
     def __init__(
         self,

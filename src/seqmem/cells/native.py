@@ -5,7 +5,9 @@ Axes: T time, S asked timesteps, B batch, D input features, H hidden, V vectors.
 
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
+from typing import ClassVar
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -23,6 +25,9 @@ _SYMBOLS_PER_TIMESTEP = 4
 
 class NativeCell(Cell):
     """``kernel`` is one of ``KERNELS``. ``threads`` are the native kernels', and change no bit of what they compute."""
+
+    by_onednn: ClassVar[bool] = False
+    """On the CPU torch computes its layer in half precision by oneDNN alone."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,7 +47,8 @@ class NativeCell(Cell):
         """The kernel for a sequence like ``xs`` and a state like ``start``: ``native``, ``torch`` or ``step``.
 
         Raises:
-            ValueError: ``kernel`` is ``native``, and there is no native kernel for this device and dtype.
+            ValueError: ``kernel`` is ``native``, and there is no native kernel for this device and dtype; or it is
+                ``torch``, whose layer cannot compute in half precision on this processor.
         """
         native = self.kernel in ("auto", "native") and "native" in self.kernels
         if native and functions.supports(xs, *start, *self._read()):
@@ -51,7 +57,15 @@ class NativeCell(Cell):
             raise ValueError(
                 f"kernel=native: there is no native kernel here for {xs.dtype} on {xs.device.type}: use kernel=auto"
             )
-        return "torch" if "torch" in self.kernels and self.kernel != "step" else "step"
+        if "torch" not in self.kernels or self.kernel == "step":
+            return "step"
+        if not (self.by_onednn and _halved_without_onednn(xs)):
+            return "torch"
+        if self.kernel == "torch":
+            raise ValueError(
+                "kernel=torch: torch has no half precision for this layer on this processor: use kernel=auto"
+            )
+        return "step"
 
     def _read(self) -> Iterable[Tensor]:
         """What the native kernels read besides inputs and state."""
@@ -64,6 +78,16 @@ class NativeCell(Cell):
     def _table_pays(self, tokens: Tensor, vectors: Tensor) -> bool:
         """True if each symbol occurs so often that a table of products, one per symbol, saves time."""
         return len(vectors) <= _SYMBOLS_PER_TIMESTEP * len(tokens)
+
+
+def _halved_without_onednn(xs: Tensor) -> bool:
+    """In bfloat16 on a processor for which oneDNN has none: x86 without AVX-512, for example."""
+    return (
+        xs.is_cpu
+        and torch.is_autocast_enabled("cpu")
+        and torch.get_autocast_dtype("cpu") == torch.bfloat16
+        and not torch.ops.mkldnn._is_mkldnn_bf16_supported()  # noqa: SLF001  (torch has no public question)
+    )
 
 
 class ScannedCell(NativeCell):
