@@ -8,11 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+import torchrecurrent
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import seqmem
-from as_written import MODELS, Encoder
+from as_written import MODELS, Encoder, words
+from seqmem.cells import LSTM
+from seqmem.cells.torchrecurrent import TorchRecurrent
 from seqmem.cli.notebook.trace import DisplayedTrace
 from seqmem.randomness import ambient, generator
 from unrolled import differences, unroll
@@ -152,11 +156,10 @@ def test_tracing_and_tapping_change_nothing(name: str) -> None:
     def trained(look: bool) -> list[Tensor]:
         written, model = MODELS[name], made(name)
         model.train()
-        optimizer = torch.optim.SGD(model.parameters(), 0.1)
         loss = None
         with ambient(0, "training"):
             for _ in range(2):
-                optimizer.zero_grad()
+                model.zero_grad()
                 with seqmem.tap(model) if look else nullcontext() as tap:
                     loss = written.loss_fn(model, written.batch())
                     loss = loss["loss"] if isinstance(loss, dict) else loss.mean()
@@ -164,7 +167,9 @@ def test_tracing_and_tapping_change_nothing(name: str) -> None:
                 if look:
                     seqmem.trace(model, written.loss_fn, written.batch())
                     assert tap is not None
-                optimizer.step()
+                with torch.no_grad():  # an optimizer of torch's imports its compiler, which takes seconds
+                    for parameter in model.parameters():
+                        parameter -= 0.1 * parameter.grad
             assert all(module.training and not module._forward_hooks for module in model.modules())
             drawn = torch.rand(3)
         assert loss is not None
@@ -172,3 +177,370 @@ def test_tracing_and_tapping_change_nothing(name: str) -> None:
 
     for one, two in zip(trained(look=True), trained(look=False), strict=True):
         assert torch.equal(one, two)
+
+
+# In a loop of the user's own
+
+
+def test_a_tap_has_what_the_trace_has() -> None:
+    """Of the loss as it is, a mean over the batch, at the model's precision; also after an optimizer's step."""
+    written, model = MODELS["lstm cell in a loop"], made("lstm cell in a loop").eval()
+    exact = seqmem.trace(model, written.loss_fn, written.batch())
+    with seqmem.tap(model) as tap:
+        for _ in range(2):  # a forward pass begins anew
+            written.loss_fn(model, written.batch()).backward()
+        with torch.no_grad():
+            model(written.batch())
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(2)
+    for name, series in exact.norms["cell"].items():
+        np.testing.assert_allclose(tap.norms["cell"][name] * B, series, rtol=1e-4, err_msg=name)
+    assert tap.trace.dtype == "float32"
+    for reduction, times in (("mean", B), ("sum", 1)):
+        with seqmem.tap(model, reduction=reduction) as tap:
+            written.loss_fn(model, written.batch()).backward()
+        with seqmem.tap(model) as plain:
+            written.loss_fn(model, written.batch()).backward()
+        np.testing.assert_allclose(tap.norms["cell"]["cell"], plain.norms["cell"]["cell"] * times, rtol=1e-6)
+
+
+def test_calls_that_continue_each_other_are_one_sequence_and_others_are_not() -> None:
+    """A fused layer called a timestep at a time, and one that reads two sequences apart."""
+
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lstm = nn.LSTM(2, 3)
+
+        def forward(self, x: Tensor, stepwise: bool) -> Tensor:
+            if not stepwise:
+                return self.lstm(x)[0][-1].sum(-1) * self.lstm(x.flip(0)[2:])[0][-1].sum(-1)
+            state = None
+            for step in x:
+                output, state = self.lstm(step[None], state)
+            return output[-1].sum(-1)  # pyright: ignore[reportPossiblyUnboundVariable]
+
+    with ambient(0, "twice"):
+        model = Twice()
+    x = normal(7, B, 2)
+    apart = seqmem.trace(model, lambda model, x: model(x, stepwise=False), x)
+    assert {path: len(states["cell"]) for path, states in apart.norms.items()} == {"lstm": 7, "lstm#2": 5}
+    steps = seqmem.trace(model, lambda model, x: model(x, stepwise=True), x)
+    whole = seqmem.trace(model, lambda model, x: model.lstm(x)[0][-1].sum(-1), x)
+    for name, series in whole.norms["lstm"].items():
+        np.testing.assert_allclose(steps.norms["lstm"][name], series, rtol=1e-10, err_msg=name)
+
+
+def test_distance_counts_from_each_sequences_own_end() -> None:
+    """With packing, and where the user picks each last output by its length."""
+    with ambient(0, "own end"):
+        layer = nn.LSTM(2, 3)
+    x = normal(7, B, 2)
+
+    def packed(layer: nn.LSTM, x: Tensor) -> Tensor:
+        return layer(pack_padded_sequence(x, LENGTHS, enforce_sorted=False))[1][0][0].sin().sum(-1)
+
+    def picked(layer: nn.LSTM, x: Tensor) -> Tensor:
+        return layer(x)[0][LENGTHS - 1, torch.arange(B)].sin().sum(-1)
+
+    traces = [seqmem.trace(layer, loss_fn, x) for loss_fn in (packed, picked)]
+    for trace in traces:
+        part = trace.parts["LSTM"].trace
+        assert part.answered_at.tolist() == (LENGTHS - 1).tolist()
+        alone = [
+            seqmem.trace(layer, lambda m, x: m(x)[0][-1].sin().sum(-1), x[:n, b : b + 1]) for b, n in enumerate(LENGTHS)
+        ]
+        for b, one in enumerate(alone):
+            np.testing.assert_allclose(
+                part.back(part.norms["cell"])[: LENGTHS[b], b], one.norms["LSTM"]["cell"][::-1, 0], rtol=1e-10
+            )
+
+
+def test_modules_that_the_user_names() -> None:
+    """A cell of one's own in a loop, and a convolution, whose output's gradient autograd has, too."""
+
+    class Leaky(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Linear(2, 3)
+
+        def forward(self, x: Tensor, h: Tensor) -> Tensor:
+            return 0.5 * h + self.inner(x)
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.cell = nn.Conv1d(2, 2, 3, padding=1), Leaky()
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = torch.zeros(len(x), 3)
+            for step in self.conv(x).unbind(2):
+                h = self.cell(step, h)
+            return h.sum(1)
+
+    model, x = Model(), normal(B, 2, 6)
+    trace = seqmem.trace(model, lambda model, x: model(x), x, modules={"cell": None, "conv": "BCT"})
+    np.testing.assert_allclose(trace.norms["cell"]["output"], np.sqrt(3) * 0.5 ** np.arange(6)[::-1, None].repeat(B, 1))
+    by_w = model.cell.inner.weight.double().sum(0).norm().item()
+    np.testing.assert_allclose(trace.norms["conv"]["output"][:, 0], by_w * 0.5 ** np.arange(6)[::-1])
+    assert trace.decays()["cell"]["state"].half_life == pytest.approx(1)
+
+
+def test_seqmems_cells_and_torchrecurrents_inside_another_model() -> None:
+    """An lstm of seqmem's equals torch's layer of its weights; a cell of torchrecurrent's, read by hooks,
+    equals itself in seqmem's wrapper, which is computed again."""
+
+    class Around(nn.Module):
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inner(x)[0][-1].sin().sum(-1)
+
+    with ambient(0, "ours"):
+        ours, peephole = LSTM(2, 3, forget_bias=1.0), torchrecurrent.PeepholeLSTM(2, 3)
+        wrapped = TorchRecurrent(2, 3, kind="PeepholeLSTM")
+    wrapped.inner = peephole.cells[0]
+    x = normal(6, B, 2)
+    for one, other in ((ours, ours.fused), (peephole, wrapped)):
+        traces = [seqmem.trace(Around(inner), lambda m, x: m(x), x) for inner in (one, other)]
+        (first,), (second,) = (trace.norms.values() for trace in traces)
+        for name in ("hidden", "cell"):
+            np.testing.assert_allclose(first[name], second[name], rtol=1e-10, err_msg=name)
+
+
+# What cannot be traced
+
+
+class Small(nn.Module):
+    """With places to break: ``change`` gets each new state, ``last`` the output."""
+
+    def __init__(self, change: Callable[..., Any] = lambda h: h, last: Callable[..., Any] = lambda out: out) -> None:
+        super().__init__()
+        self.cell, self.out = nn.GRUCell(2, 3), nn.Linear(3, 1)
+        self.change, self.last = change, last
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.zeros(x.shape[1], 3, device=x.device)
+        for step in x:
+            h = self.change(self.cell(step[: len(h)], h))
+        return self.last(self.out(h)[:, 0])
+
+
+def again(model: nn.Module, x: Tensor) -> Tensor:
+    loss = model(x).sum()
+    loss.backward()
+    return loss
+
+
+def penalised(model: nn.Module, x: Tensor) -> Tensor:
+    loss = model(x)
+    (slope,) = torch.autograd.grad(loss.sum(), [model.cell.weight_hh], create_graph=True)
+    return loss + slope.square().sum()
+
+
+def on_two_devices(model: nn.Module, x: Tensor) -> Tensor:
+    """In torch's words; a tensor on its meta device would import its compiler."""
+    raise RuntimeError("Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu!")
+
+
+BATCH = normal(5, B, 2)
+OTHER = Small()
+
+
+class Unpickled(Small):
+    def __deepcopy__(self, memo: Any) -> "Unpickled":
+        raise RuntimeError("only once")
+
+
+BAD: dict[str, tuple[Callable[[], Any], Any, dict[str, Any], str]] = {
+    "nothing recurrent": (lambda: nn.Sequential(nn.Linear(2, 2)), None, {}, "nothing recurrent.*modules=\\['0'\\]"),
+    "no module": (lambda: 3, None, {}, "model is int, no torch.nn.Module"),
+    "no function": (Small, 3, {}, "loss_fn is int: give a function"),
+    "no loss": (Small, lambda *_: "2.5", {}, "returned str, no loss"),
+    "a prediction": (Small, lambda model, x: model(x).long(), {}, "int64, which has no gradient"),
+    "a loss of another shape": (Small, lambda model, x: model(x)[:, None, None] + x.sum(), {}, "shape \\[3, 1, 1\\]"),
+    "losses of other sequences": (Small, lambda model, x: model(x).repeat(2), {}, "6 losses, and the batch has 3"),
+    "without a gradient": (Small, lambda model, x: model(x).detach(), {}, "does not depend on the model"),
+    "under no_grad": (Small, torch.no_grad()(lambda model, x: model(x)), {}, "does not depend on the model"),
+    "of another model": (Small, lambda _, x: OTHER(x), {}, "loss_fn must use the model that it is given"),
+    "two devices": (Small, on_two_devices, {}, "move the batch to the model's"),
+    "in place": (lambda: Small(lambda h: h.mul_(0.5)), lambda model, x: model(x), {}, "changed in place"),
+    "in place, unseen": (lambda: Small(lambda h: h.add_(0.5)), lambda model, x: model(x), {}, "changed in place"),
+    "data": (lambda: Small(lambda h: (h.data.mul_(0.5), h)[1]), lambda model, x: model(x), {}, "off by"),
+    "backward inside": (Small, again, {}, "differentiates by itself|must not call backward"),
+    "double backward": (Small, penalised, {}, "differentiates by itself"),
+    "fewer sequences": (lambda: Small(lambda h: h[:-1]), lambda model, x: model(x).sum(), {}, "fewer sequences"),
+    "of= of one number": (Small, lambda model, x: model(x).mean(), {"of": 3}, "cannot be told apart"),
+    "of= beyond": (Small, lambda model, x: model(x)[None].repeat(2, 1), {"of": 2}, "timesteps 0 to 1"),
+    "of= nothing": (Small, lambda model, x: model(x), {"of": "first"}, "must be 'last', 'all' or the number"),
+    "of= unknown": (Small, lambda model, x: {"a": model(x), "b": model(x)}, {"of": "c"}, "one of 'a', 'b'"),
+    "time or batch": (Small, lambda model, x: model(x)[None].repeat(B, 1), {}, "of which either may be time"),
+    "no such module": (Small, lambda model, x: model(x), {"modules": ["cel"]}, "Did you mean 'cell'"),
+    "no axes": (Small, lambda model, x: model(x), {"modules": {"cell": "BXT"}}, "a letter for each axis"),
+    "no copy": (Unpickled, lambda model, x: model(x), {}, "cannot be copied .*seqmem.tap"),
+    "dtype": (Small, lambda model, x: model(x), {"dtype": torch.float16}, "must be torch.float64 or torch.float32"),
+    "float32 inside": (
+        lambda: Small(last=lambda out: out @ torch.ones(3, 3, dtype=torch.float32)), lambda model, x: model(x), {},
+        r"test_trace_any.py:\d+: the copy computes in float64.*dtype=torch.float32",
+    ),
+    "torch.no_grad in the model": (
+        lambda: Small(torch.no_grad()(lambda h: h.clone())), lambda model, x: model(x), {},
+        r"cell: the loss does not depend on it",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_cannot_be_traced_is_one_line(name: str) -> None:
+    """It says what, where and what instead, and leaves the model as it was."""
+    make, loss_fn, options, message = BAD[name]
+    model = make()
+    before = (
+        None if not isinstance(model, nn.Module) else {key: value.clone() for key, value in model.state_dict().items()}
+    )
+    generator_state, default = torch.get_rng_state(), torch.get_default_dtype()
+    with pytest.raises(ValueError, match=message) as error:
+        seqmem.trace(model, loss_fn or (lambda model, x: model(x)), BATCH, **options)
+    assert "\n" not in str(error.value)
+    assert torch.equal(torch.get_rng_state(), generator_state)
+    assert torch.get_default_dtype() == default
+    assert torch.is_grad_enabled()
+    if before is not None:
+        for key, value in model.state_dict().items():
+            assert torch.equal(value, before[key])
+        assert all(parameter.grad is None and parameter.dtype == torch.float32 for parameter in model.parameters())
+        assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_a_tap_says_what_it_cannot_tell() -> None:
+    """And never disturbs the training for it: the error comes when the numbers are read."""
+    model = Small()
+
+    def read(*, message: str, change: Callable[[], Any], build: Callable[[], nn.Module] = lambda: model) -> None:
+        tapped = build()
+        with seqmem.tap(tapped) as tap:
+            change_with[0] = tapped
+            change()
+        with pytest.raises(ValueError, match=message):
+            _ = tap.norms
+        assert not any(module._forward_hooks for module in tapped.modules())
+
+    change_with: list[Any] = [None]
+
+    def twice() -> None:
+        loss = change_with[0](BATCH).sum()
+        loss.backward(retain_graph=True)
+        loss.backward()
+
+    def graph() -> None:
+        torch.autograd.grad(change_with[0](BATCH).sum(), [*change_with[0].parameters()], create_graph=True)
+
+    def unseen() -> None:
+        with torch.no_grad():
+            change_with[0](BATCH)
+
+    read(change=twice, message="two backward passes")
+    read(change=graph, message="create_graph=True")
+    read(change=unseen, message=r"ran under torch.no_grad\(\)")
+    read(change=lambda: None, message="none of the modules that can be traced was called|does not call it")
+    read(change=lambda: change_with[0](BATCH), message="no backward pass has come through it")
+    read(
+        build=lambda: nn.LSTM(2, 3, 2, dropout=0.5), change=lambda: change_with[0](BATCH)[0].sum().backward(),
+        message="dropout=0.5 between its layers draws a mask",
+    )  # fmt: skip
+    read(
+        build=lambda: Small().requires_grad_(False),
+        change=lambda: change_with[0](BATCH),
+        message="weights nor what enters",
+    )
+    read(build=lambda: Small(lambda h: h.add_(1.0)), change=lambda: change_with[0](BATCH).sum().backward(),
+         message="changed in place")  # fmt: skip
+
+
+def test_one_tap_at_a_module() -> None:
+    model = Small()
+    with seqmem.tap(model), pytest.raises(ValueError, match="'cell' is in use by another tap"), seqmem.tap(model):
+        pass
+    with seqmem.tap(model) as tap:
+        model(BATCH).sum().backward()
+    assert list(tap.norms) == ["cell"]
+    with pytest.raises(RuntimeError, match="in the loop"), seqmem.tap(model):
+        raise RuntimeError("in the loop")
+    with seqmem.tap(model):
+        pass
+    compiled = Small()
+    compiled._compiled_call_impl = compiled._call_impl  # as Module.compile() does
+    with pytest.raises(ValueError, match="compiled, and calls no hooks"):
+        seqmem.tap(compiled)
+
+
+def test_gradients_are_recorded_whatever_is_around() -> None:
+    """Under ``no_grad`` and inference mode, with a batch that was made there, and of a compiled model."""
+    model = Small()
+    expected = seqmem.trace(model, lambda model, x: model(x), BATCH).norms["cell"]["hidden"]
+    with torch.no_grad():
+        under = seqmem.trace(model, lambda model, x: model(x), BATCH)
+    with torch.inference_mode():
+        inside = seqmem.trace(model, lambda model, x: model(x), BATCH * 1)
+    model._compiled_call_impl = lambda *_: 0 / 0
+    compiled = seqmem.trace(model, lambda model, x: model(x), BATCH)
+    for trace in (under, inside, compiled):
+        assert np.array_equal(trace.norms["cell"]["hidden"], expected)
+
+
+def test_losses_in_every_form_give_one_trace() -> None:
+    """Each sequence's own loss: [B], [T, B], [B, T], a mean or a sum, one of several; a note where none is said."""
+    model = made("language model, tied")
+    text = MODELS["language model, tied"].batch()
+
+    def losses(model: nn.Module, batch: Tensor) -> Tensor:
+        return F.cross_entropy(model(batch[:-1]).permute(1, 2, 0), batch[1:].T, reduction="none")
+
+    expected = seqmem.trace(model, lambda m, x: losses(m, x)[:, -1], text)
+    forms: dict[Any, Callable[[Any, Any], Any]] = {
+        None: losses,
+        "last": lambda m, x: losses(m, x).T,
+        4: losses,
+        ("next", "last"): lambda m, x: {"next": (all_of_them := losses(m, x)), "first": all_of_them[:, 0]},
+        (1, 4): lambda m, x: ((all_of_them := losses(m, x))[:, 0], all_of_them),
+    }
+    for of, form in forms.items():
+        trace = seqmem.trace(model, form, text, of=of)
+        np.testing.assert_allclose(trace.norms["rnn.l0"]["cell"], expected.norms["rnn.l0"]["cell"], rtol=1e-12)
+        np.testing.assert_allclose(trace.losses, expected.losses)
+        assert not trace.notes
+    for form, note in (
+        (lambda m, x: losses(m, x)[:, -1].mean(), False),
+        (lambda m, x: losses(m, x)[:, -1].sum(), False),
+        (lambda m, x: F.cross_entropy(m(x[:-1])[-1], x[-1]), False),
+        (lambda m, x: losses(m, x)[:, -1].mean() + 0.0 * m.decoder.weight.square().sum(), True),
+    ):
+        trace = seqmem.trace(model, form, text)
+        times = B if note else 1
+        got = trace.norms["rnn.l0"]["cell"] * times
+        np.testing.assert_allclose(got, expected.norms["rnn.l0"]["cell"], rtol=1e-12)
+        assert ["not by its last operation" in one for one in trace.notes] == [True] * note
+    said = seqmem.trace(model, lambda m, x: losses(m, x)[:, -1].mean() * 1.0, text, reduction="mean")
+    np.testing.assert_allclose(said.norms["rnn.l0"]["cell"], expected.norms["rnn.l0"]["cell"], rtol=1e-12)
+    everywhere = seqmem.trace(model, losses, text, of="all")
+    assert "no decay can be seen" in everywhere.notes[0]
+    padded = seqmem.trace(model, lambda m, x: losses(m, x) * (torch.arange(5) < torch.tensor([[3], [5], [4]])), text)
+    assert padded.parts["rnn.l1"].trace.answered_at.tolist() == [2, 4, 3]
+
+
+def test_a_trace_shows_itself() -> None:
+    """A strip for each layer with its numbers, what to know, and what was left out; HTML in a notebook; a plot."""
+    model = made("language model, tied")
+    text = words(40, B, stream="long")
+    trace = seqmem.trace(model, lambda m, x: F.cross_entropy(m(x[:-1])[-1], x[-1], reduction="none"), text)
+    lines = repr(trace).splitlines()
+    assert lines[0] == "trace  each sequence's loss · 3 sequences, float64"
+    assert lines[1].split() == ["arrives", "half-life", "horizon", "first", "answer"]
+    assert [line.split()[0] for line in lines[2:4]] == ["rnn.l0", "rnn.l1"]
+    decay = trace.decays()["rnn.l0"]["state"]
+    assert f"{decay.half_life:.3g}" in lines[2].split()
+    assert "<pre" in trace._repr_html_()
+    assert "rnn.l1" in trace._repr_html_()

@@ -38,6 +38,8 @@ class Call(ABC):
 
     def __init__(self, watched: Mapping[str, Tensor], begins: Sequence[Tensor], sequences: int) -> None:
         self.sequences = sequences
+        self.returned: Any = None
+        """What the module's caller gets instead; None: what the module returned."""
         self.gradients: dict[str, Tensor] = {}
         self.watched = dict(watched)
         self.begins = list(begins)

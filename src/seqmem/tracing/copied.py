@@ -47,9 +47,8 @@ def trace_model(
         )
     if dtype not in (torch.float64, torch.float32):
         raise TraceError(f"dtype={dtype}: must be torch.float64 or torch.float32")
-    twin = _copy(model, dtype)
-    with Tap(twin, modules, kept=False) as tap, undisturbed(), _computing_in(dtype):
-        with _explained(dtype):
+    with undisturbed(), _computing_in(dtype), Tap(twin := _copy(model, dtype), modules, kept=False) as tap:
+        with _explained(dtype, tap):
             returned = loss_fn(twin, _converted(batch, dtype))
         if tap.arrived:
             raise TraceError(
@@ -57,8 +56,9 @@ def trace_model(
                 "is not traced: return the loss alone"
             )
         chosen = propagated(returned, of, tap.sequences(), reduction)
-        with _explained(dtype):
+        with _explained(dtype, tap):
             chosen.total.backward()
+        tap.arrived = True
         parts, untraced = tap.parts()
     if not parts:
         raise TraceError(_nothing(untraced, tap))
@@ -217,7 +217,7 @@ def _computing_in(dtype: torch.dtype) -> Iterator[None]:
 
 
 @contextmanager
-def _explained(dtype: torch.dtype) -> Iterator[None]:
+def _explained(dtype: torch.dtype, tap: Tap) -> Iterator[None]:
     """In one line: errors of the user's code that come from the copy's dtype, from two devices or from changes in
     place."""
     try:
@@ -240,6 +240,8 @@ def _explained(dtype: torch.dtype) -> Iterator[None]:
                 f"{where}the copy computes in float64, and the model or loss_fn makes something in another dtype: take "
                 f"it from what is there (x.new_zeros(...), .to(x.dtype)), or trace with dtype=torch.float32: {text}"
             )
+            if not tap.called:  # the model itself, in float32
+                line += " (loss_fn must use the model that it is given, a copy)"
         else:
             raise
         raise TraceError(line) from error

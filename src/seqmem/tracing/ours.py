@@ -43,9 +43,13 @@ class WalkCall(Call):
 
     def __init__(self, module: Cell | Model, given: Tensor, state: Any, output: Any, at: slice | None) -> None:
         outputs, final = output
+        # The final state may be an earlier tensor of the outputs' graph, so that a hook would count what comes through
+        # the outputs, too: the caller gets a view of it, and the view gets the hook.
+        final = map_leaves(lambda leaf: leaf.view_as(leaf), final)
         self._ends = {f"{name}/{i}": (name, i) for name in final for i in range(len(tensors(final[name])))}
         ends = {key: tensors(final[name])[i] for key, (name, i) in self._ends.items()}
         super().__init__({OUTPUT: outputs, **ends}, (), given.shape[1])
+        self.returned = outputs, final
         self._module, self._given, self._at = module, given.detach(), at
         self._state = None if state is None else map_leaves(Tensor.detach, state)
 

@@ -51,6 +51,12 @@ class Tap:
     """
 
     def __init__(self, model: nn.Module, modules: Modules = (), *, kept: bool = True) -> None:
+        compiled = next((path for path, module in model.named_modules() if _is_compiled(module)), None)
+        if compiled is not None:
+            name = f"'{compiled}'" if compiled else "the model"
+            raise TraceError(
+                f"{name} is compiled, and calls no hooks: give what it was before torch.compile or torch.jit"
+            )
         self._modules = dict(_traceable(model, [_named(model, modules), *READERS]))
         if not self._modules:
             raise TraceError(_nothing_recurrent(model))
@@ -100,22 +106,23 @@ class Tap:
             if _in_use.get(module) is self:
                 del _in_use[module]
 
-    def _hook(self, path: str, reader: Reader) -> Callable[..., None]:
-        def called(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> None:
+    def _hook(self, path: str, reader: Reader) -> Callable[..., Any]:
+        def called(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> Any:
             if _in_backward():  # a checkpoint computes again what has been recorded
-                return
+                return None
             if not torch.is_grad_enabled():
                 self._reasons.setdefault(path, _NO_GRAD)
-                return
+                return None
             if self.arrived:
                 self._start()
             try:
                 call = reader.call(module, args, kwargs, output, self._keep if self._copies else Tensor.detach)
             except Untraceable as error:
                 self._reasons[path] = str(error)
-                return
+                return None
             self._reasons.pop(path, None) if self._reasons.get(path) == _NO_GRAD else None
             self._watch(path, call)
+            return call.returned
 
         return called
 
@@ -186,13 +193,15 @@ class Tap:
             for number, calls in enumerate(chains, start=1):
                 name = path if number == 1 else f"{path}#{number}"
                 if not any(call.gradients for call in calls):
-                    untraced[name] = _UNREACHED if self.arrived else _NO_BACKWARD
-                    continue
-                try:
-                    found = calls[0].parts(calls)
-                except Untraceable as error:
-                    untraced[name] = str(error)
-                    continue
+                    reason = _UNREACHED if self.arrived else _NO_BACKWARD
+                    found = {}
+                else:
+                    try:
+                        reason, found = "", calls[0].parts(calls)
+                    except Untraceable as error:
+                        reason, found = str(error), {}
+                if reason and untraced.get(path) != reason:  # the same of many calls is told once
+                    untraced[name] = reason
                 parts |= {f"{name}{suffix}": part for suffix, part in found.items()}
             if not chains and path not in untraced:
                 untraced[path] = NOT_CALLED
@@ -245,6 +254,11 @@ def _named(model: nn.Module, modules: Modules) -> NamedReader:
                 f"modules={{{path!r}: {given!r}}}: must be a letter for each axis, T time, B batch, C other, as 'BTC'"
             )
     return NamedReader({known[path]: (path, given) for path, given in axes.items()})
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    script = isinstance(module, torch.jit.ScriptModule)
+    return script or type(module).__name__ == "OptimizedModule" or module._compiled_call_impl is not None  # noqa: SLF001
 
 
 def _nothing_recurrent(model: nn.Module) -> str:
