@@ -29,6 +29,7 @@ VERBS = {
     "sweep": "sweep status DIR: which runs of a sweep are finished, running, failed",
     "reproduce": "a finished run once more: are its numbers the same?",
     "verify": "are the files of finished runs what the runs wrote?",
+    "trace": "the gradient at every timestep of a PyTorch model of your own: script.py:make",
     "check": "does a cell or a model of your own keep what training and measuring rely on?",
     "export": "a run's weights as a state dict, its step as ONNX",
     "list": "the cells, tasks, models, probes, optimizers and experiments there are",

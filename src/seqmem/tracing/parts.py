@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 from numpy import ndarray
 
-from ..decay import INPUT, Decay, Trace
+from ..decay import INPUT, Decay, Trace, profile
 
 OUTPUT = "output"
 """Name of what a position hands on, beside what it stores (attention's keys and values)."""
@@ -96,6 +96,10 @@ class ModelTrace:
         """Path -> state name -> [T B]: ``trace.norms["encoder.lstm"]["cell"]``. The states are ``hidden``, ``cell``
         and ``input``; of attention ``key``, ``value`` and ``output``."""
         return {path: dict(part.norms) for path, part in self.parts.items()}
+
+    def profiles(self) -> dict[str, ndarray]:
+        """Path -> ``decay.profile`` of all its states together: log10, from the first timestep to one step back."""
+        return {path: profile(part.trace.state, part.trace.answered_at) for path, part in self.parts.items()}
 
     def decays(self) -> dict[str, dict[str, Decay]]:
         """Path -> ``state`` (all states together) and each state -> how its gradient decays on its way back."""

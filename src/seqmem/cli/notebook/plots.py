@@ -1,7 +1,7 @@
 """Runs, readings and reports drawn, in the report's style. A plot shows itself, and writes a file when asked to."""
 
 from base64 import b64encode
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from html import escape
 from pathlib import Path
@@ -12,7 +12,6 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from ...decay import profile
 from ...report import figures, statistics
 from ...report.collect import Collection
 from ...report.figures import score as score_figure
@@ -23,11 +22,12 @@ from ...report.figures.base import TaskRuns, Traces, colours
 from ...report.figures.curves import Measure
 from ...report.figures.marks import finite, legend
 from ...report.figures.output import Drawn, render
+from ...report.figures.traced import draw as draw_trace
 from ...report.levels import by_length, levels
 from ...report.wording import clean, file_name
 from ...runs.files import RunError
 from ...runs.summary import Summary
-from ...tracing.parts import ModelTrace, Part
+from ...tracing.parts import ModelTrace
 from ..config.errors import ConfigError, nearest
 from ..terminal.reader.views import Scene
 from .errors import front_door
@@ -180,32 +180,12 @@ def _draw_gradient(axes: Any, run: Summary, colour: str, *, both: bool) -> None:
 
 def of_trace(trace: ModelTrace) -> DisplayedPlot:
     """The gradient by timesteps back from the answer, a line for each layer; at most ``MOST`` of them."""
-    shown = dict(list(trace.parts.items())[:MOST])
+    profiles = dict(list(trace.profiles().items())[:MOST])
     decays = trace.decays()
-    words = "; ".join(f"{path}: {decays[path]['state'].in_words()}" for path in shown)
-    more = len(trace.parts) - len(shown)
-    return DisplayedPlot(
-        lambda: _draw_trace(shown),
-        f"Gradient of {clean(trace.of)}, by timesteps back. {clean(words, 400)}{f'; {more} more' if more else ''}.",
-    )
-
-
-def _draw_trace(parts: Mapping[str, Part]) -> Figure:
-    figure, ((axes,),) = new_figure(style.WIDE, 260)
-    for number, part in enumerate(parts.values()):
-        colour, _ = style.paint(number)
-        back = profile(part.trace.state, part.trace.answered_at)[::-1]
-        axes.plot(np.arange(1, len(back) + 1), np.where(np.isfinite(back), back, np.nan), color=colour, lw=1.8)
-    axes.set_xlabel("timesteps back from the answer")
-    axes.set_ylabel("gradient, of that one step back")
-    axes.set_xlim(left=0)
-    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
-    axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
-    axes.yaxis.set_major_formatter(FuncFormatter(power_of_ten))
-    low, high = axes.get_ylim()
-    axes.set_ylim(max(min(low, -3.3), -30.3), min(max(high, 0.3), 4.3))
-    legend(figure, [(clean(path, 60), number) for number, path in enumerate(parts)])
-    return figure
+    words = "; ".join(f"{path}: {decays[path]['state'].in_words()}" for path in profiles)
+    more = len(trace.parts) - len(profiles)
+    alt = f"Gradient of {clean(trace.of)}, by timesteps back. {clean(words, 400)}{f'; {more} more' if more else ''}."
+    return DisplayedPlot(lambda: draw_trace(profiles), alt)
 
 
 # Readings

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rich.text import Text
 
+from ..terminal.html import as_html, html_console, preformatted
 from ..terminal.live import Display, RunInfo
-from .html import as_html, html_console, preformatted
 
 if TYPE_CHECKING:
     import seqmem.measurement

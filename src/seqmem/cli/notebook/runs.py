@@ -12,11 +12,12 @@ from ...runs.directory import RunDirectory
 from ...runs.files import RunError
 from ...runs.summary import Summary, read
 from ..terminal.console import Console
+from ..terminal.html import as_html, html_console
 from ..terminal.pages import page, verdict
 from ..terminal.words import here
 from ..verbs.show import lines
 from .errors import front_door
-from .html import Displayed, as_html, as_text, html_console, text_console
+from .html import Displayed, as_text, text_console
 
 if TYPE_CHECKING:
     from .plots import DisplayedPlot

@@ -1,12 +1,11 @@
 """What every layer of a model received, as lines: a strip for each, on one scale, and what their gradients do."""
 
-from collections.abc import Sequence
-from math import isnan
+from math import isinf, isnan
 
 from rich.console import Console
 from rich.text import Text
 
-from ...decay import NUMBERS, profile
+from ...decay import NUMBERS
 from ...tracing.parts import ModelTrace
 from .pages import WIDEST
 from .strip import columns, fitted, heat_strip, legend, marks, packed
@@ -20,7 +19,7 @@ def lines(trace: ModelTrace, console: Console) -> list[Text]:
     """A table of all layers, then what to know about them."""
     signs, width = marks(console), min(console.width, WIDEST)
     head = Text.assemble(("trace", "bold"), "  ", (f"{trace.of} {signs.dot} {_sizes(trace)}", "dim"))
-    return [head, *_table(trace, console), *_words(trace, width), *_notes(trace, width)]
+    return [head, *_table(trace, console), *_verdicts(trace, width), *_notes(trace, width)]
 
 
 def _sizes(trace: ModelTrace) -> str:
@@ -31,7 +30,7 @@ def _sizes(trace: ModelTrace) -> str:
 
 def _table(trace: ModelTrace, console: Console) -> list[Text]:
     signs, width = marks(console), min(console.width, WIDEST)
-    profiles = {path: profile(part.trace.state, part.trace.answered_at) for path, part in trace.parts.items()}
+    profiles = trace.profiles()
     heads = [Text(""), *(Text(NUMBERS[name].short, "dim") for name in _NUMBERS)]
     rows = []
     for path, decays in trace.decays().items():
@@ -51,22 +50,29 @@ def _table(trace: ModelTrace, console: Console) -> list[Text]:
     return [*beside, Text.assemble(" " * max(0, left + 3 - max(0, key.cell_len - room)), key)]
 
 
-def _words(trace: ModelTrace, width: int) -> list[Text]:
-    """The shape of a curve that no straight line describes: it has no half-life."""
-    told = []
-    for path, decays in trace.decays().items():
-        numbers, words = decays["state"].numbers(), decays["state"].in_words()
-        if words and isnan(numbers["half_life"]):
-            told += packed([Text.assemble((f"{path}: ", "bold"), words)], width)
-    return told
-
-
 def _notes(trace: ModelTrace, width: int) -> list[Text]:
     wrapped = [Text(f"note: {note}", "yellow") for note in trace.notes]
     wrapped += [Text(f"not traced: {path}: {reason}", "yellow") for path, reason in trace.untraced.items()]
     return [line for text in wrapped for line in packed([text], width)]
 
 
-def verdicts(trace: ModelTrace) -> Sequence[str]:
-    """One sentence for each layer."""
-    return [f"{path}: {decays['state'].in_words() or 'too short to tell'}" for path, decays in trace.decays().items()]
+def _verdicts(trace: ModelTrace, width: int) -> list[Text]:
+    """A sentence for each layer: what its gradient does, and how far back it is of any use. Of many layers for those that
+    no straight line describes: they have no half-life in the table."""
+    said = []
+    for path, decays in trace.decays().items():
+        decay, steps = decays["state"], int(trace.parts[path].trace.answered_at.max()) + 1
+        if len(trace.parts) > _FEW and not isnan(decay.half_life):
+            continue
+        if isnan(decay.horizon):
+            reach = "no gradient crosses a timestep"
+        elif isinf(decay.horizon):
+            reach = f"a thousandth or more of it at each of {steps} timesteps"
+        else:
+            reach = f"less than a thousandth of it from {decay.horizon:.0f} of {steps} timesteps back on"
+        shape = decay.in_words() or "too short to tell"
+        said += packed([Text.assemble((f"{path}: ", "bold"), f"{shape}; {reach}")], width)
+    return said
+
+
+_FEW = 4
