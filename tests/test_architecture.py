@@ -73,6 +73,7 @@ LAW: dict[str, set[str]] = {
         ),
         "measurement",
         "solved",
+        "tracing",
     },
     "report": {"report", "runs", "cores", "decay", "measurement", "metrics", "solved"},
     "playground": {"playground", "printable", "reading", *CORE},

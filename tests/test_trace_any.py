@@ -19,6 +19,7 @@ from seqmem.cells import LSTM
 from seqmem.cells.torchrecurrent import TorchRecurrent
 from seqmem.cli.notebook.trace import DisplayedTrace
 from seqmem.randomness import ambient, generator
+from seqmem.tracing.losses import Reduction
 from unrolled import differences, unroll
 
 B = 3
@@ -169,7 +170,7 @@ def test_tracing_and_tapping_change_nothing(name: str) -> None:
                     assert tap is not None
                 with torch.no_grad():  # an optimizer of torch's imports its compiler, which takes seconds
                     for parameter in model.parameters():
-                        parameter -= 0.1 * parameter.grad
+                        parameter -= 0.1 * torch.as_tensor(parameter.grad)
             assert all(module.training and not module._forward_hooks for module in model.modules())
             drawn = torch.rand(3)
         assert loss is not None
@@ -197,7 +198,8 @@ def test_a_tap_has_what_the_trace_has() -> None:
     for name, series in exact.norms["cell"].items():
         np.testing.assert_allclose(tap.norms["cell"][name] * B, series, rtol=1e-4, err_msg=name)
     assert tap.trace.dtype == "float32"
-    for reduction, times in (("mean", B), ("sum", 1)):
+    reductions: list[tuple[Reduction, int]] = [("mean", B), ("sum", 1)]
+    for reduction, times in reductions:
         with seqmem.tap(model, reduction=reduction) as tap:
             written.loss_fn(model, written.batch()).backward()
         with seqmem.tap(model) as plain:
@@ -335,7 +337,7 @@ def again(model: nn.Module, x: Tensor) -> Tensor:
     return loss
 
 
-def penalised(model: nn.Module, x: Tensor) -> Tensor:
+def penalised(model: Any, x: Tensor) -> Tensor:
     loss = model(x)
     (slope,) = torch.autograd.grad(loss.sum(), [model.cell.weight_hh], create_graph=True)
     return loss + slope.square().sum()
@@ -357,8 +359,6 @@ class Unpickled(Small):
 
 BAD: dict[str, tuple[Callable[[], Any], Any, dict[str, Any], str]] = {
     "nothing recurrent": (lambda: nn.Sequential(nn.Linear(2, 2)), None, {}, "nothing recurrent.*modules=\\['0'\\]"),
-    "no module": (lambda: 3, None, {}, "model is int, no torch.nn.Module"),
-    "no function": (Small, 3, {}, "loss_fn is int: give a function"),
     "no loss": (Small, lambda *_: "2.5", {}, "returned str, no loss"),
     "a prediction": (Small, lambda model, x: model(x).long(), {}, "int64, which has no gradient"),
     "a loss of another shape": (Small, lambda model, x: model(x)[:, None, None] + x.sum(), {}, "shape \\[3, 1, 1\\]"),
@@ -510,6 +510,8 @@ def test_losses_in_every_form_give_one_trace() -> None:
     for of, form in forms.items():
         trace = seqmem.trace(model, form, text, of=of)
         np.testing.assert_allclose(trace.norms["rnn.l0"]["cell"], expected.norms["rnn.l0"]["cell"], rtol=1e-12)
+        assert trace.losses is not None
+        assert expected.losses is not None
         np.testing.assert_allclose(trace.losses, expected.losses)
         assert not trace.notes
     for form, note in (

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from . import cells as cells
     from . import nn as nn
     from . import tasks as tasks
+    from .cli.notebook.log import log as log
     from .cli.notebook.read import read as read
     from .cli.notebook.report import report as report
     from .cli.notebook.show import show as show
@@ -45,6 +46,7 @@ _MODULES = {
     "show": "cli.notebook.show",
     "read": "cli.notebook.read",
     "report": "cli.notebook.report",
+    "log": "cli.notebook.log",
     "tap": "cli.notebook.tap",
     "trace": "cli.notebook.trace",
     "SequenceModel": "models.recurrent",
@@ -53,8 +55,8 @@ _MODULES = {
     "gradient_trace": "probes.gradient",
 }
 __all__ = [
-    "RunDirectory", "RunError", "SequenceModel", "cells", "gradient_trace", "nn", "read", "report", "show", "tap",
-    "tasks", "trace", "train",
+    "RunDirectory", "RunError", "SequenceModel", "cells", "gradient_trace", "log", "nn", "read", "report", "show",
+    "tap", "tasks", "trace", "train",
 ]  # fmt: skip
 
 

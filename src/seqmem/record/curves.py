@@ -3,11 +3,12 @@
 Axes: T time, B batch, K timesteps back from the answer.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import inf
+from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from numpy import ndarray
 
 from ..decay import mean_by_distance, one_step_back
@@ -16,7 +17,6 @@ from ..probes.base import Probe
 from . import tags
 from .events import EventFile
 from .tags import FLOOR
-from .traces import TraceFile
 
 MOST_POINTS = 256
 """Points of a curve in TensorBoard; longer ones are thinned evenly. Files have them all."""
@@ -49,7 +49,24 @@ def draw_percentiles(events: EventFile, probe: Probe, measurement: Measurement) 
     _write_thinned(events, rows)
 
 
-def draw_heatmap(events: EventFile, probe: Probe, traces: TraceFile, step: int) -> None:
+@runtime_checkable
+class Traces(Protocol):
+    """Measurements of a probe, from a file or not."""
+
+    @property
+    def steps(self) -> Sequence[int]: ...
+
+    def read(self, places: Iterable[int]) -> Iterator[Measurement]: ...
+
+
+@runtime_checkable
+class Pictures(Protocol):
+    """What shows an image [height width 3]."""
+
+    def image(self, tag: str, pixels: UInt8[ndarray, "height width *rgb"], step: int) -> None: ...
+
+
+def draw_heatmap(events: Pictures, probe: Probe, traces: Traces, step: int) -> None:
     """The main series over all of training so far, relative to one step back from the answer."""
     from .pictures.heatmap import heatmap, visible  # Pillow is not needed before the first step
 

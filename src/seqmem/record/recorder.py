@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from ..evaluate import Evaluation
-from ..measurement import Measurement, Scalars
+from ..measurement import Measurement
 from ..probes.base import Probe
 from ..runs.checksums import write_checksums
 from ..runs.directory import RunDirectory
@@ -43,7 +43,8 @@ from ..tasks.base import Task
 from ..training.plan import Diverged, Result
 from .curves import draw_curves, draw_heatmap, draw_percentiles
 from .events import EventFile, GrowingFile, Hparam
-from .tags import describe, drawn_numbers, group, results
+from .numbers import as_points, in_table, parts_as_points
+from .tags import describe, results
 from .texts import answers, code_block, error_text, summary_table
 from .traces import TraceFile, counts
 
@@ -243,8 +244,8 @@ class Recorder:
         log = self._opened()
         self._row("trace", step, {probe.name: measurement.scalars})
         timesteps = measurement.timesteps or self.facts.seq_len
-        drawn = _plotted(probe, measurement.scalars, timesteps)
-        parts = _drawn_parts(probe, measurement.scalars, timesteps)
+        drawn = as_points(probe, measurement.scalars, timesteps)
+        parts = parts_as_points(probe, measurement.scalars, timesteps)
         log.events.scalars(step, {f"{probe.name}/{name}": value for name, value in drawn} | dict(parts))
         with self._writing():
             if measurement.series:
@@ -288,7 +289,7 @@ class Recorder:
         for probe in self.probes:
             with self._writing():
                 timesteps = self._draw_end(step, probe) or self.facts.seq_len
-            numbers |= dict(_drawn(probe, result.probes.get(probe.name, {}).get("end", {}), timesteps))
+            numbers |= dict(in_table(probe, result.probes.get(probe.name, {}).get("end", {}), timesteps))
         numbers["steps_to_solve"] = result.steps_to_solve if result.steps_to_solve is not None else step
         events.scalars(step, {f"result/{name}": float(value) for name, value in numbers.items()})
         summary = self._summary(step, result, log.spent())
@@ -336,8 +337,7 @@ class Recorder:
             raise RunError(f"cannot write to {where}: {reason}; what was saved before is safe") from error
 
     def _row(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
-        row = plain_json({"kind": kind, "step": step, **values})
-        self._opened().metrics.write((json.dumps(row, allow_nan=False) + "\n").encode())
+        self._opened().metrics.write(metrics_row(kind, step, values))
 
     def _summary(self, step: int, result: Result, seconds: float) -> dict[str, Any]:
         """``result.json``."""
@@ -360,6 +360,12 @@ class Recorder:
                 "seqmem": version("seqmem"),
             },
         }
+
+
+def metrics_row(kind: str, step: int, values: Mapping[str, Any]) -> bytes:
+    """A line of ``metrics.jsonl``."""
+    row = plain_json({"kind": kind, "step": step, **values})
+    return (json.dumps(row, allow_nan=False) + "\n").encode()
 
 
 def scale_of(task: Task, seq_len: int) -> Scale:
@@ -413,33 +419,6 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
 def _cut_short(error: Exception, checkpoint: Path) -> RunError:
     what = f"{error.filename} is missing" if isinstance(error, FileNotFoundError) else str(error)
     return RunError(f"{what}, where its checkpoint left off: delete {checkpoint} to start this run over")
-
-
-def _drawn(probe: Probe, scalars: Scalars, timesteps: int) -> Iterator[tuple[str, float]]:
-    """The numbers of a probe's main part as TensorBoard's table shows them, which is of finite numbers."""
-    values = probe.description().of_main(scalars)
-    for name in drawn_numbers(probe):
-        value = probe.numbers[name].drawn(values[name], timesteps) if name in values else None
-        if value is not None:
-            yield name, value
-
-
-def _plotted(probe: Probe, scalars: Scalars, timesteps: int) -> Iterator[tuple[str, float]]:
-    """The same as points of lines over the training."""
-    values = probe.description().of_main(scalars)
-    for name in drawn_numbers(probe):
-        value = probe.numbers[name].plotted(values[name], timesteps) if name in values else None
-        if value is not None:
-            yield name, value
-
-
-def _drawn_parts(probe: Probe, scalars: Scalars, timesteps: int) -> Iterator[tuple[str, float]]:
-    """The tag and value of what TensorBoard draws for each of a probe's other parts."""
-    for name, number in probe.numbers.items():
-        for part, values in scalars.items() if number.each_part and probe.main else ():
-            value = number.plotted(values[name], timesteps) if part != probe.main and name in values else None
-            if value is not None:
-                yield f"{group(probe, part)}/{name}", value
 
 
 def _trace_counts(saved: Mapping[str, Any]) -> dict[str, int]:

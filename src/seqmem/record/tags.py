@@ -78,11 +78,15 @@ def describe(tag: str, task: Task, probes: Sequence[Probe] = (), *, seq_len: int
     """
     if tag.startswith("reading/"):
         return _READING
-    for probe in probes:
-        if text := _of_probe(tag, probe):
-            return text
+    if text := describe_probes(tag, probes):
+        return text
     levels = _compared(task, None if tag.startswith("eval/score_by_length") else seq_len)
     return _TAGS.get(tag, "").format(metric=task.targets.metric.name, levels=levels)
+
+
+def describe_probes(tag: str, probes: Sequence[Probe]) -> str:
+    """What TensorBoard says about a tag of one of the probes."""
+    return next((text for probe in probes if (text := _of_probe(tag, probe))), "")
 
 
 def _compared(task: Task, seq_len: int | None) -> str:

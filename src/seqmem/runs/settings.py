@@ -113,6 +113,10 @@ def _leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield f"{prefix}{key}", value
 
 
+OWN_LOOP = {"name": "own"}
+"""The ``model`` of a run that ``seqmem.log`` wrote from a training loop of the user's own."""
+
+
 def training_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """The ``training`` settings with dotted names: equal for runs that train alike, whichever versions made them."""
     return {**LATER, **flat(config, "training")}

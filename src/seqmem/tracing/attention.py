@@ -97,8 +97,11 @@ class AttentionCall(Call):
         whole = np.full(attended.shape[1], len(attended))
         reached = norms_of(self._batched(self.gradients.get(OUTPUT, torch.zeros_like(self.watched[OUTPUT]))))
         if self._self_attention:
-            return {"": Part({**stored, OUTPUT: padded(reached, lengths)}, lengths)}
-        return {"": Part(stored, lengths), f".{OUTPUT}": Part({OUTPUT: reached}, whole)}
+            return {"": Part({**stored, OUTPUT: padded(reached, lengths)}, lengths, width=self._size)}
+        return {
+            "": Part(stored, lengths, width=self._size),
+            f".{OUTPUT}": Part({OUTPUT: reached}, whole, width=self._size),
+        }
 
     def _projected(self, place: int, inputs: Tensor) -> Tensor:
         """``place``: 1 the keys, 2 the values."""

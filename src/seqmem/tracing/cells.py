@@ -85,7 +85,7 @@ class CellCall(Call):
             largest = torch.maximum(reached[name].abs(), known.abs()).amax(-1, keepdim=True)
             enters |= ((reached[name] - known).abs() > rounding * largest).any(-1).cpu()
         lengths = np.full(xs.shape[1], len(xs))
-        return {"": Part(norms, lengths, enters=enters.numpy())}
+        return {"": Part(norms, lengths, enters=enters.numpy(), width=new[0].shape[-1])}
 
     def _step(self, xs: Tensor, old: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
         """All timesteps [T B ...] at once, each from its own old state: the new states, the hidden one as a function of

@@ -5,7 +5,7 @@ Axes: T time, B batch.
 
 import re
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import fields, is_dataclass, replace
@@ -16,17 +16,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from ..models.base import parameter_count
 from ..randomness import undisturbed
 from .losses import Of, Propagated, Reduction, TraceError, propagated
 from .parts import ModelTrace, Part
 from .recorder import NOT_CALLED, Modules, Tap
 
-LossFn = Callable[[Any, Any], Any]
-
 
 def trace_model(
-    model: nn.Module,
-    loss_fn: LossFn,
+    model: Any,
+    loss_fn: Any,
     batch: Any,
     *,
     of: Of = None,
@@ -65,7 +64,11 @@ def trace_model(
     if chosen.scale == "batch":
         parts = _own(parts)
     losses = None if chosen.losses is None else chosen.losses.double().cpu().numpy()
-    return ModelTrace(parts, untraced, chosen.of, [*_notes(parts, chosen), *_zeros(parts, dtype)], losses, _name(dtype))
+    loss = chosen.total.item() if losses is None else float(losses.mean())
+    loss = loss / tap.sequences() if losses is None and chosen.scale == "one" else loss
+    notes = [*_notes(parts, chosen), *_zeros(parts, dtype)]
+    about = type(getattr(model, "_orig_mod", model)).__name__, parameter_count(model), str(chosen.total.device), loss
+    return ModelTrace(parts, untraced, chosen.of, notes, losses, _name(dtype), *about)
 
 
 def tapped_trace(tap: Tap, reduction: Reduction | None) -> ModelTrace:
@@ -80,7 +83,8 @@ def tapped_trace(tap: Tap, reduction: Reduction | None) -> ModelTrace:
     parts = _own(parts) if reduction == "mean" else parts
     words = {"mean": "the mean loss, times the batch size", "sum": "the summed loss", None: "the loss as it was"}
     notes = [*_entering(parts), *_zeros(parts, tap.dtype)]
-    return ModelTrace(parts, untraced, words[reduction], notes, None, _name(tap.dtype))
+    about = type(tap.model).__name__, parameter_count(tap.model), str(next(tap.model.parameters()).device), None
+    return ModelTrace(parts, untraced, words[reduction], notes, None, _name(tap.dtype), *about)
 
 
 def _own(parts: Mapping[str, Part]) -> dict[str, Part]:

@@ -38,11 +38,18 @@ class FusedCall(Call):
                 "seqmem.trace does, or make each layer a module of its own"
             )
         outputs, ends = output
+        views = type(module) not in (nn.LSTM, nn.GRU, nn.RNN)
+        if views:
+            # What a subclass returns may be made of each other, so that a hook would count gradient twice: the caller
+            # gets views, and the views get the hooks.
+            outputs, ends = _views(outputs), _views(ends)
+        returned = outputs, ends
         ends = ends if isinstance(ends, tuple) else (ends,)
         states = hx if isinstance(hx, tuple) else () if hx is None else (hx,)
         data = outputs.data if isinstance(outputs, PackedSequence) else outputs
         sequences = ends[0].shape[1] if ends[0].dim() > 2 else 1
         super().__init__({"output": data, **dict(zip(("hidden", "cell"), ends, strict=False))}, states, sequences)
+        self.returned = returned if views else None
         self._mode, self._layers, self._both = module.mode, module.num_layers, module.bidirectional
         self._time_first = not module.batch_first
         self._unbatched = not isinstance(given, PackedSequence) and given.dim() == 2
@@ -125,7 +132,9 @@ class FusedCall(Call):
                 to_below = series["input"] if to_below is None else to_below + series["input"]
                 entering = series.pop("enters").cpu().numpy()
                 norms = {name: padded(norms_of(values), known) for name, values in series.items()}
-                parts[suffixes[place]] = Part(norms, known, reverse=bool(way), enters=entering)
+                parts[suffixes[place]] = Part(
+                    norms, known, reverse=bool(way), enters=entering, width=one.outputs.shape[-1]
+                )
             assert to_below is not None
             above = to_below
         return {"": parts["l0"]} if len(parts) == 1 else {f".{name}": parts[name] for name in suffixes}
@@ -136,6 +145,12 @@ class FusedCall(Call):
             return None
         batched = gradient[:, None] if self._unbatched else gradient
         return batched[place]
+
+
+def _views(value: Any) -> Any:
+    if isinstance(value, PackedSequence):
+        return value._replace(data=value.data.view_as(value.data))
+    return tuple(map(_views, value)) if isinstance(value, tuple) else value.view_as(value)
 
 
 _WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
@@ -172,4 +187,4 @@ def _joined(parts: Sequence[Part]) -> Part:
     norms = {name: np.concatenate([part.norms[name] for part in parts]) for name in parts[0].norms}
     before = sum(len(part.enters) for part in parts[:-1] if part.enters is not None)
     enters = [part.enters for part in parts if part.enters is not None]
-    return Part(norms, parts[-1].lengths + before, enters=np.concatenate(enters))
+    return Part(norms, parts[-1].lengths + before, enters=np.concatenate(enters), width=parts[0].width)

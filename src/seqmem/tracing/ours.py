@@ -81,4 +81,4 @@ class WalkCall(Call):
                     pairs.append((tensors(state[name])[i], self.gradients[key]))
             total = torch.stack([(value * gradient).sum() for value, gradient in pairs]).sum()
             norms = {name: values.cpu().numpy() for name, values in walked.norms(total).items()}
-        return {"": Part(norms, np.full(sequences, len(outputs)))}
+        return {"": Part(norms, np.full(sequences, len(outputs)), width=outputs[0].shape[-1])}

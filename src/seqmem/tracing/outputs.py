@@ -106,7 +106,8 @@ class StepCall(Call):
         norms = {
             name: np.concatenate([norms_of(_batched(call.gradient(name))) for call in calls]) for name in self.watched
         }
-        return {"": Part(norms, np.full(self.sequences, len(calls)))}
+        width = next(iter(self.watched.values())).shape[-1]
+        return {"": Part(norms, np.full(self.sequences, len(calls)), width=width)}
 
 
 class SequenceCall(Call):
@@ -126,7 +127,9 @@ class SequenceCall(Call):
             gradient, first = gradient[None], [1 + self._axes.index("T"), 0]
         rest = [axis for axis in range(gradient.dim()) if axis not in first]
         norms = norms_of(gradient.permute(*first, *rest))
-        return {"": Part({OUTPUT: norms}, np.full(norms.shape[1], len(norms)))}
+        return {
+            "": Part({OUTPUT: norms}, np.full(norms.shape[1], len(norms)), width=gradient.shape[rest[0]] if rest else 1)
+        }
 
 
 def _batched(values: Tensor) -> Tensor:

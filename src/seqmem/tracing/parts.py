@@ -29,6 +29,7 @@ class Part:
             what entered this layer, through this layer), in the order of the input; NaN where a sequence has ended.
         lengths: of each sequence, [B].
         reverse: the layer reads each sequence from its end.
+        width: units, of its output.
         enters: [T B], True where gradient enters a state other than from the layer's own next timestep; None: unknown.
     """
 
@@ -36,6 +37,7 @@ class Part:
     lengths: ndarray
     reverse: bool = False
     enters: ndarray | None = None
+    width: int = 0
 
     @cached_property
     def trace(self) -> Trace:
@@ -82,6 +84,8 @@ class ModelTrace:
         of: what was propagated, in words. ``notes``: what to know before reading the numbers.
         losses: of each sequence, [B]; None: the loss was one number, or it is not known.
         dtype: what it was computed in.
+        model: the class of the model. ``parameters``: trainable ones. ``device``: where it computed.
+        loss: a mean over sequences; None: not known.
     """
 
     parts: Mapping[str, Part]
@@ -90,6 +94,10 @@ class ModelTrace:
     notes: Sequence[str] = ()
     losses: ndarray | None = None
     dtype: str = "float64"
+    model: str = "model"
+    parameters: int = 0
+    device: str = "cpu"
+    loss: float | None = None
 
     @property
     def norms(self) -> dict[str, dict[str, ndarray]]:

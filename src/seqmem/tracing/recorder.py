@@ -60,7 +60,7 @@ class Tap:
         self._modules = dict(_traceable(model, [_named(model, modules), *READERS]))
         if not self._modules:
             raise TraceError(_nothing_recurrent(model))
-        self._copies = kept
+        self.model, self._copies = model, kept
         self._handles: list[Any] = []
         self._kept: dict[tuple[int, int], Tensor] = {}
         self._weights: list[Tensor] = []  # keeps the ids in ``_kept`` from being used again

@@ -9,6 +9,8 @@ from hydra import compose
 from omegaconf import DictConfig
 
 from ...runs.directory import RunDirectory
+from ...runs.files import RunError
+from ...runs.settings import OWN_LOOP
 from . import own_choices
 from .commands import command
 from .errors import ConfigError
@@ -53,8 +55,13 @@ def configuration(run: RunDirectory, *, trusted: bool = False) -> RunConfig:
         ConfigError: this version does not know a setting, or does not allow its value; or a class is not trusted.
     """
     forget_edited()
+    settings = run.config()
+    if settings.get("model") == OWN_LOOP:
+        raise RunError(
+            f"{run.path}: seqmem.log wrote it from a loop of your own, so it has traces and no model of seqmem's"
+        )
     with explained():
-        config = from_mapping(run.config())
+        config = from_mapping(settings)
     admit(config, run.path, trusted=trusted)
     return config
 

@@ -127,7 +127,7 @@ def _scores(run: Summary, width: int) -> list[Text]:
             rows[0].append("  ").append(comment, style)
         else:
             rows.append(_row("", (comment, style)))
-    if run.loss is not None:
+    if run.loss is not None and scale.metric.name != "loss":
         chance = f"  chance {scale.baseline_loss:.3f}" if scale.baseline_loss is not None else ""
         rows.append(_row("loss", f"{run.loss:.3g}", (chance, "dim")))
     for plateau in scale.plateaus:

@@ -57,8 +57,8 @@ def _notes(trace: ModelTrace, width: int) -> list[Text]:
 
 
 def _verdicts(trace: ModelTrace, width: int) -> list[Text]:
-    """A sentence for each layer: what its gradient does, and how far back it is of any use. Of many layers for those that
-    no straight line describes: they have no half-life in the table."""
+    """A sentence for each layer: what its gradient does, and how far back it is of any use. Of many layers for those
+    that no straight line describes: they have no half-life in the table."""
     said = []
     for path, decays in trace.decays().items():
         decay, steps = decays["state"], int(trace.parts[path].trace.answered_at.max()) + 1

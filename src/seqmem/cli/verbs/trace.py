@@ -130,7 +130,8 @@ def _function(given: str) -> Callable[[], Any]:
     module_name = path.stem
     spec = importlib.util.spec_from_file_location(module_name, path)
     assert spec is not None
-    assert spec.loader is not None
+    loader = spec.loader
+    assert loader is not None
     module = importlib.util.module_from_spec(spec)
     known = sys.modules.get(module_name)
     if known is not None and getattr(known, "__file__", None) != spec.origin:
@@ -138,7 +139,7 @@ def _function(given: str) -> Callable[[], Any]:
     sys.path.insert(0, str(path.parent))  # as Python does for a script
     sys.modules[module_name] = module
     with redirect_stdout(sys.stderr):
-        _called(lambda: spec.loader.exec_module(module), given)
+        _called(lambda: loader.exec_module(module), given)
     function = getattr(module, name, None)
     if not callable(function):
         functions = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
