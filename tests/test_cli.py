@@ -205,7 +205,7 @@ def test_help_and_completion_need_no_torch(tmp_path: Path) -> None:
     assert str(tmp_path / "mine") in completed["info"].out
     assert "target: own.Clockwork" in completed["own"].out
     assert completed["verbs"].out.split() == list(VERBS)
-    assert completed["verb"].out.split() == ["train"]
+    assert completed["verb"].out.split() == ["train", "trace"]
     assert completed["cells"].out.split() == sorted(f"cell={name}" for name in ("custom", *CELLS))
     assert sorted(completed["group"].out.split()) == ["cell.", "cell="]
     assert set(completed["option"].out.split()) == {"cell.form=", "cell.forget_bias="}

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 import torchrecurrent
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+from torch.utils.checkpoint import checkpoint
 
 import seqmem
 from as_written import MODELS, Encoder, words
@@ -475,6 +476,40 @@ def test_one_tap_at_a_module() -> None:
     compiled._compiled_call_impl = compiled._call_impl  # as Module.compile() does
     with pytest.raises(ValueError, match="compiled, and calls no hooks"):
         seqmem.tap(compiled)
+
+
+def test_an_output_that_is_changed_in_place_is_named() -> None:
+    """The hook of a view (batch_first) is lost by that, and a gradient of zero would be wrong."""
+    for batch_first in (True, False):
+        layer = nn.LSTM(2, 3, batch_first=batch_first)
+        with pytest.raises(ValueError, match="LSTM: its 'output' is changed in place"):
+            seqmem.trace(layer, lambda m, x: F.relu(m(x)[0], inplace=True).sum(), BATCH)
+
+
+def test_checkpoints_and_seqmems_layers() -> None:
+    """A layer that is computed again in the backward pass, and one that seqmem's kernels compute."""
+
+    class Checkpointed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lstm = seqmem.nn.LSTM(2, 3, 2)
+
+        def forward(self, x: Tensor, again: bool) -> Tensor:
+            call = (lambda x: checkpoint(self.lstm, x, use_reentrant=False)) if again else self.lstm
+            outputs, (h, c) = call(x)  # pyright: ignore[reportGeneralTypeIssues]
+            return outputs[-1].sin().sum(-1) + h[0].sum(-1) * c[1].sum(-1)
+
+    with ambient(0, "checkpointed"):
+        model = Checkpointed()
+    plain = nn.LSTM(2, 3, 2)
+    plain.load_state_dict(model.lstm.state_dict())
+    once, again = (seqmem.trace(model, lambda m, x, again=again: m(x, again), BATCH) for again in (False, True))
+    model.lstm = plain  # pyright: ignore[reportAttributeAccessIssue]
+    expected = seqmem.trace(model, lambda m, x: m(x, again=False), BATCH)
+    for path, states in expected.norms.items():
+        for name, series in states.items():
+            np.testing.assert_allclose(once.norms[path][name], series, rtol=1e-9, err_msg=path)
+            np.testing.assert_allclose(again.norms[path][name], series, rtol=1e-9, err_msg=path)
 
 
 def test_gradients_are_recorded_whatever_is_around() -> None:

@@ -82,8 +82,7 @@ class AttentionCall(Call):
                 static_k=self._by_heads(keys), static_v=self._by_heads(values),
                 average_attn_weights=given.get("average_attn_weights", True), is_causal=given.get("is_causal", False),
             )  # fmt: skip
-            if not self.changed(OUTPUT):
-                check_repeated(attended.detach(), self._batched(self.watched[OUTPUT].detach()), "its output")
+            check_repeated(attended.detach(), self._batched(self.watched[OUTPUT].detach()), "its output")
             pairs = []
             if OUTPUT in self.gradients:
                 pairs.append((attended, self._batched(self.gradients[OUTPUT])))

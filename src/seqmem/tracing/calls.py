@@ -45,20 +45,17 @@ class Call(ABC):
         self.begins = list(begins)
         self._versions = {name: value._version for name, value in watched.items()}  # noqa: SLF001  the only way to see a change in place
 
-    def changed(self, name: str) -> bool:
-        """The tensor was changed in place after the call."""
-        return self.watched[name]._version != self._versions[name]  # noqa: SLF001
-
     def check_unchanged(self, t: int) -> None:
-        """
+        """A change in place takes the hook of a view away, and leaves nothing to compare a repetition with.
+
         Raises:
-            Untraceable: a state was changed in place after it was returned.
+            Untraceable: a tensor was changed in place after it was returned, by call ``t``.
         """
-        for name in self.watched:
-            if self.changed(name):
+        for name, value in self.watched.items():
+            if value._version != self._versions[name]:  # noqa: SLF001
                 raise Untraceable(
-                    f"its state '{name}' is changed in place after timestep {t}, so what it was cannot be checked: "
-                    "make a new tensor (h = h * m, not h *= m)"
+                    f"its '{name}' is changed in place after call {t}, and the gradient at what it was is lost: make a "
+                    "new tensor (h = h * m, not h *= m; nn.ReLU(), not nn.ReLU(inplace=True))"
                 )
 
     def gradient(self, name: str) -> Tensor:

@@ -59,8 +59,6 @@ class CellCall(Call):
                 "its loop goes on with fewer sequences than before, so rows cannot be followed: keep the batch whole "
                 "and mask what has ended"
             )
-        for t, call in enumerate(every):
-            call.check_unchanged(t)
         xs = _stacked([call._x for call in every]).requires_grad_()  # noqa: SLF001
         old = [_stacked([call._old[i] for call in every]).requires_grad_() for i in range(len(self._old))]  # noqa: SLF001
         names = list(self.watched)

@@ -109,8 +109,7 @@ class FusedCall(Call):
             layers.append(inside)
             outputs = [_flipped(one.outputs, lengths) if way else one.outputs for way, one in enumerate(inside)]
             below = torch.cat(outputs, -1)
-        if not self.changed("output"):
-            check_repeated(below, self._batched(self.watched["output"].detach()), "its output")
+        check_repeated(below, self._batched(self.watched["output"].detach()), "its output")
 
         gradient = self.gradients.get("output")
         above = torch.zeros_like(below) if gradient is None else self._batched(gradient).to(below)

@@ -101,8 +101,6 @@ class StepCall(Call):
                 "its loop goes on with fewer sequences than before, so rows cannot be followed: keep the batch whole "
                 "and mask what has ended"
             )
-        for t, call in enumerate(calls):
-            call.check_unchanged(t)
         norms = {
             name: np.concatenate([norms_of(_batched(call.gradient(name))) for call in calls]) for name in self.watched
         }

@@ -192,14 +192,15 @@ class Tap:
         for path, chains in self._chains.items():
             for number, calls in enumerate(chains, start=1):
                 name = path if number == 1 else f"{path}#{number}"
-                if not any(call.gradients for call in calls):
-                    reason = _UNREACHED if self.arrived else _NO_BACKWARD
-                    found = {}
-                else:
-                    try:
-                        reason, found = "", calls[0].parts(calls)
-                    except Untraceable as error:
-                        reason, found = str(error), {}
+                found: dict[str, Part] = {}
+                try:
+                    for t, call in enumerate(calls):
+                        call.check_unchanged(t)
+                    reached = any(call.gradients for call in calls)
+                    reason = "" if reached else _UNREACHED if self.arrived else _NO_BACKWARD
+                    found = calls[0].parts(calls) if reached else {}
+                except Untraceable as error:
+                    reason = str(error)
                 if reason and untraced.get(path) != reason:  # the same of many calls is told once
                     untraced[name] = reason
                 parts |= {f"{name}{suffix}": part for suffix, part in found.items()}

@@ -32,7 +32,7 @@ def log(
             each trace.
         step: of the training; it must grow.
         trace: of ``seqmem.trace``, or of a tap (``tap.trace``): of one fixed held-out batch.
-        run: a name, for ``outputs/own/MODEL/NAME-seed0``, or a path: a run's directory, which ``seqmem show``, ``watch``
+        run: a name, for ``outputs/own/MODEL/NAME-seed0``, or a path: a run that ``seqmem show``, ``watch``
             and ``report`` read. The first call of a process begins it anew. It has the layers that read the same
             timesteps as the first one.
         task: what the run is filed and compared under.
