@@ -88,7 +88,13 @@ def suite(compiler: str, copy: Path, sanitized: bool = False) -> str:
     shutil.copy(ROOT / "pyproject.toml", copy)
     env = {**os.environ, "PYTHONPATH": str(copy / "src"), "CXX": compiler}
     env.pop("SEQMEM_ISA", None)
-    options = ["tests/test_kernels.py", "tests/test_scan.py", "tests/test_modes.py", "tests/test_cells.py"]
+    options = [
+        "tests/test_kernels.py",
+        "tests/test_scan.py",
+        "tests/test_modes.py",
+        "tests/test_associative.py",
+        "tests/test_cells.py",
+    ]
     runtime: list[Path] = []
     if sanitized:
         flags, runtime = address_sanitizer(compiler)
@@ -98,6 +104,7 @@ def suite(compiler: str, copy: Path, sanitized: bool = False) -> str:
             "tests/test_kernels.py",
             "tests/test_scan.py",
             "tests/test_modes.py",
+            "tests/test_associative.py",
             "-p",
             "guarded",
             "-p",

@@ -202,9 +202,10 @@ def test_taps_give_the_norms_of_the_gradients_by_every_input_and_state(cell: Cel
     for _ in range(2):
         tapped.forward()
         torch.testing.assert_close((tapped.outputs, tapped.final), cell(xs, start), rtol=1e-14, atol=1e-15)
-        weight, last = (torch.randn(size, dtype=xs.dtype, generator=rng) for size in (tapped.outputs.shape, (B, H)))
+        weight = torch.randn(tapped.outputs.shape, dtype=xs.dtype, generator=rng)
         below = torch.empty_like(xs)
-        ends = dict.fromkeys([name for name, leaf in start.items() if isinstance(leaf, Tensor)][-1:], last)
+        names = [name for name, leaf in start.items() if isinstance(leaf, Tensor)][-1:]
+        ends = {name: torch.randn(start[name].shape, dtype=xs.dtype, generator=rng) for name in names}
         of_input, of_states = tapped.backward(weight, ends, to_inputs=below)
         again, _ = tapped.backward(weight, ends)
         torch.testing.assert_close(again, of_input, rtol=0, atol=0)

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .matrix_memory import MatrixMemoryCell, memory_sums, outer, read
+from .matrix_memory import MatrixMemoryCell, Reading, outer, read
 from .state import State
 
 
@@ -42,11 +42,12 @@ class DeltaNet(MatrixMemoryCell):
         memory = state["memory"] + outer(beta * key, value - read(state["memory"], key))
         return self.out(read(memory, query) / self.width**0.5), {"memory": memory}
 
-    def forward(self, xs: Float[Tensor, "T B D"], state: State | None = None) -> tuple[Float[Tensor, "T B H"], State]:
-        state = self.initial_state(xs.shape[1]) if state is None else state
-        write = self.most * self.write(xs).sigmoid()
-        looked, memory = memory_sums(self.directed(xs), state["memory"], write=write, delta=True)
-        return self.out(looked / self.width**0.5), {"memory": memory}
+    def remembered(
+        self, x: Float[Tensor, "*N D"], state: State, reading: Reading
+    ) -> tuple[Float[Tensor, "S B A E"], State]:
+        write = self.most * self.write(x).sigmoid()
+        looked, memory = reading.sums(self.directed(x), state["memory"], write=write, delta=True)
+        return looked / self.width**0.5, {"memory": memory}
 
     def weights(self) -> dict[str, Float[Tensor, "..."]]:
         return {**super().weights(), "most": torch.tensor([self.most])}

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from .initialisation import softplus_of_log_uniform
-from .matrix_memory import MatrixMemoryCell, memory_sums, outer, read
+from .matrix_memory import MatrixMemoryCell, Reading, outer, read
 from .state import State
 
 
@@ -51,11 +51,12 @@ class GatedDeltaNet(MatrixMemoryCell):
         memory = kept + outer(gates["write"][..., None] * key, value - read(kept, key))
         return self.out(read(memory, query) / self.width**0.5), {"memory": memory}
 
-    def forward(self, xs: Float[Tensor, "T B D"], state: State | None = None) -> tuple[Float[Tensor, "T B H"], State]:
-        state = self.initial_state(xs.shape[1]) if state is None else state
-        log_keep, write = self._log_keep(xs), self.write(xs).sigmoid()
-        looked, memory = memory_sums(self.directed(xs), state["memory"], log_keep, write, delta=True)
-        return self.out(looked / self.width**0.5), {"memory": memory}
+    def remembered(
+        self, x: Float[Tensor, "*N D"], state: State, reading: Reading
+    ) -> tuple[Float[Tensor, "S B A E"], State]:
+        log_keep, write = self._log_keep(x), self.write(x).sigmoid()
+        looked, memory = reading.sums(self.directed(x), state["memory"], log_keep, write, delta=True)
+        return looked / self.width**0.5, {"memory": memory}
 
     def gates(self, x: Float[Tensor, "B D"], state: State) -> dict[str, Float[Tensor, "B A"]]:
         """``keep`` is alpha, ``write`` beta: one number per head."""

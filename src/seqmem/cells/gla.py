@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from .base import Additive
 from .initialisation import at_least
-from .matrix_memory import Heads, MatrixMemoryCell, gated_sums, outer, read
+from .matrix_memory import MatrixMemoryCell, Reading, outer, read
 from .state import State
 
 
@@ -53,12 +53,11 @@ class GLA(MatrixMemoryCell):
         memory = self._log_keep(x).exp()[..., None] * state["memory"] + outer(key, value)
         return self.out(read(memory, query) / self.width**0.5), {"memory": memory}
 
-    def forward(self, xs: Float[Tensor, "T B D"], state: State | None = None) -> tuple[Float[Tensor, "T B H"], State]:
-        state = self.initial_state(xs.shape[1]) if state is None else state
-        query, key, value = self.projected(xs)
-        heads = Heads(query / self.width**0.5, key, value)
-        looked, memory = gated_sums(heads, state["memory"], self._log_keep(xs))
-        return self.out(looked), {"memory": memory}
+    def remembered(
+        self, x: Float[Tensor, "*N D"], state: State, reading: Reading
+    ) -> tuple[Float[Tensor, "S B A E"], State]:
+        looked, memory = reading.sums(self.projected(x), state["memory"], self._log_keep(x))
+        return looked / self.width**0.5, {"memory": memory}
 
     def gates(self, x: Float[Tensor, "B D"], state: State) -> dict[str, Float[Tensor, "B _"]]:
         """``keep`` is a, E numbers per head."""

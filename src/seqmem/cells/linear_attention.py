@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .base import Additive
-from .matrix_memory import Heads, MatrixMemoryCell, memory_sums, outer, positive_features, read
+from .matrix_memory import Heads, MatrixMemoryCell, Reading, outer, positive_features, read
 from .state import State
 
 
@@ -45,15 +45,13 @@ class LinearAttention(MatrixMemoryCell):
         query, key, value = self._features(x)
         return {"memory": Additive(torch.ones_like(key[..., None]), outer(key, value), query)}
 
-    def forward(self, xs: Float[Tensor, "T B D"], state: State | None = None) -> tuple[Float[Tensor, "T B H"], State]:
-        state = self.initial_state(xs.shape[1]) if state is None else state
-        query, key, value = self._features(xs)
-        # The total is the sum for a value of 1, which is appended to the others.
-        value = torch.cat([value, torch.ones_like(value[..., :1])], -1)
+    def remembered(
+        self, x: Float[Tensor, "*N D"], state: State, reading: Reading
+    ) -> tuple[Float[Tensor, "S B A E"], State]:
+        # The total is the sum for a value of 1.
         start = torch.cat([state["memory"], state["total"][..., None]], -1)
-        sums, end = memory_sums(Heads(query, key, value), start)
-        looked = sums[..., :-1] / (sums[..., -1:] + 1e-6)
-        return self.out(looked), {"memory": end[..., :-1], "total": end[..., -1]}
+        sums, end = reading.sums(self._features(x), start)
+        return sums[..., :-1] / (sums[..., -1:] + 1e-6), {"memory": end[..., :-1], "total": end[..., -1]}
 
     def _features(self, x: Float[Tensor, "*N D"]) -> Heads:
         query, key, value = self.projected(x)

@@ -1,19 +1,27 @@
 """Shared by cells that remember a matrix: what was stored under a key is read with a query.
 
-Axes: T time, B batch, A heads, E numbers per head, D input features, H hidden.
+Axes: T time, S asked timesteps, B batch, A heads, E numbers per head, D input features, H hidden, V vectors,
+or numbers of a value.
 """
 
+from abc import abstractmethod
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import repeat
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from .base import Cell
+from ..kernels.associative import associate
+from ..kernels.scan import How
+from .base import Tapped
 from .initialisation import at_least
+from .native import NativeCell
+from .state import State
+from .taps import AutogradTaps, Written
 
 
 class Heads(NamedTuple):
@@ -24,17 +32,21 @@ class Heads(NamedTuple):
     value: Tensor
 
 
-class MatrixMemoryCell(Cell):
+class MatrixMemoryCell(NativeCell):
     """State: ``memory`` [B A E E], rows are a key's numbers, columns a value's; zeros at first.
 
     q, k, v = W x without biases, A heads of E = H / A numbers (rounded up, so any H goes); what the heads read is
     joined by W_o to H numbers, as in the authors' layers. Those have a normalisation in between, which is not here.
+
+    A whole sequence is computed by a native kernel, one timestep after the other in the cache, or by torch in chunks.
+    Everything but the memory is a function of one input: of tokens, it is computed for each symbol.
 
     Raises:
         ValueError: ``heads`` is less than 1.
     """
 
     parallel = True
+    kernels = ("native", "torch")
 
     def __init__(self, input_size: int, hidden_size: int, heads: int) -> None:
         super().__init__()
@@ -45,8 +57,77 @@ class MatrixMemoryCell(Cell):
         self.project = nn.Linear(input_size, 3 * heads * self.width, bias=False)  # rows: q, k, v
         self.leave = nn.Linear(heads * self.width, hidden_size, bias=False)
 
+    @abstractmethod
+    def remembered(
+        self, x: Float[Tensor, "*N D"], state: State, reading: "Reading"
+    ) -> tuple[Float[Tensor, "S B A E"], State]:
+        """What the heads read at the asked timesteps, and the final state, by ``reading.sums``.
+
+        ``x``: [T B D], or one row for each symbol, which ``reading`` looks up.
+        """
+
+    def answered(self, x: Float[Tensor, "S B D"], looked: Float[Tensor, "S B A E"]) -> Float[Tensor, "S B H"]:
+        """The outputs, of the inputs and of what the heads read."""
+        return self.out(looked)
+
+    def forward(self, xs: Float[Tensor, "T B D"], state: State | None = None) -> tuple[Float[Tensor, "T B H"], State]:
+        return self._sequence(xs, None, state, range(len(xs)))
+
+    def forward_tokens(
+        self, tokens: Int[Tensor, "T B"], vectors: Float[Tensor, "V D"], state: State | None = None
+    ) -> tuple[Float[Tensor, "T B H"], State]:
+        return self._sequence(tokens, vectors, state, range(len(tokens)))
+
+    def forward_at(
+        self,
+        inputs: Float[Tensor, "T B D"] | Int[Tensor, "T B"],
+        state: State | None,
+        at: slice,
+        *,
+        vectors: Float[Tensor, "V D"] | None = None,
+    ) -> tuple[Float[Tensor, "S B H"], State]:
+        """The memory is written at every timestep, but read and answered at the asked ones alone."""
+        asked = range(len(inputs))[at]
+        if not asked or asked.step != 1:
+            return super().forward_at(inputs, state, at, vectors=vectors)
+        return self._sequence(inputs, vectors, state, asked)
+
+    def tapped(
+        self,
+        inputs: Float[Tensor, "T B D"] | Int[Tensor, "T B"],
+        state: State,
+        *,
+        vectors: Float[Tensor, "V D"] | None = None,
+    ) -> Tapped | None:
+        if self.choice(inputs if vectors is None else vectors, [*state.values()]) != "native":
+            return None
+
+        def run(xs: Tensor, start: State) -> tuple[Tensor, State, Written]:
+            own = [xs.new_zeros(1).expand(*xs.shape[:2], self.heads).requires_grad_() for _ in start]
+            reading = Reading(range(len(xs)), None, How(self.threads, self._memory), own)
+            looked, final = self.remembered(xs, start, reading)
+            return self.answered(xs, looked), final, dict(zip(start, own, strict=True))
+
+        return AutogradTaps(run, inputs, state, vectors)
+
+    def _sequence(
+        self, inputs: Tensor, vectors: Tensor | None, state: State | None, asked: range
+    ) -> tuple[Float[Tensor, "S B H"], State]:
+        state = self.initial_state(inputs.shape[1]) if state is None else state
+        if vectors is not None and not self._table_pays(inputs, vectors):
+            inputs, vectors = F.embedding(inputs, vectors), None
+        x = inputs if vectors is None else vectors
+        kernel = self.choice(x, [*state.values()])
+        if kernel == "step":
+            outputs, final = super().forward(x if vectors is None else F.embedding(inputs, x), state)
+            return outputs[asked.start : asked.stop], final
+        how = How(self.threads, self._memory) if kernel == "native" else None
+        looked, final = self.remembered(x, state, Reading(asked, None if vectors is None else inputs, how))
+        entering = inputs[asked.start : asked.stop]
+        return self.answered(entering if vectors is None else F.embedding(entering, vectors), looked), final
+
     def kept(self, steps: int) -> int:
-        return steps * (self.output_size + 4 * self.heads * self.width)  # q, k, v, and what was read
+        return self.output_size + self.heads * self.width**2  # with a table, the last memory and what is read of it
 
     def weights(self) -> dict[str, Float[Tensor, "..."]]:
         return {**dict(self.named_parameters()), "heads": torch.tensor([float(self.heads)])}
@@ -64,6 +145,65 @@ class MatrixMemoryCell(Cell):
 
     def empty(self, batch_size: int) -> Float[Tensor, "B A E E"]:
         return self.project.weight.new_zeros(batch_size, self.heads, self.width, self.width)
+
+
+class Reading(NamedTuple):
+    """How a sequence is read.
+
+    Args:
+        asked: the timesteps at which the memory is read.
+        tokens: [T B]; None: there is a row for each timestep and sequence, not for each symbol.
+        how: of the native kernel; None: by torch, in chunks.
+        ghosts: [T B A] for each name of the state: zeros whose gradients are, or have the norms of, those by what each
+            timestep wrote there. The first is of the memory, the second of its column of ones.
+    """
+
+    asked: range
+    tokens: Tensor | None
+    how: How | None
+    ghosts: Sequence[Tensor] = ()
+
+    def rows(self, part: Float[Tensor, "..."]) -> Float[Tensor, "T B ..."]:
+        """[*N ...] with a row for each timestep and sequence, [T B ...]."""
+        return part if self.tokens is None else part[self.tokens]
+
+    def sums(
+        self,
+        heads: Heads,
+        memory: Float[Tensor, "B A E V"],
+        log_keep: Float[Tensor, "*N A"] | Float[Tensor, "*N A E"] | None = None,
+        write: Float[Tensor, "*N A"] | None = None,
+        *,
+        delta: bool = False,
+        gates_by_step: bool = False,
+    ) -> tuple[Float[Tensor, "S B A V"], Float[Tensor, "B A E V"]]:
+        """``memory_sums``, or with a number for each one of a key ``gated_sums``, at the asked timesteps.
+
+        A memory with one column more than a value has numbers is written with a last value of 1, so that this column is
+        the sum of the keys.
+
+        Args:
+            gates_by_step: ``log_keep`` and ``write`` have a row for each timestep and sequence.
+        """
+        if self.how is not None:
+            keep = None if log_keep is None else log_keep.exp()
+            taps = (self.ghosts[0], self.ghosts[min(1, len(self.ghosts) - 1)]) if self.ghosts else None
+            return associate(
+                *heads, memory, tokens=self.tokens, keep=keep, write=write, gates_by_step=gates_by_step, delta=delta,
+                asked=self.asked, how=self.how, ghosts=taps,
+            )  # fmt: skip
+        by_key = log_keep is not None and log_keep.ndim == (4 if gates_by_step else heads.key.ndim)
+        heads = Heads(*map(self.rows, heads))
+        if memory.shape[-1] > heads.value.shape[-1]:
+            heads = heads._replace(value=torch.cat([heads.value, torch.ones_like(heads.value[..., :1])], -1))
+        if not gates_by_step:
+            log_keep, write = (None if gate is None else self.rows(gate) for gate in (log_keep, write))
+        if by_key:
+            assert log_keep is not None
+            read, final = gated_sums(heads, memory, log_keep)
+        else:
+            read, final = memory_sums(heads, memory, log_keep, write, delta=delta)
+        return read[self.asked.start : self.asked.stop], final
 
 
 def outer(key: Float[Tensor, "B A E"], value: Float[Tensor, "B A E"]) -> Float[Tensor, "B A E E"]:
@@ -169,12 +309,19 @@ def _within(
 
 
 def stabilisers(
-    log_keep: Float[Tensor, "T *N"], log_enter: Float[Tensor, "T *N"], start: Float[Tensor, " *N"]
+    log_keep: Float[Tensor, "T *N"],
+    log_enter: Float[Tensor, "T *N"],
+    start: Float[Tensor, " *N"],
+    ghost: Float[Tensor, "T *N"] | None = None,
 ) -> Float[Tensor, "T1 *N"]:
-    """m_0 ... m_T of m_t = max(m_{t-1} + log_keep_t, log_enter_t), the largest exponent of a sum so far."""
+    """m_0 ... m_T of m_t = max(m_{t-1} + log_keep_t, log_enter_t), the largest exponent of a sum so far.
+
+    ``ghost``: zeros whose gradients are those by each m_t.
+    """
     largest = [start]
-    for keep, enter in zip(log_keep.unbind(0), log_enter.unbind(0), strict=True):
-        largest.append(torch.maximum(largest[-1] + keep, enter))
+    for t, (keep, enter) in enumerate(zip(log_keep.unbind(0), log_enter.unbind(0), strict=True)):
+        new = torch.maximum(largest[-1] + keep, enter)
+        largest.append(new if ghost is None else new + ghost[t])
     return torch.stack(largest)
 
 

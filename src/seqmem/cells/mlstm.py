@@ -13,7 +13,7 @@ In the numbers without m that is max(|n . q|, 1), the paper's. Its other forget 
 log sigmoid(f'). W_h joins the heads; the normalisation before it is not
 here.
 
-Axes: B batch, A heads, E numbers per head, D input features, H hidden.
+Axes: S asked timesteps, B batch, A heads, E numbers per head, D input features, H hidden.
 """
 
 from typing import ClassVar
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from .base import Additive
 from .initialisation import log_forget
-from .matrix_memory import Heads, MatrixMemoryCell, memory_sums, outer, read, stabilisers
+from .matrix_memory import Heads, MatrixMemoryCell, Reading, outer, read, stabilisers
 from .state import State
 
 
@@ -69,19 +69,22 @@ class MLSTM(MatrixMemoryCell):
         forget, enter, _ = _stabilised(i, log_forget, state["stabiliser"])
         return {"memory": Additive(forget[..., None], outer(enter * key, value), query)}
 
-    def forward(self, xs: Float[Tensor, "T B D"], state: State | None = None) -> tuple[Float[Tensor, "T B H"], State]:
-        state = self.initial_state(xs.shape[1]) if state is None else state
-        (query, key, value), i, log_forget = self._parts(xs)
-        largest = stabilisers(log_forget, i, state["stabiliser"])
+    def remembered(
+        self, x: Float[Tensor, "*N D"], state: State, reading: Reading
+    ) -> tuple[Float[Tensor, "S B A E"], State]:
+        heads, i, log_forget = self._parts(x)
+        i, log_forget = reading.rows(i), reading.rows(log_forget)
+        largest = stabilisers(log_forget, i, state["stabiliser"], reading.ghosts[2] if reading.ghosts else None)
         old, new = largest[:-1], largest[1:]
-        # The normaliser is the memory of a value of 1, which is appended to the others.
-        value = torch.cat([value, torch.ones_like(value[..., :1])], -1)
+        # The normaliser is the memory of a value of 1.
         start = torch.cat([state["memory"], state["normaliser"][..., None]], -1)
-        kept = log_forget + old - new
-        sums, end = memory_sums(Heads(query, key, value), start, kept, (i - new).exp())
-        size = torch.maximum(sums[..., -1].abs(), (-new).exp())
-        output = self.output_gate(xs).sigmoid() * self.out(sums[..., :-1] / size[..., None])
-        return output, {"memory": end[..., :-1], "normaliser": end[..., -1], "stabiliser": new[-1]}
+        sums, end = reading.sums(heads, start, log_forget + old - new, (i - new).exp(), gates_by_step=True)
+        least = (-new[reading.asked.start : reading.asked.stop]).exp()
+        looked = sums[..., :-1] / torch.maximum(sums[..., -1].abs(), least)[..., None]
+        return looked, {"memory": end[..., :-1], "normaliser": end[..., -1], "stabiliser": new[-1]}
+
+    def answered(self, x: Float[Tensor, "S B D"], looked: Float[Tensor, "S B A E"]) -> Float[Tensor, "S B H"]:
+        return self.output_gate(x).sigmoid() * self.out(looked)
 
     def _parts(self, x: Float[Tensor, "*N D"]) -> tuple[Heads, Float[Tensor, "*N A"], Float[Tensor, "*N A"]]:
         """Queries, scaled keys and values; i'; log f."""

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from .base import Additive
-from .matrix_memory import Heads, MatrixMemoryCell, memory_sums, outer, read
+from .matrix_memory import MatrixMemoryCell, Reading, outer, read
 from .state import State
 
 
@@ -42,9 +42,9 @@ class Retention(MatrixMemoryCell):
         query, key, value = self.projected(x)
         return {"memory": Additive(self.decay[:, None, None], outer(key, value), query)}
 
-    def forward(self, xs: Float[Tensor, "T B D"], state: State | None = None) -> tuple[Float[Tensor, "T B H"], State]:
-        state = self.initial_state(xs.shape[1]) if state is None else state
-        query, key, value = self.projected(xs)
-        log_keep = self.decay.log().expand(*xs.shape[:2], self.heads)
-        looked, memory = memory_sums(Heads(query / self.width**0.5, key, value), state["memory"], log_keep)
-        return self.out(looked), {"memory": memory}
+    def remembered(
+        self, x: Float[Tensor, "*N D"], state: State, reading: Reading
+    ) -> tuple[Float[Tensor, "S B A E"], State]:
+        log_keep = self.decay.log().expand(*x.shape[:-1], self.heads)
+        looked, memory = reading.sums(self.projected(x), state["memory"], log_keep)
+        return looked / self.width**0.5, {"memory": memory}
