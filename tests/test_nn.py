@@ -3,18 +3,26 @@
 The oracle is torch's own layer with the same weights, and for the states torch's LSTMCell and a step at a time.
 """
 
+import copy
+import io
+import pickle
+import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from typing import Any, NamedTuple
 
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.utils import parametrize
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 from compilers import needs_kernels
 from seqmem import nn
 from seqmem.kernels import functions
+from seqmem.kernels.loading import Unavailable
+from seqmem.nn import layers
 
 KINDS = {
     "rnn": (nn.RNN, torch.nn.RNN, {}),
@@ -129,3 +137,296 @@ def test_results_and_gradients_are_torchs(kind: str, monkeypatch: pytest.MonkeyP
         ours = results(actual, options)
         assert len(calls) == options.num_layers * (1 + options.bidirectional), options
         assert_equal(ours, results(expected, options), options.dtype)
+
+
+def states_of_every_step(layer: Any, xs: Tensor, start: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """h_t and c_t of every layer and direction of a one-layer LSTM, by torch.nn.LSTMCell; [T B H] each."""
+    hidden, cell = [], []
+    for at, suffix in enumerate(("", "_reverse")[: 1 + layer.bidirectional]):
+        step = torch.nn.LSTMCell(FEATURES, HIDDEN, dtype=xs.dtype)
+        names = {name: getattr(layer, f"{name}_l0{suffix}") for name, _ in step.named_parameters()}
+        h, c = start[0][at], start[1][at]
+        hs, cs = [], []
+        for x in reversed(xs.unbind(0)) if at else xs.unbind(0):
+            h, c = torch.func.functional_call(step, names, (x, (h, c)))
+            hs.append(h)
+            cs.append(c)
+        hidden.append(torch.stack(hs[::-1] if at else hs))
+        cell.append(torch.stack(cs[::-1] if at else cs))
+    return hidden, cell
+
+
+@pytest.mark.parametrize("native", [pytest.param(True, marks=needs_kernels), False], ids=["native", "steps"])
+def test_states_are_those_of_a_loop_over_lstm_cells(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the gradients of a loss of all of them, which enter h_t and c_t at every timestep."""
+    if not native:
+        monkeypatch.setattr(nn.LSTM, "_fits", lambda *_: False)
+    options = Options(1, True, True, False, "batch", True, torch.float64)
+    _, layer = pair("lstm", options)
+    xs, leaves, start = arguments(layer, options)
+    assert start is not None
+    output, (h_n, c_n), states = layer.states(xs, tuple(start))
+    hidden, cell = states_of_every_step(layer, xs, start)
+    ends = [torch.stack([each[0][-1], each[1][0]]) for each in (hidden, cell)]
+    expected = [torch.cat(hidden, -1), *ends, torch.stack(hidden), torch.stack(cell)]
+    actual = [output, h_n, c_n, *states]
+    by = [*leaves, *layer.parameters()]
+    assert_equal([*actual, *gradients(actual, by)], [*expected, *gradients(expected, by)], options.dtype)
+
+
+@needs_kernels
+@pytest.mark.parametrize("kind", KINDS)
+def test_states_end_in_the_final_states_and_lie_as_the_output_does(kind: str) -> None:
+    for options in pairs(kind):
+        _, layer = pair(kind, options)
+        inputs, _, start = arguments(layer.eval(), options)
+        state = None if start is None else tuple(start) if kind == "lstm" else start[0]
+        output, final, states = layer.states(inputs, state)
+        assert_equal(layer(inputs, state), (output, final), options.dtype)
+        top = states.hidden[-2:] if options.bidirectional else states.hidden[-1:]
+        data = output.data if isinstance(output, PackedSequence) else output
+        assert_equal(torch.cat([*top], -1), data, options.dtype)
+        assert (states.cell is not None) == (kind == "lstm")
+        if isinstance(output, PackedSequence):
+            continue
+        time = 1 if options.batch_first and options.form == "batch" else 0
+        finals = final if isinstance(final, tuple) else (final,)
+        for every, last in zip(states, finals, strict=False):
+            for at, values in enumerate(every):
+                end = 0 if options.bidirectional and at % 2 else -1
+                assert_equal(values.select(time, end), last[at], options.dtype)
+
+
+@needs_kernels
+def test_second_derivatives_are_torchs() -> None:
+    """The backward pass through the kernels is differentiated by torch's operations."""
+    for kind, form in (("gru", "packed"), ("lstm", "batch"), ("rnn", "batch")):
+        options = Options(1, kind != "rnn", True, False, form, True, torch.float64)
+        second = []
+        for layer in pair(kind, options):
+            inputs, leaves, start = arguments(layer, options)
+            state = None if start is None else tuple(start) if kind == "lstm" else start[0]
+            output = layer(inputs, state)[0]
+            data = output.data if isinstance(output, PackedSequence) else output
+            by = [*leaves, *layer.parameters()]
+            first = torch.autograd.grad((data**3).sum(), by, create_graph=True)
+            second.append(torch.autograd.grad(sum((gradient**2).sum() for gradient in first), by))  # pyright: ignore
+        assert_equal(second[1], second[0], options.dtype)
+
+
+@needs_kernels
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN:UserWarning")
+def test_what_the_kernels_lack_is_torchs_and_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layers, "_told", set())
+    half = nn.GRU(3, 4, dtype=torch.bfloat16)
+    with pytest.warns(
+        nn.FallbackWarning, match=r"seqmem.nn.GRU: torch computes it, .*: there is no kernel for torch.bf"
+    ):
+        half(torch.zeros(2, 1, 3, dtype=torch.bfloat16))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        half(torch.zeros(2, 1, 3, dtype=torch.bfloat16))
+    projected = nn.LSTM(3, 4, proj_size=2)
+    with pytest.warns(nn.FallbackWarning, match="proj_size"):
+        assert projected(torch.zeros(5, 1, 3))[0].shape == (5, 1, 2)
+    with pytest.warns(nn.FallbackWarning, match="autocast"), torch.autocast("cpu", torch.bfloat16):
+        nn.GRU(3, 4)(torch.zeros(5, 1, 3))
+    monkeypatch.setattr(layers, "load", lambda: Unavailable("not built"))
+    monkeypatch.setattr(functions, "load", lambda: Unavailable("not built"))
+    with pytest.warns(nn.FallbackWarning, match="not built"):
+        nn.RNN(3, 4)(torch.zeros(5, 1, 3))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_states_with_a_projection_end_in_torchs_final_states() -> None:
+    options = Options(2, True, True, True, "packed", True, torch.float64)
+    expected, layer = pair("lstm", options, proj_size=3)
+    values = []
+    for which, call in ((layer, layer.states), (expected, expected)):
+        inputs, leaves, start = arguments(which, options)
+        assert start is not None
+        torch.manual_seed(2)
+        output, final = call(inputs, tuple(start))[:2]
+        values.append([output.data, *final, *gradients([output.data, *final], [*leaves, *which.parameters()])])
+    assert_equal(values[0], values[1], options.dtype)
+
+
+@needs_kernels
+def test_transforms_and_devices_without_kernels_are_torchs() -> None:
+    torch.manual_seed(0)
+    theirs, ours = torch.nn.GRU(3, 4), nn.GRU(3, 4)
+    ours.load_state_dict(theirs.state_dict())
+    xs = torch.randn(5, 2, 3)
+
+    def loss(layer: Any, parameters: dict[str, Tensor]) -> Tensor:
+        return torch.func.functional_call(layer, parameters, (xs,))[0].square().sum()
+
+    other = {name: value.detach() * 2 for name, value in theirs.named_parameters()}
+    assert_equal(loss(ours, other), loss(theirs, other), torch.float32)
+    scripted = ours.__prepare_scriptable__()  # what torch.jit.script compiles
+    assert type(scripted) is torch.nn.GRU
+    assert scripted.weight_hh_l0 is ours.weight_hh_l0
+    assert ours.to("meta")(xs.to("meta"))[0].is_meta
+
+
+def test_errors_are_torchs() -> None:
+    theirs, ours = torch.nn.LSTM(3, 4), nn.LSTM(3, 4)
+    state = torch.zeros(1, 2, 4)
+    for call in (
+        (torch.zeros(5, 2, 4),),
+        (torch.zeros(5, 2, 3, 1),),
+        (torch.zeros(0, 2, 3),),
+        (torch.zeros(5, 2, 3, dtype=torch.float64),),
+        (torch.zeros(5, 2, 3), (state, state[:, :1])),
+        (torch.zeros(5, 2, 3), state),
+        (torch.zeros(5, 3), (state, state)),
+        (None,),
+    ):
+        with pytest.raises(Exception, match=r".") as expected:
+            theirs(*call)
+        for function in (ours, ours.states):
+            with pytest.raises(type(expected.value)) as actual:
+                function(*call)
+            assert str(actual.value) == str(expected.value)
+    assert ours(torch.zeros(5, 0, 3))[0].shape == (5, 0, 4)
+    with pytest.raises(ValueError, match="proj_size"):
+        nn.GRU(3, 4, proj_size=2)
+
+
+@needs_kernels
+def test_outputs_may_be_changed_in_place_where_torchs_may() -> None:
+    xs = torch.randn(5, 2, 3)
+    for kind in (nn.RNN, nn.GRU):
+        layer = kind(3, 4)
+        output, _ = layer(xs)
+        weight: Any = layer.weight_hh_l0
+        (expected,) = torch.autograd.grad(output.sum() * 2, [weight])
+        output, _ = layer(xs)
+        (actual,) = torch.autograd.grad(output.mul_(2).sum(), [weight])
+        assert torch.equal(actual, expected)
+    layer: Any = nn.LSTM(3, 4)
+    output, _ = layer(xs)
+    with torch.no_grad():
+        layer.weight_hh_l0.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        output.sum().backward()
+
+
+class Net(torch.nn.Module):
+    """An encoder that is shared, a layer inside a list, and what stays as it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = torch.nn.LSTM(3, 4)
+        self.shared = self.encoder
+        self.more = torch.nn.ModuleList([torch.nn.GRU(4, 4), torch.nn.RNN(4, 2), torch.nn.Linear(2, 2)])
+        self.mine = type("Mine", (torch.nn.GRU,), {})(3, 4)
+        self.cell = torch.nn.LSTMCell(3, 4)
+
+    def forward(self, xs: Tensor) -> Tensor:
+        for layer in (self.encoder, self.more[0], self.more[1]):
+            xs = layer(xs)[0]
+        return self.more[2](xs)
+
+
+@needs_kernels
+def test_convert_changes_the_classes_of_layers_and_restore_changes_them_back() -> None:
+    torch.manual_seed(0)
+    model, xs = Net().eval(), torch.randn(6, 2, 3)
+    expected, before = model(xs), dict(model.named_parameters())
+    seen: list[str] = []
+    model.encoder.register_forward_hook(lambda *_: seen.append("hook"))
+    assert nn.convert(model) is model
+    assert nn.convert(model) is model
+    assert [type(part) for part in (model.encoder, *model.more)] == [nn.LSTM, nn.GRU, nn.RNN, torch.nn.Linear]
+    assert model.encoder is model.shared
+    assert not model.encoder.training
+    assert all(value is before[name] for name, value in model.named_parameters())
+    torch.testing.assert_close(model(xs), expected)
+    assert seen == ["hook"]
+    assert nn.computed_by(model) == {
+        "encoder": "seqmem",
+        "more.0": "seqmem",
+        "more.1": "seqmem",
+        "mine": "torch: test_nn.Mine is a class of its own",
+        "cell": "torch: LSTMCell is one timestep, not a layer",
+    }
+    keys = list(vars(Net().encoder))
+    assert nn.restore(model) is model
+    assert [type(part) for part in (model.encoder, *model.more[:2])] == [torch.nn.LSTM, torch.nn.GRU, torch.nn.RNN]
+    assert list(vars(model.encoder)) == keys
+    assert nn.computed_by(model)["encoder"] == "torch: not converted"
+    assert torch.equal(model(xs), expected)
+    alone = torch.nn.GRU(2, 3)
+    assert nn.convert(alone) is alone
+    assert isinstance(alone, nn.GRU)
+
+
+@needs_kernels
+def test_copies_pickles_and_saved_models_compute_the_same() -> None:
+    xs = torch.randn(6, 2, 3)
+    layer = nn.LSTM(3, 4, 2, bidirectional=True)
+    expected = layer(xs)[0]
+    file = io.BytesIO()
+    torch.save(layer, file)
+    file.seek(0)
+    pickled = pickle.dumps(layer)
+    assert b"seqmem.nn" in pickled
+    assert b"layers" not in pickled.replace(b"num_layers", b"")
+    for other in (copy.deepcopy(layer), pickle.loads(pickled), torch.load(file, weights_only=False)):
+        assert type(other) is nn.LSTM
+        assert torch.equal(other(xs)[0], expected)
+    theirs = torch.nn.LSTM(3, 4, 2, bidirectional=True)
+    assert repr(layer) == repr(theirs)
+    assert list(layer.state_dict()) == list(theirs.state_dict())
+    theirs.load_state_dict(layer.state_dict())
+    torch.testing.assert_close(theirs(xs)[0], expected)
+    assert torch.equal(layer.double().float()(xs)[0], expected)
+
+
+@needs_kernels
+def test_a_parametrized_weight_has_its_gradient() -> None:
+    torch.manual_seed(0)
+    each, xs = [], torch.randn(4, 2, 3)
+    for kind in (torch.nn.GRU, nn.GRU):
+        torch.manual_seed(0)
+        layer = kind(3, 4)
+        parametrize.register_parametrization(layer, "weight_hh_l0", torch.nn.Softplus())
+        layer(xs)[0].sum().backward()
+        each.append([parameter.grad for parameter in layer.parameters()])
+    assert_equal(each[1], each[0], torch.float32)
+
+
+@needs_kernels
+def test_threads_share_a_layer() -> None:
+    layer, xs = nn.GRU(8, 24), torch.randn(30, 40, 8)
+    expected = layer(xs)[0]
+    with ThreadPoolExecutor(4) as pool:
+        assert all(torch.equal(output, expected) for output, _ in pool.map(lambda _: layer(xs), range(12)))
+
+
+@needs_kernels
+@pytest.mark.parametrize("sizes", [[], [2, 3], [2, 0], [0]])
+def test_batch_sizes_that_no_packed_sequence_has_are_an_error(sizes: list[int]) -> None:
+    with pytest.raises(ValueError, match="batch_sizes"):
+        functions.Order.packed(torch.tensor(sizes, dtype=torch.int64))
+
+
+@needs_kernels
+def test_a_cut_or_another_number_of_threads_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a packed bidirectional layer, whose calls know where each timestep lies."""
+    options = Options(1, True, True, False, "packed", True, torch.float64)
+    before = torch.get_num_threads()
+    for kind in ("lstm", "gru"):
+        _, layer = pair(kind, options)
+        expected = results(layer, options)
+        with monkeypatch.context() as patched:
+            patched.setattr(functions, "OPERATIONS_PER_CALL", 1.0)
+            patched.setattr(functions, "OPERATIONS_PER_THREAD", 0.0)
+            patched.setattr(functions, "SHORTEST_PIECE", 2)
+            torch.set_num_threads(3)
+            try:
+                actual = results(layer, options)
+            finally:
+                torch.set_num_threads(before)
+        assert all(torch.equal(a, b) for a, b in zip(actual, expected, strict=True))

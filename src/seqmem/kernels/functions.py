@@ -29,6 +29,8 @@ OPERATIONS_PER_CALL = 4e9
 
 Python handles signals, such as Ctrl-C, between two calls.
 """
+SHORTEST_PIECE = 16
+"""Timesteps of a call at least, however many operations they are."""
 OPERATIONS_PER_THREAD = 1.5e7
 """Calls of fewer than twice as many (about 0.4 ms) run on one thread: starting a second one costs about 0.1 ms."""
 
@@ -388,7 +390,7 @@ class CallPlan:
         steps, batch, features, hidden = sizes
         self.norm_features, self.candidate_bias = norm_features, candidate_bias
         operations = 2.0 * batch * gates * (hidden + (0 if lookup else features))  # per timestep, forward
-        self.cut = min(max(16, int(limits[0] / max(1.0, operations))), every or steps, steps)
+        self.cut = min(max(SHORTEST_PIECE, int(limits[0] / max(1.0, operations))), every or steps, steps)
         self.kind, self.sizes, self.gates, self.dtype, self.lookup = kind, sizes, gates, dtype, lookup
         self.pieces = [(begin, min(begin + self.cut, steps)) for begin in range(0, steps, self.cut)]
         self.functions = {

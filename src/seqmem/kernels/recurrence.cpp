@@ -58,6 +58,7 @@ enum Kind { RNN_TANH, RNN_RELU, LSTM, GRU, GRU_CHO };
 
 constexpr long CHUNK = 16;              // most sequences in a chunk
 constexpr long LARGE_SUMS = 1 << 19;    // bytes: from here on, gradient sums do not fit into the cache beside the rest
+constexpr long TURNED = 16;             // rows that become columns, or columns rows, before the next ones do
 constexpr long BLOCK_STEPS = 32;        // most timesteps between two updates of the weights' gradients
 constexpr long BLOCK_ROWS = 128;        // gradient rows between two updates of the weights' gradients
 
@@ -130,16 +131,20 @@ template <class T> T* pack_gates(const Shape<T>& s, const T* w, long K, long p, 
       store<T>(out + g * LANES, load_some<T>(w + gates[g] * s.H + p * LANES, s.H - p * LANES));
     return out + n * LANES;
   }
-  for (long g = 0; g < n; g++)
-    for (long l = 0; l < LANES; l++) {
-      long unit = p * LANES + l;
-      const T* row = w + (gates[g] * s.H + unit) * K;
-      T* to = out + g * LANES + l;
-      if (unit < s.H)
-        for (long k = 0; k < K; k++) to[k * n * LANES] = row[k];
-      else
-        for (long k = 0; k < K; k++) to[k * n * LANES] = 0;
-    }
+  // In blocks of a cache line of w: the lines that they fill stay in the first-level cache until they are full.
+  for (long from = 0; from < K; from += TURNED) {
+    const long to = from + TURNED < K ? from + TURNED : K;
+    for (long g = 0; g < n; g++)
+      for (long l = 0; l < LANES; l++) {
+        long unit = p * LANES + l;
+        const T* row = w + (gates[g] * s.H + unit) * K;
+        T* at = out + g * LANES + l;
+        if (unit < s.H)
+          for (long k = from; k < to; k++) at[k * n * LANES] = row[k];
+        else
+          for (long k = from; k < to; k++) at[k * n * LANES] = 0;
+      }
+  }
   return out + K * n * LANES;
 }
 
@@ -494,14 +499,8 @@ INLINE void weigh_tile(const Strip<T>& k, const Left<T>& left, long u, long colu
   for (long t = k.steps - 1; t >= 0; t--) {
     const T* a = left.at[t] + u;
     const T* g = k.rows + t * k.M * k.stride + column * LANES;
-    for (long b = 0, n = k.counts[t]; b < n; b++, a += left.width, g += k.stride) {
-      V right[NV];
-      UNROLL for (int j = 0; j < NV; j++) right[j] = load<T>(g + j * LANES);
-      UNROLL for (int m = 0; m < MR; m++) {
-        V one = splat<T>(a[m]);
-        UNROLL for (int j = 0; j < NV; j++) total[m][j] += one * right[j];
-      }
-    }
+    for (long b = 0, n = k.counts[t]; b < n; b++, a += left.width, g += k.stride)
+      add_products<T, MR, NV, NV, 0>(total, [&](int m) { return a[m]; }, g);
   }
   UNROLL for (int m = 0; m < MR; m++) UNROLL for (int j = 0; j < NV; j++)
     store<T>(sums + (u + m) * stride + j * LANES, total[m][j]);
@@ -685,6 +684,30 @@ void pack(const SeqmemCall& call, const T* w, const T* u, const T* bias, const T
   if (s.F) pack_backward(s, w_back, s.F, s.from_input(), out + s.input_back());
 }
 
+// Vector v of a row of the sums: that of `gate` of the units from p on, but for cho's rows of U.
+template <class T>
+INLINE void reduce_one(const Shape<T>& s, const T* sums, long each, long row, long v, long p, long gate, T* w, T* u,
+                       T* bias) {
+  V total = load<T>(sums);
+  for (long c = 1; c < s.chunks(); c++) total += load<T>(sums + c * each);
+  bool hidden = row >= s.D && row < s.D + s.H;
+  if (s.kind == GRU) gate = hidden ? s.gate(gate) : s.gate(gate + 1);
+  if (s.kind == GRU_CHO && hidden) {  // r and z of all units, then n of all units
+    p = v < 2 * s.P ? v / 2 : v - 2 * s.P;
+    gate = v < 2 * s.P ? v % 2 : 2;
+  }
+  long n = s.H - p * LANES < LANES ? s.H - p * LANES : LANES, first = gate * s.H + p * LANES;
+  if (row < s.D && s.lookup) return store_some<T>(w + row * s.gates * s.H + first, total, n);
+  T lanes[LANES];
+  store<T>(lanes, total);
+  if (row < s.D)
+    for (long l = 0; l < n; l++) w[(first + l) * s.D + row] = lanes[l];
+  else if (hidden)
+    for (long l = 0; l < n; l++) u[(first + l) * s.H + row - s.D] = lanes[l];
+  else if (!s.lookup)
+    for (long l = 0; l < n; l++) bias[first + l] = lanes[l];
+}
+
 // Reduce the chunks' sums, [D + H + 1][columns], to gradients in torch's layout: W [G*H D], U [G*H H], bias [G*H], and
 // b' behind it. With
 // tokens, the gradient of the table [D G*H] takes W's place, and there is no bias.
@@ -692,31 +715,12 @@ template <class T> void reduce(const SeqmemCall& call, T* w, T* u, T* bias) {
   Shape<T> s(call);
   const T* sums = (const T*)call.grad_sums;
   const long wide = s.gates * s.Hp, chunks = s.chunks(), each = s.sums();
-  for (long row = 0; row < s.D + s.H + 1; row++)
-    for (long v = 0, in_p = 0, in_gate = 0; v < s.gates * s.P; v++) {
-      V total = load<T>(sums + row * wide + v * LANES);
-      for (long c = 1; c < chunks; c++) total += load<T>(sums + c * each + row * wide + v * LANES);
-      bool hidden = row >= s.D && row < s.D + s.H;
-      long p = in_p, gate = in_gate;  // v = p * gates + gate
-      if (++in_gate == s.gates) in_gate = 0, in_p++;
-      if (s.kind == GRU) gate = hidden ? s.gate(gate) : s.gate(gate + 1);
-      if (s.kind == GRU_CHO && hidden) {  // r and z of all units, then n of all units
-        p = v < 2 * s.P ? v / 2 : v - 2 * s.P;
-        gate = v < 2 * s.P ? v % 2 : 2;
-      }
-      long n = s.H - p * LANES < LANES ? s.H - p * LANES : LANES, first = gate * s.H + p * LANES;
-      if (row < s.D && s.lookup) {
-        store_some<T>(w + row * s.gates * s.H + first, total, n);
-        continue;
-      }
-      T lanes[LANES];
-      store<T>(lanes, total);
-      if (row < s.D)
-        for (long l = 0; l < n; l++) w[(first + l) * s.D + row] = lanes[l];
-      else if (hidden)
-        for (long l = 0; l < n; l++) u[(first + l) * s.H + row - s.D] = lanes[l];
-      else if (!s.lookup)
-        for (long l = 0; l < n; l++) bias[first + l] = lanes[l];
+  const long all = s.D + s.H + 1;
+  for (long from = 0; from < all; from += TURNED)
+    for (long v = 0, p = 0, gate = 0; v < s.gates * s.P; v++) {  // v = p * gates + gate
+      for (long row = from; row < all && row < from + TURNED; row++)
+        reduce_one(s, sums + row * wide + v * LANES, each, row, v, p, gate, w, u, bias);
+      if (++gate == s.gates) gate = 0, p++;
     }
   if (!s.candidate_bias) return;
   sums += (s.D + s.H + 1) * wide;

@@ -180,19 +180,33 @@ template <class T> INLINE V tanh_(V x) {
 
 // ---- products -------------------------------------------------------------------------------------------------------
 
+// sums[m][OFFSET + j] += left(m) * right[j], j < N.
+template <class T, int MR, int NV, int N, int OFFSET, class Left>
+INLINE void add_products(V (&sums)[MR][NV], const Left& left, const T* right) {
+#if TILE_ROWS == 3
+  // 12 sums leave four of 16 registers: three for the left factors, and one for each vector of the right in turn.
+  V factors[MR];
+  UNROLL for (int m = 0; m < MR; m++) factors[m] = splat<T>(left(m));
+  UNROLL for (int j = 0; j < N; j++) {
+    V row = load<T>(right + j * LANES);
+    UNROLL for (int m = 0; m < MR; m++) sums[m][OFFSET + j] += factors[m] * row;
+  }
+#else
+  V row[N];
+  UNROLL for (int j = 0; j < N; j++) row[j] = load<T>(right + j * LANES);
+  UNROLL for (int m = 0; m < MR; m++) {
+    V factor = splat<T>(left(m));
+    UNROLL for (int j = 0; j < N; j++) sums[m][OFFSET + j] += factor * row[j];
+  }
+#endif
+}
+
 // sums[m][OFFSET + j] += sum over k of a[m][k] * b[k][j], j < N. b is packed, so it is read sequentially.
 template <class T, int MR, int NV, int N, int OFFSET>
 INLINE void multiply(V (&sums)[MR][NV], const T* a, long stride, long K, const T* b) {
   const T* a3 = a + 3 * stride;  // two base pointers and one stride address six rows without further arithmetic
-  for (long k = 0; k < K; k++) {
-    V row[N];
-    UNROLL for (int j = 0; j < N; j++) row[j] = load<T>(b + j * LANES);
-    b += N * LANES;
-    UNROLL for (int m = 0; m < MR; m++) {
-      V left = splat<T>(m < 3 ? a[m * stride + k] : a3[(m - 3) * stride + k]);
-      UNROLL for (int j = 0; j < N; j++) sums[m][OFFSET + j] += left * row[j];
-    }
-  }
+  for (long k = 0; k < K; k++, b += N * LANES)
+    add_products<T, MR, NV, N, OFFSET>(sums, [&](int m) { return m < 3 ? a[m * stride + k] : a3[(m - 3) * stride + k]; }, b);
 }
 
 // The rows of a product are cut into tiles; a tile's height is a template argument, so that its sums stay in registers.

@@ -117,7 +117,10 @@ class _OnKernels(torch.nn.RNNBase):
                 return None
         else:
             return None
+        weight: Any = self._flat_weights[0]
         if data.shape[-1] != self.input_size:
+            return None
+        if data.dtype != weight.dtype and not torch.is_autocast_enabled(data.device.type):
             return None
         both = self.mode == "LSTM"
         widths = (self.proj_size or self.hidden_size, self.hidden_size)[: 1 + both]
