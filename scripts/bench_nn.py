@@ -220,7 +220,7 @@ def main() -> int:
     if options.kernels:
         from seqmem.nn import layers
 
-        layers.pays = lambda *_: True
+        layers.pays = lambda *_, **__: True
     rows = []
     for threads in (1, 2) if options.threads is None else (options.threads,):
         if threads > (os.cpu_count() or 1):

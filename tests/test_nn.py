@@ -22,7 +22,7 @@ from compilers import needs_kernels
 from seqmem import nn
 from seqmem.kernels import functions
 from seqmem.kernels.loading import Unavailable
-from seqmem.nn import layers
+from seqmem.nn import choice, layers
 
 KINDS = {
     "rnn": (nn.RNN, torch.nn.RNN, {}),
@@ -32,6 +32,12 @@ KINDS = {
 }
 FEATURES, HIDDEN, STEPS, BATCH = 5, 20, 7, 19
 """Above one vector and one chunk of the kernels, and no multiples of them."""
+
+
+@pytest.fixture(autouse=True)
+def kernels_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also at sizes where torch is faster."""
+    monkeypatch.setattr(layers, "pays", lambda *_, **__: True)
 
 
 class Options(NamedTuple):
@@ -430,3 +436,36 @@ def test_a_cut_or_another_number_of_threads_changes_no_bit(monkeypatch: pytest.M
             finally:
                 torch.set_num_threads(before)
         assert all(torch.equal(a, b) for a, b in zip(actual, expected, strict=True))
+
+
+@needs_kernels
+def test_torch_computes_where_it_is_faster_and_the_states_are_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def pays(*sizes: Any, **more: Any) -> bool:
+        asked.append({"sizes": sizes, **more})
+        return False
+
+    monkeypatch.setattr(layers, "pays", pays)
+    monkeypatch.setattr(nn.GRU, "_compute", None)  # an error if it is called
+    layer = nn.GRU(3, 4)
+    with torch.no_grad():
+        assert layer(torch.zeros(5, 2, 3))[0].shape == (5, 2, 4)
+    layer(pack_padded_sequence(torch.zeros(5, 2, 3), torch.tensor([5, 1])))
+    shared = {"sizes": ("gru torch", 5, 2, 4), "threads": torch.get_num_threads()}
+    assert [{**call, "isa": ""} for call in asked] == [
+        {**shared, "training": False, "packed": False, "isa": ""},
+        {**shared, "training": True, "packed": True, "isa": ""},
+    ]
+
+
+def test_kernels_compute_what_they_are_faster_at() -> None:
+    """Long sequences of loops; LSTMs that fill registers and cache; more units with wider registers."""
+    usual: dict[str, Any] = {"training": True, "packed": False, "threads": 1, "isa": "avx2"}
+    assert choice.pays("gru torch", 100, 1, 512, **usual)
+    assert choice.pays("lstm", 100, 32, 128, **usual)
+    assert not choice.pays("lstm", 100, 32, 256, **usual)
+    assert choice.pays("lstm", 100, 32, 256, **{**usual, "isa": "avx512"})
+    assert choice.pays("lstm", 100, 32, 256, **{**usual, "packed": True})
+    assert not choice.pays("lstm", 10, 1, 16, **usual)
+    assert not choice.pays("gru torch", 100, 16, 256, **{**usual, "threads": 2})

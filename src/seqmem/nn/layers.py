@@ -17,8 +17,9 @@ from torch.nn.utils.rnn import PackedSequence
 
 from ..kernels import functions
 from ..kernels.functions import Layer, Order
-from ..kernels.loading import Unavailable, load
+from ..kernels.loading import Library, Unavailable, load
 from ..kernels.memory import Memory
+from .choice import pays
 from .steps import by_steps
 
 KINDS = {"RNN_TANH": "rnn tanh", "RNN_RELU": "rnn relu", "LSTM": "lstm", "GRU": "gru torch"}
@@ -61,12 +62,12 @@ class _OnKernels(torch.nn.RNNBase):
 
     def forward(self, input: Any, hx: Any = None) -> Any:  # noqa: A002  (torch's name)
         """torch's results, for torch's arguments."""
-        self._update_flat_weights()
-        given = self._given(input, hx)
-        if given is None or not self._fits(given):
-            return super().forward(input, hx)  # which has the errors, too
-        computed = self._compute(given, native=True)
-        return self._returned(computed, input)
+        if not _watched() and self._pays(input):
+            self._update_flat_weights()
+            given = self._given(input, hx)
+            if given is not None and self._fits(given):
+                return self._returned(self._compute(given, native=True), input)
+        return super().forward(input, hx)  # which has the errors, too
 
     def states(self, input: Any, hx: Any = None) -> tuple[Any, Any, States]:  # noqa: A002
         """``forward``'s output and final state, and the state after every timestep of every layer and direction.
@@ -151,6 +152,30 @@ class _OnKernels(torch.nn.RNNBase):
         if len(dtypes) == 1:  # else torch has an error for it
             self._tell(_reason(dtypes.pop(), self.proj_size))
         return False
+
+    def _pays(self, input: Any) -> bool:  # noqa: A002
+        """True if the kernels are the faster ones for inputs of this size. Asked first: small ones take no time."""
+        packed = isinstance(input, PackedSequence)
+        if packed:
+            data, steps, batch = input.data, len(input.batch_sizes), int(input.batch_sizes[0])
+        elif isinstance(input, Tensor) and input.dim() in (2, 3):
+            data, (first, second, *_) = input, input.shape
+            steps, batch = (first, 1) if input.dim() == 2 else (second, first) if self.batch_first else (first, second)
+        else:
+            return False
+        weights: Any = self._flat_weights
+        training = torch.is_grad_enabled() and (data.requires_grad or any(_trains(weight) for weight in weights))
+        library = load()
+        return pays(
+            KINDS[self.mode],
+            steps,
+            batch,
+            self.hidden_size,
+            training=training,
+            packed=packed,
+            threads=torch.get_num_threads(),
+            isa=library.isa if isinstance(library, Library) else "",
+        )
 
     def _tell(self, reason: str) -> None:
         key = type(self).__name__, reason
@@ -244,6 +269,10 @@ class GRU(_OnKernels, torch.nn.GRU):
 
 
 _told: set[tuple[str, str]] = set()
+
+
+def _trains(weight: Tensor | None) -> bool:
+    return weight is not None and weight.requires_grad
 
 
 def _reason(dtype: torch.dtype, proj_size: int) -> str:
