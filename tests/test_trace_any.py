@@ -260,6 +260,33 @@ def test_distance_counts_from_each_sequences_own_end() -> None:
             )
 
 
+def test_layers_of_several_numbers_of_sequences() -> None:
+    """Sentences of documents: losses are of either; a mean over documents has no known size for the words' layer."""
+
+    class Hierarchical(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.word, self.sentence = nn.GRU(2, 3), nn.GRU(3, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            ends = self.word(x.flatten(1, 2))[1][0].unflatten(0, (4, B))
+            return self.sentence(ends)[1][0].sin().sum(-1)
+
+    with ambient(0, "documents"):
+        model = Hierarchical()
+    x = normal(5, 4, B, 2)
+    own = seqmem.trace(model, lambda m, x: m(x), x)
+    summed = seqmem.trace(model, lambda m, x: m(x).sum(), x)
+    assert {path: states["hidden"].shape for path, states in own.norms.items()} == {"word": (5, 12), "sentence": (4, B)}
+    mean = seqmem.trace(model, lambda m, x: m(x).mean(), x)
+    for path, states in own.norms.items():
+        np.testing.assert_allclose(summed.norms[path]["hidden"], states["hidden"], rtol=1e-12)
+        np.testing.assert_allclose(mean.norms[path]["hidden"] * B, states["hidden"], rtol=1e-12)
+    assert "it is not seen how" in mean.notes[0]
+    with pytest.raises(ValueError, match="the layers have 3 or 12 sequences"):
+        seqmem.trace(model, lambda m, x: m(x).mean(), x, reduction="mean")
+
+
 def test_modules_that_the_user_names() -> None:
     """A cell of one's own in a loop, and a convolution, whose output's gradient autograd has, too."""
 
@@ -486,6 +513,7 @@ def test_an_output_that_is_changed_in_place_is_named() -> None:
             seqmem.trace(layer, lambda m, x: F.relu(m(x)[0], inplace=True).sum(), BATCH)
 
 
+@pytest.mark.filterwarnings("ignore::seqmem.nn.FallbackWarning")
 def test_checkpoints_and_seqmems_layers() -> None:
     """A layer that is computed again in the backward pass, and one that seqmem's kernels compute."""
 
@@ -559,7 +587,7 @@ def test_losses_in_every_form_give_one_trace() -> None:
         times = B if note else 1
         got = trace.norms["rnn.l0"]["cell"] * times
         np.testing.assert_allclose(got, expected.norms["rnn.l0"]["cell"], rtol=1e-12)
-        assert ["not by its last operation" in one for one in trace.notes] == [True] * note
+        assert ["it is not seen how it was made" in one for one in trace.notes] == [True] * note
     said = seqmem.trace(model, lambda m, x: losses(m, x)[:, -1].mean() * 1.0, text, reduction="mean")
     np.testing.assert_allclose(said.norms["rnn.l0"]["cell"], expected.norms["rnn.l0"]["cell"], rtol=1e-12)
     everywhere = seqmem.trace(model, losses, text, of="all")

@@ -65,7 +65,7 @@ def trace_model(
         parts = _own(parts)
     losses = None if chosen.losses is None else chosen.losses.double().cpu().numpy()
     loss = chosen.total.item() if losses is None else float(losses.mean())
-    loss = loss / tap.sequences() if losses is None and chosen.scale == "one" else loss
+    loss = loss / tap.sequences()[-1] if losses is None and chosen.scale == "one" else loss
     notes = [*_notes(parts, chosen), *_zeros(parts, dtype)]
     about = type(getattr(model, "_orig_mod", model)).__name__, parameter_count(model), str(chosen.total.device), loss
     return ModelTrace(parts, untraced, chosen.of, notes, losses, _name(dtype), *about)
@@ -110,7 +110,7 @@ def _notes(parts: Mapping[str, Part], chosen: Propagated) -> list[str]:
     notes = []
     if chosen.scale == "unknown":
         notes.append(
-            "the loss is one number, and not by its last operation a mean or a sum over sequences: norms are those of "
+            "the loss is one number, and it is not seen how it was made of the sequences' losses: norms are those of "
             "the number as returned (a mean makes each 1/B of its sequence's own); reduction= says which, or return [B]"
         )
     return [*notes, *(_entering(parts) if chosen.every_step else [])]

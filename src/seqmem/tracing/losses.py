@@ -3,7 +3,7 @@
 Axes: T time, B batch.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -37,10 +37,11 @@ class Propagated:
     every_step: bool = False
 
 
-def propagated(returned: Any, of: Of, sequences: int, reduction: Reduction | None) -> Propagated:
+def propagated(returned: Any, of: Of, sequences: Collection[int], reduction: Reduction | None) -> Propagated:
     """
     Args:
         returned: a loss, or several by name or number; each one number, [B], [T B] or [B T].
+        sequences: B of the layers: several, where one reads sentences and another documents.
         of: ``last`` (the default): each sequence's last timestep that has a loss; ``all``: the sum over timesteps; a
             timestep. Of several losses the name or number of one, or (that, which timestep).
         reduction: how one number was made of the sequences' losses; None: read it off autograd's graph.
@@ -61,21 +62,28 @@ def propagated(returned: Any, of: Of, sequences: int, reduction: Reduction | Non
             ".detach(), .data or torch.no_grad() on the way, and compute it with the model that loss_fn is given"
         )
     whose = f" of '{name}'" if name is not None else ""
-    if loss.numel() == 1 and (loss.dim() < 2 and (loss.dim() == 0 or sequences != 1)):
+    if loss.numel() == 1 and (loss.dim() < 2 and (loss.dim() == 0 or 1 not in sequences)):
         if which is not None:
             raise TraceError(
                 f"of={which!r}: loss_fn returned one number, whose parts cannot be told apart: return the losses of "
                 "all timesteps, [T, B] or [B, T] (reduction='none')"
             )
-        found = reduction or _reduction(loss) or ("sum" if sequences == 1 else None)
+        found = "sum" if {*sequences} == {1} else reduction or _reduction(loss)
+        if found == "mean" and len(sequences) > 1:
+            if reduction is not None:
+                raise TraceError(
+                    f"reduction='mean': the layers have {_numbers(sequences)} sequences, so it is not known over how "
+                    "many it is a mean: return each sequence's loss, [B]"
+                )
+            found = None
         scale = _SCALES[found]
         words = {"mean": "the mean loss, times the batch size", "sum": "the summed loss", None: "the loss as returned"}
         return Propagated(loss.reshape(()), scale, words[found] + whose, every_step=True)
     if loss.dim() == 1:
-        if len(loss) != sequences:
+        if len(loss) not in sequences:
             raise TraceError(
-                f"loss_fn returned {len(loss)} losses, and the batch has {sequences} sequences: return [B], or [T, B] "
-                "or [B, T] where timesteps have losses (losses.view(...))"
+                f"loss_fn returned {len(loss)} losses, and the batch has {_numbers(sequences)} sequences: return [B], "
+                "or [T, B] or [B, T] where timesteps have losses (losses.view(...))"
             )
         if which is not None:
             raise TraceError(
@@ -121,16 +129,16 @@ def _which(which: Any) -> str | int | None:
     raise TraceError(f"of={which!r}: must be 'last', 'all' or the number of a timestep")
 
 
-def _time_first(losses: Tensor, sequences: int) -> Tensor:
+def _time_first(losses: Tensor, sequences: Collection[int]) -> Tensor:
     """[T B] of losses [T B] or [B T]."""
     first, second = losses.shape
-    if sequences not in (first, second):
+    if first not in sequences and second not in sequences:
         raise TraceError(
-            f"loss_fn returned losses of shape {list(losses.shape)}, and the batch has {sequences} sequences: return "
-            "[T, B] or [B, T]"
+            f"loss_fn returned losses of shape {list(losses.shape)}, and the batch has {_numbers(sequences)} "
+            "sequences: return [T, B] or [B, T]"
         )
-    if first != second:
-        return losses if second == sequences else losses.T
+    if first not in sequences or second not in sequences:
+        return losses if second in sequences else losses.T
     raise TraceError(
         f"loss_fn returned losses of shape {list(losses.shape)}, of which either may be time: give another number of "
         "sequences than of timesteps, or return the losses to propagate, [B]"
@@ -147,6 +155,10 @@ def _at(steps: Tensor, which: str | int) -> Tensor:
     there = (steps.detach() != 0).to(torch.int64) * torch.arange(1, count + 1, device=steps.device)[:, None]
     last = there.amax(0).sub(1).clamp(min=0)
     return steps[last, torch.arange(sequences, device=steps.device)]
+
+
+def _numbers(sequences: Collection[int]) -> str:
+    return " or ".join(map(str, sequences))
 
 
 def _reduction(loss: Tensor) -> Reduction | None:

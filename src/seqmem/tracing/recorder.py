@@ -165,12 +165,9 @@ class Tap:
             self._kept[key] = weight.detach().clone()
         return self._kept[key]
 
-    def sequences(self) -> int:
-        """B of the first call; 0 if nothing was called."""
-        for chains in self._chains.values():
-            for calls in chains:
-                return calls[0].sequences
-        return 0
+    def sequences(self) -> list[int]:
+        """B of every layer, each number once."""
+        return sorted({call.sequences for chains in self._chains.values() for calls in chains for call in calls})
 
     def parts(self) -> tuple[dict[str, Part], dict[str, str]]:
         """(path -> what it received, path -> why it could not be traced), of the latest forward and backward pass.
