@@ -208,6 +208,41 @@ def test_a_tap_has_what_the_trace_has() -> None:
         np.testing.assert_allclose(tap.norms["cell"]["cell"], plain.norms["cell"]["cell"] * times, rtol=1e-6)
 
 
+class OneKernel(torch.autograd.Function):
+    """An lstm's cell as CUDA computes it: one operation, in whose backward pass h_t's gradient enters c_t unseen."""
+
+    @staticmethod
+    def forward(ctx: Any, *given: Tensor) -> tuple[Tensor, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx.save_for_backward(*given)
+        x, h, c, *weights = given
+        return torch.lstm_cell(x, (h, c), *weights)
+
+    @staticmethod
+    def backward(ctx: Any, *by: Tensor) -> tuple[Tensor, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        x, h, c, *weights = given = [value.detach().requires_grad_() for value in ctx.saved_tensors]
+        with torch.enable_grad():
+            new = torch.lstm_cell(x, (h, c), *weights)
+            total = (new[0] * by[0]).sum() + (new[1] * by[1]).sum()
+        return torch.autograd.grad(total, given)
+
+
+class OneKernelCell(nn.LSTMCell):
+    def forward(self, x: Tensor, hx: tuple[Tensor, Tensor]) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return OneKernel.apply(x, *hx, self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
+
+
+def test_a_cell_whose_states_one_kernel_makes() -> None:
+    """As on CUDA: equal to the same cell in separate operations, whose hooks see everything."""
+    written = MODELS["lstm cell in a loop"]
+    model: Any = made("lstm cell in a loop")
+    expected = seqmem.trace(model, written.loss_fn, written.batch()).norms["cell"]
+    cell = OneKernelCell(2, 3)
+    cell.load_state_dict(model.cell.state_dict())
+    model.cell = cell
+    for name, series in seqmem.trace(model, written.loss_fn, written.batch()).norms["cell"].items():
+        np.testing.assert_allclose(series, expected[name], rtol=1e-10, err_msg=name)
+
+
 def test_calls_that_continue_each_other_are_one_sequence_and_others_are_not() -> None:
     """A fused layer called a timestep at a time, and one that reads two sequences apart."""
 

@@ -67,9 +67,9 @@ def _verdicts(trace: ModelTrace, width: int) -> list[Text]:
         if isnan(decay.horizon):
             reach = "no gradient crosses a timestep"
         elif isinf(decay.horizon):
-            reach = f"a thousandth or more of it at each of {steps} timesteps"
+            reach = f"a thousandth or more reaches each of {steps} timesteps"
         else:
-            reach = f"less than a thousandth of it from {decay.horizon:.0f} of {steps} timesteps back on"
+            reach = f"below a thousandth {decay.horizon:.0f} timesteps back, of {steps}"
         shape = decay.in_words() or "too short to tell"
         said += packed([Text.assemble((f"{path}: ", "bold"), f"{shape}; {reach}")], width)
     return said
