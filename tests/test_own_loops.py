@@ -14,10 +14,13 @@ from torch import nn
 import seqmem
 from as_written import MODELS, words
 from commandline import Completed
+from made_up import run_directory
+from seqmem.cli.notebook import plots
 from seqmem.randomness import ambient
 from seqmem.record import own_loops
 from seqmem.record.events import read_scalars
 from seqmem.report.collect import collect
+from seqmem.report.figures.output import Drawn
 from seqmem.runs.directory import RunDirectory
 from seqmem.runs.files import EVENTS, RunError
 from seqmem.runs.summary import read
@@ -64,10 +67,11 @@ def traces() -> list[Any]:
 
 
 def test_a_run_of_ones_own_loop_stands_beside_seqmems(
-    typed: Typed, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, closed: None
+    typed: Typed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, closed: None
 ) -> None:
     """The writer, the run's files, show, report and verify have the trace's numbers; what needs a model says so."""
     monkeypatch.chdir(tmp_path)
+    run_directory(tmp_path / "outputs" / "pronoun" / "lstm" / "len10-seed0")
     writer, logged = Writer(tmp_path / "tb"), traces()
     shown = None
     for step, trace in zip((0, 10, 20), logged, strict=True):
@@ -110,7 +114,7 @@ def test_a_run_of_ones_own_loop_stands_beside_seqmems(
     assert page.out.count("loss ") == 1
     beside = typed("show", "outputs")
     assert {line.split()[0] for line in beside.out.splitlines() if line} >= {"own", "pronoun"}
-    assert typed("verify").code == 0
+    assert typed("verify", str(shown.path)).code == 0
     seqmem.log(None, 20, logged[0], run="mine", seed=1)
     seqmem.log(None, 20, logged[0], run="another")
     collection = collect([Path("outputs")])
@@ -126,9 +130,7 @@ def test_a_run_of_ones_own_loop_stands_beside_seqmems(
         assert len(completed.err.splitlines()) == 1
 
 
-def test_what_cannot_be_logged_is_one_line(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, closed: None
-) -> None:
+def test_what_cannot_be_logged_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, closed: None) -> None:
     monkeypatch.chdir(tmp_path)
     trace, *_ = traces()
     model = nn.GRU(2, 3)
@@ -154,9 +156,10 @@ def test_what_cannot_be_logged_is_one_line(
         with pytest.raises(ValueError, match=message) as error:
             seqmem.log(*arguments, **options)
         assert "\n" not in str(error.value)
+    other = run_directory(tmp_path / "outputs" / "pronoun" / "lstm" / "len10-seed0")
     with pytest.raises(RunError, match="is a run of seqmem's"):
-        seqmem.log(None, 0, trace, run=run)
-    assert (run / "result.json").exists()
+        seqmem.log(None, 0, trace, run=other)
+    assert (other / "result.json").exists()
 
 
 SCRIPT = """
@@ -267,6 +270,7 @@ class Adam:
 
 def test_the_examples_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, closed: None) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(plots, "render", lambda _: Drawn(b"<svg/>", b""))
     main: dict[str, Any] = {"Adam": Adam, "__name__": "__main__"}
     with ambient(0, "page"):
         for block in code("your-model.md"):
