@@ -14,6 +14,7 @@ from ...runs.files import RunError, plain_json, write_atomically
 from ..config import process
 from ..config.commands import examples
 from ..config.errors import ConfigError, Parser, full_errors, joined, nearest
+from ..config.home import expanded
 from ..terminal.console import Console
 from ..terminal.html import as_html, html_console
 from ..terminal.strip import say
@@ -92,7 +93,7 @@ back from the answer.""",
         "--reduction", choices=("mean", "sum"), help="how one number was made of the losses, where that is not seen"
     )
     parser.add_argument(
-        "--module", action="append", metavar="PATH[=AXES]",
+        "--module", action="append", metavar="MODULE[=AXES]",
         help="a submodule whose output is traced, too; with its axes, as conv=BCT",
     )  # fmt: skip
     parser.add_argument("--float32", action="store_true", help="for a model that cannot compute in float64")
@@ -122,7 +123,10 @@ def _function(given: str) -> Callable[[], Any]:
         ConfigError: there is no such file or function.
     """
     file, colon, name = given.rpartition(":")
-    path = Path(file)
+    try:
+        path = Path(expanded(file))
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
     if not colon or not name or path.suffix != ".py":
         raise ConfigError(f"{given}: must be a file and a function in it, as my_model.py:make")
     if not path.is_file():
