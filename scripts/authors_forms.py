@@ -1,4 +1,4 @@
-"""Cells in the form in which their papers compute whole sequences, in plain torch; scripts/cells times ours beside them.
+"""Cells as their papers compute whole sequences, in plain torch; scripts/cells times ours beside them.
 
 ``FORMS``: cell -> (what the form is, a function from one of our cells, whose weights it takes, to a function from
 inputs to outputs). Axes: T time, B batch, D input features, H hidden, A heads, E numbers per head, N states per unit.

@@ -1,8 +1,11 @@
 """Cells against independent oracles: the papers' equations once more in numpy, torchrecurrent's cells with copied
 weights, and closed forms."""
 
+import inspect
 import math
+import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -419,6 +422,19 @@ def test_every_cell_has_an_oracle():
     """rnn and gru: torch.nn, in test_cells.py. torchrecurrent: the package itself, in test_torchrecurrent.py."""
     elsewhere = {"rnn", "gru", "torchrecurrent", "mamba", "attention", "tcn"}  # the last three below
     assert {name.partition(",")[0] for name in ORACLES} | elsewhere == set(CELLS)
+
+
+def test_every_cell_has_its_equations_on_one_page_of_the_documents():
+    pages = [path.read_text() for path in (Path(__file__).parents[1] / "docs" / "cells").glob("*.md")]
+    shown = [
+        block for page in pages for block in re.findall(r"<!-- equations: (\w+) -->\n(.*?)<!-- end -->", page, re.S)
+    ]
+    assert sorted(name for name, _ in shown) == sorted(set(CELLS) - {"torchrecurrent"})
+    for name, text in shown:
+        assert text.strip() in (inspect.getdoc(inspect.getmodule(CELLS[name])) or ""), (
+            "scripts/families makes them again"
+        )
+        assert "_t" in text, name
 
 
 @pytest.mark.parametrize("name", ORACLES)

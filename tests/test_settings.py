@@ -56,7 +56,7 @@ def test_finished_runs_keep_their_directories(usual: RunConfig) -> None:
 def test_runs_that_the_documents_name_have_these_names() -> None:
     """Commands of the documents are typed as printed: their runs are those that the same documents train."""
     named: set[tuple[str, ...]] = set()
-    for document in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+    for document in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
         named |= set(re.findall(r"(?:([a-z_]+)/)?([a-z_]+)/len(\d+)-seed(\d+)-([0-9a-f]{8})", document.read_text()))
     assert len(named) >= 3
     for task, cell, seq_len, seed, end in named:
