@@ -3,6 +3,7 @@ and builds a pure Python wheel, which uses torch's kernels.
 """
 
 import importlib.util
+import os
 import tempfile
 from pathlib import Path
 from types import ModuleType
@@ -13,11 +14,17 @@ from packaging.tags import platform_tags
 
 KERNELS = "seqmem/kernels"
 
+SETTING_UP = "SEQMEM_SETTING_UP"
+"""Set by scripts/setup.sh, which compiles the kernels itself while pip works."""
+
 
 class NativeKernels(BuildHookInterface):
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         sources = Path(self.root) / "src" / KERNELS
         builder = _load(sources / "build.py")
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        if version == "editable" and (SETTING_UP in os.environ or builder.is_built(sources)):
+            return
         # Build a wheel's library elsewhere: an editable install may be using the one in the checkout.
         self._folder = tempfile.TemporaryDirectory(prefix="seqmem-wheel-")
         try:
@@ -32,7 +39,8 @@ class NativeKernels(BuildHookInterface):
         build_data["tag"] = f"py3-none-{_platform()}"  # loaded by ctypes, so any Python
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
-        self._folder.cleanup()
+        if self._folder is not None:
+            self._folder.cleanup()
 
 
 def _platform() -> str:

@@ -94,9 +94,9 @@ _python() (
 _pip() {
   # Byte-compiling all packages would double the time; Python compiles modules on first use. Earlier pips warn, in six
   # lines, of how they build one of Hydra's packages.
-  _python env PYTHONWARNINGS=ignore "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile --no-user \
+  _python env PYTHONWARNINGS=ignore SEQMEM_SETTING_UP=1 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile --no-user \
     --constraint "$root/constraints.txt" "$@" >&2 ||
-    { rm -f -- "$lock"; echo "$0: pip could not install what seqmem needs; see above" >&2; exit 1; }
+    { kill "$compiling" 2>/dev/null; rm -f -- "$lock"; echo "$0: pip could not install what seqmem needs; see above" >&2; exit 1; }
 }
 
 _install() {
@@ -121,12 +121,16 @@ _install() {
       { rm -f -- "$lock"; echo "$0: cannot make a virtual environment in $venv (on Debian: apt-get install python3-venv)" >&2; exit 1; }
   fi
   rm -f -- "$stamp"
+  # The compiler works while pip does. build.py prints itself why there are no kernels.
+  _python "$venv/bin/python" "$root/src/seqmem/kernels/build.py" --missing >&2 &
+  compiling=$!
   if [ "$what" = dev ]; then extras='[dev]'; else extras=; fi
   if [ -n "$relocated" ] && [ "$had_dependencies $had_what" = "$dependencies $what" ]; then
     _pip --no-build-isolation --no-deps --editable "$root" # needs no network: hatchling is there
   else
     _pip --editable "$root$extras" hatchling
   fi
+  wait "$compiling" || :
   [ -f "$venv/bin/seqmem" ] ||
     { rm -f -- "$lock"; echo "$0: pip installed seqmem elsewhere: does \`pip config list\` set a target or a prefix?" >&2; exit 1; }
   _write_stamp

@@ -24,6 +24,7 @@ case "$1 $2 $3" in
     case $* in *--no-deps*) alone=" alone" ;; esac
     echo "pip ${{from##*/}}${{alone:-}}${{PIP_USER:-}}${{PIP_TARGET:-}}${{PYTHONPATH:-}}" >>{log}
     : >"${{0%/*}}/seqmem" ;;
+  *"/kernels/build.py --missing "*) echo compiled >>{log}.kernels ;;
   "-m seqmem.kernels.build "*) echo kernels >>{log}; exit 1 ;;  # there is no compiler
   "-c "*old*new*) echo relocated >>{log} ;;
   "-c "*) ;;
@@ -38,12 +39,18 @@ class Checkout:
     log: Path
 
     @property
+    def compiled(self) -> Path:
+        """A line for each time that the kernels were compiled while pip worked."""
+        return self.log.with_name(f"{self.log.name}.kernels")
+
+    @property
     def venv(self) -> Path:
         return self.root / ".venv"
 
     def run(self, script: str | Path = "", *, name: str = "seqmem", code: int = 0, **env: str) -> tuple[str, list[str]]:
         """(what the script printed, what was set up for it)"""
         self.log.write_text("")
+        self.compiled.write_text("")
         done = subprocess.run(
             [script or self.root / "scripts" / name, "list"], cwd=self.root.parent,
             env=environment(PYTHON=str(self.log.with_name("python")), **env),
@@ -94,6 +101,7 @@ def test_what_is_set_up_again(checkout: Checkout) -> None:
         with (checkout.root / name).open("a") as source:
             source.write("\n")
         assert checkout.run()[1] == INSTALLED, name
+        assert checkout.compiled.read_text() == "compiled\n"
 
 
 def test_what_tests_need_is_installed_for_them(checkout: Checkout) -> None:

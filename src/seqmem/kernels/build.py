@@ -1,4 +1,5 @@
-"""Compiles the native kernels into one shared library beside their sources: ``python -m seqmem.kernels.build``.
+"""Compiles the native kernels into one shared library beside their sources: ``python -m seqmem.kernels.build``; with
+``--missing`` only if the library there is not of these sources.
 
 It needs the standard library only, and ``cores.py`` by its path: building a wheel runs this file before seqmem is
 installed.
@@ -63,6 +64,15 @@ def source_hash(sources: Path = HERE) -> str:
         text = path.read_bytes()
         hashed.update(f"{path.name} {len(text)} ".encode() + text)
     return hashed.hexdigest()
+
+
+def is_built(sources: Path = HERE) -> bool:
+    """True if the library beside the sources was built from them."""
+    try:
+        library = (sources / LIBRARY).read_bytes()
+    except OSError:
+        return False
+    return source_hash(sources).encode() in library
 
 
 def find_compiler() -> list[str]:
@@ -195,6 +205,8 @@ def _either(names: Sequence[str]) -> str:
 
 
 def main() -> int:
+    if sys.argv[1:] == ["--missing"] and is_built():
+        return 0
     try:
         path = build()
     except BuildError as error:
