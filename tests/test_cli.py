@@ -384,7 +384,7 @@ def test_list_tells_all_about_one_choice(typed: Callable[..., Completed], monkey
         assert line in out
     monkeypatch.setenv("SEQMEM_COMMAND", "scripts/seqmem")
     out = typed("list", "experiment", "playground").out
-    assert len(re.findall("^  scripts/seqmem train -m experiment=playground", out, re.MULTILINE)) == 2
+    assert len(re.findall("^  scripts/seqmem train -m experiment=playground", out, re.MULTILINE)) == 3
     assert not re.search(r"(?<!/)\bseqmem (train|playground)", out)
     for kind in (*TASKS.values(), *CELLS.values()):  # what is drawn fits a terminal
         lines = (inspect.getdoc(inspect.getmodule(kind)) or "").splitlines()
