@@ -48,7 +48,7 @@ def built(cell: str, length: int) -> Experiment:
 def looped(experiment: Experiment) -> Experiment:
     """The same, but every cell computes a sequence by the loop over its step."""
     for cell in cells_in(experiment.model):
-        for name in ("forward", "forward_tokens", "differentiated"):
+        for name in ("forward", "forward_tokens", "forward_at", "differentiated"):
             setattr(cell, name, MethodType(getattr(Cell, name), cell))
     return experiment
 
@@ -100,8 +100,6 @@ def measured(name: str) -> Row:
         model = experiment.model
         assert isinstance(model, RecurrentModel)
         own = updates(experiment, length)
-        if length == LENGTHS[-1]:
-            row["megabytes"] = peak(own)
         rivals = [updates(built("lstm", length), length), own]
         if length in LOOPED and not model.cell.walks:
             rivals.append(updates(looped(built(name, length)), length))
@@ -139,14 +137,18 @@ def facts(experiment: Experiment, model: RecurrentModel, length: int) -> Row:
     }
 
 
-def forked(name: str) -> Row:
-    """``measured`` in a process of its own, whose memory no other cell has used."""
+def memory(name: str) -> Row:
+    return {"megabytes": peak(updates(built(name, LENGTHS[-1]), LENGTHS[-1]))}
+
+
+def forked(measure: Callable[[str], Row], name: str) -> Row:
+    """``measure(name)`` in a process of its own: memory that was used before would be used again, uncounted."""
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
         os.close(reading)
         with os.fdopen(writing, "w") as pipe:
-            json.dump(measured(name), pipe)
+            json.dump(measure(name), pipe)
         os._exit(0)
     os.close(writing)
     with os.fdopen(reading) as pipe:
@@ -216,7 +218,7 @@ def main() -> None:
         row = kept.get(name)
         # A row that is named is made anew; the others keep theirs, whatever it was made of.
         if row is None or name in anew or (not anew and row["sources"] != version):
-            row = {**forked(name), "sources": version}
+            row = {**forked(memory, name), **forked(measured, name), "sources": version}
             kept[name] = row
             FILE.parent.mkdir(exist_ok=True)
             part = FILE.with_suffix(".part")

@@ -56,7 +56,7 @@ def curves(page: str, groups: dict[str, Group], traces: Traces, picture: Path) -
     read = {name: profiles.collect(traces, groups[name], [100]) for name in cells}
     lines = {name: {stage.title: stage.lines[0] for stage in one.stages} for name, one in read.items() if one}
     shares = {name: row for name in cells if (row := looked(groups[name])) is not None}
-    strips = len(shares) if len(shares) > 1 else 0
+    strips = len(shares) if 2 * len(shares) >= len(cells) else 0
     heights = [3.2, *([0.25 * strips + 0.5] if strips else [])]
     figure = plt.figure(figsize=(9, sum(heights) + 0.6), layout="constrained")
     grid = figure.add_gridspec(len(heights), 2, height_ratios=heights)
