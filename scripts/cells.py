@@ -210,7 +210,6 @@ def main() -> None:
     names = [name for name in CELLS if name != "torchrecurrent"]
     if unknown := anew - set(names):
         raise SystemExit(f"scripts/cells: there is no cell {', '.join(sorted(unknown))}: one of {', '.join(names)}")
-    text = document.read_text()
     kept = json.loads(FILE.read_text()) if FILE.exists() else {}
     version = sources()
     rows: dict[str, Row] = {}
@@ -226,7 +225,7 @@ def main() -> None:
             part.replace(FILE)
             print(name, *(f"{row[f'lstm {length}']:.2f}" for length in LENGTHS), flush=True)
         rows[name] = row
-    text = written(text, "state", table(state_table(rows)))
+    text = written(document.read_text(), "state", table(state_table(rows)))
     document.write_text(written(text, "speed", table(speed_table(rows))))
     print(document)
 
