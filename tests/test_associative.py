@@ -15,7 +15,7 @@ from seqmem.cells import CELLS, use_kernel
 from seqmem.kernels import associative
 from seqmem.kernels.associative import associate
 from seqmem.kernels.loading import Library, load
-from seqmem.kernels.scan import How
+from seqmem.kernels.memory import How
 from seqmem.randomness import ambient
 
 LIBRARY = load()

@@ -11,8 +11,8 @@ from torch import Tensor
 from compilers import needs_kernels
 from seqmem.kernels import modes
 from seqmem.kernels.loading import Library, load
+from seqmem.kernels.memory import How
 from seqmem.kernels.modes import selective, turning
-from seqmem.kernels.scan import How
 from seqmem.randomness import ambient
 
 LIBRARY = load()
@@ -123,6 +123,9 @@ def test_a_nan_stays_in_its_sequence_and_unit_and_wrong_arguments_are_errors(kin
         kind(*[array.double() if place == index else array for place, array in enumerate(given)], How())
     with pytest.raises(ValueError, match=r"must be real, \[T B H\], T, N >= 1"):
         kind(given[0][:0], *given[1:], How())
+    for first in (-1, 6):
+        with pytest.raises(ValueError, match=f"first={first} of 6 timesteps"):
+            kind(*given, How(), first)
     leaf = given[0].requires_grad_()
     with pytest.raises(RuntimeError, match="no second derivatives: kernel=step has them"):
         torch.autograd.grad(kind(leaf, *given[1:], How())[0].sum(), leaf, create_graph=True)

@@ -420,7 +420,7 @@ def test_batch_sizes_that_no_packed_sequence_has_are_an_error(sizes: list[int]) 
 
 @needs_kernels
 def test_a_cut_or_another_number_of_threads_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a packed bidirectional layer, whose calls know where each timestep lies."""
+    """A packed bidirectional layer is the hardest: its calls know where each timestep lies."""
     options = Options(1, True, True, False, "packed", True, torch.float64)
     before = torch.get_num_threads()
     for kind in ("lstm", "gru"):

@@ -54,16 +54,16 @@ def closed() -> Iterator[None]:
 
 
 def traces() -> list[Any]:
-    """Of a model whose recurrent weights shrink."""
+    """Three traces of a model whose recurrent weights shrink."""
     written = MODELS["language model, tied"]
     with ambient(0, "log"):
         model: Any = written.make()
-    text, found = words(30, 3, stream="log"), []
+    text, traced = words(30, 3, stream="log"), []
     for _ in range(3):
-        found.append(seqmem.trace(model, lambda m, x: written.losses(m, x), text))
+        traced.append(seqmem.trace(model, lambda m, x: written.losses(m, x), text))
         with torch.no_grad():
             model.rnn.weight_hh_l0.mul_(0.7)
-    return found
+    return traced
 
 
 def test_a_run_of_ones_own_loop_stands_beside_seqmems(

@@ -16,7 +16,8 @@ from seqmem.cells import LRU, RGLRU, RWKV, S4D, Mamba, MinGRU, MinLSTM, use_kern
 from seqmem.cells.native import NativeCell
 from seqmem.kernels import scan as scans
 from seqmem.kernels.loading import Library, load
-from seqmem.kernels.scan import KINDS, How, scan, scan_of_tokens
+from seqmem.kernels.memory import How
+from seqmem.kernels.scan import KINDS, scan, scan_of_tokens
 from seqmem.randomness import ambient
 
 LIBRARY = load()

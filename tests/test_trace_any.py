@@ -77,12 +77,12 @@ def of_loop(model: nn.Module, loss_fn: Callable[[Any, Any], Tensor], batch: Any)
         )
         count = len({suffix for suffix, _, _ in place.states})
         for suffix, name in {(suffix, name): None for suffix, name, _ in place.states}:
-            found = {
+            each = {
                 key[2]: g.norm(dim=-1)
                 for key, g in zip(place.states, gradients, strict=True)
                 if key[:2] == (suffix, name)
             }
-            series = torch.stack([found[t] for t in sorted(found)]).numpy()
+            series = torch.stack([each[t] for t in sorted(each)]).numpy()
             norms.setdefault(path if count == 1 else f"{path}.{suffix}", {})[name] = series
     return norms
 
@@ -185,7 +185,8 @@ def test_tracing_and_tapping_change_nothing(name: str) -> None:
 
 
 def test_a_tap_has_what_the_trace_has() -> None:
-    """Of the loss as it is, a mean over the batch, at the model's precision; also after an optimizer's step."""
+    """Its norms are of the loss as it is, a mean over the batch, at the model's precision; also after an optimizer's
+    step."""
     written, model = MODELS["lstm cell in a loop"], made("lstm cell in a loop").eval()
     exact = seqmem.trace(model, written.loss_fn, written.batch())
     with seqmem.tap(model) as tap:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from ..kernels.functions import linear_recurrence
 from ..kernels.modes import selective
-from .base import Additive, Tapped
+from .base import Additive
 from .initialisation import at_least, softplus_of_log_uniform, uniform
 from .native import ScannedCell
 from .state import Slots, State
@@ -53,6 +53,7 @@ class Mamba(ScannedCell):
     family: ClassVar[str] = "linear over time"
     source: ClassVar[str] = "Gu & Dao 2023"
     keeps = ("keep",)
+    every_state = False
 
     def __init__(
         self,
@@ -126,16 +127,6 @@ class Mamba(ScannedCell):
         y, last = selective(u, *self._selected(u), decay, start, self._how(), at.start)
         final = {"memory": last.mT, "window": state["window"].extend(v.unbind(0))}
         return self.leave((y[: at.stop - at.start] + self.past * u[at]) * F.silu(z)), final, {}
-
-    def tapped(
-        self,
-        inputs: Float[Tensor, "T B D"] | Int[Tensor, "T B"],
-        state: State,
-        *,
-        vectors: Float[Tensor, "V D"] | None = None,
-    ) -> Tapped | None:
-        """None: the kernel has no state of every timestep, nor the gradient there."""
-        return None
 
     def kept(self, steps: int) -> int:
         return steps * (self.output_size + 4 * len(self.past))  # v, z, u and dt

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ..kernels.associative import associate
-from ..kernels.scan import How
+from ..kernels.memory import How
 from .base import Tapped
 from .initialisation import at_least
 from .native import NativeCell
@@ -121,7 +121,7 @@ class MatrixMemoryCell(NativeCell):
         if kernel == "step":
             outputs, final = super().forward(x if vectors is None else F.embedding(inputs, x), state)
             return outputs[asked.start : asked.stop], final
-        how = How(self.threads, self._memory) if kernel == "native" else None
+        how = self._how() if kernel == "native" else None
         looked, final = self.remembered(x, state, Reading(asked, None if vectors is None else inputs, how))
         entering = inputs[asked.start : asked.stop]
         return self.answered(entering if vectors is None else F.embedding(entering, vectors), looked), final

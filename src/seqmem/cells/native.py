@@ -13,8 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..kernels import functions
-from ..kernels.memory import Memory
-from ..kernels.scan import How
+from ..kernels.memory import How, Memory
 from .base import Cell, Tapped, is_last
 from .state import State, leaves
 from .taps import AutogradTaps, Written
@@ -26,6 +25,8 @@ _SYMBOLS_PER_TIMESTEP = 4
 class NativeCell(Cell):
     """``kernel`` is one of ``KERNELS``. ``threads`` are the native kernels', and change no bit of what they compute."""
 
+    every_state: ClassVar[bool] = True
+    """Its native kernel has the state of every timestep, and the gradient there: traces need no loop over steps."""
     by_onednn: ClassVar[bool] = False
     """On the CPU torch computes its layer in half precision by oneDNN alone."""
 
@@ -72,7 +73,7 @@ class NativeCell(Cell):
         return self.parameters()
 
     def _how(self) -> How:
-        """For ``kernels.scan``."""
+        """How its kernels compute."""
         return How(self.threads, self._memory)
 
     def _table_pays(self, tokens: Tensor, vectors: Tensor) -> bool:
@@ -155,7 +156,8 @@ class ScannedCell(NativeCell):
         *,
         vectors: Float[Tensor, "V D"] | None = None,
     ) -> Tapped | None:
-        if self.choice(inputs if vectors is None else vectors, list(leaves(state))) != "native":
+        kernel = self.choice(inputs if vectors is None else vectors, list(leaves(state)))
+        if kernel != "native" or not self.every_state:
             return None
 
         def run(xs: Tensor, start: State) -> tuple[Tensor, State, Written]:

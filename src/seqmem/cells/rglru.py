@@ -49,7 +49,7 @@ class RGLRU(GatedLinearCell):
         self.decay = nn.Parameter(torch.expm1(-log_a / _SHARPNESS).log())
 
     def activations(self, x: Float[Tensor, "*N D"]) -> Float[Tensor, "*N GH"]:
-        """Of r, of i, and v."""
+        """What r and i are the sigmoids of, and v."""
         v = F.linear(x, self.weight_input)
         return torch.cat([F.linear(v, self.weight_gates, self.bias), v], dim=-1)
 

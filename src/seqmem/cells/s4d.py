@@ -21,7 +21,6 @@ from jaxtyping import Complex, Float, Int
 from torch import Tensor, nn
 
 from ..kernels.modes import turning
-from .base import Tapped
 from .initialisation import normal
 from .native import ScannedCell
 from .state import State
@@ -47,6 +46,7 @@ class S4D(ScannedCell):
 
     family: ClassVar[str] = "linear over time"
     source: ClassVar[str] = "Gu et al. 2022"
+    every_state = False
 
     def __init__(
         self,
@@ -130,16 +130,6 @@ class S4D(ScannedCell):
         y, last = turning(u, rows, start, self._how(), at.start)
         real, imaginary = last.mT.unbind(1)
         return self._out(y[: at.stop - at.start] + self.past * u[at]), {"real": real, "imaginary": imaginary}, {}
-
-    def tapped(
-        self,
-        inputs: Float[Tensor, "T B D"] | Int[Tensor, "T B"],
-        state: State,
-        *,
-        vectors: Float[Tensor, "V D"] | None = None,
-    ) -> Tapped | None:
-        """None: the kernel has no state of every timestep, nor the gradient there."""
-        return None
 
     def _sampled(self) -> tuple[Complex[Tensor, "H M"], Complex[Tensor, "H M"]]:
         """log a and b."""

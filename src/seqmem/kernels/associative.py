@@ -14,13 +14,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .functions import _address, _dense, _outputs  # pyright: ignore[reportPrivateUsage]
+from .arrays import NO_SUCH_TOKEN, SUFFIX, address, allocate, dense
 from .loading import Library, load
-from .memory import Memory
-from .scan import How
+from .memory import How, Memory
 
-_SUFFIX = {torch.float32: "f32", torch.float64: "f64"}
-_NO_SUCH_TOKEN = 2  # of ``Failure`` in simd.hpp
 OPERATIONS_PER_CALL = 4e9
 """Longer sequences are cut into several calls of at most so many multiplications and additions, about 0.1 s each:
 Python handles signals, such as Ctrl-C, between two calls."""
@@ -104,7 +101,7 @@ def associate(
 class _Plan(NamedTuple):
     """How to call the kernels for one shape. It holds no arrays, so it is cached and reused by every training step."""
 
-    library: Library
+    native: Library
     dtype: torch.dtype
     sizes: tuple[int, int, int, int, int]  # T B A E W
     numbers: dict[str, int]  # of a ``Call``
@@ -114,7 +111,7 @@ class _Plan(NamedTuple):
     gates_in_table: bool
 
     def function(self, name: str) -> Any:
-        return self.library.function(f"seqmem_memory_{name}", _SUFFIX[self.dtype])
+        return self.native.function(f"seqmem_memory_{name}", SUFFIX[self.dtype])
 
     def call(self, begin: int, end: int, **fields: int | None) -> Call:
         """For the timesteps from ``begin`` to ``end``."""
@@ -124,7 +121,7 @@ class _Plan(NamedTuple):
 
     def run(self, name: str, call: Call) -> None:
         failure = self.function(name)(ctypes.byref(call))
-        if failure == _NO_SUCH_TOKEN:
+        if failure == NO_SUCH_TOKEN:
             raise IndexError(f"a token is not from 0 up to {self.table}, the number of the tables' rows")
         if failure:
             raise MemoryError(f"the native kernels found no memory for {self.sizes} (T, B, A, E, W)")
@@ -153,7 +150,7 @@ def _plan(
     if not isinstance(threads, int) or isinstance(threads, bool) or not 1 <= threads < 1 << 63:
         raise ValueError(f"threads={threads!r}: must be a whole number from 1 on")
     dtype = start[1]
-    if dtype not in _SUFFIX:
+    if dtype not in SUFFIX:
         raise ValueError(f"start is {dtype}: must be torch.float32 or torch.float64")
     if len(start[0]) != 4:
         raise ValueError(f"start has the shape {tuple(start[0])}: must be [B A E W]")
@@ -218,9 +215,9 @@ class _Arrays(NamedTuple):
 def _rows(array: Tensor) -> Tensor:
     """``array`` [*N A E], where rows may be apart: the parts of one product need no copies."""
     *_, width, last = array.stride()
-    dense = last == 1 and width == array.shape[-1] and not array.is_neg()
+    whole = last == 1 and width == array.shape[-1] and not array.is_neg()
     together = array.ndim == 3 or array.stride(0) == array.shape[1] * array.stride(1)
-    return array if dense and together else _dense(array)
+    return array if whole and together else dense(array)
 
 
 def _forward(
@@ -238,13 +235,12 @@ def _forward(
     of_keep: bool,
 ) -> tuple[Tensor, Tensor, _Arrays]:
     """What is read, the final state, and what the backward pass needs."""
-    dense = [None if array is None else _dense(array) for array in (tokens, keep, write)]
-    tokens, keep, write = dense
-    query, key, value, start = _rows(query), _rows(key), _rows(value), _dense(start)
+    tokens, keep, write = (None if array is None else dense(array) for array in (tokens, keep, write))
+    query, key, value, start = _rows(query), _rows(key), _rows(value), dense(start)
     _, *state = plan.sizes
     first, stop = plan.asked
-    read = _outputs(memory, start, stop - first, state[0], state[1], state[3])
-    ends = _outputs(memory, start, len(plan.pieces), *state)
+    read = allocate(memory, start, stop - first, state[0], state[1], state[3])
+    ends = allocate(memory, start, len(plan.pieces), *state)
     arrays = _Arrays(tokens, query, key, value, keep, write, ends, start, None)
     saved = None
     if save:
@@ -253,8 +249,8 @@ def _forward(
     offset = 0
     for i, piece in enumerate(plan.pieces):
         call = _call(plan, arrays, i, of_keep=of_keep)
-        call.final, call.outputs = _address(ends, i), _address(read, max(0, piece[0] - first))
-        call.saved = _address(saved, offset)
+        call.final, call.outputs = address(ends, i), address(read, max(0, piece[0] - first))
+        call.saved = address(saved, offset)
         plan.run("forward", call)
         offset += _sizes(plan, arrays, piece, of_keep=of_keep)[0] if save else 0
     # A copy, because a view of the last state would keep all of them in memory.
@@ -271,13 +267,13 @@ def _call(plan: _Plan, arrays: _Arrays, i: int, *, of_keep: bool) -> Call:
         end,
         **_steps(arrays),
         saved_from=_saved_from(plan, begin, end, of_keep=of_keep),
-        tokens=_address(tokens, begin),
-        q=_address(query, rows),
-        k=_address(key, rows),
-        v=_address(value, rows),
-        keep=_address(keep, gates),
-        write=_address(write, gates),
-        start=_address(ends, i - 1) if i else _address(start),
+        tokens=address(tokens, begin),
+        q=address(query, rows),
+        k=address(key, rows),
+        v=address(value, rows),
+        keep=address(keep, gates),
+        write=address(write, gates),
+        start=address(ends, i - 1) if i else address(start),
     )
 
 
@@ -314,7 +310,7 @@ def _backward(
 ) -> tuple[Tensor | None, ...]:
     """The gradients by the query, key, value, keep, write and start."""
     by_read, by_final = grads
-    by_read = None if by_read is None else _dense(by_read)
+    by_read = None if by_read is None else dense(by_read)
     carry = (
         torch.zeros_like(arrays.start) if by_final is None else by_final.clone(memory_format=torch.contiguous_format)
     )
@@ -322,7 +318,7 @@ def _backward(
     of_keep = need_keep and arrays.keep is not None
 
     def empty(like: Tensor | None, *, needed: bool = True) -> Tensor | None:
-        return _outputs(memory, like, *like.shape) if needed and like is not None else None
+        return allocate(memory, like, *like.shape) if needed and like is not None else None
 
     by_rows = [empty(part) for part in arrays[1:4]]
     by_keep, by_write = empty(arrays.keep, needed=need_keep), empty(arrays.write, needed=need_write)
@@ -335,20 +331,20 @@ def _backward(
     for i in reversed(range(len(plan.pieces))):
         begin, _ = plan.pieces[i]
         call = _call(plan, arrays, i, of_keep=of_keep)
-        call.saved = _address(arrays.saved, sum(sizes[:i]))
-        call.grad_outputs = _address(by_read, max(0, begin - plan.asked[0]))
-        call.grad_state, call.sums = _address(carry), _address(sums)
+        call.saved = address(arrays.saved, sum(sizes[:i]))
+        call.grad_outputs = address(by_read, max(0, begin - plan.asked[0]))
+        call.grad_state, call.sums = address(carry), address(sums)
         if not plan.table:
-            call.grad_q, call.grad_k, call.grad_v = (_address(by, begin) for by in by_rows)
+            call.grad_q, call.grad_k, call.grad_v = (address(by, begin) for by in by_rows)
         if not plan.gates_in_table:
-            call.grad_keep, call.grad_write = _address(by_keep, begin), _address(by_write, begin)
+            call.grad_keep, call.grad_write = address(by_keep, begin), address(by_write, begin)
         if norms:
-            call.norm_memory, call.norm_ones = (_address(norm, begin) for norm in norms)
+            call.norm_memory, call.norm_ones = (address(norm, begin) for norm in norms)
         plan.run("backward", call)
     if sums is not None:
         gates = (by_keep, by_write) if plan.gates_in_table else (None, None)
-        pointers = [ctypes.c_void_p(_address(array)) for array in (*by_rows, *gates)]
-        call = plan.call(*plan.pieces[0], sums=_address(sums))
+        pointers = [ctypes.c_void_p(address(array)) for array in (*by_rows, *gates)]
+        call = plan.call(*plan.pieces[0], sums=address(sums))
         plan.function("reduce")(ctypes.byref(call), *pointers)
     return *by_rows, by_keep, by_write, carry if need_start else None
 

@@ -16,14 +16,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from .arrays import NO_SUCH_TOKEN, PLAIN, SUFFIX, address, allocate, dense
 from .loading import Library, load
 from .memory import Memory
 
 KINDS = ("rnn tanh", "rnn relu", "lstm", "gru torch", "gru cho")
 """The layers that ``recurrence`` computes, in the order of ``Kind`` in recurrence.cpp."""
 
-_SUFFIX = {torch.float32: "f32", torch.float64: "f64"}
-_NO_SUCH_TOKEN = 2  # of ``Failure`` in simd.hpp
 OPERATIONS_PER_CALL = 4e9
 """Longer sequences are cut into several calls of at most so many multiplications and additions, about 0.1 s each.
 
@@ -61,10 +60,10 @@ def supports(*tensors: Tensor | None) -> bool:
     for tensor in tensors:
         if tensor is None:
             continue
-        if type(tensor) not in _PLAIN or not tensor.is_cpu or dtype not in (None, tensor.dtype):
+        if type(tensor) not in PLAIN or not tensor.is_cpu or dtype not in (None, tensor.dtype):
             return False
         dtype = tensor.dtype
-    return dtype in _SUFFIX and not torch.is_autocast_enabled("cpu") and isinstance(load(), Library)
+    return dtype in SUFFIX and not torch.is_autocast_enabled("cpu") and isinstance(load(), Library)
 
 
 def recurrence(
@@ -136,13 +135,13 @@ class Order(NamedTuple):
 
     @classmethod
     def backwards(cls, steps: int, batch: int) -> "Order":
-        """Of arrays [T B ...], from the last timestep to the first."""
+        """The order of arrays [T B ...] that are read from the last timestep to the first."""
         return cls(torch.arange((steps - 1) * batch, -1, -batch), None, torch.arange(batch))
 
     @classmethod
     def packed(cls, batch_sizes: Int[Tensor, " T"]) -> "Order":
-        """Of sequences of several lengths, packed as by ``torch.nn.utils.rnn.pack_padded_sequence``: longest first,
-        timestep by timestep.
+        """The order of sequences of several lengths, packed as by ``torch.nn.utils.rnn.pack_padded_sequence``: longest
+        first, timestep by timestep.
 
         Raises:
             ValueError: these are no sizes of a packed sequence.
@@ -153,7 +152,7 @@ class Order(NamedTuple):
         rows = torch.tensor([0, *accumulate(sizes[:-1])])
         each = torch.arange(sizes[0])
         lengths = len(sizes) - torch.searchsorted(batch_sizes.flip(0), each, right=True)
-        return cls(rows, _dense(batch_sizes), rows[lengths - 1] + each)
+        return cls(rows, dense(batch_sizes), rows[lengths - 1] + each)
 
     def reversal(self) -> Int[Tensor, " N"]:
         """The rows with every sequence reversed. Applied twice, it changes nothing."""
@@ -362,7 +361,7 @@ def _check(
         if name == "tokens":
             if dtype != torch.int64:
                 raise ValueError(f"tokens are {dtype}: must be torch.int64")
-        elif dtype != weight_hidden[2] or dtype not in _SUFFIX:
+        elif dtype != weight_hidden[2] or dtype not in SUFFIX:
             raise ValueError(f"{name} is {dtype}, weight_hidden {weight_hidden[2]}: must be one real type")
 
 
@@ -394,12 +393,12 @@ class CallPlan:
         self.kind, self.sizes, self.gates, self.dtype, self.lookup = kind, sizes, gates, dtype, lookup
         self.pieces = [(begin, min(begin + self.cut, steps)) for begin in range(0, steps, self.cut)]
         self.functions = {
-            name: library.function(f"seqmem_{name}", _SUFFIX[dtype])
+            name: library.function(f"seqmem_{name}", SUFFIX[dtype])
             for name in ("pack", "forward", "backward", "reduce")
         }
         work = operations * self.cut / (2 * limits[1]) if limits[1] else math.inf
         self.threads = {"forward": threads if work > 1 else 1, "backward": threads if 2 * work > 1 else 1}
-        sizes_of = library.function("seqmem_sizes", _SUFFIX[dtype])
+        sizes_of = library.function("seqmem_sizes", SUFFIX[dtype])
         numbers = []
         for length in (steps, *(end - begin for begin, end in self.pieces)):
             results = ctypes.c_int64(), ctypes.c_int64(), ctypes.c_int64()
@@ -418,45 +417,13 @@ class CallPlan:
 
     def run(self, name: str, call: Call) -> None:
         failure = self.functions[name](ctypes.byref(call))
-        if failure == _NO_SUCH_TOKEN:
+        if failure == NO_SUCH_TOKEN:
             raise IndexError(f"a token is not from 0 up to {self.sizes[2]}, the size of its vocabulary")
         if failure:
             raise MemoryError(f"the native kernels found no memory for {self.sizes} (T, B, D, H)")
 
 
 _cached_plan = lru_cache(maxsize=256)(CallPlan)
-
-
-def _dense(array: Tensor) -> Tensor:
-    """``array`` as the kernels read it: contiguous, and negated in memory where torch only noted that it is negated."""
-    return (array.resolve_neg() if array.is_neg() else array).contiguous()
-
-
-def _address(array: Tensor | None, index: int = 0) -> int | None:
-    """The address of ``array[index]``, an array that ``_dense`` returned. The caller must keep a reference to it.
-
-    Raises:
-        ValueError: it has none that a kernel may follow: a meta or fake tensor, another device, no memory.
-    """
-    if array is None:
-        return None
-    # One place for all pointers: what reaches it unchecked would be read past its end, or end the process.
-    if array.__class__ not in _PLAIN or not array.is_cpu:
-        raise ValueError(f"native kernels compute dense tensors on the CPU: this is {_described(array)}")
-    pointer = array.data_ptr()
-    if not pointer and array.numel():
-        raise ValueError(
-            f"native kernels compute dense tensors on the CPU: this is {_described(array)}, without memory"
-        )
-    return pointer + (index * array.stride(0) * array.element_size() if index else 0)
-
-
-_PLAIN = (Tensor, torch.nn.Parameter)
-"""Subclasses of these may have no memory of their own, or give other meanings to it."""
-
-
-def _described(array: Tensor) -> str:
-    return f"a {type(array).__name__} of the shape {tuple(array.shape)} on {array.device}"
 
 
 class _Options(NamedTuple):
@@ -497,20 +464,20 @@ class _Arrays(NamedTuple):
     def pointers(self, begin: int, **like_outputs: Tensor | None) -> dict[str, int | None]:
         """For a call that starts with timestep ``begin``: the addresses of arrays that lie as the outputs do."""
         if self.rows is None:
-            return {name: _address(array, begin) for name, array in like_outputs.items()}
-        return {name: _address(array) for name, array in like_outputs.items()} | {
-            "rows": _address(self.rows, begin),
-            "counts": _address(self.counts, begin),
+            return {name: address(array, begin) for name, array in like_outputs.items()}
+        return {name: address(array) for name, array in like_outputs.items()} | {
+            "rows": address(self.rows, begin),
+            "counts": address(self.counts, begin),
         }
 
     def state_before(self, begin: int) -> int | None:
         """The address of the hidden state before timestep ``begin``."""
         if not begin:
-            return _address(self.h)
+            return address(self.h)
         if self.rows is None:
-            return _address(self.outputs, begin - 1)
+            return address(self.outputs, begin - 1)
         row = int(self.rows[begin - 1]) * self.h.shape[1] * self.h.element_size()
-        return (_address(self.outputs) or 0) + row
+        return (address(self.outputs) or 0) + row
 
 
 def _prepare(
@@ -545,11 +512,11 @@ def _prepare(
         candidate_bias=candidate_bias,
     )  # fmt: skip
     return plan, _Arrays(
-        _dense(xs),
-        _dense(h),
-        _dense(c) if c is not None else None,
+        dense(xs),
+        dense(h),
+        dense(c) if c is not None else None,
         memory.take(plan.packed, plan.dtype),
-        _outputs(memory, h, *xs.shape[: 2 if vocabulary is not None or order is None else -1], hidden),
+        allocate(memory, h, *xs.shape[: 2 if vocabulary is not None or order is None else -1], hidden),
         c.new_empty(len(plan.pieces), batch, hidden) if c is not None else None,
         memory.take(plan.saved, plan.dtype) if save and every is None else None,
         rows=None if order is None else order.rows,
@@ -557,25 +524,13 @@ def _prepare(
     )
 
 
-_LARGE = 1 << 24
-"""Bytes of outputs from which on they come from the pool. malloc returns such sizes to the system, which then clears
-fresh pages at every call: half as long as the recurrence of an rnn."""
-
-
-def _outputs(memory: Memory, like: Tensor, *sizes: int) -> Tensor:
-    numbers = math.prod(sizes)
-    if numbers * like.element_size() < _LARGE:
-        return like.new_empty(sizes)
-    return memory.take(numbers, like.dtype).view(sizes)
-
-
 def _run_forward(
     plan: CallPlan, arrays: _Arrays, table: Tensor | None, w: Tensor, u: Tensor, bias: Tensor, *, save: bool
 ) -> None:
     """Pack the weights, for the backward pass too if ``save``, and run all pieces."""
-    w, u = _dense(w), _dense(u)
-    weights = (w, u, _dense(bias)) if table is None else (table, u, None)
-    pointers = [ctypes.c_void_p(_address(array)) for array in (*weights, w, arrays.packed)]
+    w, u = dense(w), dense(u)
+    weights = (w, u, dense(bias)) if table is None else (table, u, None)
+    pointers = [ctypes.c_void_p(address(array)) for array in (*weights, w, arrays.packed)]
     plan.functions["pack"](ctypes.byref(plan.call("forward", plan.sizes[0])), *pointers, ctypes.c_int64(save))
     for i in range(len(plan.pieces)):
         _forward_piece(plan, i, arrays, arrays.saved, plan.saved_offsets[i])
@@ -612,17 +567,17 @@ def _run_backward(
             "backward",
             end - begin,
             start_hidden=arrays.state_before(begin),
-            packed=_address(packed),
-            saved=_address(recomputed) if saved is None else _address(saved, plan.saved_offsets[i]),
-            grad_hidden=_address(carry_h),
-            grad_cell=_address(carry_c),
+            packed=address(packed),
+            saved=address(recomputed) if saved is None else address(saved, plan.saved_offsets[i]),
+            grad_hidden=address(carry_h),
+            grad_cell=address(carry_c),
             **arrays.pointers(
                 begin, xs=xs, outputs=outputs, grad_outputs=grad_outputs, grad_xs=grad_xs, grad_cells=grad_cells
             ),
-            grad_sums=_address(sums),
-            norm_input=_address(norm_input, begin),
-            norm_hidden=_address(norm_hidden, begin),
-            norm_cell=_address(norm_cell, begin),
+            grad_sums=address(sums),
+            norm_input=address(norm_input, begin),
+            norm_hidden=address(norm_hidden, begin),
+            norm_cell=address(norm_cell, begin),
         )
         plan.run("backward", call)
 
@@ -701,7 +656,7 @@ def _gradients(
     h, c = arrays.h, arrays.c
     need_xs, need_vectors, need_h, need_c, need_w, need_u, need_bias = needs
     grad_outputs, grad_h, grad_c, *rest = grads
-    grad_outputs, grad_cells = (None if grad is None else _dense(grad) for grad in (grad_outputs, *(rest or (None,))))
+    grad_outputs, grad_cells = (None if grad is None else dense(grad) for grad in (grad_outputs, *(rest or (None,))))
     carry_h = grad_h.clone(memory_format=torch.contiguous_format) if grad_h is not None else torch.zeros_like(h)
     carry_c = None
     if c is not None:
@@ -718,8 +673,8 @@ def _gradients(
         grad_w = h.new_empty((features, gates) if plan.lookup else (gates, features))
         grad_u = h.new_empty(gates, hidden)
         grad_bias = None if plan.lookup else h.new_empty(gates + hidden * plan.candidate_bias)
-        pointers = (ctypes.c_void_p(_address(array)) for array in (grad_w, grad_u, grad_bias))
-        call = plan.call("backward", steps, grad_sums=_address(sums))
+        pointers = (ctypes.c_void_p(address(array)) for array in (grad_w, grad_u, grad_bias))
+        call = plan.call("backward", steps, grad_sums=address(sums))
         plan.functions["reduce"](ctypes.byref(call), *pointers)
         if vectors is not None:
             assert w is not None
@@ -797,7 +752,7 @@ class Pass:
             table = None
             if self._vectors is not None:
                 table = torch.addmm(bias, self._vectors, w.t(), out=self._table)
-            arrays = self._arrays._replace(xs=_dense(inputs), h=_dense(h), c=None if c is None else _dense(c))
+            arrays = self._arrays._replace(xs=dense(inputs), h=dense(h), c=None if c is None else dense(c))
             self._arrays = arrays
             _run_forward(self._plan, arrays, table, w, u, bias, save=True)
             results = arrays.outputs, arrays.outputs[-1].clone()
@@ -839,15 +794,15 @@ def _forward_piece(
     begin, end = plan.pieces[index]
     pointers = arrays.pointers(begin, xs=xs, outputs=outputs, cells=arrays.every_cell)
     if into is not None:
-        pointers["outputs"] = _address(into)
+        pointers["outputs"] = address(into)
     call = plan.call(
         "forward",
         end - begin,
         start_hidden=arrays.state_before(begin),
-        start_cell=None if cells is None else (_address(cells, index - 1) if begin else _address(c)),
-        packed=_address(packed),
-        final_cell=None if cells is None or into is not None else _address(cells, index),
-        saved=_address(saved, offset),
+        start_cell=None if cells is None else (address(cells, index - 1) if begin else address(c)),
+        packed=address(packed),
+        final_cell=None if cells is None or into is not None else address(cells, index),
+        saved=address(saved, offset),
         **pointers,
     )
     plan.run("forward", call)
@@ -887,7 +842,7 @@ class Tapped:
         states = [value.detach() for value in start.values()]
         _check_arrays(kind, inputs, vectors, states, weight_input, weight_hidden, bias)
         self._names = tuple(start)
-        self._weights = [_dense(array.detach()) for array in (weight_input, weight_hidden, bias)]
+        self._weights = [dense(array.detach()) for array in (weight_input, weight_hidden, bias)]
         self._vectors = None if vectors is None else vectors.detach()
         w, u, _ = self._weights
         vocabulary, features = (None, 0) if vectors is None else vectors.shape
@@ -954,7 +909,7 @@ class Tapped:
             self._plan,
             self._memory,
             self._arrays,
-            None if outputs is None else _dense(outputs),
+            None if outputs is None else dense(outputs),
             carry_h,
             carry_c[0] if carry_c else None,
             grad_xs=to_inputs,
@@ -991,7 +946,7 @@ def linear_recurrence(
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor, start: Tensor) -> Tensor:
-        a, b, start = _dense(a), _dense(b), _dense(start)
+        a, b, start = dense(a), dense(b), dense(start)
         outputs = torch.empty_like(a)
         for begin, end in _linear_pieces(a):
             previous = outputs[begin - 1] if begin else start
@@ -1004,7 +959,7 @@ class _Linear(torch.autograd.Function):
         if torch.is_grad_enabled():
             raise RuntimeError("the native kernels have no second derivatives")
         a, start, outputs = ctx.saved_tensors
-        grad = _dense(grads[0])
+        grad = dense(grads[0])
         grad_a, grad_b, carry = torch.empty_like(a), torch.empty_like(a), torch.zeros_like(start)
         for begin, end in reversed(_linear_pieces(a)):
             previous = outputs[begin - 1] if begin else start
@@ -1023,5 +978,5 @@ def _linear_call(name: str, like: Tensor, steps: int, *arrays: Tensor) -> None:
     library = load()
     assert isinstance(library, Library)  # see supports()
     numbers = ctypes.c_int64(steps), ctypes.c_int64(like[0].numel())
-    pointers = [ctypes.c_void_p(_address(array)) for array in arrays]
-    library.function(f"seqmem_{name}", _SUFFIX[like.dtype])(*numbers, *pointers)
+    pointers = [ctypes.c_void_p(address(array)) for array in arrays]
+    library.function(f"seqmem_{name}", SUFFIX[like.dtype])(*numbers, *pointers)

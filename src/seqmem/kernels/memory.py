@@ -2,6 +2,7 @@
 
 import mmap
 import weakref
+from dataclasses import dataclass, field
 from operator import itemgetter
 
 import numpy as np
@@ -56,6 +57,14 @@ class Memory:
 
     def __reduce__(self) -> tuple[type["Memory"], tuple[int]]:
         return Memory, (self.spare,)
+
+
+@dataclass(frozen=True)
+class How:
+    """What changes no bit of a result: how many threads compute it, and the pool that lends its large arrays."""
+
+    threads: int = 1
+    memory: Memory = field(default_factory=Memory)
 
 
 def fresh_pages(size: int) -> np.ndarray:

@@ -11,11 +11,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .functions import _address, _dense, _outputs  # pyright: ignore[reportPrivateUsage]
+from .arrays import SUFFIX, address, allocate, dense
 from .loading import Library, load
-from .scan import How
+from .memory import How
 
-_SUFFIX = {torch.float32: "f32", torch.float64: "f64"}
 OPERATIONS_PER_CALL = 1e8
 """Longer sequences are cut into calls of about so many updates of a state, some 0.1 s each: Python handles signals,
 such as Ctrl-C, between two calls."""
@@ -47,13 +46,14 @@ def turning(
 
     Args:
         parameters: a, b and c, each its real and then its imaginary part.
-        first: the sums are those from this timestep on.
+        first: the sums are those from this timestep on, less than T.
 
     Raises:
         ValueError: sizes or dtypes do not match.
         RuntimeError: in the backward pass, if second derivatives are requested.
     """
-    _check(u.shape, start.dtype, {"parameters": parameters, "start": start, "u": u}, 2, 6, parameters.shape[1])
+    arrays = {"parameters": parameters, "start": start, "u": u}
+    _check(u.shape, start.dtype, arrays, 2, 6, parameters.shape[1], first)
     return _Modes.apply(0, how, first, u, None, None, None, parameters, start)  # pyright: ignore[reportReturnType]
 
 
@@ -74,16 +74,20 @@ def selective(
         RuntimeError: in the backward pass, if second derivatives are requested.
     """
     arrays = {"u": u, "rate": rate, "write": write, "read": read, "parameters": decay[None], "start": start[:, None]}
-    _check(u.shape, start.dtype, arrays, 1, 1, len(decay))
+    _check(u.shape, start.dtype, arrays, 1, 1, len(decay), first)
     y, last = _Modes.apply(1, how, first, u, rate, write, read, decay[None], start[:, None])  # pyright: ignore
     return y, last[:, 0]
 
 
-def _check(sizes: torch.Size, dtype: torch.dtype, arrays: dict[str, Tensor], parts: int, count: int, n: int) -> None:
+def _check(
+    sizes: torch.Size, dtype: torch.dtype, arrays: dict[str, Tensor], parts: int, count: int, n: int, first: int
+) -> None:
     """Raise ValueError unless all sizes and dtypes match: the kernels would read past the end of an array."""
-    if len(sizes) != 3 or sizes[0] < 1 or n < 1 or dtype not in _SUFFIX:
+    if len(sizes) != 3 or sizes[0] < 1 or n < 1 or dtype not in SUFFIX:
         raise ValueError(f"u is {dtype} of the shape {tuple(sizes)}, with {n} states: must be real, [T B H], T, N >= 1")
     steps, batch, hidden = sizes
+    if not 0 <= first < steps:
+        raise ValueError(f"first={first} of {steps} timesteps: must be one of them")
     expected = {"parameters": (count, n, hidden), "start": (batch, parts, n, hidden)}
     expected |= dict.fromkeys(("u", "rate"), (steps, batch, hidden)) | dict.fromkeys(
         ("write", "read"), (steps, batch, n)
@@ -109,14 +113,14 @@ class _Modes(torch.autograd.Function):
         parameters: Tensor,
         start: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        inputs = [None if array is None else _dense(array) for array in (u, rate, write, read, parameters)]
+        inputs = [None if array is None else dense(array) for array in (u, rate, write, read, parameters)]
         ctx.kind, ctx.how, ctx.first, ctx.sizes = kind, how, first, (*u.shape, parameters.shape[1])
         block, _, _ = _sizes(ctx, u.dtype)
-        edges = _outputs(how.memory, u, -(-len(u) // block) + 1, *start.shape)
+        edges = allocate(how.memory, u, -(-len(u) // block) + 1, *start.shape)
         edges[0] = start
-        y = _outputs(how.memory, u, len(u) - first, *u.shape[1:])
+        y = allocate(how.memory, u, len(u) - first, *u.shape[1:])
         for begin, call in _calls(ctx, block, inputs, edges):
-            call.y = _address(y, max(0, begin - first))
+            call.y = address(y, max(0, begin - first))
             _run(ctx, "forward", u.dtype, call)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*inputs, edges)
@@ -129,21 +133,21 @@ class _Modes(torch.autograd.Function):
         *inputs, edges = ctx.saved_tensors
         u, rate, write, read, parameters = inputs
         how, dtype = ctx.how, u.dtype
-        by_y = None if grads[0] is None else _dense(grads[0])
+        by_y = None if grads[0] is None else dense(grads[0])
         carry = (
             torch.zeros_like(edges[-1]) if grads[1] is None else grads[1].clone(memory_format=torch.contiguous_format)
         )
         block, padded, chunks = _sizes(ctx, dtype)
         rows = parameters.shape[0] * parameters.shape[1]
         sums = how.memory.take(chunks * rows * padded, dtype).zero_()
-        by = [None if array is None else _outputs(how.memory, u, *array.shape) for array in (u, rate, write, read)]
+        by = [None if array is None else allocate(how.memory, u, *array.shape) for array in (u, rate, write, read)]
         for begin, call in reversed(_calls(ctx, block, inputs, edges)):
-            call.grad_y = _address(by_y, max(0, begin - ctx.first))
-            call.carry, call.grad_parameters = _address(carry), _address(sums)
-            call.grad_u, call.grad_rate, call.grad_write, call.grad_read = (_address(array, begin) for array in by)
+            call.grad_y = address(by_y, max(0, begin - ctx.first))
+            call.carry, call.grad_parameters = address(carry), address(sums)
+            call.grad_u, call.grad_rate, call.grad_write, call.grad_read = (address(array, begin) for array in by)
             _run(ctx, "backward", dtype, call)
         by_parameters = parameters.new_empty(parameters.shape)
-        pointers = ctypes.c_void_p(_address(sums)), ctypes.c_void_p(_address(by_parameters))
+        pointers = ctypes.c_void_p(address(sums)), ctypes.c_void_p(address(by_parameters))
         call = Call(ctx.kind, *ctx.sizes, 1)
         _function("reduce", dtype)(ctypes.byref(call), ctypes.c_int64(rows), *pointers)
         return None, None, None, *by, by_parameters, carry
@@ -152,7 +156,7 @@ class _Modes(torch.autograd.Function):
 def _function(name: str, dtype: torch.dtype) -> Any:
     library = load()
     assert isinstance(library, Library)  # see supports()
-    return library.function(f"seqmem_modes_{name}", _SUFFIX[dtype])
+    return library.function(f"seqmem_modes_{name}", SUFFIX[dtype])
 
 
 def _sizes(ctx: Any, dtype: torch.dtype) -> tuple[int, int, int]:
@@ -171,8 +175,8 @@ def _calls(ctx: Any, block: int, inputs: list[Tensor | None], edges: Tensor) -> 
         call = Call(
             ctx.kind, min(cut, steps - begin), batch, hidden, states, ctx.how.threads, max(0, ctx.first - begin)
         )
-        call.u, call.rate, call.write, call.read = (_address(array, begin) for array in series)
-        call.parameters, call.edges = _address(parameters), _address(edges, begin // block)
+        call.u, call.rate, call.write, call.read = (address(array, begin) for array in series)
+        call.parameters, call.edges = address(parameters), address(edges, begin // block)
         calls.append((begin, call))
     return calls
 

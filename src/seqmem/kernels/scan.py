@@ -7,7 +7,6 @@ of threads and of where a sequence is cut.
 
 import ctypes
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -15,9 +14,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .functions import _address, _dense, _outputs  # pyright: ignore[reportPrivateUsage]
+from .arrays import NO_SUCH_TOKEN, SUFFIX, address, allocate, dense
 from .loading import Library, load
-from .memory import Memory
+from .memory import How
 
 KINDS = ("mingru", "minlstm", "minlstm normalised", "rglru", "rotation", "wkv")
 """The cells that ``scan`` computes, in the order of ``Kind`` in scan.cpp.
@@ -27,8 +26,6 @@ KINDS = ("mingru", "minlstm", "minlstm normalised", "rglru", "rotation", "wkv")
 values.
 """
 
-_SUFFIX = {torch.float32: "f32", torch.float64: "f64"}
-_NO_SUCH_TOKEN = 2  # of ``Failure`` in simd.hpp
 NUMBERS_PER_CALL = 1e7
 """Longer sequences are cut into several calls of at most so many pre-activations, about 0.1 s each: Python handles
 signals, such as Ctrl-C, between two calls."""
@@ -49,14 +46,6 @@ class Call(ctypes.Structure):
             )
         ),
     ]  # fmt: skip
-
-
-@dataclass(frozen=True)
-class How:
-    """What changes no bit of a result: how many threads compute it, and the pool that lends its large arrays."""
-
-    threads: int = 1
-    memory: Memory = field(default_factory=Memory)
 
 
 class Scanned(NamedTuple):
@@ -123,10 +112,10 @@ class _Plan(NamedTuple):
     chunks: int
     pieces: list[tuple[int, int]]
     threads: int
-    library: Library
+    native: Library
 
     def function(self, name: str) -> Any:
-        return self.library.function(f"seqmem_scan_{name}", _SUFFIX[self.dtype])
+        return self.native.function(f"seqmem_scan_{name}", SUFFIX[self.dtype])
 
     def call(self, steps: int, **pointers: int | None) -> Call:
         _, batch, hidden = self.sizes
@@ -134,7 +123,7 @@ class _Plan(NamedTuple):
 
     def run(self, name: str, call: Call) -> None:
         failure = self.function(name)(ctypes.byref(call))
-        if failure == _NO_SUCH_TOKEN:
+        if failure == NO_SUCH_TOKEN:
             raise IndexError(f"a token is not from 0 up to {self.table[0]}, the number of the table's rows")
         if failure:
             raise MemoryError(f"the native kernels found no memory for {self.sizes} (T, B, H)")
@@ -161,7 +150,7 @@ def _plan(
     if len(shape) not in ((3,) if table is None else (2, 3)) or shape[0] < 1 or (table and shape[2:] not in ((), (2,))):
         raise ValueError(f"inputs have the shape {tuple(shape)}: must be [{axes}], at least one timestep")
     index, dtype = KINDS.index(kind), start[1]
-    suffix = _SUFFIX.get(dtype)
+    suffix = SUFFIX.get(dtype)
     if suffix is None:
         raise ValueError(f"start is {dtype}: must be torch.float32 or torch.float64")
     steps, batch = shape[:2]
@@ -243,16 +232,16 @@ def _forward(
     packed = None
     if table is not None:
         packed = how.memory.take(plan.table[0] * plan.gates * plan.padded, plan.dtype)
-        dense = _dense(table)
-        pointers = ctypes.c_int64(plan.gates), ctypes.c_void_p(_address(dense)), ctypes.c_void_p(_address(packed))
+        rows = dense(table)
+        pointers = ctypes.c_int64(plan.gates), ctypes.c_void_p(address(rows)), ctypes.c_void_p(address(packed))
         plan.function("pack")(ctypes.byref(plan.call(steps)), *pointers)
-    parameters = None if parameters is None else _dense(parameters)
-    states = _outputs(how.memory, start, steps, batch, plan.states * hidden)
-    arrays = _Arrays(_dense(inputs), packed, _dense(start), parameters, states)
-    outputs = _outputs(how.memory, start, steps, batch, plan.outputs * hidden) if plan.outputs else None
+    parameters = None if parameters is None else dense(parameters)
+    states = allocate(how.memory, start, steps, batch, plan.states * hidden)
+    arrays = _Arrays(dense(inputs), packed, dense(start), parameters, states)
+    outputs = allocate(how.memory, start, steps, batch, plan.outputs * hidden) if plan.outputs else None
     for begin, end in plan.pieces:
         call = plan.call(
-            end - begin, **_common(arrays, begin), states=_address(states, begin), outputs=_address(outputs, begin)
+            end - begin, **_common(arrays, begin), states=address(states, begin), outputs=address(outputs, begin)
         )
         plan.run("forward", call)
     # A copy, because a view of the last states would keep all of them in memory.
@@ -261,10 +250,10 @@ def _forward(
 
 def _common(arrays: _Arrays, begin: int) -> dict[str, int | None]:
     return {
-        "xs": _address(arrays.inputs, begin),
-        "table": _address(arrays.packed),
-        "parameters": _address(arrays.parameters),
-        "start": _address(arrays.states, begin - 1) if begin else _address(arrays.start),
+        "xs": address(arrays.inputs, begin),
+        "table": address(arrays.packed),
+        "parameters": address(arrays.parameters),
+        "start": address(arrays.states, begin - 1) if begin else address(arrays.start),
     }
 
 
@@ -285,11 +274,11 @@ def _backward(
     hidden = plan.sizes[-1]
     need_xs, need_table, _, need_parameters = needs
     by_outputs, by_final = grads
-    by_outputs = None if by_outputs is None else _dense(by_outputs)
+    by_outputs = None if by_outputs is None else dense(by_outputs)
     carry = (
         torch.zeros_like(arrays.start) if by_final is None else by_final.clone(memory_format=torch.contiguous_format)
     )
-    by_xs = _outputs(how.memory, arrays.start, *arrays.inputs.shape) if need_xs else None
+    by_xs = allocate(how.memory, arrays.start, *arrays.inputs.shape) if need_xs else None
     width = plan.gates * plan.padded
     sums = of_parameters = None
     if need_table:
@@ -300,13 +289,13 @@ def _backward(
         call = plan.call(
             end - begin,
             **_common(arrays, begin),
-            states=_address(arrays.states, begin),
-            grad_outputs=_address(by_outputs, begin),
-            carry=_address(carry),
-            grad_xs=_address(by_xs, begin),
-            grad_table=_address(sums),
-            grad_parameters=_address(of_parameters),
-            grad_states=_address(grad_states, begin),
+            states=address(arrays.states, begin),
+            grad_outputs=address(by_outputs, begin),
+            carry=address(carry),
+            grad_xs=address(by_xs, begin),
+            grad_table=address(sums),
+            grad_parameters=address(of_parameters),
+            grad_states=address(grad_states, begin),
         )
         plan.run("backward", call)
     like = arrays.start
@@ -320,7 +309,7 @@ def _backward(
 
 def _reduced(plan: _Plan, sums: Tensor, gates: int, to: Tensor) -> Tensor:
     numbers = ctypes.c_int64(len(to)), ctypes.c_int64(gates)
-    pointers = ctypes.c_void_p(_address(sums)), ctypes.c_void_p(_address(to))
+    pointers = ctypes.c_void_p(address(sums)), ctypes.c_void_p(address(to))
     plan.function("reduce")(ctypes.byref(plan.call(plan.sizes[0])), *numbers, *pointers)
     return to
 

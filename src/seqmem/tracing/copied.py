@@ -88,7 +88,7 @@ def tapped_trace(tap: Tap, reduction: Reduction | None) -> ModelTrace:
 
 
 def _own(parts: Mapping[str, Part]) -> dict[str, Part]:
-    """Of each sequence's own loss, where they are of the mean over sequences."""
+    """The parts of the mean loss over sequences, with norms of each sequence's own loss."""
     return {
         path: replace(part, norms={name: values * len(part.lengths) for name, values in part.norms.items()})
         for path, part in parts.items()

@@ -68,17 +68,17 @@ def propagated(returned: Any, of: Of, sequences: Collection[int], reduction: Red
                 f"of={which!r}: loss_fn returned one number, whose parts cannot be told apart: return the losses of "
                 "all timesteps, [T, B] or [B, T] (reduction='none')"
             )
-        found = "sum" if {*sequences} == {1} else reduction or _reduction(loss)
-        if found == "mean" and len(sequences) > 1:
+        how = "sum" if {*sequences} == {1} else reduction or _reduction(loss)
+        if how == "mean" and len(sequences) > 1:
             if reduction is not None:
                 raise TraceError(
                     f"reduction='mean': the layers have {_numbers(sequences)} sequences, so it is not known over how "
                     "many it is a mean: return each sequence's loss, [B]"
                 )
-            found = None
-        scale = _SCALES[found]
+            how = None
+        scale = _SCALES[how]
         words = {"mean": "the mean loss, times the batch size", "sum": "the summed loss", None: "the loss as returned"}
-        return Propagated(loss.reshape(()), scale, words[found] + whose, every_step=True)
+        return Propagated(loss.reshape(()), scale, words[how] + whose, every_step=True)
     if loss.dim() == 1:
         if len(loss) not in sequences:
             raise TraceError(

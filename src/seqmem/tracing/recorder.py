@@ -189,18 +189,18 @@ class Tap:
         for path, chains in self._chains.items():
             for number, calls in enumerate(chains, start=1):
                 name = path if number == 1 else f"{path}#{number}"
-                found: dict[str, Part] = {}
+                own: dict[str, Part] = {}
                 try:
                     for t, call in enumerate(calls):
                         call.check_unchanged(t)
                     reached = any(call.gradients for call in calls)
                     reason = "" if reached else _UNREACHED if self.arrived else _NO_BACKWARD
-                    found = calls[0].parts(calls) if reached else {}
+                    own = calls[0].parts(calls) if reached else {}
                 except Untraceable as error:
                     reason = str(error)
                 if reason and untraced.get(path) != reason:  # the same of many calls is told once
                     untraced[name] = reason
-                parts |= {f"{name}{suffix}": part for suffix, part in found.items()}
+                parts |= {f"{name}{suffix}": part for suffix, part in own.items()}
             if not chains and path not in untraced:
                 untraced[path] = NOT_CALLED
         return parts, untraced

@@ -59,7 +59,7 @@ def _notes(trace: ModelTrace, width: int) -> list[Text]:
 def _verdicts(trace: ModelTrace, width: int) -> list[Text]:
     """A sentence for each layer: what its gradient does, and how far back it is of any use. Of many layers for those
     that no straight line describes: they have no half-life in the table."""
-    said = []
+    sentences = []
     for path, decays in trace.decays().items():
         decay, steps = decays["state"], int(trace.parts[path].trace.answered_at.max()) + 1
         if len(trace.parts) > _FEW and not isnan(decay.half_life):
@@ -71,8 +71,8 @@ def _verdicts(trace: ModelTrace, width: int) -> list[Text]:
         else:
             reach = f"below a thousandth {decay.horizon:.0f} timesteps back, of {steps}"
         shape = decay.in_words() or "too short to tell"
-        said += packed([Text.assemble((f"{path}: ", "bold"), f"{shape}; {reach}")], width)
-    return said
+        sentences += packed([Text.assemble((f"{path}: ", "bold"), f"{shape}; {reach}")], width)
+    return sentences
 
 
 _FEW = 4
