@@ -20,7 +20,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 
 CORE = {
     *("metrics", "signals", "randomness", "cells", "tasks", "models", "measurement", "decay", "probes", "denormals"),
-    *("evaluate", "optimizers", "spaces", "lookback", "decoding", "laws", "tracing"),
+    *("evaluate", "optimizers", "spaces", "lookback", "lag", "decoding", "laws", "tracing"),
 }
 LAW: dict[str, set[str]] = {
     "metrics": set(),
@@ -38,6 +38,7 @@ LAW: dict[str, set[str]] = {
     "cores": set(),
     "decay": {"measurement"},
     "lookback": set(),
+    "lag": {"tasks.base", "randomness"},
     "kernels": {"kernels", "cores"},
     "nn": {"nn", "kernels"},
     "cells": {"cells", "kernels", "randomness"},

@@ -76,7 +76,7 @@ def test_a_configuration_without_later_settings_is_the_same_run(usual: RunConfig
     del old["train"], old["model"]  # groups of later settings alone
     assert settings.identity(old) == settings.identity(everything(usual)) == identity(usual)
     assert training_settings(old) == training_settings(everything(usual))
-    assert replace(from_mapping(old), cell=usual.cell) == usual
+    assert replace(from_mapping(old), cell=usual.cell, task=usual.task) == usual
 
 
 @pytest.mark.parametrize(

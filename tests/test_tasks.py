@@ -24,6 +24,7 @@ from torch.nn.functional import one_hot
 from seqmem.evaluate import CachedBatches, held_out
 from seqmem.randomness import generator
 from seqmem.signals import Batch
+from seqmem.spaces import TASK_SETTINGS
 from seqmem.tasks import TASKS, Adding, Copy, Digits, Phrases, Pronoun, Reverse, Subject, Task, TemporalOrder, Text
 from seqmem.tasks.digits import pictures_of_digits
 from seqmem.tasks.pronoun import HE, SHE
@@ -31,7 +32,6 @@ from seqmem.tasks.text import ALPHABET, SHARED, corpus, corpus_sha256, without_s
 
 CONF = Path(__file__).parents[1] / "conf" / "task"
 YAMLS = sorted(yaml for yaml in CONF.glob("*.yaml") if yaml.stem != "custom")  # custom is for a user's class
-RUN_SETTINGS = ("name", "usual_seq_len", "lengths", "shortest")
 
 
 def options(yaml: Path) -> dict:
@@ -42,7 +42,7 @@ def options(yaml: Path) -> dict:
 
 def built(yaml: Path) -> Task:
     settings = options(yaml)
-    return TASKS[settings["name"]](**{key: value for key, value in settings.items() if key not in RUN_SETTINGS})
+    return TASKS[settings["name"]](**{key: value for key, value in settings.items() if key not in TASK_SETTINGS})
 
 
 VARIANTS = [
@@ -92,8 +92,8 @@ def test_a_yaml_lists_the_tasks_options_with_their_defaults(yaml: Path) -> None:
     settings = options(yaml)
     task = built(yaml)
     assert settings["name"] == task.name == yaml.stem
-    assert tuple(settings)[: len(RUN_SETTINGS)] == RUN_SETTINGS
-    assert {field.name for field in fields(type(task))} == set(settings) - set(RUN_SETTINGS)  # pyright: ignore[reportArgumentType]
+    assert tuple(settings)[: len(TASK_SETTINGS)] == TASK_SETTINGS
+    assert {field.name for field in fields(type(task))} == set(settings) - set(TASK_SETTINGS)  # pyright: ignore[reportArgumentType]
     assert task == type(task)()
     assert settings["lengths"] in ("fixed", "uniform")
     assert task.min_seq_len <= (settings["shortest"] or task.min_seq_len) <= settings["usual_seq_len"]

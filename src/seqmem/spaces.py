@@ -163,7 +163,8 @@ GENERATED = {
 STORED = ("digits", "text")
 """Tasks whose data are stored, in three parts: training, validation, test."""
 
-_RUN_SETTINGS = ("name", "usual_seq_len", "lengths", "shortest")
+TASK_SETTINGS = ("name", "usual_seq_len", "lengths", "shortest", "observable")
+"""Settings in the group ``task`` that are those of a run, and no options of the task."""
 
 
 def data_revision(task: Mapping[str, Any], seq_len: int) -> int:
@@ -178,7 +179,7 @@ def data_revision(task: Mapping[str, Any], seq_len: int) -> int:
         return 2
     if name not in GENERATED:
         return 1
-    options = {key: value for key, value in task.items() if key not in _RUN_SETTINGS}
+    options = {key: value for key, value in task.items() if key not in TASK_SETTINGS}
     try:
         for length in trained_lengths(seq_len, task.get("lengths", "fixed"), task.get("shortest")):
             space = GENERATED[name](length, **options)

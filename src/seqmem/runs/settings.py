@@ -44,6 +44,7 @@ SETTINGS: dict[str, Setting] = {
     "cell.coupled": Setting("training", since="0.3.0", before=False),  # of lstm
     "task": Setting("training"),
     "task.usual_seq_len": Setting("default"),  # of seq_len
+    "task.observable": Setting("training", since="0.3.0", before=False),
     "model.name": Setting("training", since="0.2.0", before="recurrent"),
     "optimizer": Setting("training"),
     "seq_len": Setting("training"),

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..metrics import Plateau
@@ -137,6 +137,11 @@ class Adding(Task):
     def solve(self, inputs: Float[Tensor, "T B 2"]) -> Float[Tensor, "T B 1"]:
         answers = self._answers(inputs)
         return answers.expand(len(inputs), *answers.shape)
+
+    def lag(self, inputs: Float[Tensor, "T B 2"]) -> Int[Tensor, "T B"]:
+        """To the first of the marked numbers that count."""
+        steps = torch.arange(len(inputs))[:, None]
+        return steps - (inputs[..., 1] == 1).int().argmax(0)
 
     def parse(self, text: str) -> Float[Tensor, "T 2"]:
         marks = {"*": 1.0, "|": -1.0}

@@ -84,6 +84,14 @@ class Task(ABC):
     def solve(self, inputs: Shaped[Tensor, "T B ..."]) -> Shaped[Tensor, "T B ..."]:
         """The answer of a perfect memory at every timestep, from the inputs alone; correct wherever a batch asks."""
 
+    def lag(self, inputs: Shaped[Tensor, "T B ..."]) -> Int[Tensor, "T B"] | None:
+        """How many timesteps before each question the earliest input stands that its answer needs.
+
+        From the inputs alone and correct wherever a batch asks, like ``solve``. 0: the question itself tells the
+        answer. None: an answer needs no particular inputs, as those about pictures and text.
+        """
+        return None
+
     def feedback(self) -> Feedback | None:
         """How answers come back as inputs; None: they do not."""
         return None

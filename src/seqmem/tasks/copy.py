@@ -90,6 +90,10 @@ class Copy(Task):
         answers[-self.length :] = inputs[: self.length]
         return answers
 
+    def lag(self, inputs: Int[Tensor, "T B"]) -> Int[Tensor, "T B"]:
+        """The same for every symbol."""
+        return torch.full_like(inputs, len(inputs) - self.length)
+
     def question(self, inputs: Int[Tensor, " T"]) -> Batch:
         asked = torch.zeros(len(inputs), 1, dtype=torch.bool)
         asked[-self.length :] = True

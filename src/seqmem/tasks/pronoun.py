@@ -264,6 +264,12 @@ class Pronoun(Task):
             present &= (people < self.people // 2) == he[:, None]
         return present.int().argmax(-1).expand(inputs.shape)
 
+    def lag(self, inputs: Int[Tensor, "T B"]) -> Int[Tensor, "T B"]:
+        """To the first of the two words that name the person."""
+        names = self._names[self.solve(inputs)[-1]]
+        named = (inputs[:-1] == names[:, 0]) & (inputs[1:] == names[:, 1])
+        return torch.arange(len(inputs))[:, None] - named.int().argmax(0)
+
     def naming(self) -> Naming:
         words, half, people = self._grammar.words, self.people // 2, range(self.people)
         if self.mentions == 1:

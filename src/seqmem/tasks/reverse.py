@@ -83,6 +83,11 @@ class Reverse(Task):
         answers[-len(source) :] = source.flip(0)
         return answers
 
+    def lag(self, inputs: Int[Tensor, "T B"]) -> Int[Tensor, "T B"]:
+        """1 at the first answer, and two timesteps more at each later one."""
+        steps = torch.arange(len(inputs))[:, None]
+        return (2 * (steps - (len(inputs) - len(inputs) // 2)) + 1).clamp(min=0).expand(inputs.shape)
+
     def question(self, inputs: Int[Tensor, " T"]) -> Batch:
         source = self.feedback().typed(inputs)
         return self.feedback().asking(source, source.flip(0))

@@ -71,6 +71,9 @@ class Subject(Task):
     def solve(self, inputs: Int[Tensor, "T B"]) -> Int[Tensor, "T B"]:
         return inputs[0].expand(inputs.shape)
 
+    def lag(self, inputs: Int[Tensor, "T B"]) -> Int[Tensor, "T B"]:
+        return torch.arange(len(inputs))[:, None].expand(inputs.shape)
+
     def naming(self) -> Naming:
         """Any one subject in the sentence. ``solve`` takes the first token; in a valid sentence they agree."""
         subjects = range(len(SUBJECTS))

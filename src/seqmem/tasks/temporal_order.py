@@ -91,6 +91,10 @@ class TemporalOrder(Task):
         k = (is_symbol.cumsum(0) - 1).clamp(min=0)
         return (is_symbol * inputs << k).sum(0).expand(inputs.shape)
 
+    def lag(self, inputs: Int[Tensor, "T B"]) -> Int[Tensor, "T B"]:
+        """To the first letter."""
+        return torch.arange(len(inputs))[:, None] - (inputs < 2).int().argmax(0)
+
     def unanswerable(self, inputs: Int[Tensor, " T"]) -> str | None:
         positions = (inputs < 2).nonzero()[:, 0].tolist()
         if len(positions) != self.symbols:

@@ -27,7 +27,9 @@ from ...models.base import hidden_size_for, parameter_count, trainable
 from ...optimizers import OPTIMIZERS
 from ...probes import PROBES, GradientProbe, Probe, Scheduled
 from ...randomness import ambient
+from ...spaces import TASK_SETTINGS
 from ...tasks import TASKS, Task
+from ...tasks.observable import Observable
 from ...training.plan import Plan, check_precision
 from . import memory
 from .commands import install
@@ -40,7 +42,6 @@ from .wrapping import parts
 
 _CELL_COMMON = ("name", "hidden_size", "layers", "params", "wrap")
 _MODEL_COMMON = ("name",)
-_TASK_COMMON = ("name", "usual_seq_len", "lengths", "shortest")
 
 _PLAN_NAMES = {
     "evaluate_": "evaluate.", "trace_": "trace.", "lengths": "task.lengths", "shortest": "task.shortest",
@@ -181,9 +182,11 @@ def _kept(make: Callable[[int], Model], hidden_size: int, steps: int) -> int:
 
 
 def build_task(config: RunConfig) -> Task:
-    kind, options, where = _chosen("task", config.task, TASKS, Task, _TASK_COMMON)
-    checked = arguments(kind, options, where, common=_TASK_COMMON if where == "task" else ())
-    return _checked("task.", lambda: _make(kind, config.task, "task", **checked))
+    kind, options, where = _chosen("task", config.task, TASKS, Task, TASK_SETTINGS)
+    checked = arguments(kind, options, where, common=TASK_SETTINGS if where == "task" else ())
+    task = _checked("task.", lambda: _make(kind, config.task, "task", **checked))
+    shown = _as(bool, config.task.get("observable", False), "task.observable")
+    return _checked("task.", lambda: Observable(task)) if shown else task
 
 
 def build_plan(config: RunConfig) -> Plan:

@@ -93,6 +93,7 @@ class CustomTask:
     usual_seq_len: int = 50
     lengths: str = "fixed"
     shortest: int | None = None
+    observable: bool = False
     target: str = MISSING
     args: dict[str, Any] = field(default_factory=dict)
 

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from ...cores import usable_cores
 from ...kernels import loading
+from ...spaces import TASK_SETTINGS
 from ..config import own_files, process
 from ..config.commands import command
 from ..config.comments import beside, comments, header
@@ -26,7 +27,7 @@ if TYPE_CHECKING:  # torch takes seconds, and --help needs none of it
     import seqmem.cells
     import seqmem.tasks
 
-_NO_OPTIONS = ("defaults", "name", "usual_seq_len", "lengths", "shortest", "hidden_size", "layers", "params", "wrap")
+_NO_OPTIONS = ("defaults", *TASK_SETTINGS, "hidden_size", "layers", "params", "wrap")
 """Settings of a cell or a task that are not parameters of its class."""
 
 
@@ -226,11 +227,15 @@ def _about_task(choice: Choice) -> list[tuple[str, list[str]]]:
     task, kind = _made_task(choice)
     if task is None or kind is None:
         return []
+    from ...lag import lag_of
     from ...randomness import generator
 
     titles, _ = _GROUPS["task"]
     facts = [f"{title}: {text}" for title, text in zip(titles, _task(choice), strict=True) if text]
     facts[0] = f"chance: {_chance_by_length(task, int(choice.settings()['usual_seq_len']))}"
+    usual = int(choice.settings()["usual_seq_len"])
+    if (lag := lag_of(task, usual)) is not None:
+        facts.append(f"lag: at length {usual} {lag}, from the earliest input that an answer needs to its question")
     batch = task.sample(1, max(task.min_seq_len, _EXAMPLE), generator(0, "example"))
     answers = [task.answer(target) for target in batch.targets[batch.asked[:, 0], 0]]
     if batch.asked[0, 0]:  # at every timestep
