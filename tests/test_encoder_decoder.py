@@ -77,13 +77,19 @@ class Oracle:
         return z * h + (1 - z) * np.tanh(w_n @ x + u_n @ (r * h) + b_n)
 
     def look(self, query: ndarray, annotations: list[ndarray]) -> ndarray:
+        w = self.w
         if self.model.attention == "bahdanau":
             energies = [
-                float(self.w["energy.weight"][0] @ np.tanh(self.linear("query", query) + self.linear("key", h)))
+                float(w["energy.weight"][0] @ np.tanh(self.linear("query", query) + self.linear("key", h)))
                 for h in annotations
             ]
-        else:
-            energies = [float(query @ self.linear("key", h)) for h in annotations]
+        elif self.model.attention_score == "dot":
+            energies = [float(query @ h) for h in annotations]
+        elif self.model.attention_score == "general":
+            energies = [float(query @ w["key.weight"] @ h) for h in annotations]
+        else:  # v . tanh(W [s; h])
+            both = np.hstack([w["query.weight"], w["key.weight"]])
+            energies = [float(w["energy.weight"][0] @ np.tanh(both @ [*query, *h])) for h in annotations]
         self.weights.append(softmax(np.array(energies)))
         return sum(a * h for a, h in zip(self.weights[-1], annotations, strict=True))  # pyright: ignore
 
@@ -103,8 +109,10 @@ class Oracle:
             annotations = [np.concatenate(pair) for pair in zip(annotations, backwards, strict=True)]
         context = np.tanh(self.linear("summary", h)) if model.vector else None
         s = np.tanh(self.linear("start", h if context is None else context)) if model.handover == "vector" else h
-        predictions = []
+        predictions, output = [], np.zeros(4)
         for x in vectors[n:]:
+            if model.input_feeding:
+                x = np.concatenate([x, output])
             seen = self.look(s, annotations) if model.attention == "bahdanau" else context
             s = self.gru("decoder", x if seen is None else np.concatenate([x, seen]), s)
             if model.attention == "luong":
@@ -130,6 +138,11 @@ class Oracle:
         {"attention": "luong"},
         {"attention": "luong", "bidirectional": True},
         {"attention": "luong", "handover": "state"},
+        {"attention": "luong", "input_feeding": True},
+        {"attention": "luong", "attention_score": "dot", "input_feeding": True},
+        {"attention": "luong", "attention_score": "dot", "handover": "state"},
+        {"attention": "luong", "attention_score": "concat", "bidirectional": True},
+        {"attention": "luong", "attention_score": "concat", "input_feeding": True, "handover": "state"},
     ],
     ids=str,
 )
@@ -173,6 +186,19 @@ def test_only_attention_leads_past_the_vector() -> None:
         ({"attention": "dot"}, "attention=dot: must be bahdanau, luong or null"),
         ({"handover": "all"}, "handover=all: must be vector or state"),
         ({"bidirectional": True}, "bidirectional=true: needs attention=bahdanau or luong, which look at every word"),
+        (
+            {"attention": "luong", "attention_score": "additive"},
+            "attention_score=additive: must be general, dot or concat",
+        ),
+        (
+            {"attention": "bahdanau", "attention_score": "dot"},
+            "attention_score=dot: needs attention=luong, which has several scores",
+        ),
+        ({"input_feeding": True}, "input_feeding=true: needs attention=luong, which reads out what is fed"),
+        (
+            {"attention": "luong", "attention_score": "dot", "bidirectional": True},
+            "attention_score=dot: annotations of 8 numbers and the decoder's 4 .* use attention_score=general",
+        ),
         (
             {"bidirectional": True, "attention": "luong", "handover": "state"},
             "bidirectional=true: two cells end in two states; use handover=vector",

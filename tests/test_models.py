@@ -79,6 +79,7 @@ ENCODER_DECODERS: dict[str, dict[str, Any]] = {
     "a state handed over": {"handover": "state", "maxout": False, "layers": 2},
     "bahdanau": {"attention": "bahdanau", "bidirectional": True},
     "luong": {"attention": "luong", "handover": "state"},
+    "input feeding": {"attention": "luong", "attention_score": "dot", "input_feeding": True},
     "attention of its own": {"attention": "bahdanau", "cell": CELLS["attention"]},
 }
 

@@ -167,6 +167,8 @@ def writers() -> dict[str, Model]:
         "state": {"cell": lstm, "handover": "state", "layers": 2},
         "bahdanau": {"cell": cho, "attention": "bahdanau", "bidirectional": True, "layers": 2},
         "luong": {"cell": lstm, "attention": "luong", "bidirectional": True},
+        "dot": {"cell": lstm, "attention": "luong", "attention_score": "dot", "input_feeding": True},
+        "concat": {"cell": cho, "attention": "luong", "attention_score": "concat"},
         "bahdanau of states": {"cell": lstm, "attention": "bahdanau", "handover": "state"},
         "blocks": {"cell": attention, "decoder": attention, "attention": "bahdanau"},
         "one lstm": {"cell": lstm},

@@ -13,8 +13,14 @@ Attention replaces c: at each timestep the decoder sees a mean of all h_j, weigh
 
     bahdanau    e_ij = v . tanh(W_a s_{i-1} + U_a h_j),  alpha_i = softmax(e_i),  c_i = sum_j alpha_ij h_j
                 enters the decoder and the readout where c does above (Bahdanau et al. 2015, arXiv 1409.0473)
-    luong       e_ij = s_i . W_a h_j, alpha_i and c_i as above;  s~_i = tanh(W_c [c_i; s_i]) is read out
-                (Luong et al. 2015, arXiv 1508.04025, with the general score)
+    luong       e_ij = score(s_i, h_j), alpha_i and c_i as above;  s~_i = tanh(W_c [c_i; s_i]) is read out
+                (Luong et al. 2015, arXiv 1508.04025, section 3, equations 5 to 8)
+
+        general     s_i . W_a h_j
+        dot         s_i . h_j
+        concat      v . tanh(W_a [s_i; h_j]), here with W_a in two parts, of s_i and of h_j
+
+        With input feeding (section 3.3) the decoder reads [e(y_{i-1}); s~_{i-1}] instead of e(y_{i-1}); s~_0 = 0.
 
 One time axis: the source, the mark that ends it (``Feedback.go``), then the target, shifted by one timestep. While the
 source is read nothing is predicted: outputs are zeros.
@@ -37,6 +43,7 @@ from .base import Layers, Look, Model, Step, backwards, entering
 from .recurrent import stacked
 
 ATTENTION = "bahdanau", "luong"
+SCORES = "general", "dot", "concat"
 
 
 class EncoderDecoder(Model):
@@ -45,10 +52,13 @@ class EncoderDecoder(Model):
     collects h_j [B H], a slot per word, and for an encoder that reads backwards ``source`` the embedded words [B D].
 
     What is written as the source ends, and stays: ``context`` [B H] (c) or, with attention, ``memory`` [B N H] (all
-    h_j) and ``keys`` [B N S] (U_a h_j or W_a h_j).
+    h_j) and ``keys`` [B N S] (U_a h_j or W_a h_j; with the dot score h_j are compared themselves). With input feeding
+    ``attentional`` [B S] is s~_i, written at every timestep of the target.
 
     Args:
         attention: ``bahdanau`` or ``luong``; None: one vector of fixed size.
+        attention_score: luong's ``general``, ``dot`` or ``concat``, as above.
+        input_feeding: with luong's attention, s~_{i-1} is part of the decoder's next input.
         handover: ``vector``: the decoder's output state begins as s_0 = tanh(V' c), its other states as the cell's own;
             with attention s_0 = tanh(V' h_N), or of h_1 read backwards. ``state``: as the encoder's ends.
         maxout: read out the maxima of pairs, as above; if not, the decoder's output linearly.
@@ -69,6 +79,8 @@ class EncoderDecoder(Model):
         decoder: CellFactory,
         *,
         attention: str | None = None,
+        attention_score: str = "general",
+        input_feeding: bool = False,
         handover: str = "vector",
         maxout: bool = True,
         bidirectional: bool = False,
@@ -76,6 +88,12 @@ class EncoderDecoder(Model):
         super().__init__()
         if attention not in (None, *ATTENTION):
             raise ValueError(f"attention={attention}: must be {', '.join(ATTENTION)} or null")
+        if attention_score not in SCORES:
+            raise ValueError(f"attention_score={attention_score}: must be {', '.join(SCORES[:-1])} or {SCORES[-1]}")
+        if attention_score != "general" and attention != "luong":
+            raise ValueError(f"attention_score={attention_score}: needs attention=luong, which has several scores")
+        if input_feeding and attention != "luong":
+            raise ValueError("input_feeding=true: needs attention=luong, which reads out what is fed")
         if handover not in ("vector", "state"):
             raise ValueError(f"handover={handover}: must be vector or state")
         if bidirectional and attention is None:
@@ -83,6 +101,7 @@ class EncoderDecoder(Model):
         if bidirectional and handover == "state":
             raise ValueError("bidirectional=true: two cells end in two states; use handover=vector")
         self.go, self.attention, self.handover = go, attention, handover
+        self.attention_score, self.input_feeding = attention_score, input_feeding
         self.embed = embed
         self.encoder = encoder(width)
         self.backward_encoder = encoder(width) if bidirectional else None
@@ -91,7 +110,9 @@ class EncoderDecoder(Model):
         self.vector = attention is None and handover == "vector"
         """c is all that the decoder sees, at every timestep."""
         seen = inner if self.vector else annotated if attention == "bahdanau" else 0
-        self.decoder = decoder(width + seen)
+        # W_c makes as many numbers as the decoder outputs, and the decoder is built to read them.
+        fed = decoder(width).output_size if input_feeding else 0
+        self.decoder = decoder(width + seen + fed)
         size = self.decoder.output_size
         if self.vector:
             self.summary = nn.Linear(inner, inner)  # V
@@ -103,10 +124,19 @@ class EncoderDecoder(Model):
             self.key = nn.Linear(annotated, size, bias=False)  # U_a
             self.energy = nn.Linear(size, 1, bias=False)  # v
         elif attention == "luong":
-            self.key = nn.Linear(annotated, size, bias=False)  # W_a
-            self.join = nn.Linear(annotated + size, size, bias=False)  # W_c
+            if attention_score == "dot" and annotated != size:
+                raise ValueError(
+                    f"attention_score=dot: annotations of {annotated} numbers and the decoder's {size} have no dot "
+                    f"product; use attention_score=general"
+                )
+            if attention_score == "concat":
+                self.query = nn.Linear(size, size, bias=False)  # W_a, the part of s_i
+                self.energy = nn.Linear(size, 1, bias=False)  # v
+            if attention_score != "dot":
+                self.key = nn.Linear(annotated, size, bias=False)  # W_a; with concat the part of h_j
+            self.join = nn.Linear(annotated + size, fed or size, bias=False)  # W_c
         self.maxout = nn.Linear(size + width + seen, 2 * -(-size // 2)) if maxout and attention != "luong" else None
-        read = size if self.maxout is None else self.maxout.out_features // 2
+        read = self.maxout.out_features // 2 if self.maxout is not None else fed or size
         self.readout = nn.Linear(read, outputs)
         self.keeps = (
             *(f"encoder/{name}" for name in self.encoder.keeps),
@@ -124,6 +154,8 @@ class EncoderDecoder(Model):
         layers: int = 1,
         decoder: CellFactory | None = None,
         attention: str | None = None,
+        attention_score: str = "general",
+        input_feeding: bool = False,
         handover: str = "vector",
         maxout: bool = True,
         bidirectional: bool = False,
@@ -148,6 +180,8 @@ class EncoderDecoder(Model):
             stacked(cell, layers),
             stacked(cell if decoder is None else decoder, layers),
             attention=attention,
+            attention_score=attention_score,
+            input_feeding=input_feeding,
             handover=handover,
             maxout=maxout,
             bidirectional=bidirectional,
@@ -176,7 +210,8 @@ class EncoderDecoder(Model):
         return state
 
     def layers(self) -> Layers | None:
-        """``handover_state`` among the weights: the decoder begins in the state in which the encoder ends."""
+        """Among the weights stand options: ``handover_state``, the decoder begins in the state in which the encoder
+        ends; ``input_feeding``."""
         cells = {"encoder": self.encoder, "decoder": self.decoder}
         if self.backward_encoder is not None:
             cells["backward_encoder"] = self.backward_encoder
@@ -186,6 +221,8 @@ class EncoderDecoder(Model):
         }
         if self.handover == "state":
             weights["handover_state"] = torch.ones(1)
+        if self.input_feeding:
+            weights["input_feeding"] = torch.ones(1)
         return Layers.of("encoder decoder", self.embed, cells, weights)
 
     # ---- The definition ----------------------------------------------------------------------------------------------
@@ -228,7 +265,10 @@ class EncoderDecoder(Model):
                 backwards, _ = self.backward_encoder(state["source"].stacked().flip(0))
                 memory, last = torch.cat([memory, backwards.flip(0)], -1), backwards[-1]
             new["memory"] = memory.transpose(0, 1)
-            new["keys"] = self.key(new["memory"])
+            if self.attention_score != "dot":
+                new["keys"] = self.key(new["memory"])
+            if self.input_feeding:
+                new["attentional"] = last.new_zeros(len(last), self.join.out_features)
         elif self.vector:
             last = new["context"] = self.summary(last).tanh()
         if self.handover == "state":
@@ -248,16 +288,20 @@ class EncoderDecoder(Model):
         if self.attention == "bahdanau":
             weights = self._weights(_output("decoder", self.decoder, state), state)
             seen = _mean(weights, state["memory"])
-        entered = x if seen is None else torch.cat([x, seen], -1)
+        fed = state.get("attentional", seen)
+        entered = x if fed is None else torch.cat([x, fed], -1)
         output, new = self.decoder.step(entered, old)
+        read = self._to_read(output, x, seen, state)
         after = _between(state) | _joined("decoder", self.decoder, new, output)
+        if self.input_feeding:
+            after["attentional"] = read
         inside = _inside("decoder", self.decoder, entered, old, t)
         if begins:  # what it begins with was in no state of the walk before: all of it is new
             inside["additive"] = lambda: join({"decoder": _all_new(self.decoder.additive(entered, old), old)})
         if self.attention is not None:
             own = inside["looks"]
             inside["looks"] = lambda: {"alignment": self._look(output, weights, state, source), **own()}
-        return Step(x, self._to_read(output, x, seen, state), after, **inside)
+        return Step(x, read, after, **inside)
 
     def _look(
         self, output: Float[Tensor, "B S"], weights: Float[Tensor, "B N"] | None, state: State, source: int
@@ -284,8 +328,8 @@ class EncoderDecoder(Model):
 
     def _weights(self, query: Float[Tensor, "*T B S"], state: State) -> Float[Tensor, "*T B N"]:
         """How much of each word of the source is seen; a word's weights add up to 1."""
-        if self.attention == "luong":
-            return torch.einsum("...bs,bns->...bn", query, state["keys"]).softmax(-1)
+        if self.attention == "luong" and self.attention_score != "concat":
+            return torch.einsum("...bs,bns->...bn", query, state.get("keys", state["memory"])).softmax(-1)
         return self.energy((self.query(query)[..., None, :] + state["keys"]).tanh()).squeeze(-1).softmax(-1)
 
     def read_out(self, outputs: Float[Tensor, "*A B L"]) -> Float[Tensor, "*A B K"]:
@@ -316,7 +360,7 @@ class EncoderDecoder(Model):
 
     def _written(self, xs: Float[Tensor, "T B D"], state: State) -> tuple[Float[Tensor, "T B L"], State]:
         """(what ``read_out`` reads at the target's timesteps, the state after them)"""
-        if self.attention == "bahdanau":
+        if self.attention == "bahdanau" or self.input_feeding:
             outputs = []
             for x in xs.unbind(0):
                 step = self._write(x, state)

@@ -263,8 +263,10 @@ class EncoderDecoder {
         if (cell.output) first = [...first.slice(0, -1), { ...first.at(-1), [cell.output]: output }];
       }
     }
-    const vector = seen ?? (keys ? null : last);
-    return { state: { states: first, output, seen, memory, keys, rows: [] }, vector: vector && tape.of(vector).slice() };
+    const looks = this.w["query.weight"] || this.w["join.weight"];
+    const vector = seen ?? (looks ? null : last);
+    const fed = this.w.input_feeding ? tape.zeros(this.w["readout.weight"].length / this.K) : null;
+    return { state: { states: first, output, seen, fed, memory, keys, rows: [] }, vector: vector && tape.of(vector).slice() };
   }
 
   next(tape, token, state) {
@@ -280,23 +282,26 @@ class EncoderDecoder {
       return mean;
     };
     const number = (node) => tape.of(node)[0];
-    let { seen } = state;
-    if (this.w["query.weight"]) {
-      const query = this.linear(tape, "query", state.output);
-      const fits = (key) => number(this.linear(tape, "energy", tape.map(tape.add(query, key), F.tanh)));
-      seen = attended(keys.map(fits));
-    }
-    const { output, states } = this.decoder.step(tape, seen ? tape.join([x, seen]) : x, state.states);
+    const sums = (output) => {
+      const query = this.linear(tape, "query", output);
+      return keys.map((key) => number(this.linear(tape, "energy", tape.map(tape.add(query, key), F.tanh))));
+    };
+    const products = (output) => (keys ?? memory).map((key) => number(tape.dots(output, key, 1)));
+    const luong = this.w["join.weight"];
+    let { seen, fed } = state;
+    if (this.w["query.weight"] && !luong) seen = attended(sums(state.output));
+    const entering = fed ?? seen;
+    const { output, states } = this.decoder.step(tape, entering ? tape.join([x, entering]) : x, state.states);
     let read = output;
-    if (this.w["join.weight"]) {
-      const mean = attended(keys.map((key) => number(tape.dots(output, key, 1))));
+    if (luong) {
+      const mean = attended(this.w["query.weight"] ? sums(output) : products(output));
       read = tape.map(this.linear(tape, "join", tape.join([mean, output])), F.tanh);
     } else if (this.w["maxout.weight"]) {
       const pairs = tape.of(this.linear(tape, "maxout", tape.join([output, x, ...(seen ? [seen] : [])])));
       read = tape.leaf(Float64Array.from({ length: pairs.length / 2 }, (_, i) => Math.max(pairs[2 * i], pairs[2 * i + 1])));
     }
     const confidence = softmax(tape.of(this.linear(tape, "readout", read)), this.K);
-    return { confidence, state: { ...state, states, output } };
+    return { confidence, state: { ...state, states, output, fed: fed && read } };
   }
 
   alignment(tape, { rows }) {

@@ -46,6 +46,8 @@ SETTINGS: dict[str, Setting] = {
     "task.usual_seq_len": Setting("default"),  # of seq_len
     "task.observable": Setting("training", since="0.3.0", before=False),
     "model.name": Setting("training", since="0.2.0", before="recurrent"),
+    "model.attention_score": Setting("training", since="0.3.0", before="general"),  # of encoder_decoder
+    "model.input_feeding": Setting("training", since="0.3.0", before=False),  # of encoder_decoder
     "optimizer": Setting("training"),
     "seq_len": Setting("training"),
     "seed": Setting("training"),
