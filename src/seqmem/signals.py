@@ -261,6 +261,10 @@ class Batch:
         part = slice(start, stop)
         return Batch(self.inputs[:, part], self.targets[:, part], self.weights[:, part], self.asked[:, part])
 
+    def chosen(self, indices: Int[Tensor, " N"]) -> "Batch":
+        """The sequences at these places, in this order, as copies."""
+        return Batch(*(tensor[:, indices] for tensor in (self.inputs, self.targets, self.weights, self.asked)))
+
     def chunk(self, index: int, length: int) -> "Batch":
         """Timesteps ``index * length`` up to ``(index + 1) * length``."""
         return self.part(index * length, (index + 1) * length)

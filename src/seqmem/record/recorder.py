@@ -350,6 +350,7 @@ class Recorder:
             "loss": result.loss,
             "solved": scale.solves(result.score),
             "steps_to_solve": result.steps_to_solve,
+            **({} if result.best_step is None else {"best_step": result.best_step}),
             "by_length": [with_levels(self.task, evaluation) for evaluation in result.by_length],
             "probes": result.probes,
             "seconds": round(seconds, 3),

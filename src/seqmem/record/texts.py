@@ -59,6 +59,8 @@ def summary_table(summary: Mapping[str, Any], result: Result, probes: Sequence[P
         if told:
             rows[probe.name] = told
     rows["steps"] = f"{summary['steps']:,} in {summary['seconds']:.1f} s on {summary['device']}"
+    if "best_step" in summary:
+        rows["weights"] = f"of step {summary['best_step']:,}, the best"
     lines = ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())]
     columns = {"length": "seq_len", "score": "score", "without a memory": "chance", "loss": "loss"}
     if "exact" in summary["by_length"][0]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from html import escape
 from math import inf, isfinite, isnan, nan
-from typing import Any, TypedDict, cast
+from typing import Any, NotRequired, TypedDict, cast
 
 from ..decay import DESCRIPTIONS
 from ..measurement import describe_unknown
@@ -156,6 +156,7 @@ class StoredResult(TypedDict):
     plateaus: list[dict[str, Any]]
     solved: bool | None
     steps_to_solve: int | None
+    best_step: NotRequired[int]  # of the weights, where these are not the last: train.patience
     by_length: list[Length]
     probes: dict[str, dict[str, Any]]
     seconds: float
@@ -215,7 +216,8 @@ def _rows(result: StoredResult) -> list[tuple[str, str]]:
             rows.append((name, after if before == after else f"{before} before training, {after} after"))
     size = f"{result['layers']} layers of " if result["layers"] != 1 else ""
     rows.append(("model", f"{size}{result['hidden_size']} units, {result['parameters']:,} parameters"))
-    rows.append(("trained", f"{result['steps']} updates in {result['seconds']:.3g} s on {result['device']}"))
+    best = f"; these are the weights of step {result['best_step']}, the best" if "best_step" in result else ""
+    rows.append(("trained", f"{result['steps']} updates in {result['seconds']:.3g} s on {result['device']}{best}"))
     rows.append(("items", ", ".join(result)))
     return rows
 

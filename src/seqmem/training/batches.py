@@ -28,6 +28,7 @@ class BatchQueue:
         self._next = step
         self._at_once = 1  # until the size of a batch is known
         self._ready: deque[tuple[Batch, slice]] = deque()
+        self._set = None if plan.sequences is None else TrainingSet(self._parts, plan)
 
     def refill(self) -> None:
         """If the queue is empty, draw the next few batches of the run, if any are left."""
@@ -35,7 +36,7 @@ class BatchQueue:
         if self._ready or not indices:
             return
         self._next = indices.stop
-        drawn = training_batches(self._parts, self._plan, indices)
+        drawn = training_batches(self._parts, self._plan, indices) if self._set is None else self._set.batches(indices)
         weights, weighted = None, slice(0)
         for batch in drawn:
             if batch.weights is not weights:  # batches may share them
@@ -46,6 +47,30 @@ class BatchQueue:
     def pop(self) -> tuple[Batch, slice]:
         """The next batch and its ``weighted`` timesteps, after a ``refill``."""
         return self._ready.popleft()
+
+
+class TrainingSet:
+    """The sequences of a run that trains on the same ones again and again."""
+
+    def __init__(self, parts: Parts, plan: Plan) -> None:
+        assert plan.sequences is not None
+        self._plan = plan
+        self._sequences = parts.training.sample(plan.sequences, plan.seq_len, generator(plan.seed, "training set"))
+        self._epoch, self._order = -1, torch.empty(0, dtype=torch.long)
+
+    def batches(self, indices: Sequence[int]) -> list[Batch]:
+        """Batches ``indices`` of the run: every epoch is a random order of all sequences, by (seed, epoch)."""
+        return [self._batch(index) for index in indices]
+
+    def _batch(self, index: int) -> Batch:
+        size, count = self._plan.batch_size, self._sequences.asked.shape[1]
+        epoch, place = divmod(index, -(-count // size))
+        if epoch != self._epoch:
+            self._epoch, self._order = (
+                epoch,
+                torch.randperm(count, generator=generator(self._plan.seed, "order", epoch)),
+            )
+        return self._sequences.chosen(self._order[place * size : (place + 1) * size])
 
 
 def training_batches(parts: Parts, plan: Plan, indices: Sequence[int]) -> list[Batch]:

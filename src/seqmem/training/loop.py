@@ -23,9 +23,11 @@ from ..randomness import ambient
 from ..signals import Batch
 from ..tasks.base import Task
 from .batches import BatchQueue
+from .best import Best
 from .compiler import compiled, compiling
 from .measuring import ProbeQueue, Validation, seeded, show_answers
 from .plan import Checkpoints, Diverged, Interrupted, Observer, Plan, Result, check_precision
+from .schedule import LearningRates
 from .update import update
 
 
@@ -61,7 +63,10 @@ def train(
     model.checkpoint(plan.checkpoint_every_t)
     forward = compiled(model) if plan.compile else model
 
+    rates = LearningRates(optimizer, plan.schedule, plan.steps, plan.warmup)
     now = _restore(checkpoints, model, optimizer, device)
+    if now.best is None and plan.patience is not None:
+        now.best = Best()
     observer = _Broadcast(observers)
     batches = BatchQueue(task, plan, now.step, device, dtype)
     validation = Validation(model, task, plan)
@@ -70,11 +75,12 @@ def train(
     with flush_denormal(on=True):  # vanishing gradients are denormal, and a CPU is ten times slower on those
         model.train()
         batches.refill()
-        for step in range(now.step + 1 if now.step else 0, plan.steps + 1):
+        for step in range(now.step + 1 if now.step else 0, plan.steps + 1) if not now.stopped_early else ():
             if step > 0:  # step 0 is the model before training: it is only measured
                 batch, weighted = batches.pop()
                 # Seed by step, so that dropout and the like continue bitwise after a resume.
                 noise = partial(ambient, plan.seed, "noise", step - 1, device=device)
+                rates.set(step - 1)
                 with compiling(on=plan.compile):
                     numbers, state = update(
                         forward, task, optimizer, parameters, batch, now.carried, plan.clip_norm,
@@ -88,9 +94,14 @@ def train(
 
             last = step == plan.steps
             stopping = step > 0 and stop_requested()
+            evaluating = last or step % plan.evaluate_every == 0
+            evaluation = validation.score(step) if evaluating else None  # note: a GPU sync point
+            if evaluation is not None and now.best is not None and plan.patience is not None:
+                now.best.add(step, evaluation.score, task.targets.metric, model)
+                now.stopped_early = not last and now.best.since >= plan.patience
+                last = last or now.stopped_early
             saving = step > 0 and (last or stopping or step % plan.checkpoint_every == 0)
             logging = step > 0 and (last or step % plan.log_every == 0)
-            evaluating = last or step % plan.evaluate_every == 0
             answering = step == 0 or (not last and step == plan.steps // 2)
 
             # note: everything below this line that is due is a GPU sync point
@@ -102,8 +113,7 @@ def train(
                 _refuse_nan(now)
             if logging:
                 observer.logged(step, "train", _means(now, optimizer))
-            if evaluating:
-                evaluation = validation.score(step)
+            if evaluation is not None:
                 if plan.on_nan == "stop" and not isfinite(evaluation.loss):  # the last update ruined the weights
                     raise Diverged(step, evaluation.loss)
                 if now.steps_to_solve is None and task.solved_at is not None:
@@ -120,11 +130,15 @@ def train(
                 _save(checkpoints, now, model, optimizer)
             if stopping and not last:
                 raise Interrupted(step)
+            if last:
+                break
 
+        if now.best is not None:
+            now.best.restore(model)
         # Save before the closing measurements: a run killed during them repeats only them.
         _save(checkpoints, now, model, optimizer)
         for probe in probes:
-            if probe.due(now.step):
+            if probe.due(now.step, last=True):
                 probe.add(now.step, at_once=True)
         show_answers(model, task, plan, now.step, observer)
         by_length, trained = [], plan.parts(task).trained
@@ -146,7 +160,8 @@ def train(
 
     own = next(evaluation for evaluation in by_length if evaluation.seq_len == plan.seq_len)
     measured = {probe.name: {"start": now.start.get(probe.name, {}), "end": probe.latest} for probe in probes}
-    result = Result(own.score, own.loss, now.steps_to_solve, by_length, measured)
+    best = None if now.best is None or now.best.step == now.step else now.best.step
+    result = Result(own.score, own.loss, now.steps_to_solve, by_length, measured, best)
     observer.finished(now.step, result)
     return result
 
@@ -160,6 +175,8 @@ class _Progress:
     pending: list[Tensor] = field(default_factory=list)  # [loss, norm, clipped norm] of steps not yet logged
     carried: State | None = None  # the state handed to the next batch, for tasks whose passages span several
     start: dict[str, Scalars] = field(default_factory=dict)  # probe -> its scalars before training
+    best: Best | None = None  # with patience alone
+    stopped_early: bool = False  # by patience: what is left are the closing measurements
 
 
 class _Broadcast:
@@ -204,7 +221,11 @@ def _refuse_nan(now: _Progress) -> None:
 
 def _save(checkpoints: Checkpoints | None, now: _Progress, model: Model, optimizer: torch.optim.Optimizer) -> None:
     if checkpoints is not None:
-        progress = {**vars(now), "carried": None if now.carried is None else to_plain(now.carried)}
+        progress = {
+            **vars(now),
+            "carried": None if now.carried is None else to_plain(now.carried),
+            "best": None if now.best is None else dict(vars(now.best)),
+        }
         checkpoints.save({"progress": progress, "model": model.state_dict(), "optimizer": optimizer.state_dict()})
 
 
@@ -221,6 +242,8 @@ def _restore(
         progress["start"] = {"gradient": progress.pop("start_decays")}
     if progress.get("carried") is not None:
         progress["carried"] = from_plain(progress["carried"])
+    if progress.get("best") is not None:
+        progress["best"] = Best(**progress["best"])
     now = _Progress(**progress)
     now.pending = [values.to(device) for values in now.pending]
     if now.carried is not None:

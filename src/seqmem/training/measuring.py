@@ -33,7 +33,7 @@ def seeded(model: Model, plan: Plan, step: int) -> AbstractContextManager[None]:
 
 
 class Validation:
-    """Scores at the training length, on at most 256 sequences that stay on the model's device."""
+    """Scores at the training length, on the same sequences every time, which stay on the model's device."""
 
     def __init__(self, model: Model, task: Task, plan: Plan) -> None:
         self._model, self._task, self._plan = model, task, plan
@@ -41,9 +41,8 @@ class Validation:
 
     def _draw(self) -> Iterator[Batch]:
         like, plan = next(self._model.parameters()), self._plan
-        sequences = min(256, plan.evaluate_sequences)  # a quarter of the default final evaluation's cost
         data = plan.parts(self._task).validation
-        for batch in drawn(data, plan.seq_len, seed=plan.seed, sequences=sequences, stream="validate"):
+        for batch in drawn(data, plan.seq_len, seed=plan.seed, sequences=plan.validated, stream="validate"):
             yield batch.to(like.device, like.dtype)
 
     def score(self, step: int) -> Evaluation:
@@ -94,8 +93,8 @@ class ProbeQueue:
         """Measurements wait in the queue."""
         return self._capacity > 1
 
-    def due(self, step: int) -> bool:
-        return self._every > 0 and (step % self._every == 0 or step == self._plan.steps)
+    def due(self, step: int, *, last: bool = False) -> bool:
+        return self._every > 0 and (last or step % self._every == 0)
 
     def add(self, step: int, *, at_once: bool = False) -> None:
         """Measure the model as it is now; with ``at_once`` (or a full queue) the observer receives it before this

@@ -18,6 +18,7 @@ from ..signals import Batch
 from ..spaces import trained_lengths
 from ..tasks.base import Task
 from ..tasks.parts import Parts
+from .schedule import SCHEDULES
 
 PRECISIONS = ("float32", "bf16", "tf32")
 
@@ -34,6 +35,14 @@ class Plan:
     ``evaluate_beam``: as in ``decoding.decode``, where answers are fed back.
     ``trace_every``, ``trace_sequences``, ``trace_loss``: the gradient probe; ``trace_every=0``: no traces.
     ``probes``: further probes.
+
+    ``sequences``: train on one set of so many sequences, of ``seq_len`` timesteps, drawn from the training data once.
+    Each epoch takes all of them in a new random order; its last batch is smaller where ``batch_size`` does not divide
+    their number. None: every batch is drawn anew.
+    ``patience``: stop after so many evaluations in a row without a better score on the validation data, and take the
+    weights of the best one, also where all steps are done. None: all steps, and the last weights.
+    ``validation_sequences``: of the evaluations during training; None: 256, or ``evaluate_sequences`` if that is less.
+    ``schedule``, ``warmup``: of the learning rate, as in ``schedule.factor``.
 
     ``tbptt``: truncated backpropagation through time (Williams & Peng 1990; Sutskever 2013, section 2.8.6). A batch is
     read in consecutive segments of this many timesteps, the last one shorter. The state is carried from each segment
@@ -72,6 +81,11 @@ class Plan:
     on_nan: str = "stop"
     tbptt: int | None = None
     checkpoint_every_t: int | None = None
+    sequences: int | None = None
+    patience: int | None = None
+    validation_sequences: int | None = None
+    schedule: str = "constant"
+    warmup: int = 0
     precision: str = "float32"
     compile: bool = False
     probes: tuple[Scheduled, ...] = ()
@@ -100,6 +114,14 @@ class Plan:
         for name in ("tbptt", "checkpoint_every_t"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name}={value}: must be at least 1 timestep, or null for the whole sequence")
+        self._check_training_set(task)
+        for name in ("patience", "validation_sequences"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name}={value}: must be at least 1, or null")
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"schedule={self.schedule}: must be one of {', '.join(SCHEDULES)}")
+        if not 0 <= self.warmup <= self.steps:
+            raise ValueError(f"warmup={self.warmup}: must be from 0 to steps={self.steps} updates")
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision={self.precision}: must be one of {', '.join(PRECISIONS)}")
         if self.compile and self.checkpoint_every_t is not None:
@@ -138,6 +160,30 @@ class Plan:
     def all_probes(self) -> list[Probe]:
         return [scheduled.probe for scheduled in self.scheduled()]
 
+    @property
+    def validated(self) -> int:
+        """Sequences of each evaluation during training."""
+        if self.validation_sequences is not None:
+            return self.validation_sequences
+        return min(256, self.evaluate_sequences)  # a quarter of the default final evaluation's cost
+
+    @property
+    def drawn(self) -> int:
+        """Sequences that training draws."""
+        return self.sequences if self.sequences is not None else self.steps * self.batch_size
+
+    def _check_training_set(self, task: Task) -> None:
+        if self.sequences is None:
+            return
+        if self.sequences < 1:
+            raise ValueError(f"sequences={self.sequences}: must be at least 1, or null for fresh ones in every batch")
+        if self.lengths != "fixed":
+            raise ValueError(f"sequences={self.sequences}: goes with lengths=fixed, not with lengths={self.lengths}")
+        if task.chunks > 1:
+            raise ValueError(
+                f"sequences={self.sequences}: task={task.name} is read in passages of {task.chunks} batches; use null"
+            )
+
     def _check_probes(self) -> None:
         names: dict[str, str] = {}
         for scheduled in self.scheduled():
@@ -170,7 +216,8 @@ class Result:
 
     ``score`` and ``loss``: on held-out sequences of the run's own length after the last step. ``steps_to_solve``: the
     first evaluation during training that reached the task's ``solved_at``; None: none did. ``probes``: name ->
-    ``start`` and ``end`` of training -> the scalars of the probe; empty if it measured nothing.
+    ``start`` and ``end`` of training -> the scalars of the probe; empty if it measured nothing. ``best_step``: the step
+    whose weights were measured, where that is not the last (``Plan.patience``).
     """
 
     score: float
@@ -178,6 +225,7 @@ class Result:
     steps_to_solve: int | None
     by_length: Sequence[Evaluation]
     probes: Mapping[str, Mapping[str, Scalars]]
+    best_step: int | None = None
 
 
 @runtime_checkable

@@ -45,7 +45,8 @@ _MODEL_COMMON = ("name",)
 
 _PLAN_NAMES = {
     "evaluate_": "evaluate.", "trace_": "trace.", "lengths": "task.lengths", "shortest": "task.shortest",
-    "checkpoint_every_t": "train.checkpoint_every_t",
+    "checkpoint_every_t": "train.checkpoint_every_t", "sequences": "train.sequences", "patience": "train.patience",
+    "schedule": "train.schedule", "warmup": "train.warmup", "validation_sequences": "evaluate.validation",
 }  # fmt: skip
 """Fields of Plan -> settings, where the names differ."""
 
@@ -211,6 +212,11 @@ def build_plan(config: RunConfig) -> Plan:
         on_nan=config.on_nan.value,
         tbptt=config.tbptt,
         checkpoint_every_t=config.train.checkpoint_every_t,
+        sequences=config.train.sequences,
+        patience=config.train.patience,
+        validation_sequences=config.evaluate.validation,
+        schedule=config.train.schedule,
+        warmup=config.train.warmup,
         precision=config.precision.value,
         compile=config.compile,
         probes=tuple(_probe(name, settings) for name, settings in config.probe.items()),

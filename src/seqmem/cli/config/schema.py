@@ -58,11 +58,16 @@ class EvaluateConfig:
     sequences: int = 1000
     lengths: list[int] | None = None
     beam: int = 1
+    validation: int | None = None
 
 
 @dataclass
 class TrainConfig:
     checkpoint_every_t: int | None = None
+    sequences: int | None = None
+    patience: int | None = None
+    schedule: str = "constant"
+    warmup: int = 0
 
 
 @dataclass

@@ -70,6 +70,10 @@ def _obstacle(run: RunDirectory, steps: int, config: RunConfig) -> str:
     """
     if steps % config.log_every:
         return f"log_every={config.log_every} does not divide its steps: a longer run has no line of log there"
+    if config.train.patience is not None:
+        return "with train.patience it has the weights of its best evaluation"
+    if config.train.schedule != "constant":
+        return f"train.schedule={config.train.schedule} has other learning rates in a longer run"
     if not run.file(CHECKPOINT).exists():
         return f"it lacks its {CHECKPOINT}"
     environment = run.environment()

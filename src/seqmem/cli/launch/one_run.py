@@ -384,7 +384,7 @@ def _describe(
     scale = scale_of(experiment.task, config.seq_len).fields() | {**experiment.task.facts()}
     if (revision := settings.identity(config).get("data_revision")) is not None:
         scale["data_revision"] = revision
-    if (held_out := experiment.plan.parts(experiment.task).about(config.steps * config.batch_size)) is not None:
+    if (held_out := experiment.plan.parts(experiment.task).about(experiment.plan.drawn)) is not None:
         scale["held_out"] = held_out
     if unknown := [probe for probe in experiment.plan.all_probes() if probe.name not in DESCRIPTIONS]:
         scale["probes"] = {probe.name: probe.description().fields() for probe in unknown}

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ...decay import DESCRIPTIONS, NUMBERS, states
-from ...runs.result import Scale
+from ...runs.result import Scale, StoredResult
 from ...runs.settings import LATER, flat
 from ...runs.summary import Summary
 from ...solved import solved_words
@@ -247,6 +247,13 @@ def _numbers(run: Summary, probe: str, order: Sequence[str], signs: Marks) -> li
     return lines
 
 
+def _early(run: Summary, result: StoredResult) -> list[str]:
+    """How ``train.patience`` ended a run; empty: it did not."""
+    stopped = f"stopped at step {result['steps']:,} of {run.steps:,}" if result["steps"] < run.steps else ""
+    best = f"with the weights of step {result['best_step']:,}, the best" if "best_step" in result else ""
+    return [part for part in (stopped, best) if part]
+
+
 def _about(run: Summary) -> list[Text]:
     result = run.result
     if result is None:
@@ -259,6 +266,7 @@ def _about(run: Summary) -> list[Text]:
         Text(),
         *began,
         _row("model", f"{model}{result['hidden_size']} units, {result['parameters']:,} parameters"),
+        *([_row("trained", f"{', '.join(early)}")] if (early := _early(run, result)) else []),
         _row("time", f"{duration(result['seconds'])}{speed} on {result['device']}"),
     ]
 
