@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils import parametrize
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
+from torch.utils.data import DataLoader, Dataset
 
 from compilers import needs_kernels
 from seqmem import nn
@@ -406,9 +407,38 @@ def test_a_parametrized_weight_has_its_gradient() -> None:
 @needs_kernels
 def test_threads_share_a_layer() -> None:
     layer, xs = nn.GRU(8, 24), torch.randn(30, 40, 8)
-    expected = layer(xs)[0]
+
+    def trained(_: int) -> list[Tensor]:
+        output = layer(xs)[0]
+        return [output, *torch.autograd.grad(output.square().sum(), [*layer.parameters()])]
+
+    expected = trained(0)
     with ThreadPoolExecutor(4) as pool:
-        assert all(torch.equal(output, expected) for output, _ in pool.map(lambda _: layer(xs), range(12)))
+        for results_ in pool.map(trained, range(12)):
+            assert all(torch.equal(one, other) for one, other in zip(results_, expected, strict=True))
+
+
+class Encoded(Dataset[Tensor]):
+    """A data set that computes with a layer, as its workers do."""
+
+    def __init__(self) -> None:
+        self.layer = nn.GRU(3, 20)
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> Tensor:
+        with torch.no_grad():
+            return self.layer(torch.full((30, 16, 3), float(index)))[0]
+
+
+@needs_kernels
+def test_workers_of_a_data_loader_compute_the_same() -> None:
+    """Forked ones; what spawned ones get is a pickle, which a test above has."""
+    data = Encoded()
+    loaded = list(DataLoader(data, batch_size=None, num_workers=1, multiprocessing_context="fork"))
+    assert all(torch.equal(one, data[i]) for i, one in enumerate(loaded))
+    assert len(loaded) == 2
 
 
 @needs_kernels
@@ -469,3 +499,45 @@ def test_kernels_compute_what_they_are_faster_at() -> None:
     assert choice.pays("lstm", 100, 32, 256, **{**usual, "packed": True})
     assert not choice.pays("lstm", 10, 1, 16, **usual)
     assert not choice.pays("gru torch", 100, 16, 256, **{**usual, "threads": 2})
+
+
+def test_initial_values_that_remember() -> None:
+    """Biases of gates within log U(1, T - 1), and their mirror; orthogonal matrices, or the identity; no others."""
+    torch.manual_seed(0)
+    lstm, gru = torch.nn.LSTM(3, 50, 2, bidirectional=True), torch.nn.GRUCell(3, 50)
+    model = torch.nn.ModuleList([lstm, gru, torch.nn.RNN(3, 5), torch.nn.RNNCell(3, 5, nonlinearity="relu")])
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+
+    def total(values: dict[str, Tensor], path: str, suffix: str) -> Tensor:
+        return values[f"{path}bias_ih{suffix}"] + values[f"{path}bias_hh{suffix}"]
+
+    assert nn.remember_(model, 40) is model
+    gates = [(lstm, suffix, 4) for suffix in ("_l0", "_l0_reverse", "_l1", "_l1_reverse")]
+    for layer, suffix, count in (*gates, (gru, "", 3)):
+        biases = total({name: value.detach() for name, value in layer.named_parameters()}, "", suffix).chunk(count)
+        timescales = biases[1].exp()
+        assert 1 <= timescales.min() < 10
+        assert 30 < timescales.max() <= 39
+        if count == 4:
+            torch.testing.assert_close(biases[0], -biases[1])
+        untouched = [0, 2] if count == 3 else [2, 3]
+        old = total(before, "0." if layer is lstm else "1.", suffix).chunk(count)
+        assert all(torch.equal(biases[gate], old[gate]) for gate in untouched)
+    weight: Any = model[2].weight_hh_l0
+    torch.testing.assert_close(weight @ weight.T, torch.eye(5))
+    assert torch.equal(model[3].weight_hh, torch.eye(5))  # pyright: ignore[reportArgumentType]
+    assert not model[2].bias_ih_l0.any()  # pyright: ignore[reportCallIssue]
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert {name.split(".")[1][:9] for name in changed} == {"bias_ih_l", "bias_hh_l", "bias_ih", "bias_hh", "weight_hh"}
+    gru.requires_grad_(False)
+    parametrized = torch.nn.RNN(3, 4)
+    parametrize.register_parametrization(parametrized, "weight_hh_l0", torch.nn.Softplus())
+    cases: list[tuple[torch.nn.Module, Any, str]] = [
+        (torch.nn.Linear(2, 2), 9, "no RNN, LSTM or GRU"),
+        (lstm, 1, "at least 2"),
+        (torch.nn.ModuleList([torch.nn.GRU(2, 3, bias=False)]), 9, "0: its gates have no bias"),
+        (parametrized, 9, "weight_hh_l0 is parametrized"),
+    ]
+    for module, steps, message in cases:
+        with pytest.raises(ValueError, match=message):
+            nn.remember_(module, steps)

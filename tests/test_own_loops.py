@@ -175,6 +175,17 @@ def make():
     torch.manual_seed(0)
     return nn.GRU(2, 3), loss_fn, torch.randn(20, 4, 2)
 
+def followed():
+    import seqmem
+    model, *others = make()
+    return seqmem.nn.remember_(model, 20), *others
+
+def padded():
+    return *make(), {"lengths": [20, 5, 7, 9]}
+
+def length():
+    return *make(), {"length": [20, 5, 7, 9]}
+
 def pair():
     return 1, 2
 
@@ -204,6 +215,14 @@ def test_the_verb(typed: Typed, tmp_path: Path) -> None:
     trace = seqmem.trace(model, lambda model, x: model(x)[0][-1].sin().sum(-1), x)
     assert given["parts"]["GRU"]["norms"]["hidden"] == trace.norms["GRU"]["hidden"].tolist()
     assert f"{trace.decays()['GRU']['state'].half_life:.3g}" in line.split()
+    assert given["advice"].startswith("try seqmem.nn.remember_(model, 20) before training (chrono initialisation): on")
+    assert given["advice"] in " ".join(shown.out.split())
+    after = json.loads(typed("trace", "given_model.py:followed", "--json").out)
+    first, second = (one["parts"]["GRU"]["decays"]["state"]["half_life"] for one in (given, after))
+    assert second > 5 * first  # it is true
+    assert not after["advice"]
+    padded = json.loads(typed("trace", "given_model.py:padded", "--json").out)["parts"]["GRU"]
+    assert padded["lengths"] == [20, 5, 7, 9]
     page = (tmp_path / "trace.html").read_text()
     assert "<svg" in page
     assert "half-life" in page
@@ -212,7 +231,8 @@ def test_the_verb(typed: Typed, tmp_path: Path) -> None:
         ("given_model.py:pair", r"must return \(model, loss_fn, batch\), and returned a tuple of 2"),
         ("given_model.py:numbers", "model is int, no torch.nn.Module"),
         ("given_model.py:lonely", "loss_fn is int: give a function"),
-        ("given_model.py:broken", "given_model.py:24: ZeroDivisionError"),
+        ("given_model.py:broken", "given_model.py:35: ZeroDivisionError"),
+        ("given_model.py:length", "after the batch is 'length': must be options of seqmem.trace"),
         ("given_model.py:plain", "nothing recurrent"),
         ("nowhere.py:make", "there is no file nowhere.py"),
         ("given_model.py", "must be a file and a function in it"),

@@ -296,6 +296,104 @@ def test_distance_counts_from_each_sequences_own_end() -> None:
             )
 
 
+@pytest.mark.parametrize("side", ["after", "before"])
+def test_padding_that_the_user_tells_is_not_time(side: str) -> None:
+    """Of a batch that is not packed, by lengths or a mask. Where the loss reads padding a note says so."""
+    with ambient(0, "told"):
+        layer = nn.LSTM(2, 3, bidirectional=True)
+    x, steps = normal(7, B, 2), torch.arange(7)
+    mask = steps < LENGTHS[:, None] if side == "after" else steps >= 7 - LENGTHS[:, None]
+    last = LENGTHS - 1 if side == "after" else torch.full((B,), 6)
+
+    def loss_fn(layer: nn.LSTM, x: Tensor) -> Tensor:
+        return layer(x)[0][last, torch.arange(B)].sin().sum(-1)
+
+    plain = seqmem.trace(layer, loss_fn, x)
+    traces = [seqmem.trace(layer, loss_fn, x, lengths=mask)]
+    traces += [seqmem.trace(layer, loss_fn, x, lengths={"LSTM": LENGTHS})] if side == "after" else []
+    for trace in traces:
+        for path, part in trace.parts.items():
+            for name, values in trace.norms[path].items():
+                assert np.array_equal(np.isnan(values), ~mask.T.numpy())
+                np.testing.assert_array_equal(values[mask.T], plain.norms[path][name][mask.T])
+            assert part.trace.answered_at.tolist() == (LENGTHS - 1).tolist() if path.endswith("l0") else [0] * B
+            for b, length in enumerate(LENGTHS.tolist()):
+                own = part.norms["cell"][mask[b].numpy(), b]
+                read = part.trace.norms["cell"][:length, b]
+                assert np.array_equal(read, own[::-1] if part.reverse else own)
+                assert np.isnan(part.trace.norms["cell"][length:, b]).all()
+        assert not trace.notes
+    if side == "after":
+        (note,) = seqmem.trace(layer, lambda m, x: m(x)[0][-1].sum(-1), x, lengths=LENGTHS).notes
+        assert note.startswith("the loss reads LSTM.l0 after the ends of sequences, in the padding")
+
+
+def test_losses_of_as_many_timesteps_as_sequences() -> None:
+    """``loss_axes`` says which axis is time; with lengths, each sequence's own last loss is propagated."""
+    model = made("language model, tied")
+    text = words(B + 1, B)
+
+    def losses(model: nn.Module, batch: Tensor) -> Tensor:
+        return F.cross_entropy(model(batch[:-1]).permute(1, 2, 0), batch[1:].T, reduction="none")
+
+    expected = seqmem.trace(model, lambda m, x: losses(m, x)[:, -1], text).norms["rnn.l0"]["cell"]
+    for axes, form in (("BT", losses), ("TB", lambda m, x: losses(m, x).T)):
+        given: Any = axes
+        assert np.array_equal(seqmem.trace(model, form, text, loss_axes=given).norms["rnn.l0"]["cell"], expected)
+    ends = torch.tensor([2, 3, 1])
+    own = seqmem.trace(model, losses, text, loss_axes="BT", lengths=ends)
+    by_hand = seqmem.trace(model, lambda m, x: losses(m, x)[torch.arange(B), ends - 1], text)
+    there = ~own.parts["rnn.l0"].ended()
+    assert np.array_equal(own.norms["rnn.l0"]["cell"][there], by_hand.norms["rnn.l0"]["cell"][there])
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN, nn.LSTMCell, nn.GRUCell, nn.RNNCell])
+def test_why_a_gradient_vanishes_and_what_helps(kind: type[nn.Module]) -> None:
+    """The gate's share is that of pinned gates, the radius that of the matrix; a model that follows the advice has a
+    half-life many times as long."""
+
+    class Last(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn: Any = kind(2, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            if isinstance(self.rnn, nn.RNNBase):
+                return self.rnn(x)[0][-1].sin().sum(-1)
+            state = None
+            for step in x:
+                state = self.rnn(step, state)
+            return (state[0] if isinstance(state, tuple) else torch.as_tensor(state)).sin().sum(-1)
+
+    with ambient(0, "advice"):
+        model = Last()
+    rnn, x = model.rnn, normal(60, B, 2)
+    before = seqmem.trace(model, lambda m, x: m(x), x)
+    (path,) = before.parts
+    assert before.advice.startswith("try seqmem.nn.remember_(model.rnn, 60) before training (")
+    assert before.advice in " ".join(repr(before).split())
+    with ambient(0, "followed"):
+        seqmem.nn.remember_(model.rnn, 60)
+    after = seqmem.trace(model, lambda m, x: m(x), x)
+    lives = [trace.decays()[path]["state"].half_life for trace in (before, after)]
+    assert lives[1] > (2.5 if isinstance(rnn, nn.RNN | nn.RNNCell) else 8) * lives[0], lives
+    with torch.no_grad():
+        for parameter in rnn.parameters():
+            parameter.zero_()
+        suffix = "_l0" if isinstance(rnn, nn.RNNBase) else ""
+        if isinstance(rnn, nn.RNN | nn.RNNCell):
+            getattr(rnn, f"weight_hh{suffix}").copy_(torch.diag(torch.linspace(0.1, 0.6, 8)))
+        else:
+            getattr(rnn, f"bias_hh{suffix}")[8:16] = torch.tensor(0.3 / 0.7).log()
+    why = seqmem.trace(model, lambda m, x: m(x) + (m.rnn.weight_ih_l0 if suffix else m.rnn.weight_ih).sum(), x[:9])
+    expected = {
+        "LSTM": "forget gates keep 0.3 of",
+        "GRU": "update gates keep 0.3 of",
+        "RNN": "a spectral radius of 0.6,",
+    }
+    assert expected[kind.__name__.removesuffix("Cell")] in why.parts[path].why
+
+
 def test_layers_of_several_numbers_of_sequences() -> None:
     """Sentences of documents: losses are of either; a mean over documents has no known size for the words' layer."""
 
@@ -442,6 +540,22 @@ BAD: dict[str, tuple[Callable[[], Any], Any, dict[str, Any], str]] = {
     "of= nothing": (Small, lambda model, x: model(x), {"of": "first"}, "must be 'last', 'all' or the number"),
     "of= unknown": (Small, lambda model, x: {"a": model(x), "b": model(x)}, {"of": "c"}, "one of 'a', 'b'"),
     "time or batch": (Small, lambda model, x: model(x)[None].repeat(B, 1), {}, "of which either may be time"),
+    "module.forward": (Small, lambda model, x: model.cell.forward(x[0]), {}, r"module\(x\), not module.forward"),
+    "loss_axes=": (Small, None, {"loss_axes": "BTC"}, "must be 'TB' or 'BT'"),
+    "loss_axes= of others": (
+        Small, lambda model, x: model(x)[None].repeat(4, 1), {"loss_axes": "BT"}, "these losses are \\[4, 3\\]"
+    ),
+    "no lengths": (Small, None, {"lengths": "long"}, "must be lengths, \\[B\\], or a mask, .*and is str"),
+    "lengths of reals": (Small, None, {"lengths": [1.0, 2.0, 3.0]}, "has the shape \\[3\\], of float32"),
+    "an empty sequence": (Small, None, {"lengths": [5, 0, 5]}, "a sequence has 0 timesteps"),
+    "a gap": (Small, None, {"lengths": torch.tensor([[1, 0, 1, 0, 0]] * 3)}, "has a gap"),
+    "lengths of another batch": (
+        Small, None, {"lengths": [6, 1, 1]}, r"3 sequences of up to 6 timesteps fit no layer: those traced have 5 x 3"
+    ),
+    "lengths of no path": (Small, None, {"lengths": {"rnn": [5, 1, 1]}}, r"lengths\['rnn'\]: .*of cell"),
+    "lengths beyond the losses": (
+        Small, lambda model, x: model(x)[None].repeat(4, 1), {"lengths": [5, 4, 4]}, "the losses have 4"
+    ),
     "no such module": (Small, lambda model, x: model(x), {"modules": ["cel"]}, "Did you mean 'cell'"),
     "no axes": (Small, lambda model, x: model(x), {"modules": {"cell": "BXT"}}, "a letter for each axis"),
     "no copy": (Unpickled, lambda model, x: model(x), {}, "cannot be copied .*seqmem.tap"),
@@ -477,6 +591,15 @@ def test_what_cannot_be_traced_is_one_line(name: str) -> None:
             assert torch.equal(value, before[key])
         assert all(parameter.grad is None and parameter.dtype == torch.float32 for parameter in model.parameters())
         assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_models_without_numbers() -> None:
+    for model, message in (
+        (Small().to("meta"), "'cell.weight_ih' is on the meta device"),
+        (nn.Sequential(nn.GRU(2, 3), nn.LazyLinear(1)), "'1.weight' has no size yet"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            seqmem.trace(model, lambda model, x: model(x), BATCH)
 
 
 def test_a_tap_says_what_it_cannot_tell() -> None:

@@ -73,7 +73,9 @@ class GhostLayer:
     """One direction of one of torch's fused layers over some sequences, with the gradient at all of its states.
 
     ``outputs`` [T B P] and ``final``, the state after each sequence's own end, are what the layer computes, without a
-    graph. It computes on the device and in the dtype of ``xs``; nothing that is given is modified.
+    graph. ``kept`` [T B H] is the gate that keeps the old state (an lstm's forget, a gru's update gate), known after
+    ``backward``; None: it has none. It computes on the device and in the dtype of ``xs``; nothing that is given is
+    modified.
 
     Args:
         mode: LSTM, GRU, RNN_TANH or RNN_RELU, as in torch.
@@ -112,6 +114,7 @@ class GhostLayer:
                 outputs, _ = pad_packed_sequence(outputs, total_length=len(xs))
             self._outputs: Tensor = outputs
             self._ends: list[Tensor] = [end[0] for end in (last if mode == "LSTM" else (last,))]
+        self.kept: Tensor | None = None
         self.outputs = self._outputs.detach()
         self.final: State = dict(zip(widths, (end.detach() for end in self._ends), strict=True))
 
@@ -150,11 +153,13 @@ class GhostLayer:
             r, z = r.sigmoid(), z.sigmoid()
             to_r, to_z, to_n = from_ghosts.chunk(3, -1)
             hidden[:-1] += (torch.cat([to_r, to_z, to_n * r], -1) @ u)[1:]
+            self.kept = z
             return to_x, {"hidden": scan_back(z, hidden)}
 
         hidden[:-1] += from_ghosts[1:]
         i, f, g, o = (by_x + by_h).chunk(4, -1)
         i, f, g, o = i.sigmoid(), f.sigmoid(), g.tanh(), o.sigmoid()
+        self.kept = f
         cs = scan(f, i * g, self._initial["cell"])
         projected = hidden @ self._weights["weight_hr"] if "weight_hr" in self._weights else hidden
         cell_direct = projected * o * (1 - cs.tanh().square())

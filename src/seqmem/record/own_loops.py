@@ -39,7 +39,7 @@ from ..runs.files import (
 )
 from ..runs.result import Facts, Scale
 from ..runs.settings import OWN_LOOP
-from ..tracing.parts import ModelTrace
+from ..tracing.model_trace import ModelTrace
 from .curves import draw_curves, draw_heatmap
 from .events import EventFile, GrowingFile
 from .numbers import as_points, parts_as_points
@@ -139,9 +139,8 @@ class OwnRun:
             )
         if self._traces.steps and step <= self._traces.steps[-1]:
             raise ValueError(f"step={step}: the last trace of this run was of step {self._traces.steps[-1]}")
-        for kind, values in (("train", {"loss": loss}), ("eval", {"loss": loss, "score": loss})):
-            self._metrics.write(metrics_row(kind, step, values))
-            self._events.scalars(step, {f"{kind}/{name}": value for name, value in values.items()})
+        self._metrics.write(metrics_row("eval", step, {"loss": loss, "score": loss}))
+        self._events.scalars(step, {"eval/loss": loss})  # not among the scores, which are accuracies
         self._metrics.write(metrics_row("trace", step, {self._probe.name: measurement.scalars}))
         self._events.scalars(step, _points(self._probe, measurement))
         self._traces.append(step, measurement)

@@ -15,7 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..nn.start import in_words, mode
 from .calls import Call, Keep, Reader, check_repeated, norms_of
+from .causes import gates_in_words, recurrence_in_words
 from .parts import Part, Untraceable
 
 
@@ -40,9 +42,7 @@ class CellCall(Call):
         self, module: nn.RNNCellBase, x: Tensor, states: Sequence[Tensor], new: Sequence[Tensor], keep: Keep
     ) -> None:
         super().__init__(dict(zip(("hidden", "cell"), new, strict=False)), states, len(x) if x.dim() > 1 else 1)
-        kinds = {nn.LSTMCell: "lstm", nn.GRUCell: "gru"}
-        own = next((name for kind, name in kinds.items() if isinstance(module, kind)), None)
-        self._kind = own or f"rnn_{module.nonlinearity}"
+        self._mode, self._start = mode(module), in_words(module)
         self._x = x.detach()
         self._old = [state.detach() for state in states] or [torch.zeros_like(value) for value in new]
         self._hides = len(new) > 1 and new[0].grad_fn is new[1].grad_fn
@@ -64,7 +64,7 @@ class CellCall(Call):
         names = list(self.watched)
         reached = {name: _stacked([call.gradient(name) for call in every]) for name in names}
         with torch.enable_grad():
-            new, leaf = self._step(xs, old)
+            new, leaf, kept = self._step(xs, old)
             inside: dict[str, Tensor] = {}  # what reaches a state from others of its own timestep
             if "cell" in reached:
                 (inside["cell"],) = torch.autograd.grad((new[0] * reached["hidden"]).sum(), [leaf], retain_graph=True)
@@ -83,29 +83,36 @@ class CellCall(Call):
             largest = torch.maximum(reached[name].abs(), known.abs()).amax(-1, keepdim=True)
             enters |= ((reached[name] - known).abs() > rounding * largest).any(-1).cpu()
         lengths = np.full(xs.shape[1], len(xs))
-        return {"": Part(norms, lengths, enters=enters.numpy(), width=new[0].shape[-1])}
+        none = np.zeros(xs.shape[:2], dtype=bool)
+        if kept is not None:
+            why = gates_in_words(self._mode, kept.detach(), none)
+        else:
+            assert self._weights[1] is not None
+            why = recurrence_in_words(self._mode, self._weights[1], new[0].detach(), none)
+        return {"": Part(norms, lengths, enters=enters.numpy(), width=new[0].shape[-1], why=why, start=self._start)}
 
-    def _step(self, xs: Tensor, old: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
+    def _step(self, xs: Tensor, old: Sequence[Tensor]) -> tuple[list[Tensor], Tensor, Tensor | None]:
         """All timesteps [T B ...] at once, each from its own old state: the new states, the hidden one as a function of
-        the last, which is a leaf of autograd's graph."""
+        the last, which is a leaf of autograd's graph; that leaf; and the gate that keeps the old state."""
         w, u, b, bias_hidden = self._weights
         assert w is not None
         assert u is not None
-        if self._kind == "lstm":
+        if self._mode == "LSTM":
             gates = F.linear(xs, w, b) + F.linear(old[0], u, bias_hidden)
             i, f, g, o = gates.chunk(4, -1)
-            c = f.sigmoid() * old[1] + i.sigmoid() * g.tanh()
+            f = f.sigmoid()
+            c = f * old[1] + i.sigmoid() * g.tanh()
             leaf = c.detach().requires_grad_()
-            return [o.sigmoid() * leaf.tanh(), c], leaf
-        if self._kind == "gru":
+            return [o.sigmoid() * leaf.tanh(), c], leaf, f
+        if self._mode == "GRU":
             r, z, n = F.linear(xs, w, b).chunk(3, -1)
             by_r, by_z, by_n = F.linear(old[0], u, bias_hidden).chunk(3, -1)
             z, n = (z + by_z).sigmoid(), (n + (r + by_r).sigmoid() * by_n).tanh()
             h = n + z * (old[0] - n)
-        else:
-            h = F.linear(xs, w, b) + F.linear(old[0], u, bias_hidden)
-            h = h.tanh() if self._kind == "rnn_tanh" else h.relu()
-        return [h], h
+            return [h], h, z
+        h = F.linear(xs, w, b) + F.linear(old[0], u, bias_hidden)
+        h = h.tanh() if self._mode == "RNN_TANH" else h.relu()
+        return [h], h, None
 
 
 def _stacked(values: Sequence[Tensor]) -> Tensor:

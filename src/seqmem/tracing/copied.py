@@ -14,13 +14,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.nn.utils.rnn import PackedSequence
 
 from ..models.base import parameter_count
-from ..randomness import undisturbed
+from ..nn.start import remember_
+from ..randomness import ambient, undisturbed
+from .advice import MANY, advised
 from .losses import Of, Propagated, Reduction, TraceError, propagated
-from .parts import ModelTrace, Part
+from .model_trace import ModelTrace
+from .parts import Part
 from .recorder import NOT_CALLED, Modules, Tap
+from .spans import cut, spans_of
 
 
 def trace_model(
@@ -31,6 +36,8 @@ def trace_model(
     of: Of = None,
     reduction: Reduction | None = None,
     modules: Modules = (),
+    lengths: Any = None,
+    loss_axes: str | None = None,
     dtype: torch.dtype = torch.float64,
 ) -> ModelTrace:
     """See ``seqmem.trace``.
@@ -44,6 +51,9 @@ def trace_model(
         raise TraceError(
             f"loss_fn is {type(loss_fn).__name__}: give a function of (model, batch) that returns the loss"
         )
+    if loss_axes not in (None, "TB", "BT"):
+        raise TraceError(f"loss_axes={loss_axes!r}: must be 'TB' or 'BT', the axes of losses of all timesteps")
+    lasts = None if lengths is None or isinstance(lengths, Mapping) else spans_of(lengths).ends - 1
     if dtype not in (torch.float64, torch.float32):
         raise TraceError(f"dtype={dtype}: must be torch.float64 or torch.float32")
     with undisturbed(), _computing_in(dtype), Tap(twin := _copy(model, dtype), modules, kept=False) as tap:
@@ -54,21 +64,38 @@ def trace_model(
                 "loss_fn differentiates by itself (backward, or a gradient penalty), and what is differentiated twice "
                 "is not traced: return the loss alone"
             )
-        chosen = propagated(returned, of, tap.sequences(), reduction)
+        if isinstance(returned, Tensor) and returned.requires_grad and not tap.called:
+            raise TraceError(_nothing(tap.parts()[1], tap))
+        chosen = propagated(returned, of, tap.sequences(), reduction, axes=loss_axes, lasts=lasts)
         with _explained(dtype, tap):
             chosen.total.backward()
         tap.arrived = True
         parts, untraced = tap.parts()
     if not parts:
         raise TraceError(_nothing(untraced, tap))
+    parts, padding = (parts, []) if lengths is None else cut(parts, lengths)
     if chosen.scale == "batch":
         parts = _own(parts)
     losses = None if chosen.losses is None else chosen.losses.double().cpu().numpy()
     loss = chosen.total.item() if losses is None else float(losses.mean())
     loss = loss / tap.sequences()[-1] if losses is None and chosen.scale == "one" else loss
-    notes = [*_notes(parts, chosen), *_zeros(parts, dtype)]
+    notes = [*padding, *_notes(parts, chosen), *_zeros(parts, dtype)]
     about = type(getattr(model, "_orig_mod", model)).__name__, parameter_count(model), str(chosen.total.device), loss
     return ModelTrace(parts, untraced, chosen.of, notes, losses, _name(dtype), *about)
+
+
+def with_advice_tried(trace: ModelTrace, model: nn.Module, loss_fn: Any, batch: Any, **options: Any) -> ModelTrace:
+    """The trace, which then knows what following its ``advice`` does: measured on a copy; ``options`` of
+    ``trace_model``."""
+    advice = advised(trace.parts, {path: decays["state"] for path, decays in trace.decays().items()})
+    if advice is None:
+        return trace
+    twin = _uncompiled(deepcopy(model))
+    with ambient(0, "initial values that are tried"):
+        for path in advice.modules:
+            remember_(twin.get_submodule(path), advice.steps)
+    after = trace_model(twin, loss_fn, batch, **options)
+    return replace(trace, tried={path: decays["state"] for path, decays in after.decays().items()})
 
 
 def tapped_trace(tap: Tap, reduction: Reduction | None) -> ModelTrace:
@@ -100,7 +127,8 @@ def _nothing(untraced: Mapping[str, str], tap: Tap) -> str:
     if not tap.called and {*untraced.values()} == {NOT_CALLED}:
         return (
             "none of the modules that can be traced was called: loss_fn must use the model that it is given (a copy), "
-            f"not another one; these are {', '.join(tap.paths)}"
+            "not another one, and the model calls its modules, module(x), not module.forward(x) or another method; "
+            f"these are {', '.join(tap.paths)}"
         )
     more = f" (and {len(untraced) - 1} more)" if len(untraced) > 1 else ""
     return f"nothing could be traced: {path}{more}: {reason}"
@@ -119,7 +147,7 @@ def _notes(parts: Mapping[str, Part], chosen: Propagated) -> list[str]:
 def _entering(parts: Mapping[str, Part]) -> list[str]:
     """Where the loss reaches every layer at many timesteps by itself."""
     share = min(part.entered for part in parts.values())
-    if share <= _MANY:
+    if share <= MANY:
         return []
     text = (
         f"fresh gradient enters at {100 * share:.0f} % of the timesteps before the answer or more, so no decay can be "
@@ -140,14 +168,16 @@ def _zeros(parts: Mapping[str, Part], dtype: torch.dtype) -> list[str]:
     return [f"gradients below {least} are zero in {_name(dtype)} ({where}): seqmem.trace has them"] if places else []
 
 
-_MANY = 0.5
-
-
 # The copy
 
 
 def _copy(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     """In eval mode, with every weight trainable, not compiled."""
+    for name, value in [*model.named_parameters(), *model.named_buffers()]:
+        if is_lazy(value):
+            raise TraceError(f"'{name}' has no size yet: call the model once, as model(x), before it is traced")
+        if value.is_meta:
+            raise TraceError(f"'{name}' is on the meta device, which has no numbers: make the model on a real one")
     try:
         twin = deepcopy(model)
     except Exception as error:

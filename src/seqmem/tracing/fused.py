@@ -4,6 +4,7 @@ Axes: T time, B batch, D features.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from ..cells.ghost import GhostLayer
+from ..nn.start import in_words
 from .calls import Call, Keep, Reader, check_repeated, norms_of, padded
+from .causes import gates_in_words, recurrence_in_words
 from .parts import Part, Untraceable
 
 
@@ -50,6 +53,7 @@ class FusedCall(Call):
         sequences = ends[0].shape[1] if ends[0].dim() > 2 else 1
         super().__init__({"output": data, **dict(zip(("hidden", "cell"), ends, strict=False))}, states, sequences)
         self.returned = returned if views else None
+        self._start = in_words(module)
         self._mode, self._layers, self._both = module.mode, module.num_layers, module.bidirectional
         self._time_first = not module.batch_first
         self._unbatched = not isinstance(given, PackedSequence) and given.dim() == 2
@@ -131,9 +135,15 @@ class FusedCall(Call):
                 to_below = series["input"] if to_below is None else to_below + series["input"]
                 entering = series.pop("enters").cpu().numpy()
                 norms = {name: padded(norms_of(values), known) for name, values in series.items()}
+                ended = np.arange(steps)[:, None] >= known  # the same for both ways: padding stays at the end
+                if one.kept is not None:
+                    why = gates_in_words(self._mode, one.kept, ended)
+                else:
+                    why = recurrence_in_words(self._mode, self._weights[place]["weight_hh"], one.outputs, ended)
                 parts[suffixes[place]] = Part(
-                    norms, known, reverse=bool(way), enters=entering, width=one.outputs.shape[-1]
-                )
+                    norms, known, reverse=bool(way), enters=entering, width=one.outputs.shape[-1], why=why,
+                    start=self._start,
+                )  # fmt: skip
             assert to_below is not None
             above = to_below
         return {"": parts["l0"]} if len(parts) == 1 else {f".{name}": parts[name] for name in suffixes}
@@ -186,4 +196,4 @@ def _joined(parts: Sequence[Part]) -> Part:
     norms = {name: np.concatenate([part.norms[name] for part in parts]) for name in parts[0].norms}
     before = sum(len(part.enters) for part in parts[:-1] if part.enters is not None)
     enters = [part.enters for part in parts if part.enters is not None]
-    return Part(norms, parts[-1].lengths + before, enters=np.concatenate(enters), width=parts[0].width)
+    return replace(parts[-1], norms=norms, lengths=parts[-1].lengths + before, enters=np.concatenate(enters))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from numpy import ndarray
 from torch import Tensor
 
 Reduction = Literal["mean", "sum"]
@@ -37,7 +38,15 @@ class Propagated:
     every_step: bool = False
 
 
-def propagated(returned: Any, of: Of, sequences: Collection[int], reduction: Reduction | None) -> Propagated:
+def propagated(
+    returned: Any,
+    of: Of,
+    sequences: Collection[int],
+    reduction: Reduction | None,
+    *,
+    axes: str | None = None,
+    lasts: ndarray | None = None,
+) -> Propagated:
     """
     Args:
         returned: a loss, or several by name or number; each one number, [B], [T B] or [B T].
@@ -45,6 +54,8 @@ def propagated(returned: Any, of: Of, sequences: Collection[int], reduction: Red
         of: ``last`` (the default): each sequence's last timestep that has a loss; ``all``: the sum over timesteps; a
             timestep. Of several losses the name or number of one, or (that, which timestep).
         reduction: how one number was made of the sequences' losses; None: read it off autograd's graph.
+        axes: ``TB`` or ``BT``, of losses of all timesteps; None: told by the number of sequences.
+        lasts: the last timestep of each sequence, [B]; None: that of the last loss that is not exactly 0.
 
     Raises:
         TraceError: it is no loss, or ``of`` does not fit it.
@@ -91,7 +102,10 @@ def propagated(returned: Any, of: Of, sequences: Collection[int], reduction: Red
             )
         return Propagated(loss.sum(), "one", f"each sequence's loss{whose}", loss.detach())
     if loss.dim() == 2:
-        steps = _time_first(loss, sequences)
+        steps = _time_first(loss, sequences, axes)
+        if lasts is not None and len(lasts) == steps.shape[1] and which in (None, "last"):
+            own = _at_each(steps, lasts)
+            return Propagated(own.sum(), "one", f"the loss of each last timestep{whose}", own.detach())
         if which == "all":
             own = steps.sum(0)
             return Propagated(own.sum(), "one", f"the loss of all timesteps{whose}", own.detach(), every_step=True)
@@ -129,9 +143,17 @@ def _which(which: Any) -> str | int | None:
     raise TraceError(f"of={which!r}: must be 'last', 'all' or the number of a timestep")
 
 
-def _time_first(losses: Tensor, sequences: Collection[int]) -> Tensor:
+def _time_first(losses: Tensor, sequences: Collection[int], axes: str | None) -> Tensor:
     """[T B] of losses [T B] or [B T]."""
     first, second = losses.shape
+    if axes is not None:
+        told = losses if axes == "TB" else losses.T
+        if told.shape[1] not in sequences:
+            raise TraceError(
+                f"loss_axes={axes!r}: these losses are {list(losses.shape)}, and the batch has {_numbers(sequences)} "
+                "sequences"
+            )
+        return told
     if first not in sequences and second not in sequences:
         raise TraceError(
             f"loss_fn returned losses of shape {list(losses.shape)}, and the batch has {_numbers(sequences)} "
@@ -140,21 +162,30 @@ def _time_first(losses: Tensor, sequences: Collection[int]) -> Tensor:
     if first not in sequences or second not in sequences:
         return losses if second in sequences else losses.T
     raise TraceError(
-        f"loss_fn returned losses of shape {list(losses.shape)}, of which either may be time: give another number of "
-        "sequences than of timesteps, or return the losses to propagate, [B]"
+        f"loss_fn returned losses of shape {list(losses.shape)}, of which either may be time: say which, as "
+        "loss_axes='TB' or 'BT', or return the losses to propagate, [B]"
     )
+
+
+def _at_each(steps: Tensor, lasts: ndarray) -> Tensor:
+    """[B] of [T B], each sequence's own timestep."""
+    if lasts.max() >= len(steps):
+        raise TraceError(
+            f"lengths: a sequence has {lasts.max() + 1} timesteps, and the losses have {len(steps)}: return those to "
+            "propagate, [B], or say which with of="
+        )
+    return steps[torch.as_tensor(lasts, device=steps.device), torch.arange(len(lasts), device=steps.device)]
 
 
 def _at(steps: Tensor, which: str | int) -> Tensor:
     """[B] of [T B]. A loss of exactly 0 at the end is padding's (``ignore_index``)."""
-    count, sequences = steps.shape
+    count = len(steps)
     if isinstance(which, int):
         if not -count <= which < count:
             raise TraceError(f"of={which}: the losses have the timesteps 0 to {count - 1}")
         return steps[which]
     there = (steps.detach() != 0).to(torch.int64) * torch.arange(1, count + 1, device=steps.device)[:, None]
-    last = there.amax(0).sub(1).clamp(min=0)
-    return steps[last, torch.arange(sequences, device=steps.device)]
+    return _at_each(steps, there.amax(0).sub(1).clamp(min=0).cpu().numpy())
 
 
 def _numbers(sequences: Collection[int]) -> str:

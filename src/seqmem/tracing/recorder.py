@@ -1,6 +1,7 @@
 """Watches the modules of a model while it is trained, and changes nothing about it."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -185,7 +186,7 @@ class Tap:
                 "backward(create_graph=True) differentiates twice, which is not traced: call backward without it"
             )
         parts: dict[str, Part] = {}
-        untraced = dict(self._reasons)
+        untraced, known = dict(self._reasons), dict(self.model.named_modules())
         for path, chains in self._chains.items():
             for number, calls in enumerate(chains, start=1):
                 name = path if number == 1 else f"{path}#{number}"
@@ -200,7 +201,8 @@ class Tap:
                     reason = str(error)
                 if reason and untraced.get(path) != reason:  # the same of many calls is told once
                     untraced[name] = reason
-                parts |= {f"{name}{suffix}": part for suffix, part in own.items()}
+                place = path if path in known else ""  # the model itself goes by the name of its class
+                parts |= {f"{name}{suffix}": replace(part, module=place) for suffix, part in own.items()}
             if not chains and path not in untraced:
                 untraced[path] = NOT_CALLED
         return parts, untraced
@@ -213,7 +215,10 @@ _FROZEN = (
 )
 _UNREACHED = "the loss does not depend on it: it is detached on the way, or not used"
 _NO_BACKWARD = "no backward pass has come through it yet: call loss.backward() inside the with block"
-NOT_CALLED = "the forward pass does not call it (a compiled model does not, either: give the one before torch.compile)"
+NOT_CALLED = (
+    "the forward pass does not call it as module(x), by which hooks are called (module.forward(x), other methods and "
+    "compiled models call none)"
+)
 
 
 def _in_backward() -> bool:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ...record.own_loops import OWN, log_trace
-from ...tracing.parts import ModelTrace
+from ...tracing.model_trace import ModelTrace
 from ..config.choose import OUTPUTS
 from ..config.errors import ConfigError
 from .errors import front_door

@@ -27,7 +27,7 @@ from ...report.levels import by_length, levels
 from ...report.wording import clean, file_name
 from ...runs.files import RunError
 from ...runs.summary import Summary
-from ...tracing.parts import ModelTrace
+from ...tracing.model_trace import ModelTrace
 from ..config.errors import ConfigError, nearest
 from ..terminal.reader.views import Scene
 from .errors import front_door

@@ -9,7 +9,7 @@ from torch import nn
 
 from ...tracing.copied import trace_model
 from ...tracing.losses import TraceError
-from ...tracing.parts import ModelTrace
+from ...tracing.model_trace import ModelTrace
 from ..config.errors import ConfigError
 from ..terminal.console import Console
 from ..terminal.traced import lines
@@ -51,6 +51,8 @@ def trace(
     of: str | int | tuple[Any, ...] | None = None,
     reduction: Literal["mean", "sum"] | None = None,
     modules: Sequence[str] | Mapping[str, str | None] = (),
+    lengths: Any = None,
+    loss_axes: Literal["TB", "BT"] | None = None,
     dtype: torch.dtype = torch.float64,
 ) -> DisplayedTrace:
     """``|| d loss_b / d s_t ||`` at everything that every recurrent layer of a model writes at timestep t: exact, in
@@ -73,6 +75,10 @@ def trace(
             is multiplied by the number of sequences: norms are of each sequence's own loss.
         modules: paths of submodules whose output is to be traced, too: ``["cell"]`` for one that returns [B, C] at each
             timestep; ``{"conv": "BCT"}`` for one that returns a whole sequence, with its axes.
+        lengths: of a padded batch that is not packed: lengths, [B], or a mask, [B, T], True where a sequence has a
+            timestep. Padding is then NaN, distances count from each sequence's own end, and ``last`` is its own last
+            timestep. For one of several layers: ``{"encoder": lengths}``. A packed layer knows its lengths.
+        loss_axes: of the losses of all timesteps, where there are as many timesteps as sequences: ``TB`` or ``BT``.
         dtype: ``torch.float32`` for a model that cannot compute in float64; gradients below 1e-45 are then zero.
 
     Returns:
@@ -82,6 +88,10 @@ def trace(
         ValueError: it cannot be traced; one line that says why, and what instead.
     """
     try:
-        return displayed(trace_model(model, loss_fn, batch, of=of, reduction=reduction, modules=modules, dtype=dtype))
+        traced = trace_model(
+            model, loss_fn, batch, of=of, reduction=reduction, modules=modules, lengths=lengths, loss_axes=loss_axes,
+            dtype=dtype,
+        )  # fmt: skip
+        return displayed(traced)
     except TraceError as error:
         raise ConfigError(str(error)) from error

@@ -6,9 +6,10 @@ from rich.console import Console
 from rich.text import Text
 
 from ...decay import NUMBERS
-from ...tracing.parts import ModelTrace
+from ...tracing.advice import explodes, vanishes
+from ...tracing.model_trace import ModelTrace
 from .pages import WIDEST
-from .strip import columns, fitted, heat_strip, legend, marks, packed
+from .strip import Marks, columns, heat_strip, legend, marks, packed
 
 _NUMBERS = ("log10_arrives", "half_life", "horizon")
 
@@ -19,7 +20,7 @@ def lines(trace: ModelTrace, console: Console) -> list[Text]:
     """A table of all layers, then what to know about them."""
     signs, width = marks(console), min(console.width, WIDEST)
     head = Text.assemble(("trace", "bold"), "  ", (f"{trace.of} {signs.dot} {_sizes(trace)}", "dim"))
-    return [head, *_table(trace, console), *_verdicts(trace, width), *_notes(trace, width)]
+    return [head, *_table(trace, console), *_verdicts(trace, width), *_advice(trace, width), *_notes(trace, width)]
 
 
 def _sizes(trace: ModelTrace) -> str:
@@ -36,7 +37,7 @@ def _table(trace: ModelTrace, console: Console) -> list[Text]:
     for path, decays in trace.decays().items():
         numbers = decays["state"].numbers()
         brief = [Text(NUMBERS[name].brief(numbers[name])) for name in _NUMBERS]
-        rows.append([Text(fitted(path, _LONGEST_PATH, signs), "bold"), *brief])
+        rows.append([Text(_shortened(path, signs), "bold"), *brief])
     table = columns([heads, *rows], right={1, 2, 3})
     left = max(line.cell_len for line in table)
     longest = max(len(values) for values in profiles.values())
@@ -50,10 +51,19 @@ def _table(trace: ModelTrace, console: Console) -> list[Text]:
     return [*beside, Text.assemble(" " * max(0, left + 3 - max(0, key.cell_len - room)), key)]
 
 
+def _shortened(path: str, signs: Marks) -> str:
+    """A long path without its beginning, for paths differ at their ends."""
+    return path if len(path) <= _LONGEST_PATH else signs.ellipsis + path[1 - _LONGEST_PATH :]
+
+
 def _notes(trace: ModelTrace, width: int) -> list[Text]:
     wrapped = [Text(f"note: {note}", "yellow") for note in trace.notes]
     wrapped += [Text(f"not traced: {path}: {reason}", "yellow") for path, reason in trace.untraced.items()]
     return [line for text in wrapped for line in packed([text], width)]
+
+
+def _advice(trace: ModelTrace, width: int) -> list[Text]:
+    return packed([Text(trace.advice, "bold")], width) if trace.advice else []
 
 
 def _verdicts(trace: ModelTrace, width: int) -> list[Text]:
@@ -65,13 +75,17 @@ def _verdicts(trace: ModelTrace, width: int) -> list[Text]:
         if len(trace.parts) > _FEW and not isnan(decay.half_life):
             continue
         if isnan(decay.horizon):
-            reach = "no gradient crosses a timestep"
-        elif isinf(decay.horizon):
+            only = "the loss reaches its last timestep alone" if steps > 1 else "it has a single timestep"
+            sentences += packed([Text.assemble((f"{path}: ", "bold"), only)], width)
+            continue
+        if isinf(decay.horizon):
             reach = f"a thousandth or more reaches each of {steps} timesteps"
         else:
             reach = f"below a thousandth {decay.horizon:.0f} timesteps back, of {steps}"
         shape = decay.in_words() or "too short to tell"
-        sentences += packed([Text.assemble((f"{path}: ", "bold"), f"{shape}; {reach}")], width)
+        told = trace.parts[path].why and (vanishes(decay) or explodes(decay))
+        why = f"; {trace.parts[path].why}" if told else ""
+        sentences += packed([Text.assemble((f"{path}: ", "bold"), f"{shape}; {reach}{why}")], width)
     return sentences
 
 

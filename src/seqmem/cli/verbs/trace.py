@@ -21,7 +21,7 @@ from ..terminal.strip import say
 from ..terminal.traced import lines
 
 if TYPE_CHECKING:
-    from ...tracing.parts import ModelTrace
+    from ...tracing.model_trace import ModelTrace
 
 
 def main(args: list[str]) -> int:
@@ -32,19 +32,29 @@ def main(args: list[str]) -> int:
     with process.importing("torch"):
         import torch
 
-        from ...tracing.copied import trace_model
+        from ...tracing.copied import trace_model, with_advice_tried
         from ...tracing.losses import TraceError
 
     with redirect_stdout(sys.stderr):  # what the user's code prints stands beside the answer, not in it
         made = _called(make, options.script)
-        if not isinstance(made, tuple) or len(made) != 3:
+        if not isinstance(made, tuple) or len(made) not in (3, 4):
             what = f"a tuple of {len(made)}" if isinstance(made, tuple) else type(made).__name__
             raise ConfigError(f"{options.script}: it must return (model, loss_fn, batch), and returned {what}")
+        made, of_script = made[:3], made[3] if len(made) > 3 else {}
+        known = ("of", "reduction", "modules", "lengths", "loss_axes", "dtype")
+        if not isinstance(of_script, dict) or not {*of_script} <= {*known}:
+            what = "not a dictionary" if not isinstance(of_script, dict) else ", ".join(map(repr, of_script))
+            raise ConfigError(
+                f"{options.script}: what it returns after the batch is {what}: must be options of seqmem.trace, as "
+                f"{{'lengths': lengths}}; it has {', '.join(known)}"
+            )
+        typed = {
+            "of": tuple(of) if len(of) > 1 else of[0] if of else None, "reduction": options.reduction,
+            "modules": modules, "dtype": torch.float32 if options.float32 else None,
+        }  # fmt: skip
+        given: dict[str, Any] = of_script | {name: value for name, value in typed.items() if value}
         try:
-            trace = trace_model(
-                *made, of=tuple(of) if len(of) > 1 else of[0] if of else None, reduction=options.reduction,
-                modules=modules, dtype=torch.float32 if options.float32 else torch.float64,
-            )  # fmt: skip
+            trace = with_advice_tried(trace_model(*made, **given), *made, **given)
         except TraceError as error:
             raise ConfigError(f"{options.script}: {error}") from error
     if options.html is not None:
@@ -69,7 +79,9 @@ float64, on a copy. A function of yours makes the model:
       return model, loss_fn, batch
 
 where loss_fn(model, batch) returns each sequence's loss, [B], the losses of all
-timesteps, [T, B] or [B, T], or one number.""",
+timesteps, [T, B] or [B, T], or one number. After the batch it may return options
+of seqmem.trace: {"lengths": lengths} for a padded batch. Where the gradient
+vanishes, another initialisation is tried on a copy.""",
         epilog=f"""examples:
 {
             examples(
@@ -178,6 +190,7 @@ def _as_json(trace: "ModelTrace") -> dict[str, Any]:
             "lengths": part.lengths.tolist(),
             "reverse": part.reverse,
             "answered_at": part.trace.answered_at.tolist(),
+            "why": part.why,
             "decays": {name: decay.numbers() for name, decay in part.trace.decays().items()},
             "norms": {name: values.tolist() for name, values in part.norms.items()},
         }
@@ -185,6 +198,7 @@ def _as_json(trace: "ModelTrace") -> dict[str, Any]:
     }
     losses = None if trace.losses is None else trace.losses.tolist()
     about = {"of": trace.of, "dtype": trace.dtype, "notes": [*trace.notes], "untraced": dict(trace.untraced)}
+    about["advice"] = trace.advice
     return {**about, "losses": losses, "parts": parts}
 
 
