@@ -57,10 +57,13 @@ def held_out(
 def drawn(data: Data, seq_len: int, *, seed: int, sequences: int, stream: str) -> Iterator[Batch]:
     """Yield ``sequences`` sequences of a part of the data, likewise."""
     rng = generator(seed, stream, seq_len)
-    # A batch holds at most 250,000 timesteps, which bounds the memory that long sequences take.
-    batch_size = max(1, min(sequences, 250_000 // seq_len))
+    batch_size = max(1, min(sequences, _MOST_DRAWN // seq_len))
     for start in range(0, sequences, batch_size):
         yield data.sample(min(batch_size, sequences - start), seq_len, rng)
+
+
+_MOST_DRAWN = 250_000
+"""Draw at most so many timesteps, over all sequences, in one batch: it bounds the memory that long sequences take."""
 
 
 class CachedBatches:
