@@ -10,6 +10,8 @@ from functools import cache
 from typing import Any
 
 import omegaconf._utils
+import omegaconf.base
+import omegaconf.grammar_parser
 import yaml.cyaml
 from hydra._internal import config_loader_impl, defaults_list
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -40,8 +42,10 @@ class _Loader(_PARSER, _SLOW):
 
 
 def install() -> None:
-    """Parse YAML in C; cache what our own files compose to."""
+    """Parse YAML in C; cache what our own files compose to, and parsed interpolations."""
     omegaconf._utils.get_yaml_loader = lambda: _Loader
+    for module in (omegaconf._utils, omegaconf.base):
+        vars(module)["parse"] = cache(omegaconf.grammar_parser.parse)
     OverridesParser.parse_rule = _cached_rules(OverridesParser.parse_rule)
     CachingConfigRepository.__init__ = _shallow
     ConfigRepository.load_config = _cached_files(ConfigRepository.load_config)

@@ -15,7 +15,7 @@ from seqmem.optimizers import OPTIMIZERS, adam
 from seqmem.probes.base import Probe
 from seqmem.randomness import ambient, generator
 from seqmem.signals import Batch
-from seqmem.tasks import Adding, Copy, Pronoun, Task, Text
+from seqmem.tasks import TASKS, Adding, Copy, Pronoun, Task, Text
 from seqmem.training.plan import Plan, Result
 from seqmem.training.update import update
 
@@ -93,6 +93,19 @@ MAKERS: dict[str, Any] = {
     "stack": lambda d: Stack([LSTM(d, 6, seq_len=9), Noisy(6, 5), GRU(5, 4, form="cho", forget_bias=1.0)]),
     "custom": lambda d: Noisy(d, 6),
 }
+
+
+def _seen_of(task: Task) -> tuple[object, ...]:
+    """What a model, a training or an evaluation can tell of a task."""
+    batch = task.sample(2, task.min_seq_len + 2, generator(0, "t"))
+    several, all_counted = bool((batch.asked.sum(0) > 1).any()), torch.equal(batch.weights > 0, batch.asked)
+    signals = (task.inputs.discrete, task.targets.discrete, task.targets.metric)
+    data = (task.held_out() != task, task.max_seq_len is None, task.chunks > 1)
+    return (*signals, *data, several, all_counted, task.feedback() is not None)
+
+
+ONE_OF_EACH_TASK = tuple({_seen_of(kind()): name for name, kind in reversed(TASKS.items())}.values())
+"""Tasks that what runs them can tell apart, one of each kind; test_tasks.py goes through all of them."""
 
 
 def after_one_update(

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 import torch
 from hydra import compose
+from omegaconf import OmegaConf
 
 from commandline import TINY, Completed, assert_same_numbers, composed, in_a_process, only_run, rows, train
 from compilers import needs_kernels
 from seqmem.cells import CELLS
 from seqmem.cli.config.own_hydra import own_hydra
-from seqmem.cli.config.schema import RunConfig, from_mapping
+from seqmem.cli.config.schema import RunConfig, conf_dir, from_mapping
 from seqmem.cli.launch.one_run import run_path
 from seqmem.kernels.loading import Library, load
 from seqmem.optimizers import OPTIMIZERS
@@ -114,24 +115,30 @@ def test_batches_and_weights_come_from_the_seed_alone(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def configurations() -> dict[str, RunConfig]:
+def configurations() -> list[RunConfig]:
     """The default configuration, and others in which every cell, task and optimizer occurs."""
-    groups = [
-        [*(f"cell={name}" for name in CELLS), "cell=custom cell.target=a.Cell ++cell.args.x=1"],
-        [f"task={name}" for name in TASKS],
-        [f"optimizer={name}" for name in OPTIMIZERS],
-    ]
-    count = max(map(len, groups))
-    choices = ["", *(" ".join(group[at % len(group)] for group in groups) for at in range(count))]
+    groups = {"cell": CELLS, "task": TASKS, "optimizer": OPTIMIZERS}
+    count = max(map(len, groups.values()))
+    choices = [{group: [*names][at % len(names)] for group, names in groups.items()} for at in range(count)]
+    lines = ["", "cell=custom cell.target=a.Cell ++cell.args.x=1", " ".join(map("=".join, choices[-1].items()))]
     with own_hydra():
-        return {choice: from_mapping(compose("train", overrides=choice.split())) for choice in choices}
+        usual, *others = (compose("train", overrides=line.split()) for line in lines)
+        # Composing takes 0.1 s, and a choice of our files only puts one there.
+        settings = OmegaConf.to_container(usual)
+        assert isinstance(settings, dict)
+        for choice in choices:
+            chosen = {group: OmegaConf.load(conf_dir() / group / f"{name}.yaml") for group, name in choice.items()}
+            others.append(OmegaConf.create({**settings, **chosen}))
+        configs = [from_mapping(one) for one in (usual, *others)]
+    assert configs[-1] == configs[2]
+    return configs
 
 
-def test_different_configurations_never_share_a_directory(configurations: dict[str, RunConfig]) -> None:
+def test_different_configurations_never_share_a_directory(configurations: list[RunConfig]) -> None:
     """Changing any single setting gives a directory of its own: each of the default, and what others have instead."""
     places: dict[Path, Any] = {}
     count = 0
-    for config in configurations.values():
+    for config in configurations:
         groups = {"cell", "task", "optimizer"} if places else set(vars(config))
         for variant in [config, *_variants(config, groups)]:
             count += 1
@@ -142,8 +149,8 @@ def test_different_configurations_never_share_a_directory(configurations: dict[s
     assert count > 100
 
 
-def test_settings_without_effect_on_numbers_do_not_change_the_directory(configurations: dict[str, RunConfig]) -> None:
-    for config in configurations.values():
+def test_settings_without_effect_on_numbers_do_not_change_the_directory(configurations: list[RunConfig]) -> None:
+    for config in configurations:
         other = deepcopy(config)
         for setting in NO_IDENTITY:
             setattr(other, setting, _another(getattr(config, setting)))

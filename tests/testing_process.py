@@ -12,7 +12,7 @@ import checked_calls  # noqa: F401  before any module of seqmem
 import quick_hydra
 
 torch.set_num_threads(1)
-vars(torch.testing._comparison)["_HAS_DTENSOR"] = False  # or the first assert_close imports sympy, for a second
+torch.testing._comparison._HAS_DTENSOR = False  # or the first assert_close imports sympy, for a second
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the background of a script ignores it
 _state = tempfile.TemporaryDirectory()
 os.environ["XDG_STATE_HOME"] = _state.name  # of this process and those that it starts: not the user's own
