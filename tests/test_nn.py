@@ -222,7 +222,6 @@ def test_second_derivatives_are_torchs() -> None:
 
 
 @needs_kernels
-@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN:UserWarning")
 def test_what_the_kernels_lack_is_torchs_and_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layers, "_told", set())
     half = nn.GRU(3, 4, dtype=torch.bfloat16)
@@ -233,9 +232,6 @@ def test_what_the_kernels_lack_is_torchs_and_told_once(monkeypatch: pytest.Monke
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         half(torch.zeros(2, 1, 3, dtype=torch.bfloat16))
-    projected = nn.LSTM(3, 4, proj_size=2)
-    with pytest.warns(nn.FallbackWarning, match="proj_size"):
-        assert projected(torch.zeros(5, 1, 3))[0].shape == (5, 1, 2)
     with pytest.warns(nn.FallbackWarning, match="autocast"), torch.autocast("cpu", torch.bfloat16):
         nn.GRU(3, 4)(torch.zeros(5, 1, 3))
     monkeypatch.setattr(layers, "load", lambda: Unavailable("not built"))
@@ -244,18 +240,24 @@ def test_what_the_kernels_lack_is_torchs_and_told_once(monkeypatch: pytest.Monke
         nn.RNN(3, 4)(torch.zeros(5, 1, 3))
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")
-def test_states_with_a_projection_end_in_torchs_final_states() -> None:
-    options = Options(2, True, True, True, "packed", True, torch.float64)
-    expected, layer = pair("lstm", options, proj_size=3)
-    values = []
-    for which, call in ((layer, layer.states), (expected, expected)):
-        inputs, leaves, start = arguments(which, options)
-        assert start is not None
-        torch.manual_seed(2)
-        output, final = call(inputs, tuple(start))[:2]
-        values.append([output.data, *final, *gradients([output.data, *final], [*leaves, *which.parameters()])])
-    assert_equal(values[0], values[1], options.dtype)
+@needs_kernels
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN:UserWarning")
+def test_projected_states_are_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the kernels, which have no projection in their loop, and by the loop over torch's operations."""
+    for form, bidirectional, start in (
+        ("packed", True, True), ("batch", True, True), ("sorted", False, True), ("unbatched", True, False),
+    ):  # fmt: skip
+        options = Options(2, bidirectional, start, form == "packed", form, start, torch.float64)
+        expected, layer = pair("lstm", options, proj_size=3)
+        ours, theirs = results(layer, options), results(expected, options)
+        assert_equal(ours, theirs, options.dtype)
+        layer.eval()
+        inputs, _, state = arguments(layer, options)
+        state = None if state is None else tuple(state)
+        native = layer.states(inputs, state)
+        with monkeypatch.context() as patched:
+            patched.setattr(nn.LSTM, "_fits", lambda *_: False)
+            assert_equal(layer.states(inputs, state), native, options.dtype)
 
 
 @needs_kernels
@@ -482,7 +484,7 @@ def test_torch_computes_where_it_is_faster_and_the_states_are_the_kernels(monkey
     with torch.no_grad():
         assert layer(torch.zeros(5, 2, 3))[0].shape == (5, 2, 4)
     layer(pack_padded_sequence(torch.zeros(5, 2, 3), torch.tensor([5, 1])))
-    shared = {"sizes": ("gru torch", 5, 2, 4), "threads": torch.get_num_threads()}
+    shared = {"sizes": ("gru torch", 5, 2, 4), "threads": torch.get_num_threads(), "projection": 0}
     assert [{**call, "isa": ""} for call in asked] == [
         {**shared, "training": False, "packed": False, "isa": ""},
         {**shared, "training": True, "packed": True, "isa": ""},
@@ -499,6 +501,8 @@ def test_kernels_compute_what_they_are_faster_at() -> None:
     assert choice.pays("lstm", 100, 32, 256, **{**usual, "packed": True})
     assert not choice.pays("lstm", 10, 1, 16, **usual)
     assert not choice.pays("gru torch", 100, 16, 256, **{**usual, "threads": 2})
+    assert choice.pays("lstm", 100, 1, 32, **usual, projection=8)
+    assert not choice.pays("lstm", 100, 1, 256, **usual, projection=64)
 
 
 def test_initial_values_that_remember() -> None:

@@ -292,9 +292,13 @@ def test_the_examples_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(plots, "render", lambda _: Drawn(b"<svg/>", b""))
     main: dict[str, Any] = {"Adam": Adam, "__name__": "__main__"}
+    of_layers: dict[str, Any] = {}
     with ambient(0, "page"):
         for block in code("your-model.md"):
             exec(compile(block.replace("torch.optim.Adam", "Adam"), "page", "exec"), main)
+        for block in code("nn.md"):
+            exec(compile(block, "page", "exec"), of_layers)
+    assert of_layers["nn"].computed_by(of_layers["model"])["encoder"] == "torch: not converted"  # after restore
     assert {path.name for path in tmp_path.iterdir()} == {"outputs", "lstm.svg"}
     assert Path("outputs/own/Classifier/first-seed0/result.json").exists()
     assert main["tap"].norms["lstm.l0"]["cell"].shape == (60, 8)

@@ -12,7 +12,16 @@ WIDEST = {"avx512": 256}
 
 
 def pays(
-    kind: str, steps: int, batch: int, hidden: int, *, training: bool, packed: bool, threads: int, isa: str
+    kind: str,
+    steps: int,
+    batch: int,
+    hidden: int,
+    *,
+    training: bool,
+    packed: bool,
+    threads: int,
+    isa: str,
+    projection: int = 0,
 ) -> bool:
     """True if the kernels are the faster ones for one layer of this size.
 
@@ -22,7 +31,12 @@ def pays(
         training: a backward pass may follow.
         packed: of several lengths, which torch always computes in a loop.
         isa: the kernels' instruction set.
+        projection: P, of an LSTM whose h_t is projected; 0: it is not. torch computes it in a loop, with P x 4H numbers
+            in each step's product where the kernels have H x 4H.
     """
+    if projection:
+        fits_cache = hidden <= 64 or (hidden <= 128 and (batch <= 64 or not training))
+        return steps >= SHORT and fits_cache and 4 * projection >= hidden and (threads == 1 or hidden < 128)
     if threads > 1 and batch <= 16 and hidden >= 128:
         return False  # torch's products use all threads, the kernels one for each 16 sequences
     if hidden > 256 and batch > 64:

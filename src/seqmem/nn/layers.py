@@ -49,6 +49,7 @@ class _Given(NamedTuple):
     xs: Tensor  # [T B D], packed [N D]
     start: tuple[Tensor, ...]  # [L B P], for LSTM also [L B H]
     packed: Tensor | None  # the batch sizes of a packed sequence
+    begun: bool  # False: ``start`` is zero
 
 
 class _Computed(NamedTuple):
@@ -128,7 +129,7 @@ class _OnKernels(torch.nn.RNNBase):
         count = self.num_layers * (2 if self.bidirectional else 1)
         if hx is None:
             zeros = [data.new_zeros(count, batch, width) for width in widths]
-            return _Given(data, tuple(zeros), packed)
+            return _Given(data, tuple(zeros), packed, begun=False)
         start = tuple(hx) if both and isinstance(hx, tuple | list) else (hx,)
         if len(start) != len(widths) or not all(isinstance(value, Tensor) for value in start):
             return None
@@ -138,7 +139,7 @@ class _OnKernels(torch.nn.RNNBase):
             return None
         if sorted_indices is not None:
             start = tuple(value.index_select(1, sorted_indices) for value in start)
-        return _Given(data, start, packed)
+        return _Given(data, start, packed, begun=True)
 
     def _fits(self, given: _Given) -> bool:
         """True if the kernels compute this; a warning tells, once for each reason, where it may surprise that not."""
@@ -146,11 +147,11 @@ class _OnKernels(torch.nn.RNNBase):
         arrays = (given.xs, *given.start, *weights)
         if not all(array.is_cpu for array in arrays) or _watched():
             return False
-        if functions.supports(*arrays) and not self.proj_size:
+        if functions.supports(*arrays):
             return True
         dtypes = {array.dtype for array in arrays}
         if len(dtypes) == 1:  # else torch has an error for it
-            self._tell(_reason(dtypes.pop(), self.proj_size))
+            self._tell(_reason(dtypes.pop()))
         return False
 
     def _pays(self, input: Any) -> bool:  # noqa: A002
@@ -175,6 +176,7 @@ class _OnKernels(torch.nn.RNNBase):
             packed=packed,
             threads=torch.get_num_threads(),
             isa=library.isa if isinstance(library, Library) else "",
+            projection=self.proj_size,
         )
 
     def _tell(self, reason: str) -> None:
@@ -205,11 +207,21 @@ class _OnKernels(torch.nn.RNNBase):
                 order = backwards if direction else forwards
                 inputs = _Reversed.apply(xs, reversal) if direction and reversal is not None else xs
                 h, c = hs[index], None if cs is None else cs[index]
+                if native and projection is not None:
+                    # h_t = V m_t is computed of all m_t together: of a step U h_{t-1} = (U V) m_{t-1} is left, a plain
+                    # lstm's. Its m_{-1} is zero, and U h_{-1} comes in with the first input.
+                    if given.begun:
+                        inputs = torch.cat([inputs, _at_first(h, inputs, order if packed is None else None)], -1)
+                        w = torch.cat([w, u], 1)
+                    h, u = h.new_zeros(len(h), self.hidden_size), u @ projection
                 if native:
                     layer = functions.recurrence_of_layer(
                         kind, inputs, (h,) if c is None else (h, c), w, u, bias,
                         order=order, differentiably=partial(by_steps, kind, order), **how,
                     )  # fmt: skip
+                    if projection is not None:
+                        projected = [F.linear(values, projection) for values in (layer.outputs, layer.hidden)]
+                        layer = layer._replace(outputs=projected[0], hidden=projected[1])
                 else:
                     layer = by_steps(kind, order, inputs, h, c, w, u, bias, projection)
                 if direction and reversal is not None:
@@ -275,9 +287,7 @@ def _trains(weight: Tensor | None) -> bool:
     return weight is not None and weight.requires_grad
 
 
-def _reason(dtype: torch.dtype, proj_size: int) -> str:
-    if proj_size:
-        return "there is no kernel for proj_size"
+def _reason(dtype: torch.dtype) -> str:
     library = load()
     if isinstance(library, Unavailable):
         return library.reason
@@ -298,6 +308,15 @@ def _watched() -> bool:
         or internal._len_torch_dispatch_stack() > 0  # noqa: SLF001
         or torch.autograd.forward_ad._current_level >= 0  # noqa: SLF001
     )
+
+
+def _at_first(start: Tensor, inputs: Tensor, order: Order | None) -> Tensor:
+    """[... P], zeros but for the first timestep that is read, which has ``start`` [B P]: the last one if there is an
+    order, backwards, else the first."""
+    if inputs.dim() == 2:
+        return F.pad(start, (0, 0, 0, len(inputs) - len(start)))
+    rest = len(inputs) - 1
+    return F.pad(start[None], (0, 0, 0, 0, *((rest, 0) if order is not None else (0, rest))))
 
 
 def _stacked(values: list[Tensor]) -> Tensor:
