@@ -3,8 +3,10 @@
 The laws over all models are in test_models.py, those over all tasks in test_tasks.py.
 """
 
+import json
 from collections.abc import Callable
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,8 @@ from seqmem.probes.gradient import gradient_trace
 from seqmem.randomness import ambient, generator
 from seqmem.reading import read
 from seqmem.reading import typed as typed_text
+from seqmem.runs.directory import RunDirectory
+from seqmem.runs.summary import read as summary
 from seqmem.signals import Batch
 from seqmem.tasks import Phrases, Pronoun, Reverse
 
@@ -336,6 +340,22 @@ def test_reading_shows_a_models_own_answers() -> None:
     assert reading.right[7:].tolist() == batch.targets[7:, 0].tolist()
 
 
+def test_reading_shows_the_answers_that_the_score_is_about() -> None:
+    """By beam search an answer need not be the likeliest after those before it."""
+    model, task = made(Reverse(3)), Reverse(3)
+    differ = 0
+    for b in range(20):
+        batch = task.sample(1, 8, generator(b, "beam"))
+        answers = decode(model, task.feedback(), batch.inputs, batch.counted, beam=4)[:, 0]
+        reading = read(model, task, batch, gradient=False, beam=4)
+        assert reading.top[4:].tolist() == answers.tolist()
+        assert reading.texts[1][4:] == tuple(map(task.answer, answers))
+        assert list(reading.words[5:]) == task.words(task.feedback().tokens[answers[:-1]])
+        differ += reading.top[4:].tolist() != reading.outputs[4:].argmax(1).tolist()
+        assert score(model, task, 8, [batch], beam=4).score == (reading.top == reading.right)[4:].mean()
+    assert differ > 2
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
@@ -410,6 +430,16 @@ def test_training_reading_and_evaluating_in_the_terminal(typed: Callable[..., Co
     table = typed("eval", "reverse", "seq_len=8", "beam=3")
     assert table.code == 0, table
     assert "exact" in table.out
+    assert "by beam search, 3 beams" in table.out
+    (run,) = Path("outputs/reverse").glob("*/len*")
+    assert {row["beam"] for row in RunDirectory(run).evaluations()} == {3}
+    by_length = json.loads((run / "result.json").read_text())["by_length"]
+    assert {row["beam"] for row in by_length} == {2}
+    own = summary(RunDirectory(run)).lengths
+    assert len(own) == len(by_length), "scores by another beam are not the run's"
+    typed("eval", "reverse", "seq_len=8", "sequences=9")
+    assert len(summary(RunDirectory(run)).lengths) == len(own) + 1
+    assert "answers: by beam search, 2 beams" in typed("read", "reverse").out
     shown = typed("read", "reverse", "--text", "a b c", "--json")
     assert shown.code == 0, shown
     for setting, message in {

@@ -157,6 +157,10 @@ SENTENCES = 9
 WRITES = Reverse(5)
 
 
+BEAMS = {"bahdanau": 2, "dot": 4, "bahdanau of states": 3, "one lstm": 4, "one block": 2, "ahead, vector": 3}
+"""What writes by beam search."""
+
+
 def writers() -> dict[str, Model]:
     """Models that write, by every way from the source to the target."""
     lstm, attention = partial(LSTM, hidden_size=6, forget_bias=1.0), partial(Attention, hidden_size=6, heads=2)
@@ -387,7 +391,9 @@ def browsed(
     runs.append(playable(runs[0].model, label="again", shortest=7, seed=0))
     bundles = {name: bundle([playable(small(partial(RNN, hidden_size=2), task), task)]) for name, task in TASKS.items()}
     bundles["wide"] = bundle([playable(small(partial(RNN, hidden_size=2), Wide()), Wide())])
-    bundles["writing"] = bundle([playable(model, WRITES, label=name, seq_len=12) for name, model in writers().items()])
+    bundles["writing"] = bundle(
+        [playable(model, WRITES, label=name, seq_len=12, beam=BEAMS.get(name, 1)) for name, model in writers().items()]
+    )
     bundles |= {"runs": bundle(runs), "leaky": bundle([playable(small(partial(Leaky, hidden_size=6)), seq_len=10)])}
     questions = {
         name: [
@@ -545,6 +551,7 @@ def test_a_cell_that_cannot_run_in_the_page_is_read_ahead(browsed: Browsed) -> N
 
 def test_what_is_written_is_what_python_writes(browsed: Browsed) -> None:
     assert list(browsed.written) == list(writers())
+    searched = 0
     for name, model in writers().items():
         ahead = name.startswith("ahead")
         assert len(browsed.written[name]) == (5 if ahead else 2)
@@ -553,8 +560,9 @@ def test_what_is_written_is_what_python_writes(browsed: Browsed) -> None:
             batch = sentence(WRITES, 2 * count, number=one["number"])
             assert one["source"] == batch.inputs[:count, 0].tolist()
             assert one["right"] == one["source"][::-1]
-            reading: Reading = read(model, WRITES, batch, gradient=False)
+            reading: Reading = read(model, WRITES, batch, gradient=False, beam=BEAMS.get(name, 1))
             assert one["answers"] == reading.top[count:].tolist(), name
+            searched += one["answers"] != read(model, WRITES, batch, gradient=False).top[count:].tolist()
             close: dict[str, Any] = {"rtol": 0, "atol": 1e-5 if ahead else 1e-11, "err_msg": name}
             same(floats(one["confidence"]), reading.outputs[count:].ravel(), **close)
             # A decoder's own state and attention have nothing of the source.
@@ -572,6 +580,7 @@ def test_what_is_written_is_what_python_writes(browsed: Browsed) -> None:
                 same(floats(one["vector"]), reading.states["context"][count], **close)
             else:
                 assert one["vector"] is None or name == "state"
+    assert searched >= 3, "beam search finds what greedy answers are, so little was compared"
     changing = [one["answers"] for ways in browsed.written.values() for one in ways if len(set(one["answers"])) > 1]
     assert len(changing) > 10, "most write the same symbol again and again, so little was compared"
 

@@ -54,9 +54,11 @@ def self_fed(model: Model, task: Task, batch: Batch) -> Batch:
     feedback = task.feedback()
     if feedback is None:
         return batch
-    answered = batch.counted
-    written = decode(model, feedback, batch.inputs, answered)
-    fed = feedback.tokens.to(written.device)[written[:-1]]
-    inputs = batch.inputs.clone()
-    inputs[answered.start + 1 : answered.stop] = fed
+    return fed_back(feedback, batch, decode(model, feedback, batch.inputs, batch.counted))
+
+
+def fed_back(feedback: Feedback, batch: Batch, written: Int[Tensor, "N B"]) -> Batch:
+    """The batch with these answers as inputs, not the right ones."""
+    inputs, answered = batch.inputs.clone(), batch.counted
+    inputs[answered.start + 1 : answered.stop] = feedback.tokens.to(written.device)[written[:-1]]
     return replace(batch, inputs=inputs)

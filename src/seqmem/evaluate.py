@@ -29,6 +29,7 @@ class Evaluation:
     Args:
         distinct: how many different ones they are; None: not counted.
         exact: the share of sequences whose answers are all right; None: answers are not fed back.
+        beam: how many beams found these answers; None: answers are not fed back.
     """
 
     seq_len: int
@@ -37,10 +38,13 @@ class Evaluation:
     sequences: int
     distinct: int | None = None
     exact: float | None = None
+    beam: int | None = None
 
     def row(self) -> dict[str, Any]:
         """All of it, as a run's files have it: what a task does not have is left out."""
-        return {name: value for name, value in asdict(self).items() if name != "exact" or value is not None}
+        return {
+            name: value for name, value in asdict(self).items() if name not in ("exact", "beam") or value is not None
+        }
 
 
 def held_out(
@@ -176,7 +180,7 @@ def score(model: Model, task: Task, seq_len: int, batches: Iterable[Batch], *, b
     # One copy to the host for both means: each is a sync point of the GPU.
     mean_score, mean_loss = torch.stack([torch.cat(values).double().mean() for values in (scores, losses)]).tolist()
     exact = None if feedback is None else float((torch.cat(scores) == 1).double().mean())
-    return Evaluation(seq_len, mean_score, mean_loss, sequences, exact=exact)
+    return Evaluation(seq_len, mean_score, mean_loss, sequences, exact=exact, beam=None if feedback is None else beam)
 
 
 def length_grid(task: Task, seq_len: int) -> list[int]:

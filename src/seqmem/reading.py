@@ -22,7 +22,7 @@ from torch import Tensor
 
 from .cells.base import Additive
 from .cells.state import State, concatenate, newest
-from .decoding import self_fed
+from .decoding import decode, fed_back
 from .lookback import Additions, LookBack, Weights
 from .models.base import Look, Model, Step
 from .probes.gradient import Tracer
@@ -52,7 +52,10 @@ class Reading:
             timestep, by all states together (``state``), and by ``input``; empty if it was not measured.
         attention: name -> what it looks back at after each timestep: attention by the names of ``Step.looks``, then the
             effective attention of states that change by addition (``Step.additive``); upper layers come first.
-        texts: ``right`` and the likeliest answer at every timestep, as text.
+        said: the model's answer after every timestep, [T] ids or [T K] numbers: the likeliest, or where answers are
+            fed back those that it wrote, greedily or by beam search.
+        beam: the number of beams that wrote them; 1: greedily.
+        texts: ``right`` and ``said``, as text.
     """
 
     words: tuple[str, ...]
@@ -67,6 +70,8 @@ class Reading:
     states: Mapping[str, Float[ndarray, "T _"]]
     gradient: Mapping[str, Float[ndarray, " T"]]
     attention: Mapping[str, LookBack]
+    said: Shaped[ndarray, "T ..."]
+    beam: int
     texts: tuple[tuple[str, ...] | None, tuple[str, ...]] = field(repr=False)
 
     def __len__(self) -> int:
@@ -74,14 +79,14 @@ class Reading:
 
     @cached_property
     def top(self) -> Shaped[ndarray, " T"]:
-        """The likeliest answer after every timestep.
+        """``said``, of a model that answers by one of several: by default the likeliest answer after every timestep.
 
         Raises:
             ValueError: the model predicts numbers.
         """
         if self.answers is None:
             raise ValueError("numbers are predicted, not one of several answers")
-        return self.outputs.argmax(1)
+        return self.said
 
     @cached_property
     def answered_at(self) -> int:
@@ -90,7 +95,7 @@ class Reading:
 
     @cached_property
     def changes(self) -> tuple[int, ...]:
-        """The timesteps up to the last answer at which the likeliest answer changes; empty for numbers."""
+        """The timesteps up to the last answer at which the answer changes; empty for numbers."""
         if self.answers is None:
             return ()
         return tuple(np.flatnonzero(symbol_changes(self.top[: self.answered_at + 1])).tolist())
@@ -120,7 +125,7 @@ class Reading:
         return probabilities_of(self.outputs, self.right)
 
     def answer_text(self, t: int) -> str:
-        """The likeliest answer after timestep ``t``, or the numbers predicted there, as text."""
+        """The answer after timestep ``t``, or the numbers predicted there, as text."""
         return self.texts[1][t]
 
     def target_text(self, t: int) -> str | None:
@@ -184,7 +189,9 @@ def typed(task: Task, text: str) -> tuple[Batch, str | None]:
 
 
 @torch.no_grad()
-def read(model: Model, task: Task, batch: Batch, *, gradient: bool = True, known: bool = True) -> Reading:
+def read(
+    model: Model, task: Task, batch: Batch, *, gradient: bool = True, known: bool = True, beam: int = 1
+) -> Reading:
     """Read one sequence step by step, as ``Model.walk`` defines it.
 
     A float64 copy of the model on the CPU does the reading, as in a trace. The model is unchanged, and the result does
@@ -195,6 +202,7 @@ def read(model: Model, task: Task, batch: Batch, *, gradient: bool = True, known
         batch: contains one sequence.
         gradient: measure the gradient too, which takes several times as long as the rest.
         known: the batch's targets are right answers. If not, the gradient is that of the model's own last answer.
+        beam: as in ``decode``, where answers are fed back: the one by which the model is scored.
 
     Raises:
         ValueError: the batch contains several sequences.
@@ -202,14 +210,20 @@ def read(model: Model, task: Task, batch: Batch, *, gradient: bool = True, known
     if batch.asked.shape[1] != 1:
         raise ValueError(f"one sequence is read at a time, not {batch.asked.shape[1]}")
     model = deepcopy(model).to("cpu").double().eval()
-    batch = self_fed(model, task, batch.to("cpu", torch.float64))
+    batch = batch.to("cpu", torch.float64)
+    feedback, written = task.feedback(), None
+    if feedback is not None:
+        written = decode(model, feedback, batch.inputs, batch.counted, beam=beam)
+        batch = fed_back(feedback, batch, written)
     inputs = batch.inputs
     beliefs, steps = _beliefs(model, task, inputs)
     predicted = beliefs[:, 0]
     symbols = task.targets.discrete
-    likeliest = task.targets.decode(predicted)
+    said = task.targets.decode(predicted)
+    if written is not None:
+        said[batch.counted] = written[:, 0]
     if not known:
-        batch = Batch(batch.inputs, likeliest[:, None].to(batch.targets.dtype), batch.weights, batch.asked)
+        batch = Batch(batch.inputs, said[:, None].to(batch.targets.dtype), batch.weights, batch.asked)
     right = batch.targets[:, 0]
     norms: dict[str, ndarray] = {}
     if gradient:
@@ -229,7 +243,9 @@ def read(model: Model, task: Task, batch: Batch, *, gradient: bool = True, known
         states=_series([newest(step.state) for step in steps]),
         gradient=norms,
         attention=_looks_back(steps),
-        texts=(tuple(map(task.answer, right)) if known else None, tuple(map(task.answer, likeliest))),
+        said=said.numpy(),
+        beam=1 if written is None else beam,
+        texts=(tuple(map(task.answer, right)) if known else None, tuple(map(task.answer, said))),
     )
 
 

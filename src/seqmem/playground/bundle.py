@@ -65,6 +65,7 @@ class Playable:
         score: at ``seq_len``, on held-out sequences.
         lengths: scores at several lengths, on held-out sequences.
         trained: the lengths that training drew, of which the page shows held-out sentences.
+        beam: how it writes, where answers are fed back: as for its scores.
     """
 
     model: Model
@@ -78,6 +79,7 @@ class Playable:
     score: float | None = None
     lengths: Sequence[Evaluation] = ()
     trained: Collection[int] = ()
+    beam: int = 1
 
     @property
     def name(self) -> str:
@@ -126,7 +128,8 @@ def bundle(models: Sequence[Playable], *, sentences_per_length: int = 6, seed: i
                     for each in playable.lengths
                     if each.seq_len % per_word == 0
                 ],
-                **(_weights(playable.model, task) or _readings(playable.model, task, draw, lengths, ahead)),
+                "beam": playable.beam,
+                **(_weights(playable.model, task) or _readings(playable, draw, lengths, ahead)),
             }
             for identity, playable in _identities(models, per_word).items()
         ],
@@ -290,12 +293,13 @@ def _ahead(lengths: Sequence[int], trained: Sequence[int], count: int) -> list[i
 
 
 def _readings(
-    model: Model, task: Task, draw: Callable[..., Batch], lengths: Sequence[int], ahead: Sequence[int]
+    playable: Playable, draw: Callable[..., Batch], lengths: Sequence[int], ahead: Sequence[int]
 ) -> dict[str, Any]:
+    model, task = playable.model, playable.task
     readings = []
     for index in ahead:
         if task.feedback() is not None:
-            readings.append({"sentence": [index, 0], **_writing(model, task, draw(lengths[index]))})
+            readings.append({"sentence": [index, 0], **_writing(playable, draw(lengths[index]))})
             continue
         reading = read(model, task, draw(lengths[index]))
         with np.errstate(divide="ignore"):  # a gradient of zero has the logarithm -inf, which float32 holds too
@@ -315,9 +319,9 @@ def _readings(
     return {"equations": None, "embed": None, "cells": None, "weights": None, "readings": readings}
 
 
-def _writing(model: Model, task: Task, batch: Batch) -> dict[str, Any]:
+def _writing(playable: Playable, batch: Batch) -> dict[str, Any]:
     """What it writes, how sure it is of each answer, and what it looks at in the source, in 1/65535."""
-    reading = read(model, task, batch, gradient=False)
+    reading = read(playable.model, playable.task, batch, gradient=False, beam=playable.beam)
     count = len(reading) // 2
     alignment = None
     for name, looked in reading.attention.items():

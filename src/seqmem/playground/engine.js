@@ -206,8 +206,7 @@ class Recurrent {
 
   step(tape, token, { states, inside }) {
     const step = this.stack.step(tape, this.embedding.enter(tape, token), states);
-    inside.push(step.inside);
-    return { output: step.output, after: { states: step.states, inside } };
+    return { output: step.output, after: { states: step.states, inside: [...inside, step.inside] } };
   }
 
   // For each of the timesteps `from`..T what it looked at [T]; null if that cannot be told.
@@ -271,10 +270,10 @@ class EncoderDecoder {
 
   next(tape, token, state) {
     const { keys, memory, rows } = state;
+    let weights = null;
     const x = this.embedding.enter(tape, token);
     const attended = (energies) => {
-      const weights = softmax(Float64Array.from(energies), energies.length);
-      rows.push(weights);
+      weights = softmax(Float64Array.from(energies), energies.length);
       const mean = tape.zeros(memory[0].n);
       memory.forEach(({ at, n }, j) => {
         for (let i = 0; i < n; i++) tape.values[mean.at + i] += weights[j] * tape.values[at + i];
@@ -301,7 +300,7 @@ class EncoderDecoder {
       read = tape.leaf(Float64Array.from({ length: pairs.length / 2 }, (_, i) => Math.max(pairs[2 * i], pairs[2 * i + 1])));
     }
     const confidence = softmax(tape.of(this.linear(tape, "readout", read)), this.K);
-    return { confidence, state: { ...state, states, output, fed: fed && read } };
+    return { confidence, state: { ...state, states, output, fed: fed && read, rows: weights ? [...rows, weights] : rows } };
   }
 
   alignment(tape, { rows }) {
@@ -394,27 +393,35 @@ function each(values, by) {
   return Object.fromEntries(Object.entries(values).map(([name, value]) => [name, by(value, name)]));
 }
 
-// What a model writes after a source, each likeliest answer being its next input: `answers` [N], `confidence` [N*K], and
-// what it looked at for each of them: `alignment` {name, effective, rows}, rows [N] of the source's words; null if that
-// cannot be told. `vector`: all that passes from the encoder to the decoder, if it is one vector.
+// What a model writes after a source, each answer being its next input, by beam search (decoding.py; 1 beam: greedily):
+// `answers` [N], `confidence` [N*K], and what it looked at for each of them: `alignment` {name, effective, rows}, rows [N]
+// of the source's words; null if that cannot be told. `vector`: all that passes from the encoder to the decoder, if it is
+// one vector.
 class Writing {
-  constructor(net, source, { go, tokens }) {
+  constructor(net, source, { go, tokens }, beam) {
     const tape = new Tape({ differentiable: false });
     this.K = net.K;
     this.N = source.length;
     this.confidence = new Float64Array(this.N * this.K);
-    this.answers = [];
-    let { state, vector = null } = net.begin(tape, source);
+    const { state, vector = null } = net.begin(tape, source);
     this.vector = vector;
-    let token = go;
+    // From the likeliest down: {state, token, score, path}; a path is [answer, confidence, the path before].
+    let beams = [{ state, token: go, score: 0, path: null }];
     for (let i = 0; i < this.N; i++) {
-      const next = net.next(tape, token, state);
-      this.confidence.set(next.confidence, i * this.K);
-      this.answers.push(argmax(next.confidence, this.K)[0]);
-      token = tokens[this.answers.at(-1)];
-      state = next.state;
+      const longer = beams.flatMap(({ state, token, score, path }) => {
+        const next = net.next(tape, token, state);
+        const extended = (p, k) => ({ state: next.state, token: tokens[k], score: score + Math.log(p), path: [k, next.confidence, path] });
+        return Array.from(next.confidence, extended);
+      });
+      beams = longer.sort((a, b) => (b.score > a.score) - (b.score < a.score)).slice(0, beam);
     }
-    const looked = net.alignment(tape, state, this.N);
+    const [best] = beams;
+    this.answers = [];
+    for (let [path, i] = [best.path, this.N - 1]; path; path = path[2], i--) {
+      this.answers.unshift(path[0]);
+      this.confidence.set(path[1], i * this.K);
+    }
+    const looked = net.alignment(tape, best.state, this.N);
     this.alignment = looked && { ...looked, rows: looked.rows.map((row) => row.slice(0, this.N)) };
   }
 }
@@ -471,7 +478,7 @@ class Model {
     this.data = data;
     this.sentences = sentences;
     this.task = task;
-    for (const key of ["id", "label", "cell", "seq_len", "shortest", "seed", "group", "parameters", "score"]) {
+    for (const key of ["id", "label", "cell", "seq_len", "shortest", "seed", "group", "parameters", "score", "beam"]) {
       this[key] = data[key];
     }
     this.lengths = data.lengths;
@@ -486,7 +493,7 @@ class Model {
     if (this.runs) {
       if (tokens.length === 0) return null;
       this.net ??= new MODELS[this.data.equations]({ ...this.data, embedded: this.task.embedded });
-      if (this.task.writes) return new Writing(this.net, tokens, this.task.writes);
+      if (this.task.writes) return new Writing(this.net, tokens, this.task.writes, this.data.beam);
       return new Reading(this.net, tokens, this.task.question(tokens));
     }
     const same = (at) => at.length === tokens.length && at.every((token, t) => token === tokens[t]);

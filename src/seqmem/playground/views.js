@@ -57,7 +57,8 @@ export function chooser(letter, { groups, task }, onModel) {
     const score = length === seq_len ? null : scoreAt(model, length);
     const here = score === null ? "" : `on ${percent(score)} of ${length} words`;
     const size = `${model.parameters.toLocaleString("en")} parameters`;
-    return [[trained, here].filter(Boolean).join(", "), size].filter(Boolean).join("; ");
+    const search = model.beam > 1 ? `writes by beam search, ${model.beam} beams` : "";
+    return [[trained, here].filter(Boolean).join(", "), search, size].filter(Boolean).join("; ");
   }
 
   return { root: element("div.which", {}, heading, seeds), choose, facts };

@@ -273,7 +273,8 @@ class Recorder:
         events = self._opened().events
         steps, read = self.facts.steps, sentences(self.task, batch, predicted)
         title = f"step {step:,} of {steps:,}" if steps < 10_000 else f"step {step:,}"  # a picture is narrow
-        events.text("answers", answers(self.task, read, title=title), step)
+        how = ", written greedily" if self.config["evaluate"].get("beam", 1) > 1 else ""  # the score is by beam search
+        events.text("answers", answers(self.task, read, title=title + how), step)
         for number, one in enumerate(read, start=1):
             sure, close = ("sure of the right answer: 0", "100 %"), (f"off by {error_text(self.task)} or more", "0")
             drawn = picture(one, title=title, ends=close if one.sure is None else sure)

@@ -223,10 +223,16 @@ def _finished(run: RunDirectory, config: Mapping[str, Any], result: StoredResult
         loss=result["loss"],
         solved=result["solved"],
         steps_to_solve=result["steps_to_solve"],
-        lengths=[*result["by_length"], *map(read_length, run.evaluations())],
+        lengths=[*result["by_length"], *map(read_length, evaluated_alike(run, config))],
         stored=result["probes"],
         result=result,
     )
+
+
+def evaluated_alike(run: RunDirectory, config: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What ``seqmem eval`` added with the run's own ``evaluate.beam``: scores of the same answers as the run's."""
+    own = config.get("evaluate", {}).get("beam", 1)
+    return [row for row in run.evaluations() if row.get("beam", own) == own]
 
 
 def _unfinished(run: RunDirectory, config: Mapping[str, Any]) -> Summary:

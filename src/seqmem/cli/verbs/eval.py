@@ -155,7 +155,9 @@ def _print(run: RunDirectory, task: "Task", trained: int, evaluations: "list[Eva
     metric: Metric = task.targets.metric
     console = Console(highlight=False)
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
-    table.title, table.title_justify, table.title_style = str(run.path), "left", "dim"
+    (beam,) = {one.beam for one in evaluations}
+    how = "" if beam is None else f"  answers {f'by beam search, {beam} beams' if beam > 1 else 'written greedily'}"
+    table.title, table.title_justify, table.title_style = f"{run.path}{how}", "left", "dim"
     exact = any(one.exact is not None for one in evaluations)
     constant = not exact and any(task.constant != task.chance_at(one.seq_len) for one in evaluations)
     repeated = any(one.distinct not in (None, one.sequences) for one in evaluations)

@@ -21,6 +21,7 @@ from ...playground.serve import HOST, PORTS, PortError, Server, bound
 from ...runs.directory import RunDirectory
 from ...runs.files import RunError, write_atomically
 from ...runs.settings import as_typed, own_name, training_settings
+from ...runs.summary import evaluated_alike
 from ..config.choose import finished_runs, readable, run_of_another_task, task_settings
 from ..config.commands import command, examples
 from ..config.errors import ConfigError, Parser
@@ -308,6 +309,7 @@ def _playable(one: "Trained", label: _Labels, lengths: Sequence[int]) -> "Playab
         one.result.get("score"),
         _scores(one, lengths),
         one.lengths,
+        one.config.evaluate.beam,
     )
 
 
@@ -316,7 +318,7 @@ def _scores(one: "Trained", lengths: Sequence[int]) -> "list[Evaluation]":
     from ...evaluate import Evaluation, evaluate_lengths
     from ...randomness import ambient
 
-    rows = [*one.result.get("by_length", ()), *one.run.evaluations()]
+    rows = [*one.result.get("by_length", ()), *evaluated_alike(one.run, one.run.config())]
     known = {
         row["seq_len"]: Evaluation(row["seq_len"], row["score"], row["loss"], row["sequences"], row.get("distinct"))
         for row in rows

@@ -191,7 +191,15 @@ class Readers:
             labels=self.labels,
             trained=tuple(_lengths(model) for model in self.models),
             readings=tuple(
-                read(model.model, model.task, batch, gradient=gradient, known=unknown is None) for model in self.models
+                read(
+                    model.model,
+                    model.task,
+                    batch,
+                    gradient=gradient,
+                    known=unknown is None,
+                    beam=model.config.evaluate.beam,
+                )
+                for model in self.models
             ),
             unknown=unknown,
         )
@@ -376,6 +384,7 @@ def _model(model: "Trained", label: str, reading: "Reading", at: int) -> dict[st
         "seed": model.config.seed,
         "outputs": reading.outputs[upto].tolist(),
         "top": None if numbers else reading.top[upto].tolist(),
+        "beam": reading.beam,
         "said": [reading.answer_text(t) for t in range(min(at + 1, len(reading)))],
         "answered_at": reading.answered_at,
         "changed_at": changes[-1] if changes else None,

@@ -282,7 +282,8 @@ def beliefs(scene: Scene, index: int, at: int, width: int, signs: Signs) -> Colu
             line.append(f"{per_step[t]:5.2f} bits".ljust(_BITS))
         if runners:  # the next likeliest answers, where there is no room for all
             line.append(" " * (plan.wide(count) - line.cell_len))
-            for k in sorted(range(count), key=lambda k: -shares[k])[1 : runners + 1]:
+            others = [k for k in range(count) if k != top]
+            for k in sorted(others, key=lambda k: -shares[k])[:runners]:
                 line.append(f"  {answers[k].rjust(names)} {percent(shares[k], 3)}", RIGHT if k == correct else "dim")
         return line
 
@@ -350,6 +351,8 @@ def explained(scene: Scene, view: str, width: int) -> list[Text]:
         parts.append(f"after each word: what each model would answer if '{asking}' came next")
     elif view == "beliefs" and scene.readings[0].asks_once:
         parts.append(f"what each model says at each {scene.unit}; only the last one counts")
+    if any(reading.beam > 1 for reading in scene.readings):
+        parts.append(f"answers: {_beams(scene)}")
     if view == "gates" and any(reading.gates for reading in scene.readings):
         parts.append("gates: 0 shut, 1 open, mean over units")
         parts.append(f"{SHUT}|{OPEN}: % of units below and above".replace("0.", "."))
@@ -368,6 +371,13 @@ def explained(scene: Scene, view: str, width: int) -> list[Text]:
         if looks:
             parts.append("bars: over the largest of all")
     return packed([Text(part, "dim") for part in parts], width)
+
+
+def _beams(scene: Scene) -> str:
+    how = [f"by beam search, {each.beam} beams" if each.beam > 1 else "greedily" for each in scene.readings]
+    if len(set(how)) == 1:
+        return how[0]
+    return "; ".join(f"{label} {each}" for label, each in zip(scene.labels, how, strict=True))
 
 
 def _surprise(reading: "Reading") -> np.ndarray | None:
