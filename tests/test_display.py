@@ -18,7 +18,7 @@ from rich.console import Console
 
 from commandline import TINY, Completed, forked, only_run, started, trained_to, until
 from made_up import work_in
-from seqmem.cells import RNN
+from seqmem.cells import CELLS, RNN
 from seqmem.cli.config import schema as config
 from seqmem.cli.terminal import pages, words
 from seqmem.cli.terminal.live import Display, RunInfo, print_summary
@@ -1254,6 +1254,20 @@ def test_list_of_a_directory_that_is_not_there(capsys: pytest.CaptureFixture[str
     out, err = capsys.readouterr()
     assert out == ""
     assert err == "seqmem list: --config-dir nowhere: no such directory\n"
+
+
+def test_list_has_every_cell_beside_its_source(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As wide as a usual terminal, where no line is longer."""
+    monkeypatch.setenv("COLUMNS", "80")
+    assert listing.main(["cell"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    for name, kind in CELLS.items():
+        (row,) = (line for line in lines if line.split()[:1] == [name] and line.startswith("  "))
+        source: str = getattr(kind, "source", "?")
+        assert source.split()[0] in row.split(), row
 
 
 @pytest.mark.usefixtures("own_conf")

@@ -5,9 +5,9 @@
     run.result()["score"]
     run.plot()
 
-``seqmem.show``, ``seqmem.read`` and ``seqmem.report`` are the command line's verbs, too. The parts work without the
-runner: ``seqmem.cells``, ``seqmem.tasks``, ``seqmem.probes.gradient.gradient_trace``. ``seqmem.nn`` has torch.nn's
-recurrent layers over seqmem's kernels.
+``seqmem.show``, ``seqmem.read``, ``seqmem.report`` and ``seqmem.check`` are the command line's verbs, too. The parts
+work without the runner: ``seqmem.cells``, ``seqmem.tasks``, ``seqmem.probes.gradient.gradient_trace``. ``seqmem.nn``
+has torch.nn's recurrent layers over seqmem's kernels.
 Submodules are imported lazily, when a name is first used: importing torch takes seconds.
 """
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from . import cells as cells
     from . import nn as nn
     from . import tasks as tasks
+    from .cli.notebook.check import check as check
     from .cli.notebook.log import log as log
     from .cli.notebook.read import read as read
     from .cli.notebook.report import report as report
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from .runs.files import RunError as RunError
 
 _MODULES = {
+    "check": "cli.notebook.check",
     "train": "cli.notebook.train",
     "show": "cli.notebook.show",
     "read": "cli.notebook.read",
@@ -55,8 +57,8 @@ _MODULES = {
     "gradient_trace": "probes.gradient",
 }
 __all__ = [
-    "RunDirectory", "RunError", "SequenceModel", "cells", "gradient_trace", "log", "nn", "read", "report", "show",
-    "tap", "tasks", "trace", "train",
+    "RunDirectory", "RunError", "SequenceModel", "cells", "check", "gradient_trace", "log", "nn", "read", "report",
+    "show", "tap", "tasks", "trace", "train",
 ]  # fmt: skip
 
 

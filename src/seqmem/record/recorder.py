@@ -273,7 +273,8 @@ class Recorder:
         events = self._opened().events
         steps, read = self.facts.steps, sentences(self.task, batch, predicted)
         title = f"step {step:,} of {steps:,}" if steps < 10_000 else f"step {step:,}"  # a picture is narrow
-        how = ", written greedily" if self.config["evaluate"].get("beam", 1) > 1 else ""  # the score is by beam search
+        searched = self.config.get("evaluate", {}).get("beam", 1) > 1  # the score is of other answers
+        how = ", written greedily" if searched else ""
         events.text("answers", answers(self.task, read, title=title + how), step)
         for number, one in enumerate(read, start=1):
             sure, close = ("sure of the right answer: 0", "100 %"), (f"off by {error_text(self.task)} or more", "0")

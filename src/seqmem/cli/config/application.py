@@ -11,14 +11,13 @@ import hydra
 from hydra import version
 from hydra._internal.callbacks import Callbacks
 from hydra._internal.hydra import Hydra
-from hydra._internal.utils import create_automatic_config_search_path
-from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.utils import run_job
 from hydra.errors import ConfigCompositionException
 from hydra.types import HydraContext, RunMode, TaskFunction
 
 from .hydra_parser import late_help, parser
+from .own_hydra import hydra_of
 from .schema import conf_dir
 
 _CONFIG = "train"
@@ -38,20 +37,12 @@ def application(argv: Sequence[str], task: TaskFunction) -> None:
     if not (shows(argv) or unusual or (arguments.run and arguments.multirun)):
         version.setbase(_VERSION)
         try:
-            if _runs(_hydra(arguments.config_dir), arguments, task):
+            if _runs(hydra_of(_CONFIG, arguments.config_dir), arguments, task):
                 return
         finally:
             GlobalHydra.instance().clear()
     with late_help():
         hydra.main(version_base=_VERSION, config_path=str(conf_dir()), config_name=_CONFIG)(task)()
-
-
-def _hydra(config_dir: str | None) -> Hydra:
-    path = create_automatic_config_search_path(calling_file=None, calling_module=None, config_path=str(conf_dir()))
-    if config_dir is not None:
-        folder = f"file://{Path(config_dir).absolute()}"
-        path.prepend(provider="command-line", path=folder, anchor=SearchPathQuery(provider="schema"))
-    return Hydra.create_main_hydra2(task_name=_CONFIG, config_search_path=path)
 
 
 def _runs(application: Hydra, arguments: Namespace, task: TaskFunction) -> bool:

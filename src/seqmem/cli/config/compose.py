@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NoReturn
 
 from hydra import compose
@@ -23,13 +24,18 @@ from .schema import RunConfig, from_mapping
 from .trust import admit
 
 
-def compose_settings(overrides: Sequence[str]) -> DictConfig:
+def compose_settings(overrides: Sequence[str], config_dir: str | None = None) -> DictConfig:
     """The settings of ``seqmem train OVERRIDES`` as Hydra composes them; ``from_mapping`` converts and checks them.
 
+    Args:
+        config_dir: a user's own configuration directory.
+
     Raises:
-        ConfigError: a setting is unknown, or cannot be parsed.
+        ConfigError: a setting is unknown, or cannot be parsed; or there is no such directory.
     """
-    with own_hydra(), explained(overrides):
+    if config_dir is not None and not Path(config_dir).is_dir():
+        raise ConfigError(f"--config-dir {config_dir}: no such directory")
+    with own_hydra(config_dir), explained(overrides, config_dir):
         return compose("train", overrides=list(overrides))
 
 

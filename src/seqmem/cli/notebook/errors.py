@@ -85,6 +85,7 @@ def front_door(function: Callable[P, R]) -> Callable[P, R]:
 def _in_python(text: str) -> str:
     """A message in which options of the command line are arguments."""
     text = re.sub(r"(?<![\w-])--trust\b", "trust=True", text)
+    text = re.sub(r"(?<![\w-])--config-dir ", "config_dir=", text)
     return re.sub(rf"(?<![\w-])--({'|'.join(_OPTIONS)})\b", r"\1", text)
 
 

@@ -13,6 +13,18 @@ PARTS = ("cell", "task", "model")
 """Settings that a class can be given for."""
 
 
+def words_of(overrides: Sequence[str], settings: Mapping[str, Any]) -> list[str]:
+    """The words of a command line, of words and of keywords.
+
+    Raises:
+        ConfigError: a word is none; else as for ``overrides_of``.
+    """
+    for word in overrides:
+        if not isinstance(word, str):
+            raise ConfigError(f"{word!r} is no setting: give words as 'seq_len=50', or keywords as seq_len=50")
+    return [*overrides, *overrides_of(settings)]
+
+
 def overrides_of(settings: Mapping[str, Any]) -> Iterator[str]:
     """The words of a command line: ``cell={"name": "gru", "hidden_size": 32}`` is ``cell=gru cell.hidden_size=32``.
 

@@ -11,14 +11,13 @@ from rich.text import Text
 
 from ...printable import printable
 from ..config.compose import compose_run, with_own_arguments
-from ..config.errors import ConfigError
 from ..config.own_code import forget_edited, imported_again
 from ..launch.one_run import Stopped, execute
 from ..terminal.live import Display, RunInfo, moving
 from .errors import OneLine, front_door, print_one_line
 from .progress import Progress
 from .runs import DisplayedRun
-from .settings import overrides_of
+from .settings import words_of
 
 _one_at_a_time = threading.RLock()
 
@@ -66,10 +65,7 @@ def train(*overrides: str, **settings: Any) -> DisplayedRun:
 
 
 def _train(overrides: Sequence[str], settings: Mapping[str, Any]) -> DisplayedRun:
-    for word in overrides:
-        if not isinstance(word, str):
-            raise ConfigError(f"{word!r} is no setting: give words as 'seq_len=50', or keywords as seq_len=50")
-    given, console = with_own_arguments([*overrides, *overrides_of(settings)]), get_console()
+    given, console = with_own_arguments(words_of(overrides, settings)), get_console()
     edited = forget_edited()
     config = compose_run(given)
     if files := imported_again(config, edited):

@@ -16,6 +16,7 @@ from ..config import process, trust
 from ..config.commands import command, examples
 from ..config.compose import compose_settings, with_own_arguments
 from ..config.errors import ConfigError, Parser, joined
+from ..config.home import expanded
 from ..config.hydra_errors import explained
 from ..config.own_code import forget_edited
 from ..config.schema import RunConfig, from_mapping
@@ -34,36 +35,53 @@ _MARK, _NAME, _TITLE = 6, 10, 50
 
 def main(args: Sequence[str]) -> int:
     given = _parser().parse_intermixed_args(list(args))
+    config, subject = subject_of(given.settings, given.config_dir)
+    console, verdicts = Console(), list["Verdict"]()
+    if not given.json:
+        say(console, head(config, subject))
+    for verdict in examined(subject):
+        verdicts.append(verdict)
+        if not given.json:
+            say(console, *lines(verdicts, subject, console))
+    if given.json:
+        print(json.dumps(plain_json(numbers(subject, verdicts)), indent=1, allow_nan=False))
+    else:
+        say(console, foot(verdicts))
+    return int(not all(verdict.holds for verdict in verdicts))
+
+
+def subject_of(settings: Sequence[str], config_dir: str | None = None) -> "tuple[RunConfig, Subject]":
+    """The cell or the model of these settings.
+
+    Raises:
+        ConfigError: a setting cannot be, or changes no cell and no model; or there is no such directory.
+    """
     forget_edited()
-    with explained(given.settings):
-        overrides = with_own_arguments(given.settings)
+    if config_dir is not None:
+        try:
+            config_dir = expanded(config_dir)
+        except ValueError as error:
+            raise ConfigError(f"--config-dir {error}") from None
+    with explained(settings, config_dir):
+        overrides = with_own_arguments(settings)
         keys = _keys(overrides)
-        config = from_mapping(compose_settings(overrides))
+        config = from_mapping(compose_settings(overrides, config_dir))
         _refuse_others(keys)
     trust.remember(config)  # the user has named its classes
     with process.importing("torch"):
-        from ...laws import LAWS, examine
-
+        from ... import laws  # noqa: F401  (it imports torch)
     with _own_output():
-        subject = _subject(config, of_model=any(_group(key) == "model" for key in keys))
-    console, verdicts = Console(), list["Verdict"]()
-    if not given.json:
-        say(console, _head(config, subject))
+        return config, _subject(config, of_model=any(_group(key) == "model" for key in keys))
+
+
+def examined(subject: "Subject") -> "Iterator[Verdict]":
+    """The verdict of each law, one after the other."""
+    from ...laws import LAWS, examine
+
     for name in LAWS:
         with _own_output():
-            verdicts += examine(subject, [name])
-        if not given.json:
-            known = any(verdicts[-1].error == verdict.error != "" for verdict in verdicts[:-1])
-            say(console, *_lines(verdicts[-1], subject, console, known=known))
-    holding = sum(verdict.holds for verdict in verdicts)
-    if given.json:
-        laws = [_as_json(verdict, subject) for verdict in verdicts]
-        content = {"subject": subject.noun, "holds": holding == len(verdicts), "laws": laws}
-        print(json.dumps(plain_json(content), indent=1, allow_nan=False))
-    else:
-        every = "all " if holding == len(verdicts) else f"{holding} of "
-        say(console, Text(f"{every}{len(verdicts)} laws hold", "bold"))
-    return int(holding != len(verdicts))
+            verdicts = list(examine(subject, [name]))
+        yield from verdicts
 
 
 def _parser() -> Parser:
@@ -79,6 +97,7 @@ are those of {command("train")}; nothing is trained.""",
                 ("check cell=mine.MyCell cell.args.alpha=0.9", ""),
                 ("check cell=lstm cell.layers=2", ""),
                 ("check model=mine.Model task=copy", ""),
+                ("check -cd own cell=wide", "own/cell/wide.yaml"),
             )
         }
 
@@ -91,6 +110,7 @@ Exit code 0: all laws hold; 1: one does not; 2: the command is wrong.""",
     parser.add_argument(
         "settings", nargs="*", metavar="key=value", help=f"{', '.join(SETTINGS)}, and settings of these, as cell.wrap"
     )
+    parser.add_argument("-cd", "--config-dir", metavar="DIR", help="a config directory of your own, too")
     parser.add_argument("--json", action="store_true", help="print every verdict as JSON, and nothing else")
     return parser
 
@@ -138,7 +158,7 @@ def _own_output() -> Iterator[None]:
 # What is printed
 
 
-def _head(config: RunConfig, subject: "Subject") -> Text:
+def head(config: RunConfig, subject: "Subject") -> Text:
     if subject.noun == "model":
         about = f"model {own_name(config.model)} of {own_name(config.cell)} on {own_name(config.task)}"
     else:
@@ -153,12 +173,10 @@ def _sizes(config: RunConfig, subject: "Subject") -> Iterator[str]:
     yield f"{rows} sequences of {steps} timesteps, seq_len={config.seq_len}"
 
 
-def _lines(verdict: "Verdict", subject: "Subject", console: rich.console.Console, *, known: bool) -> Iterator[Text]:
-    """One of the law; below it, where it is broken, the counter-example and what to do.
-
-    Args:
-        known: its error stands above.
-    """
+def lines(verdicts: "Sequence[Verdict]", subject: "Subject", console: rich.console.Console) -> Iterator[Text]:
+    """One for the last of these; below it, where its law is broken, the counter-example and what to do."""
+    *before, verdict = verdicts
+    known = any(verdict.error == other.error != "" for other in before)
     law, outcome = verdict.law, verdict.outcome
     measured = "" if outcome is None or outcome.measured is None else _number(outcome.measured)
     title = law.title.format(noun=subject.noun)
@@ -171,6 +189,12 @@ def _lines(verdict: "Verdict", subject: "Subject", console: rich.console.Console
         width = console.width - len(indent) if console.is_terminal else sys.maxsize
         for text, style in [("the same error as above", "dim")] if known else _told(verdict, subject):
             yield from (Text.assemble(indent, part) for part in packed([Text(text, style)], width))
+
+
+def foot(verdicts: "Sequence[Verdict]") -> Text:
+    holding = sum(verdict.holds for verdict in verdicts)
+    every = "all " if holding == len(verdicts) else f"{holding} of "
+    return Text(f"{every}{len(verdicts)} laws hold", "bold")
 
 
 def _number(measured: float) -> str:
@@ -196,6 +220,12 @@ def _values(counter: "CounterExample") -> dict[str, float]:
 
 def _repair(verdict: "Verdict", subject: "Subject") -> str:
     return verdict.law.repair.format(verb=subject.verb, noun=subject.noun)
+
+
+def numbers(subject: "Subject", verdicts: "Sequence[Verdict]") -> dict[str, Any]:
+    """The object that ``--json`` prints."""
+    laws = [_as_json(verdict, subject) for verdict in verdicts]
+    return {"subject": subject.noun, "holds": all(verdict.holds for verdict in verdicts), "laws": laws}
 
 
 def _as_json(verdict: "Verdict", subject: "Subject") -> dict[str, Any]:

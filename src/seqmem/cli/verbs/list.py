@@ -305,10 +305,11 @@ def _cell(choice: Choice) -> list[str]:
     if cell is None or kind is None:
         return ["", "", "", choice.comment()]
     states = [*cell.initial_state(1)]
-    named = ", ".join(states) if len(states) < 3 else f"{states[0]} … {states[-1]}"
+    named = ", ".join(states) if len(states) < 3 else f"{states[0]} + {len(states) - 1} more"
     large, _ = _made_cell(choice, units=_UNITS)
     assert large is not None  # it could be made with one unit
-    return [named, numbers_in_state(large), "yes" if kind.parallel else "", _source(kind, choice)]
+    numbers = numbers_in_state(large).rjust(len("numbers"))  # beneath its title
+    return [named, numbers, "yes" if kind.parallel else "", _source(kind, choice)]
 
 
 _UNITS = 64
