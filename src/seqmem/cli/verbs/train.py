@@ -19,7 +19,7 @@ from ..config.comments import beside, comments, header
 from ..config.compose import Arguments, command_line_config_dir, parsed, with_own_arguments
 from ..config.errors import ConfigError, exit_code, full_errors, one_line, print_error
 from ..config.help_text import filled
-from ..config.hydra_errors import explain, explained, is_hydras
+from ..config.hydra_errors import GROUPS, explain, explained, is_hydras
 from ..config.own_code import SAFE_PATH, forget_edited
 from ..config.schema import conf_dir, from_mapping, register
 
@@ -120,11 +120,13 @@ def _with_comments(text: str) -> str:
 
     console = Console()
     width = console.width if console.is_terminal else None
+    head, choices, names = before.partition("Choices:\n")
+    # Not every folder of conf/ is for training: papers are not.
+    lines = [line for line in names.splitlines() if not line or line.partition(":")[0] in GROUPS]
     if width is not None:
-        head, choices, names = before.partition("Choices:\n")
-        wrapped = [textwrap.fill(line, width, subsequent_indent="  ") for line in names.splitlines()]
-        before = "\n".join([filled(head, width), choices.rstrip(), *wrapped, ""])
-        after = filled(after, width)
+        head, after = filled(head, width) + "\n", filled(after, width)
+        lines = [textwrap.fill(line, width, subsequent_indent="  ") for line in lines]
+    before = head + choices + "\n".join([*lines, ""])
     return "\n".join([before + title.rstrip(), *beside(settings.rstrip(), told, width), end + after])
 
 

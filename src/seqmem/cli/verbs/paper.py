@@ -1,0 +1,143 @@
+"""``seqmem paper``: a published result, and the same by one command."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from rich.text import Text
+from yaml import YAMLError
+
+from ...papers import Paper, paper_of
+from ...papers.definition import DefinitionError
+from ...papers.table import HEADINGS, as_json, markdown, rows
+from ...runs.files import plain_json, write_atomically, write_json
+from ..config.commands import command
+from ..config.errors import ConfigError, Parser, nearest
+from ..config.own_code import forget_edited
+from ..config.schema import conf_dir
+from ..launch.paper_runs import comparisons, planned, run
+from ..terminal.console import Console
+from ..terminal.strip import columns, say
+from ..terminal.words import here
+
+
+def main(args: Sequence[str]) -> int:
+    given = _parser().parse_intermixed_args(list(args))
+    console = Console(soft_wrap=True)
+    if given.name is None:
+        _list(console)
+        return 0
+    forget_edited()
+    paper = _paper(given.name)
+    launcher = [one for one in given.settings if one.startswith("hydra")]
+    more = [one for one in given.settings if not one.startswith("hydra")]
+    _refuse(more)
+    if given.quick and paper.quick is None:
+        raise ConfigError(f"--quick: paper={paper.name} has no quick form; it takes {paper.cost}")
+    plans = planned(paper, more, quick=given.quick)
+    jobs = run(plans, launcher)
+    table = comparisons(paper, plans, jobs)
+    content = plain_json(as_json(paper, table, quick=given.quick))
+    typed = command("paper", given.name, *(["--quick"] if given.quick else []), *given.settings)
+    folder = Path(plans[0].config.outputs) / "papers"
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = f"{paper.name}-quick" if given.quick else paper.name
+    write_json(folder / f"{stem}.json", content)
+    write_atomically(folder / f"{stem}.md", markdown(paper, table, typed, quick=given.quick).encode())
+    if given.json:
+        print(json.dumps(content, indent=1, allow_nan=False))
+        return 0
+    say(console, Text(paper.source, "bold"))
+    say(console, Text(paper.claim))
+    if given.quick and paper.quick is not None:
+        say(console, Text(f"a quick look: {paper.quick.shows}", "yellow"))
+    say(console, Text())
+    lines = [[Text(text, "dim") for text in HEADINGS]]
+    lines += [
+        [Text(text, _style(text) if at == len(row) - 1 else "") for at, text in enumerate(row)]
+        for row in rows(paper, table)
+    ]
+    for line in columns(lines):
+        say(console, line)
+    say(console, Text())
+    for one in paper.departures:
+        say(console, Text(f"- {one}", "dim"))
+    say(console, Text(f"{here(folder / stem)}.md and .json have this table", "dim"))
+    return 0
+
+
+def _style(verdict: str) -> str:
+    return "green" if verdict == "agrees" else "red" if verdict == "differs" else "yellow"
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        "paper",
+        description="""Repeat a published result, and print the published figures beside yours, with a verdict.
+Without a name: the papers there are.""",
+        epilog=f"""examples:
+  {command("paper")}
+  {command("paper", "cogscale_copy", "--quick")}
+  {command("paper", "cogscale_copy", "hydra/launcher=slurm")}
+
+Its runs are ordinary runs in outputs/: what is finished is not run again, and a paper
+that was stopped goes on when the same command is started again.
+
+agrees: the whole interval of the difference is within the margin that the paper's file
+names. differs: the interval excludes no difference. Anything else cannot be told with
+these seeds. NAME may be a file of your own, e.g. my_paper.yaml: docs/papers.md.""",
+    )
+    parser.add_argument("name", nargs="?", metavar="NAME", help="the paper; without it, all are listed")
+    parser.add_argument(
+        "settings", nargs="*", metavar="key=value", help=f"further settings, as of {command('train')}, of all its runs"
+    )
+    parser.add_argument("--quick", action="store_true", help="a look that takes minutes, and says what it cannot show")
+    parser.add_argument("--json", action="store_true", help="print the table as JSON, and nothing else")
+    return parser
+
+
+def _refuse(settings: Sequence[str]) -> None:
+    for one in settings:
+        if one.partition("=")[0] == "seed":
+            raise ConfigError(f"{one}: the seeds are those of the paper's file")
+        if "=" not in one:
+            raise ConfigError(f"'{one}' is no setting: key=value")
+
+
+def _folder() -> Path:
+    return conf_dir() / "paper"
+
+
+def _names() -> list[str]:
+    return sorted(path.stem for path in _folder().glob("*.yaml"))
+
+
+def _paper(name: str) -> Paper:
+    """Raises:
+    ConfigError: there is no such paper, or its file is not valid.
+    """
+    path = Path(name) if name.endswith((".yaml", ".yml")) else _folder() / f"{name}.yaml"
+    if not path.is_file():
+        if path == Path(name):
+            raise ConfigError(f"{name}: there is no such file")
+        known = _names()
+        raise ConfigError(f"there is no paper '{name}'.{nearest(name, known)} One of: {', '.join(known)}")
+    try:
+        content = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+        mapping = {str(key): value for key, value in content.items()} if isinstance(content, dict) else {}
+        return paper_of(path.stem, mapping)
+    except (DefinitionError, OmegaConfBaseException, YAMLError) as error:
+        raise ConfigError(f"{error} ({here(path)})") from None
+
+
+def _list(console: Console) -> None:
+    for name in _names():
+        paper = _paper(name)
+        say(console, Text.assemble((name, "bold cyan"), f"  {paper.source}"))
+        say(console, Text(f"  {paper.claim}"))
+        say(
+            console,
+            Text(f"  published: {paper.where}; {len(paper.rows)} rows, {paper.seeds} seeds, {paper.cost}", "dim"),
+        )

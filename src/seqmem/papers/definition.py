@@ -1,0 +1,173 @@
+"""What a file in conf/paper/ says: the runs that repeat a published result, and the published figures."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+MEASURES = {
+    "score": "the score of the task",
+    "error": "1 - accuracy",
+    "loss": "the loss of the task",
+    "solved": "share of seeds that solve the task",
+    "sequences": "training sequences until the task is solved",
+}
+"""What is compared, per seed -> in words."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published figure.
+
+    Args:
+        value: a mean, or of ``solved`` a share.
+        spread: standard deviation over ``seeds``; None: not published.
+        seeds: how many seeds, trials or runs are behind it; None: not published.
+        rounding: half a unit of the last digit that is printed.
+    """
+
+    value: float
+    spread: float | None = None
+    seeds: int | None = None
+    rounding: float = 0.0
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table.
+
+    Args:
+        settings: of its runs, as on the command line of ``seqmem train``.
+        published: None: there is no such figure.
+        obstacle: why the two figures cannot be compared; empty: they can.
+    """
+
+    name: str
+    settings: Sequence[str]
+    published: Published | None = None
+    obstacle: str = ""
+
+
+@dataclass(frozen=True)
+class Quick:
+    """``--quick``: fewer seeds and other settings. ``shows``: what it can show and what it cannot."""
+
+    seeds: int
+    settings: Sequence[str]
+    shows: str
+
+
+@dataclass(frozen=True)
+class Paper:
+    """A published result.
+
+    Args:
+        name: of its file.
+        source: authors, year, title and place.
+        where: the table, figure or section that has the figures.
+        claim: what is repeated, in a sentence or two.
+        cost: what it takes on which machine.
+        measure: one of ``MEASURES``.
+        margin: figures that differ by less than this count as the same, in the unit of the measure.
+        seeds: 0 to ``seeds`` - 1.
+        settings: of all runs.
+        best_of: values of one setting, as ``optimizer.lr=1e-2,3e-3``; a row has the figure of the one with the best
+            mean, as the paper chose it. Empty: one value of each setting.
+        departures: every difference from the paper's set-up.
+        quick: None: it takes minutes as it is.
+    """
+
+    name: str
+    source: str
+    where: str
+    claim: str
+    cost: str
+    measure: str
+    margin: float
+    seeds: int
+    settings: Sequence[str]
+    rows: Sequence[Row]
+    departures: Sequence[str]
+    best_of: str = ""
+    quick: Quick | None = None
+
+    @property
+    def lower_is_better(self) -> bool:
+        return self.measure in ("error", "loss", "sequences")
+
+    def candidates(self) -> list[str]:
+        """The values of ``best_of``, each as a setting; one empty one if there is no choice."""
+        if not self.best_of:
+            return [""]
+        key, _, values = self.best_of.partition("=")
+        return [f"{key}={value}" for value in values.split(",")]
+
+    def settings_of(self, row: Row, candidate: str, *, quick: bool) -> list[str]:
+        """The settings of a row's runs, but for the seed. Of two settings of one name the later one holds."""
+        more = self.quick.settings if quick and self.quick is not None else []
+        every = [*self.settings, *row.settings, *([candidate] if candidate else []), *more]
+        return [*{one.partition("=")[0]: one for one in every}.values()]
+
+    def seeds_of(self, *, quick: bool) -> int:
+        return self.quick.seeds if quick and self.quick is not None else self.seeds
+
+
+class DefinitionError(ValueError):
+    """A file in conf/paper/ does not say what it must; the message says what instead."""
+
+
+def paper_of(name: str, content: Mapping[str, Any]) -> Paper:
+    """The paper that a file describes.
+
+    Raises:
+        DefinitionError: a key is missing or unknown, or has an invalid value.
+    """
+    fields = dict(content)
+    try:
+        rounding = float(fields.pop("rounding", 0.0))
+        rows = [_row(key, value, rounding) for key, value in dict(fields.pop("rows")).items()]
+        quick = fields.pop("quick", None)
+        paper = Paper(
+            name=name,
+            source=str(fields.pop("source")),
+            where=str(fields.pop("where")),
+            claim=str(fields.pop("claim")),
+            cost=str(fields.pop("cost")),
+            measure=str(fields.pop("measure")),
+            margin=float(fields.pop("margin")),
+            seeds=int(fields.pop("seeds")),
+            settings=_settings(fields.pop("settings")),
+            rows=rows,
+            departures=[str(one) for one in fields.pop("departures")],
+            best_of=str(fields.pop("best_of", "") or ""),
+            quick=None
+            if quick is None
+            else Quick(int(quick["seeds"]), _settings(quick["settings"]), str(quick["shows"])),
+        )
+    except KeyError as error:
+        raise DefinitionError(f"paper={name}: its file has no {error}") from None
+    except (TypeError, AttributeError) as error:
+        raise DefinitionError(f"paper={name}: {error}") from None
+    if fields:
+        raise DefinitionError(f"paper={name}: its file has '{next(iter(fields))}', which means nothing there")
+    if paper.measure not in MEASURES:
+        raise DefinitionError(f"paper={name}: measure={paper.measure}: must be one of {', '.join(MEASURES)}")
+    if paper.seeds < 1 or paper.margin <= 0 or not paper.rows:
+        raise DefinitionError(f"paper={name}: it needs a seed, a positive margin and a row")
+    return paper
+
+
+def _row(name: str, content: Mapping[str, Any], rounding: float) -> Row:
+    published = content.get("published")
+    if isinstance(published, Mapping):
+        figure = Published(**{"rounding": rounding, **published})
+    else:
+        figure = None if published is None else Published(float(published), rounding=rounding)
+    unknown = set(content) - {"settings", "published", "obstacle"}
+    if unknown:
+        raise TypeError(f"row '{name}' has '{min(unknown)}', which means nothing there")
+    return Row(name, _settings(content["settings"]), figure, str(content.get("obstacle", "")))
+
+
+def _settings(given: Any) -> list[str]:
+    """``cell=lstm seq_len=50``, or a list of such settings."""
+    return given.split() if isinstance(given, str) else [str(one) for one in given]

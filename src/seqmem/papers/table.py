@@ -1,0 +1,87 @@
+"""The table of a repeated paper, as rows of text, as Markdown and as JSON."""
+
+from collections.abc import Sequence
+from math import floor, isfinite, log10
+from typing import Any
+
+from ..solved import LEVEL
+from .comparison import Comparison
+from .definition import MEASURES, Paper
+
+HEADINGS = ("", "published", "ours", "seeds", "difference", "verdict")
+
+
+def rows(paper: Paper, comparisons: Sequence[Comparison]) -> list[list[str]]:
+    """One list of texts per row, as ``HEADINGS``."""
+    return [_row(paper, one) for one in comparisons]
+
+
+def _row(paper: Paper, one: Comparison) -> list[str]:
+    published = one.row.published
+    said = ""
+    if published is not None:
+        said = _number(paper, published.value)
+        if published.spread is not None:
+            said += f" ± {_number(paper, published.spread)}"
+    ours = _number(paper, one.ours.mean)
+    if paper.measure == "solved":
+        ours = f"{sum(one.ours.values):.0f} of {len(one.ours.values)}"
+    elif isfinite(one.ours.spread):
+        ours += f" ± {_number(paper, one.ours.spread)}"
+    if one.ours.candidate:
+        ours += f" ({one.ours.candidate.rpartition('.')[2]})"
+    difference = ""
+    if isfinite(one.low):
+        difference = f"{_signed(paper, one.difference)} ({_signed(paper, one.low)} to {_signed(paper, one.high)})"
+    verdict = f"{one.verdict}: {one.why}" if one.why else one.verdict
+    return [one.row.name, said, ours, str(len(one.ours.values)), difference, verdict]
+
+
+def _number(paper: Paper, value: float) -> str:
+    if not isfinite(value):
+        return "never" if paper.measure == "sequences" and value > 0 else "diverged"
+    if paper.measure == "sequences":
+        return f"{value:,.0f}"
+    decimals = max(0, 1 - floor(log10(paper.margin)))
+    return f"{value:.{decimals}f}"
+
+
+def _signed(paper: Paper, value: float) -> str:
+    text = _number(paper, abs(value))
+    return text if not float(text.replace(",", "")) else f"{'+' if value > 0 else '-'}{text}"
+
+
+def markdown(paper: Paper, comparisons: Sequence[Comparison], command: str, *, quick: bool) -> str:
+    """A section of a document."""
+    lines = [f"## {paper.source}", "", paper.claim, ""]
+    lines += [f"{MEASURES[paper.measure].capitalize()}; published: {paper.where}. `{command}`, {paper.cost}.", ""]
+    if quick and paper.quick is not None:
+        lines += [f"A quick look: {paper.quick.shows}", ""]
+    lines += [f"| {' | '.join(HEADINGS)} |", "|---" * len(HEADINGS) + "|"]
+    lines += [f"| {' | '.join(row)} |" for row in rows(paper, comparisons)]
+    lines += ["", "Departures from the paper:", "", *(f"- {one}" for one in paper.departures), ""]
+    return "\n".join(lines)
+
+
+def as_json(paper: Paper, comparisons: Sequence[Comparison], *, quick: bool) -> dict[str, Any]:
+    """Every number, for other programs."""
+    return {
+        "paper": paper.name, "source": paper.source, "where": paper.where, "claim": paper.claim,
+        "measure": paper.measure, "margin": paper.margin, "level": LEVEL, "quick": quick,
+        "departures": list(paper.departures),
+        "rows": [
+            {
+                "name": one.row.name,
+                "settings": list(one.row.settings),
+                "published": None if one.row.published is None else vars(one.row.published),
+                "best": one.ours.candidate or None,
+                "values": list(one.ours.values),
+                "mean": one.ours.mean,
+                "spread": one.ours.spread,
+                "difference": [one.difference, one.low, one.high],
+                "verdict": one.verdict,
+                "why": one.why,
+            }
+            for one in comparisons
+        ],
+    }  # fmt: skip

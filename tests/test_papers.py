@@ -1,0 +1,208 @@
+"""``seqmem paper``: what its files may say, the comparison of two figures, and a whole paper in small."""
+
+import json
+from collections.abc import Callable, Mapping
+from math import inf, nan
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from omegaconf import OmegaConf
+
+from commandline import Completed
+from seqmem.papers import Paper, Published, Row, compared, paper_of
+from seqmem.papers.comparison import Figure, best, student
+from seqmem.papers.definition import DefinitionError
+from seqmem.solved import share_interval
+
+CONF = Path(__file__).parents[1] / "conf" / "paper"
+
+SMALL: dict[str, Any] = {
+    "source": "Someone 1999, A paper",
+    "where": "Table 1",
+    "claim": "Small cells learn.",
+    "cost": "a second",
+    "measure": "error",
+    "margin": 0.05,
+    "seeds": 2,
+    "settings": "task=pronoun seq_len=7 steps=2 batch_size=2 cell.hidden_size=4 evaluate.sequences=20 trace.every=0",
+    "rows": {"rnn": {"settings": "cell=rnn", "published": 0.8}, "as before": {"settings": "cell=rnn"}},
+    "departures": ["Everything."],
+    "quick": {"seeds": 1, "settings": "steps=1", "shows": "nothing at all."},
+}
+
+
+def small(**changes: Any) -> Paper:
+    return paper_of("small", {**SMALL, **changes})
+
+
+# ---- Files -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", sorted(CONF.glob("*.yaml")), ids=lambda path: path.stem)
+def test_our_papers_say_all_they_must(path: Path) -> None:
+    content = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    assert isinstance(content, Mapping)
+    paper = paper_of(path.stem, {str(key): value for key, value in content.items()})
+    assert paper.departures
+    assert paper.seeds >= 2
+    for row in paper.rows:
+        names = [one.partition("=")[0] for one in [*paper.settings, *row.settings]]
+        assert "seed" not in names
+        assert len({*names}) == len(names), "a setting stands twice"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"measure": "luck"}, "measure=luck: must be one of score, error, loss, solved, sequences"),
+        ({"margin": 0}, "it needs a seed, a positive margin and a row"),
+        ({"colour": "red"}, "its file has 'colour', which means nothing there"),
+        ({"rows": {"a": {"settings": "cell=rnn", "publshed": 1}}}, "row 'a' has 'publshed', which means nothing there"),
+    ],
+    ids=str,
+)
+def test_a_file_that_says_something_else(changes: Mapping[str, Any], message: str) -> None:
+    with pytest.raises(DefinitionError) as error:
+        small(**changes)
+    assert str(error.value) == f"paper=small: {message}"
+
+
+def test_a_missing_key_is_named() -> None:
+    with pytest.raises(DefinitionError, match=r"^paper=small: its file has no 'claim'$"):
+        paper_of("small", {key: value for key, value in SMALL.items() if key != "claim"})
+
+
+def test_later_settings_hold() -> None:
+    paper = small(best_of="optimizer.lr=1e-2,1e-3", rows={"a": {"settings": "cell=rnn steps=7"}})
+    assert paper.candidates() == ["optimizer.lr=1e-2", "optimizer.lr=1e-3"]
+    whole = paper.settings_of(paper.rows[0], "optimizer.lr=1e-3", quick=False)
+    assert "steps=7" in whole
+    assert "steps=2" not in whole
+    assert "steps=1" in paper.settings_of(paper.rows[0], "optimizer.lr=1e-3", quick=True)
+
+
+# ---- Comparison ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("free", "quantile"),
+    [(1, 12.70620), (2, 4.302653), (3, 3.182446), (4, 2.776445), (9, 2.262157), (10, 2.228139), (30, 2.042272)],
+)
+def test_the_quantile_is_students(free: int, quantile: float) -> None:
+    """As in printed tables, e.g. NIST's Engineering Statistics Handbook, 1.3.6.7.2."""
+    assert student(free) == pytest.approx(quantile, rel=1e-6)
+
+
+def test_the_interval_of_a_difference_is_welchs() -> None:
+    values = [0.61, 0.7, 0.66, 0.58, 0.72]
+    one = compared(small(), Row("a", [], Published(0.52, 0.05, 10)), Figure(values))
+    ours, theirs = np.var(values, ddof=1) / 5, 0.05**2 / 10
+    free = (ours + theirs) ** 2 / (ours**2 / 4 + theirs**2 / 9)
+    assert int(free) == 6
+    half = 2.446912 * np.sqrt(ours + theirs)  # Student's quantile for 6, from the same table
+    assert one.difference == pytest.approx(np.mean(values) - 0.52)
+    assert (one.low, one.high) == pytest.approx((one.difference - half, one.difference + half), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("values", "published", "verdict"),
+    [
+        ([0.80, 0.81, 0.79, 0.80], Published(0.80), "agrees"),
+        ([0.50, 0.51, 0.49, 0.50], Published(0.80), "differs"),
+        ([0.20, 0.90, 0.99, 0.80], Published(0.80), "cannot tell"),
+        ([0.80], Published(0.80), "cannot tell"),
+        ([0.80, nan, 0.80], Published(0.80), "cannot tell"),
+        ([0.83, 0.83, 0.83], Published(0.80), "agrees"),  # another figure, within the margin
+        ([0.80, 0.80], None, "cannot be compared"),
+    ],
+    ids=str,
+)
+def test_verdicts(values: list[float], published: Published | None, verdict: str) -> None:
+    assert compared(small(), Row("a", [], published), Figure(values)).verdict == verdict
+
+
+def test_an_obstacle_forbids_a_comparison() -> None:
+    one = compared(small(), Row("a", [], Published(0.8), "another score"), Figure([0.8, 0.8]))
+    assert (one.verdict, one.why) == ("cannot be compared", "another score")
+
+
+def test_shares_are_compared_by_their_exact_intervals() -> None:
+    solved = small(measure="solved", margin=0.3)
+    ten = Figure([1.0] * 9 + [0.0])
+    one = compared(solved, Row("a", [], Published(0.9)), ten)
+    low, high = share_interval(9, 10)
+    assert (one.low, one.high) == pytest.approx((low - 0.9, high - 0.9))
+    assert one.verdict == "cannot tell"
+    assert compared(solved, Row("a", [], Published(0.0)), ten).verdict == "differs"
+    # With what confidence? Of two shares of ten, whatever they are, it holds the difference nearly always.
+    rng = np.random.default_rng(0)
+    for first, second in ((0.8, 0.5), (0.95, 0.9), (0.5, 0.5)):
+        drawn = rng.binomial(10, [[first, second]] * 300)
+        inside = 0
+        for k, m in drawn.tolist():
+            values = Figure([1.0] * k + [0.0] * (10 - k))
+            other = compared(solved, Row("a", [], Published(m / 10, seeds=10)), values)
+            inside += other.low <= first - second <= other.high
+        assert inside >= 0.93 * 300
+
+
+def test_a_seed_that_never_solves_stays_in_the_denominator() -> None:
+    paper = small(measure="sequences", margin=1000.0)
+    one = compared(paper, Row("a", [], Published(5000.0)), Figure([4000.0, inf, 6000.0]))
+    assert (one.verdict, one.why) == ("cannot tell", "1 of 3 seeds did not solve the task")
+
+
+def test_the_best_candidate_is_that_of_the_best_mean() -> None:
+    figures = [Figure([0.5, 0.5], "a"), Figure([0.1, 0.7], "b"), Figure([0.0, nan], "c")]
+    assert best(figures, lower=True).candidate == "b"
+    assert best(figures, lower=False).candidate == "a"
+
+
+# ---- The command -----------------------------------------------------------------------------------------------------
+
+
+def test_a_paper_from_the_first_run_to_its_table(tmp_path: Path, typed: Callable[..., Completed]) -> None:
+    (tmp_path / "small.yaml").write_text(json.dumps(SMALL))
+    command = ("paper", "small.yaml", "hydra.launcher.workers=1")
+    done = typed(*command)
+    assert (done.code, done.err) == (0, "")
+    assert len([*tmp_path.rglob("result.json")]) == 2  # the two rows have the same runs
+    content = json.loads((tmp_path / "outputs/papers/small.json").read_text())
+    errors = [1 - json.loads(path.read_text())["score"] for path in sorted(tmp_path.rglob("rnn/*/result.json"))]
+    assert sorted(content["rows"][0]["values"]) == sorted(errors)
+    assert content["rows"][0]["difference"][0] == pytest.approx(np.mean(errors) - 0.8)
+    assert content["rows"][1]["verdict"] == "cannot be compared"
+    table = (tmp_path / "outputs/papers/small.md").read_text()
+    assert "| rnn | 0.80 |" in table.replace("0.800", "0.80")
+    assert "Everything." in table
+    # Once more: nothing is trained, and the numbers are the same.
+    again = typed(*command, "--json")
+    assert json.loads(again.out) == content
+
+
+@pytest.mark.parametrize(
+    ("args", "line"),
+    [
+        (("small.yml",), "small.yml: there is no such file"),
+        (("forget_bia",), "there is no paper 'forget_bia'. Did you mean 'forget_bias'?"),
+        (("forget_bias", "seed=3"), "seed=3: the seeds are those of the paper's file"),
+        (("forget_bias", "steps"), "'steps' is no setting: key=value"),
+        (("forget_bias", "cell.hidden=3"), "there is no setting 'cell.hidden'"),
+    ],
+    ids=str,
+)
+def test_a_wrong_word_is_one_line(args: tuple[str, ...], line: str, typed: Callable[..., Completed]) -> None:
+    done = typed("paper", *args)
+    assert done.code == 2
+    assert done.out == ""
+    assert done.err.startswith(f"seqmem paper: {line}")
+    assert done.err.count("\n") == 1
+
+
+def test_the_list_names_every_paper(typed: Callable[..., Completed]) -> None:
+    done = typed("paper")
+    assert done.code == 0
+    for path in CONF.glob("*.yaml"):
+        assert path.stem in done.out
