@@ -20,7 +20,24 @@ from seqmem.runs.files import ENVIRONMENT, write_json
 from seqmem.signals import Batch
 from seqmem.spaces import GENERATED, LARGE, data_revision
 from seqmem.spaces import TINY as TOO_FEW
-from seqmem.tasks import TASKS, Adding, Copy, Digits, Pronoun, Subject, Task, TemporalOrder, Text
+from seqmem.tasks import (
+    TASKS,
+    Adding,
+    Anbn,
+    Copy,
+    Delay,
+    Digits,
+    Dyck,
+    FlipFlop,
+    Group,
+    Modular,
+    Parity,
+    Pronoun,
+    Subject,
+    Task,
+    TemporalOrder,
+    Text,
+)
 from seqmem.tasks.parts import Parts
 from seqmem.training.batches import training_batches
 from seqmem.training.plan import Plan
@@ -37,6 +54,10 @@ SMALL = [
     (Copy(symbols=2, length=7), 15),
     (TemporalOrder(), 10),
     (TemporalOrder(3), 12),
+    (Parity(), 9),
+    (Delay(4, xor=True), 8),
+    (Dyck(types=2, depth=2), 9),
+    (FlipFlop(0.5), 12),
 ]
 small = pytest.mark.parametrize(("task", "seq_len"), SMALL, ids=repr)
 
@@ -57,6 +78,8 @@ def same(one: Batch, other: Batch) -> bool:
         (Pronoun(), 7), (Pronoun(), 9), (Pronoun(people=4, filler_words=1), 17), (Pronoun(filler_words=2), 11),
         (Pronoun(mentions=1), 7), (Pronoun(people=4, mentions=1, filler_words=1), 16), (Subject(), 4),
         (Copy(length=3), 9), (Copy(symbols=2, length=6), 20), (TemporalOrder(), 10),
+        (Parity(), 8), (Modular(), 6), (Group("Z60"), 2), (Dyck(types=2, depth=3), 10),
+        (FlipFlop(), 14), (Anbn(), 31), (Anbn(3), 40),
     ],
     ids=repr,
 )  # fmt: skip

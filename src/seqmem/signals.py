@@ -200,6 +200,12 @@ class Batch:
         targets = answers[:, None].expand(-1, len(asked), *answers.shape[1:])
         return [cls(*pair, weights, asked) for pair in zip(inputs, targets, strict=True)]
 
+    @classmethod
+    def asked_everywhere(cls, inputs: Shaped[Tensor, "T B ..."], answers: Shaped[Tensor, "T B ..."]) -> "Batch":
+        """A batch with a question at every timestep."""
+        asked = torch.ones(inputs.shape[:2], dtype=torch.bool)
+        return cls(inputs, answers, asked.float(), asked)
+
     @property
     def answered_at(self) -> Int[Tensor, " B"]:
         """The last asked timestep of each sequence."""

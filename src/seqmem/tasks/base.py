@@ -63,6 +63,10 @@ class Task(ABC):
         """The longest valid ``seq_len``, for training and for held-out data; None: unlimited."""
         return None
 
+    def timesteps(self, seq_len: int) -> int:
+        """The timesteps of a batch: more than ``seq_len`` where sequences are of that length or longer, and padded."""
+        return seq_len
+
     @property
     def chunks(self) -> int:
         """How many consecutive batches form one passage, with the state carried from each to the next (1: none)."""

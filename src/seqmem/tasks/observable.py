@@ -163,5 +163,5 @@ class Observable(Task):
 
     def unanswerable(self, inputs: Shaped[Tensor, "T ..."]) -> str | None:
         size = self.task.inputs.size
-        shown = inputs[-1] >= size if self.task.inputs.discrete else inputs[-1, size] > 0
-        return None if bool(shown) else "its last timestep does not show the answer: write =ANSWER"
+        shown = inputs >= size if self.task.inputs.discrete else inputs[:, size] > 0
+        return None if bool(shown.any()) else "its last timestep does not show the answer: write =ANSWER"
