@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from commandline import TINY, Completed
 from compilers import NATIVE
 from seqmem.cells import GRU, LSTM, RNN, WRAPPERS, Cell, Stack, State, steps
+from seqmem.cells.antisymmetric import Antisymmetric
 from seqmem.cells.attention import Attention
+from seqmem.cells.recompute import recomputed
 from seqmem.cells.wrappers import Dropout, LayerNorm, Residual, Zoneout
 from seqmem.cli.config.build import build
 from seqmem.cli.config.errors import ConfigError
@@ -24,6 +26,7 @@ from seqmem.cli.config.own_hydra import own_hydra
 from seqmem.cli.config.schema import RunConfig, everything, from_mapping
 from seqmem.cli.config.wrapping import as_word
 from seqmem.randomness import ambient
+from small_models import Noisy
 
 T, B, D, H = 6, 3, 5, 4
 SETTINGS = Path(__file__).parents[1] / "conf" / "cell"
@@ -110,6 +113,39 @@ def test_noise_is_that_of_the_steps_and_goes_on_over_a_cut(make: Callable[[], Ce
     torch.testing.assert_close((torch.cat([head, tail]), state), (whole, final))
     with ambient(0, "noise", 8):
         assert not torch.equal(cell(xs)[0], whole)
+
+
+WRAPS: dict[str, Callable[[], Cell]] = {
+    "dropout in each layer": lambda: Stack([Dropout(Antisymmetric(D, H), p=0.5), Dropout(Antisymmetric(H, H), p=0.3)]),
+    "zoneout below dropout": lambda: Dropout(Zoneout(Antisymmetric(D, H), p=0.4), p=0.4),
+    "both, in each layer": lambda: Stack(
+        [Residual(Dropout(Zoneout(Antisymmetric(size, H), p=0.5), p=0.5)) for size in (D, H)]
+    ),
+    "below a cell that draws by itself": lambda: Stack([Noisy(D, H), Zoneout(Antisymmetric(H, H), p=0.5)]),
+}
+
+
+@pytest.mark.parametrize("name", WRAPS)
+def test_noise_depends_neither_on_pieces_nor_on_the_order_of_layers(name: str, xs: Tensor) -> None:
+    """Outputs and states are the same bits in any pieces that are recomputed, and by steps; so are gradients, but for
+    the order of their sums."""
+    cell = made(WRAPS[name])
+    parameters = list(cell.parameters())
+
+    def after(compute: Callable[[], tuple[Tensor, State]]) -> tuple[Any, ...]:
+        with ambient(0, "noise", 7):
+            outputs, final = compute()
+            loss = (outputs * torch.linspace(-1, 1, outputs.numel(), dtype=outputs.dtype).view_as(outputs)).sum()
+            return outputs, final, torch.autograd.grad(loss, parameters)
+
+    whole = after(lambda: cell(xs))
+    for every in (1, 2, 4, 100):
+        pieces = after(lambda every=every: recomputed(cell, xs, None, every))
+        torch.testing.assert_close(pieces[:2], whole[:2], rtol=0, atol=0)
+        torch.testing.assert_close(pieces[2], whole[2], rtol=1e-12, atol=1e-15)  # summed in another order
+    torch.testing.assert_close(after(lambda: by_steps(cell, xs, cell.initial_state(B)))[:2], whole[:2])
+    with ambient(0, "noise", 7):
+        assert not torch.equal(cell(xs)[0], cell(xs)[0]), "it draws nothing"
 
 
 def test_states_and_gates_have_the_inner_cells_names(xs: Tensor) -> None:

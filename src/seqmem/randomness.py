@@ -2,7 +2,7 @@
 
 import pickle
 import random
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from hashlib import blake2b, shake_256
@@ -46,7 +46,8 @@ def _fresh_state() -> torch.Tensor:
 
 @contextmanager
 def ambient(seed: int, stream: str, index: int = 0, *, device: torch.device | None = None) -> Iterator[None]:
-    """Seed torch's global generators with (seed, stream, index) inside the context, and restore them afterwards.
+    """Seed torch's global generators, and ``noise``, with (seed, stream, index) inside the context, and restore them
+    afterwards.
 
     These are the CPU's generator, and that of ``device`` if it is CUDA. Modules draw their initial weights from the
     global generator, and dropout its masks: torch's ``nn.Linear`` and ``nn.Dropout`` accept no other.
@@ -54,6 +55,7 @@ def ambient(seed: int, stream: str, index: int = 0, *, device: torch.device | No
     on_cuda = device is not None and device.type == "cuda"
     hashed = hashed_seed(seed, stream, index)
     with ExitStack() as stack:
+        stack.enter_context(Noise(hashed).current())
         if on_cuda:
             stack.enter_context(torch.random.fork_rng(devices=[device], device_type="cuda"))
         stack.callback(torch.set_rng_state, torch.get_rng_state())
@@ -76,13 +78,64 @@ def undisturbed() -> Iterator[None]:
             random.setstate(before[1])
 
 
-def noise(shape: torch.Size, device: torch.device) -> torch.Tensor:
-    """U(0, 1) from the generators that ``ambient`` has seeded, for modules that draw while they are trained.
+class Noise:
+    """What modules draw while they are trained: each has a generator of its own, numbered by its first draw. So what
+    one draws does not depend on how often others have drawn by then."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._generators: dict[Hashable, torch.Generator] = {}
+
+    def draw(self, shape: torch.Size, device: torch.device, owner: Hashable) -> torch.Tensor:
+        rng = self._generators.get(owner)
+        if rng is None:
+            rng = self._generators[owner] = self._fresh(len(self._generators), device)
+        return torch.rand(shape, generator=rng, dtype=torch.float32, device=device)
+
+    def _fresh(self, number: int, device: torch.device) -> torch.Generator:
+        seed = hashed_seed(self._seed, "noise", number)
+        if device.type == "cpu":
+            return seeded(torch.Generator(), seed)
+        return torch.Generator(device).manual_seed(seed >> 65)
+
+    def copy(self) -> "Noise":
+        """The same, with the generators as they are now."""
+        other = Noise(self._seed)
+        other._generators = {owner: rng.clone_state() for owner, rng in self._generators.items()}
+        return other
+
+    @contextmanager
+    def current(self) -> Iterator[None]:
+        """``noise`` draws from it inside the context."""
+        global _current
+        before, _current = _current, self
+        try:
+            yield
+        finally:
+            _current = before
+
+
+_current: Noise | None = None
+"""Of the process, as torch's global generators are: a backward pass on a GPU runs in a thread of its own."""
+
+
+def current_noise() -> Noise | None:
+    """What ``noise`` draws from: the innermost ``ambient``'s; None: torch's global generators."""
+    return _current
+
+
+def noise(shape: torch.Size, device: torch.device, owner: Hashable) -> torch.Tensor:
+    """U(0, 1) for a module that draws while it is trained, from its generator, which ``ambient`` has seeded.
 
     float32, whatever the module computes in: the same numbers in each precision. On a CPU a sequence of shape [T, ...]
     has the numbers of T draws of shape [...].
+
+    Args:
+        owner: the module. Outside of ``ambient``, and in code that torch compiles, all draw from the global generator.
     """
-    return torch.rand(shape, dtype=torch.float32, device=device)
+    if _current is None or torch.compiler.is_compiling():
+        return torch.rand(shape, dtype=torch.float32, device=device)
+    return _current.draw(shape, device, owner)
 
 
 @contextmanager

@@ -86,6 +86,8 @@ class ExpRNN(Cell):
         if not self.skew.is_cpu or (self.skew.requires_grad and torch.is_grad_enabled()):
             return self.rotation()
         last = self._turned
+        if last is not None and torch.compiler.is_exporting():  # a constant: ONNX has no exponential of a matrix
+            return last[1]
         # By content: weights may change in place without their version, as those of a traced copy do.
         if last is None or last[0].dtype != self.skew.dtype or not torch.equal(last[0], self.skew):
             last = self._turned = self.skew.detach().clone(), self.rotation().detach()

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
+from ..randomness import current_noise
 from .base import Cell, steps
 from .state import State, leaves, map_leaves
 
@@ -26,9 +27,12 @@ def recomputed(
 
     The graph is unchanged; only its saved tensors are dropped and recomputed. Therefore the gradients of a cell that
     loops over ``step`` are bitwise the same. A cell with its own ``forward`` is called once per piece, which sums the
-    gradients in another order: they differ by rounding. Random numbers from torch's global generators, as in dropout,
-    are replayed; other side effects of ``step`` happen twice. Where several layers or wrappers draw, each draws for a
-    whole piece before the next does: their noise is another than without pieces.
+    gradients in another order: they differ by rounding.
+
+    Random numbers are drawn again alike; other side effects of ``step`` happen twice. On a CPU the wrappers' noise is
+    that of a run without pieces, bit for bit, for each wrapper has a stream of its own (``randomness.noise``). Cells of
+    a stack that draw from torch's global generators by themselves each draw for a whole piece before the next does:
+    where several do, their noise is another than without pieces.
 
     Raises:
         RuntimeError: in the backward pass, if the cell behaves differently the second time, if it has changed its
@@ -131,13 +135,15 @@ def _never(_: None) -> Tensor:
 
 
 class _Random:
-    """The current states of torch's global generators, the CPU's and the device's."""
+    """The current states of torch's global generators, the CPU's and the device's, and of the modules' own."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         module = None if device.type in ("cpu", "meta") else torch.get_device_module(device)
         self.module = module if hasattr(module, "get_rng_state") else None
         self.states = self._read()
+        noise = current_noise()
+        self.noise = None if noise is None else noise.copy()
 
     def _read(self) -> list[Tensor]:
         own = [] if self.module is None else [self.module.get_rng_state(self.device)]
@@ -154,7 +160,8 @@ class _Random:
         now = self._read()
         self._write(self.states)
         try:
-            yield
+            with nullcontext() if self.noise is None else self.noise.copy().current():
+                yield
         finally:
             self._write(now)
 

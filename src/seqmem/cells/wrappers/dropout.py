@@ -21,7 +21,7 @@ class Dropout(Around):
     """States and gates are those of the inner cell.
 
     Masks come from ``randomness.noise``, which training seeds with (seed, step): a resumed run draws the same ones. A
-    sequence has those of its steps, on a CPU.
+    sequence has those of its steps, on a CPU, in a stack or in pieces (``recompute``), too.
 
     Raises:
         ValueError: p is not a probability below 1.
@@ -43,4 +43,4 @@ class Dropout(Around):
     def leave(self, x: Float[Tensor, "*N D"], output: Float[Tensor, "*N H"]) -> Float[Tensor, "*N H"]:
         if not self.training:
             return output
-        return torch.where(noise(output.shape, output.device) < self.p, 0.0, output / (1 - self.p))
+        return torch.where(noise(output.shape, output.device, self) < self.p, 0.0, output / (1 - self.p))

@@ -72,4 +72,4 @@ class Zoneout(Cell):
             return new
         if not self.training:
             return self.p * old + (1 - self.p) * new
-        return torch.where(noise(new.shape, new.device) < self.p, old, new)
+        return torch.where(noise(new.shape, new.device, self) < self.p, old, new)
