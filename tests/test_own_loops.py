@@ -141,6 +141,9 @@ def test_what_cannot_be_logged_is_one_line(tmp_path: Path, monkeypatch: pytest.M
         ((None, 0, trace), {}, "nothing to write to"),
         ((3, 0, trace), {}, "writer is int"),
         ((None, 0, tap.trace), {"run": "other"}, "does not know its loss"),
+        ((None, -1, trace), {"run": "mine"}, "step=-1: must be a whole number"),
+        ((None, 6, trace), {"run": ""}, "run='': must be a name"),
+        ((None, 6, trace), {"run": "mine", "task": "a/b"}, "task='a/b': must be a name"),
         ((None, 5, trace), {"run": "mine"}, "the last trace of this run was of step 5"),
         ((None, 6, tap.trace), {"run": "mine", "loss": 1.0, "task": "own"}, None),
         (

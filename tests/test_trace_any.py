@@ -532,6 +532,11 @@ BAD: dict[str, tuple[Callable[[], Any], Any, dict[str, Any], str]] = {
     "in place": (lambda: Small(lambda h: h.mul_(0.5)), lambda model, x: model(x), {}, "changed in place"),
     "in place, unseen": (lambda: Small(lambda h: h.add_(0.5)), lambda model, x: model(x), {}, "changed in place"),
     "data": (lambda: Small(lambda h: (h.data.mul_(0.5), h)[1]), lambda model, x: model(x), {}, "off by"),
+    "no numbers": (Small, lambda model, x: model(x * float("nan")), {}, "'hidden' has NaN or infinity in it"),
+    "both ways twice": (
+        lambda: nn.GRU(2, 3, bidirectional=True), lambda model, x: model(x, model(x)[1])[0][-1].sum(-1), {},
+        "in both directions .* call it once",
+    ),
     "backward inside": (Small, again, {}, "differentiates by itself|must not call backward"),
     "double backward": (Small, penalised, {}, "differentiates by itself"),
     "fewer sequences": (lambda: Small(lambda h: h[:-1]), lambda model, x: model(x).sum(), {}, "fewer sequences"),

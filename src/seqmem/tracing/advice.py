@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import inf, isfinite
+from math import isfinite
 
 from ..decay import Decay
 from ..measurement import share_in_words
@@ -91,7 +91,7 @@ def sentence(parts: Mapping[str, Part], decays: Mapping[str, Decay], tried: Mapp
 
 def vanishes(decay: Decay) -> bool:
     """Less than a thousandth is left somewhere within the sequence."""
-    return isfinite(decay.horizon) or decay.log10_arrives == -inf
+    return isfinite(decay.horizon)
 
 
 def explodes(decay: Decay) -> bool:

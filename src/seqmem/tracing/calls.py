@@ -115,6 +115,8 @@ def check_repeated(computed: Tensor, was: Tensor, what: str) -> None:
         Untraceable: the call computed something else than its repetition.
     """
     was = was.detach()
+    if not bool(was.isfinite().all()):
+        raise Untraceable(f"{what} has NaN or infinity in it: look at its weights and its input")
     largest = max(float(was.abs().max()), 1e-30) if was.numel() else 1.0
     off = float((computed.to(was.dtype) - was).abs().max()) / largest if was.numel() else 0.0
     if not off <= _TOLERANCE.get(was.dtype, 5e-2):  # NaN is no repetition, either

@@ -76,7 +76,10 @@ class FusedCall(Call):
 
     def parts(self, calls: Sequence[Call]) -> dict[str, Part]:
         if len(calls) > 1 and self._both:
-            raise Untraceable("a layer that reads in both directions was called again with its own final state")
+            raise Untraceable(
+                "a layer that reads in both directions was called again with its own final state: call it once, on the "
+                "whole sequence"
+            )
         each = [call._parts(last=call is calls[-1]) for call in calls if isinstance(call, FusedCall)]  # noqa: SLF001
         return each[0] if len(each) == 1 else {name: _joined([parts[name] for parts in each]) for name in each[0]}
 

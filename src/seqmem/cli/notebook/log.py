@@ -1,5 +1,6 @@
 """``seqmem.log``: traces of other people's models in TensorBoard, and beside seqmem's runs."""
 
+from operator import index
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -52,9 +53,16 @@ def log(
         raise ConfigError("there is nothing to write to: give a writer, or run=")
     if isinstance(trace, ModelTrace) is False:
         raise ConfigError(f"trace is {type(trace).__name__}: give what seqmem.trace returned, or a tap's trace")
+    for name, value in (("step", step), ("seed", seed)):
+        if not hasattr(value, "__index__") or index(value) < 0:
+            raise ConfigError(f"{name}={value!r}: must be a whole number, at least 0")
+    if run is not None and not Path(run).name:
+        raise ConfigError(f"run={str(run)!r}: must be a name, or a path that ends in one")
+    if Path(task).name != task or not task:
+        raise ConfigError(f"task={task!r}: must be a name")
     path = None if run is None else _place(run, task, trace.model, seed)
     try:
-        log_trace(writer, int(step), trace, run=path, task=task, seed=seed, loss=loss)
+        log_trace(writer, index(step), trace, run=path, task=task, seed=seed, loss=loss)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     return None if path is None else DisplayedRun(path)

@@ -76,6 +76,8 @@ def _verdicts(trace: ModelTrace, width: int) -> list[Text]:
             continue
         if isnan(decay.horizon):
             only = "the loss reaches its last timestep alone" if steps > 1 else "it has a single timestep"
+            if not trace.parts[path].trace.state[trace.parts[path].trace.state > 0].size:
+                only = "its gradient is zero"
             sentences += packed([Text.assemble((f"{path}: ", "bold"), only)], width)
             continue
         if isinf(decay.horizon):
