@@ -277,6 +277,8 @@ def test_six_wrong_ways_and_a_right_one() -> None:
         assert (curve[29] - curve.min()) / (curve.max() - curve.min()) < 2e-3
     stored = [cell.get("outputs") for cell in json.loads((DOCS / "six_wrong_ways.ipynb").read_text())["cells"]]
     assert all(outputs is None or outputs or i == 1 for i, outputs in enumerate(stored))
+    shown = [text for outputs in stored for one in outputs or [] for text in one.get("data", {}).get("text/plain", [])]
+    assert " ".join(repr(main["trace"]).split()) in " ".join("".join(shown).split())  # else: scripts/notebook.py
 
 
 class Adam:

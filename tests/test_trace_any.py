@@ -705,16 +705,18 @@ def test_checkpoints_and_seqmems_layers() -> None:
 
 
 def test_gradients_are_recorded_whatever_is_around() -> None:
-    """Under ``no_grad`` and inference mode, with a batch that was made there, and of a compiled model."""
+    """Under ``no_grad``, inference mode and autocast, with a batch that was made there, and of a compiled model."""
     model = Small()
     expected = seqmem.trace(model, lambda model, x: model(x), BATCH).norms["cell"]["hidden"]
     with torch.no_grad():
         under = seqmem.trace(model, lambda model, x: model(x), BATCH)
     with torch.inference_mode():
         inside = seqmem.trace(model, lambda model, x: model(x), BATCH * 1)
+    with torch.autocast("cpu", torch.bfloat16):  # which leaves float64 alone
+        cast = seqmem.trace(model, lambda model, x: model(x), BATCH)
     model._compiled_call_impl = lambda *_: 0 / 0
     compiled = seqmem.trace(model, lambda model, x: model(x), BATCH)
-    for trace in (under, inside, compiled):
+    for trace in (under, inside, cast, compiled):
         assert np.array_equal(trace.norms["cell"]["hidden"], expected)
 
 
