@@ -756,8 +756,8 @@ def test_losses_in_every_form_give_one_trace() -> None:
         assert ["it is not seen how it was made" in one for one in trace.notes] == [True] * note
     said = seqmem.trace(model, lambda m, x: losses(m, x)[:, -1].mean() * 1.0, text, reduction="mean")
     np.testing.assert_allclose(said.norms["rnn.l0"]["cell"], expected.norms["rnn.l0"]["cell"], rtol=1e-12)
-    everywhere = seqmem.trace(model, losses, text, of="all")
-    assert "no decay can be seen" in everywhere.notes[0]
+    for form, of in ((losses, "all"), (lambda m, x: losses(m, x).sum(1), None)):
+        assert "no decay can be seen" in seqmem.trace(model, form, text, of=of).notes[0]
     padded = seqmem.trace(model, lambda m, x: losses(m, x) * (torch.arange(5) < torch.tensor([[3], [5], [4]])), text)
     assert padded.parts["rnn.l1"].trace.answered_at.tolist() == [2, 4, 3]
 

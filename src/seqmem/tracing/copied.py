@@ -141,7 +141,7 @@ def _notes(parts: Mapping[str, Part], chosen: Propagated) -> list[str]:
             "the loss is one number, and it is not seen how it was made of the sequences' losses: norms are those of "
             "the number as returned (a mean makes each 1/B of its sequence's own); reduction= says which, or return [B]"
         )
-    return [*notes, *(_entering(parts) if chosen.every_step else [])]
+    return [*notes, *_entering(parts)]
 
 
 def _entering(parts: Mapping[str, Part]) -> list[str]:
@@ -151,9 +151,9 @@ def _entering(parts: Mapping[str, Part]) -> list[str]:
         return []
     text = (
         f"fresh gradient enters at {100 * share:.0f} % of the timesteps before the answer or more, so no decay can be "
-        "seen: let seqmem.trace have the losses of all timesteps, [T, B] or [B, T], and one of them is propagated "
-        "(of='last'); where the loss looks at all timesteps (pooling, attention), it reaches them without the "
-        "recurrence"
+        "seen: where the loss adds up timesteps, return those of all, [T, B] or [B, T], and one of them is propagated "
+        "(of='last'); where the model pools or attends over all timesteps, or feeds outputs back, gradient reaches "
+        "them without the layer's recurrence"
     )
     return [text]
 

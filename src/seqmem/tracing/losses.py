@@ -35,7 +35,6 @@ class Propagated:
     scale: Scale
     of: str
     losses: Tensor | None = None
-    every_step: bool = False
 
 
 def propagated(
@@ -89,7 +88,7 @@ def propagated(
             how = None
         scale = _SCALES[how]
         words = {"mean": "the mean loss, times the batch size", "sum": "the summed loss", None: "the loss as returned"}
-        return Propagated(loss.reshape(()), scale, words[how] + whose, every_step=True)
+        return Propagated(loss.reshape(()), scale, words[how] + whose)
     if loss.dim() == 1:
         if len(loss) not in sequences:
             raise TraceError(
@@ -108,7 +107,7 @@ def propagated(
             return Propagated(own.sum(), "one", f"the loss of each last timestep{whose}", own.detach())
         if which == "all":
             own = steps.sum(0)
-            return Propagated(own.sum(), "one", f"the loss of all timesteps{whose}", own.detach(), every_step=True)
+            return Propagated(own.sum(), "one", f"the loss of all timesteps{whose}", own.detach())
         own = _at(steps, "last" if which is None else which)
         last = which in (None, "last")
         words = f"the loss of {'each last timestep' if last else f'timestep {which}'}{whose}"
