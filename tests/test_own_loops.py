@@ -223,6 +223,7 @@ def test_the_verb(typed: Typed, tmp_path: Path) -> None:
     after = json.loads(typed("trace", "given_model.py:followed", "--json").out)
     first, second = (one["parts"]["GRU"]["decays"]["state"]["half_life"] for one in (given, after))
     assert second > 5 * first  # it is true
+    assert given["tried"]["GRU"]["half_life"] > 5 * first
     assert not after["advice"]
     padded = json.loads(typed("trace", "given_model.py:padded", "--json").out)["parts"]["GRU"]
     assert padded["lengths"] == [20, 5, 7, 9]

@@ -107,6 +107,6 @@ def cut(parts: Mapping[str, Part], given: Any) -> tuple[dict[str, Part], list[st
             )
     note = (
         f"the loss reads {', '.join(beyond)} after the ends of sequences, in the padding: pick each one's own last "
-        "output (outputs[:, -1] is that of the longest alone), or pack the batch"
+        "output (outputs[:, -1] is that of the longest alone), or pack the batch; attention takes a key_padding_mask"
     )
     return shorter, [note] if beyond else []

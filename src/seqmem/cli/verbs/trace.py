@@ -199,6 +199,7 @@ def _as_json(trace: "ModelTrace") -> dict[str, Any]:
     losses = None if trace.losses is None else trace.losses.tolist()
     about = {"of": trace.of, "dtype": trace.dtype, "notes": [*trace.notes], "untraced": dict(trace.untraced)}
     about["advice"] = trace.advice
+    about["tried"] = {path: decay.numbers() for path, decay in trace.tried.items()}
     return {**about, "losses": losses, "parts": parts}
 
 
