@@ -26,6 +26,7 @@ from seqmem.tasks import (
     Anbn,
     Copy,
     Delay,
+    Denoise,
     Digits,
     Dyck,
     FlipFlop,
@@ -33,10 +34,12 @@ from seqmem.tasks import (
     Modular,
     Parity,
     Pronoun,
+    SelectiveCopy,
     Subject,
     Task,
     TemporalOrder,
     Text,
+    VariableCopy,
 )
 from seqmem.tasks.parts import Parts
 from seqmem.training.batches import training_batches
@@ -58,6 +61,9 @@ SMALL = [
     (Delay(4, xor=True), 8),
     (Dyck(types=2, depth=2), 9),
     (FlipFlop(0.5), 12),
+    (SelectiveCopy(symbols=3, length=3), 9),
+    (Denoise(symbols=2, length=4), 11),
+    (VariableCopy(symbols=4, length=3), 11),
 ]
 small = pytest.mark.parametrize(("task", "seq_len"), SMALL, ids=repr)
 
@@ -80,6 +86,8 @@ def same(one: Batch, other: Batch) -> bool:
         (Copy(length=3), 9), (Copy(symbols=2, length=6), 20), (TemporalOrder(), 10),
         (Parity(), 8), (Modular(), 6), (Group("Z60"), 2), (Dyck(types=2, depth=3), 10),
         (FlipFlop(), 14), (Anbn(), 31), (Anbn(3), 40),
+        (SelectiveCopy(symbols=3, length=3), 9), (Denoise(symbols=2, length=4), 11),
+        (VariableCopy(symbols=4, length=3), 11),
     ],
     ids=repr,
 )  # fmt: skip
@@ -115,16 +123,17 @@ def test_every_answer_has_its_share_of_a_fold(task: Task, seq_len: int) -> None:
     """So chance is what it is in the whole space, and nothing but the people (or the symbols) tells an answer."""
     batch = task.sample(30000, seq_len, generator(0, "t"))
     fold = task.fold(batch.inputs)
+    last = batch.targets.gather(0, batch.answered_at[None])[0]
     space = task.space(seq_len)
     assert set(fold.tolist()) == set(range(space.folds))
     if space.size < 600:
-        answers = {one: tuple(row) for one, row in zip(sequences(batch), batch.targets.T.tolist(), strict=True)}
+        answers = dict(zip(sequences(batch), last.tolist(), strict=True))
         folds = dict(zip(sequences(batch), fold.tolist(), strict=True))
-        counts = Counter((folds[one], answer[-1]) for one, answer in answers.items())
+        counts = Counter((folds[one], answer) for one, answer in answers.items())
         for number in range(space.folds):
             assert len({counts[number, k] for _, k in counts}) == 1, number
     else:
-        counts = Counter(zip(fold.tolist(), batch.targets[-1].tolist(), strict=True))
+        counts = Counter(zip(fold.tolist(), last.tolist(), strict=True))
         classes = {k for _, k in counts}
         for number in range(space.folds):
             shares = [counts[number, k] for k in classes]

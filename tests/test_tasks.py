@@ -193,18 +193,22 @@ def known(task: Task, batch: Batch) -> Tensor:
 
 
 def best_symbols(task: Task, fitted: Batch, batch: Batch) -> tuple[Tensor, Tensor]:
-    """(scores, losses), [T B], of the most likely symbols for each context, fitted to the batch ``fitted``.
+    """(scores, losses), [T B], of the most likely symbols for each context, fitted to the batch ``fitted``: the best
+    score where it asks, the best loss where it trains.
 
     Computed once for each pair of a context and a target that occurs, as there are few.
     """
     k = task.targets.size
     first, second = (context(task, one) * k + one.targets for one in (fitted, batch))
     size = (int(max(first.max(), second.max())) // k + 1) * k
-    counts = torch.bincount(first[fitted.weights > 0], minlength=size).view(-1, k).double() + 1e-3
     pairs = torch.bincount(second.flatten(), minlength=size).nonzero()[:, 0]
-    guess, targets = (counts / counts.sum(-1, keepdim=True)).log()[pairs // k][None], (pairs % k)[None]
     tables = torch.zeros(2, size, dtype=torch.double)
-    tables[:, pairs] = torch.cat([task.targets.score(guess, targets), task.targets.loss(guess, targets)])
+    for table, measure, fits in (
+        (tables[0], task.targets.score, fitted.asked), (tables[1], task.targets.loss, fitted.weights > 0)
+    ):  # fmt: skip
+        counts = torch.bincount(first[fits], minlength=size).view(-1, k).double() + 1e-3
+        guess = (counts / counts.sum(-1, keepdim=True)).log()[pairs // k][None]
+        table[pairs] = measure(guess, (pairs % k)[None])[0]
     scores, losses = tables[:, second]
     return scores, losses
 

@@ -5,6 +5,7 @@ from .anbn import Anbn as Anbn
 from .base import Task as Task
 from .copy import Copy as Copy
 from .delay import Delay as Delay
+from .denoise import Denoise as Denoise
 from .digits import Digits as Digits
 from .dyck import Dyck as Dyck
 from .flip_flop import FlipFlop as FlipFlop
@@ -14,14 +15,33 @@ from .parity import Parity as Parity
 from .phrases import Phrases as Phrases
 from .pronoun import Pronoun as Pronoun
 from .reverse import Reverse as Reverse
+from .selective_copy import SelectiveCopy as SelectiveCopy
 from .subject import Subject as Subject
 from .temporal_order import TemporalOrder as TemporalOrder
 from .text import Text as Text
+from .variable_copy import VariableCopy as VariableCopy
 
 TASKS: dict[str, type[Task]] = {
     task.name: task
     for task in (
-        *(Adding, Anbn, Copy, Delay, Digits, Dyck, FlipFlop, Group, Modular, Parity, Phrases, Pronoun, Reverse),
-        *(Subject, TemporalOrder, Text),
+        Adding,
+        Anbn,
+        Copy,
+        Delay,
+        Denoise,
+        Digits,
+        Dyck,
+        FlipFlop,
+        Group,
+        Modular,
+        Parity,
+        Phrases,
+        Pronoun,
+        Reverse,
+        SelectiveCopy,
+        Subject,
+        TemporalOrder,
+        Text,
+        VariableCopy,
     )
 }
