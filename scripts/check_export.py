@@ -52,9 +52,9 @@ TOLERANCE = 1e-5
 DOCUMENT = (Path(__file__).parents[1] / "docs" / "export.md").read_text()
 
 
-def apart(run: RunDirectory, path: Path, sequences: int) -> float:
-    """The largest difference from ``Cell.step`` in outputs and final states over whole sequences, relative to the
-    largest number of each (or to 1)."""
+def apart(run: RunDirectory, path: Path, sequences: int) -> tuple[float, float]:
+    """(the largest difference from ``Cell.step`` in outputs and final states over whole sequences, relative to the
+    largest number of each or to 1; the same of ``Cell.step`` from itself in float64: its own rounding)."""
     runtime: Any = importlib.import_module("onnxruntime")
     config = from_mapping(run.config())
     model = build(config).model.eval()
@@ -78,13 +78,22 @@ def apart(run: RunDirectory, path: Path, sequences: int) -> float:
         output, *new = session.run(None, {"input": x, **state})
         outputs.append(output)
         state = dict(zip(names, new, strict=True))
+    walked, exact = walk(model, inputs), walk(model.double(), inputs.double() if inputs.is_floating_point() else inputs)
+    return farthest({"": np.stack(outputs), **state}, walked), farthest(walked, exact)
+
+
+def walk(model: Any, inputs: torch.Tensor) -> dict[str, np.ndarray]:
+    """All outputs, by the name "", and the final states, step by step."""
+    outputs, state = [], {}
     with torch.no_grad():
-        expected, state_after = [], {}
         for step in model.walk(inputs):
-            expected.append(model.read_out(step.output).numpy())
-            state_after = step.state
-    pairs = [(np.stack(outputs), np.stack(expected))]
-    pairs += [(state[name], value.numpy()) for name, value in state_after.items()]
+            outputs.append(model.read_out(step.output).numpy())
+            state = {name: value.numpy().copy() for name, value in step.state.items()}
+    return {"": np.stack(outputs), **state}
+
+
+def farthest(some: dict[str, np.ndarray], others: dict[str, np.ndarray]) -> float:
+    pairs = [(some[name], others[name]) for name in others]
     return max(float(np.abs(one - other).max() / max(1, np.abs(other).max())) for one, other in pairs)
 
 
@@ -111,9 +120,12 @@ def exported(run: RunDirectory, folder: Path) -> str:
         raise
     if growing:
         raise RunError("its state grows, and a step of it was exported")
-    difference = max(apart(run, path, sequences) for sequences in (1, 7))
-    if not difference <= TOLERANCE:
-        raise RunError(f"{difference:.2g} apart")
+    differences = [apart(run, path, sequences) for sequences in (1, 7)]
+    difference = max(one for one, _ in differences)
+    # A state that turns adds up the rounding of its angle, the same one at each of 50 timesteps: another cosine is as far
+    # from this one as this one from the exact value, or some times as far.
+    if not all(one <= max(TOLERANCE, 8 * rounding) for one, rounding in differences):
+        raise RunError(f"{difference:.2g} apart, and rounding alone is {max(own for _, own in differences):.2g}")
     return f"at most {difference:.1g} from the model's outputs and states over 50 timesteps"
 
 
