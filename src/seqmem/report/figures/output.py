@@ -54,7 +54,9 @@ def render(draw: Callable[[], Figure], *, pdf: bool = False) -> Drawn:
         canvas, picture, markup = FigureCanvasAgg(figure), BytesIO(), StringIO()
         figure.set_dpi(144)
         canvas.draw()
-        Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3]).save(picture, "png")
+        Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3]).save(
+            picture, "png", compress_level=4
+        )  # as in events.py
         figure.set_layout_engine("none")  # keep the layout that the PNG has
         metadata = {"Date": None, "Creator": None, "Format": None, "Type": None}
         FigureCanvasSVG(figure).print_svg(markup, metadata=metadata)
