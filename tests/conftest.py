@@ -82,6 +82,24 @@ def no_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def unrendered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A report's figures are made but not rendered, which is nearly all of its time: for tests of what is around them.
+
+    test_report_page.py, test_figures.py and others look at rendered ones.
+    """
+    import matplotlib as mpl
+
+    from seqmem.report.figures import output, style
+
+    def render(draw: Callable[[], object], *, pdf: bool = False) -> output.Drawn:
+        with mpl.rc_context(style.MATPLOTLIB):
+            draw()
+        return output.Drawn(b'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1 1"/>', b"", b"" if pdf else None)
+
+    monkeypatch.setattr(output, "render", render)
+
+
+@pytest.fixture
 def typed(
     no_cuda: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> "Iterator[Callable[..., Completed]]":

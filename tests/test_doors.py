@@ -75,6 +75,7 @@ def no_constant(name: str) -> None:
     raise AssertionError(f"{name} is no JSON")
 
 
+@pytest.mark.usefixtures("unrendered")
 @pytest.mark.parametrize("choice", ["stack", "two phases"])  # a growing state in a path of its own; a model
 def test_every_command_takes_it_as_it_takes_ours(doors: Typed, choice: str) -> None:
     run = trained(doors, choice)

@@ -492,6 +492,7 @@ def test_a_folder_that_may_not_be_read_is_not_called_empty(verb: str, closed: Pa
     assert len((result.out + result.err).splitlines()) <= 2, result
 
 
+@pytest.mark.usefixtures("unrendered")
 @pytest.mark.parametrize(
     "verb", [*VERBS_OVER_FOLDERS[:-2], "playground --no-open", "sweep status", "sweep status --json"]
 )

@@ -200,6 +200,7 @@ def test_a_run_of_another_version_has_no_say() -> None:
     assert "[red]" in stream.getvalue()
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_no_cell_of_a_table_is_a_formula(tmp_path: Path, typed: Typed) -> None:
     names = [f"{begins}HYPERLINK(1)" for begins in "=+-@\t\r＝"]
     for at, name in enumerate(names):

@@ -327,9 +327,11 @@ def test_it_is_in_tensorboard(toy: Path) -> None:
     assert "weight norm | " in events.Tensors("summary")[0].tensor_proto.string_val[0].decode()
 
 
-def test_it_is_in_a_report(toy: Path) -> None:
+@pytest.mark.usefixtures("unrendered")
+def test_it_is_in_a_report(toy: Path, typed: Callable[..., Completed], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(toy)
     (other,) = [path for path in runs_below(toy) if "seed1" in path.name]
-    run("report", str(measured_run(toy).path), str(other), "--out", "report", at=toy)
+    assert typed("report", str(measured_run(toy).path), str(other), "--out", "report").code == 0
     result = measured_run(toy).result()
     assert result is not None
     with (toy / "report" / "runs.csv").open() as file:
