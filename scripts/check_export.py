@@ -122,8 +122,8 @@ def exported(run: RunDirectory, folder: Path) -> str:
         raise RunError("its state grows, and a step of it was exported")
     differences = [apart(run, path, sequences) for sequences in (1, 7)]
     difference = max(one for one, _ in differences)
-    # A state that turns adds up the rounding of its angle, the same one at each of 50 timesteps: another cosine is as far
-    # from this one as this one from the exact value, or some times as far.
+    # A state that turns adds up the rounding of its angle, the same one at each of 50 timesteps: another cosine is as
+    # far from this one as this one from the exact value, or some times as far.
     if not all(one <= max(TOLERANCE, 8 * rounding) for one, rounding in differences):
         raise RunError(f"{difference:.2g} apart, and rounding alone is {max(own for _, own in differences):.2g}")
     return f"at most {difference:.1g} from the model's outputs and states over 50 timesteps"
