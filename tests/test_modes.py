@@ -10,9 +10,11 @@ from torch import Tensor
 
 from compilers import needs_kernels
 from seqmem.kernels import modes
+from seqmem.kernels import selective as selective_kernels
 from seqmem.kernels.loading import Library, load
 from seqmem.kernels.memory import How
-from seqmem.kernels.modes import selective, turning
+from seqmem.kernels.modes import turning
+from seqmem.kernels.selective import convolve, selective
 from seqmem.randomness import ambient
 
 LIBRARY = load()
@@ -26,7 +28,8 @@ Run = Callable[..., tuple[Tensor, Tensor]]
 def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     assert isinstance(LIBRARY, Library)
     library = replace(LIBRARY, isa=request.param)
-    monkeypatch.setattr(modes, "load", lambda: library)
+    for kernels in (modes, selective_kernels):
+        monkeypatch.setattr(kernels, "load", lambda: library)
     return request.param
 
 
@@ -40,12 +43,14 @@ def turning_by_steps(u: Tensor, parameters: Tensor, start: Tensor) -> tuple[Tens
 
 
 def selective_by_steps(
-    u: Tensor, rate: Tensor, write: Tensor, read: Tensor, decay: Tensor, start: Tensor
+    u: Tensor, select: Tensor, rate: Tensor, decay: Tensor, past: Tensor, start: Tensor
 ) -> tuple[Tensor, Tensor]:
     h, ys = start, []
-    for x, dt, b, c in zip(u, rate, write, read, strict=True):
+    for x in u:
+        low, b, c = (x @ select.mT).split([len(rate) - 1, len(decay), len(decay)], dim=-1)
+        dt = torch.nn.functional.softplus(low @ rate[:-1] + rate[-1], threshold=1000)
         h = (dt[:, None] * decay).exp() * h + (dt * x)[:, None] * b[..., None]
-        ys.append((h * c[..., None]).sum(1))
+        ys.append((h * c[..., None]).sum(1) + past * x)
     return torch.stack(ys), h
 
 
@@ -56,9 +61,11 @@ def drawn(kind: Run, shape: tuple[int, int, int, int], dtype: torch.dtype) -> li
         if kind is turning:
             parameters = torch.rand(6, states, hidden, dtype=dtype) - 0.5
             return [u, parameters, torch.randn(batch, 2, states, hidden, dtype=dtype)]
-        write, read = torch.randn(2, steps, batch, states, dtype=dtype)
+        rank = 1 + hidden // 16
+        select, rate = torch.randn(rank + 2 * states, hidden, dtype=dtype), torch.randn(rank + 1, hidden, dtype=dtype)
         decay = -2 * torch.rand(states, hidden, dtype=dtype)
-        return [u, torch.rand_like(u), write, read, decay, torch.randn(batch, states, hidden, dtype=dtype)]
+        past, start = torch.randn(hidden, dtype=dtype), torch.randn(batch, states, hidden, dtype=dtype)
+        return [0.3 * u, select / hidden**0.5, rate, decay, past, start]
 
 
 def results(run: Run, arrays: list[Tensor]) -> list[Tensor]:
@@ -102,14 +109,15 @@ def test_neither_threads_nor_calls_change_a_bit(kind: Run, monkeypatch: pytest.M
     for first in (0, 40):
         expected = results(lambda *arrays, first=first: kind(*arrays, How(), first), given)
         with monkeypatch.context() as patch:
-            patch.setattr(modes, "OPERATIONS_PER_CALL", 1)  # calls of one block
+            for kernels in (modes, selective_kernels):
+                patch.setattr(kernels, "OPERATIONS_PER_CALL", 1)  # calls of one block
             actual = results(lambda *arrays, first=first: kind(*arrays, How(3), first), given)
         assert all(torch.equal(a, b) for a, b in zip(actual, expected, strict=True))
 
 
 @needs_kernels
 @pytest.mark.parametrize("kind", [turning, selective])
-def test_a_nan_stays_in_its_sequence_and_unit_and_wrong_arguments_are_errors(kind: Run) -> None:
+def test_a_nan_stays_in_its_sequence_and_wrong_arguments_are_errors(kind: Run) -> None:
     given = drawn(kind, (6, 3, 9, 2), torch.float32)
     clean, _ = kind(*given, How())
     given[0][2, 1, 4] = nan
@@ -117,10 +125,10 @@ def test_a_nan_stays_in_its_sequence_and_unit_and_wrong_arguments_are_errors(kin
     differs = (y != clean).nonzero()
     assert y[2, 1, 4].isnan()
     assert (differs[:, 0] >= 2).all()
-    assert (differs[:, 1:] == torch.tensor([1, 4])).all()
-    index = 1 if kind is turning else 4
-    with pytest.raises(ValueError, match=r"parameters is torch\.float64 of .*: must be torch\.float32 of"):
-        kind(*[array.double() if place == index else array for place, array in enumerate(given)], How())
+    assert (differs[:, 1] == 1).all()
+    assert kind is selective or (differs[:, 2] == 4).all()  # of Mamba's every unit, by the rows
+    with pytest.raises(ValueError, match=r"(parameters|select) is torch\.float64 of .*: must be torch\.float32 of"):
+        kind(given[0], given[1].double(), *given[2:], How())
     with pytest.raises(ValueError, match=r"must be real, \[T B H\], T, N >= 1"):
         kind(given[0][:0], *given[1:], How())
     for first in (-1, 6):
@@ -129,3 +137,49 @@ def test_a_nan_stays_in_its_sequence_and_unit_and_wrong_arguments_are_errors(kin
     leaf = given[0].requires_grad_()
     with pytest.raises(RuntimeError, match="no second derivatives: kernel=step has them"):
         torch.autograd.grad(kind(leaf, *given[1:], How())[0].sum(), leaf, create_graph=True)
+
+
+@needs_kernels
+def test_an_extreme_rate_forgets_everything_or_nothing(isa: str) -> None:
+    for dtype in (torch.float32, torch.float64):
+        u, none = torch.ones(2, 1, 1, dtype=dtype), torch.zeros(1, dtype=dtype)
+        select, start = torch.tensor([[0.0], [1.0], [1.0]], dtype=dtype), torch.full((1, 1, 1), 3.0, dtype=dtype)
+        for bias, expected in ((-1e4, 3.0), (1e4, 1e4)):
+            rate = torch.tensor([[1.0], [bias]], dtype=dtype)
+            y, last = selective(u, select, rate, -u[0], none, start, How())
+            assert last.item() == y[-1].item() == expected, (isa, dtype)
+
+
+def convolved_by_steps(v: Tensor, before: Tensor, taps: Tensor) -> Tensor:
+    whole = torch.cat([before, v])
+    sums = [(taps[:-1, None] * whole[t : t + len(taps) - 1]).sum(0) for t in range(len(v))]
+    return torch.nn.functional.silu(torch.stack(sums) + taps[-1])
+
+
+@needs_kernels
+def test_the_convolution_equals_its_equation_of_rows_and_of_tokens(isa: str) -> None:
+    for (steps, batch, hidden, kernel), (dtype, tolerance) in zip(
+        [(1, 1, 1, 2), (2, 3, 7, 5), (35, 17, 17, 4), (33, 2, 33, 4)] * 2,
+        [(torch.float64, 1e-12)] * 4 + [(torch.float32, 2e-4)] * 4,
+        strict=True,
+    ):
+        rng = torch.Generator().manual_seed(steps)
+        table, before, taps = (
+            torch.randn(*sizes, hidden, generator=rng, dtype=dtype).requires_grad_()
+            for sizes in ((3,), (kernel - 1, batch), (kernel + 1,))
+        )
+        tokens = torch.randint(3, (steps, batch), generator=rng)
+        weights = torch.randn(steps, batch, hidden, generator=rng, dtype=dtype)
+        expected = convolved_by_steps(table[tokens], before, taps)
+        wanted = torch.autograd.grad((expected * weights).sum(), [table, before, taps])
+        for ours in (convolve(tokens, before, taps, How(2), table), convolve(table[tokens], before, taps, How())):
+            gradients = torch.autograd.grad((ours * weights).sum(), [table, before, taps])
+            for a, b in zip((ours, *gradients), (expected, *wanted), strict=True):
+                assert ((a - b).abs() <= tolerance * (1 + b.abs())).all(), (isa, steps, dtype)
+
+
+@needs_kernels
+def test_unknown_tokens_of_a_convolution_are_errors() -> None:
+    for token in (-1, 3):
+        with pytest.raises(IndexError, match="a token is not from 0 up to 3"):
+            convolve(torch.tensor([[token]]), torch.zeros(1, 1, 2), torch.zeros(3, 2), How(), torch.zeros(3, 2))

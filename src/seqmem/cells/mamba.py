@@ -23,7 +23,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ..kernels.functions import linear_recurrence
-from ..kernels.modes import selective
+from ..kernels.selective import convolve, selective
 from .base import Additive
 from .initialisation import at_least, softplus_of_log_uniform, uniform
 from .native import ScannedCell
@@ -118,18 +118,28 @@ class Mamba(ScannedCell):
         ghosts: bool = False,
     ) -> tuple[Float[Tensor, "S B H"], State, Written]:
         of_v, of_z = self.enter.weight.chunk(2)
-        if vectors is None:
-            v, z = F.linear(inputs, of_v), F.linear(inputs[at], of_z)
-        else:
-            v, z = F.embedding(inputs, F.linear(vectors, of_v)), F.linear(F.embedding(inputs[at], vectors), of_z)
-        u = self._filtered(v, state["window"])
-        decay, start = -self.log_decay.exp().mT, state["memory"].mT
-        y, last = selective(u, *self._selected(u), decay, start, self._how(), at.start)
-        final = {"memory": last.mT, "window": state["window"].extend(v.unbind(0))}
-        return self.leave((y[: at.stop - at.start] + self.past * u[at]) * F.silu(z)), final, {}
+        table = None if vectors is None else F.linear(vectors, of_v)
+        v = F.linear(inputs, of_v) if table is None else inputs
+        newest = v[-self.reach :] if table is None else F.embedding(inputs[-self.reach :], table)
+        window = state["window"]
+        missing = self.past.new_zeros(self.reach - len(window), *inputs.shape[1:2], len(self.past))
+        before = torch.cat([missing, *([window.stacked()] if len(window) else [])])
+        u = convolve(v, before, torch.cat([self.taps, self.bias[None]]), self._how(), table)
+        rate = torch.cat([self.rate.weight.mT, self.rate.bias[None]])
+        start, decay = state["memory"].mT, -self.log_decay.exp().mT
+        y, last = selective(u, self.select.weight, rate, decay, self.past, start, self._how(), at.start)
+        asked = inputs[at] if vectors is None else F.embedding(inputs[at], vectors)
+        window = Slots(
+            [*window, *newest.unbind(0)], window=self.reach, dropped=window.dropped + len(inputs) - len(newest)
+        )
+        return (
+            self.leave(y[: at.stop - at.start] * F.silu(F.linear(asked, of_z))),
+            {"memory": last.mT, "window": window},
+            {},
+        )
 
     def kept(self, steps: int) -> int:
-        return steps * (self.output_size + 4 * len(self.past))  # v, z, u and dt
+        return steps * (self.output_size + 2 * len(self.past) + self.rank + 2 * self.states)  # v, u, and l, B and C
 
     def gates(self, x: Float[Tensor, "B D"], state: State) -> dict[str, Float[Tensor, "B _"]]:
         """``keep`` is exp(dt A), I N numbers."""

@@ -18,6 +18,13 @@ def dense(array: Tensor) -> Tensor:
     return (array.resolve_neg() if array.is_neg() else array).contiguous()
 
 
+def matching(dtype: torch.dtype, **arrays: tuple[Tensor, tuple[int, ...]]) -> None:
+    """Raise ValueError unless each has its size and ``dtype``: the kernels would read past the end of an array."""
+    for name, (array, expected) in arrays.items():
+        if (tuple(array.shape), array.dtype) != (expected, dtype):
+            raise ValueError(f"{name} is {array.dtype} of {tuple(array.shape)}: must be {dtype} of {expected} here")
+
+
 def address(array: Tensor | None, index: int = 0) -> int | None:
     """The address of ``array[index]``, an array that ``dense`` returned. The caller must keep a reference to it.
 

@@ -1,336 +1,385 @@
-// Units with many states each, linear over time and independent of each other: S4D's modes and Mamba's selective memory,
-// over a whole sequence, forward and backward, on one instruction set.
+// Units with many complex modes each, whose multipliers are the same at every timestep (S4D's): a whole sequence, forward
+// and backward, on one instruction set.
 //
-// Compiled once per instruction set (see simd.hpp). States are never written for all timesteps: a block of a few of them
-// goes through one state of L units after the other, which stays in registers meanwhile, while what the block reads and
-// writes stays in the first-level cache. The states between blocks are kept; the backward pass computes a block's again.
+// Compiled once per instruction set (see simd.hpp). Fixed multipliers have tables of their powers, so a block
+// of timesteps is a product of small matrices for each unit, without a chain of dependent multiplications:
+//
+//     new state = turn * old state + sum over t of write[t] u_t
+//     y_t       = sum over i of read[t][i] state[i]  +  sum over s <= t of response[t - s] u_s
+//
+// That is two multiplications for each mode and timestep instead of six, at asked timesteps four instead of eight. A lane
+// is a unit. States are kept between blocks only. A last block of fewer timesteps ends where `write` ends.
 //
 // A batch is cut into chunks of at most 16 sequences, independent of the number of threads. Sums are accumulated in one
 // order, so that the bits do not depend on the number of threads, nor on a cut between two blocks.
 //
-// Names: T timesteps, B sequences, H units, N states (or modes, of two numbers) per unit, E numbers of a unit's state, Q
-// parameters per state, L lanes of a vector, P vectors of units, M sequences of a chunk, K blocks. If H is at least L,
-// the last vector ends at the last unit and overlaps the one before: both compute the same numbers for the same units.
+// Names: T timesteps, B sequences, H units, N modes per unit, L lanes of a vector, P vectors of units, M sequences of a
+// chunk, K blocks, I numbers of a unit's state (real parts, imaginary parts), padded to groups of 4.
 
 #include "simd.hpp"
 
 // One call: a layer over T timesteps. Pointers may be null only where noted. modes.py mirrors this structure.
 struct SeqmemModes {
-  int64_t kind;  // Kind
   int64_t T, B, H, N;
   int64_t threads;
   int64_t first;           // the first timestep whose y is asked for
   const void* u;           // [T B H]
-  const void* rate;        // selective: dt [T B H]
-  const void* write;       // selective: B [T B N]
-  const void* read;        // selective: C [T B N]
-  const void* parameters;  // [Q N H]. Turning: a, b and c, each its real and then its imaginary part; selective: A
-  void* edges;             // [K + 1, B E H]: the states before each block, and the last ones. In: the first row
+  const void* parameters;  // [6 N H]: a, b and c, each its real and then its imaginary part
+  void* tables;            // see Tables: made by modes_tables of the parameters, for all T timesteps
+  void* edges;             // [K + 1, B 2 N H]: the states before each block, and the last ones. In: the first row
   void* y;                 // [T - first, B H]; likewise grad_y
   const void* grad_y;      // null: zero
-  void* carry;             // [B E H], in and out: dL/ds of the final states, then of the initial ones
+  void* carry;             // [B 2 N H], in and out: dL/ds of the final states, then of the initial ones
   void* grad_u;            // [T B H]
-  void* grad_rate;         // selective: [T B H]
-  void* grad_write;        // selective: [T B N]
-  void* grad_read;         // selective: [T B N]
-  void* grad_parameters;   // [chunks, Q N P L], sums
+  void* grad_tables;       // [chunks], the tables' sizes: sums
+  void* grad_parameters;   // [6 N H]: made by modes_parameters of grad_tables
 };
+
+#define A typename Simd<T>::Anywhere  // of the caller's tables
 
 namespace {
 
-enum Kind { TURNING, SELECTIVE };
-
 constexpr long CHUNK = 16;  // most sequences in a chunk
 constexpr long BLOCK = 32;  // timesteps
+constexpr long GROUP = 4;   // vectors of a tile of a product, beside TILE_ROWS rows: its sums stay in registers
 
 template <class T> struct Layout {
-  long T_, B, H, N, P, n, b0, M, chunks, blocks;
+  long T_, B, H, N, I, P, b0, M, chunks, blocks;
   explicit Layout(const SeqmemModes& call) : T_(call.T), B(call.B), H(call.H), N(call.N) {
+    I = (2 * N + GROUP - 1) / GROUP * GROUP;
     P = (H + LANES - 1) / LANES;
-    n = H < LANES ? H : LANES;
     chunks = (B + CHUNK - 1) / CHUNK;
     blocks = (T_ + BLOCK - 1) / BLOCK;
   }
   void choose(long chunk) { b0 = B * chunk / chunks, M = B * (chunk + 1) / chunks - b0; }
-  long unit(long p) const { return H < LANES ? 0 : p * LANES < H - LANES ? p * LANES : H - LANES; }
-  // 1 in the lanes of a vector that are units of no earlier one, else 0.
-  V own(long p) const {
-    T lanes[LANES];
-    for (long i = 0; i < LANES; i++) lanes[i] = unit(p) + i >= p * LANES && unit(p) + i < H;
-    return load<T>(lanes);
+  long units(long p) const { return H - p * LANES < LANES ? H - p * LANES : LANES; }
+  long tables() const { return (2 * I + 1) * BLOCK + 4 * N; }  // vectors of all tables for L units
+  long scratch() const { return M * (2 * BLOCK + I + (I < BLOCK ? BLOCK : I)); }
+};
+
+// The tables of L units. a^l is a product of two powers, so that rounding errors grow with the logarithm of l.
+template <class T> struct Tables {
+  A *write, *read;  // [I / 4, BLOCK, 4]: b a^(BLOCK - 1 - t); c a^(t + 1), conjugated
+  A* response;      // [BLOCK]: the real part of the sum over modes of c b a^l
+  A* turn;          // [2, 2 (real, imaginary), N]: a^BLOCK; a^(timesteps of a shorter last block)
+  Tables(const Layout<T>& l, const void* tables, long p) {
+    write = (A*)((T*)tables + p * l.tables() * LANES);
+    read = write + l.I * BLOCK, response = read + l.I * BLOCK, turn = response + BLOCK;
   }
 };
 
-// What a block of one sequence reads and writes, of L units.
-template <class T> struct Block {
-  V u[BLOCK], y[BLOCK], rate[BLOCK], entering[BLOCK];        // entering: rate * u
-  V dy[BLOCK], du[BLOCK], d_rate[BLOCK], d_entering[BLOCK];  // gradients
-  V first[BLOCK + 1], second[BLOCK + 1], keep[BLOCK];        // a state (its two parts) before each timestep
-};
-
-// One mode of L units: a, b and c of `q`, a number's parts real, imag.
-template <class T> struct Turning {
-  static constexpr long E = 2, Q = 6;  // numbers of a state, parameters
-  template <int W, bool ASKED>
-  INLINE_MEMBER void forward(const SeqmemModes&, Block<T>& k, long steps, long, long, const V (*q)[Q], V (*s)[E]) {
-    for (long t = 0; t < steps; t++) {
-      V y = k.y[t];
-      UNROLL for (int w = 0; w < W; w++) {
-        V real = q[w][0] * s[w][0] + (q[w][2] * k.u[t] - q[w][1] * s[w][1]);
-        s[w][1] = q[w][1] * s[w][0] + (q[w][3] * k.u[t] + q[w][0] * s[w][1]);
-        s[w][0] = real;
-        if (ASKED) y += q[w][4] * real - q[w][5] * s[w][1];
-      }
-      if (ASKED) k.y[t] = y;
-    }
-  }
-  template <bool ASKED>
-  INLINE_MEMBER void backward(const SeqmemModes&, Block<T>& k, long steps, long, long, const V* q, const V* s, V* d, V* dq,
-                              V*, V*) {
-    k.first[0] = s[0], k.second[0] = s[1];
-    for (long t = 0; t < steps; t++) {
-      k.first[t + 1] = q[0] * k.first[t] + (q[2] * k.u[t] - q[1] * k.second[t]);
-      k.second[t + 1] = q[1] * k.first[t] + (q[3] * k.u[t] + q[0] * k.second[t]);
-    }
-    V real = d[0], imag = d[1];
-    for (long t = steps - 1; t >= 0; t--) {
-      V dy = k.dy[t], u = k.u[t];
-      if (ASKED) {
-        dq[4] += dy * k.first[t + 1], dq[5] -= dy * k.second[t + 1];
-        real += dy * q[4], imag -= dy * q[5];
-      }
-      dq[2] += real * u, dq[3] += imag * u;
-      dq[0] += real * k.first[t] + imag * k.second[t];
-      dq[1] += imag * k.first[t] - real * k.second[t];
-      k.du[t] += real * q[2] + imag * q[3];
-      V r = q[0] * real + q[1] * imag;
-      imag = q[0] * imag - q[1] * real;
-      real = r;
-    }
-    d[0] = real, d[1] = imag;
+// What a block reads and writes, for L units of all sequences of a chunk.
+template <class T> struct Tile {
+  V *u, *y;         // [M BLOCK]; y: or its gradient, or u's
+  V *state, *next;  // [M I]; next: or [M BLOCK], the gradient of y
+  Tile(const Layout<T>& l, V* memory) {
+    u = memory, y = u + l.M * BLOCK, state = y + l.M * BLOCK, next = state + l.M * l.I;
   }
 };
 
-// One number of the memory of L units. `row`: of the block's first timestep in the arrays [T B].
-template <class T> struct Selective {
-  static constexpr long E = 1, Q = 1;
-  template <int W, bool ASKED>
-  INLINE_MEMBER void forward(const SeqmemModes& call, Block<T>& k, long steps, long row, long n, const V (*q)[Q], V (*s)[E]) {
-    const T *write = (const T*)call.write + row * call.N + n, *read = (const T*)call.read + row * call.N + n;
-    for (long t = 0; t < steps; t++, write += call.B * call.N, read += call.B * call.N) {
-      V y = k.y[t];
-      UNROLL for (int w = 0; w < W; w++) {
-        s[w][0] = exp_<T>(k.rate[t] * q[w][0]) * s[w][0] + k.entering[t] * write[w];
-        if (ASKED) y += s[w][0] * read[w];
-      }
-      if (ASKED) k.y[t] = y;
-    }
-  }
-  template <bool ASKED>
-  INLINE_MEMBER void backward(const SeqmemModes& call, Block<T>& k, long steps, long row, long n, const V* q, const V* s,
-                              V* d, V* dq, V* by_write, V* by_read) {
-    const long step = call.B * call.N;
-    const T *write = (const T*)call.write + row * call.N + n, *read = (const T*)call.read + row * call.N + n;
-    k.first[0] = s[0];
-    for (long t = 0; t < steps; t++) {
-      k.keep[t] = exp_<T>(k.rate[t] * q[0]);
-      k.first[t + 1] = k.keep[t] * k.first[t] + k.entering[t] * write[t * step];
-    }
-    V g = d[0];
-    for (long t = steps - 1; t >= 0; t--) {
-      if (ASKED) {
-        by_read[t] += k.dy[t] * k.first[t + 1];
-        g += k.dy[t] * read[t * step];
-      }
-      by_write[t] += g * k.entering[t];
-      k.d_entering[t] += g * write[t * step];
-      g *= k.keep[t];
-      V log = g * k.first[t];
-      k.d_rate[t] += log * q[0];
-      dq[0] += log * k.rate[t];
-    }
-    d[0] = g;
-  }
-};
+// ---- products: x [M BLOCK] over timesteps, s [M I] over the numbers of a state, a table [I / 4, BLOCK, 4] of both --------
 
-template <class T> INLINE void read_block(const SeqmemModes& call, const Layout<T>& l, Block<T>& k, long row, long steps, long unit) {
-  for (long t = 0; t < steps; t++) {
-    const long at = (row + t * l.B) * l.H + unit;
-    k.u[t] = load_some<T>((const T*)call.u + at, l.n);
-    if (call.rate) {
-      k.rate[t] = load_some<T>((const T*)call.rate + at, l.n);
-      k.entering[t] = k.rate[t] * k.u[t];
+// s[m][i] += sum over t of x[m][t] * table[t + shift][i], for MR sequences.
+template <class T, int MR> NOINLINE void into_state(const V* x, const A* table, V* s, long I, long from, long steps) {
+  for (long i = 0; i < I; i += GROUP, table += BLOCK * GROUP) {
+    V sums[MR][GROUP];
+    UNROLL for (int m = 0; m < MR; m++) UNROLL for (int j = 0; j < GROUP; j++) sums[m][j] = s[m * I + i + j];
+    for (long t = from; t < steps; t++) {
+      V factor[MR];
+      UNROLL for (int m = 0; m < MR; m++) factor[m] = x[m * BLOCK + t];
+      UNROLL for (int j = 0; j < GROUP; j++) {
+        V row = table[t * GROUP + j];
+        UNROLL for (int m = 0; m < MR; m++) sums[m][j] += factor[m] * row;
+      }
     }
+    UNROLL for (int m = 0; m < MR; m++) UNROLL for (int j = 0; j < GROUP; j++) s[m * I + i + j] = sums[m][j];
   }
 }
 
-// The first timestep of a block whose y is asked for; if there is none, its number of timesteps.
-INLINE long asked_from(const SeqmemModes& call, long begin, long steps) {
-  const long first = call.first - begin;
-  return first < 0 ? 0 : first < steps ? first : steps;
+// x[m][t + j] = sum over i of s[m][i] * table[t + j][i], for MR sequences and WIDE timesteps.
+template <class T, int MR, int WIDE> INLINE void some_timesteps(const V* s, const A* table, V* x, long I, long t) {
+  V sums[MR][WIDE] = {};
+  for (long i = 0; i < I; i += GROUP)
+    UNROLL for (int k = 0; k < GROUP; k++) {
+      V factor[MR];
+      UNROLL for (int m = 0; m < MR; m++) factor[m] = s[m * I + i + k];
+      UNROLL for (int j = 0; j < WIDE; j++) {
+        V row = table[(i / GROUP * BLOCK + t + j) * GROUP + k];
+        UNROLL for (int m = 0; m < MR; m++) sums[m][j] += factor[m] * row;
+      }
+    }
+  UNROLL for (int m = 0; m < MR; m++) UNROLL for (int j = 0; j < WIDE; j++) x[m * BLOCK + t + j] = sums[m][j];
+}
+template <class T, int MR> NOINLINE void into_time(const V* s, const A* table, V* x, long I, long from, long steps) {
+  long t = from;
+  for (; t + GROUP <= steps; t += GROUP) some_timesteps<T, MR, GROUP>(s, table, x, I, t);
+  for (; t < steps; t++) some_timesteps<T, MR, 1>(s, table, x, I, t);
 }
 
-// W states, from one edge of a block to the next.
-template <template <class> class Cell, class T, int W, bool ASKED>
-INLINE void advance(const SeqmemModes& call, const Layout<T>& l, Block<T>& k, long steps, long row, long n, long unit,
-                    const T* old, T* edge) {
-  using C = Cell<T>;
-  V q[W][C::Q], s[W][C::E];
-  UNROLL for (int w = 0; w < W; w++) {
-    UNROLL for (int i = 0; i < C::Q; i++)
-      q[w][i] = load_some<T>((const T*)call.parameters + (i * l.N + n + w) * l.H + unit, l.n);
-    UNROLL for (int i = 0; i < C::E; i++) s[w][i] = load_some<T>(old + (i * l.N + n + w) * l.H + unit, l.n);
+// table[t][i] += sum over m of x[m][t] * s[m][i], for MR timesteps from t on.
+template <class T, int MR> NOINLINE void into_table(const V* x, const V* s, A* table, long I, long M, long t) {
+  for (long i = 0; i < I; i += GROUP, table += BLOCK * GROUP) {
+    V sums[MR][GROUP];
+    UNROLL for (int k = 0; k < MR; k++) UNROLL for (int j = 0; j < GROUP; j++) sums[k][j] = table[(t + k) * GROUP + j];
+    for (long m = 0; m < M; m++) {
+      V factor[MR];
+      UNROLL for (int k = 0; k < MR; k++) factor[k] = x[m * BLOCK + t + k];
+      UNROLL for (int j = 0; j < GROUP; j++) {
+        V row = s[m * I + i + j];
+        UNROLL for (int k = 0; k < MR; k++) sums[k][j] += factor[k] * row;
+      }
+    }
+    UNROLL for (int k = 0; k < MR; k++) UNROLL for (int j = 0; j < GROUP; j++) table[(t + k) * GROUP + j] = sums[k][j];
   }
-  C::template forward<W, ASKED>(call, k, steps, row, n, q, s);
-  UNROLL for (int w = 0; w < W; w++)
-    UNROLL for (int i = 0; i < C::E; i++) store_some<T>(edge + (i * l.N + n + w) * l.H + unit, s[w][i], l.n);
 }
 
-template <template <class> class Cell, class T> int forward_chunk(const SeqmemModes& call, long chunk) {
-  using C = Cell<T>;
+template <class T> void states_of(const Layout<T>& l, const V* x, const A* table, V* s, long from, long steps) {
+  FOR_TILES(l.M, m, rows) TILES(into_state, rows, x + m * BLOCK, table, s + m * l.I, l.I, from, steps)
+}
+template <class T> void times_of(const Layout<T>& l, const V* s, const A* table, V* x, long from, long steps) {
+  FOR_TILES(l.M, m, rows) TILES(into_time, rows, s + m * l.I, table, x + m * BLOCK, l.I, from, steps)
+}
+template <class T> void tables_of(const Layout<T>& l, const V* x, const V* s, A* table, long from, long steps) {
+  FOR_TILES(steps - from, t, rows) TILES(into_table, rows, x, s, table, l.I, l.M, from + t)
+}
+
+// ---- a block --------------------------------------------------------------------------------------------------------
+
+template <class T> struct Part {
+  long begin, steps, asked, row, p, n, shift;
+  bool last;
+  Part(const SeqmemModes& c, const Layout<T>& l, long block, long vector) {
+    begin = block * BLOCK, steps = l.T_ - begin < BLOCK ? l.T_ - begin : BLOCK;
+    asked = c.first < begin ? 0 : c.first - begin < steps ? c.first - begin : steps;
+    row = begin * l.B + l.b0, p = vector, n = l.units(p), shift = BLOCK - steps;
+    last = steps < BLOCK;
+  }
+};
+
+template <class T> void read_rows(const Layout<T>& l, const Part<T>& k, const T* from, V* to, long first) {
+  for (long m = 0; m < l.M; m++)
+    for (long t = first; t < k.steps; t++)
+      to[m * BLOCK + t] = load_some<T>(from + (t * l.B + m) * l.H + k.p * LANES, k.n);
+}
+template <class T> void write_rows(const Layout<T>& l, const Part<T>& k, const V* from, T* to, long first) {
+  for (long m = 0; m < l.M; m++)
+    for (long t = first; t < k.steps; t++)
+      store_some<T>(to + (t * l.B + m) * l.H + k.p * LANES, from[m * BLOCK + t], k.n);
+}
+// States as the caller has them, [B 2 N H]; `at`: of the chunk's first sequence.
+template <class T> void read_states(const Layout<T>& l, long p, const T* at, V* to) {
+  for (long m = 0; m < l.M; m++)
+    for (long i = 0; i < l.I; i++)
+      to[m * l.I + i] = i < 2 * l.N ? load_some<T>(at + (m * 2 * l.N + i) * l.H + p * LANES, l.units(p)) : V{};
+}
+template <class T> void write_states(const Layout<T>& l, long p, const V* from, T* at) {
+  for (long m = 0; m < l.M; m++)
+    for (long i = 0; i < 2 * l.N; i++)
+      store_some<T>(at + (m * 2 * l.N + i) * l.H + p * LANES, from[m * l.I + i], l.units(p));
+}
+
+template <class T> int forward_chunk(const SeqmemModes& call, long chunk) {
   Layout<T> l(call);
   l.choose(chunk);
-  Block<T> k;
-  const long wide = C::E * l.N * l.H;
-  for (long block = 0; block < l.blocks; block++)
-    for (long m = 0; m < l.M; m++) {
-      const long begin = block * BLOCK, steps = l.T_ - begin < BLOCK ? l.T_ - begin : BLOCK;
-      const long row = begin * l.B + l.b0 + m;
-      T *old = (T*)call.edges + (block * l.B + l.b0 + m) * wide, *edge = old + l.B * wide;
-      for (long p = 0; p < l.P; p++) {
-        const long unit = l.unit(p);
-        read_block(call, l, k, row, steps, unit);
-        for (long t = 0; t < steps; t++) k.y[t] = V{};
-        const long asked = asked_from(call, begin, steps);
-        long n = 0;
-        for (; n + 2 <= l.N; n += 2)
-          asked < steps ? advance<Cell, T, 2, true>(call, l, k, steps, row, n, unit, old, edge)
-                        : advance<Cell, T, 2, false>(call, l, k, steps, row, n, unit, old, edge);
-        if (n < l.N)
-          asked < steps ? advance<Cell, T, 1, true>(call, l, k, steps, row, n, unit, old, edge)
-                        : advance<Cell, T, 1, false>(call, l, k, steps, row, n, unit, old, edge);
-        for (long t = asked; t < steps; t++)
-          store_some<T>((T*)call.y + (row + (t - call.first) * l.B) * l.H + unit, k.y[t], l.n);
-      }
-    }
-  return NONE;
-}
-
-template <class T> INLINE T total(V v) {
-  T lanes[LANES], sum = 0;
-  store<T>(lanes, v);
-  for (long i = 0; i < LANES; i++) sum += lanes[i];
-  return sum;
-}
-
-template <template <class> class Cell, class T> int backward_chunk(const SeqmemModes& call, long chunk) {
-  using C = Cell<T>;
-  Layout<T> l(call);
-  l.choose(chunk);
-  Block<T> k;
-  const long wide = C::E * l.N * l.H, each = C::E * l.N * LANES;
-  // Carries [M P E N L]; gradients by what is written and read, summed over the units of all vectors: [2 N BLOCK L]
-  T* memory = scratch<T>(l.M * l.P * each + 2 * l.N * BLOCK * LANES);
+  V* memory = (V*)scratch<T>(l.scratch() * LANES);
   if (!memory) return NO_MEMORY;
-  V *carries = (V*)memory, *by_write = (V*)(memory + l.M * l.P * each), *by_read = by_write + l.N * BLOCK;
-  for (long m = 0; m < l.M; m++)
-    for (long p = 0; p < l.P; p++)
-      for (long i = 0; i < C::E * l.N; i++)
-        carries[(m * l.P + p) * C::E * l.N + i] =
-            load_some<T>((const T*)call.carry + (l.b0 + m) * wide + i * l.H + l.unit(p), l.n);
-  V* sums = (V*)((T*)call.grad_parameters + chunk * C::Q * l.N * l.P * LANES);
-  for (long block = l.blocks - 1; block >= 0; block--)
-    for (long m = 0; m < l.M; m++) {
-      const long begin = block * BLOCK, steps = l.T_ - begin < BLOCK ? l.T_ - begin : BLOCK;
-      const long row = begin * l.B + l.b0 + m;
-      const T* old = (const T*)call.edges + (block * l.B + l.b0 + m) * wide;
-      for (long i = 0; i < 2 * l.N * BLOCK; i++) by_write[i] = V{};
-      for (long p = 0; p < l.P; p++) {
-        const long unit = l.unit(p);
-        const V own = l.own(p);
-        const long asked = call.grad_y ? asked_from(call, begin, steps) : steps;
-        read_block(call, l, k, row, steps, unit);
-        for (long t = 0; t < steps; t++) {
-          k.dy[t] = V{};
-          if (t >= asked) k.dy[t] = load_some<T>((const T*)call.grad_y + (row + (t - call.first) * l.B) * l.H + unit, l.n);
-          k.du[t] = k.d_rate[t] = k.d_entering[t] = V{};
-        }
+  const Tile<T> x(l, memory);
+  const long wide = 2 * l.N * l.H;
+  for (long block = 0; block < l.blocks; block++)
+    for (long p = 0; p < l.P; p++) {
+      const Part<T> k(call, l, block, p);
+      const Tables<T> of(l, call.tables, p);
+      T *old = (T*)call.edges + (block * l.B + l.b0) * wide, *edge = old + l.B * wide;
+      read_rows(l, k, (const T*)call.u + k.row * l.H, x.u, 0);
+      read_states(l, p, old, x.state);
+      if (k.asked < k.steps) {
+        times_of<T>(l, x.state, of.read, x.y, k.asked, k.steps);
+        for (long m = 0; m < l.M; m++)
+          for (long t = k.asked; t < k.steps; t++) {
+            V sum = x.y[m * BLOCK + t];
+            for (long s = 0; s <= t; s++) sum += of.response[t - s] * x.u[m * BLOCK + s];
+            x.y[m * BLOCK + t] = sum;
+          }
+        write_rows(l, k, x.y, (T*)call.y + (k.row - call.first * l.B) * l.H, k.asked);
+      }
+      const A* turn = of.turn + k.last * 2 * l.N;
+      for (long m = 0; m < l.M; m++) {
+        const V* s = x.state + m * l.I;
+        V* to = x.next + m * l.I;
+        for (long i = 0; i < l.I; i++) to[i] = V{};
         for (long n = 0; n < l.N; n++) {
-          V q[C::Q], s[C::E], d[C::E], dq[C::Q], of_write[BLOCK], of_read[BLOCK];
-          UNROLL for (int i = 0; i < C::Q; i++) {
-            q[i] = load_some<T>((const T*)call.parameters + (i * l.N + n) * l.H + unit, l.n);
-            dq[i] = sums[(i * l.N + n) * l.P + p];
-          }
-          V* now = carries + (m * l.P + p) * C::E * l.N + n;
-          UNROLL for (int i = 0; i < C::E; i++) {
-            s[i] = load_some<T>(old + (i * l.N + n) * l.H + unit, l.n);
-            d[i] = now[i * l.N];
-          }
-          if (call.rate)
-            for (long t = 0; t < steps; t++) of_write[t] = of_read[t] = V{};
-          if (asked < steps)
-            C::template backward<true>(call, k, steps, row, n, q, s, d, dq, of_write, of_read);
-          else
-            C::template backward<false>(call, k, steps, row, n, q, s, d, dq, of_write, of_read);
-          UNROLL for (int i = 0; i < C::Q; i++) sums[(i * l.N + n) * l.P + p] = dq[i];
-          UNROLL for (int i = 0; i < C::E; i++) now[i * l.N] = d[i];
-          if (call.rate)
-            for (long t = 0; t < steps; t++) {
-              by_write[n * BLOCK + t] += own * of_write[t];
-              by_read[n * BLOCK + t] += own * of_read[t];
-            }
-        }
-        for (long t = 0; t < steps; t++) {
-          const long at = (row + t * l.B) * l.H + unit;
-          store_some<T>((T*)call.grad_u + at, k.du[t] + (call.rate ? k.d_entering[t] * k.rate[t] : V{}), l.n);
-          if (call.rate) store_some<T>((T*)call.grad_rate + at, k.d_rate[t] + k.d_entering[t] * k.u[t], l.n);
+          to[n] = turn[n] * s[n] - turn[l.N + n] * s[l.N + n];
+          to[l.N + n] = turn[l.N + n] * s[n] + turn[n] * s[l.N + n];
         }
       }
-      if (call.rate)
-        for (long t = 0; t < steps; t++)
-          for (long n = 0; n < l.N; n++) {
-            ((T*)call.grad_write)[(row + t * l.B) * l.N + n] = total<T>(by_write[n * BLOCK + t]);
-            ((T*)call.grad_read)[(row + t * l.B) * l.N + n] = total<T>(by_read[n * BLOCK + t]);
-          }
+      states_of<T>(l, x.u, of.write + k.shift * GROUP, x.next, 0, k.steps);
+      write_states(l, p, x.next, edge);
     }
-  for (long m = 0; m < l.M; m++)
-    for (long p = 0; p < l.P; p++)
-      for (long i = 0; i < C::E * l.N; i++)
-        store_some<T>((T*)call.carry + (l.b0 + m) * wide + i * l.H + l.unit(p),
-                      carries[(m * l.P + p) * C::E * l.N + i], l.n);
   free(memory);
   return NONE;
 }
 
-// The chunks' sums, [chunks, rows P L], in one: [rows H].
-template <class T> void reduce(const SeqmemModes& call, long rows, const T* sums, T* out) {
+template <class T> int backward_chunk(const SeqmemModes& call, long chunk) {
   Layout<T> l(call);
-  for (long row = 0; row < rows; row++)
-    for (long p = 0; p < l.P; p++, sums += LANES) {
-      V sum = load<T>(sums);
-      for (long c = 1; c < l.chunks; c++) sum += load<T>(sums + c * rows * l.P * LANES);
-      store_some<T>(out + row * l.H + l.unit(p), sum, l.n);
+  l.choose(chunk);
+  V* memory = (V*)scratch<T>((l.scratch() + l.M * l.P * l.I) * LANES);
+  if (!memory) return NO_MEMORY;
+  const Tile<T> x(l, memory);
+  V* carries = memory + l.scratch();  // [P M I]
+  const long wide = 2 * l.N * l.H;
+  for (long p = 0; p < l.P; p++) read_states(l, p, (const T*)call.carry + l.b0 * wide, carries + p * l.M * l.I);
+  for (long block = l.blocks - 1; block >= 0; block--)
+    for (long p = 0; p < l.P; p++) {
+      const Part<T> k(call, l, block, p);
+      const Tables<T> of(l, call.tables, p), by(l, call.grad_tables, chunk * l.P + p);
+      const long asked = call.grad_y ? k.asked : k.steps;
+      V* g = carries + p * l.M * l.I;
+      read_rows(l, k, (const T*)call.u + k.row * l.H, x.u, 0);
+      read_states(l, p, (const T*)call.edges + (block * l.B + l.b0) * wide, x.state);
+
+      // Through the next state.
+      times_of<T>(l, g, of.write + k.shift * GROUP, x.y, 0, k.steps);
+      tables_of<T>(l, x.u, g, by.write + k.shift * GROUP, 0, k.steps);
+      const A* turn = of.turn + k.last * 2 * l.N;
+      A* by_turn = by.turn + k.last * 2 * l.N;
+      for (long n = 0; n < l.N; n++) {
+        V real = by_turn[n], imag = by_turn[l.N + n];
+        for (long m = 0; m < l.M; m++) {
+          const V *s = x.state + m * l.I, *old = g + m * l.I;
+          real += old[n] * s[n] + old[l.N + n] * s[l.N + n];
+          imag += old[l.N + n] * s[n] - old[n] * s[l.N + n];
+        }
+        by_turn[n] = real, by_turn[l.N + n] = imag;
+      }
+      for (long m = 0; m < l.M; m++)
+        for (long n = 0; n < l.N; n++) {
+          V real = g[m * l.I + n], imag = g[m * l.I + l.N + n];
+          g[m * l.I + n] = turn[n] * real + turn[l.N + n] * imag;
+          g[m * l.I + l.N + n] = turn[n] * imag - turn[l.N + n] * real;
+        }
+
+      // Through y, whose gradients take the place of the next states, which a backward pass does not have.
+      if (asked < k.steps) {
+        V* dy = x.next;
+        read_rows(l, k, (const T*)call.grad_y + (k.row - call.first * l.B) * l.H, dy, asked);
+        for (long m = 0; m < l.M; m++)
+          for (long t = asked; t < k.steps; t++)
+            for (long s = 0; s <= t; s++) {
+              x.y[m * BLOCK + s] += of.response[t - s] * dy[m * BLOCK + t];
+              by.response[t - s] += x.u[m * BLOCK + s] * dy[m * BLOCK + t];
+            }
+        states_of<T>(l, dy, of.read, g, asked, k.steps);
+        tables_of<T>(l, dy, x.state, by.read, asked, k.steps);
+      }
+      write_rows(l, k, x.y, (T*)call.grad_u + k.row * l.H, 0);
     }
+  for (long p = 0; p < l.P; p++) write_states(l, p, carries + p * l.M * l.I, (T*)call.carry + l.b0 * wide);
+  free(memory);
+  return NONE;
+}
+
+// ---- tables ---------------------------------------------------------------------------------------------------------
+
+// A complex number of each lane.
+template <class T> struct Complex {
+  V real, imag;
+};
+template <class T> INLINE Complex<T> times(Complex<T> a, Complex<T> b) {
+  return {a.real * b.real - a.imag * b.imag, a.real * b.imag + a.imag * b.real};
+}
+// += conj(a) b: the gradient by a factor of what the other one is multiplied with.
+template <class T> INLINE void add_conjugate(Complex<T>& to, Complex<T> a, Complex<T> b) {
+  to.real += a.real * b.real + a.imag * b.imag;
+  to.imag += a.real * b.imag - a.imag * b.real;
+}
+
+// The modes n of vector p: a, b, c; and a's powers.
+template <class T> struct Mode {
+  Complex<T> a, b, c, power[BLOCK + 1];
+  Mode(const SeqmemModes& call, const Layout<T>& l, long p, long n) {
+    Complex<T>* parts[] = {&a, &b, &c};
+    for (long i = 0; i < 3; i++) {
+      const T* from = (const T*)call.parameters + (2 * i * l.N + n) * l.H + p * LANES;
+      *parts[i] = {load_some<T>(from, l.units(p)), load_some<T>(from + l.N * l.H, l.units(p))};
+    }
+    power[0] = {splat<T>(T(1)), V{}};
+    power[1] = a;
+    for (long i = 2; i <= BLOCK; i++) power[i] = times<T>(power[i / 2], power[i - i / 2]);
+  }
+};
+
+// Where a table has number i of the state at timestep t.
+INLINE long entry(long i, long t) { return (i / GROUP * BLOCK + t) * GROUP + i % GROUP; }
+
+template <class T> void make_tables(const SeqmemModes& call) {
+  Layout<T> l(call);
+  const long rest = l.T_ % BLOCK;
+  for (long p = 0; p < l.P; p++) {
+    const Tables<T> to(l, call.tables, p);
+    for (long i = 0; i < 2 * l.I * BLOCK; i++) to.write[i] = V{};  // also what pads both
+    for (long t = 0; t < BLOCK; t++) to.response[t] = V{};
+    for (long n = 0; n < l.N; n++) {
+      const Mode<T> mode(call, l, p, n);
+      for (long t = 0; t < BLOCK; t++) {
+        const Complex<T> written = times<T>(mode.b, mode.power[t]), read = times<T>(mode.c, mode.power[t + 1]);
+        to.write[entry(n, BLOCK - 1 - t)] = written.real, to.write[entry(l.N + n, BLOCK - 1 - t)] = written.imag;
+        to.read[entry(n, t)] = read.real, to.read[entry(l.N + n, t)] = -read.imag;
+        to.response[t] += mode.c.real * written.real - mode.c.imag * written.imag;
+      }
+      to.turn[n] = mode.power[BLOCK].real, to.turn[l.N + n] = mode.power[BLOCK].imag;
+      to.turn[2 * l.N + n] = mode.power[rest].real, to.turn[3 * l.N + n] = mode.power[rest].imag;
+    }
+  }
+}
+
+template <class T> void by_parameters(const SeqmemModes& call) {
+  Layout<T> l(call);
+  const long rest = l.T_ % BLOCK;
+  A* sums = (A*)call.grad_tables;
+  for (long chunk = 1; chunk < l.chunks; chunk++)
+    for (long i = 0; i < l.P * l.tables(); i++) sums[i] += sums[chunk * l.P * l.tables() + i];
+  for (long p = 0; p < l.P; p++) {
+    const Tables<T> by(l, sums, p);
+    for (long n = 0; n < l.N; n++) {
+      const Mode<T> mode(call, l, p, n);
+      Complex<T> d_a = {}, d_b = {}, d_c = {}, d_power[BLOCK + 1] = {};
+      for (long t = 0; t < BLOCK; t++) {
+        const Complex<T> written = times<T>(mode.b, mode.power[t]);
+        Complex<T> d_written = {by.write[entry(n, BLOCK - 1 - t)], by.write[entry(l.N + n, BLOCK - 1 - t)]};
+        d_written.real += by.response[t] * mode.c.real, d_written.imag -= by.response[t] * mode.c.imag;
+        d_c.real += by.response[t] * written.real, d_c.imag -= by.response[t] * written.imag;
+        add_conjugate<T>(d_b, mode.power[t], d_written), add_conjugate<T>(d_power[t], mode.b, d_written);
+        const Complex<T> d_read = {by.read[entry(n, t)], -by.read[entry(l.N + n, t)]};
+        add_conjugate<T>(d_c, mode.power[t + 1], d_read), add_conjugate<T>(d_power[t + 1], mode.c, d_read);
+      }
+      d_power[BLOCK].real += by.turn[n], d_power[BLOCK].imag += by.turn[l.N + n];
+      d_power[rest].real += by.turn[2 * l.N + n], d_power[rest].imag += by.turn[3 * l.N + n];
+      for (long t = 1; t <= BLOCK; t++)
+        add_conjugate<T>(d_a, mode.power[t - 1], {d_power[t].real * T(t), d_power[t].imag * T(t)});
+      const Complex<T>* parts[] = {&d_a, &d_b, &d_c};
+      for (long i = 0; i < 3; i++) {
+        T* to = (T*)call.grad_parameters + (2 * i * l.N + n) * l.H + p * LANES;
+        store_some<T>(to, parts[i]->real, l.units(p)), store_some<T>(to + l.N * l.H, parts[i]->imag, l.units(p));
+      }
+    }
+  }
 }
 
 }  // namespace
 
-// modes_sizes: the timesteps of a block, the units in whole vectors, the chunks.
-#define EXPORT(T, type)                                                                                          \
-  API void NAME(modes_sizes, type)(const SeqmemModes* call, int64_t* out) {                                      \
-    Layout<T> l(*call);                                                                                          \
-    out[0] = BLOCK, out[1] = l.P * Simd<T>::L, out[2] = l.chunks;                                                \
-  }                                                                                                              \
-  API int64_t NAME(modes_forward, type)(const SeqmemModes* call) {                                               \
-    auto work = call->kind == TURNING ? forward_chunk<Turning, T> : forward_chunk<Selective, T>;                 \
-    return run(call, work, Layout<T>(*call).chunks);                                                             \
-  }                                                                                                              \
-  API int64_t NAME(modes_backward, type)(const SeqmemModes* call) {                                              \
-    auto work = call->kind == TURNING ? backward_chunk<Turning, T> : backward_chunk<Selective, T>;               \
-    return run(call, work, Layout<T>(*call).chunks);                                                             \
-  }                                                                                                              \
-  API void NAME(modes_reduce, type)(const SeqmemModes* call, int64_t rows, const T* sums, T* out) {              \
-    reduce<T>(*call, rows, sums, out);                                                                           \
+// modes_sizes: the timesteps of a block, the tables' numbers, the chunks.
+#define EXPORT(T, type)                                                                       \
+  API void NAME(modes_sizes, type)(const SeqmemModes* call, int64_t* out) {                   \
+    Layout<T> l(*call);                                                                       \
+    out[0] = BLOCK, out[1] = l.P * l.tables() * Simd<T>::L, out[2] = l.chunks;                \
+  }                                                                                           \
+  API void NAME(modes_tables, type)(const SeqmemModes* call) { make_tables<T>(*call); }       \
+  API void NAME(modes_parameters, type)(const SeqmemModes* call) { by_parameters<T>(*call); } \
+  API int64_t NAME(modes_forward, type)(const SeqmemModes* call) {                            \
+    return run(call, forward_chunk<T>, Layout<T>(*call).chunks);                              \
+  }                                                                                           \
+  API int64_t NAME(modes_backward, type)(const SeqmemModes* call) {                           \
+    return run(call, backward_chunk<T>, Layout<T>(*call).chunks);                             \
   }
 
 EXPORT(float, f32)

@@ -1,6 +1,7 @@
-"""Units with many states each, linear over time, over whole sequences, differentiable, by the native kernels.
+"""Units with many complex modes each, of the same multipliers at every timestep, over whole sequences, differentiable,
+by the native kernels.
 
-Axes: T time, S timesteps from the first asked one on, B batch, H units, N states per unit.
+Axes: T time, S timesteps from the first asked one on, B batch, H units, N modes per unit.
 Tensors are on the CPU, in float32 or float64, with any strides. The bits do not depend on the number of threads.
 """
 
@@ -11,11 +12,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .arrays import SUFFIX, address, allocate, dense
+from .arrays import SUFFIX, address, allocate, dense, matching
 from .loading import Library, load
 from .memory import How
 
-OPERATIONS_PER_CALL = 1e8
+OPERATIONS_PER_CALL = 3e8
 """Longer sequences are cut into calls of about so many updates of a state, some 0.1 s each: Python handles signals,
 such as Ctrl-C, between two calls."""
 
@@ -24,12 +25,12 @@ class Call(ctypes.Structure):
     """``SeqmemModes`` in modes.cpp, with the same fields."""
 
     _fields_ = [
-        *((name, ctypes.c_int64) for name in ("kind", "T", "B", "H", "N", "threads", "first")),
+        *((name, ctypes.c_int64) for name in ("T", "B", "H", "N", "threads", "first")),
         *(
             (name, ctypes.c_void_p)
             for name in (
-                "u", "rate", "write", "read", "parameters", "edges", "y", "grad_y", "carry", "grad_u", "grad_rate",
-                "grad_write", "grad_read", "grad_parameters",
+                "u", "parameters", "tables", "edges", "y", "grad_y", "carry", "grad_u", "grad_tables",
+                "grad_parameters",
             )
         ),
     ]  # fmt: skip
@@ -52,105 +53,63 @@ def turning(
         ValueError: sizes or dtypes do not match.
         RuntimeError: in the backward pass, if second derivatives are requested.
     """
-    arrays = {"parameters": parameters, "start": start, "u": u}
-    _check(u.shape, start.dtype, arrays, 2, 6, parameters.shape[1], first)
-    return _Modes.apply(0, how, first, u, None, None, None, parameters, start)  # pyright: ignore[reportReturnType]
-
-
-def selective(
-    u: Float[Tensor, "T B H"],
-    rate: Float[Tensor, "T B H"],
-    write: Float[Tensor, "T B N"],
-    read: Float[Tensor, "T B N"],
-    decay: Float[Tensor, "N H"],
-    start: Float[Tensor, "B N H"],
-    how: How,
-    first: int = 0,
-) -> tuple[Float[Tensor, "S B H"], Float[Tensor, "B N H"]]:
-    """h_t = exp(rate * decay) h_{t-1} + rate * u * write, N numbers per unit: (the sums of read * h_t, the last h).
-
-    Raises:
-        ValueError: sizes or dtypes do not match.
-        RuntimeError: in the backward pass, if second derivatives are requested.
-    """
-    arrays = {"u": u, "rate": rate, "write": write, "read": read, "parameters": decay[None], "start": start[:, None]}
-    _check(u.shape, start.dtype, arrays, 1, 1, len(decay), first)
-    y, last = _Modes.apply(1, how, first, u, rate, write, read, decay[None], start[:, None])  # pyright: ignore
-    return y, last[:, 0]
-
-
-def _check(
-    sizes: torch.Size, dtype: torch.dtype, arrays: dict[str, Tensor], parts: int, count: int, n: int, first: int
-) -> None:
-    """Raise ValueError unless all sizes and dtypes match: the kernels would read past the end of an array."""
-    if len(sizes) != 3 or sizes[0] < 1 or n < 1 or dtype not in SUFFIX:
-        raise ValueError(f"u is {dtype} of the shape {tuple(sizes)}, with {n} states: must be real, [T B H], T, N >= 1")
-    steps, batch, hidden = sizes
+    n, dtype = parameters.shape[1], start.dtype
+    if u.ndim != 3 or len(u) < 1 or n < 1 or dtype not in SUFFIX:
+        raise ValueError(
+            f"u is {dtype} of the shape {tuple(u.shape)}, with {n} modes: must be real, [T B H], T, N >= 1"
+        )
+    steps, batch, hidden = u.shape
     if not 0 <= first < steps:
         raise ValueError(f"first={first} of {steps} timesteps: must be one of them")
-    expected = {"parameters": (count, n, hidden), "start": (batch, parts, n, hidden)}
-    expected |= dict.fromkeys(("u", "rate"), (steps, batch, hidden)) | dict.fromkeys(
-        ("write", "read"), (steps, batch, n)
+    matching(
+        dtype,
+        u=(u, (steps, batch, hidden)),
+        parameters=(parameters, (6, n, hidden)),
+        start=(start, (batch, 2, n, hidden)),
     )
-    for name, array in arrays.items():
-        if (tuple(array.shape), array.dtype) != (expected[name], dtype):
-            raise ValueError(
-                f"{name} is {array.dtype} of {tuple(array.shape)}: must be {dtype} of {expected[name]} here"
-            )
+    return _Modes.apply(how, first, u, parameters, start)  # pyright: ignore[reportReturnType]
 
 
 class _Modes(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        kind: int,
-        how: How,
-        first: int,
-        u: Tensor,
-        rate: Tensor | None,
-        write: Tensor | None,
-        read: Tensor | None,
-        parameters: Tensor,
-        start: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        inputs = [None if array is None else dense(array) for array in (u, rate, write, read, parameters)]
-        ctx.kind, ctx.how, ctx.first, ctx.sizes = kind, how, first, (*u.shape, parameters.shape[1])
-        block, _, _ = _sizes(ctx, u.dtype)
+    def forward(ctx: Any, how: How, first: int, u: Tensor, parameters: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
+        u, parameters = dense(u), dense(parameters)
+        ctx.how, ctx.first, ctx.sizes = how, first, (*u.shape, start.shape[2])
+        block, size, _ = _sizes(ctx.sizes, u.dtype)
+        tables = allocate(how.memory, u, size)
+        call = Call(*ctx.sizes, parameters=address(parameters), tables=address(tables))
+        _function("tables", u.dtype)(ctypes.byref(call))
         edges = allocate(how.memory, u, -(-len(u) // block) + 1, *start.shape)
         edges[0] = start
         y = allocate(how.memory, u, len(u) - first, *u.shape[1:])
-        for begin, call in _calls(ctx, block, inputs, edges):
+        for begin, call in _calls(ctx, block, u, tables, edges):
             call.y = address(y, max(0, begin - first))
             _run(ctx, "forward", u.dtype, call)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*inputs, edges)
+        ctx.save_for_backward(u, parameters, tables, edges)
         return y, edges[-1].clone()
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():
             raise RuntimeError("the native kernels have no second derivatives: kernel=step has them")
-        *inputs, edges = ctx.saved_tensors
-        u, rate, write, read, parameters = inputs
+        u, parameters, tables, edges = ctx.saved_tensors
         how, dtype = ctx.how, u.dtype
         by_y = None if grads[0] is None else dense(grads[0])
         carry = (
             torch.zeros_like(edges[-1]) if grads[1] is None else grads[1].clone(memory_format=torch.contiguous_format)
         )
-        block, padded, chunks = _sizes(ctx, dtype)
-        rows = parameters.shape[0] * parameters.shape[1]
-        sums = how.memory.take(chunks * rows * padded, dtype).zero_()
-        by = [None if array is None else allocate(how.memory, u, *array.shape) for array in (u, rate, write, read)]
-        for begin, call in reversed(_calls(ctx, block, inputs, edges)):
+        block, size, chunks = _sizes(ctx.sizes, dtype)
+        sums, by_u = allocate(how.memory, u, chunks * size).zero_(), allocate(how.memory, u, *u.shape)
+        for begin, call in reversed(_calls(ctx, block, u, tables, edges)):
             call.grad_y = address(by_y, max(0, begin - ctx.first))
-            call.carry, call.grad_parameters = address(carry), address(sums)
-            call.grad_u, call.grad_rate, call.grad_write, call.grad_read = (address(array, begin) for array in by)
+            call.carry, call.grad_u, call.grad_tables = address(carry), address(by_u, begin), address(sums)
             _run(ctx, "backward", dtype, call)
-        by_parameters = parameters.new_empty(parameters.shape)
-        pointers = ctypes.c_void_p(address(sums)), ctypes.c_void_p(address(by_parameters))
-        call = Call(ctx.kind, *ctx.sizes, 1)
-        _function("reduce", dtype)(ctypes.byref(call), ctypes.c_int64(rows), *pointers)
-        return None, None, None, *by, by_parameters, carry
+        by_parameters = torch.empty_like(parameters)
+        call = Call(*ctx.sizes, parameters=address(parameters), grad_tables=address(sums))
+        call.grad_parameters = address(by_parameters)
+        _function("parameters", dtype)(ctypes.byref(call))
+        return None, None, by_u, by_parameters, carry
 
 
 def _function(name: str, dtype: torch.dtype) -> Any:
@@ -159,24 +118,21 @@ def _function(name: str, dtype: torch.dtype) -> Any:
     return library.function(f"seqmem_modes_{name}", SUFFIX[dtype])
 
 
-def _sizes(ctx: Any, dtype: torch.dtype) -> tuple[int, int, int]:
+def _sizes(sizes: tuple[int, ...], dtype: torch.dtype) -> tuple[int, int, int]:
+    """Timesteps of a block, the tables' numbers, chunks of the batch."""
     results = (ctypes.c_int64 * 3)()
-    _function("sizes", dtype)(ctypes.byref(Call(ctx.kind, *ctx.sizes, 1)), results)
+    _function("sizes", dtype)(ctypes.byref(Call(*sizes, 1)), results)
     return results[0], results[1], results[2]
 
 
-def _calls(ctx: Any, block: int, inputs: list[Tensor | None], edges: Tensor) -> list[tuple[int, Call]]:
+def _calls(ctx: Any, block: int, u: Tensor, tables: Tensor, edges: Tensor) -> list[tuple[int, Call]]:
     """(first timestep, call), of whole blocks each but for the last."""
     steps, batch, hidden, states = ctx.sizes
     cut = max(1, int(OPERATIONS_PER_CALL / max(1, batch * hidden * states * block))) * block
-    *series, parameters = inputs
     calls = []
     for begin in range(0, steps, cut):
-        call = Call(
-            ctx.kind, min(cut, steps - begin), batch, hidden, states, ctx.how.threads, max(0, ctx.first - begin)
-        )
-        call.u, call.rate, call.write, call.read = (address(array, begin) for array in series)
-        call.parameters, call.edges = address(parameters), address(edges, begin // block)
+        call = Call(min(cut, steps - begin), batch, hidden, states, ctx.how.threads, max(0, ctx.first - begin))
+        call.u, call.tables, call.edges = address(u, begin), address(tables), address(edges, begin // block)
         calls.append((begin, call))
     return calls
 

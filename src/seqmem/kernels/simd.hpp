@@ -77,6 +77,26 @@ INLINE Simd<float>::V reciprocal(Simd<float>::V d) {
 #endif
 }
 
+// The larger of both in one instruction, which compilers do not make of a comparison. x may be NaN, and stays NaN.
+INLINE Simd<float>::V at_least(Simd<float>::V x, float limit) {
+#if defined(__AVX512F__)
+  return (Simd<float>::V)_mm512_max_ps(_mm512_set1_ps(limit), (__m512)x);
+#elif defined(__AVX2__)
+  return (Simd<float>::V)_mm256_max_ps(_mm256_set1_ps(limit), (__m256)x);
+#else
+  return x < limit ? limit - Simd<float>::V{} : x;
+#endif
+}
+INLINE Simd<double>::V at_least(Simd<double>::V x, double limit) {
+#if defined(__AVX512F__)
+  return (Simd<double>::V)_mm512_max_pd(_mm512_set1_pd(limit), (__m512d)x);
+#elif defined(__AVX2__)
+  return (Simd<double>::V)_mm256_max_pd(_mm256_set1_pd(limit), (__m256d)x);
+#else
+  return x < limit ? limit - Simd<double>::V{} : x;
+#endif
+}
+
 #define V typename Simd<T>::V
 #define LANES Simd<T>::L
 
