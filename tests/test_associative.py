@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import cycle, product
+from math import inf, nan
 from typing import Any
 
 import pytest
@@ -12,8 +13,9 @@ from torch import Tensor
 
 from compilers import needs_kernels
 from seqmem.cells import CELLS, use_kernel
+from seqmem.cells.matrix_memory import stabilisers
 from seqmem.kernels import associative
-from seqmem.kernels.associative import associate
+from seqmem.kernels.associative import associate, largest
 from seqmem.kernels.loading import Library, load
 from seqmem.kernels.memory import How
 from seqmem.randomness import ambient
@@ -222,3 +224,27 @@ def test_cells_compute_the_same_by_every_kernel(name: str) -> None:
             results[kernel] = with_gradients(outputs, torch.cat([leaf.flatten() for leaf in final.values()]), by)
         for kernel in ("torch", "step"):
             torch.testing.assert_close(results[kernel], results["native"], rtol=1e-9, atol=1e-11)
+
+
+@needs_kernels
+def test_stabilisers_equal_the_loop_in_values_and_gradients_ties_and_nan_included() -> None:
+    rng = torch.Generator().manual_seed(0)
+    for dtype in (torch.float32, torch.float64):
+        # Of few whole numbers, so that many tie.
+        keep, enter, ghost = (
+            torch.randint(-2, 2, (9, 3, 5), generator=rng).to(dtype).requires_grad_() for _ in range(3)
+        )
+        start = torch.zeros(3, 5, dtype=dtype, requires_grad=True)
+        with torch.no_grad():
+            enter[4, 1, 2], keep[6, 2, 0] = nan, -inf
+            ghost.zero_()
+        leaves = [keep, enter, start, ghost]
+        weights = torch.randn(10, 3, 5, generator=rng, dtype=dtype)
+        ours, loop = largest(*leaves), stabilisers(*leaves)
+        torch.testing.assert_close(ours, loop, rtol=0, atol=0, equal_nan=True)
+        assert ours[5:, 1, 2].isnan().all()
+        pairs = [torch.autograd.grad(value, leaves, weights) for value in (ours, loop)]
+        for a, b in zip(*pairs, strict=True):
+            torch.testing.assert_close(a, b, equal_nan=True)
+    with pytest.raises(ValueError, match=r"log_enter is torch\.float32 of .*: must be torch\.float64 of \(9, 3, 5\)"):
+        largest(keep, enter.float(), start)

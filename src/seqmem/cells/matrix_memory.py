@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ..kernels.associative import associate
+from ..kernels.associative import associate, largest
 from ..kernels.memory import How
 from .base import Tapped
 from .initialisation import at_least
@@ -166,6 +166,13 @@ class Reading(NamedTuple):
     def rows(self, part: Float[Tensor, "..."]) -> Float[Tensor, "T B ..."]:
         """[*N ...] with a row for each timestep and sequence, [T B ...]."""
         return part if self.tokens is None else part[self.tokens]
+
+    def stabilisers(
+        self, log_keep: Float[Tensor, "T B A"], log_enter: Float[Tensor, "T B A"], start: Float[Tensor, "B A"]
+    ) -> Float[Tensor, "T1 B A"]:
+        """``stabilisers``; the third ghost is theirs."""
+        compute = stabilisers if self.how is None else largest
+        return compute(log_keep, log_enter, start, self.ghosts[2] if self.ghosts else None)
 
     def sums(
         self,

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from .base import Additive
 from .initialisation import log_forget
-from .matrix_memory import Heads, MatrixMemoryCell, Reading, outer, read, stabilisers
+from .matrix_memory import Heads, MatrixMemoryCell, Reading, outer, read
 from .state import State
 
 
@@ -74,7 +74,7 @@ class MLSTM(MatrixMemoryCell):
     ) -> tuple[Float[Tensor, "S B A E"], State]:
         heads, i, log_forget = self._parts(x)
         i, log_forget = reading.rows(i), reading.rows(log_forget)
-        largest = stabilisers(log_forget, i, state["stabiliser"], reading.ghosts[2] if reading.ghosts else None)
+        largest = reading.stabilisers(log_forget, i, state["stabiliser"])
         old, new = largest[:-1], largest[1:]
         # The normaliser is the memory of a value of 1.
         start = torch.cat([state["memory"], state["normaliser"][..., None]], -1)

@@ -549,6 +549,27 @@ template <class T> void reduce(const SeqmemMemory& c, T* q, T* k, T* v, T* keep,
       }
 }
 
+// ---- stabilisers ----------------------------------------------------------------------------------------------------
+
+// m_t = max(m_{t-1} + keep_t, enter_t), N numbers each; m [T + 1, N] begins with the first one. NaN stays NaN.
+template <class T> void largest(long steps, long N, const T* keep, const T* enter, T* m) {
+  for (long i = 0; i < steps * N; i++) {
+    T kept = m[i] + keep[i];
+    m[i + N] = kept > enter[i] || kept != kept ? kept : enter[i];
+  }
+}
+
+// grad [T + 1, N], in and out: dL/dm_t directly, then in all. What ties is shared by halves.
+template <class T>
+void largest_back(long steps, long N, const T* keep, const T* enter, const T* m, T* grad, T* grad_keep, T* grad_enter) {
+  for (long i = steps * N - 1; i >= 0; i--) {
+    T kept = m[i] + keep[i], g = grad[i + N], half = kept == enter[i] ? g / 2 : g;
+    grad_keep[i] = kept < enter[i] ? T(0) : half;
+    grad_enter[i] = kept > enter[i] ? T(0) : half;
+    grad[i] += grad_keep[i];
+  }
+}
+
 }  // namespace
 
 #define EXPORT(T, type)                                                                                               \
@@ -564,6 +585,13 @@ template <class T> void reduce(const SeqmemMemory& c, T* q, T* k, T* v, T* keep,
   }                                                                                                                   \
   API void NAME(memory_reduce, type)(const SeqmemMemory* call, T* q, T* k, T* v, T* keep, T* write) {                 \
     reduce<T>(*call, q, k, v, keep, write);                                                                           \
+  }                                                                                                                   \
+  API void NAME(memory_largest, type)(int64_t steps, int64_t N, const T* keep, const T* enter, T* m) {                \
+    largest<T>(steps, N, keep, enter, m);                                                                             \
+  }                                                                                                                   \
+  API void NAME(memory_largest_back, type)(int64_t steps, int64_t N, const T* keep, const T* enter, const T* m,       \
+                                           T* grad, T* grad_keep, T* grad_enter) {                                    \
+    largest_back<T>(steps, N, keep, enter, m, grad, grad_keep, grad_enter);                                           \
   }
 
 EXPORT(float, f32)

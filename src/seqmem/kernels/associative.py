@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .arrays import NO_SUCH_TOKEN, SUFFIX, address, allocate, dense
+from .arrays import NO_SUCH_TOKEN, SUFFIX, address, allocate, dense, matching
 from .loading import Library, load
 from .memory import How, Memory
 
@@ -368,3 +368,54 @@ class _Associative(torch.autograd.Function):
         norms = [arrays.start.new_zeros(ctx.plan.sizes[:3]) for _ in range(2 * ctx.haunted)]
         gradients = _backward(ctx.plan, ctx.memory, arrays, grads, needs, norms)
         return None, None, None, *gradients, *(norms or (None, None))
+
+
+def largest(
+    log_keep: Float[Tensor, "T *N"],
+    log_enter: Float[Tensor, "T *N"],
+    start: Float[Tensor, " *N"],
+    ghost: Float[Tensor, "T *N"] | None = None,
+) -> Float[Tensor, "T1 *N"]:
+    """m_0 ... m_T of m_t = max(m_{t-1} + log_keep_t, log_enter_t).
+
+    Args:
+        ghost: zeros whose gradients are those by each m_t.
+
+    Raises:
+        ValueError: sizes or dtypes do not match.
+        RuntimeError: in the backward pass, if second derivatives are requested.
+    """
+    if start.dtype not in SUFFIX:
+        raise ValueError(f"start is {start.dtype}: must be torch.float32 or torch.float64")
+    sizes = (len(log_keep), *start.shape)
+    matching(start.dtype, log_keep=(log_keep, sizes), log_enter=(log_enter, sizes))
+    return _Largest.apply(log_keep, log_enter, start, ghost)  # pyright: ignore[reportReturnType]
+
+
+class _Largest(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, log_keep: Tensor, log_enter: Tensor, start: Tensor, _ghost: Tensor | None) -> Tensor:
+        keep, enter = dense(log_keep), dense(log_enter)
+        m = start.new_empty(len(keep) + 1, *start.shape)
+        m[0] = start
+        _largest("largest", keep, keep, enter, m)
+        ctx.save_for_backward(keep, enter, m)
+        return m
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError("the native kernels have no second derivatives: kernel=step has them")
+        keep, enter, m = ctx.saved_tensors
+        grad = grads[0].clone(memory_format=torch.contiguous_format)
+        by_keep, by_enter = torch.empty_like(keep), torch.empty_like(enter)
+        _largest("largest_back", keep, keep, enter, m, grad, by_keep, by_enter)
+        return by_keep, by_enter, grad[0], grad[1:] if ctx.needs_input_grad[3] else None
+
+
+def _largest(name: str, like: Tensor, *arrays: Tensor) -> None:
+    library = load()
+    assert isinstance(library, Library)  # see supports()
+    sizes = ctypes.c_int64(len(like)), ctypes.c_int64(like[:1].numel())
+    pointers = (ctypes.c_void_p(address(array)) for array in arrays)
+    library.function(f"seqmem_memory_{name}", SUFFIX[like.dtype])(*sizes, *pointers)
