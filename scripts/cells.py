@@ -191,18 +191,20 @@ def speed_table(rows: dict[str, Row]) -> Iterator[str]:
         yield f"| `{name}` | {' | '.join(cells)} |"
 
 
-def table(lines: Iterator[str]) -> str:
-    head, *rest = lines
-    return "\n".join([head, "|---" * (head.count("|") - 1) + "|", *rest]) + "\n"
+def written(document: str, name: str, lines: Iterator[str]) -> str:
+    """``document`` with the table of ``lines`` between its marks ``name`` and the end.
 
-
-def written(document: str, name: str, text: str) -> str:
-    """``document`` with ``text`` between its marks ``name`` and the end."""
+    A cell without a line keeps the one that it has there.
+    """
     begin, end = f"<!-- scripts/cells: {name} -->\n", "<!-- end -->\n"
     before, mark, rest = document.partition(begin)
     if not mark or end not in rest:
         raise SystemExit(f"scripts/cells: the document has no line {begin.strip()}, followed by {end.strip()}")
-    return before + begin + text + end + rest.partition(end)[2]
+    old, _, after = rest.partition(end)
+    head, *new = lines
+    by_cell = {line.split("`")[1]: line for line in [*old.splitlines(), *new] if line.startswith("| `")}
+    rows = [by_cell[cell] for cell in CELLS if cell in by_cell]
+    return before + begin + "\n".join([head, "|---" * (head.count("|") - 1) + "|", *rows]) + "\n" + end + after
 
 
 def main() -> None:
@@ -215,6 +217,8 @@ def main() -> None:
     rows: dict[str, Row] = {}
     for name in names:
         row = kept.get(name)
+        if row is None and anew and name not in anew:
+            continue  # it keeps its lines of the document
         # A row that is named is made anew; the others keep theirs, whatever it was made of.
         if row is None or name in anew or (not anew and row["sources"] != version):
             row = {**forked(memory, name), **forked(measured, name), "sources": version}
@@ -225,8 +229,8 @@ def main() -> None:
             part.replace(FILE)
             print(name, *(f"{row[f'lstm {length}']:.2f}" for length in LENGTHS), flush=True)
         rows[name] = row
-    text = written(document.read_text(), "state", table(state_table(rows)))
-    document.write_text(written(text, "speed", table(speed_table(rows))))
+    text = written(document.read_text(), "state", state_table(rows))
+    document.write_text(written(text, "speed", speed_table(rows)))
     print(document)
 
 

@@ -21,13 +21,22 @@ SANITIZED = ("-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefin
 ASAN = "detect_leaks=0:verify_asan_link_order=0:abort_on_error=0:exitcode=99"
 
 # Loaded by pytest under a sanitizer. The buffer pool hands out parts of larger buffers, whose overrun a sanitizer
-# cannot see. So allocate every buffer separately here, and fill it with NaN to reveal reads of unwritten numbers.
+# cannot see. So allocate every buffer separately here, and fill it with NaN to reveal reads of unwritten numbers;
+# likewise the smaller arrays, which no pool lends.
 GUARDED = """\
 def pytest_configure():  # not earlier: jaxtyping must be active before seqmem is imported
     import torch
     from seqmem.kernels.memory import Memory
 
     Memory.take = lambda self, numbers, dtype: torch.full((numbers,), float("nan"), dtype=dtype)
+    from seqmem.kernels import arrays, associative, functions, modes, scan, selective
+
+    def allocate(memory, like, *sizes):
+        return like.new_full(sizes, float("nan"))
+
+    for kernels in (arrays, associative, functions, modes, scan, selective):
+        if hasattr(kernels, "allocate"):
+            kernels.allocate = allocate
 """
 POOL_TESTS = "reuses_buffers or allocates_no_buffers"  # tests of the pool that GUARDED replaces
 
