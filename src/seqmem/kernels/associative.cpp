@@ -275,8 +275,9 @@ int forward_block(const Shape<T>& s, long chunk, long head, long first_vector, T
         memcpy(saved + at, memory, size * sizeof(T));
       }
       for (long t = begin; t < end; t++) {
+        // Before `at`, which reads the gates of the token.
+        if (c.table && (uint64_t)((const int64_t*)c.tokens)[t * c.B + b0 + m] >= (uint64_t)c.table) return NO_SUCH_TOKEN;
         const At<T> x = at<T>(c, head, t, b0 + m);
-        if (c.table && (uint64_t)x.token >= (uint64_t)c.table) return NO_SUCH_TOKEN;
         V u[NV], o[NV];
         values<T, NV>(columns, x.v, u);
         if (DELTA) difference<T, NV, KEEP>(memory, E, x, u);
