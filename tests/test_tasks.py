@@ -25,7 +25,20 @@ from seqmem.evaluate import CachedBatches, held_out
 from seqmem.randomness import generator
 from seqmem.signals import Batch
 from seqmem.spaces import TASK_SETTINGS
-from seqmem.tasks import TASKS, Adding, Copy, Digits, Phrases, Pronoun, Reverse, Subject, Task, TemporalOrder, Text
+from seqmem.tasks import (
+    TASKS,
+    Adding,
+    Copy,
+    Digits,
+    Multiplication,
+    Phrases,
+    Pronoun,
+    Reverse,
+    Subject,
+    Task,
+    TemporalOrder,
+    Text,
+)
 from seqmem.tasks.digits import pictures_of_digits
 from seqmem.tasks.pronoun import HE, SHE
 from seqmem.tasks.text import ALPHABET, SHARED, corpus, corpus_sha256, without_shared
@@ -48,6 +61,7 @@ def built(yaml: Path) -> Task:
 VARIANTS = [
     Adding("tcn"),
     Adding("hs97"),
+    Adding("pascanu"),
     Copy(symbols=2, length=1),
     Copy(symbols=26, length=3),
     Digits("row"),
@@ -57,7 +71,9 @@ VARIANTS = [
     Pronoun(mentions=1),
     Pronoun(people=4, filler_words=1),
     Pronoun(people=16),
+    Multiplication("pascanu"),
     TemporalOrder(symbols=3),
+    TemporalOrder(variant="hs97"),
     Text(chunks=1),
 ]
 
@@ -95,10 +111,6 @@ def many(task: Task) -> tuple[Batch, Batch]:
     return draw(task, count, longer(task), 0), draw(task.held_out(), count, longer(task), 1)
 
 
-def timesteps(task: Task, seq_len: int) -> int:
-    return seq_len + seq_len // 10 if task == Adding("hs97") else seq_len
-
-
 def same(a: Batch, b: Batch) -> bool:
     return all(torch.equal(getattr(a, field.name), getattr(b, field.name)) for field in fields(Batch))
 
@@ -125,7 +137,7 @@ def test_a_yaml_lists_the_tasks_options_with_their_defaults(yaml: Path) -> None:
 @pytest.mark.parametrize(
     ("task", "bad", "message"),
     [
-        (Adding, {"variant": "HS97"}, "variant=HS97: must be le2015, tcn or hs97"),
+        (Adding, {"variant": "HS97"}, "variant=HS97: must be le2015, tcn, hs97 or pascanu"),
         (Copy, {"symbols": 1}, "symbols=1: must be from 2 to 26"),
         (Copy, {"symbols": 27}, "symbols=27: must be from 2 to 26"),
         (Copy, {"length": 0}, "length=0: must be at least 1"),
@@ -352,7 +364,7 @@ def test_shapes_and_types(task: Task) -> None:
         for seq_len in (task.min_seq_len, longer(task)):
             for batch_size in (1, 5):
                 batch = draw(part, batch_size, seq_len)
-                steps = (timesteps(task, seq_len), batch_size)
+                steps = (task.timesteps(seq_len), batch_size)
                 for signal, values in ((task.inputs, batch.inputs), (task.targets, batch.targets)):
                     if signal.discrete:
                         assert values.shape == steps

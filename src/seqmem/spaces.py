@@ -60,8 +60,15 @@ def copy(seq_len: int, symbols: int = 8, length: int = 10) -> Space:
 
 
 @lru_cache(1024)
-def temporal_order(seq_len: int, symbols: int = 2) -> Space:
+def temporal_order(seq_len: int, symbols: int = 2, variant: str = "pascanu") -> Space:
     """Each symbol has a range of positions and two values, every other timestep four fillers."""
+    if variant == "hs97":
+        # Lengths are equally likely; the first and the last timestep are the same in all sequences.
+        lengths = range(seq_len, seq_len + seq_len // 10 + 1) if seq_len >= 10 else range(0)
+        agree = sum(1 / _power(4, length - 2 - symbols) for length in lengths) / max(1, len(lengths)) ** 2
+        for first, end in hs97_ranges(seq_len, symbols):
+            agree /= 2 * (end - first)
+        return Space(_inverse(agree, possible=seq_len >= 10), 8)
     size = _power(4, seq_len - symbols) * 2**symbols if seq_len >= 10 else 0.0
     for first, end in symbol_ranges(seq_len, symbols):
         size *= end - first
@@ -93,6 +100,12 @@ def symbol_ranges(seq_len: int, symbols: int) -> list[tuple[int, int]]:
     """(first, end): the positions t of each symbol of temporal_order, ``start L / 10 <= t < (start + 1) L / 10``."""
     starts = {2: (1, 5), 3: (1, 3, 6)}[symbols]
     return [(-(-start * seq_len // 10), -(-(start + 1) * seq_len // 10)) for start in starts]
+
+
+def hs97_ranges(seq_len: int, symbols: int) -> list[tuple[int, int]]:
+    """(first, end): the positions of each symbol in variant hs97, those of the paper at ``seq_len`` 100."""
+    published = {2: ((10, 20), (50, 60)), 3: ((10, 20), (33, 43), (66, 76))}[symbols]
+    return [(first * seq_len // 100, last * seq_len // 100 + 1) for first, last in published]
 
 
 @lru_cache(1024)

@@ -90,6 +90,16 @@ The order is that of conf/train.yaml; settings by which runs differ are named in
 LATER: dict[str, Any] = {name: setting.before for name, setting in SETTINGS.items() if setting.since is not None}
 """Settings that 0.1.0 did not have -> the value that its runs were made with."""
 
+LATER_OF_TASKS: dict[str, dict[str, Any]] = {"temporal_order": {"task.variant": "pascanu"}}  # since 0.3.0
+"""Task -> options that it got later, though other tasks have had one of that name -> the value of its earlier runs."""
+
+
+def later(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The later settings of a run of this configuration -> the value that earlier runs were made with."""
+    task = config.get("task")
+    name = task.get("name") if isinstance(task, Mapping) else None
+    return LATER | LATER_OF_TASKS.get(str(name), {})
+
 
 def role(name: str) -> Role:
     """The role of a dotted setting, from the line of SETTINGS that names it, its group, or a setting in the group.
@@ -127,21 +137,21 @@ OWN_LOOP = {"name": "own"}
 
 def training_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """The ``training`` settings with dotted names: equal for runs that train alike, whichever versions made them."""
-    return {**LATER, **flat(config, "training")}
+    return later(config) | flat(config, "training")
 
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that can change a run's numbers. A later setting is left out at the value of earlier runs."""
-    return dict(_identifying(config))
+    return dict(_identifying(config, later(config)))
 
 
-def _identifying(group: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _identifying(group: Mapping[str, Any], usual: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in group.items():
         name = f"{prefix}{key}"
-        if role(name) not in IDENTITY or (name in LATER and value == LATER[name]):
+        if role(name) not in IDENTITY or (name in usual and value == usual[name]):
             continue
         if isinstance(value, Mapping) and value:
-            inner = dict(_identifying(value, f"{name}."))
+            inner = dict(_identifying(value, usual, f"{name}."))
             if inner:
                 yield key, inner
         else:

@@ -11,9 +11,12 @@ from .dyck import Dyck as Dyck
 from .flip_flop import FlipFlop as FlipFlop
 from .group import Group as Group
 from .modular import Modular as Modular
+from .multiplication import Multiplication as Multiplication
+from .noiseless_memorization import NoiselessMemorization as NoiselessMemorization
 from .parity import Parity as Parity
 from .phrases import Phrases as Phrases
 from .pronoun import Pronoun as Pronoun
+from .random_permutation import RandomPermutation as RandomPermutation
 from .reverse import Reverse as Reverse
 from .selective_copy import SelectiveCopy as SelectiveCopy
 from .subject import Subject as Subject
@@ -34,9 +37,12 @@ TASKS: dict[str, type[Task]] = {
         FlipFlop,
         Group,
         Modular,
+        Multiplication,
+        NoiselessMemorization,
         Parity,
         Phrases,
         Pronoun,
+        RandomPermutation,
         Reverse,
         SelectiveCopy,
         Subject,

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from ...runs.directory import RunDirectory, find_runs
 from ...runs.files import BEFORE, CONFIG, PARTIAL, RunError
 from ...runs.result import StoredResult
-from ...runs.settings import IDENTITY, LATER, flat
+from ...runs.settings import IDENTITY, flat, later
 from .commands import command
 from .errors import ConfigError, notes_held, unreadable
 
@@ -102,7 +102,8 @@ def _natural(run: RunDirectory) -> list[tuple[int, str]]:
 def _settings(run: RunDirectory) -> list[tuple[str, bool, float, str]]:
     """A sort key: numbers by value and before words, the seed last."""
     try:
-        settings = LATER | flat(run.config(), *IDENTITY)
+        configuration = run.config()
+        settings = later(configuration) | flat(configuration, *IDENTITY)
     except RunError:  # the reader of the run says why
         return []
     seed = settings.pop("seed", None)

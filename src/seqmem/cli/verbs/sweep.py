@@ -17,7 +17,7 @@ from rich.text import Text
 from ...metrics import metric_called
 from ...runs.directory import RunDirectory, State, walk
 from ...runs.files import CONFIG, ERROR, LOCK, METRICS, RESULT, SPANS, STATUS, RunError, plain_json
-from ...runs.settings import IDENTITY, LATER, flat
+from ...runs.settings import IDENTITY, flat, later
 from ...runs.summary import Summary, read
 from ..config.commands import command, examples
 from ..config.errors import Parser, print_error
@@ -201,7 +201,10 @@ def _run(summary: Summary, folder: Path, row: str) -> Run:
 def _rows(runs: Sequence[Summary]) -> list[str]:
     """For each run, the cell's name and the settings in which the runs of that cell and task differ."""
     texts = [
-        {name: "null" if value is None else str(value) for name, value in (LATER | flat(run.config, *IDENTITY)).items()}
+        {
+            name: "null" if value is None else str(value)
+            for name, value in (later(run.config) | flat(run.config, *IDENTITY)).items()
+        }
         for run in runs
     ]
     groups: dict[tuple[str, str], list[int]] = {}

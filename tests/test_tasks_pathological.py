@@ -1,0 +1,189 @@
+"""Definitions of the tasks of Hochreiter & Schmidhuber 1997 and Pascanu et al. 2013, against plain Python."""
+
+import re
+from collections.abc import Callable
+from hashlib import sha256
+from math import sqrt
+
+import pytest
+import torch
+
+from seqmem.randomness import generator
+from seqmem.runs.settings import identity, identity_hash, later, training_settings
+from seqmem.signals import Batch
+from seqmem.tasks import Adding, Multiplication, NoiselessMemorization, RandomPermutation, Task, TemporalOrder
+
+
+def draw(task: Task, batch_size: int, seq_len: int) -> Batch:
+    return task.sample(batch_size, seq_len, generator(0, "test"))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Multiplication("le2015"), "variant=le2015: must be hs97 or pascanu"),
+        (lambda: TemporalOrder(variant="x"), "variant=x: must be pascanu or hs97"),
+        (lambda: NoiselessMemorization(values=1), "values=1: must be from 2 to 10"),
+        (lambda: NoiselessMemorization(length=0), "length=0: must be at least 1"),
+    ],
+)
+def test_an_invalid_option(make: Callable[[], Task], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        make()
+
+
+def test_the_least_lengths() -> None:
+    tasks = [Adding("pascanu"), Multiplication(), Multiplication("pascanu"), TemporalOrder(variant="hs97")]
+    assert [task.min_seq_len for task in tasks] == [10, 11, 10, 10]
+    assert [task.min_seq_len for task in (RandomPermutation(), NoiselessMemorization(5, 10))] == [2, 20]
+
+
+# ---- Marked numbers --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seq_len", [10, 20, 57])
+@pytest.mark.parametrize("task", [Adding("pascanu"), Multiplication("pascanu")], ids=repr)
+def test_marks_of_pascanu(task: Task, seq_len: int) -> None:
+    """As their code draws them: l in [L, 1.1 L), p0 in [0, .1 l), p1 in [.1 l, .5 l)."""
+    batch = draw(task, 300, seq_len)
+    lengths = set()
+    for b in range(300):
+        numbers, markers = batch.inputs[:, b].T.tolist()
+        (end,) = batch.asked[:, b].nonzero()[:, 0].tolist()
+        length = end + 1
+        lengths.add(length)
+        assert not any(numbers[length:])
+        first, second = [t for t, marker in enumerate(markers) if marker]
+        assert {markers[first], markers[second]} == {1}
+        assert 0 <= first < int(length * 0.1) <= second < int(length * 0.1) + int(length * 0.4)
+        two = (numbers[first], numbers[second])
+        answer = sum(two) / 2 if isinstance(task, Adding) else two[0] * two[1]
+        assert float(batch.targets[end, b]) == pytest.approx(answer, abs=1e-6)
+        assert batch.weights[:, b].tolist() == batch.asked[:, b].tolist()
+    assert lengths == set(range(seq_len, seq_len + max(1, int(seq_len * 0.1))))
+    assert len(batch.inputs) == max(lengths) == task.timesteps(seq_len)
+
+
+def test_multiplication_hs97() -> None:
+    """Experiment 4's sequences with numbers from U[0, 1]; X1 is 1 if the first pair was to be marked."""
+    task, alone = Multiplication("hs97"), 0
+    for seq_len in (11, 40):
+        batch = draw(task, 400, seq_len)
+        for b in range(400):
+            numbers, markers = batch.inputs[:, b].T.tolist()
+            (end,) = batch.asked[:, b].nonzero()[:, 0].tolist()
+            assert [t for t, marker in enumerate(markers) if marker == -1] == [0, end]
+            marked = [t for t, marker in enumerate(markers) if marker == 1]
+            if len(marked) == 1:
+                alone += 1
+                assert numbers[0] == 1
+            answer = numbers[marked[0]] * (numbers[marked[1]] if len(marked) == 2 else 1)
+            assert float(batch.targets[end, b]) == pytest.approx(answer, abs=1e-6)
+            assert 0 <= min(numbers) <= max(numbers) <= 1
+    assert alone == pytest.approx(80, abs=5 * sqrt(72))
+
+
+@pytest.mark.parametrize("task", [Adding("pascanu"), Multiplication(), Multiplication("pascanu")], ids=repr)
+def test_plateaus_of_marked_numbers(task: Task) -> None:
+    """What is left when the last marked number is known: a line through it, fitted to many draws."""
+    batch = draw(task, 20_000, 20)
+    marked = batch.inputs[..., 1] == 1
+    last = torch.where(marked, torch.arange(len(marked))[:, None], -1).amax(0)
+    second = batch.inputs[..., 0].gather(0, last[None])[0].double()
+    wanted = batch.targets[batch.answered_at, torch.arange(20_000), 0].double()
+    design = torch.stack([torch.ones_like(second), second], 1)
+    fitted = design @ torch.linalg.lstsq(design, wanted[:, None]).solution
+    (plateau,) = task.plateaus(20)
+    assert float((wanted - fitted[:, 0]).square().mean()) == pytest.approx(plateau.score, rel=0.04)
+
+
+def test_adding_of_earlier_versions_draws_the_same_numbers() -> None:
+    """Otherwise repeating a run with a later version would give other numbers."""
+    expected = {"le2015": "d199ac2aa031780f", "tcn": "cc41f13442b41d85", "hs97": "c5d91653adc94ac3"}
+    for variant in expected:
+        hashed = sha256()
+        for tensor in vars(draw(Adding(variant), 16, 23)).values():
+            hashed.update(tensor.contiguous().numpy().tobytes())
+        assert (variant, hashed.hexdigest()[:16]) == (variant, expected[variant])
+
+
+# ---- Symbols ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("symbols", "ranges"), [(2, [(10, 20), (50, 60)]), (3, [(10, 20), (33, 43), (66, 76)])], ids=["6a", "6b"]
+)
+def test_temporal_order_hs97_as_published(symbols: int, ranges: list[tuple[int, int]]) -> None:
+    task = TemporalOrder(symbols, "hs97")
+    batch = draw(task, 400, 100)
+    lengths, places = set(), [set() for _ in ranges]
+    for b in range(400):
+        text = "".join(task.words(batch.inputs[:, b]))
+        matched = re.fullmatch(r"(E[abcdXY]+B)(B*)", text)
+        assert matched is not None
+        length = len(matched[1])
+        lengths.add(length)
+        assert batch.asked[:, b].nonzero()[:, 0].tolist() == [length - 1]
+        assert batch.weights[:, b].tolist() == batch.asked[:, b].tolist()
+        found = [t for t, letter in enumerate(text) if letter in "XY"]
+        assert task.answer(batch.targets[length - 1, b]) == "".join(text[t] for t in found)
+        assert len(found) == symbols
+        for place, seen in zip(found, places, strict=True):
+            seen.add(place)
+    assert lengths == set(range(100, 111))
+    assert places == [set(range(first, last + 1)) for first, last in ranges]
+    assert task.inputs.size == 8
+    assert set(batch.targets[-1].tolist()) == set(range(2**symbols))
+    letters = "XY" if symbols == 2 else "XYX"
+    assert task.unanswerable(task.parse(f"Eab{letters}abcdabB")) is None
+    assert task.unanswerable(task.parse(f"Eab{letters}abcdab")) == "it does not begin with E and end with B"
+
+
+def test_a_run_of_temporal_order_without_the_variant_is_the_same_run() -> None:
+    config = {"task": {"name": "temporal_order", "symbols": 2}, "seq_len": 50}
+    newer = {"task": {"name": "temporal_order", "symbols": 2, "variant": "pascanu"}, "seq_len": 50}
+    other = {"task": {"name": "temporal_order", "symbols": 2, "variant": "hs97"}, "seq_len": 50}
+    assert identity(config) == identity(newer) != identity(other)
+    assert training_settings(config) == training_settings(newer)
+    assert later(config)["task.variant"] == "pascanu"
+    for name in ("adding", "multiplication"):  # which always have had one
+        with_variant = {"task": {"name": name, "variant": "pascanu"}}
+        assert identity(with_variant) == with_variant
+        assert "task.variant" not in later(with_variant)
+    assert identity_hash(identity(newer)) == identity_hash(config)
+
+
+def test_random_permutation() -> None:
+    task = RandomPermutation()
+    batch = draw(task, 400, 12)
+    for b in range(400):
+        first, *others = batch.inputs[:, b].tolist()
+        assert first in (0, 1)
+        assert all(2 <= other <= 99 for other in others)
+        assert int(batch.targets[-1, b]) == first
+    assert batch.asked.sum(0).eq(1).all()
+    assert set(batch.inputs[1:].flatten().tolist()) == set(range(2, 100))
+    assert float(batch.inputs[0].double().mean()) == pytest.approx(0.5, abs=5 / sqrt(4 * 400))
+    assert task.unanswerable(torch.tensor([0, 7, 1])) == "symbol 3 is 1: there task=random_permutation has 2 to 99"
+    assert task.unanswerable(torch.tensor([7, 7])) == "symbol 1 is 7: there task=random_permutation has 0 or 1"
+
+
+@pytest.mark.parametrize(("values", "length"), [(2, 5), (5, 10)])
+@pytest.mark.parametrize("blanks", [0, 1, 9])
+def test_noiseless_memorization(values: int, length: int, blanks: int) -> None:
+    """The cue stands where the first answer is due, as in the code of Pascanu et al."""
+    task = NoiselessMemorization(values, length)
+    batch = draw(task, 60, blanks + 2 * length)
+    for b in range(60):
+        text = "".join(task.words(batch.inputs[:, b]))
+        pattern = text[:length]
+        assert set(pattern) <= set("0123456789"[:values])
+        assert text == pattern + "." * blanks + "!" + "." * (length - 1)
+        said = "".join(task.answer(target) for target in batch.targets[:, b])
+        assert said == "." * (length + blanks) + pattern
+        assert batch.asked[:, b].tolist() == [False] * (length + blanks) + [True] * length
+        assert torch.equal(task.parse(text), batch.inputs[:, b])
+    assert batch.weights.eq(1).all()
+    text = "".join(task.words(batch.inputs[:, 0]))
+    assert task.unanswerable(task.parse(text)) is None
+    assert task.unanswerable(task.parse(text.replace("!", "."))) == f"timestep {length + blanks + 1} is not the cue !"
