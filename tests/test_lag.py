@@ -25,7 +25,7 @@ def others(task: Task, inputs: Tensor) -> Tensor:
     """Every other input that may stand at one place, [N ...]: all tokens, or other numbers."""
     if task.inputs.discrete:
         return torch.arange(task.inputs.size)
-    return torch.stack([inputs + one_hot(torch.tensor(i), len(inputs)) * 0.25 for i in range(len(inputs))])
+    return torch.stack([-inputs, *(inputs + one_hot(torch.tensor(i), len(inputs)) * 0.25 for i in range(len(inputs)))])
 
 
 def lags_of(task: Task, inputs: Tensor) -> Tensor:

@@ -299,7 +299,7 @@ def test_texts_that_cannot_be_read(task: Task, text: str, message: str) -> None:
         (Copy(length=2), "ab..ab!", "the cue ! does not stand 2 timesteps before the end"),
         (Copy(length=2), "a...!..", "its first 2 timesteps are not all symbols"),
         (TemporalOrder(), "cdAcdcdcdc", "it has 1 letters A or B, task=temporal_order asks for 2"),
-        (Adding(), "0.1* 0.2 0.3 0.4", "1 of its numbers are marked with \\*, task=adding adds two"),
+        (Adding(), "0.1* 0.2 0.3 0.4", "1 of its numbers are marked with \\*, task=adding needs two"),
     ],
     ids=str,
 )

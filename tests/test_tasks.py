@@ -30,6 +30,7 @@ from seqmem.tasks import (
     Adding,
     Copy,
     Digits,
+    FirstSymbol,
     Multiplication,
     Phrases,
     Pronoun,
@@ -38,6 +39,7 @@ from seqmem.tasks import (
     Task,
     TemporalOrder,
     Text,
+    TwoSequence,
 )
 from seqmem.tasks.digits import pictures_of_digits
 from seqmem.tasks.pronoun import HE, SHE
@@ -71,9 +73,12 @@ VARIANTS = [
     Pronoun(mentions=1),
     Pronoun(people=4, filler_words=1),
     Pronoun(people=16),
+    FirstSymbol("2b", p=10),
+    FirstSymbol("2c", p=4),
     Multiplication("pascanu"),
     TemporalOrder(symbols=3),
     TemporalOrder(variant="hs97"),
+    TwoSequence("3b", 3),
     Text(chunks=1),
 ]
 

@@ -11,7 +11,16 @@ import torch
 from seqmem.randomness import generator
 from seqmem.runs.settings import identity, identity_hash, later, training_settings
 from seqmem.signals import Batch
-from seqmem.tasks import Adding, Multiplication, NoiselessMemorization, RandomPermutation, Task, TemporalOrder
+from seqmem.tasks import (
+    Adding,
+    FirstSymbol,
+    Multiplication,
+    NoiselessMemorization,
+    RandomPermutation,
+    Task,
+    TemporalOrder,
+    TwoSequence,
+)
 
 
 def draw(task: Task, batch_size: int, seq_len: int) -> Batch:
@@ -24,6 +33,10 @@ def draw(task: Task, batch_size: int, seq_len: int) -> Batch:
         (lambda: Multiplication("le2015"), "variant=le2015: must be hs97 or pascanu"),
         (lambda: TemporalOrder(variant="x"), "variant=x: must be pascanu or hs97"),
         (lambda: NoiselessMemorization(values=1), "values=1: must be from 2 to 10"),
+        (lambda: FirstSymbol("2d"), "variant=2d: must be 2a, 2b or 2c"),
+        (lambda: FirstSymbol(p=2), "p=2: must be at least 3"),
+        (lambda: TwoSequence("3c"), "variant=3c: must be 3a or 3b"),
+        (lambda: TwoSequence(informative=0), "informative=0: must be at least 1"),
         (lambda: NoiselessMemorization(length=0), "length=0: must be at least 1"),
     ],
 )
@@ -187,3 +200,103 @@ def test_noiseless_memorization(values: int, length: int, blanks: int) -> None:
     text = "".join(task.words(batch.inputs[:, 0]))
     assert task.unanswerable(task.parse(text)) is None
     assert task.unanswerable(task.parse(text.replace("!", "."))) == f"timestep {length + blanks + 1} is not the cue !"
+
+
+# ---- Experiments 2 and 3 of Hochreiter & Schmidhuber -----------------------------------------------------------------
+
+
+def test_noise_free_and_with_random_distractors() -> None:
+    for variant in ("2a", "2b"):
+        task = FirstSymbol(variant, p=10)
+        assert task.inputs.size == task.targets.size == 11
+        batch = draw(task, 300, 10)
+        middle = set()
+        for b in range(300):
+            first, *others = task.words(batch.inputs[:, b])
+            assert first in ("x", "y")
+            middle.add(tuple(others))
+            assert [task.answer(target) for target in batch.targets[:, b]] == [*others, first]
+            assert batch.asked[:, b].tolist() == [False] * 9 + [True]
+        assert batch.weights.eq(1).all()
+        assert {one for others in middle for one in others} == {f"a{i}" for i in range(1, 10)}
+        if variant == "2a":
+            assert middle == {tuple(f"a{i}" for i in range(1, 10))}
+        assert float((batch.inputs[0] == 0).double().mean()) == pytest.approx(0.5, abs=5 / sqrt(1200))
+    with pytest.raises(ValueError, match=r"^seq_len=11 is too long for task=first_symbol of variant=2a: at most p=10$"):
+        draw(FirstSymbol("2a", p=10), 1, 11)
+
+
+def test_very_noisy() -> None:
+    """After q distractors each further element is e with probability 1/10."""
+    task, q, many = FirstSymbol("2c", p=4), 6, 1500
+    assert (task.inputs.size, task.targets.size) == (8, 2)
+    batch = draw(task, many, q + 3)
+    tails = []
+    for b in range(many):
+        words = task.words(batch.inputs[:, b])
+        end = words.index("e")
+        assert words[0] == "b"
+        assert words[1] in ("x", "y")
+        assert set(words[2:end]) <= {"a1", "a2", "a3", "a4"}
+        assert set(words[end:]) == {"e"}
+        assert batch.asked[:, b].nonzero()[:, 0].tolist() == [end]
+        assert task.answer(batch.targets[end, b]) == words[1]
+        tails.append(end - 2 - q)
+    assert min(tails) == 0
+    assert max(tails) <= 50
+    shares = [0.1 * 0.9**k for k in range(51)]
+    total = sum(shares)
+    mean = sum(k * share for k, share in enumerate(shares)) / total
+    assert sum(tails) / many == pytest.approx(mean, abs=5 * 8.5 / sqrt(many))
+    assert tails.count(0) / many == pytest.approx(0.1 / total, abs=5 * sqrt(0.09 / many))
+    size = 1 / (0.5 * 4.0**-q * sum((share / total) ** 2 * 4.0**-k for k, share in enumerate(shares)))
+    assert task.space(q + 3).size == pytest.approx(size)
+
+
+@pytest.mark.parametrize(
+    ("task", "text", "why"),
+    [
+        (FirstSymbol("2a", 4), "y a1 a2 a3", None),
+        (FirstSymbol("2a", 4), "y a1 a3 a3", "word 3 is 'a3': there task=first_symbol has a2"),
+        (FirstSymbol("2b", 4), "x a3 a3", None),
+        (FirstSymbol("2b", 4), "x a3 y", "word 3 is 'y': there task=first_symbol has a distractor"),
+        (FirstSymbol("2b", 4), "a3 y", "word 1 is 'a3': there task=first_symbol has x or y"),
+        (FirstSymbol("2c", 4), "b y a4 e", None),
+        (FirstSymbol("2c", 4), "b y a4 a4", "word 4 is 'a4': there task=first_symbol has e"),
+        (FirstSymbol("2c", 4), "y a4 e", "word 1 is 'y': there task=first_symbol has b"),
+        (FirstSymbol("2c", 4), "b y e", "it is 3 long, task=first_symbol needs 4 timesteps"),
+    ],
+)
+def test_typed_symbols_are_answered_or_refused_with_the_reason(task: Task, text: str, why: str | None) -> None:
+    inputs = task.parse(text)
+    assert task.unanswerable(inputs) == why
+    if why is None:
+        assert task.answer(task.question(inputs).targets[-1, 0]) in text
+
+
+@pytest.mark.parametrize(("variant", "informative"), [("3a", 1), ("3a", 3), ("3b", 1), ("3b", 3)])
+def test_two_sequence(variant: str, informative: int) -> None:
+    task, many = TwoSequence(variant, informative), 2000
+    batch = draw(task, many, 20)
+    numbers, end = batch.inputs[..., 0], batch.answered_at
+    steps = torch.arange(len(numbers))[:, None]
+    assert set((end + 1).tolist()) == {20, 21, 22}
+    assert torch.equal(batch.asked, steps == end)
+    assert torch.equal(batch.weights, batch.asked.float())
+    assert not numbers[steps > end].any()
+    wanted = batch.targets[end, torch.arange(many), 0]
+    assert set(wanted.tolist()) == {0.0, 1.0}
+    assert float(wanted.mean()) == pytest.approx(0.5, abs=5 / sqrt(4 * many))
+    head = numbers[:informative] * (2 * wanted - 1)  # 1, but for the noise
+    assert (head.mean(0) > 0).all()
+    noise = numbers[informative:20].flatten()
+    assert float(noise.var()) == pytest.approx(0.2, rel=0.05)
+    assert float(noise.mean()) == pytest.approx(0, abs=0.02)
+    if variant == "3a":
+        assert head.eq(1).all()
+    else:
+        # One of 79 is mirrored, which moves the mean of a single number by 0.447 * 2 * E[z; z > 2.236] = 0.0294.
+        assert float(head.mean()) == pytest.approx(1.0294 if informative == 1 else 1, abs=0.05)
+        assert float((head - 1).square().mean()) == pytest.approx(0.2, rel=0.1)
+    assert torch.equal(task.parse("1 -0.5 -"), torch.tensor([[1.0], [-0.5], [0.0]]))
+    assert task.words(torch.tensor([[1.0], [-0.5], [0.0]])) == ["1.00", "-0.50", "-"]

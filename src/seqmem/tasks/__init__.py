@@ -8,6 +8,7 @@ from .delay import Delay as Delay
 from .denoise import Denoise as Denoise
 from .digits import Digits as Digits
 from .dyck import Dyck as Dyck
+from .first_symbol import FirstSymbol as FirstSymbol
 from .flip_flop import FlipFlop as FlipFlop
 from .group import Group as Group
 from .modular import Modular as Modular
@@ -22,6 +23,7 @@ from .selective_copy import SelectiveCopy as SelectiveCopy
 from .subject import Subject as Subject
 from .temporal_order import TemporalOrder as TemporalOrder
 from .text import Text as Text
+from .two_sequence import TwoSequence as TwoSequence
 from .variable_copy import VariableCopy as VariableCopy
 
 TASKS: dict[str, type[Task]] = {
@@ -34,6 +36,7 @@ TASKS: dict[str, type[Task]] = {
         Denoise,
         Digits,
         Dyck,
+        FirstSymbol,
         FlipFlop,
         Group,
         Modular,
@@ -48,6 +51,7 @@ TASKS: dict[str, type[Task]] = {
         Subject,
         TemporalOrder,
         Text,
+        TwoSequence,
         VariableCopy,
     )
 }

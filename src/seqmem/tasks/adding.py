@@ -88,7 +88,7 @@ class Adding(Marked):
 
     @property
     def min_seq_len(self) -> int:
-        """Each half has two timesteps or more to choose from; hs97 needs ten pairs before the last, pascanu ten pairs."""
+        """Each half has two timesteps to choose from, or more; hs97 needs ten pairs before the last, pascanu ten."""
         return {"hs97": 11, "pascanu": 10}.get(self.variant, 4)
 
     def sample(self, batch_size: int, seq_len: int, rng: torch.Generator) -> Batch:

@@ -8,8 +8,8 @@
 ``variant=hs97``, the original: lengths from U{T ... 1.1 T} with T = ``seq_len``; one of the first ten pairs is marked
 1, then one of the unmarked pairs among the first T/2; the first and the last marker are -1. If the first draw is the
 first pair, it keeps its -1 and X1 is one, so in one sequence of ten the target is the other number. (That the second
-draw is the first pair is excluded, as in ``adding``.) The best constant answer is 0.275, with a mean squared error of 0.0577;
-who knows the second number alone answers 0.55 of it, with 0.0325.
+draw is the first pair is excluded, as in ``adding``.) The best constant answer is 0.275, with a mean squared error of
+0.0577; the best answer from the second number alone is 0.55 of it, with 0.0325.
 
 ``variant=pascanu``: lengths from U{T ... 1.1 T - 1}; one of the first tenth of the pairs is marked, and one between
 there and the middle. Lengths are drawn for each sequence (their code: for each batch). The best constant answer is 1/4,
