@@ -108,7 +108,7 @@ def test_the_best_weights_are_kept() -> None:
 
 
 def test_training_stops_when_the_score_gets_no_better() -> None:
-    """Of numbers that cannot be learned from 4 sequences, with weights of the best evaluation."""
+    """Four sequences do not teach it to add; the weights are those of the best evaluation."""
     plan = replace(SET, steps=300, sequences=4, evaluate_every=5, patience=3, trace_every=50, log_every=10)
     model, task, optimizer = fresh(Adding())
     seen = Memory()

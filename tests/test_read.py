@@ -121,7 +121,7 @@ def made_up(outputs: Any, *, right: int | None = 0, asked: Sequence[int] | None 
         states=changes.get("states", {"hidden": np.ones((steps, 3), dtype=np.float32)}),
         gradient=changes.get("gradient", {}),
         attention=changes.get("attention", {}),
-        said=table.argmax(1),
+        chosen=table.argmax(1),
         beam=1,
         texts=(None if right is None else (answers[right],) * steps, tuple(names)),
     )

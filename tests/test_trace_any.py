@@ -298,7 +298,7 @@ def test_distance_counts_from_each_sequences_own_end() -> None:
 
 @pytest.mark.parametrize("side", ["after", "before"])
 def test_padding_that_the_user_tells_is_not_time(side: str) -> None:
-    """Of a batch that is not packed, by lengths or a mask. Where the loss reads padding a note says so."""
+    """A batch that is not packed, with lengths or a mask. Where the loss reads padding a note says so."""
     with ambient(0, "told"):
         layer = nn.LSTM(2, 3, bidirectional=True)
     x, steps = normal(7, B, 2), torch.arange(7)

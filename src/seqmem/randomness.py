@@ -116,7 +116,7 @@ class Noise:
 
 
 _current: Noise | None = None
-"""Of the process, as torch's global generators are: a backward pass on a GPU runs in a thread of its own."""
+"""One for the process, as torch's global generators are: a backward pass on a GPU runs in a thread of its own."""
 
 
 def current_noise() -> Noise | None:

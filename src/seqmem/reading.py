@@ -52,10 +52,10 @@ class Reading:
             timestep, by all states together (``state``), and by ``input``; empty if it was not measured.
         attention: name -> what it looks back at after each timestep: attention by the names of ``Step.looks``, then the
             effective attention of states that change by addition (``Step.additive``); upper layers come first.
-        said: the model's answer after every timestep, [T] ids or [T K] numbers: the likeliest, or where answers are
+        chosen: the model's answer after every timestep, [T] ids or [T K] numbers: the likeliest, or where answers are
             fed back those that it wrote, greedily or by beam search.
         beam: the number of beams that wrote them; 1: greedily.
-        texts: ``right`` and ``said``, as text.
+        texts: ``right`` and ``chosen``, as text.
     """
 
     words: tuple[str, ...]
@@ -70,7 +70,7 @@ class Reading:
     states: Mapping[str, Float[ndarray, "T _"]]
     gradient: Mapping[str, Float[ndarray, " T"]]
     attention: Mapping[str, LookBack]
-    said: Shaped[ndarray, "T ..."]
+    chosen: Shaped[ndarray, "T ..."]
     beam: int
     texts: tuple[tuple[str, ...] | None, tuple[str, ...]] = field(repr=False)
 
@@ -79,14 +79,14 @@ class Reading:
 
     @cached_property
     def top(self) -> Shaped[ndarray, " T"]:
-        """``said``, of a model that answers by one of several: by default the likeliest answer after every timestep.
+        """``chosen``, of a model that answers by one of several: by default the likeliest answer after every timestep.
 
         Raises:
             ValueError: the model predicts numbers.
         """
         if self.answers is None:
             raise ValueError("numbers are predicted, not one of several answers")
-        return self.said
+        return self.chosen
 
     @cached_property
     def answered_at(self) -> int:
@@ -219,11 +219,11 @@ def read(
     beliefs, steps = _beliefs(model, task, inputs)
     predicted = beliefs[:, 0]
     symbols = task.targets.discrete
-    said = task.targets.decode(predicted)
+    chosen = task.targets.decode(predicted)
     if written is not None:
-        said[batch.counted] = written[:, 0]
+        chosen[batch.counted] = written[:, 0]
     if not known:
-        batch = Batch(batch.inputs, said[:, None].to(batch.targets.dtype), batch.weights, batch.asked)
+        batch = Batch(batch.inputs, chosen[:, None].to(batch.targets.dtype), batch.weights, batch.asked)
     right = batch.targets[:, 0]
     norms: dict[str, ndarray] = {}
     if gradient:
@@ -243,9 +243,9 @@ def read(
         states=_series([newest(step.state) for step in steps]),
         gradient=norms,
         attention=_looks_back(steps),
-        said=said.numpy(),
+        chosen=chosen.numpy(),
         beam=1 if written is None else beam,
-        texts=(tuple(map(task.answer, right)) if known else None, tuple(map(task.answer, said))),
+        texts=(tuple(map(task.answer, right)) if known else None, tuple(map(task.answer, chosen))),
     )
 
 

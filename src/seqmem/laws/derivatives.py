@@ -164,10 +164,10 @@ def _passed(through: Sequence[Tensor], partial: Sequence[Tensor], by: Sequence[T
     if not known:
         return [torch.zeros_like(tensor) for tensor in by]
     tensors, gradients = [tensor for tensor, _ in pairs], [gradient for _, gradient in pairs]
-    found = iter(
+    passed = iter(
         torch.autograd.grad(tensors, known, gradients, retain_graph=True, allow_unused=True, materialize_grads=True)
     )
-    return [next(found) if tensor.requires_grad else torch.zeros_like(tensor) for tensor in by]
+    return [next(passed) if tensor.requires_grad else torch.zeros_like(tensor) for tensor in by]
 
 
 def _inputs(module: torch.nn.Module, xs: Tensor, start: State) -> list[_Input]:
@@ -185,8 +185,8 @@ def _gradients(value: Tensor, by: Sequence[Tensor]) -> list[Tensor]:
     known = [tensor for tensor in by if tensor.requires_grad]
     if not (known and value.requires_grad):
         return [torch.zeros_like(tensor) for tensor in by]
-    found = torch.autograd.grad(value, known, retain_graph=True, allow_unused=True, materialize_grads=True)
-    given = iter(found)
+    gradients = torch.autograd.grad(value, known, retain_graph=True, allow_unused=True, materialize_grads=True)
+    given = iter(gradients)
     return [next(given) if tensor.requires_grad else torch.zeros_like(tensor) for tensor in by]
 
 

@@ -18,11 +18,11 @@ def rows(paper: Paper, comparisons: Sequence[Comparison]) -> list[list[str]]:
 
 def _row(paper: Paper, one: Comparison) -> list[str]:
     published = one.row.published
-    said = ""
+    printed = ""
     if published is not None:
-        said = _number(paper, published.value)
+        printed = _number(paper, published.value)
         if published.spread is not None:
-            said += f" ± {_number(paper, published.spread)}"
+            printed += f" ± {_number(paper, published.spread)}"
     ours = _number(paper, one.ours.mean)
     if paper.measure == "solved":
         ours = f"{sum(one.ours.values):.0f} of {len(one.ours.values)}"
@@ -34,7 +34,7 @@ def _row(paper: Paper, one: Comparison) -> list[str]:
     if isfinite(one.low):
         difference = f"{_signed(paper, one.difference)} ({_signed(paper, one.low)} to {_signed(paper, one.high)})"
     verdict = f"{one.verdict}: {one.why}" if one.why else one.verdict
-    return [one.row.name, said, ours, str(len(one.ours.values)), difference, verdict]
+    return [one.row.name, printed, ours, str(len(one.ours.values)), difference, verdict]
 
 
 def _number(paper: Paper, value: float) -> str:

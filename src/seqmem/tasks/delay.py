@@ -57,7 +57,7 @@ class Delay(Task):
 
     @property
     def solved_at(self) -> float:
-        """Of numbers 3 % of the variance."""
+        """For numbers 3 % of the variance."""
         return 0.99 if self.xor else 0.03 / 12
 
     @property

@@ -88,7 +88,7 @@ class Marked(Task):
 
 
 def longest(variant: str, seq_len: int) -> int:
-    """Of hs97 lengths are drawn from U{L ... 1.1 L}, of pascanu 1.1 L itself is left out."""
+    """The lengths of hs97 are drawn from U{L ... 1.1 L}, of pascanu 1.1 L itself is left out."""
     return seq_len + (seq_len // 10 if variant == "hs97" else max(1, seq_len // 10) - 1)
 
 

@@ -64,7 +64,7 @@ class Multiplication(Marked):
 
     @property
     def solved_at(self) -> float:
-        """Of hs97 140 of 2,000 normally distributed errors of that variance are above 0.04, the paper's first rule.
+        """With hs97 140 of 2,000 normally distributed errors of that variance are above 0.04, the paper's first rule.
 
         The rule of pascanu is a lax one, met at 0.006 by normal errors: 3 % of the variance, as in ``adding``.
         """

@@ -119,11 +119,11 @@ def comparisons(paper: Paper, plans: Sequence[Planned], jobs: Sequence[Job]) -> 
     values: dict[tuple[str, str], list[float]] = {}
     for plan, job in zip(plans, jobs, strict=True):
         values.setdefault((plan.row.name, plan.candidate), []).append(_value(paper, plan.config, job.run))
-    found = []
+    table = []
     for row in paper.rows:
         figures = [Figure(values[row.name, candidate], candidate) for candidate in paper.candidates()]
-        found.append(compared(paper, row, best(figures, lower=paper.lower_is_better)))
-    return found
+        table.append(compared(paper, row, best(figures, lower=paper.lower_is_better)))
+    return table
 
 
 def _value(paper: Paper, config: RunConfig, run: RunDirectory) -> float:
