@@ -111,6 +111,10 @@ def many(task: Task) -> tuple[Batch, Batch]:
     answers = int(draw(task, 1, longer(task)).asked.sum())
     # As many as the intervals need; several answers to a sequence make its score as much surer.
     count = max(4000, min(40000, round(2500 / task.chance / sqrt(answers))))
+    few = draw(task, 500, longer(task))
+    if count < 40000 and task.inputs.discrete:  # and as the answers to each question need
+        questions = len(context(task, few)[few.asked].unique())
+        count = max(count, min(66000, round(110 * log(1 / task.chance) / task.chance * questions / answers)))
     if task.feedback() is not None:  # and as the answers before need
         count = max(count, 150 * task.inputs.size)
     return draw(task, count, longer(task), 0), draw(task.held_out(), count, longer(task), 1)

@@ -2,6 +2,7 @@
 
 from .adding import Adding as Adding
 from .anbn import Anbn as Anbn
+from .associative_recall import AssociativeRecall as AssociativeRecall
 from .base import Task as Task
 from .copy import Copy as Copy
 from .delay import Delay as Delay
@@ -11,8 +12,11 @@ from .dyck import Dyck as Dyck
 from .first_symbol import FirstSymbol as FirstSymbol
 from .flip_flop import FlipFlop as FlipFlop
 from .group import Group as Group
+from .induction import Induction as Induction
 from .modular import Modular as Modular
+from .mqar import Mqar as Mqar
 from .multiplication import Multiplication as Multiplication
+from .nback import NBack as NBack
 from .noiseless_memorization import NoiselessMemorization as NoiselessMemorization
 from .parity import Parity as Parity
 from .phrases import Phrases as Phrases
@@ -20,6 +24,7 @@ from .pronoun import Pronoun as Pronoun
 from .random_permutation import RandomPermutation as RandomPermutation
 from .reverse import Reverse as Reverse
 from .selective_copy import SelectiveCopy as SelectiveCopy
+from .sorting import Sorting as Sorting
 from .subject import Subject as Subject
 from .temporal_order import TemporalOrder as TemporalOrder
 from .text import Text as Text
@@ -31,6 +36,7 @@ TASKS: dict[str, type[Task]] = {
     for task in (
         Adding,
         Anbn,
+        AssociativeRecall,
         Copy,
         Delay,
         Denoise,
@@ -39,8 +45,11 @@ TASKS: dict[str, type[Task]] = {
         FirstSymbol,
         FlipFlop,
         Group,
+        Induction,
         Modular,
+        Mqar,
         Multiplication,
+        NBack,
         NoiselessMemorization,
         Parity,
         Phrases,
@@ -48,6 +57,7 @@ TASKS: dict[str, type[Task]] = {
         RandomPermutation,
         Reverse,
         SelectiveCopy,
+        Sorting,
         Subject,
         TemporalOrder,
         Text,

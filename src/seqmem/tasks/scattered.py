@@ -29,7 +29,7 @@ def draw_symbols(symbols: int, count: int, batch_size: int, rng: torch.Generator
     return torch.randint(symbols, (count, batch_size), generator=rng)
 
 
-def check_alphabet(symbols: int, length: int) -> None:
+def check_alphabet(symbols: int, length: int = 1) -> None:
     """Raise ValueError if the options ``symbols`` and ``length`` cannot be."""
     if not 2 <= symbols <= len(ascii_lowercase):
         raise ValueError(f"symbols={symbols}: must be from 2 to {len(ascii_lowercase)}")

@@ -236,7 +236,7 @@ def _about_task(choice: Choice) -> list[tuple[str, list[str]]]:
     usual = int(choice.settings()["usual_seq_len"])
     if (lag := lag_of(task, usual)) is not None:
         facts.append(f"lag: at length {usual} {lag}, from the earliest input that an answer needs to its question")
-    batch = task.sample(1, max(task.min_seq_len, _EXAMPLE), generator(0, "example"))
+    batch = task.sample(1, max(task.min_seq_len + 8, _EXAMPLE), generator(0, "example"))
     answers = [task.answer(target) for target in batch.targets[batch.asked[:, 0], 0]]
     if batch.asked[0, 0]:  # at every timestep
         answers = answers[-1:]
@@ -263,7 +263,7 @@ def _chance_by_length(task: "seqmem.tasks.Task", usual: int) -> str:
 
 
 _EXAMPLE = 14
-"""Timesteps of an example, where the task has sequences as short as that."""
+"""Timesteps of an example, where the task has sequences a little shorter than that."""
 
 
 def _module_text(kind: type) -> list[str]:
