@@ -1,9 +1,10 @@
 """Definitions of the tasks of Hochreiter & Schmidhuber 1997 and Pascanu et al. 2013, against plain Python."""
 
 import re
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from hashlib import sha256
-from math import sqrt
+from math import log, sqrt
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from seqmem.tasks import (
     Multiplication,
     NoiselessMemorization,
     RandomPermutation,
+    Reber,
     Task,
     TemporalOrder,
     TwoSequence,
@@ -300,3 +302,69 @@ def test_two_sequence(variant: str, informative: int) -> None:
         assert float((head - 1).square().mean()) == pytest.approx(0.2, rel=0.1)
     assert torch.equal(task.parse("1 -0.5 -"), torch.tensor([[1.0], [-0.5], [0.0]]))
     assert task.words(torch.tensor([[1.0], [-0.5], [0.0]])) == ["1.00", "-0.50", "-"]
+
+
+# ---- Experiment 1 ----------------------------------------------------------------------------------------------------
+
+REBER = {0: "B1", 1: "T2 P3", 2: "S2 X4", 3: "T3 V5", 4: "X3 S6", 5: "P4 V6", 6: "E7"}
+
+
+def embedded(symbols: int) -> dict[str, float]:
+    """All embedded Reber strings of a length -> their probabilities, given that length."""
+    strings: dict[str, float] = {}
+
+    def walk(state: int, word: str, probability: float) -> None:
+        if state == 7:
+            if len(word) == symbols - 4:
+                for outer in "TP":
+                    strings[f"B{outer}{word}{outer}E"] = probability / 2
+        elif len(word) < symbols - 4:
+            edges = REBER[state].split()
+            for symbol, to in edges:
+                walk(int(to), word + symbol, probability / len(edges))
+
+    walk(0, "", 1.0)
+    total = sum(strings.values())
+    return {string: probability / total for string, probability in strings.items()}
+
+
+@pytest.mark.parametrize("seq_len", [8, 9, 13])
+def test_reber_strings_by_enumeration(seq_len: int) -> None:
+    task, many = Reber(), 3000
+    strings = embedded(seq_len + 1)
+    batch = draw(task, many, seq_len)
+    counts = Counter("".join(task.words(column)) + "E" for column in batch.inputs.T)
+    assert set(counts) <= set(strings)
+    expected = {string: many * share for string, share in strings.items()}
+    chi = sum((counts[string] - n) ** 2 / n for string, n in expected.items())
+    assert chi < len(strings) + 6 * sqrt(2 * len(strings))
+    for b in range(50):
+        string = "".join(task.words(batch.inputs[:, b])) + "E"
+        assert "".join(task.answer(target) for target in batch.targets[:, b]) == string[1:]
+        assert batch.asked[:, b].tolist() == [False] * (seq_len - 2) + [True, False]
+        assert task.unanswerable(batch.inputs[:, b]) is None
+        assert task.unanswerable(batch.inputs[:-1, b]) is None
+        assert task.answer(task.question(batch.inputs[:-1, b]).targets[-1, 0]) == string[1]
+    assert batch.weights.eq(1).all()
+    assert task.space(seq_len).size == pytest.approx(1 / sum(share**2 for share in strings.values()))
+    following: dict[tuple[int, str], Counter[str]] = defaultdict(Counter)
+    for string, share in strings.items():
+        for t in range(seq_len):
+            following[t, string[t]][string[t + 1]] += share  # pyright: ignore[reportArgumentType]
+    loss = -sum(share * log(share / some.total()) for some in following.values() for share in some.values())
+    assert task.baseline_loss(seq_len) == pytest.approx(loss / seq_len)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("BTBPVVE", None),
+        ("BTBPVVET", None),
+        ("BTBPVVEP", "word 8 is 'P': there task=reber has T"),
+        ("BTBPVVS", "word 7 is 'S': there task=reber has E"),
+        ("BTBPV", "it stops too early"),
+        ("BTBPVVETE", "nothing follows its last E"),
+    ],
+)
+def test_typed_reber_strings(text: str, why: str | None) -> None:
+    assert Reber().unanswerable(Reber().parse(text)) == why

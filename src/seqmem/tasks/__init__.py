@@ -22,6 +22,7 @@ from .parity import Parity as Parity
 from .phrases import Phrases as Phrases
 from .pronoun import Pronoun as Pronoun
 from .random_permutation import RandomPermutation as RandomPermutation
+from .reber import Reber as Reber
 from .reverse import Reverse as Reverse
 from .selective_copy import SelectiveCopy as SelectiveCopy
 from .sorting import Sorting as Sorting
@@ -55,6 +56,7 @@ TASKS: dict[str, type[Task]] = {
         Phrases,
         Pronoun,
         RandomPermutation,
+        Reber,
         Reverse,
         SelectiveCopy,
         Sorting,
