@@ -26,6 +26,7 @@ from seqmem.cli.verbs.export import export_state_dict
 from seqmem.models.base import parameter_count
 from seqmem.record.recorder import load_checkpoint
 from seqmem.tasks import TASKS
+from seqmem.tasks.base import choice_of
 from seqmem.training import loop
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -37,6 +38,10 @@ PARAMS = 20_000
 TOLERANCE = 0.02
 
 
+KINDS = {choice_of(name, kind.folder): kind for name, kind in TASKS.items()}
+"""What a command line calls each task -> its class."""
+
+
 def choices(kind: str) -> list[str]:
     return sorted(path.stem for path in (CONF / kind).glob("*.yaml") if path.stem != "custom")
 
@@ -44,7 +49,7 @@ def choices(kind: str) -> list[str]:
 def shortest(task: str) -> str:
     """The shortest length that the task's own file allows."""
     least = OmegaConf.select(OmegaConf.load(CONF / "task" / f"{task}.yaml"), "shortest")
-    return f"seq_len={max(TASKS[task]().min_seq_len, least or 0)}"
+    return f"seq_len={max(KINDS[task]().min_seq_len, least or 0)}"
 
 
 def sweep(cells: list[str], task: str, *more: str, folder: Path) -> tuple[int, list[str]]:
@@ -132,8 +137,8 @@ def main(chosen: list[str]) -> int:
                 wrong = [f"{type(error).__name__}: {error}"]
             print(f"{cell}: {'; '.join(wrong) or 'ok: resumed bit for bit, trace, eval, export, params'}", flush=True)
             bad += bool(wrong)
-        fed_back = [task for task in choices("task") if TASKS[task]().feedback() is not None]
-        plan = [(task, ()) for task in choices("task")] + [(task, ("model=encoder_decoder",)) for task in fed_back]
+        fed_back = [task for task in KINDS if KINDS[task]().feedback() is not None]
+        plan = [(task, ()) for task in KINDS] + [(task, ("model=encoder_decoder",)) for task in fed_back]
         for task, more in plan:
             count, reason = sweep(cells, task, *more, folder=folder)
             print(f"{' '.join((task, *more))}: {count} of {len(cells)} cells finished {' | '.join(reason)}".rstrip())

@@ -167,6 +167,7 @@ def test_help_and_completion_need_no_torch(tmp_path: Path) -> None:
         "verb": ["COMP_LINE=seqmem tr", *complete],
         "cells": ["COMP_LINE=seqmem train cell=", *complete],
         "group": ["COMP_LINE=seqmem train ce", *complete],
+        "folder": ["COMP_LINE=seqmem train task=cog", *complete],
         "option": ["COMP_LINE=seqmem train seq_len=9 cell=gru cell.fo", *complete],
         "other verb": ["COMP_LINE=seqmem watch out", *complete],
         "nonsense": ["COMP_LINE=seqmem train nonsense=", *complete],
@@ -176,6 +177,8 @@ def test_help_and_completion_need_no_torch(tmp_path: Path) -> None:
         "watch help": ["watch", "--help"],
         "typo": ["trian"],
         "no cell": ["train", "cell=lstmm"],
+        "no task": ["train", "task=cogscale/simple_cop"],
+        "its name": ["train", "task=cogscale_simple_copy"],
     }  # fmt: skip
     completed = subprocess.run(
         [sys.executable, "-c", LIGHT, json.dumps(list(lines.values()))],
@@ -183,7 +186,7 @@ def test_help_and_completion_need_no_torch(tmp_path: Path) -> None:
     )  # fmt: skip
     assert completed.returncode == 0, completed.stderr
     completed = {name: Completed(*each) for name, each in zip(lines, json.loads(completed.stdout), strict=True)}
-    for name in set(lines) - {"typo", "no cell"}:
+    for name in set(lines) - {"typo", "no cell", "no task", "its name"}:
         assert (completed[name].code, completed[name].err) == (0, ""), name
 
     for name in ("empty", "help"):
@@ -195,6 +198,7 @@ def test_help_and_completion_need_no_torch(tmp_path: Path) -> None:
         "seqmem train [-m]",
         "Current settings:",
         "cell: antisymmetric, attention, cornn, custom,",
+        ", variable_copy, cogscale/",
         "seq_len",
         "optimizer:",
         "--cfg job",
@@ -206,13 +210,17 @@ def test_help_and_completion_need_no_torch(tmp_path: Path) -> None:
     assert "target: own.Clockwork" in completed["own"].out
     assert completed["verbs"].out.split() == list(VERBS)
     assert completed["verb"].out.split() == ["train", "trace"]
-    assert completed["cells"].out.split() == sorted(f"cell={name}" for name in ("custom", *CELLS))
+    assert completed["cells"].out.split() == [*sorted(f"cell={name}" for name in ("custom", *CELLS)), "cell=usual/lstm"]
+    assert "task=cogscale/simple_copy" in completed["folder"].out.split()
+    assert all(choice.startswith("task=cogscale/") for choice in completed["folder"].out.split())
     assert sorted(completed["group"].out.split()) == ["cell.", "cell="]
     assert set(completed["option"].out.split()) == {"cell.form=", "cell.forget_bias="}
     assert completed["other verb"].out.split() == []
     assert completed["nonsense"].out.split() == []
     assert "complete -o bashdefault -o default -F seqmem_completion seqmem" in completed["install"].out
     assert completed["typo"].code == completed["no cell"].code == 2
+    for name in ("no task", "its name"):
+        assert "Did you mean 'cogscale/simple_copy'? One of: adding, " in completed[name].err
 
 
 @pytest.mark.parametrize("start", [("-m", "seqmem"), (str(Path(sys.executable).with_name("seqmem")),)])

@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from commandline import TINY, Completed, assert_same_numbers, composed, in_a_process, only_run, rows, train
 from compilers import needs_kernels
 from seqmem.cells import CELLS
+from seqmem.cli.config.own_files import called
 from seqmem.cli.config.own_hydra import own_hydra
 from seqmem.cli.config.schema import RunConfig, conf_dir, from_mapping
 from seqmem.cli.launch.one_run import run_path
@@ -127,7 +128,7 @@ def configurations() -> list[RunConfig]:
         settings = OmegaConf.to_container(usual)
         assert isinstance(settings, dict)
         for choice in choices:
-            chosen = {group: OmegaConf.load(conf_dir() / group / f"{name}.yaml") for group, name in choice.items()}
+            chosen = {group: OmegaConf.load(called(name, conf_dir(), group)) for group, name in choice.items()}
             others.append(OmegaConf.create({**settings, **chosen}))
         configs = [from_mapping(one) for one in (usual, *others)]
     assert configs[-1] == configs[2]

@@ -5,7 +5,6 @@ import re
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 from seqmem.lag import Lag, lag_of
 from seqmem.randomness import generator
@@ -25,7 +24,11 @@ def others(task: Task, inputs: Tensor) -> Tensor:
     """Every other input that may stand at one place, [N ...]: all tokens, or other numbers."""
     if task.inputs.discrete:
         return torch.arange(task.inputs.size)
-    return torch.stack([-inputs, *(inputs + one_hot(torch.tensor(i), len(inputs)) * 0.25 for i in range(len(inputs)))])
+    units = torch.eye(len(inputs))
+    if set(inputs.tolist()) <= {0, 1}:  # features that are there or not: another in the place of one, or one more
+        moved = inputs - units[inputs == 1][:, None] + units
+        return torch.cat([moved.flatten(0, 1), inputs + units]).clamp(0, 1)
+    return torch.cat([-inputs[None], inputs + 0.25 * units])
 
 
 def lags_of(task: Task, inputs: Tensor) -> Tensor:

@@ -187,5 +187,6 @@ def test_every_name_has_its_file_and_its_class() -> None:
     from seqmem.tasks import TASKS
 
     for group, known in {"cell": CELLS, "task": TASKS, "optimizer": OPTIMIZERS}.items():
-        files = {path.stem for path in (ROOT / "conf" / group).glob("*.yaml")}
+        folder = ROOT / "conf" / group
+        files = {"_".join(path.relative_to(folder).with_suffix("").parts) for path in folder.rglob("*.yaml")}
         assert files - {"custom"} == set(known), group

@@ -21,6 +21,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from seqmem.cli.config.schema import register
 from seqmem.evaluate import CachedBatches, held_out
 from seqmem.randomness import generator
 from seqmem.signals import Batch
@@ -46,11 +47,17 @@ from seqmem.tasks.pronoun import HE, SHE
 from seqmem.tasks.text import ALPHABET, SHARED, corpus, corpus_sha256, without_shared
 
 CONF = Path(__file__).parents[1] / "conf" / "task"
-YAMLS = sorted(yaml for yaml in CONF.glob("*.yaml") if yaml.stem != "custom")  # custom is for a user's class
+YAMLS = sorted(yaml for yaml in CONF.rglob("*.yaml") if yaml.stem != "custom")  # custom is for a user's class
+
+
+def name_of(yaml: Path) -> str:
+    """Of the task in a file: ``FOLDER_STEM`` in a subfolder."""
+    return "_".join(yaml.relative_to(CONF).with_suffix("").parts)
 
 
 def options(yaml: Path) -> dict:
-    loaded = OmegaConf.to_container(OmegaConf.load(yaml))
+    register()  # what interpolations call
+    loaded = OmegaConf.to_container(OmegaConf.load(yaml), resolve=True)
     assert isinstance(loaded, dict)
     return {str(key): value for key, value in loaded.items()}
 
@@ -128,14 +135,15 @@ def same(a: Batch, b: Batch) -> bool:
 
 
 def test_every_task_has_a_yaml() -> None:
-    assert {yaml.stem for yaml in YAMLS} == set(TASKS)
+    assert {name_of(yaml) for yaml in YAMLS} == set(TASKS)
 
 
-@pytest.mark.parametrize("yaml", YAMLS, ids=lambda yaml: yaml.stem)
+@pytest.mark.parametrize("yaml", YAMLS, ids=name_of)
 def test_a_yaml_lists_the_tasks_options_with_their_defaults(yaml: Path) -> None:
     settings = options(yaml)
     task = built(yaml)
-    assert settings["name"] == task.name == yaml.stem
+    assert settings["name"] == task.name == name_of(yaml)
+    assert task.choice == yaml.relative_to(CONF).with_suffix("").as_posix()
     assert tuple(settings)[: len(TASK_SETTINGS)] == TASK_SETTINGS
     assert {field.name for field in fields(type(task))} == set(settings) - set(TASK_SETTINGS)  # pyright: ignore[reportArgumentType]
     assert task == type(task)()
@@ -403,7 +411,7 @@ def test_an_invalid_size_is_an_error_that_names_a_valid_one(task: Task) -> None:
     for part in (task, task.held_out()):
         for seq_len in (shortest - 1, 0, -1):
             with pytest.raises(
-                ValueError, match=rf"^seq_len={seq_len} is too short for task={task.name}: at least {shortest}$"
+                ValueError, match=rf"^seq_len={seq_len} is too short for task={task.choice}: at least {shortest}$"
             ):
                 draw(part, 2, seq_len)
         for batch_size in (0, -1):

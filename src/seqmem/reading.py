@@ -163,7 +163,7 @@ def sentence(task: Task, seq_len: int, *, seed: int = 0, number: int = 0, traine
     """
     task.check(1, seq_len)
     if task.max_seq_len is not None and seq_len > task.max_seq_len:
-        raise ValueError(f"seq_len={seq_len} is too long for task={task.name}: at most {task.max_seq_len}")
+        raise ValueError(f"seq_len={seq_len} is too long for task={task.choice}: at most {task.max_seq_len}")
     return Parts(task, trained).test.sample(1, seq_len, generator(seed, f"read {seq_len}", number))
 
 

@@ -157,7 +157,15 @@ def _complete(args: list[str]) -> int:
         with redirect_stdout(io.StringIO()) as offered:
             code = run_verb("train", args)
         # Hydra ends the name of a group with groups inside (cell, for cell/usual) without its "=".
-        print(re.sub(r"(?<!\S)(\w+)(?!\S)", r"\1=", offered.getvalue()), end="")
+        choices = re.sub(r"(?<!\S)(\w+)(?!\S)", r"\1=", offered.getvalue()).split()
+        if choice := re.search(r"(?<!\S)(\w+)=([\w/]*)$", words[3]):
+            from .config.own_files import in_subfolders  # Hydra offers none of these
+            from .config.schema import conf_dir
+
+            group, start = choice.groups()
+            within = [name for name in in_subfolders(conf_dir(), group) if name.startswith(start)]
+            choices += [f"{group}={name}" for name in within]
+        print(*choices)
         return code
     script = completion(args[1].removeprefix("install=")) if args[1:] in (["install=bash"], ["install=zsh"]) else None
     if script is not None:

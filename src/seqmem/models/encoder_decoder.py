@@ -169,7 +169,7 @@ class EncoderDecoder(Model):
         if feedback is None:
             raise ValueError(
                 f"model=encoder_decoder: needs a task whose answers are its next inputs (reverse, phrases), which "
-                f"task={task.name} is not"
+                f"task={task.choice} is not"
             )
         embed, width = task.inputs.embed(embed_size)
         return cls(

@@ -162,12 +162,12 @@ def common_task(models: Sequence[Playable]) -> Task:
                 f"'{other.name}' was trained on {other.task}, '{first.name}' on {task}: a page shows models of one task"
             )
     if not (task.inputs.discrete and task.targets.discrete and task.targets.metric is ACCURACY):
-        raise ValueError(f"task={task.name}: the page shows tasks of words that are answered by one of several")
+        raise ValueError(f"task={task.choice}: the page shows tasks of words that are answered by one of several")
     if task.inputs.size > 1 << 16:
-        raise ValueError(f"task={task.name}: {task.inputs.size} words are too many for the page: at most 65536")
+        raise ValueError(f"task={task.choice}: {task.inputs.size} words are too many for the page: at most 65536")
     if task.feedback() is None and sentence(task, task.min_seq_len).asked[:-1].any():
         raise ValueError(
-            f"task={task.name}: the page shows tasks that ask once, at the end, and those whose answers are fed back"
+            f"task={task.choice}: the page shows tasks that ask once, at the end, and those whose answers are fed back"
         )
     return task
 

@@ -1,9 +1,10 @@
-"""Memory tasks. ``TASKS`` maps the NAME of ``conf/task/NAME.yaml`` to its class."""
+"""Memory tasks. ``TASKS`` maps the NAME of ``conf/task/NAME.yaml`` to its class, FOLDER_NAME that of a subfolder."""
 
 from .adding import Adding as Adding
 from .anbn import Anbn as Anbn
 from .associative_recall import AssociativeRecall as AssociativeRecall
 from .base import Task as Task
+from .cogscale import COGSCALE
 from .copy import Copy as Copy
 from .delay import Delay as Delay
 from .denoise import Denoise as Denoise
@@ -38,6 +39,7 @@ TASKS: dict[str, type[Task]] = {
         Adding,
         Anbn,
         AssociativeRecall,
+        *COGSCALE,
         Copy,
         Delay,
         Denoise,

@@ -29,7 +29,10 @@ class Task(ABC):
     """
 
     name: ClassVar[str]
-    """As on the command line: ``task=NAME``."""
+    """Of its runs' folder. On the command line ``task=NAME`` chooses it, unless it has a ``folder``."""
+
+    folder: ClassVar[str] = ""
+    """Of its file in ``conf/task``, which the name begins with: ``task=FOLDER/REST`` chooses FOLDER_REST."""
 
     source: ClassVar[str]
     """Author and year of the definition."""
@@ -42,6 +45,11 @@ class Task(ABC):
             cls.automaton = Task.automaton  # the parent's has other sequences
         if "space" not in vars(cls):
             cls.space = Task.space  # the parent's is about the parent's sequences
+
+    @property
+    def choice(self) -> str:
+        """What the command line writes after ``task=``."""
+        return choice_of(self.name, self.folder)
 
     # ---- Data --------------------------------------------------------------------------------------------------------
 
@@ -124,7 +132,7 @@ class Task(ABC):
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size}: must be at least 1")
         if seq_len < self.min_seq_len:
-            raise ValueError(f"seq_len={seq_len} is too short for task={self.name}: at least {self.min_seq_len}")
+            raise ValueError(f"seq_len={seq_len} is too short for task={self.choice}: at least {self.min_seq_len}")
 
     def facts(self) -> Mapping[str, str]:
         """Name -> value of what else identifies the data, recorded with each run: scores compare only where it agrees.
@@ -186,12 +194,12 @@ class Task(ABC):
             ValueError: the text is empty, contains a word that the task does not have, or the inputs cannot be typed.
         """
         if not self.inputs.discrete:
-            raise ValueError(f"the inputs of task={self.name} cannot be typed")
+            raise ValueError(f"the inputs of task={self.choice} cannot be typed")
         return self._tokens(split_words(text, self._vocabulary()))
 
     def _tokens(self, words: Sequence[str]) -> Shaped[Tensor, " T"]:
         automaton = self.automaton()
-        return tokens_of(words, self._vocabulary(), task=self.name, occurring=automaton and automaton.tokens)
+        return tokens_of(words, self._vocabulary(), task=self.choice, occurring=automaton and automaton.tokens)
 
     def _vocabulary(self) -> list[str]:
         return self.words(torch.arange(self.inputs.size))
@@ -228,7 +236,7 @@ class Task(ABC):
         if problem is not None and problem.at < len(tokens):
             return self._described(problem, tokens)
         if len(inputs) < self.min_seq_len:
-            return f"it is {len(inputs)} long, task={self.name} needs {self.min_seq_len} timesteps"
+            return f"it is {len(inputs)} long, task={self.choice} needs {self.min_seq_len} timesteps"
         if naming is None:
             return None if problem is None else "it stops too early"
         if tokens[-1] not in naming.asks:
@@ -243,7 +251,7 @@ class Task(ABC):
         if problem.latest is not None:
             return f"{at}: of {len(tokens)} words it is number {problem.latest + 1} at the latest"
         expected = self.words(torch.tensor(problem.expected))
-        return f"{at}: there task={self.name} has {alternatives(expected)}"
+        return f"{at}: there task={self.choice} has {alternatives(expected)}"
 
     def picture(self, inputs: Shaped[Tensor, "T ..."]) -> Float[Tensor, "rows columns"] | None:
         """The part of a picture that ``inputs``, the start of one sequence, show; None if the task has no pictures.
@@ -251,6 +259,11 @@ class Task(ABC):
         Values: 0 (blank) to 1; NaN for pixels not read yet.
         """
         return None
+
+
+def choice_of(name: str, folder: str) -> str:
+    """What the command line writes after ``task=`` for a task of this name and folder."""
+    return f"{folder}/{name.removeprefix(f'{folder}_')}" if folder else name
 
 
 def content_hash(inputs: Int[Tensor, "T B"]) -> Int[Tensor, " B"]:

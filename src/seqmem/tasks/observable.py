@@ -44,8 +44,9 @@ class Observable(Task):
 
     def __post_init__(self) -> None:
         if self.task.feedback() is not None:
-            raise ValueError(f"observable=true: in task={self.task.name} each answer is the next input; use false")
+            raise ValueError(f"observable=true: in task={self.task.choice} each answer is the next input; use false")
         object.__setattr__(self, "name", self.task.name)  # for messages
+        object.__setattr__(self, "folder", self.task.folder)
 
     @property
     def inputs(self) -> Signal:

@@ -139,22 +139,22 @@ class Plan:
         task.check(self.batch_size, self.seq_len)
         most = task.max_seq_len if task.max_seq_len is not None else self.seq_len
         if self.seq_len > most:
-            raise ValueError(f"seq_len={self.seq_len} is too long for task={task.name}: at most {most}")
+            raise ValueError(f"seq_len={self.seq_len} is too long for task={task.choice}: at most {most}")
         if self.shortest is not None and not task.min_seq_len <= self.shortest <= self.seq_len:
             raise ValueError(
-                f"shortest={self.shortest}: must be from {task.min_seq_len}, the least for task={task.name}, "
+                f"shortest={self.shortest}: must be from {task.min_seq_len}, the least for task={task.choice}, "
                 f"to seq_len={self.seq_len}"
             )
         for length in self.evaluate_lengths or ():
             if length < task.min_seq_len:
                 raise ValueError(
                     f"evaluate_lengths={list(self.evaluate_lengths or ())}: {length} is too short for "
-                    f"task={task.name}: at least {task.min_seq_len}"
+                    f"task={task.choice}: at least {task.min_seq_len}"
                 )
             if task.max_seq_len is not None and length > task.max_seq_len:
                 raise ValueError(
                     f"evaluate_lengths={list(self.evaluate_lengths or ())}: {length} is too long for "
-                    f"task={task.name}: at most {task.max_seq_len}"
+                    f"task={task.choice}: at most {task.max_seq_len}"
                 )
 
     def all_probes(self) -> list[Probe]:
@@ -181,7 +181,7 @@ class Plan:
             raise ValueError(f"sequences={self.sequences}: goes with lengths=fixed, not with lengths={self.lengths}")
         if task.chunks > 1:
             raise ValueError(
-                f"sequences={self.sequences}: task={task.name} is read in passages of {task.chunks} batches; use null"
+                f"sequences={self.sequences}: task={task.choice} is read in passages of {task.chunks} batches; use null"
             )
 
     def _check_probes(self) -> None:

@@ -130,13 +130,14 @@ def _explain(error: Exception, overrides: Sequence[str], config_dir: str | None)
 def _missing(error: MissingConfigException, first: str, config_dir: str | None) -> str:
     group, _, name = (error.missing_cfg_file or "").rpartition("/")
     known = error.options
+    folders = [conf_dir(), *([Path(config_dir)] if config_dir else [])]
+    if "/" in group and group.partition("/")[0] in GROUPS:  # a choice with a path in it
+        group, _, name = (error.missing_cfg_file or "").partition("/")
     if known is None:  # Hydra does not say where several are chosen, probe=[gradient,mine]
         if group not in GROUPS:
             return first
-        folders = [conf_dir(), *([Path(config_dir)] if config_dir else [])]
-        known = [path.stem for folder in folders for path in own_files.files_of(folder, group)]
-    if "/" in group and group.partition("/")[0] in GROUPS:  # a choice with a path in it
-        group, _, name = (error.missing_cfg_file or "").partition("/")
+        known = [path.stem for folder in folders for path in sorted((folder / group).glob("*.yaml"))]
+    known = [*known, *(choice for folder in folders for choice in own_files.in_subfolders(folder, group))]
     if line := own_files.elsewhere(group, name, config_dir):
         return line
     options = sorted(own_choices.files(group, known))
@@ -240,8 +241,8 @@ def unknown_setting(name: str, overrides: Sequence[str], config_dir: str | None)
 
 def _choices_with(group: str, setting: str) -> str:
     """``model=encoder_decoder``: the choices of a group that have a setting; empty if none has, or more than three."""
-    files = sorted((conf_dir() / group).glob("*.yaml"))
-    able = [path.stem for path in files if setting in list(OmegaConf.load(path))]
+    files = {own_files.choice_of(path, conf_dir(), group): path for path in own_files.files_of(conf_dir(), group)}
+    able = [choice for choice, path in files.items() if setting in list(OmegaConf.load(path))]
     return f"{group}={' or '.join(able)}" if 0 < len(able) <= 3 else ""
 
 

@@ -100,6 +100,25 @@ def files_of(folder: Path, group: str) -> Iterator[Path]:
         yield from sorted((folder / group).rglob(pattern))
 
 
+def choice_of(path: Path, folder: Path, group: str) -> str:
+    """What chooses a file of a group: its path in the group's folder."""
+    return path.relative_to(folder / group).with_suffix("").as_posix()
+
+
+def in_subfolders(folder: Path, group: str) -> list[str]:
+    """The choices of a group that are in folders of their own, which Hydra does not list."""
+    paths = (folder / group).glob("*/**/*.yaml")
+    return sorted(choice_of(path, folder, group) for path in paths)
+
+
+def called(name: str, folder: Path, group: str) -> Path:
+    """The file of a group that has this ``name``: ``task/cogscale/sorting.yaml`` has ``cogscale_sorting``."""
+    for choice in in_subfolders(folder, group):
+        if choice.replace("/", "_") == name:
+            return folder / group / f"{choice}.yaml"
+    return folder / group / f"{name}.yaml"
+
+
 def shown(path: Path) -> Path:
     """A path from the working directory, if it is below that."""
     here = Path.cwd()

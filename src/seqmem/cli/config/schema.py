@@ -14,6 +14,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ...cogscale import usual_length
 from ...runs import settings as settings_of
 from ...spaces import data_revision
 from .commands import command
@@ -151,6 +152,7 @@ class RunConfig:
 
 def register() -> None:
     OmegaConf.register_new_resolver("command", command, replace=True)  # for the text of --help
+    OmegaConf.register_new_resolver("usual_length", usual_length, replace=True)
     store = ConfigStore.instance()
     if "run_schema.yaml" in store.repo:
         return

@@ -50,12 +50,13 @@ def _of_class(group: str, kind: type) -> Iterator[str]:
     from ...cells import CELLS  # torch takes seconds
     from ...models import MODELS
     from ...tasks import TASKS
+    from ...tasks.base import choice_of
 
     ours: Mapping[str, Any] = {"cell": CELLS, "task": TASKS, "model": MODELS}[group]
     # A model is listed by a class method that makes it.
     name = next((name for name, known in ours.items() if kind in (known, getattr(known, "__self__", None))), None)
     if name is not None:
-        yield f"{group}={name}"
+        yield f"{group}={choice_of(name, getattr(kind, 'folder', ''))}"
     else:
         yield f"{group}=custom"
         yield f"{group}.target={_text(kind, group)}"

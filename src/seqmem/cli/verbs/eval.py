@@ -101,10 +101,10 @@ def evaluate_run(
         except ValueError as error:
             raise ConfigError(str(error)) from None
         if task.max_seq_len is not None and length > task.max_seq_len:
-            raise ConfigError(f"seq_len={length} is too long for task={task.name}: at most {task.max_seq_len}")
+            raise ConfigError(f"seq_len={length} is too long for task={task.choice}: at most {task.max_seq_len}")
     if beam is not None and task.feedback() is None:
         raise ConfigError(
-            f"beam={beam}: the answers of task={task.name} are not fed back, so there is nothing to search"
+            f"beam={beam}: the answers of task={task.choice} are not fed back, so there is nothing to search"
         )
     refuse_lengths(config, grid)
     with ambient(config.seed, "measure", config.steps, device=next(model.parameters()).device):

@@ -19,7 +19,7 @@ from ..config import own_files, process
 from ..config.commands import command
 from ..config.comments import beside, comments, header
 from ..config.errors import Parser, nearest, print_error
-from ..config.schema import conf_dir
+from ..config.schema import conf_dir, register
 from ..terminal.console import Console
 from ..terminal.strip import columns, say
 
@@ -116,8 +116,14 @@ class Choice:
 
     def settings(self) -> dict[str, Any]:
         from omegaconf import OmegaConf
+        from omegaconf.errors import OmegaConfBaseException
 
-        settings = OmegaConf.to_container(OmegaConf.load(self.path))
+        register()  # what it may refer to
+        settings = OmegaConf.load(self.path)
+        try:
+            settings = OmegaConf.to_container(settings, resolve=True)
+        except OmegaConfBaseException:  # to settings beside those of this file
+            settings = OmegaConf.to_container(settings)
         if not isinstance(settings, dict):
             raise TypeError("it has no settings")
         return {str(key): value for key, value in settings.items()}
@@ -132,7 +138,7 @@ def _choices(folders: list[Path], group: str) -> list[Choice]:
     choices = {}
     for folder in folders:
         for path in own_files.files_of(folder, group):
-            name = path.relative_to(folder / group).with_suffix("").as_posix()
+            name = own_files.choice_of(path, folder, group)
             choices[name] = Choice(name, path, own=folder is not folders[0])
     return sorted(choices.values(), key=lambda choice: (choice.name == "custom", choice.name))
 

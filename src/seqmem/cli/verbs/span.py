@@ -157,15 +157,15 @@ def _search(given: argparse.Namespace) -> SpanSearch:
     possible = task.max_seq_len
     longest = given.max if given.max is not None else min(LONGEST, possible or LONGEST)
     if possible is not None and longest > possible:
-        raise ConfigError(f"--max {longest}: task={task.name} has no sequences longer than {possible}")
+        raise ConfigError(f"--max {longest}: task={task.choice} has no sequences longer than {possible}")
     if longest < shortest:
-        raise ConfigError(f"--max {longest}: the shortest length of task={task.name} is {shortest}")
+        raise ConfigError(f"--max {longest}: the shortest length of task={task.choice} is {shortest}")
     start = given.start if given.start is not None else min(max(START, shortest), longest)
     if not shortest <= start <= longest:
-        raise ConfigError(f"--from {start}: must be from {shortest}, the shortest of task={task.name}, to {longest}")
+        raise ConfigError(f"--from {start}: must be from {shortest}, the shortest of task={task.choice}, to {longest}")
     goal = given.threshold if given.threshold is not None else task.solved_at
     if goal is None:
-        raise ConfigError(f"task={task.name} has no score at which it counts as solved: --threshold sets one")
+        raise ConfigError(f"task={task.choice} has no score at which it counts as solved: --threshold sets one")
     budget = given.budget if given.budget is not None else max(RUNS, given.seeds) * first.steps
     if budget < given.seeds * first.steps:
         raise ConfigError(

@@ -5,7 +5,9 @@ import os
 import re
 import sys
 import textwrap
+from collections.abc import Iterable, Iterator
 from contextlib import redirect_stdout, suppress
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from hydra.core.hydra_config import HydraConfig
@@ -21,6 +23,7 @@ from ..config.errors import ConfigError, exit_code, full_errors, one_line, print
 from ..config.help_text import filled
 from ..config.hydra_errors import GROUPS, explain, explained, is_hydras
 from ..config.own_code import SAFE_PATH, forget_edited
+from ..config.own_files import called
 from ..config.schema import conf_dir, from_mapping, register
 
 if TYPE_CHECKING:
@@ -111,7 +114,7 @@ def _with_comments(text: str) -> str:
     for line in settings.splitlines():
         chosen = line.partition(":")[0] if re.match(r"\w", line) else chosen
         if line.startswith("  name: "):
-            files[chosen] = conf_dir() / chosen / f"{line.removeprefix('  name: ')}.yaml"
+            files[chosen] = called(line.removeprefix("  name: "), conf_dir(), chosen)
     for group, path in files.items():
         if path.is_file():
             told |= {f"{group}.{name}": comment for name, comment in comments(path).items()}
@@ -122,12 +125,28 @@ def _with_comments(text: str) -> str:
     width = console.width if console.is_terminal else None
     head, choices, names = before.partition("Choices:\n")
     # Not every folder of conf/ is for training: papers are not.
-    lines = [line for line in names.splitlines() if not line or line.partition(":")[0] in GROUPS]
+    lines = list(_with_subfolders(line for line in names.splitlines() if not line or _group(line) in GROUPS))
     if width is not None:
         head, after = filled(head, width) + "\n", filled(after, width)
         lines = [textwrap.fill(line, width, subsequent_indent="  ") for line in lines]
     before = head + choices + "\n".join([*lines, ""])
     return "\n".join([before + title.rstrip(), *beside(settings.rstrip(), told, width), end + after])
+
+
+def _group(line: str) -> str:
+    """``task``, of the choices ``task: copy, text`` and of ``task/cogscale: simple_copy``, which follow them."""
+    return line.partition(":")[0].partition("/")[0]
+
+
+def _with_subfolders(lines: Iterable[str]) -> Iterator[str]:
+    """The choices of each group in one line, as they are typed: ``task: copy, text, cogscale/simple_copy``."""
+    for group, some in groupby(lines, _group):
+        choices = [
+            f"{folder.removeprefix(group).removeprefix('/')}/{choice}".removeprefix("/")
+            for folder, _, names in (line.partition(": ") for line in some)
+            for choice in names.split(", ")
+        ]
+        yield f"{group}: {', '.join(choices)}" if group else ""
 
 
 def run(cfg: DictConfig) -> float:

@@ -1,0 +1,44 @@
+"""The sizes of CogScale's tasks. No torch: the settings of a run need them, too.
+
+Bendi-Ouis, De Coudenhove & Hinaut 2026, CogScale (arXiv 2605.19758), as in version 0.2.0 of their package.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a size fixes.
+
+    Args:
+        seq_len: timesteps of a sequence as published.
+        symbols: different symbols, or the largest number.
+        length: symbols to read, where longer sequences have no more of them.
+        delay: timesteps between reading and answering.
+        count: of what is marked, paired or nested.
+    """
+
+    seq_len: int
+    symbols: int
+    length: int = 0
+    delay: int = 0
+    count: int = 0
+
+
+SIZES = ("small", "medium", "large")
+
+PUBLISHED: Mapping[str, Mapping[str, Given]] = {
+    "simple_copy": {
+        "small": Given(50, symbols=3, length=22),
+        "medium": Given(111, symbols=8, length=50),
+        "large": Given(331, symbols=20, length=150),
+    },
+}
+"""Task -> size -> what it fixes."""
+
+
+def usual_length(task: str, size: object) -> int:
+    """The published ``seq_len``; of an unknown size that of the small one, as the task itself refuses the size."""
+    sizes = PUBLISHED[task]
+    return sizes[size if isinstance(size, str) and size in sizes else "small"].seq_len
