@@ -95,6 +95,7 @@ LAW: dict[str, set[str]] = {
         "cores",
         *(
             "cli",
+            "cogscale",
             "printable",
             "report",
             "papers",
