@@ -28,11 +28,7 @@ REFUSED = {
     "cell=lstmm": "no cell is called 'lstmm'. Did you mean 'lstm'? One of: antisymmetric, attention, cornn, custom,",
     "cell=xyz": "no cell is called 'xyz'. One of: antisymmetric, attention, cornn, custom,",
     "cell.name=lstmm": "no cell is called 'lstmm'. Did you mean 'lstm'?",
-<<<<<<< HEAD
     "task=pronuon": "no task is called 'pronuon'. Did you mean 'pronoun'? One of: adding, ",
-=======
-    "task=pronuon": "no task is called 'pronuon'. Did you mean 'pronoun'? One of: adding, anbn",
->>>>>>> 5956602 (Tasks in subfolders: what names and rooms there are)
     "probe=[gradient,nope]": "no probe is called 'nope'. One of: gradient",
     "optimizer=adma": "no optimizer is called 'adma'. Did you mean 'adam'?",
     "experiment=xyz": "no experiment is called 'xyz'",

@@ -25,10 +25,11 @@ def others(task: Task, inputs: Tensor) -> Tensor:
     if task.inputs.discrete:
         return torch.arange(task.inputs.size)
     units = torch.eye(len(inputs))
+    changed = [-inputs[None], inputs + 0.25 * units]
     if set(inputs.tolist()) <= {0, 1}:  # features that are there or not: another in the place of one, or one more
         moved = inputs - units[inputs == 1][:, None] + units
-        return torch.cat([moved.flatten(0, 1), inputs + units]).clamp(0, 1)
-    return torch.cat([-inputs[None], inputs + 0.25 * units])
+        changed += [moved.flatten(0, 1).clamp(0, 1), (inputs + units).clamp(0, 1)]
+    return torch.cat(changed)
 
 
 def lags_of(task: Task, inputs: Tensor) -> Tensor:
