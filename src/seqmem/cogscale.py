@@ -29,6 +29,26 @@ class Given:
 SIZES = ("small", "medium", "large")
 
 PUBLISHED: Mapping[str, Mapping[str, Given]] = {
+    "adding_problem": {
+        "small": Given(12, symbols=3),
+        "medium": Given(22, symbols=8),
+        "large": Given(52, symbols=20),
+    },
+    "discrete_postcasting": {
+        "small": Given(50, symbols=3, delay=5),
+        "medium": Given(100, symbols=8, delay=15),
+        "large": Given(300, symbols=8, delay=50),
+    },
+    "induction_heads": {
+        "small": Given(40, symbols=3),
+        "medium": Given(100, symbols=8),
+        "large": Given(250, symbols=20),
+    },
+    "selective_copy": {
+        "small": Given(51, symbols=3, delay=5, count=5),
+        "medium": Given(101, symbols=8, delay=10, count=10),
+        "large": Given(301, symbols=20, delay=30, count=30),
+    },
     "simple_copy": {
         "small": Given(50, symbols=3, length=22),
         "medium": Given(111, symbols=8, length=50),

@@ -100,7 +100,7 @@ class CogScale(Task):
         inputs = torch.zeros(len(words), len(self.features))
         places = {name: feature for feature, name in enumerate(self.features)}
         for row, word in zip(inputs, words, strict=True):
-            for name in re.findall(r"\d+|\D", word.lower()) if word != SILENCE else ():
+            for name in re.findall(r"\d+|\D", word) if word != SILENCE else ():
                 if name not in places:
                     raise ValueError(f"'{word}' is no input of task={self.choice}: write {self._examples()}")
                 row[places[name]] = 1

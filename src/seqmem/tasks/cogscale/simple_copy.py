@@ -11,7 +11,8 @@ longer and shorter sequences the delay is longer and shorter, and the symbols ar
 Nothing is asked or trained before the trigger, and where it asks the input is silent, so a model without a memory
 guesses: chance is 1 / symbols, .333, .125 and .05. The published error is 1 - accuracy, so theirs is .667, .875, .95.
 
-Bendi-Ouis, De Coudenhove & Hinaut 2026, CogScale (arXiv 2605.19758), ``simple_copy`` in version 0.2.0 of their package.
+Bendi-Ouis, De Coudenhove & Hinaut 2026, CogScale (arXiv 2605.19758),
+``simple_copy`` in version 0.2.0 of their package.
 """
 
 from dataclasses import dataclass
