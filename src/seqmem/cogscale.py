@@ -34,6 +34,11 @@ PUBLISHED: Mapping[str, Mapping[str, Given]] = {
         "medium": Given(22, symbols=8),
         "large": Given(52, symbols=20),
     },
+    "associative_recall": {
+        "small": Given(16, symbols=3, count=3),
+        "medium": Given(32, symbols=14, count=7),
+        "large": Given(64, symbols=30, count=15),
+    },
     "discrete_postcasting": {
         "small": Given(50, symbols=3, delay=5),
         "medium": Given(100, symbols=8, delay=15),

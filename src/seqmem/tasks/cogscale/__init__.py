@@ -1,10 +1,18 @@
 """The tasks of CogScale, one a module, and what they share (``base``)."""
 
 from .adding_problem import AddingProblem as AddingProblem
+from .associative_recall import AssociativeRecall as AssociativeRecall
 from .base import CogScale as CogScale
 from .discrete_postcasting import DiscretePostcasting as DiscretePostcasting
 from .induction_heads import InductionHeads as InductionHeads
 from .selective_copy import SelectiveCopy as SelectiveCopy
 from .simple_copy import SimpleCopy as SimpleCopy
 
-COGSCALE: tuple[type[CogScale], ...] = (AddingProblem, DiscretePostcasting, InductionHeads, SelectiveCopy, SimpleCopy)
+COGSCALE: tuple[type[CogScale], ...] = (
+    AddingProblem,
+    AssociativeRecall,
+    DiscretePostcasting,
+    InductionHeads,
+    SelectiveCopy,
+    SimpleCopy,
+)

@@ -12,7 +12,7 @@ import re
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from string import ascii_lowercase
+from string import ascii_letters
 from typing import ClassVar
 
 import torch
@@ -126,7 +126,7 @@ class CogScale(Task):
 
 def letters(symbols: int) -> str:
     """The names of so many symbols."""
-    return ascii_lowercase[:symbols]
+    return ascii_letters[:symbols]
 
 
 def one_hot(symbols: Int[Tensor, "N B"], seq_len: int, width: int) -> Float[Tensor, "T B D"]:
