@@ -101,7 +101,13 @@ def _resolved(hint: Any, function: FunctionType) -> Any:
 
 
 def _checked(function: FunctionType) -> Callable[..., Any]:
-    """``function``; it raises where an argument or the result has another type, or shapes contradict each other."""
+    """``function``; it raises where an argument or the result has another type, or shapes contradict each other.
+
+    A generator is left as it is: beartype checks its arguments at its first ``next``, among the axes of whatever function
+    asks for that.
+    """
+    if isgeneratorfunction(function):
+        return function
     function.__annotations__ = {name: _resolved(hint, function) for name, hint in function.__annotations__.items()}
     typed = beartype(function)
 
