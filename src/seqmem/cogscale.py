@@ -59,6 +59,11 @@ PUBLISHED: Mapping[str, Mapping[str, Given]] = {
         "medium": Given(111, symbols=8, length=50),
         "large": Given(331, symbols=20, length=150),
     },
+    "sorting_problem": {
+        "small": Given(21, symbols=3, length=10),
+        "medium": Given(41, symbols=8, length=20),
+        "large": Given(101, symbols=20, length=50),
+    },
 }
 """Task -> size -> what it fixes."""
 

@@ -7,6 +7,7 @@ from .discrete_postcasting import DiscretePostcasting as DiscretePostcasting
 from .induction_heads import InductionHeads as InductionHeads
 from .selective_copy import SelectiveCopy as SelectiveCopy
 from .simple_copy import SimpleCopy as SimpleCopy
+from .sorting_problem import SortingProblem as SortingProblem
 
 COGSCALE: tuple[type[CogScale], ...] = (
     AddingProblem,
@@ -15,4 +16,5 @@ COGSCALE: tuple[type[CogScale], ...] = (
     InductionHeads,
     SelectiveCopy,
     SimpleCopy,
+    SortingProblem,
 )
