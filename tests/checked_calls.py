@@ -103,8 +103,8 @@ def _resolved(hint: Any, function: FunctionType) -> Any:
 def _checked(function: FunctionType) -> Callable[..., Any]:
     """``function``; it raises where an argument or the result has another type, or shapes contradict each other.
 
-    A generator is left as it is: beartype checks its arguments at its first ``next``, among the axes of the function that
-    asks for that.
+    A generator is left as it is: beartype checks its arguments at its first ``next``, among the axes of the function
+    that asks for that.
     """
     if isgeneratorfunction(function):
         return function
