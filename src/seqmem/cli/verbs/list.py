@@ -14,7 +14,7 @@ from rich.text import Text
 
 from ...cores import usable_cores
 from ...kernels import loading
-from ...spaces import TASK_SETTINGS
+from ...spaces import LARGE, TASK_SETTINGS
 from ..config import own_files, process
 from ..config.commands import command
 from ..config.comments import beside, comments, header
@@ -381,8 +381,12 @@ def _held_out(task: "seqmem.tasks.Task") -> str:
     """The lengths at which a part of the space is held out: ``4-12``."""
     if task.held_out() != task:
         return "always"
-    lengths = range(task.min_seq_len, task.min_seq_len + 100)
-    split = [length for length in lengths if task.space(length).split]
+    split: list[int] = []
+    for length in range(task.min_seq_len, task.min_seq_len + 100):
+        space = task.space(length)
+        if space.size >= LARGE:  # it grows with the length
+            break
+        split += [length] * space.split
     return f"{split[0]}-{split[-1]}" if split else ""
 
 
