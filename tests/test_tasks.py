@@ -469,7 +469,7 @@ def test_only_stored_data_have_parts_of_their_own(task: Task) -> None:
 
 
 def test_held_out_batches_repeat_whether_cached_or_drawn_again(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("seqmem.evaluate._MOST_DRAWN", 9 * longer(task) + 1)
+    monkeypatch.setitem(held_out.__globals__, "_MOST_DRAWN", 9 * longer(task) + 1)
     draws = []
 
     def draw_two() -> Iterator[Batch]:
