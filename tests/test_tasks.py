@@ -51,7 +51,7 @@ YAMLS = sorted(yaml for yaml in CONF.rglob("*.yaml") if yaml.stem != "custom")  
 
 
 def name_of(yaml: Path) -> str:
-    """Of the task in a file: ``FOLDER_STEM`` in a subfolder."""
+    """The name of the task in a file: ``FOLDER_STEM`` in a subfolder."""
     return "_".join(yaml.relative_to(CONF).with_suffix("").parts)
 
 

@@ -29,10 +29,10 @@ class Task(ABC):
     """
 
     name: ClassVar[str]
-    """Of its runs' folder. On the command line ``task=NAME`` chooses it, unless it has a ``folder``."""
+    """The name of its runs' folder. On the command line ``task=NAME`` chooses it, unless it has a ``folder``."""
 
     folder: ClassVar[str] = ""
-    """Of its file in ``conf/task``, which the name begins with: ``task=FOLDER/REST`` chooses FOLDER_REST."""
+    """The folder of its file in ``conf/task``; its name begins so: ``task=FOLDER/REST`` chooses FOLDER_REST."""
 
     source: ClassVar[str]
     """Author and year of the definition."""

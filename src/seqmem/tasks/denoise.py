@@ -18,7 +18,7 @@ symbols are lost), and ``symbols=8`` is decided here.
 """
 
 from dataclasses import dataclass
-from math import comb, log
+from math import log
 from typing import ClassVar
 
 import torch
@@ -27,46 +27,23 @@ from torch import Tensor
 
 from ..signals import Batch, Tokens
 from ..spaces import Space
-from .base import Task
-from .scattered import (
-    check_alphabet,
-    distinct_places,
-    draw_symbols,
-    equally_likely,
-    fold_of,
-    letters,
-    places_of,
-)
+from .scattered import Scattered
 
 
 @dataclass(frozen=True)
-class Denoise(Task):
+class Denoise(Scattered):
     """``symbols``: size of the alphabet, 2 to 26; ``length``: how many symbols are recalled, at least 1.
 
     Tokens 0 ... ``symbols`` - 1 are the symbols and ``symbols`` is the blank, in inputs and targets alike; then the
     mark, in inputs only.
     """
 
-    symbols: int = 8
-    length: int = 10
-
     name: ClassVar[str] = "denoise"
     source: ClassVar[str] = "Jing et al. 2017"
-
-    def __post_init__(self) -> None:
-        check_alphabet(self.symbols, self.length)
-
-    @property
-    def inputs(self) -> Tokens:
-        return Tokens(self.symbols + 2)
 
     @property
     def targets(self) -> Tokens:
         return Tokens(self.symbols + 1)
-
-    @property
-    def chance(self) -> float:
-        return 1 / self.symbols
 
     @property
     def min_seq_len(self) -> int:
@@ -76,15 +53,15 @@ class Denoise(Task):
     def baseline_loss(self, seq_len: int) -> float:
         return self.length * log(self.symbols) / seq_len
 
-    def sample(self, batch_size: int, seq_len: int, rng: torch.Generator) -> Batch:
-        self.check(batch_size, seq_len)
-        places = distinct_places(self.length, seq_len - self.length - 1, batch_size, rng)
-        data = draw_symbols(self.symbols, self.length, batch_size, rng)
-        inputs = torch.full((seq_len, batch_size), self.symbols).scatter_(0, places, data)
-        inputs[-self.length - 1] = self.symbols + 1
-        return self._asking(inputs, data)
+    def room(self, seq_len: int) -> int:
+        return seq_len - self.length - 1
 
-    def _asking(self, inputs: Int[Tensor, "T B"], data: Int[Tensor, "N B"]) -> Batch:
+    def sample(self, batch_size: int, seq_len: int, rng: torch.Generator) -> Batch:
+        inputs, data = self.scatter(batch_size, seq_len, rng)
+        inputs[-self.length - 1] = self.symbols + 1
+        return self.asking(inputs, data)
+
+    def asking(self, inputs: Int[Tensor, "T B"], data: Int[Tensor, "N B"]) -> Batch:
         targets = torch.full_like(inputs, self.symbols)
         targets[-self.length :] = data
         asked = torch.zeros(inputs.shape, dtype=torch.bool)
@@ -92,41 +69,10 @@ class Denoise(Task):
         return Batch(inputs, targets, torch.ones(inputs.shape), asked)
 
     def space(self, seq_len: int) -> Space:
-        return equally_likely(self.symbols**self.length * comb(max(0, seq_len - self.length - 1), self.length))
+        return self.sequences(seq_len)
 
-    def fold(self, inputs: Int[Tensor, "T B"]) -> Int[Tensor, " B"]:
-        places = self._places(inputs)
-        return fold_of(inputs.gather(0, places), places, self.symbols)
-
-    def _places(self, inputs: Int[Tensor, "T B"]) -> Int[Tensor, "N B"]:
-        return places_of(inputs < self.symbols, self.length)
-
-    def solve(self, inputs: Int[Tensor, "T B"]) -> Int[Tensor, "T B"]:
-        return self._asking(inputs, inputs.gather(0, self._places(inputs))).targets
-
-    def lag(self, inputs: Int[Tensor, "T B"]) -> Int[Tensor, "T B"]:
-        """From each answer to its own symbol."""
-        lags = torch.zeros_like(inputs)
-        answers = torch.arange(len(inputs) - self.length, len(inputs))
-        lags[-self.length :] = answers[:, None] - self._places(inputs)
-        return lags
-
-    def question(self, inputs: Int[Tensor, " T"]) -> Batch:
-        return self._asking(inputs[:, None], self.solve(inputs[:, None])[-self.length :])
-
-    def unanswerable(self, inputs: Int[Tensor, " T"]) -> str | None:
-        if len(inputs) < self.min_seq_len:
-            return super().unanswerable(inputs)
-        marks, symbol = inputs == self.symbols + 1, inputs < self.symbols
+    def mistake(self, inputs: Int[Tensor, " T"]) -> str | None:
+        marks = inputs == self.symbols + 1
         if not marks[-self.length - 1] or int(marks.sum()) != 1:
             return f"its one mark ! does not stand {self.length} timesteps before the end"
-        if symbol[-self.length :].any():
-            return "it has symbols after the mark !"
-        count = int(symbol.sum())
-        return None if count == self.length else f"it has {count} symbols, task={self.name} asks for {self.length}"
-
-    def words(self, inputs: Int[Tensor, " T"]) -> list[str]:
-        return letters(inputs.tolist(), self.symbols, ".!")
-
-    def answer(self, target: Int[Tensor, ""]) -> str:
-        return letters([int(target)], self.symbols, ".")[0]
+        return "it has symbols after the mark !" if (inputs[-self.length :] < self.symbols).any() else None

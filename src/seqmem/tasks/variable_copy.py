@@ -31,38 +31,23 @@ from torch import Tensor
 from ..metrics import Plateau
 from ..signals import Batch, Tokens
 from ..spaces import Space
-from .base import Task
-from .scattered import check_alphabet, draw_symbols, equally_likely, fold_of, letters
+from .scattered import Recall, draw_symbols, equally_likely, fold_of
 
 
 @dataclass(frozen=True)
-class VariableCopy(Task):
+class VariableCopy(Recall):
     """``symbols``: size of the alphabet, 2 to 26; ``length``: how many symbols are copied, at least 1.
 
     Tokens 0 ... ``symbols`` - 1 are the symbols and ``symbols`` is the blank, in inputs and targets alike; then the
     cue, in inputs only.
     """
 
-    symbols: int = 8
-    length: int = 10
-
     name: ClassVar[str] = "variable_copy"
     source: ClassVar[str] = "Tallec & Ollivier 2018, after Henaff, Szlam & LeCun 2016"
-
-    def __post_init__(self) -> None:
-        check_alphabet(self.symbols, self.length)
-
-    @property
-    def inputs(self) -> Tokens:
-        return Tokens(self.symbols + 2)
 
     @property
     def targets(self) -> Tokens:
         return Tokens(self.symbols + 1)
-
-    @property
-    def chance(self) -> float:
-        return 1 / self.symbols
 
     def plateaus(self, seq_len: int) -> Sequence[Plateau]:
         return [Plateau(self.chance, self.length * log(self.symbols) / seq_len, "the cue alone")]
@@ -131,9 +116,3 @@ class VariableCopy(Task):
         if cues[0] >= len(inputs) - self.length:
             return f"fewer than {self.length} timesteps follow the cue !"
         return None
-
-    def words(self, inputs: Int[Tensor, " T"]) -> list[str]:
-        return letters(inputs.tolist(), self.symbols, ".!")
-
-    def answer(self, target: Int[Tensor, ""]) -> str:
-        return letters([int(target)], self.symbols, ".")[0]
