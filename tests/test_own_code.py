@@ -13,7 +13,7 @@ from hydra import compose
 
 import seqmem
 from commandline import TINY, Completed, forked_code, runs_below, shadow, sweep_jobs
-from seqmem.cli.config.own_code import code_of, forget_edited, pinned
+from seqmem.cli.config.own_code import code_of, forget_edited, forget_elsewhere, pinned
 from seqmem.cli.config.own_hydra import own_hydra
 from seqmem.cli.config.schema import from_mapping, identity
 from seqmem.cli.launch.jobs import work
@@ -355,3 +355,21 @@ def test_a_module_beside_the_user_comes_before_an_installed_one_that_seqmem_does
         Path(place, "both.py").write_text(leaky(k))
     monkeypatch.syspath_prepend("elsewhere")
     assert loss(train("both.Leaky")) == expected["new"]
+
+
+@pytest.mark.parametrize("entry", ["", "."])
+def test_a_library_is_no_code_of_the_users_where_the_folder_is_on_the_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, entry: str
+) -> None:
+    """As in a notebook, or with PYTHONPATH=.: a run has the same name, and is not run again."""
+    codes = []
+    for folder in (tmp_path / "alone", tmp_path / "beside"):
+        folder.mkdir()
+        monkeypatch.chdir(folder)
+        Path("own.py").write_text("import numpy\nfrom seqmem.cells import LSTM\n\nclass Own(LSTM): ...\n")
+        if folder.name == "beside":
+            shadow(Path())
+            monkeypatch.syspath_prepend(entry)
+        forget_elsewhere()
+        codes.append(code_of("own.Own"))
+    assert codes[0] == codes[1] is not None
