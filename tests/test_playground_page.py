@@ -294,6 +294,29 @@ def test_heat_maps_show_every_unit_or_the_shares_open_and_closed(look: Callable[
     expect(page).to_have_url(re.compile("gates=shares"))
 
 
+def test_a_pointer_leaves_tracks_that_are_not_drawn_again_yet(look: Callable[[str], Page]) -> None:
+    page = look(view(("short", 0), ("lstm", 0), n=8))
+    drawn(page, "#tracks .plot.looks")
+    # Out of view, a longer sentence is drawn a moment later; until then the tracks are those of 8 words.
+    waiting = page.evaluate(
+        "([longer]) => new Promise(done => {"
+        "  document.querySelector('#tracks').style.marginTop = '9999px';"
+        "  setTimeout(() => {"
+        "    location.hash = longer;"
+        "    addEventListener('hashchange', () => setTimeout(() => {"
+        "      const box = document.querySelector('#tracks');"
+        "      box.dispatchEvent(new PointerEvent('pointerleave', {pointerType: 'mouse'}));"
+        "      done(box.getAttribute('aria-busy'));"
+        "      box.style.marginTop = '';"
+        "    }), {once: true});"
+        "  }, 100);"
+        "})",
+        [view(("short", 0), ("lstm", 0), n=24)],
+    )
+    assert waiting == "true"
+    assert drawn(page, "#tracks .plot.looks").count() == 1
+
+
 def percent_or_none(which: np.ndarray) -> str:
     return percent(float(which.mean())) if which.any() else "0\u00a0%"
 

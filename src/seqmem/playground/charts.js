@@ -17,6 +17,7 @@ export function tracks(box, onWord, onResize) {
   let scene = null;
   let pending = null; // arguments of the next make(), which is delayed until the current word is known
   let current = 0;
+  let shown = 0; // the word that the drawn tracks stand at: not `current` while a make() is pending
   let scrolled = 0;
   const room = roomOf(box, onResize);
   const redraw = whenSeen(box, () => {
@@ -24,16 +25,16 @@ export function tracks(box, onWord, onResize) {
     pending = null;
     moveCursor();
   });
-  let hovered = []; // called with the word under the pointer, and with the current word when it leaves
+  let hovered = []; // called with the word under the pointer, and with the shown word when it leaves
   const under = ({ clientX }) => Math.floor((clientX - inner.getBoundingClientRect().left - aside) / col);
   const hover = (t) => hovered.forEach((update) => update(t));
   box.addEventListener("pointermove", (event) => {
     if (!inner || event.pointerType !== "mouse") return;
     const t = under(event);
     const inside = t >= 0 && t < scene.words.length && event.clientX - box.getBoundingClientRect().left > aside;
-    hover(inside ? t : current);
+    hover(inside ? t : shown);
   });
-  box.addEventListener("pointerleave", () => hover(current));
+  box.addEventListener("pointerleave", () => hover(shown));
   box.addEventListener("scroll", () => (scrolled = box.scrollLeft), { passive: true });
   box.addEventListener("click", (event) => {
     if (!inner) return;
@@ -80,7 +81,7 @@ export function tracks(box, onWord, onResize) {
   }
 
   function moveCursor() {
-    const t = current;
+    const t = (shown = current);
     const [veil, cursor] = inner.children;
     cursor.style.left = `${aside + t * col}px`;
     cursor.style.width = `${col}px`;
