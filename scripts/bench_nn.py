@@ -3,9 +3,9 @@
 One grid, in one run: RNN, LSTM and GRU over real numbers, in training (forward and backward pass, from a fixed
 gradient of the output to the gradients of inputs and parameters) and in inference (without gradients), and some of
 their options: layers, directions, packed sequences. The two sides take turns, each side first in every other round, and
-a shape's figure is the median of its rounds' ratios. On one thread CPU time counts, because other processes do not
-lengthen it; on two threads wall time. Denormals are flushed for both. Both must agree in outputs and gradients before
-they are timed.
+a shape's figure is the median of its rounds' ratios; one that seems slower than the limit is measured again, in five
+times the rounds. On one thread CPU time counts, because other processes do not lengthen it; on two threads wall time.
+Denormals are flushed for both. Both must agree in outputs and gradients before they are timed.
 
 Every state of an LSTM, h_t and c_t, is compared with the way there is in torch: a loop over torch.nn.LSTMCell.
 
@@ -228,8 +228,10 @@ def main() -> int:
         for shape in grid(quick=options.quick):
             if options.only not in (None, shape.layer):
                 continue
-            rows.append(measure(shape, threads, options.rounds))
-            row = rows[-1]
+            row = measure(shape, threads, options.rounds)
+            if row["ratio"] > SLOWER:  # some of 344 medians of 7 are by chance
+                row = measure(shape, threads, 5 * options.rounds)
+            rows.append(row)
             print(
                 f"{threads}  {shape!s:<64} {row['ratio']:6.2f} {1e3 * row['ours']:9.3f} {1e3 * row['torch']:9.3f}",
                 flush=True,

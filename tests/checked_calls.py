@@ -21,13 +21,17 @@ from beartype import beartype
 from beartype._check.code import codemain
 
 CALLS = 20
-"""Calls of a function that are checked in one test file."""
+"""Calls of a function that are checked in the first test file of a process."""
+
+AGAIN = 6
+"""Calls that are checked in each later file."""
 
 NESTED = 5
 """Definitions of an inner function that are made checkable in one test file: each takes half a millisecond."""
 
 _jaxtyped = jaxtyping.jaxtyped
 _detours: "list[_Detour]" = []
+_files = 0
 _nested: Counter[int] = Counter()
 """Identity of an inner function's code -> its definitions. A code's hash is computed from its constants each time."""
 
@@ -44,10 +48,10 @@ class _Detour:
         constants = tuple(self if constant == _CALLED else constant for constant in template.co_consts)
         self.code = template.replace(co_name=self.own_code.co_name, co_consts=constants)
         function.__dict__["__wrapped__"] = self.original  # for inspect.signature
-        self.start_again()
+        self.start_again(CALLS)
 
-    def start_again(self) -> None:
-        self.left = CALLS
+    def start_again(self, calls: int) -> None:
+        self.left = calls
         self.function.__code__ = self.code
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -159,6 +163,8 @@ codemain.getrandbits = Random(0).getrandbits  # pyright: ignore[reportPrivateImp
 
 def start_again() -> None:
     """Check the next calls, too: at the start of a test file."""
+    global _files
+    _files += 1
     _nested.clear()
     for detour in _detours:
-        detour.start_again()
+        detour.start_again(CALLS if _files == 1 else AGAIN)

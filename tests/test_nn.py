@@ -489,6 +489,19 @@ def test_torch_computes_where_it_is_faster_and_the_states_are_the_kernels(monkey
         {**shared, "training": False, "packed": False, "isa": ""},
         {**shared, "training": True, "packed": True, "isa": ""},
     ]
+    # It is asked again for another size or where gradients follow, and not for the same.
+    asked.clear()
+    with torch.no_grad():
+        for steps in (5, 5, 6, 6):
+            layer(torch.zeros(steps, 2, 3))
+    layer(torch.zeros(6, 2, 3))
+    layer.requires_grad_(False)
+    layer(torch.zeros(6, 2, 3))
+    layer(torch.zeros(6, 2, 3, requires_grad=True))
+    layer(torch.zeros(6, 3))
+    assert [(call["sizes"][1:3], call["training"]) for call in asked] == [
+        ((6, 2), False), ((6, 2), True), ((6, 2), False), ((6, 2), True), ((6, 1), False),
+    ]  # fmt: skip
 
 
 def test_kernels_compute_what_they_are_faster_at() -> None:

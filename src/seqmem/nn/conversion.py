@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import torch
 
-from .layers import GRU, LSTM, RNN
+from .layers import GRU, LSTM, RNN, forget_cached
 
 OURS: dict[type[torch.nn.Module], type[torch.nn.Module]] = {
     torch.nn.RNN: RNN,
@@ -46,7 +46,7 @@ def _reclassed(module: M, classes: dict[type[torch.nn.Module], type[torch.nn.Mod
     for part in module.modules():
         kind = classes.get(type(part))
         if kind is not None:
-            part.__dict__.pop("_seqmem_memory", None)
+            forget_cached(part.__dict__)
             part.__class__ = kind
     return module
 

@@ -359,13 +359,13 @@ def _spec(name: str, path: Sequence[str] | None = None) -> ModuleSpec | None:
         beside = _spec_beside(name) if path is None else None
     except (ImportError, ValueError, OSError):
         return None
-    if beside is None or not _is_needed(name):
-        return beside or spec
+    if beside is None:
+        return spec
     if spec is not None and spec.origin == beside.origin:  # the working directory is on sys.path
         here = Path.cwd()
         elsewhere = [entry for entry in sys.path if Path(entry or ".").absolute() != here]
-        return PathFinder.find_spec(name, elsewhere)
-    return spec
+        spec = PathFinder.find_spec(name, elsewhere)
+    return spec if spec is not None and _is_needed(name) else beside
 
 
 def _spec_beside(name: str) -> ModuleSpec | None:
