@@ -6,7 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from seqmem.cells import GRU, LSTM, RNN, Cell, Stack, State
+from seqmem.cells import GRU, LSTM, RNN, Cell, CellFactory, Stack, State
 from seqmem.decay import Trace
 from seqmem.measurement import Measurement
 from seqmem.models.base import trainable
@@ -109,11 +109,18 @@ ONE_OF_EACH_TASK = tuple({_seen_of(kind()): name for name, kind in reversed(TASK
 
 
 def after_one_update(
-    cell: str, task: Task, batch: Batch, state: State | None = None, *, every: int | None = None, **options: Any
+    cell: str | CellFactory,
+    task: Task,
+    batch: Batch,
+    state: State | None = None,
+    *,
+    every: int | None = None,
+    **options: Any,
 ) -> tuple[Tensor, list[Tensor], State]:
     """([loss, norm, clipped norm], gradients, final state) of a fresh model, in float64."""
     with ambient(0, "weights"):
-        model = SequenceModel.for_task(task, MAKERS[cell], embed_size=5).double()
+        factory = MAKERS[cell] if isinstance(cell, str) else cell
+        model = SequenceModel.for_task(task, factory, embed_size=5).double()
     model.checkpoint(every)
     parameters = trainable(model)
     optimizer = OPTIMIZERS["sgd"](parameters, lr=0.1)

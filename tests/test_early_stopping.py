@@ -71,7 +71,7 @@ def test_a_training_set_holds_nothing_of_the_test_data() -> None:
     ("plan", "message"),
     [
         (replace(SET, sequences=0), "sequences=0: must be at least 1, or null for fresh ones in every batch"),
-        (replace(SET, lengths="uniform"), "sequences=20: goes with lengths=fixed, not with lengths=uniform"),
+        (replace(SET, lengths="uniform"), "sequences=20: goes with lengths=fixed or mixed, not with lengths=uniform"),
         (replace(SET, patience=0), "patience=0: must be at least 1, or null"),
         (replace(SET, schedule="step"), "schedule=step: must be one of constant, linear, cosine"),
         (replace(SET, warmup=41), "warmup=41: must be from 0 to steps=40 updates"),

@@ -207,6 +207,6 @@ def data_revision(task: Mapping[str, Any], seq_len: int) -> int:
 
 def trained_lengths(seq_len: int, lengths: str, shortest: int | None, least: int = 1) -> range:
     """The lengths that training draws. ``least``: the shortest valid one."""
-    if lengths != "uniform":
+    if lengths not in ("uniform", "mixed"):
         return range(seq_len, seq_len + 1)
     return range(least if shortest is None else shortest, seq_len + 1)

@@ -61,7 +61,7 @@ class Run:
         variant: the settings other than length and seed in which this cell's runs differ in the collection, e.g.
             ``forget_bias=1``; may be empty.
         label: cell and variant; within a task, runs with one label differ in length and seed only.
-        seq_len: the training length in timesteps (with lengths=uniform: the longest).
+        seq_len: the training length in timesteps (with lengths=uniform or mixed: the longest).
         steps: updates, of the plan if it diverged.
         score, loss: on held-out sequences of ``seq_len`` after training; NaN if it diverged.
         chance: the score without a memory at ``seq_len``; None: unknown.

@@ -20,6 +20,7 @@ from ..tasks.base import Task
 from ..tasks.parts import Parts
 from .schedule import SCHEDULES
 
+LENGTHS = ("fixed", "uniform", "mixed")
 PRECISIONS = ("float32", "bf16", "tf32")
 
 
@@ -29,14 +30,14 @@ class Plan:
     intervals in training steps.
 
     ``lengths``: ``uniform`` draws every batch's length from ``shortest`` (by default the task's minimum) to
-    ``seq_len``. ``clip_norm``: the L2 norm that the gradient of all parameters is clipped to; None: never.
-    ``evaluate_lengths``: lengths of the final evaluation; None: ``length_grid``. ``evaluate_sequences``: sequences
-    of each length there; the evaluations on the way, every ``evaluate_every``, take at most 256.
-    ``evaluate_beam``: as in ``decoding.decode``, where answers are fed back.
-    ``trace_every``, ``trace_sequences``, ``trace_loss``: the gradient probe; ``trace_every=0``: no traces.
-    ``probes``: further probes.
+    ``seq_len``, ``mixed`` every sequence's (``batches.mixed``). ``clip_norm``: the L2 norm that the gradient of all
+    parameters is clipped to; None: never. ``evaluate_lengths``: lengths of the final evaluation; None:
+    ``length_grid``. ``evaluate_sequences``: sequences of each length there; the evaluations on the way, every
+    ``evaluate_every``, take at most 256. ``evaluate_beam``: as in ``decoding.decode``, where answers are fed back.
+    ``trace_every``, ``trace_sequences``, ``trace_loss``: the gradient probe; ``trace_every=0``: no traces. ``probes``:
+    further probes.
 
-    ``sequences``: train on one set of so many sequences, of ``seq_len`` timesteps, drawn from the training data once.
+    ``sequences``: train on one set of so many sequences, drawn from the training data once.
     Each epoch takes all of them in a new random order; its last batch is smaller where ``batch_size`` does not divide
     their number. None: every batch is drawn anew.
     ``patience``: stop after so many evaluations in a row without a better score on the validation data, and take the
@@ -134,8 +135,11 @@ class Plan:
         if self.trace_loss not in ("last", "all"):
             raise ValueError(f"trace_loss={self.trace_loss}: must be 'last' or 'all'")
         self._check_probes()
-        if self.lengths not in ("fixed", "uniform"):
-            raise ValueError(f"lengths={self.lengths}: must be 'fixed' or 'uniform'")
+        if self.lengths not in LENGTHS:
+            raise ValueError(f"lengths={self.lengths}: must be one of {', '.join(LENGTHS)}")
+        if self.lengths == "mixed" and (task.chunks > 1 or task.feedback() is not None):
+            why = "is read in passages" if task.chunks > 1 else "has one mark at which a batch's sources end"
+            raise ValueError(f"lengths=mixed: task={task.choice} {why}; use lengths=uniform")
         task.check(self.batch_size, self.seq_len)
         most = task.max_seq_len if task.max_seq_len is not None else self.seq_len
         if self.seq_len > most:
@@ -177,8 +181,8 @@ class Plan:
             return
         if self.sequences < 1:
             raise ValueError(f"sequences={self.sequences}: must be at least 1, or null for fresh ones in every batch")
-        if self.lengths != "fixed":
-            raise ValueError(f"sequences={self.sequences}: goes with lengths=fixed, not with lengths={self.lengths}")
+        if self.lengths == "uniform":
+            raise ValueError(f"sequences={self.sequences}: goes with lengths=fixed or mixed, not with lengths=uniform")
         if task.chunks > 1:
             raise ValueError(
                 f"sequences={self.sequences}: task={task.choice} is read in passages of {task.chunks} batches; use null"

@@ -148,7 +148,7 @@ def _lengths(run: Summary, signs: Marks, width: int) -> list[Text]:
         return []
     rows = []
     lengths = _thinned(list(run.by_length), 16, keep=run.seq_len)
-    trained = "trained up to here" if run.config["task"].get("lengths") == "uniform" else "trained"
+    trained = "trained up to here" if run.config["task"].get("lengths", "fixed") != "fixed" else "trained"
     for length in lengths:
         score = run.by_length[length]
         own, style = length == run.seq_len, _score_style(run, score, run.scale_at(length))

@@ -152,7 +152,7 @@ def _search(given: argparse.Namespace) -> SpanSearch:
     from ..config.build import build_task, check
 
     task = build_task(first)
-    own_shortest = first.task.get("shortest") if first.task.get("lengths") == "uniform" else None
+    own_shortest = first.task.get("shortest") if first.task.get("lengths", "fixed") != "fixed" else None
     shortest = max(task.min_seq_len, own_shortest or 1)
     possible = task.max_seq_len
     longest = given.max if given.max is not None else min(LONGEST, possible or LONGEST)
