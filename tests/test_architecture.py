@@ -69,7 +69,7 @@ LAW: dict[str, set[str]] = {
         ),
         *("evaluate", "reading", "denormals", "spaces", "decoding"),
     },
-    "runs": {"runs", "decay", "measurement", "metrics", "printable", "solved", "spaces"},
+    "runs": {"runs", "decay", "lag", "measurement", "metrics", "printable", "solved", "spaces"},
     "record": {
         *(
             "record",
@@ -89,7 +89,7 @@ LAW: dict[str, set[str]] = {
         "tracing",
     },
     "papers": {"papers", "solved"},
-    "report": {"report", "runs", "cores", "decay", "measurement", "metrics", "solved"},
+    "report": {"report", "runs", "cores", "decay", "lag", "measurement", "metrics", "solved"},
     "playground": {"playground", "printable", "reading", *CORE},
     "cli": {
         "cores",

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from seqmem.lag import Lag, lag_of
+from seqmem.lag import Lag, lag_of, read_lag
 from seqmem.randomness import generator
 from seqmem.signals import Batch
 from seqmem.tasks import TASKS, Adding, Copy, Digits, Pronoun, Reverse, Subject, Task, TemporalOrder
@@ -89,6 +89,14 @@ def test_lags_by_the_definitions(task: Task, seq_len: int, expected: Lag) -> Non
     assert measured is not None
     assert (measured.least, measured.most) == (expected.least, expected.most)
     assert measured.mean == pytest.approx(expected.mean, abs=0.4)
+
+
+@pytest.mark.parametrize("altered", [None, {}, [1, 2.0, 3], "lag", {"least": "x", "mean": 1.0, "most": 2}])
+def test_a_lag_is_read_as_it_was_written(altered: object) -> None:
+    lag = lag_of(Pronoun(), 20)
+    assert lag is not None
+    assert read_lag(lag.fields()) == lag
+    assert read_lag(altered) is None
 
 
 def test_a_lag_in_words() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from itertools import combinations
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from made_up import run_directory, write
 from seqmem.cli.terminal import pages
 from seqmem.cli.verbs import report
 from seqmem.evaluate import Evaluation
+from seqmem.lag import lag_of
 from seqmem.record.recorder import scale_of, with_levels
 from seqmem.record.tags import describe
 from seqmem.report import latex, tables
@@ -106,6 +108,22 @@ def test_numbers_are_ranges_or_stand_in_each_row(adding: Collection) -> None:
     assert [row["chance"] for row in made["groups"].rows] == pytest.approx([CHANCE[at] for at in LENGTHS])
     at = {row["tested_at"]: row["chance"] for row in made["tested"].rows}
     assert at[40] == pytest.approx(CHANCE[40])
+
+
+def test_the_lag_stands_beside_the_length(adding: Collection, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = base.TaskRuns(adding.groups, base.colours(adding), None, base.Traces(adding))
+    earlier = scores.table(task).table
+    assert earlier is not None
+    assert "lag" not in [column.title for column in earlier.columns]  # runs of earlier versions do not say it
+    for run in adding.runs:
+        if run.seq_len > 4:
+            lag = lag_of(Adding(), run.seq_len)
+            assert lag is not None
+            monkeypatch.setitem(cast(dict[str, Any], run.environment), "lag", lag.fields())
+    table = scores.table(task).table
+    assert table is not None
+    assert [column.title for column in table.columns][:3] == ["cell", "length", "lag"]
+    assert [row.cells[1:3] for row in table.rows] == [[4, "–"], [8, "4 to 7"], [20, "10 to 19"]]
 
 
 def test_a_chance_of_every_length_is_one_number(tmp_path: Path) -> None:

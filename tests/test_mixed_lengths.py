@@ -143,5 +143,7 @@ def test_on_the_command_line(typed: Typed) -> None:
     small = ("batch_size=4", "cell.hidden_size=4", "evaluate.sequences=8", "trace.every=2")
     done = typed(*words, *small)
     assert (done.code, done.err) == (0, "")
-    assert "trained up to here" in typed("show", "outputs").out
+    shown = typed("show", "outputs").out
+    assert "trained up to here" in shown
+    assert "\nlag         7 timesteps, to what an answer needs\n" in shown
     typed(*words, *small, "task.lengths=some").refuses("lengths=some: must be one of fixed, uniform, mixed", code=2)

@@ -12,6 +12,7 @@ from typing import Any
 from numpy import ndarray
 
 from ..decay import DESCRIPTIONS, Trace, is_whole, profile
+from ..lag import Lag, read_lag
 from ..measurement import Description, describe_unknown, read_description
 from .directory import RunDirectory, State, Status
 from .files import CONFIG, OVERRIDES, RESULT, RunError, read_bytes
@@ -161,6 +162,11 @@ class Summary:
     def held_out(self) -> str | None:
         """What is held out of a small space, in words; None: the space is large, or it is not recorded."""
         return self.environment.get("held_out")
+
+    @property
+    def lag(self) -> Lag | None:
+        """Of the trained length; None: the task has none, or it is not recorded."""
+        return read_lag(self.environment.get("lag"))
 
     @property
     def other_data(self) -> bool:

@@ -161,4 +161,3 @@ def _training_batch(parts: Parts, plan: Plan, index: int) -> Batch:
 
 def _lengths(task: Task, plan: Plan) -> range:
     return trained_lengths(plan.seq_len, plan.lengths, plan.shortest, task.min_seq_len)
-

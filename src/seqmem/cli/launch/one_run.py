@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ...decay import DESCRIPTIONS
+from ...lag import lag_of
 from ...printable import as_written, printable
 from ...runs.directory import RunDirectory
 from ...runs.files import (
@@ -386,6 +387,8 @@ def _describe(
         scale["data_revision"] = revision
     if (held_out := experiment.plan.parts(experiment.task).about(experiment.plan.drawn)) is not None:
         scale["held_out"] = held_out
+    if (lag := lag_of(experiment.task, config.seq_len)) is not None:
+        scale["lag"] = lag.fields()
     if unknown := [probe for probe in experiment.plan.all_probes() if probe.name not in DESCRIPTIONS]:
         scale["probes"] = {probe.name: probe.description().fields() for probe in unknown}
     # A resumed run may go on in another environment than it was begun in.

@@ -133,6 +133,8 @@ def _scores(run: Summary, width: int) -> list[Text]:
     for plateau in scale.plateaus:
         loss = f"  loss {plateau.loss:.3f}" if scale.metric.percent else ""
         rows.append(_row("plateau", (f"{scale.metric.text(plateau.score)}{loss}  with {plateau.memory}", "dim")))
+    if run.lag is not None:
+        rows.append(_row("lag", (f"{run.lag}, to what an answer needs", "dim")))
     if run.held_out is not None:
         rows.append(_row("held out", (run.held_out, "dim")))
     if run.other_data:

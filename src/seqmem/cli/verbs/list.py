@@ -14,6 +14,7 @@ from rich.text import Text
 
 from ...cores import usable_cores
 from ...kernels import loading
+from ...lag import lag_of
 from ...spaces import LARGE, TASK_SETTINGS
 from ..config import own_files, process
 from ..config.commands import command
@@ -233,7 +234,6 @@ def _about_task(choice: Choice) -> list[tuple[str, list[str]]]:
     task, kind = _made_task(choice)
     if task is None or kind is None:
         return []
-    from ...lag import lag_of
     from ...randomness import generator
 
     titles, _ = _GROUPS["task"]

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from itertools import groupby
 
+from ...lag import read_lag
 from ...measurement import Number
 from ...metrics import Metric
 from ..collect import ProbeNumber, Run, probe_numbers
@@ -60,9 +61,13 @@ def table(task: TaskRuns) -> Section:
         text += " A seed that diverged counts: it is not solved, and worse than any score."
     for probe, own in groupby(numbers, lambda number: number.probe):
         text += f" {_introduced(probe, [one.number for one in own])}"
+    lags = {length: _lag(group.at(length)) for group in task.groups for length in group.lengths}
+    if any(lags.values()):
+        text += " The lag is how far back the earliest input is that an answer needs, in timesteps."
     columns = [
         Column("cell", "label"),
         Column("length"),
+        *([Column("lag")] if any(lags.values()) else []),
         Column("parameters"),
         Column("seeds"),
         Column("score"),
@@ -84,6 +89,7 @@ def table(task: TaskRuns) -> Section:
             cells = [
                 clean(group.label, 60),
                 length,
+                *([lags[length] or "–"] if any(lags.values()) else []),
                 "–" if (size := parameters(runs)) is None else f"{size:,}",
                 len(runs),
                 score_words(metric, scores.median),
@@ -98,6 +104,12 @@ def table(task: TaskRuns) -> Section:
     if len(rows) > MOST_ROWS:
         notes.append(f"The first {MOST_ROWS} of {len(rows)} rows; the table in the folder has all.")
     return Section("table", text=text, quiet=True, table=Table(columns, rows[:MOST_ROWS]), notes=notes)
+
+
+def _lag(runs: Sequence[Run]) -> str:
+    """``33 to 49``; empty where no run says it."""
+    lags = (read_lag(run.environment.get("lag")) for run in runs)
+    return next((lag.range for lag in lags if lag is not None), "")
 
 
 def _chance(chance: Level, length: int, metric: Metric) -> str:
