@@ -25,11 +25,16 @@ from typing import Any
 
 from bench_kernels import RESULTS, NoKernels, agree, geometric, native_kernels
 
-FEATURES = 64
+FEATURES, THEIRS = 64, "32 features"
+"""Input features; of the shapes that are compared with the kernels' table, which has 32."""
 LARGEST = 3e9  # multiplications of a forward pass; larger shapes take seconds and are as fast as the largest here
 SLOWER = 1.05  # no shape may be slower than so many times torch's seconds
-MEANS = {"RNN": 0.42, "LSTM": 0.62, "GRU": 0.35}
-"""Training on one thread, over the shapes of docs/performance.md: at most its geometric means with real numbers."""
+MEANS = {
+    "avx512": {"RNN": 0.42, "LSTM": 0.62, "GRU": 0.35},  # docs/performance.md
+    "avx2": {"RNN": 0.52, "LSTM": 0.87, "GRU": 0.51},  # T = 50 and 200 of the same command, on an AMD EPYC
+}
+"""Instruction set -> training on one thread, at T = 50 and 200: at most the kernels' geometric means with real numbers,
+by ``scripts/bench kernels --dense``."""
 GATES = {"RNN": 1, "LSTM": 4, "GRU": 3}
 TURN = 0.01  # least seconds of a turn
 
@@ -50,8 +55,12 @@ class Shape:
 
     @property
     def work(self) -> float:
-        each = GATES[self.layer] * self.hidden_size * (self.hidden_size + FEATURES)
-        return float(self.seq_len * self.batch_size * each * (4 if self.options else 1))
+        each = GATES[self.layer] * self.hidden_size * (self.hidden_size + self.features)
+        return float(self.seq_len * self.batch_size * each * (4 if self.options not in ("", THEIRS) else 1))
+
+    @property
+    def features(self) -> int:
+        return 32 if self.options == THEIRS else FEATURES
 
 
 def grid(*, quick: bool) -> Iterator[Shape]:
@@ -66,7 +75,9 @@ def grid(*, quick: bool) -> Iterator[Shape]:
                 for options in ("2 layers", "bidirectional", "packed", "2 layers bidirectional packed")
                 for h in (64, 256)
             ]
-            kernels = [Shape(layer, t, b, h, training) for t in (50, 200) for b in (32, 128) for h in (64, 128, 256)]
+            kernels = [
+                Shape(layer, t, b, h, training, THEIRS) for t in (50, 200) for b in (32, 128) for h in (64, 128, 256)
+            ]
             yield from (shape for shape in [*plain, *more, *([] if quick else kernels)] if shape.work <= LARGEST)
 
 
@@ -82,11 +93,11 @@ class Problem:
         torch.manual_seed(0)
         sizes = {"num_layers": 2 if "2 layers" in shape.options else 1, "bidirectional": "bi" in shape.options}
         make = getattr(torch.nn, shape.layer)
-        self.torch = make(FEATURES, shape.hidden_size, **sizes)
-        self.ours = nn.convert(make(FEATURES, shape.hidden_size, **sizes))
+        self.torch = make(shape.features, shape.hidden_size, **sizes)
+        self.ours = nn.convert(make(shape.features, shape.hidden_size, **sizes))
         self.ours.load_state_dict(self.torch.state_dict())
         self.training = shape.training
-        self.xs = torch.randn(shape.seq_len, shape.batch_size, FEATURES)
+        self.xs = torch.randn(shape.seq_len, shape.batch_size, shape.features)
         self.inputs: Any = self.xs
         if "packed" in shape.options:
             lengths = torch.linspace(shape.seq_len, shape.seq_len // 5, shape.batch_size).round().long()
@@ -207,6 +218,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=7, help="turns of each side (default 7)")
     parser.add_argument("--only", metavar="LAYER", choices=tuple(GATES), help="one layer alone")
     parser.add_argument("--threads", type=int, choices=(1, 2), help="on so many alone")
+    parser.add_argument("--table", action="store_true", help="the sizes of the kernels' table alone, in training")
     parser.add_argument("--kernels", action="store_true", help="the kernels everywhere, where torch is faster, too")
     options = parser.parse_args()
     try:
@@ -228,6 +240,8 @@ def main() -> int:
         for shape in grid(quick=options.quick):
             if options.only not in (None, shape.layer):
                 continue
+            if options.table and not (shape.options == THEIRS and shape.training):
+                continue
             row = measure(shape, threads, options.rounds)
             if row["ratio"] > SLOWER:  # some of 344 medians of 7 are by chance
                 row = measure(shape, threads, 5 * options.rounds)
@@ -236,7 +250,8 @@ def main() -> int:
                 f"{threads}  {shape!s:<64} {row['ratio']:6.2f} {1e3 * row['ours']:9.3f} {1e3 * row['torch']:9.3f}",
                 flush=True,
             )
-    states = [every_state(*sizes, options.rounds) for sizes in ((50, 32, 64), (200, 32, 128), (200, 128, 256))]
+    sizes = () if options.table else ((50, 32, 64), (200, 32, 128), (200, 128, 256))
+    states = [every_state(*each, options.rounds) for each in sizes]
     for row in states:
         print(f"every state, T={row['seq_len']} B={row['batch_size']} H={row['hidden_size']}: {row['ratio']:.2f}")
     RESULTS.mkdir(parents=True, exist_ok=True)
@@ -251,25 +266,32 @@ def verdict(rows: list[dict[str, Any]], states: list[dict[str, Any]]) -> int:
         for layer in GATES:
             for training in (True, False):
                 those = [r for r in rows if (r["threads"], r["layer"], r["training"]) == (threads, layer, training)]
+                if not those:
+                    continue
                 worst = max(those, key=lambda row: row["ratio"])
                 mean, what = geometric(row["ratio"] for row in those), "training" if training else "inference"
                 where = Shape(**{name: worst[name] for name in Shape.__dataclass_fields__})
                 print(f"{layer}, {what}, {threads} thread(s): {mean:.2f}, worst {worst['ratio']:.2f}: {where}")
-    for layer, limit in MEANS.items():
+    from seqmem.kernels.loading import Library, load
+
+    library = load()
+    isa = library.isa if isinstance(library, Library) else ""
+    for layer in GATES:
         those = [
             row["ratio"]
             for row in rows
-            if row["layer"] == layer and row["training"] and row["threads"] == 1 and not row["options"]
-            and row["seq_len"] in (50, 200)
-        ]  # fmt: skip
+            if row["layer"] == layer and row["training"] and row["threads"] == 1 and row["options"] == THEIRS
+        ]
         if those:
-            mean = geometric(those)
-            broken += mean > limit
-            print(f"{layer} at the sizes of the kernels' table: {mean:.2f} (limit {limit})")
+            mean, limit = geometric(those), MEANS.get(isa, {}).get(layer)
+            broken += limit is not None and round(mean, 2) > limit
+            against = f"no limit for {isa}" if limit is None else f"{isa}: at most {limit}"
+            print(f"{layer} at the sizes of the kernels' table: {mean:.2f} ({against})")
     slower = [row for row in rows if row["ratio"] > SLOWER]
     broken += len(slower)
     print(f"{len(slower)} of {len(rows)} shapes slower than {SLOWER} of torch.nn")
-    print(f"every state of an LSTM: {geometric(row['ratio'] for row in states):.2f} of a loop over LSTMCell")
+    if states:
+        print(f"every state of an LSTM: {geometric(row['ratio'] for row in states):.2f} of a loop over LSTMCell")
     return bool(broken)
 
 
