@@ -197,7 +197,7 @@ VALUES = {
     "force=perhaps": "force=perhaps: 'perhaps' is not true or false",
     "evaluate.lengths=5": "evaluate.lengths=5: must be a list, e.g. [10,20]",
     "evaluate.lengths=[a]": "'a' is not a whole number",
-    "task.lengths=both": "task.lengths=both: must be 'fixed' or 'uniform'",
+    "task.lengths=both": "task.lengths=both: must be one of fixed, uniform, mixed",
     "outputs=": "outputs=: must name a directory",
     # a user's own cell
     "cell=custom cell.target=Leaky": "cell.target=Leaky: must be module.Class, e.g. mycells.Leaky",

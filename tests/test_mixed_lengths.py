@@ -146,4 +146,3 @@ def test_on_the_command_line(typed: Typed) -> None:
     shown = typed("show", "outputs").out
     assert "trained up to here" in shown
     assert "\nlag         7 timesteps, to what an answer needs\n" in shown
-    typed(*words, *small, "task.lengths=some").refuses("lengths=some: must be one of fixed, uniform, mixed", code=2)

@@ -363,7 +363,7 @@ def test_being_asked_to_stop_saves_after_the_step():
         (Plan(10, compile=True, checkpoint_every_t=2), "checkpoint_every_t=2: does not go with compile=true"),
         (Plan(10, on_nan="contineu"), "on_nan=contineu: must be 'stop' or 'continue'"),
         (Plan(10, trace_loss="lst"), "trace_loss=lst: must be 'last' or 'all'"),
-        (Plan(10, lengths="some"), "lengths=some: must be 'fixed' or 'uniform'"),
+        (Plan(10, lengths="some"), "lengths=some: must be one of fixed, uniform, mixed"),
         (Plan(10, shortest=11), "shortest=11: must be from 7"),
         (Plan(10, shortest=6), "shortest=6: must be from 7"),
         (Plan(10, evaluate_lengths=(10, 3)), "3 is too short"),
