@@ -13,14 +13,14 @@ class Given:
 
     Args:
         seq_len: timesteps of a sequence as published.
-        symbols: different symbols, or the largest number.
-        length: symbols to read, where longer sequences have no more of them.
+        symbols: different symbols, or the largest number; 0: real numbers, or words.
+        length: symbols to read, where longer sequences have no more of them, or of a pattern.
         delay: timesteps between reading and answering.
         count: of what is marked, paired or nested.
     """
 
     seq_len: int
-    symbols: int
+    symbols: int = 0
     length: int = 0
     delay: int = 0
     count: int = 0
@@ -38,6 +38,26 @@ PUBLISHED: Mapping[str, Mapping[str, Given]] = {
         "small": Given(16, symbols=3, count=3),
         "medium": Given(32, symbols=14, count=7),
         "large": Given(64, symbols=30, count=15),
+    },
+    "bracket_matching": {
+        "small": Given(52, symbols=2, count=5),
+        "medium": Given(102, symbols=2, count=10),
+        "large": Given(302, symbols=2, count=30),
+    },
+    "continuous_pattern_completion": {
+        "small": Given(60, length=4),
+        "medium": Given(150, length=10),
+        "large": Given(500, length=20),
+    },
+    "continuous_postcasting": {
+        "small": Given(50, delay=5),
+        "medium": Given(100, delay=15),
+        "large": Given(300, delay=50),
+    },
+    "discrete_pattern_completion": {
+        "small": Given(60, symbols=3, length=4),
+        "medium": Given(150, symbols=8, length=10),
+        "large": Given(500, symbols=20, length=25),
     },
     "discrete_postcasting": {
         "small": Given(50, symbols=3, delay=5),

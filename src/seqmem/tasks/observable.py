@@ -125,6 +125,9 @@ class Observable(Task):
     def constant(self) -> float:
         return self.task.constant
 
+    def constant_at(self, seq_len: int) -> float:
+        return self.task.constant_at(seq_len)
+
     def plateaus(self, seq_len: int) -> Sequence[Plateau]:
         return self.task.plateaus(seq_len)
 

@@ -31,6 +31,7 @@ from torch import Tensor
 
 from ..signals import Batch, Reals
 from .base import Task
+from .shown import numbers_of
 
 VARIANCE = 0.2
 
@@ -103,15 +104,7 @@ class TwoSequence(Task):
         return (torch.arange(len(inputs))[:, None] - needed).expand(inputs.shape[:2])
 
     def parse(self, text: str) -> Float[Tensor, "T 1"]:
-        numbers = []
-        for word in text.split():
-            try:
-                numbers.append(0.0 if word == "-" else float(word))
-            except ValueError:
-                raise ValueError(f"'{word}' is no number of task={self.name}: write 0.42") from None
-        if not numbers:
-            raise ValueError("the text is empty")
-        return torch.tensor(numbers)[:, None]
+        return torch.tensor(numbers_of(text, self.name, {"-": 0.0}))[:, None]
 
     def words(self, inputs: Float[Tensor, "T 1"]) -> list[str]:
         """``0.42``; padding is ``-``."""

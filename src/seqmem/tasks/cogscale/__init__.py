@@ -3,6 +3,10 @@
 from .adding_problem import AddingProblem as AddingProblem
 from .associative_recall import AssociativeRecall as AssociativeRecall
 from .base import CogScale as CogScale
+from .bracket_matching import BracketMatching as BracketMatching
+from .continuous_pattern_completion import ContinuousPatternCompletion as ContinuousPatternCompletion
+from .continuous_postcasting import ContinuousPostcasting as ContinuousPostcasting
+from .discrete_pattern_completion import DiscretePatternCompletion as DiscretePatternCompletion
 from .discrete_postcasting import DiscretePostcasting as DiscretePostcasting
 from .induction_heads import InductionHeads as InductionHeads
 from .selective_copy import SelectiveCopy as SelectiveCopy
@@ -12,6 +16,10 @@ from .sorting_problem import SortingProblem as SortingProblem
 COGSCALE: tuple[type[CogScale], ...] = (
     AddingProblem,
     AssociativeRecall,
+    BracketMatching,
+    ContinuousPatternCompletion,
+    ContinuousPostcasting,
+    DiscretePatternCompletion,
     DiscretePostcasting,
     InductionHeads,
     SelectiveCopy,
