@@ -5,6 +5,7 @@ Its inputs are given to our ``solve``, and our draws are compared with its own.
 
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import cogscale.evals
 import numpy as np
@@ -16,11 +17,13 @@ from commandline import composed
 from seqmem.cogscale import PUBLISHED, SIZES
 from seqmem.randomness import generator
 from seqmem.tasks import TASKS
-from seqmem.tasks.cogscale.base import CogScale, Symbolic
+from seqmem.tasks.cogscale.base import CogScale, Drawn, Symbolic
+from seqmem.tasks.cogscale.forecasting import Forecasting
 from seqmem.tasks.cogscale.pattern_completion import PatternCompletion
 
 OURS = {name: kind for name, kind in TASKS.items() if issubclass(kind, CogScale)}
-every = pytest.mark.parametrize("name", OURS)
+every = pytest.mark.parametrize("name", [name for name, kind in OURS.items() if issubclass(kind, Drawn)])
+forecasts = pytest.mark.parametrize("name", [name for name, kind in OURS.items() if issubclass(kind, Forecasting)])
 each_size = pytest.mark.parametrize("size", SIZES)
 
 
@@ -43,8 +46,16 @@ def theirs(name: str, size: str, sequences: int) -> Theirs:
     return Theirs(inputs, targets.argmax(-1) if entry["category"] == "classification" else targets, asked, answers)
 
 
-def made(name: str, size: str) -> CogScale:
+def made(name: str, size: str) -> Any:
     return OURS[name](size)  # pyright: ignore[reportCallIssue]
+
+
+@cache
+def their_signal(name: str, size: str) -> dict[str, Tensor]:
+    """Of each part its inputs, ``X``, and targets, ``Y``, [T D]."""
+    entry = getattr(cogscale.evals, f"cogscale_{size}")[name.removeprefix("cogscale_")]
+    data = entry["fct"](**entry["params"])
+    return {key: torch.from_numpy(values[0]) for key, values in data.items() if key != "category"}
 
 
 @each_size
@@ -106,8 +117,51 @@ def pairs(inputs: Tensor) -> Tensor:
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_the_length_of_a_size_is_the_published_one(name: str, size: str) -> None:
     config = composed(f"task=cogscale/{name}", f"task.size={size}")
-    assert config.seq_len == config.task["usual_seq_len"] == len(theirs(f"cogscale_{name}", size, 5).inputs)
+    if issubclass(OURS[f"cogscale_{name}"], Forecasting):
+        published = len(their_signal(f"cogscale_{name}", size)["X_train"])
+    else:
+        published = len(theirs(f"cogscale_{name}", size, 5).inputs)
+    assert config.seq_len == config.task["usual_seq_len"] == published
     assert composed(f"task=cogscale/{name}", f"task.size={size}", "seq_len=400").seq_len == 400
+
+
+@each_size
+@forecasts
+def test_their_signal(name: str, size: str) -> None:
+    """Inputs, targets and parts; the best affine answer and the best constant to the test's last questions."""
+    task, given = made(name, size), their_signal(name, size)
+    whole, answers = given["X_test"], given["Y_test"]
+    assert torch.allclose(task.solve(whole[:, None].float())[:, 0].double()[answers[:, 0] != -100],
+                          answers[answers[:, 0] != -100], atol=1e-6)  # fmt: skip
+    for part, key in ((task, "train"), (task.validation(), "valid"), (task.held_out(), "test")):
+        batch = part.sample(3, task.max_seq_len, generator(0, "whole"))
+        inputs, targets = (given[f"{one}_{key}"] for one in "XY")
+        asked = (targets != -100).all(-1)
+        end = len(inputs)  # theirs reads all before, ours as much as in training
+        assert torch.allclose(batch.inputs[:, 1].double(), inputs[end - len(batch.inputs) :], atol=1e-6)
+        first = max(int(asked.nonzero()[0]), end - len(batch.inputs) + task.given.delay)
+        assert int(batch.asked[:, 1].sum()) == end - first
+        assert torch.allclose(batch.targets[batch.asked[:, 1], 1].double(), targets[first:], atol=1e-6)
+    known = torch.cat([torch.ones(end - first, 1), inputs[first:]], 1)
+    errors = [
+        float((some @ torch.linalg.lstsq(some, targets[first:]).solution - targets[first:]).square().mean())
+        for some in (known, known[:, :1])
+    ]
+    assert [task.chance, task.constant] == pytest.approx(errors)
+
+
+@forecasts
+def test_a_passage_begins_anywhere_in_its_part(name: str) -> None:
+    task, given = made(name, "small"), their_signal(name, "small")["X_test"]
+    for part, first, end in ((task, 0, 90), (task.validation(), 90, 110), (task.held_out(), 110, 200)):
+        batch = part.sample(2000, 12, generator(0, "any"))
+        starts = [int((given - column[0]).abs().sum(-1).argmin()) for column in batch.inputs.transpose(0, 1).double()]
+        assert set(starts) == set(range(first, end - 11))
+        assert batch.asked.sum(0).unique().tolist() == [12 - 5]
+        with pytest.raises(
+            ValueError, match=rf"^a passage of {end + 1} timesteps is too long for task=.*: at most {end}$"
+        ):
+            part.sample(1, end + 1, generator(0, "any"))
 
 
 @every

@@ -14,8 +14,8 @@ class Given:
     Args:
         seq_len: timesteps of a sequence as published.
         symbols: different symbols, or the largest number; 0: real numbers, or words.
-        length: symbols to read, where longer sequences have no more of them, or of a pattern.
-        delay: timesteps between reading and answering.
+        length: symbols to read, where longer sequences have no more of them, of a pattern, or of the whole signal.
+        delay: timesteps between reading and answering, or in advance.
         count: of what is marked, paired or nested.
     """
 
@@ -43,6 +43,11 @@ PUBLISHED: Mapping[str, Mapping[str, Given]] = {
         "small": Given(52, symbols=2, count=5),
         "medium": Given(102, symbols=2, count=10),
         "large": Given(302, symbols=2, count=30),
+    },
+    "chaotic_forecasting": {
+        "small": Given(90, length=200, delay=5),
+        "medium": Given(900, length=2000, delay=15),
+        "large": Given(9000, length=20000, delay=50),
     },
     "continuous_pattern_completion": {
         "small": Given(60, length=4),
@@ -78,6 +83,11 @@ PUBLISHED: Mapping[str, Mapping[str, Given]] = {
         "small": Given(50, symbols=3, length=22),
         "medium": Given(111, symbols=8, length=50),
         "large": Given(331, symbols=20, length=150),
+    },
+    "sinus_forecasting": {
+        "small": Given(90, length=200, delay=5),
+        "medium": Given(900, length=2000, delay=15),
+        "large": Given(9000, length=20000, delay=50),
     },
     "sorting_problem": {
         "small": Given(21, symbols=3, length=10),

@@ -31,10 +31,7 @@ SILENCE = "."
 
 @dataclass(frozen=True)
 class CogScale(Task):
-    """``size``: small, medium or large, as published; it fixes everything but the length.
-
-    Subclasses draw inputs, say which timesteps ask, and answer these; the batch follows.
-    """
+    """``size``: small, medium or large, as published; it fixes everything but the length."""
 
     size: str = "small"
 
@@ -49,6 +46,11 @@ class CogScale(Task):
     def given(self) -> Given:
         """What the size fixes."""
         return PUBLISHED[self.name.removeprefix(f"{self.folder}_")][self.size]
+
+
+@dataclass(frozen=True)
+class Drawn(CogScale):
+    """Subclasses draw inputs, say which timesteps ask, and answer these; the batch follows."""
 
     @abstractmethod
     def draw(self, batch_size: int, seq_len: int, rng: torch.Generator) -> Float[Tensor, "T B D"]:
@@ -80,7 +82,7 @@ class CogScale(Task):
 
 
 @dataclass(frozen=True)
-class Symbolic(CogScale):
+class Symbolic(Drawn):
     """Features that are there or not, and symbols as answers."""
 
     @property
@@ -131,7 +133,7 @@ class Symbolic(CogScale):
 
 
 @dataclass(frozen=True)
-class Numeric(CogScale):
+class Numeric(Drawn):
     """Numbers, each asked for by itself."""
 
     @property

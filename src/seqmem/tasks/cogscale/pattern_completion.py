@@ -13,14 +13,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..scattered import distinct_places
-from .base import CogScale
+from .base import Drawn
 
 HIDDEN = "?"
 SHARE = 0.2
 
 
 @dataclass(frozen=True)
-class PatternCompletion(CogScale):
+class PatternCompletion(Drawn):
     """A fifth of the timesteps are hidden, at places drawn without replacement.
 
     Asked is what is hidden and has been read before, at the same place of an earlier repetition. In the published

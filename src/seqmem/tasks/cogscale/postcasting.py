@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from .base import CogScale
+from .base import Drawn
 
 
 @dataclass(frozen=True)
-class Postcasting(CogScale):
+class Postcasting(Drawn):
     """Every timestep asks, from the first on that has an input so long before."""
 
     @property
