@@ -24,7 +24,7 @@ from torch.nn.functional import one_hot
 from seqmem.cli.config.schema import register
 from seqmem.evaluate import CachedBatches, held_out
 from seqmem.randomness import generator
-from seqmem.signals import Batch
+from seqmem.signals import Batch, Labels
 from seqmem.spaces import TASK_SETTINGS
 from seqmem.tasks import (
     TASKS,
@@ -208,6 +208,7 @@ def _nothing(task: Task, inputs: Tensor) -> Tensor:
 CONTEXTS: dict[str, Callable[[Task, Tensor], Tensor]] = {
     "text": lambda _, inputs: inputs,  # a passage may begin anywhere, so its timestep tells nothing
     "adding": lambda _, inputs: (inputs[..., -1] > 0).long(),  # ``known`` has the rest
+    "cogscale_cross_situation": lambda _, inputs: inputs.argmax(-1),
 }
 """The information of a model without memory, [T B], as one number. By default the timestep and its token; of real
 numbers nothing. The last pixels or rows of a picture are tested below."""
@@ -261,6 +262,8 @@ def best_numbers(task: Task, fitted: Batch, batch: Batch) -> tuple[Tensor, Tenso
     total.index_add_(0, first[counted], (fitted.targets - known(task, fitted))[counted].double())
     means = total / torch.bincount(first[counted], minlength=size).clamp(min=1)[:, None]
     guess = means[second] + known(task, batch)
+    if isinstance(task.targets, Labels):
+        guess = guess.logit(1e-9)
     return task.targets.score(guess, batch.targets.double()), task.targets.loss(guess, batch.targets.double())
 
 
@@ -296,6 +299,7 @@ def test_the_best_constant_answer(task: Task, many: tuple[Batch, Batch]) -> None
         score = float(task.targets.score(guess, torch.arange(task.targets.size)[None])[0] @ there) / len(wanted)
     else:
         guess = targets.double().mean(0).expand(wanted.shape)
+        guess = guess.logit(1e-9) if isinstance(task.targets, Labels) else guess
         score = float(task.targets.score(guess[None], wanted.double()[None]).mean())
     assert score == pytest.approx(task.constant_at(longer(task)), rel=0.04, abs=0.012)
 

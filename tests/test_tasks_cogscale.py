@@ -3,6 +3,8 @@
 Its inputs are given to our ``solve``, and our draws are compared with its own.
 """
 
+import re
+from collections import Counter
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -11,6 +13,7 @@ import cogscale.evals
 import numpy as np
 import pytest
 import torch
+from cogscale.libs.CSL import OneSituationCSLDataset
 from torch import Tensor
 
 from commandline import composed
@@ -22,7 +25,11 @@ from seqmem.tasks.cogscale.forecasting import Forecasting
 from seqmem.tasks.cogscale.pattern_completion import PatternCompletion
 
 OURS = {name: kind for name, kind in TASKS.items() if issubclass(kind, CogScale)}
-every = pytest.mark.parametrize("name", [name for name, kind in OURS.items() if issubclass(kind, Drawn)])
+WORDS = "cogscale_cross_situation"
+"""Whose words the package numbers in another order in every process; its large set of pairs takes 24 GB."""
+every = pytest.mark.parametrize(
+    "name", [name for name, kind in OURS.items() if issubclass(kind, Drawn) and name != WORDS]
+)
 forecasts = pytest.mark.parametrize("name", [name for name, kind in OURS.items() if issubclass(kind, Forecasting)])
 each_size = pytest.mark.parametrize("size", SIZES)
 
@@ -81,8 +88,8 @@ def known(task: CogScale, given: Theirs) -> Tensor:
     asked = given.asked.clone()
     if isinstance(task, PatternCompletion):
         shown, period = ~given.asked, PUBLISHED[task.name.removeprefix("cogscale_")][task.size].length
-        for t, b in given.asked.nonzero().tolist():
-            asked[t, b] = bool(shown[t % period : t : period, b].any())
+        for t in range(len(asked)):
+            asked[t] &= shown[t % period : t : period].any(0)
     return asked
 
 
@@ -119,6 +126,8 @@ def test_the_length_of_a_size_is_the_published_one(name: str, size: str) -> None
     config = composed(f"task=cogscale/{name}", f"task.size={size}")
     if issubclass(OURS[f"cogscale_{name}"], Forecasting):
         published = len(their_signal(f"cogscale_{name}", size)["X_train"])
+    elif f"cogscale_{name}" == WORDS:
+        published = 2 * len(their_sentences(size).X[0]) + 1
     else:
         published = len(theirs(f"cogscale_{name}", size, 5).inputs)
     assert config.seq_len == config.task["usual_seq_len"] == published
@@ -162,6 +171,94 @@ def test_a_passage_begins_anywhere_in_its_part(name: str) -> None:
             ValueError, match=rf"^a passage of {end + 1} timesteps is too long for task=.*: at most {end}$"
         ):
             part.sample(1, end + 1, generator(0, "any"))
+
+
+@cache
+def their_sentences(size: str) -> OneSituationCSLDataset:
+    params = getattr(cogscale.evals, f"cogscale_{size}")["cross_situation"]["params"]
+    return OneSituationCSLDataset(params["objects"], params["colors"], params["positions"])
+
+
+@each_size
+def test_their_sentences_have_their_labels(size: str) -> None:
+    """Every sentence, before and after another one."""
+    task, given = made(WORDS, size), their_sentences(size)
+    first = torch.arange(len(given.sentences))
+    second = first[torch.randperm(len(first), generator=generator(0, "pairs"))]
+    texts = [f"{given.sentences[i]} and {given.sentences[j]}" for i, j in zip(first, second, strict=True)]
+    inputs = torch.stack([task.parse(text) for text in texts], 1)
+    labels = torch.from_numpy(given.Y)
+    assert torch.equal(task.solve(inputs)[-1].double(), torch.cat([labels[first], labels[second]], -1))
+    assert task.space(17).size == len(first) ** 2  # there are no others
+    drawn = task.sample(20 * len(first) if size == "small" else 500, 19, generator(0, "drawn"))
+    halves = [" ".join(task.words(column)).lstrip(". ").split(" and ") for column in drawn.inputs.transpose(0, 1)]
+    assert {half for pair in halves for half in pair} <= {*given.sentences}
+    if size == "small":
+        for counts in (Counter(one) for one in zip(*halves, strict=True)):
+            assert len(counts) == len(first)
+            assert sum((n - 20) ** 2 / 20 for n in counts.values()) < len(first) + 5 * (2 * len(first)) ** 0.5
+
+
+def test_cross_situation_by_the_kind_of_each_word() -> None:
+    """The first labels of a sentence from a parse of its own: what follows a determiner is a colour or the object."""
+    task = made(WORDS, "large")
+    batch = task.sample(150, 17, generator(0, "parsed"))
+    assert batch.asked.sum(0).unique().tolist() == [1]
+    for column, target, lag in zip(
+        batch.inputs.transpose(0, 1), batch.targets[-1], task.lag(batch.inputs)[-1].tolist(), strict=True
+    ):
+        words = task.words(column)
+        places, described = [], []
+        for half in " ".join(words).strip(". ").split(" and "):
+            named = re.search(r"\b(?:a|the) (?!left|right|center|middle|top|bottom)(\w+)(?: (?!on|is)(\w+))?", half)
+            assert named is not None
+            thing, color = (named[2], named[1]) if named[2] else (named[1], "")
+            there = re.search(r"on the (\w+)", half)
+            verb = (
+                half.split()[0]
+                if half.startswith("th") and " " in half and half.split()[0] in ("this", "that")
+                else "is"
+            )
+            where = {"middle": "center"}.get(there[1], there[1]) if there else verb
+            if not color and half.split()[-2] == "is":
+                color = half.split()[-1]
+            described.append(":".join(filter(None, (where, thing, color))))
+            begins = [named.start(1), *([there.start(1)] if there else []), *([0] if verb != "is" else [])]
+            places.append(len(half[: min(begins)].split()))
+        assert task.answer(target) == "/".join(described)
+        assert 16 - lag == next(t for t, word in enumerate(words) if word != ".") + places[0]
+
+
+def test_the_share_of_right_labels_is_their_score() -> None:
+    drawn = made(WORDS, "small").sample(40, 17, generator(0, "labels"))
+    signal, right = made(WORDS, "small").targets, drawn.targets[-1:]
+    logits = torch.randn(right.shape, generator=generator(0, "logits"))
+    theirs = cogscale.compute_score(right.numpy(), logits.numpy(), "multi_classification")
+    assert float(signal.score(logits, right).mean()) == pytest.approx(1 - theirs)
+    likelihood = torch.where(right > 0, logits.sigmoid(), 1 - logits.sigmoid())
+    assert torch.allclose(signal.loss(logits, right), -likelihood.log().mean(-1))
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("this is a glass and that is a glass", None),
+        ("this is a glass", "it is not two sentences, joined by 'and'"),
+        ("this is a glass and that is glass", "task=cogscale/cross_situation has no sentence 'that is glass'"),
+        ("the this is a cup and that is a glass", "task=cogscale/cross_situation has no sentence 'the this is a cup'"),
+    ],
+)  # fmt: skip
+def test_typed_sentences(text: str, why: str | None) -> None:
+    task = made(WORDS, "medium")
+    inputs = task.parse(text)
+    assert len(inputs) == 17
+    assert task.unanswerable(inputs) == why
+    if why is None:
+        assert task.answer(task.question(inputs).targets[-1, 0]) == "this:glass/that:glass"
+    with pytest.raises(
+        ValueError, match=r"^'spoon' is no word of task=cogscale/cross_situation: it has a and blue bowl "
+    ):
+        task.parse("this is a spoon and this is a cup")
 
 
 @every

@@ -13,10 +13,10 @@ class Given:
 
     Args:
         seq_len: timesteps of a sequence as published.
-        symbols: different symbols, or the largest number; 0: real numbers, or words.
+        symbols: different symbols, objects or colours, or the largest number; 0: real numbers.
         length: symbols to read, where longer sequences have no more of them, of a pattern, or of the whole signal.
         delay: timesteps between reading and answering, or in advance.
-        count: of what is marked, paired or nested.
+        count: of what is marked, paired or nested; of positions.
     """
 
     seq_len: int
@@ -58,6 +58,11 @@ PUBLISHED: Mapping[str, Mapping[str, Given]] = {
         "small": Given(50, delay=5),
         "medium": Given(100, delay=15),
         "large": Given(300, delay=50),
+    },
+    "cross_situation": {
+        "small": Given(17, symbols=2, count=2),
+        "medium": Given(17, symbols=4, count=3),
+        "large": Given(17, symbols=6, count=5),
     },
     "discrete_pattern_completion": {
         "small": Given(60, symbols=3, length=4),

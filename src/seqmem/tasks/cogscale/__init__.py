@@ -7,6 +7,7 @@ from .bracket_matching import BracketMatching as BracketMatching
 from .chaotic_forecasting import ChaoticForecasting as ChaoticForecasting
 from .continuous_pattern_completion import ContinuousPatternCompletion as ContinuousPatternCompletion
 from .continuous_postcasting import ContinuousPostcasting as ContinuousPostcasting
+from .cross_situation import CrossSituation as CrossSituation
 from .discrete_pattern_completion import DiscretePatternCompletion as DiscretePatternCompletion
 from .discrete_postcasting import DiscretePostcasting as DiscretePostcasting
 from .induction_heads import InductionHeads as InductionHeads
@@ -22,6 +23,7 @@ COGSCALE: tuple[type[CogScale], ...] = (
     ChaoticForecasting,
     ContinuousPatternCompletion,
     ContinuousPostcasting,
+    CrossSituation,
     DiscretePatternCompletion,
     DiscretePostcasting,
     InductionHeads,

@@ -173,8 +173,8 @@ def last(count: int, inputs: Shaped[Tensor, "T B ..."]) -> Bool[Tensor, "T B"]:
     return chosen
 
 
-def at_end(answers: Int[Tensor, "N B"], seq_len: int) -> Int[Tensor, "T B"]:
+def at_end(answers: Shaped[Tensor, "N B ..."], seq_len: int) -> Shaped[Tensor, "T B ..."]:
     """Answers at the last N timesteps, zeros before."""
-    targets = answers.new_zeros(seq_len, answers.shape[1])
+    targets = answers.new_zeros(seq_len, *answers.shape[1:])
     targets[seq_len - len(answers) :] = answers
     return targets
