@@ -24,7 +24,7 @@ from torch.nn.functional import one_hot
 from seqmem.cli.config.schema import register
 from seqmem.evaluate import CachedBatches, held_out
 from seqmem.randomness import generator
-from seqmem.signals import Batch, Labels
+from seqmem.signals import Batch, Labels, Several
 from seqmem.spaces import TASK_SETTINGS
 from seqmem.tasks import (
     TASKS,
@@ -123,6 +123,7 @@ def task(request: pytest.FixtureRequest) -> Task:
 def many(task: Task) -> tuple[Batch, Batch]:
     """Training and test data of the longer length, for statistics and whatever else looks at sequences."""
     answers = int(draw(task, 1, longer(task)).asked.sum())
+    answers *= task.targets.count if isinstance(task.targets, Several) else 1
     # As many as the intervals need; several answers to a sequence make its score as much surer.
     # The passages of a signal differ little.
     count = 4000 if task.name in FORECASTS else max(4000, min(40000, round(2500 / task.chance / sqrt(answers))))
@@ -212,6 +213,7 @@ def _nothing(task: Task, inputs: Tensor) -> Tensor:
 CONTEXTS: dict[str, Callable[[Task, Tensor], Tensor]] = {
     "text": lambda _, inputs: inputs,  # a passage may begin anywhere, so its timestep tells nothing
     "adding": lambda _, inputs: (inputs[..., -1] > 0).long(),  # ``known`` has the rest
+    "memorization": lambda _, inputs: inputs,  # a place is that of a key or of a query
     "cogscale_cross_situation": lambda _, inputs: inputs.argmax(-1),
 }
 """The information of a model without memory, [T B], as one number. By default the timestep and its token; of real
@@ -266,9 +268,15 @@ def best_numbers(task: Task, fitted: Batch, batch: Batch) -> tuple[Tensor, Tenso
     total.index_add_(0, first[counted], (fitted.targets - known(task, fitted))[counted].double())
     means = total / torch.bincount(first[counted], minlength=size).clamp(min=1)[:, None]
     guess = means[second] + known(task, batch)
-    if isinstance(task.targets, Labels):
-        guess = guess.logit(1e-9)
+    guess = as_logits(task, guess)
     return task.targets.score(guess, batch.targets.double()), task.targets.loss(guess, batch.targets.double())
+
+
+def as_logits(task: Task, means: Tensor) -> Tensor:
+    """What predicts these means; of real numbers they themselves."""
+    if isinstance(task.targets, Labels):
+        return means.logit(1e-9)
+    return (means + 1e-9).log() if isinstance(task.targets, Several) else means
 
 
 def levels_of(task: Task, many: tuple[Batch, Batch]) -> tuple[Batch, Batch]:
@@ -308,7 +316,7 @@ def test_the_best_constant_answer(task: Task, many: tuple[Batch, Batch]) -> None
         score = float(task.targets.score(guess, torch.arange(task.targets.size)[None])[0] @ there) / len(wanted)
     else:
         guess = targets.double().mean(0).expand(wanted.shape)
-        guess = guess.logit(1e-9) if isinstance(task.targets, Labels) else guess
+        guess = as_logits(task, guess)
         score = float(task.targets.score(guess[None], wanted.double()[None]).mean())
     assert score == pytest.approx(task.constant_at(longer(task)), rel=0.04, abs=0.012)
 

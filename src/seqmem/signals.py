@@ -167,6 +167,49 @@ class Labels:
         return (self.decode(predicted) == targets).to(predicted.dtype).mean(-1)
 
 
+@dataclass(frozen=True)
+class Several:
+    """``count`` answers at once, each one of ``symbols``: as many unit vectors beside each other."""
+
+    count: int
+    symbols: int
+    metric: Metric = ACCURACY
+
+    @property
+    def size(self) -> int:
+        return self.count * self.symbols
+
+    @property
+    def discrete(self) -> bool:
+        """A vector of numbers, as real ones are."""
+        return False
+
+    @property
+    def uniform_loss(self) -> float:
+        """The loss where all symbols are as likely."""
+        return log(self.symbols)
+
+    def embed(self, width: int) -> tuple[nn.Module, int]:
+        """The identity, as of real numbers."""
+        return nn.Identity(), self.size
+
+    def _each(self, values: Float[Tensor, "*N K"]) -> Float[Tensor, "*N count symbols"]:
+        return values.unflatten(-1, (self.count, self.symbols))
+
+    def decode(self, predicted: Float[Tensor, "*N K"]) -> Float[Tensor, "*N K"]:
+        """The likeliest symbol of each."""
+        return F.one_hot(self._each(predicted).argmax(-1), self.symbols).flatten(-2).to(predicted.dtype)
+
+    def loss(self, predicted: Float[Tensor, "T B K"], targets: Float[Tensor, "T B K"]) -> Float[Tensor, "T B"]:
+        """Cross-entropy in nats, averaged over the answers."""
+        return -(self._each(predicted).log_softmax(-1) * self._each(targets)).sum(-1).mean(-1)
+
+    def score(self, predicted: Float[Tensor, "T B K"], targets: Float[Tensor, "T B K"]) -> Float[Tensor, "T B"]:
+        """The share of answers that are right."""
+        right = self._each(predicted).argmax(-1) == self._each(targets).argmax(-1)
+        return right.to(predicted.dtype).mean(-1)
+
+
 Gradient = Callable[[Tensor], Tensor]
 """From the weight of each timestep's loss, [T B], to the gradient of the weighted sum by the predictions, [T B K]."""
 
