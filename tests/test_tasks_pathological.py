@@ -37,7 +37,7 @@ def draw(task: Task, batch_size: int, seq_len: int) -> Batch:
         (lambda: NoiselessMemorization(values=1), "values=1: must be from 2 to 10"),
         (lambda: FirstSymbol("2d"), "variant=2d: must be 2a, 2b or 2c"),
         (lambda: FirstSymbol(p=2), "p=2: must be at least 3"),
-        (lambda: TwoSequence("3c"), "variant=3c: must be 3a or 3b"),
+        (lambda: TwoSequence("3d"), "variant=3d: must be 3a, 3b or 3c"),
         (lambda: TwoSequence(informative=0), "informative=0: must be at least 1"),
         (lambda: NoiselessMemorization(length=0), "length=0: must be at least 1"),
     ],
@@ -302,6 +302,24 @@ def test_two_sequence(variant: str, informative: int) -> None:
         assert float((head - 1).square().mean()) == pytest.approx(0.2, rel=0.1)
     assert torch.equal(task.parse("1 -0.5 -"), torch.tensor([[1.0], [-0.5], [0.0]]))
     assert task.words(torch.tensor([[1.0], [-0.5], [0.0]])) == ["1.00", "-0.50", "-"]
+
+
+def test_two_sequence_3c_has_noise_on_its_training_answers_alone() -> None:
+    task, many = TwoSequence("3c", 3), 4000
+    assert task.chance == pytest.approx(0.09)
+    trained, tested = draw(task, many, 20), draw(task.held_out(), many, 20)
+    assert torch.equal(trained.inputs, tested.inputs)
+    assert torch.equal(draw(TwoSequence("3a", 3), many, 20).inputs, tested.inputs)
+    rows = torch.arange(many)
+    noisy, answers = (one.targets[one.answered_at, rows, 0] for one in (trained, tested))
+    classes = tested.inputs[:3, :, 0].T
+    assert set(map(tuple, classes.tolist())) == {(1.0, 1.0, 1.0), (-1.0, -1.0, -1.0)}
+    assert torch.equal(answers, torch.where(classes[:, 0] > 0, 0.8, 0.2))
+    noise = noisy - answers
+    assert float(noise.mean()) == pytest.approx(0, abs=5 * sqrt(0.1 / many))
+    assert float(noise.var()) == pytest.approx(0.1, rel=5 * sqrt(2 / many))
+    assert float((noise * (answers - 0.5)).mean()) == pytest.approx(0, abs=5 * sqrt(0.1 * 0.09 / many))
+    assert task.validation() == task.held_out() != task
 
 
 # ---- Experiment 1 ----------------------------------------------------------------------------------------------------

@@ -60,9 +60,10 @@ class Plateau:
 
 ACCURACY = Metric("accuracy", higher_is_better=True, percent=True)
 BITS = Metric("bits per character", higher_is_better=False, unit="bits/char")
+LABELS = Metric("label accuracy", higher_is_better=True, percent=True)
 SQUARED_ERROR = Metric("mean squared error", higher_is_better=False, unit="MSE")
 
-METRICS = {metric.name: metric for metric in (ACCURACY, BITS, SQUARED_ERROR)}
+METRICS = {metric.name: metric for metric in (ACCURACY, BITS, LABELS, SQUARED_ERROR)}
 
 
 def metric_called(name: str, *, higher_is_better: bool = True) -> Metric:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, _log_softmax_backward_data, nn  # pyright: ignore[reportPrivateImportUsage]
 
-from .metrics import ACCURACY, BITS, SQUARED_ERROR, Metric
+from .metrics import ACCURACY, BITS, LABELS, SQUARED_ERROR, Metric
 
 
 def _correct(predicted: Float[Tensor, "T B K"], targets: Shaped[Tensor, "T B"]) -> Float[Tensor, "T B"]:
@@ -136,6 +136,78 @@ class Reals:
 
     def score(self, predicted: Float[Tensor, "T B K"], targets: Float[Tensor, "T B K"]) -> Float[Tensor, "T B"]:
         return self.loss(predicted, targets)
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Any of ``size`` labels per timestep: a vector of 1 for each that holds and 0 for the others."""
+
+    size: int
+    metric: Metric = LABELS
+
+    @property
+    def discrete(self) -> bool:
+        """A vector of numbers, as real ones are."""
+        return False
+
+    def embed(self, width: int) -> tuple[nn.Module, int]:
+        """The identity, as of real numbers."""
+        return nn.Identity(), self.size
+
+    def decode(self, predicted: Float[Tensor, "*N K"]) -> Float[Tensor, "*N K"]:
+        """Each label that is more likely than not."""
+        return (predicted > 0).to(predicted.dtype)
+
+    def loss(self, predicted: Float[Tensor, "T B K"], targets: Float[Tensor, "T B K"]) -> Float[Tensor, "T B"]:
+        """Binary cross-entropy in nats of the logits ``predicted``, averaged over labels."""
+        return F.binary_cross_entropy_with_logits(predicted, targets, reduction="none").mean(-1)
+
+    def score(self, predicted: Float[Tensor, "T B K"], targets: Float[Tensor, "T B K"]) -> Float[Tensor, "T B"]:
+        """The share of labels that are right."""
+        return (self.decode(predicted) == targets).to(predicted.dtype).mean(-1)
+
+
+@dataclass(frozen=True)
+class Several:
+    """``count`` answers at once, each one of ``symbols``: as many unit vectors beside each other."""
+
+    count: int
+    symbols: int
+    metric: Metric = ACCURACY
+
+    @property
+    def size(self) -> int:
+        return self.count * self.symbols
+
+    @property
+    def discrete(self) -> bool:
+        """A vector of numbers, as real ones are."""
+        return False
+
+    @property
+    def uniform_loss(self) -> float:
+        """The loss where all symbols are as likely."""
+        return log(self.symbols)
+
+    def embed(self, width: int) -> tuple[nn.Module, int]:
+        """The identity, as of real numbers."""
+        return nn.Identity(), self.size
+
+    def _each(self, values: Float[Tensor, "*N K"]) -> Float[Tensor, "*N count symbols"]:
+        return values.unflatten(-1, (self.count, self.symbols))
+
+    def decode(self, predicted: Float[Tensor, "*N K"]) -> Float[Tensor, "*N K"]:
+        """The likeliest symbol of each."""
+        return F.one_hot(self._each(predicted).argmax(-1), self.symbols).flatten(-2).to(predicted.dtype)
+
+    def loss(self, predicted: Float[Tensor, "T B K"], targets: Float[Tensor, "T B K"]) -> Float[Tensor, "T B"]:
+        """Cross-entropy in nats, averaged over the answers."""
+        return -(self._each(predicted).log_softmax(-1) * self._each(targets)).sum(-1).mean(-1)
+
+    def score(self, predicted: Float[Tensor, "T B K"], targets: Float[Tensor, "T B K"]) -> Float[Tensor, "T B"]:
+        """The share of answers that are right."""
+        right = self._each(predicted).argmax(-1) == self._each(targets).argmax(-1)
+        return right.to(predicted.dtype).mean(-1)
 
 
 Gradient = Callable[[Tensor], Tensor]

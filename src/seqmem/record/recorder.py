@@ -378,7 +378,7 @@ def scale_of(task: Task, seq_len: int) -> Scale:
         chance=task.chance_at(seq_len),
         baseline_loss=task.baseline_loss(seq_len),
         solved_at=task.solved_at,
-        constant=task.constant,
+        constant=task.constant_at(seq_len),
         plateaus=tuple(task.plateaus(seq_len)),
     )
 

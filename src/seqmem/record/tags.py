@@ -109,8 +109,9 @@ _LONG = 100_000
 def _levels(task: Task, seq_len: int) -> dict[str, str]:
     """Name -> score, as text."""
     metric = task.targets.metric
-    chance = task.chance if seq_len == _LONG else task.chance_at(seq_len)
-    scale = Scale(metric, chance, None, None, task.constant, tuple(task.plateaus(seq_len)))
+    long = seq_len == _LONG
+    chance, constant = (task.chance, task.constant) if long else (task.chance_at(seq_len), task.constant_at(seq_len))
+    scale = Scale(metric, chance, None, None, constant, tuple(task.plateaus(seq_len)))
     return {name: metric.text(score) for name, score in [("Without a memory", chance), *scale.levels()]}
 
 

@@ -5,6 +5,7 @@ from .anbn import Anbn as Anbn
 from .associative_recall import AssociativeRecall as AssociativeRecall
 from .base import Task as Task
 from .cogscale import COGSCALE
+from .compression import Compression as Compression
 from .copy import Copy as Copy
 from .delay import Delay as Delay
 from .denoise import Denoise as Denoise
@@ -14,11 +15,13 @@ from .first_symbol import FirstSymbol as FirstSymbol
 from .flip_flop import FlipFlop as FlipFlop
 from .group import Group as Group
 from .induction import Induction as Induction
+from .memorization import Memorization as Memorization
 from .modular import Modular as Modular
 from .mqar import Mqar as Mqar
 from .multiplication import Multiplication as Multiplication
 from .nback import NBack as NBack
 from .noiseless_memorization import NoiselessMemorization as NoiselessMemorization
+from .noisy_recall import NoisyRecall as NoisyRecall
 from .parity import Parity as Parity
 from .phrases import Phrases as Phrases
 from .pronoun import Pronoun as Pronoun
@@ -40,6 +43,7 @@ TASKS: dict[str, type[Task]] = {
         Anbn,
         AssociativeRecall,
         *COGSCALE,
+        Compression,
         Copy,
         Delay,
         Denoise,
@@ -49,11 +53,13 @@ TASKS: dict[str, type[Task]] = {
         FlipFlop,
         Group,
         Induction,
+        Memorization,
         Modular,
         Mqar,
         Multiplication,
         NBack,
         NoiselessMemorization,
+        NoisyRecall,
         Parity,
         Phrases,
         Pronoun,

@@ -160,6 +160,10 @@ class Task(ABC):
         """Score of the best constant answer, which sees nothing; by default the last input tells nothing, either."""
         return self.chance
 
+    def constant_at(self, seq_len: int) -> float:
+        """``constant`` at a length."""
+        return self.constant
+
     def plateaus(self, seq_len: int) -> Sequence[Plateau]:
         """Scores of the best answers with a part of the memory that the task takes, the lowest first."""
         return ()

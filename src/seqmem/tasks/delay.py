@@ -26,7 +26,7 @@ from torch import Tensor
 from ..signals import Batch, Reals, Signal, Tokens
 from ..spaces import Space
 from .base import Task, content_hash
-from .shown import split_words
+from .shown import numbers_of, split_words
 
 
 @dataclass(frozen=True)
@@ -96,15 +96,7 @@ class Delay(Task):
     def parse(self, text: str) -> Shaped[Tensor, "T ..."]:
         if self.xor:
             return self._tokens(split_words(text, ["0", "1"]))
-        numbers = []
-        for word in text.split():
-            try:
-                numbers.append(float(word))
-            except ValueError:
-                raise ValueError(f"'{word}' is no number of task={self.name}: write 0.42") from None
-        if not numbers:
-            raise ValueError("the text is empty")
-        return torch.tensor(numbers)[:, None]
+        return torch.tensor(numbers_of(text, self.name))[:, None]
 
     def _vocabulary(self) -> list[str]:
         return ["0", "1"]

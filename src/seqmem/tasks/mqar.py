@@ -32,7 +32,7 @@ from ..metrics import Plateau
 from ..signals import Batch, Tokens
 from ..spaces import Space
 from .base import Task
-from .scattered import equally_likely, fold_of
+from .scattered import equally_likely, fold_of, named
 
 _MOST = 4096
 
@@ -162,13 +162,8 @@ class Mqar(Task):
         return None if asks.any() else f"none of its keys stands at word {2 * self.pairs + 1}, or two or more after it"
 
     def words(self, inputs: Int[Tensor, " T"]) -> list[str]:
-        vocabulary = [*_names(self.values, ascii_uppercase, "V"), *_names(self.keys, ascii_lowercase, "k"), "."]
+        vocabulary = [*named(self.values, ascii_uppercase, "V"), *named(self.keys, ascii_lowercase, "k"), "."]
         return [vocabulary[token] for token in inputs.tolist()]
 
     def answer(self, target: Int[Tensor, ""]) -> str:
-        return _names(self.values, ascii_uppercase, "V")[int(target)]
-
-
-def _names(count: int, alphabet: str, prefix: str) -> Sequence[str]:
-    """Letters, or ``k0``, ``k1``, ... where there are more than 26."""
-    return alphabet[:count] if count <= len(alphabet) else [f"{prefix}{i}" for i in range(count)]
+        return named(self.values, ascii_uppercase, "V")[int(target)]

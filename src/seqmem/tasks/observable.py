@@ -34,7 +34,8 @@ class Observable(Task):
     memory should solve the twin.
 
     Raises:
-        ValueError: the task's answers are its next inputs, which show them anyway.
+        ValueError: the task's answers are its next inputs, which show them anyway; or its inputs are symbols and its
+            answers are none, so that no symbol shows them.
     """
 
     task: Task
@@ -45,6 +46,8 @@ class Observable(Task):
     def __post_init__(self) -> None:
         if self.task.feedback() is not None:
             raise ValueError(f"observable=true: in task={self.task.choice} each answer is the next input; use false")
+        if self.task.inputs.discrete and not self.task.targets.discrete:
+            raise ValueError(f"observable=true: in task={self.task.choice} no symbol shows an answer; use false")
         object.__setattr__(self, "name", self.task.name)  # for messages
         object.__setattr__(self, "folder", self.task.folder)
 
@@ -124,6 +127,9 @@ class Observable(Task):
     @property
     def constant(self) -> float:
         return self.task.constant
+
+    def constant_at(self, seq_len: int) -> float:
+        return self.task.constant_at(seq_len)
 
     def plateaus(self, seq_len: int) -> Sequence[Plateau]:
         return self.task.plateaus(seq_len)

@@ -134,6 +134,11 @@ def letters(tokens: Sequence[int], symbols: int, others: str) -> list[str]:
     return [(ascii_lowercase[:symbols] + others)[token] for token in tokens]
 
 
+def named(count: int, alphabet: str, prefix: str) -> Sequence[str]:
+    """So many names: letters, or ``k0``, ``k1``, ... where there are more than ``alphabet`` has."""
+    return alphabet[:count] if count <= len(alphabet) else [f"{prefix}{i}" for i in range(count)]
+
+
 FOLDS = 4
 
 

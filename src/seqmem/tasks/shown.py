@@ -42,6 +42,27 @@ def split_words(text: str, vocabulary: Sequence[str]) -> list[str]:
     return text.split()
 
 
+def numbers_of(text: str, task: str, others: Mapping[str, float] | None = None) -> list[float]:
+    """The numbers of a typed sequence.
+
+    Args:
+        task: what the command line calls it, for the error messages.
+        others: words that stand for numbers.
+
+    Raises:
+        ValueError: the text is empty, or a word is no number.
+    """
+    numbers = []
+    for word in text.split():
+        try:
+            numbers.append((others or {})[word] if word in (others or {}) else float(word))
+        except ValueError:
+            raise ValueError(f"'{word}' is no number of task={task}: write 0.42") from None
+    if not numbers:
+        raise ValueError("the text is empty")
+    return numbers
+
+
 def alternatives(words: Sequence[str], most: int = 6) -> str:
     """A few of the words: ``brother or sister``; ``boat, cat, door and 20 others``; ``nothing`` if there is none."""
     if len(words) > most:

@@ -159,7 +159,7 @@ def _print(run: RunDirectory, task: "Task", trained: int, evaluations: "list[Eva
     how = "" if beam is None else f"  answers {f'by beam search, {beam} beams' if beam > 1 else 'written greedily'}"
     table.title, table.title_justify, table.title_style = f"{run.path}{how}", "left", "dim"
     exact = any(one.exact is not None for one in evaluations)
-    constant = not exact and any(task.constant != task.chance_at(one.seq_len) for one in evaluations)
+    constant = not exact and any(task.constant_at(one.seq_len) != task.chance_at(one.seq_len) for one in evaluations)
     repeated = any(one.distinct not in (None, one.sequences) for one in evaluations)
     names = ("length", metric.name, *["exact"] * exact, "chance", *["constant"] * constant, "loss", "chance loss")
     names = (*names, "sequences")
@@ -172,7 +172,7 @@ def _print(run: RunDirectory, task: "Task", trained: int, evaluations: "list[Eva
             metric.text(one.score),
             *[metric.text(one.exact or 0.0)] * exact,
             metric.text(task.chance_at(one.seq_len)),
-            *[metric.text(task.constant)] * constant,
+            *[metric.text(task.constant_at(one.seq_len))] * constant,
             f"{one.loss:.4g}",
             f"{task.baseline_loss(one.seq_len):.4g}",
             f"{one.sequences}",

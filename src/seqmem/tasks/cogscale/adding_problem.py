@@ -27,11 +27,11 @@ from torch import Tensor
 from ...spaces import Space
 from ..base import content_hash
 from ..scattered import FOLDS, distinct_places, draw_symbols, equally_likely, places_of
-from .base import MARK, TRIGGER, CogScale, at_end, last, one_hot
+from .base import MARK, TRIGGER, Symbolic, at_end, last, one_hot
 
 
 @dataclass(frozen=True)
-class AddingProblem(CogScale):
+class AddingProblem(Symbolic):
     """``size``: small, medium or large, as published. Features: the numbers, the mark, the trigger."""
 
     name: ClassVar[str] = "cogscale_adding_problem"

@@ -28,11 +28,11 @@ from torch import Tensor
 from ...spaces import Space
 from ..base import content_hash
 from ..scattered import FOLDS, draw_symbols, equally_likely
-from .base import CogScale, at_end, last, letters, one_hot
+from .base import Symbolic, at_end, last, letters, one_hot
 
 
 @dataclass(frozen=True)
-class AssociativeRecall(CogScale):
+class AssociativeRecall(Symbolic):
     """``size``: small, medium or large, as published. Features: the symbols, the padding, the separator."""
 
     name: ClassVar[str] = "cogscale_associative_recall"

@@ -1,7 +1,7 @@
-"""What the tasks of CogScale share: three sizes, vectors of 0 and 1 as inputs, and questions at some timesteps.
+"""What the tasks of CogScale share: three sizes, and questions at some timesteps, which alone count in loss and score.
 
-An input is a vector with a 1 for each of its features; silence is a zero vector. Nothing is embedded. Answers are
-symbols, and only the timesteps that ask count in the loss and in the score.
+Of ``Symbolic`` tasks an input is a vector with a 1 for each of its features; silence is a zero vector, and nothing is
+embedded. Answers are symbols. ``Numeric`` tasks read a number and ask for one.
 
 Bendi-Ouis, De Coudenhove & Hinaut 2026, CogScale (arXiv 2605.19758), as in version 0.2.0 of their package.
 
@@ -20,8 +20,9 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from ...cogscale import PUBLISHED, SIZES, Given
-from ...signals import Batch, Reals, Tokens
+from ...signals import Batch, Reals, Signal, Tokens
 from ..base import Task
+from ..shown import numbers_of
 
 TRIGGER = "!"
 MARK = "*"
@@ -30,10 +31,7 @@ SILENCE = "."
 
 @dataclass(frozen=True)
 class CogScale(Task):
-    """``size``: small, medium or large, as published; it fixes everything but the length.
-
-    Subclasses draw inputs, say which timesteps ask, and answer these; the batch follows.
-    """
+    """``size``: small, medium or large, as published; it fixes everything but the length."""
 
     size: str = "small"
 
@@ -49,15 +47,10 @@ class CogScale(Task):
         """What the size fixes."""
         return PUBLISHED[self.name.removeprefix(f"{self.folder}_")][self.size]
 
-    @property
-    @abstractmethod
-    def features(self) -> Sequence[str]:
-        """The name of each input feature, in the order of the published inputs: letters, numbers or one other sign."""
 
-    @property
-    @abstractmethod
-    def answers(self) -> Sequence[str]:
-        """The name of each answer."""
+@dataclass(frozen=True)
+class Drawn(CogScale):
+    """Subclasses draw inputs, say which timesteps ask, and answer these; the batch follows."""
 
     @abstractmethod
     def draw(self, batch_size: int, seq_len: int, rng: torch.Generator) -> Float[Tensor, "T B D"]:
@@ -66,14 +59,6 @@ class CogScale(Task):
     @abstractmethod
     def asks(self, inputs: Float[Tensor, "T B D"]) -> Bool[Tensor, "T B"]:
         """The timesteps that ask."""
-
-    @property
-    def inputs(self) -> Reals:
-        return Reals(len(self.features))
-
-    @property
-    def targets(self) -> Tokens:
-        return Tokens(len(self.answers))
 
     def sample(self, batch_size: int, seq_len: int, rng: torch.Generator) -> Batch:
         self.check(batch_size, seq_len)
@@ -85,6 +70,38 @@ class CogScale(Task):
 
     def question(self, inputs: Float[Tensor, "T D"]) -> Batch:
         return self._asked(inputs[:, None])
+
+    def unanswerable(self, inputs: Float[Tensor, "T D"]) -> str | None:
+        if len(inputs) < self.min_seq_len:
+            return super().unanswerable(inputs)
+        return self.mistake(inputs)
+
+    @abstractmethod
+    def mistake(self, inputs: Float[Tensor, "T D"]) -> str | None:
+        """Why one sequence, long enough, is none of the task's; None if it is one."""
+
+
+@dataclass(frozen=True)
+class Symbolic(Drawn):
+    """Features that are there or not, and symbols as answers."""
+
+    @property
+    @abstractmethod
+    def features(self) -> Sequence[str]:
+        """The name of each input feature, in the order of the published inputs: letters, numbers or one other sign."""
+
+    @property
+    @abstractmethod
+    def answers(self) -> Sequence[str]:
+        """The name of each answer."""
+
+    @property
+    def inputs(self) -> Reals:
+        return Reals(len(self.features))
+
+    @property
+    def targets(self) -> Signal:
+        return Tokens(len(self.answers))
 
     def words(self, inputs: Float[Tensor, "T D"]) -> list[str]:
         """The names of a timestep's features in one word; ``.`` is silence."""
@@ -107,21 +124,34 @@ class CogScale(Task):
         return inputs
 
     def _examples(self) -> str:
-        first, *others = self.features
-        signs = [name for name in others if not name.isalnum()]
-        return f"{first} ... {others[-len(signs) - 1]}, {', '.join([*signs, SILENCE])}"
+        names = [name for name in self.features if name.isalnum()]
+        signs = [name for name in self.features if not name.isalnum()]
+        return ", ".join([f"{names[0]} ... {names[-1]}"] * bool(names) + [*signs, SILENCE])
 
     def answer(self, target: Int[Tensor, ""]) -> str:
         return self.answers[int(target)]
 
-    def unanswerable(self, inputs: Float[Tensor, "T D"]) -> str | None:
-        if len(inputs) < self.min_seq_len:
-            return super().unanswerable(inputs)
-        return self.mistake(inputs)
 
-    @abstractmethod
-    def mistake(self, inputs: Float[Tensor, "T D"]) -> str | None:
-        """Why one sequence, long enough, is none of the task's; None if it is one."""
+@dataclass(frozen=True)
+class Numeric(Drawn):
+    """Numbers, each asked for by itself."""
+
+    @property
+    def inputs(self) -> Reals:
+        return Reals(1)
+
+    @property
+    def targets(self) -> Reals:
+        return Reals(1)
+
+    def words(self, inputs: Float[Tensor, "T 1"]) -> list[str]:
+        return [f"{number:.2f}" for (number,) in inputs.tolist()]
+
+    def parse(self, text: str) -> Float[Tensor, "T 1"]:
+        return torch.tensor(numbers_of(text, self.choice))[:, None]
+
+    def answer(self, target: Float[Tensor, " 1"]) -> str:
+        return f"{float(target):.2f}"
 
 
 def letters(symbols: int) -> str:
@@ -143,8 +173,8 @@ def last(count: int, inputs: Shaped[Tensor, "T B ..."]) -> Bool[Tensor, "T B"]:
     return chosen
 
 
-def at_end(answers: Int[Tensor, "N B"], seq_len: int) -> Int[Tensor, "T B"]:
+def at_end(answers: Shaped[Tensor, "N B ..."], seq_len: int) -> Shaped[Tensor, "T B ..."]:
     """Answers at the last N timesteps, zeros before."""
-    targets = answers.new_zeros(seq_len, answers.shape[1])
+    targets = answers.new_zeros(seq_len, *answers.shape[1:])
     targets[seq_len - len(answers) :] = answers
     return targets

@@ -16,17 +16,18 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ...spaces import Space
 from ..base import content_hash
 from ..scattered import FOLDS, draw_symbols, equally_likely
-from .base import CogScale, letters, one_hot
+from .base import Symbolic, letters, one_hot
+from .postcasting import Postcasting
 
 
 @dataclass(frozen=True)
-class DiscretePostcasting(CogScale):
+class DiscretePostcasting(Postcasting, Symbolic):
     """``size``: small, medium or large, as published. Features: the symbols."""
 
     name: ClassVar[str] = "cogscale_discrete_postcasting"
@@ -43,23 +44,11 @@ class DiscretePostcasting(CogScale):
     def chance(self) -> float:
         return 1 / self.given.symbols
 
-    @property
-    def min_seq_len(self) -> int:
-        """One question."""
-        return self.given.delay + 1
-
     def draw(self, batch_size: int, seq_len: int, rng: torch.Generator) -> Float[Tensor, "T B D"]:
         return one_hot(draw_symbols(self.given.symbols, seq_len, batch_size, rng), seq_len, self.inputs.size)
 
-    def asks(self, inputs: Float[Tensor, "T B D"]) -> Bool[Tensor, "T B"]:
-        return (torch.arange(len(inputs)) >= self.given.delay)[:, None].repeat(1, inputs.shape[1])
-
     def solve(self, inputs: Float[Tensor, "T B D"]) -> Int[Tensor, "T B"]:
         return torch.where(self.asks(inputs), inputs.argmax(-1).roll(self.given.delay, 0), 0)
-
-    def lag(self, inputs: Float[Tensor, "T B D"]) -> Int[Tensor, "T B"]:
-        """The same everywhere."""
-        return torch.where(self.asks(inputs), self.given.delay, 0)
 
     def space(self, seq_len: int) -> Space:
         return equally_likely(self.given.symbols**seq_len if seq_len >= self.min_seq_len else 0)

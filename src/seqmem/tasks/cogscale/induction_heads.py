@@ -26,11 +26,11 @@ from torch import Tensor
 from ...spaces import Space
 from ..base import content_hash
 from ..scattered import FOLDS, draw_symbols, equally_likely
-from .base import CogScale, letters, one_hot
+from .base import Symbolic, letters, one_hot
 
 
 @dataclass(frozen=True)
-class InductionHeads(CogScale):
+class InductionHeads(Symbolic):
     """``size``: small, medium or large, as published. Features: the symbols."""
 
     name: ClassVar[str] = "cogscale_induction_heads"

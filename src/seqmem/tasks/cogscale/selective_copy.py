@@ -25,11 +25,11 @@ from torch import Tensor
 from ...spaces import Space
 from ..base import content_hash
 from ..scattered import FOLDS, distinct_places, draw_symbols, equally_likely, places_of
-from .base import MARK, TRIGGER, CogScale, at_end, last, letters, one_hot
+from .base import MARK, TRIGGER, Symbolic, at_end, last, letters, one_hot
 
 
 @dataclass(frozen=True)
-class SelectiveCopy(CogScale):
+class SelectiveCopy(Symbolic):
     """``size``: small, medium or large, as published. Features: the symbols, the mark, the trigger."""
 
     name: ClassVar[str] = "cogscale_selective_copy"

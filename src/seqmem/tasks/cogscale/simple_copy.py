@@ -24,11 +24,11 @@ from torch import Tensor
 
 from ...spaces import Space
 from ..scattered import draw_symbols, equally_likely, fold_of
-from .base import TRIGGER, CogScale, at_end, last, letters, one_hot
+from .base import TRIGGER, Symbolic, at_end, last, letters, one_hot
 
 
 @dataclass(frozen=True)
-class SimpleCopy(CogScale):
+class SimpleCopy(Symbolic):
     """``size``: small, medium or large, as published. Features: the symbols, then the trigger."""
 
     name: ClassVar[str] = "cogscale_simple_copy"

@@ -24,11 +24,11 @@ from torch import Tensor
 from ...spaces import Space
 from ..base import content_hash
 from ..scattered import FOLDS, draw_symbols, equally_likely
-from .base import TRIGGER, CogScale, at_end, last, letters, one_hot
+from .base import TRIGGER, Symbolic, at_end, last, letters, one_hot
 
 
 @dataclass(frozen=True)
-class SortingProblem(CogScale):
+class SortingProblem(Symbolic):
     """``size``: small, medium or large, as published. Features: the symbols, the places, the trigger."""
 
     name: ClassVar[str] = "cogscale_sorting_problem"

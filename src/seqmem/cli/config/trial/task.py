@@ -114,6 +114,7 @@ class _Trial:
             "chance": lambda: task.chance,
             f"chance_at{at}": lambda: task.chance_at(length),
             "constant": lambda: task.constant,
+            f"constant_at{at}": lambda: task.constant_at(length),
         }
         for name, level in levels.items():
             if not _is_number(value := self._call(name, level)):

@@ -464,7 +464,7 @@ def _numbers(scene: Scene, index: int, at: int, width: int, signs: Signs) -> Col
     t = min(at, reading.answered_at)
     parts = [Text(f"{'says' if at >= reading.answered_at else 'so far'} {reading.answer_text(t)}", "bold")]
     if target is not None and reading.right is not None:
-        off = float(np.sqrt(np.square(reading.outputs[t] - reading.right[t]).mean()))
+        off = float(np.sqrt(np.square(reading.chosen[t] - reading.right[t]).mean()))
         parts.append(Text(f"wanted {reading.target_text(t)}: {off:.2g} off"))
     return Column([head], cell, no_line, parts)
 
