@@ -1,7 +1,9 @@
 """``seqmem paper``: a published result, and the same by one command."""
 
 import json
+import sys
 from collections.abc import Sequence
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -37,7 +39,8 @@ def main(args: Sequence[str]) -> int:
     if given.quick and paper.quick is None:
         raise ConfigError(f"--quick: paper={paper.name} has no quick form; it takes {paper.cost}")
     plans = planned(paper, more, quick=given.quick)
-    jobs = run(plans, launcher)
+    with redirect_stdout(sys.stderr) if given.json else nullcontext():  # the runs' progress is no JSON
+        jobs = run(plans, launcher)
     table = comparisons(paper, plans, jobs)
     content = plain_json(as_json(paper, table, quick=given.quick))
     typed = command("paper", given.name, *(["--quick"] if given.quick else []), *given.settings)
