@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from re import search
 from typing import Any
 
 MEASURES = {
@@ -95,6 +96,12 @@ class Paper:
     lengths: Sequence[int] = ()
     best_of: str = ""
     quick: Quick | None = None
+
+    @property
+    def cited(self) -> str:
+        """Authors and year, which begin the source."""
+        year = search(r"\b\d{4}\b", self.source)
+        return self.source if year is None else self.source[: year.end()]
 
     @property
     def lower_is_better(self) -> bool:
