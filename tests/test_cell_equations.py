@@ -5,6 +5,7 @@ import inspect
 import math
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -815,7 +816,7 @@ def test_a_truncated_lstm1997_learns_by_the_papers_rule():
     whole = LSTM1997(D, H, block=2)
     whole.double().load_state_dict(cell.state_dict())
     outputs, _ = cell(xs)
-    torch.testing.assert_close(outputs, whole(xs)[0], rtol=0, atol=0)
+    torch.testing.assert_close(outputs, whole(xs)[0], rtol=1e-13, atol=1e-15)
     error = random(B, H, seed=2)
     (gradient,) = torch.autograd.grad((outputs[-1] * error).sum(), cell.weight_hidden)
 
@@ -841,6 +842,24 @@ def test_a_truncated_lstm1997_learns_by_the_papers_rule():
         by_gate = error.numpy()[:, j] * (2 * squashed[:, j] - 1) * s[:, leave] * (1 - s[:, leave])
         expected[leave] += by_gate @ u
     np.testing.assert_allclose(gradient.numpy(), expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(("block", "biases"), [(1, "all"), (2, "gates"), (3, "none")])
+def test_a_truncated_lstm1997_in_two_passes_is_its_steps(block: int, biases: str):
+    """Outputs, final state and every gradient, from a state in the middle of a sequence."""
+    cell = drawn(lambda: LSTM1997(D, H, block=block, truncated=True, biases=biases), f"two passes {block}")
+    with torch.no_grad():
+        cell.weight_hidden.mul_(3)  # so that the past matters
+    xs = random(T, B, D, seed=1).requires_grad_()
+    start = {key: random(*leaf.shape, seed=2).requires_grad_() for key, leaf in cell.initial_state(B).items()}
+
+    def seen(forward: Callable[..., tuple[Tensor, Mapping[str, Leaf]]]) -> tuple[object, ...]:
+        outputs, final = forward(xs, start)
+        loss = (outputs * random(T, B, H, seed=3)).sum() + sum(leaf.square().sum() for leaf in leaves(final))
+        wanted = [xs, start["cell"], *cell.parameters()]
+        return outputs, final, torch.autograd.grad(loss, wanted)
+
+    torch.testing.assert_close(seen(cell), seen(partial(Cell.forward, cell)), rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", ["exp", "cayley"])

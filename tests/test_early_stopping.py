@@ -16,7 +16,7 @@ from seqmem.tasks import Adding, Pronoun, Subject, Text
 from seqmem.training.batches import TrainingSet
 from seqmem.training.best import Best
 from seqmem.training.loop import train
-from seqmem.training.plan import Interrupted, Plan
+from seqmem.training.plan import Interrupted, Plan, Result
 from seqmem.training.schedule import factor
 from small_models import Memory, fresh, weights
 
@@ -156,6 +156,38 @@ def test_a_run_that_ran_out_of_patience_is_not_trained_on() -> None:
     resumed = train(*fresh(Adding()), plan, [seen], checkpoints=seen)  # killed during the closing measurements
     assert resumed == result
     assert len(seen.rows) == rows_before
+
+
+@pytest.mark.parametrize("stop_after", [None, 7, 23])
+def test_training_stops_where_the_task_is_solved(stop_after: int | None) -> None:
+    """At the first evaluation that solves it, as the run that goes on has it; stopped and resumed, too."""
+    plan = replace(SET, seq_len=5, steps=90, evaluate_every=5, sequences=None, evaluate_lengths=(5,), log_every=5)
+    task = Pronoun(people=4, mentions=1, filler_words=1)
+
+    def rows_of(plan: Plan, stop_after: int | None = None) -> tuple[Result, list[Any], Saved]:
+        seen = Saved()
+        answers: Iterator[bool] = iter([*[False] * ((stop_after or 99) - 1), True])
+        try:
+            result = train(*fresh(task), plan, [seen], checkpoints=seen, stop_requested=lambda: next(answers, True))
+        except Interrupted:
+            result = train(*fresh(task), plan, [seen], checkpoints=seen)
+        return result, [row for row in seen.rows if row[1] != "length"], seen
+
+    whole, rows, _ = rows_of(plan)
+    first = next(step for step, kind, values in rows if kind == "eval" and values["score"] >= task.solved_at)
+    assert whole.steps_to_solve == first
+    assert 23 < first < 90, "the test must have something to stop"
+    until, until_rows, seen = rows_of(replace(plan, until_solved=True), stop_after)
+    assert until.steps_to_solve == first
+    assert seen.saves[-1] == first
+    assert until_rows == [row for row in rows if row[0] <= first]
+    ended = train(*fresh(task), replace(plan, steps=first))
+    assert (until.score, until.loss) == (ended.score, ended.loss)
+
+
+def test_a_task_that_is_never_solved_cannot_be_trained_until_then() -> None:
+    with pytest.raises(ValueError, match=r"^until_solved=true: task=text has no score at which it counts as solved$"):
+        replace(SET, sequences=None, until_solved=True).check(Text())
 
 
 @pytest.mark.parametrize("warmup", [0, 10])

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from math import inf, nan
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,13 @@ import pytest
 from omegaconf import OmegaConf
 
 from commandline import Completed
+from seqmem.cli.config.build import check
+from seqmem.cli.config.errors import ConfigError
+from seqmem.cli.launch.paper_runs import planned
 from seqmem.papers import Paper, Published, Row, compared, paper_of
 from seqmem.papers.comparison import Figure, best, student
 from seqmem.papers.definition import DefinitionError
+from seqmem.papers.table import rows
 from seqmem.solved import share_interval
 
 CONF = Path(__file__).parents[1] / "conf" / "paper"
@@ -54,9 +59,32 @@ def test_our_papers_say_all_they_must(path: Path) -> None:
             assert len({*names}) == len(names), "a setting stands twice"
 
 
+@pytest.mark.parametrize("path", sorted(CONF.glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_runs_of_our_papers_can_be(path: Path) -> None:
+    """Their settings exist and fit each other, of the whole paper and of its quick form."""
+    content = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    assert isinstance(content, Mapping)
+    paper = paper_of(path.stem, {str(key): value for key, value in content.items()})
+    assert paper.quick is not None
+    short = replace(paper, seeds=1, best_of="", quick=replace(paper.quick, seeds=1))
+    for quick in (False, True):
+        # Two rows of one configuration would be one row, unless they measure other lengths.
+        told = [str((paper.lengths_of(row), paper.settings_of(row, "", quick=quick))) for row in paper.rows]
+        assert len({*told}) == len(told)
+    candidate = [*paper.candidates()[:1]] if paper.best_of else []
+    first = replace(short, rows=paper.rows[:1])
+    for one in [*planned(short, candidate, quick=False), *planned(first, candidate, quick=True)]:
+        check(one.config)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"measure": "solved", "lengths": [7]}, "measure=solved: is told of the training length, not of others"),
+        (
+            {"rows": {"a": {"settings": "cell=rnn", "published": "high"}}},
+            "published: high: must be a number, or a bound such as '> 0.99'",
+        ),
         ({"measure": "luck"}, "measure=luck: must be one of score, error, loss, solved, sequences"),
         ({"margin": 0}, "it needs a seed, a positive margin and a row"),
         ({"colour": "red"}, "its file has 'colour', which means nothing there"),
@@ -82,6 +110,23 @@ def test_later_settings_hold() -> None:
     assert "steps=7" in whole
     assert "steps=2" not in whole
     assert "steps=1" in paper.settings_of(paper.rows[0], "optimizer.lr=1e-3", quick=True)
+
+
+def test_a_bound_is_read_with_its_sign() -> None:
+    given = {
+        "a": {"settings": "cell=rnn", "published": "> 0.9"},
+        "b": {"settings": "cell=rnn", "published": {"value": "<0.2", "seeds": 5}},
+    }
+    published = [row.published for row in small(rows=given, rounding=0.05).rows]
+    assert published == [Published(0.9, rounding=0.05, bound=">"), Published(0.2, seeds=5, rounding=0.05, bound="<")]
+
+
+def test_lengths_of_a_row_come_before_those_of_the_paper() -> None:
+    given = {"a": {"settings": "cell=rnn"}, "b": {"settings": "cell=rnn", "lengths": 9}}
+    paper = small(rows=given, lengths=[7, 8])
+    assert [paper.lengths_of(row) for row in paper.rows] == [[7, 8], [9]]
+    with pytest.raises(ConfigError, match=r"^paper=small: row 'a' measures length 8: not in evaluate.lengths$"):
+        planned(paper, [], quick=False)
 
 
 # ---- Comparison ------------------------------------------------------------------------------------------------------
@@ -122,6 +167,23 @@ def test_the_interval_of_a_difference_is_welchs() -> None:
 )
 def test_verdicts(values: list[float], published: Published | None, verdict: str) -> None:
     assert compared(small(), Row("a", [], published), Figure(values)).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("bound", "values", "verdict"),
+    [
+        (">", [0.97, 0.98, 0.99], "agrees"),
+        (">", [0.70, 0.72, 0.71], "differs"),
+        (">", [0.80, 0.99, 0.99], "cannot tell"),
+        ("<", [0.70, 0.72, 0.71], "agrees"),
+        ("<", [0.97, 0.98, 0.99], "differs"),
+    ],
+    ids=str,
+)
+def test_verdicts_on_a_bound(bound: str, values: list[float], verdict: str) -> None:
+    one = compared(small(), Row("a", [], Published(0.9, bound=bound)), Figure(values))
+    assert one.verdict == verdict
+    assert rows(small(), [one])[0][1] == f"{bound} 0.900"
 
 
 def test_an_obstacle_forbids_a_comparison() -> None:
@@ -178,6 +240,13 @@ def test_a_paper_from_the_first_run_to_its_table(tmp_path: Path, typed: Callable
     table = (tmp_path / "outputs/papers/small.md").read_text()
     assert "| rnn | 0.80 |" in table.replace("0.800", "0.80")
     assert "Everything." in table
+    # A mean over two lengths, of the same runs.
+    longer = {**SMALL, "settings": f"{SMALL['settings']} evaluate.lengths=[7,9]", "lengths": [7, 9], "seeds": 1}
+    (tmp_path / "longer.yaml").write_text(json.dumps(longer))
+    means = json.loads(typed("paper", "longer.yaml", "hydra.launcher.workers=1", "--json").out)["rows"][0]["values"]
+    results = [json.loads(path.read_text())["by_length"] for path in tmp_path.rglob("rnn/*/result.json")]
+    both = [1 - (one[0]["score"] + one[1]["score"]) / 2 for one in results if len(one) == 2]
+    assert sorted(means) == pytest.approx(sorted(both))
     # Once more: nothing is trained, and the numbers are the same.
     again = typed(*command, "--json")
     assert json.loads(again.out) == content
@@ -205,5 +274,7 @@ def test_a_wrong_word_is_one_line(args: tuple[str, ...], line: str, typed: Calla
 def test_the_list_names_every_paper(typed: Callable[..., Completed]) -> None:
     done = typed("paper")
     assert done.code == 0
+    lines = done.out.splitlines()
     for path in CONF.glob("*.yaml"):
-        assert path.stem in done.out
+        assert any(line.startswith(f"{path.stem}  ") for line in lines)
+    assert "hs97_2c  Hochreiter & Schmidhuber 1997" in lines

@@ -60,7 +60,8 @@ def best(figures: Sequence[Figure], *, lower: bool) -> Figure:
 
 def compared(paper: Paper, row: Row, ours: Figure) -> Comparison:
     """Agreement needs the whole interval of the difference within the paper's margin and the rounding of the figure; a
-    difference, an interval without zero that is not within it. Anything else cannot be told with these seeds."""
+    difference, an interval without zero that is not within it. Where a bound is published, the interval must lie on
+    its side of it, or on the other. Anything else cannot be told with these seeds."""
     published = row.published
     if published is None or row.obstacle:
         why = row.obstacle or "no such figure is published"
@@ -76,6 +77,14 @@ def compared(paper: Paper, row: Row, ours: Figure) -> Comparison:
     else:
         low, high = _difference_of_means(ours, published.value, published.spread, published.seeds)
     margin = paper.margin + published.rounding
+    if published.bound and isfinite(low):
+        # Signs turned so that above zero is on the bound's side.
+        least, most = (low, high) if published.bound == ">" else (-high, -low)
+        if least >= -published.rounding:
+            return Comparison(row, ours, difference, low, high, "agrees")
+        if most < -published.rounding:
+            return Comparison(row, ours, difference, low, high, "differs")
+        return Comparison(row, ours, difference, low, high, "cannot tell", "too few seeds for so much spread")
     if not isfinite(low):
         return Comparison(row, ours, difference, nan, nan, "cannot tell", "one seed has no spread")
     if -margin <= low and high <= margin:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from re import search
 from typing import Any
 
 MEASURES = {
@@ -20,6 +21,7 @@ class Published:
 
     Args:
         value: a mean, or of ``solved`` a share.
+        bound: ``>`` or ``<``: the paper says that it is more or less than ``value``; empty: it is ``value``.
         spread: standard deviation over ``seeds``; None: not published.
         seeds: how many seeds, trials or runs are behind it; None: not published.
         rounding: half a unit of the last digit that is printed.
@@ -29,6 +31,7 @@ class Published:
     spread: float | None = None
     seeds: int | None = None
     rounding: float = 0.0
+    bound: str = ""
 
 
 @dataclass(frozen=True)
@@ -39,12 +42,14 @@ class Row:
         settings: of its runs, as on the command line of ``seqmem train``.
         published: None: there is no such figure.
         obstacle: why the two figures cannot be compared; empty: they can.
+        lengths: as of the paper; empty: those of the paper.
     """
 
     name: str
     settings: Sequence[str]
     published: Published | None = None
     obstacle: str = ""
+    lengths: Sequence[int] = ()
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,7 @@ class Paper:
         margin: figures that differ by less than this count as the same, in the unit of the measure.
         seeds: 0 to ``seeds`` - 1.
         settings: of all runs.
+        lengths: of ``evaluate.lengths`` those whose mean is measured; empty: the training length alone.
         best_of: values of one setting, as ``optimizer.lr=1e-2,3e-3``; a row has the figure of the one with the best
             mean, as the paper chose it. Empty: one value of each setting.
         departures: every difference from the paper's set-up.
@@ -87,8 +93,15 @@ class Paper:
     settings: Sequence[str]
     rows: Sequence[Row]
     departures: Sequence[str]
+    lengths: Sequence[int] = ()
     best_of: str = ""
     quick: Quick | None = None
+
+    @property
+    def cited(self) -> str:
+        """Authors and year, which begin the source."""
+        year = search(r"\b\d{4}\b", self.source)
+        return self.source if year is None else self.source[: year.end()]
 
     @property
     def lower_is_better(self) -> bool:
@@ -106,6 +119,10 @@ class Paper:
         more = self.quick.settings if quick and self.quick is not None else []
         every = [*self.settings, *row.settings, *([candidate] if candidate else []), *more]
         return [*{one.partition("=")[0]: one for one in every}.values()]
+
+    def lengths_of(self, row: Row) -> Sequence[int]:
+        """The lengths whose mean is a row's figure; empty: the training length alone."""
+        return row.lengths or self.lengths
 
     def seeds_of(self, *, quick: bool) -> int:
         return self.quick.seeds if quick and self.quick is not None else self.seeds
@@ -138,6 +155,7 @@ def paper_of(name: str, content: Mapping[str, Any]) -> Paper:
             settings=_settings(fields.pop("settings")),
             rows=rows,
             departures=[str(one) for one in fields.pop("departures")],
+            lengths=_lengths(fields.pop("lengths", ())),
             best_of=str(fields.pop("best_of", "") or ""),
             quick=None
             if quick is None
@@ -151,6 +169,8 @@ def paper_of(name: str, content: Mapping[str, Any]) -> Paper:
         raise DefinitionError(f"paper={name}: its file has '{next(iter(fields))}', which means nothing there")
     if paper.measure not in MEASURES:
         raise DefinitionError(f"paper={name}: measure={paper.measure}: must be one of {', '.join(MEASURES)}")
+    if paper.measure in ("solved", "sequences") and any(paper.lengths_of(row) for row in paper.rows):
+        raise DefinitionError(f"paper={name}: measure={paper.measure}: is told of the training length, not of others")
     if paper.seeds < 1 or paper.margin <= 0 or not paper.rows:
         raise DefinitionError(f"paper={name}: it needs a seed, a positive margin and a row")
     return paper
@@ -158,14 +178,29 @@ def paper_of(name: str, content: Mapping[str, Any]) -> Paper:
 
 def _row(name: str, content: Mapping[str, Any], rounding: float) -> Row:
     published = content.get("published")
-    if isinstance(published, Mapping):
-        figure = Published(**{"rounding": rounding, **published})
-    else:
-        figure = None if published is None else Published(float(published), rounding=rounding)
-    unknown = set(content) - {"settings", "published", "obstacle"}
+    fields = dict(published) if isinstance(published, Mapping) else {"value": published}
+    figure = None if published is None else _published({"rounding": rounding, **fields})
+    unknown = set(content) - {"settings", "published", "obstacle", "lengths"}
     if unknown:
         raise TypeError(f"row '{name}' has '{min(unknown)}', which means nothing there")
-    return Row(name, _settings(content["settings"]), figure, str(content.get("obstacle", "")))
+    lengths = _lengths(content.get("lengths", ()))
+    return Row(name, _settings(content["settings"]), figure, str(content.get("obstacle", "")), lengths)
+
+
+def _published(fields: Mapping[str, Any]) -> Published:
+    """``0.67``, or a bound: ``> 0.99``."""
+    text = str(fields["value"]).strip()
+    bound = text[0] if text[:1] in ("<", ">") else ""
+    try:
+        value = float(text[len(bound) :])
+    except ValueError:
+        raise TypeError(f"published: {text}: must be a number, or a bound such as '> 0.99'") from None
+    return Published(**{**fields, "value": value, "bound": bound})
+
+
+def _lengths(given: Any) -> list[int]:
+    """``100``, or ``[100, 200]``."""
+    return [int(one) for one in (given if isinstance(given, list | tuple) else [given])]
 
 
 def _settings(given: Any) -> list[str]:

@@ -20,7 +20,7 @@ def _row(paper: Paper, one: Comparison) -> list[str]:
     published = one.row.published
     printed = ""
     if published is not None:
-        printed = _number(paper, published.value)
+        printed = f"{published.bound} {_number(paper, published.value)}".strip()
         if published.spread is not None:
             printed += f" ± {_number(paper, published.spread)}"
     ours = _number(paper, one.ours.mean)

@@ -63,6 +63,7 @@ SETTINGS: dict[str, Setting] = {
     "train.checkpoint_every_t": Setting("training", since="0.2.0", before=None),
     "train.sequences": Setting("training", since="0.3.0", before=None),
     "train.patience": Setting("training", since="0.3.0", before=None),
+    "train.until_solved": Setting("training", since="0.3.0", before=False),
     "train.schedule": Setting("training", since="0.3.0", before="constant"),
     "train.warmup": Setting("training", since="0.3.0", before=0),
     "on_nan": Setting("training"),

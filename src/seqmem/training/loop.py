@@ -99,7 +99,12 @@ def train(
             if evaluation is not None and now.best is not None and plan.patience is not None:
                 now.best.add(step, evaluation.score, task.targets.metric, model)
                 now.stopped_early = not last and now.best.since >= plan.patience
-                last = last or now.stopped_early
+            if evaluation is not None and now.steps_to_solve is None and task.solved_at is not None:
+                solved = task.targets.metric.reached(evaluation.score, task.solved_at)
+                now.steps_to_solve = step if solved else None
+            if plan.until_solved and now.steps_to_solve is not None and step > 0 and not last:
+                now.stopped_early = True
+            last = last or now.stopped_early
             saving = step > 0 and (last or stopping or step % plan.checkpoint_every == 0)
             logging = step > 0 and (last or step % plan.log_every == 0)
             answering = step == 0 or (not last and step == plan.steps // 2)
@@ -116,9 +121,6 @@ def train(
             if evaluation is not None:
                 if plan.on_nan == "stop" and not isfinite(evaluation.loss):  # the last update ruined the weights
                     raise Diverged(step, evaluation.loss)
-                if now.steps_to_solve is None and task.solved_at is not None:
-                    solved = task.targets.metric.reached(evaluation.score, task.solved_at)
-                    now.steps_to_solve = step if solved else None
                 observer.logged(step, "eval", {"loss": evaluation.loss, "score": evaluation.score})
             if answering:
                 show_answers(model, task, plan, step, observer)
@@ -176,7 +178,7 @@ class _Progress:
     carried: State | None = None  # the state handed to the next batch, for tasks whose passages span several
     start: dict[str, Scalars] = field(default_factory=dict)  # probe -> its scalars before training
     best: Best | None = None  # with patience alone
-    stopped_early: bool = False  # by patience: what is left are the closing measurements
+    stopped_early: bool = False  # by patience, or solved: what is left are the closing measurements
 
 
 class _Broadcast:

@@ -42,6 +42,7 @@ class Plan:
     their number. None: every batch is drawn anew.
     ``patience``: stop after so many evaluations in a row without a better score on the validation data, and take the
     weights of the best one, also where all steps are done. None: all steps, and the last weights.
+    ``until_solved``: stop at the first evaluation after which the task counts as solved.
     ``validation_sequences``: of the evaluations during training; None: 256, or ``evaluate_sequences`` if that is less.
     ``schedule``, ``warmup``: of the learning rate, as in ``schedule.factor``.
 
@@ -84,6 +85,7 @@ class Plan:
     checkpoint_every_t: int | None = None
     sequences: int | None = None
     patience: int | None = None
+    until_solved: bool = False
     validation_sequences: int | None = None
     schedule: str = "constant"
     warmup: int = 0
@@ -119,6 +121,8 @@ class Plan:
         for name in ("patience", "validation_sequences"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name}={value}: must be at least 1, or null")
+        if self.until_solved and task.solved_at is None:
+            raise ValueError(f"until_solved=true: task={task.name} has no score at which it counts as solved")
         if self.schedule not in SCHEDULES:
             raise ValueError(f"schedule={self.schedule}: must be one of {', '.join(SCHEDULES)}")
         if not 0 <= self.warmup <= self.steps:

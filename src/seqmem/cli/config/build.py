@@ -46,7 +46,8 @@ _MODEL_COMMON = ("name",)
 _PLAN_NAMES = {
     "evaluate_": "evaluate.", "trace_": "trace.", "lengths": "task.lengths", "shortest": "task.shortest",
     "checkpoint_every_t": "train.checkpoint_every_t", "sequences": "train.sequences", "patience": "train.patience",
-    "schedule": "train.schedule", "warmup": "train.warmup", "validation_sequences": "evaluate.validation",
+    "until_solved": "train.until_solved", "schedule": "train.schedule", "warmup": "train.warmup",
+    "validation_sequences": "evaluate.validation",
 }  # fmt: skip
 """Fields of Plan -> settings, where the names differ."""
 
@@ -214,6 +215,7 @@ def build_plan(config: RunConfig) -> Plan:
         checkpoint_every_t=config.train.checkpoint_every_t,
         sequences=config.train.sequences,
         patience=config.train.patience,
+        until_solved=config.train.until_solved,
         validation_sequences=config.evaluate.validation,
         schedule=config.train.schedule,
         warmup=config.train.warmup,

@@ -67,6 +67,7 @@ class TrainConfig:
     checkpoint_every_t: int | None = None
     sequences: int | None = None
     patience: int | None = None
+    until_solved: bool = False
     schedule: str = "constant"
     warmup: int = 0
 

@@ -72,6 +72,8 @@ def _obstacle(run: RunDirectory, steps: int, config: RunConfig) -> str:
         return f"log_every={config.log_every} does not divide its steps: a longer run has no line of log there"
     if config.train.patience is not None:
         return "with train.patience it has the weights of its best evaluation"
+    if config.train.until_solved:
+        return "with train.until_solved it ends where it solved its task"
     if config.train.schedule != "constant":
         return f"train.schedule={config.train.schedule} has other learning rates in a longer run"
     if not run.file(CHECKPOINT).exists():

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from math import inf, nan
-from typing import Any
+from typing import Any, Literal
 
 from omegaconf import OmegaConf
 
@@ -41,7 +41,7 @@ def planned(paper: Paper, more: Sequence[str], *, quick: bool) -> list[Planned]:
         more: further settings of every run, from the command line.
 
     Raises:
-        ConfigError: a setting is unknown, or has an invalid value.
+        ConfigError: a setting is unknown, or has an invalid value; a length that is measured is not tested.
     """
     runs: list[Planned] = []
     with own_hydra():
@@ -53,8 +53,17 @@ def planned(paper: Paper, more: Sequence[str], *, quick: bool) -> list[Planned]:
                     overrides = [*given, f"seed={seed}"]
                     with explained(overrides):
                         config = from_mapping(compositions.compose(overrides))
+                    _check_lengths(paper, row, config)
                     runs.append(Planned(row, candidate, seed, overrides, config))
     return runs
+
+
+def _check_lengths(paper: Paper, row: Row, config: RunConfig) -> None:
+    """Before the first run, so that no result is missing after the last."""
+    tested = {config.seq_len, *(config.evaluate.lengths or ())}
+    for length in paper.lengths_of(row):
+        if length not in tested:
+            raise ConfigError(f"paper={paper.name}: row '{row.name}' measures length {length}: not in evaluate.lengths")
 
 
 def run(plans: Sequence[Planned], launcher: Sequence[str]) -> list[Job]:
@@ -118,7 +127,7 @@ def comparisons(paper: Paper, plans: Sequence[Planned], jobs: Sequence[Job]) -> 
     """The table: for each row the figure of its best candidate beside the published one."""
     values: dict[tuple[str, str], list[float]] = {}
     for plan, job in zip(plans, jobs, strict=True):
-        values.setdefault((plan.row.name, plan.candidate), []).append(_value(paper, plan.config, job.run))
+        values.setdefault((plan.row.name, plan.candidate), []).append(_value(paper, plan, job.run))
     table = []
     for row in paper.rows:
         figures = [Figure(values[row.name, candidate], candidate) for candidate in paper.candidates()]
@@ -126,7 +135,7 @@ def comparisons(paper: Paper, plans: Sequence[Planned], jobs: Sequence[Job]) -> 
     return table
 
 
-def _value(paper: Paper, config: RunConfig, run: RunDirectory) -> float:
+def _value(paper: Paper, plan: Planned, run: RunDirectory) -> float:
     """What ``paper.measure`` is of one run."""
     result = run.result()
     if result is None or diverged(result):
@@ -135,8 +144,9 @@ def _value(paper: Paper, config: RunConfig, run: RunDirectory) -> float:
         return float(bool(result["solved"]))
     if paper.measure == "sequences":
         steps = result["steps_to_solve"]
-        return inf if steps is None else float(steps * config.batch_size)
-    if paper.measure == "loss":
-        return float(result["loss"])
-    score = float(result["score"])
-    return 1 - score if paper.measure == "error" else score
+        return inf if steps is None else float(steps * plan.config.batch_size)
+    which: Literal["loss", "score"] = "loss" if paper.measure == "loss" else "score"
+    tested = {row["seq_len"]: row[which] for row in result["by_length"]}
+    lengths = paper.lengths_of(plan.row) or [plan.config.seq_len]
+    mean = sum(float(tested[length]) for length in lengths) / len(lengths)
+    return 1 - mean if paper.measure == "error" else mean

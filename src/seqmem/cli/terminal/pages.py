@@ -250,7 +250,7 @@ def _numbers(run: Summary, probe: str, order: Sequence[str], signs: Marks) -> li
 
 
 def _early(run: Summary, result: StoredResult) -> list[str]:
-    """How ``train.patience`` ended a run; empty: it did not."""
+    """How ``train.patience`` or ``train.until_solved`` ended a run; empty: it did not."""
     stopped = f"stopped at step {result['steps']:,} of {run.steps:,}" if result["steps"] < run.steps else ""
     best = f"with the weights of step {result['best_step']:,}, the best" if "best_step" in result else ""
     return [part for part in (stopped, best) if part]

@@ -1,11 +1,15 @@
 """``seqmem paper``: a published result, and the same by one command."""
 
 import json
+import sys
 from collections.abc import Sequence
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from rich.console import RenderableType
+from rich.padding import Padding
 from rich.text import Text
 from yaml import YAMLError
 
@@ -37,7 +41,8 @@ def main(args: Sequence[str]) -> int:
     if given.quick and paper.quick is None:
         raise ConfigError(f"--quick: paper={paper.name} has no quick form; it takes {paper.cost}")
     plans = planned(paper, more, quick=given.quick)
-    jobs = run(plans, launcher)
+    with redirect_stdout(sys.stderr) if given.json else nullcontext():  # the runs' progress is no JSON
+        jobs = run(plans, launcher)
     table = comparisons(paper, plans, jobs)
     content = plain_json(as_json(paper, table, quick=given.quick))
     typed = command("paper", given.name, *(["--quick"] if given.quick else []), *given.settings)
@@ -51,6 +56,7 @@ def main(args: Sequence[str]) -> int:
         return 0
     say(console, Text(paper.source, "bold"))
     say(console, Text(paper.claim))
+    say(console, Text(f"published: {paper.where}", "dim"))
     if given.quick and paper.quick is not None:
         say(console, Text(f"a quick look: {paper.quick.shows}", "yellow"))
     say(console, Text())
@@ -135,9 +141,12 @@ def _paper(name: str) -> Paper:
 def _list(console: Console) -> None:
     for name in _names():
         paper = _paper(name)
-        say(console, Text.assemble((name, "bold cyan"), f"  {paper.source}"))
-        say(console, Text(f"  {paper.claim}"))
-        say(
-            console,
-            Text(f"  published: {paper.where}; {len(paper.rows)} rows, {paper.seeds} seeds, {paper.cost}", "dim"),
-        )
+        say(console, Text.assemble((name, "bold cyan"), f"  {paper.cited}"))
+        say(console, _indented(console, Text(paper.claim)))
+        rows = f"{len(paper.rows)} row{'s' * (len(paper.rows) > 1)}, {paper.seeds} seeds"
+        say(console, _indented(console, Text(f"{rows}: {paper.cost}", "dim")))
+
+
+def _indented(console: Console, text: Text) -> RenderableType:
+    """On a terminal every line of a paragraph; a file or a pipe gets it as one line."""
+    return Padding(text, (0, 0, 0, 2), expand=False) if console.is_terminal else Text.assemble("  ", text)
