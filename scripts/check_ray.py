@@ -18,6 +18,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from check_slurm import PAPER
+
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
@@ -102,6 +104,7 @@ def check(folder: Path, only: list[str]) -> int:
         ("the sweep killed with -9", killed),
         ("a cluster of two nodes, one dies", node_dies),
         ("nodes without our file system", not_shared),
+        ("a paper", paper),
         ("what cannot be, in one line", refusals),
     ]
     os.environ["RAY_TMPDIR"] = str(folder / "tmp")
@@ -262,6 +265,17 @@ def not_shared(folder: Path) -> str:
     failed = [line for line in output.lines if "FAILED" in line and "is not there on the node" in line]
     holds(len(failed) == 2, output, "2 FAILED: not there on the node")
     return failed[0].partition("FAILED: ")[2].replace(str(folder), "...")
+
+
+def paper(folder: Path) -> str:
+    tables = []
+    for name, launcher in (("ray", ("hydra/launcher=ray",)), ("local", ())):
+        (place := folder / name).mkdir()
+        (place / "small.yaml").write_text(PAPER)
+        output = check_code(seqmem("paper", "small.yaml", *launcher, cwd=place), code=0)
+        tables.append(json.loads((place / "outputs" / "papers" / "small.json").read_text())["rows"])
+    holds(len(tables[0]) == 2 and tables[0] == tables[1], output, "the same table")
+    return "four runs, the table of this machine's own cores"
 
 
 def refusals(folder: Path) -> str:

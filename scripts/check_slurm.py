@@ -62,6 +62,22 @@ SLURM = (
     "hydra.launcher.signal_delay_s=15", "hydra.launcher.poll_s=1",
 )  # fmt: skip
 
+PAPER = """\
+source: Someone 1999, A paper
+where: Table 1
+claim: Small cells learn.
+cost: seconds
+measure: error
+margin: 0.05
+seeds: 2
+settings: task=pronoun seq_len=8 steps=20 batch_size=4 cell.hidden_size=4 evaluate.sequences=20 trace.every=0
+rows:
+  rnn: {settings: cell=rnn, published: 0.8}
+  gru: {settings: cell=gru}
+departures: [Everything.]
+quick: {seeds: 1, settings: steps=10, shows: nothing at all.}
+"""
+
 SLURM_CONF = """\
 ClusterName=seqmem
 SlurmctldHost={host}(127.0.0.1)
@@ -414,6 +430,28 @@ def check_without_accounting(verdict: Verdict, folder: Path, local: Path) -> Non
     verdict("all 9 are bit for bit those of this machine's own cores", not wrong, wrong)
 
 
+def check_paper(verdict: Verdict, folder: Path, local: Path) -> None:
+    for place in (folder, local):
+        (place / "small.yaml").write_text(PAPER)
+    done, here = Command(folder, "paper", "small.yaml", *SLURM), Command(local, "paper", "small.yaml")
+    codes = [command.end() for command in (done, here)]
+    tables = [place / "outputs" / "papers" / "small.json" for place in (folder, local)]
+    rows = [json.loads(path.read_text())["rows"] if path.exists() else [] for path in tables]
+    verdict(
+        "seqmem paper: four runs by Slurm, the table of this machine's own cores",
+        codes == [0, 0] and len(rows[0]) == 2 and rows[0] == rows[1],
+        (codes, rows, done.text),
+    )
+    submitted = len((folder / "outputs" / ".sweeps" / "slurm" / "jobs.jsonl").read_text().splitlines())
+    again = Command(folder, "paper", "small.yaml", *SLURM)
+    verdict(
+        "once more: nothing is submitted",
+        again.end() == 0
+        and len((folder / "outputs" / ".sweeps" / "slurm" / "jobs.jsonl").read_text().splitlines()) == submitted,
+        again.text,
+    )
+
+
 def line(mood: str, what: str) -> str:
     """A pattern for a line about a job of the sweep."""
     return rf"^\[{MOODS.index(mood) + 1}/{len(MOODS)} .*?\] {what}"
@@ -443,6 +481,7 @@ def main() -> int:
                     check_sweep(verdict, *folders)
                 else:
                     check_without_accounting(verdict, *folders)
+                    check_paper(verdict, *folders)
             except (TimeoutError, subprocess.TimeoutExpired) as error:
                 texts = [path.read_text() for path in sorted(folders[0].glob("output-*"))]
                 verdict(f"{error}", holds=False, seen="\n\n".join([*texts, output_of("squeue", "--array")]))
