@@ -13,6 +13,7 @@ from .digits import Digits as Digits
 from .dyck import Dyck as Dyck
 from .first_symbol import FirstSymbol as FirstSymbol
 from .flip_flop import FlipFlop as FlipFlop
+from .fuzzy_recall import FuzzyRecall as FuzzyRecall
 from .group import Group as Group
 from .induction import Induction as Induction
 from .memorization import Memorization as Memorization
@@ -51,6 +52,7 @@ TASKS: dict[str, type[Task]] = {
         Dyck,
         FirstSymbol,
         FlipFlop,
+        FuzzyRecall,
         Group,
         Induction,
         Memorization,
