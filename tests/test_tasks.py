@@ -214,6 +214,7 @@ CONTEXTS: dict[str, Callable[[Task, Tensor], Tensor]] = {
     "text": lambda _, inputs: inputs,  # a passage may begin anywhere, so its timestep tells nothing
     "adding": lambda _, inputs: (inputs[..., -1] > 0).long(),  # ``known`` has the rest
     "memorization": lambda _, inputs: inputs,  # a place is that of a key or of a query
+    "fuzzy_recall": lambda _, inputs: inputs,
     "cogscale_cross_situation": lambda _, inputs: inputs.argmax(-1),
 }
 """The information of a model without memory, [T B], as one number. By default the timestep and its token; of real

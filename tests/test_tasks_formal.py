@@ -14,7 +14,7 @@ import torch
 
 from seqmem.randomness import generator
 from seqmem.signals import Batch
-from seqmem.tasks import Anbn, Delay, Dyck, FlipFlop, Group, Modular, Parity, Task
+from seqmem.tasks import Anbn, CycleNavigation, Delay, Dyck, EvenPairs, FlipFlop, Group, Modular, Parity, Task
 
 
 def draw(task: Task, batch_size: int, seq_len: int) -> Batch:
@@ -33,6 +33,7 @@ def answers(task: Task, batch: Batch, b: int) -> list[str]:
 
 def test_the_least_lengths() -> None:
     expected = {
+        EvenPairs(): 2, CycleNavigation(): 2,
         Parity(): 2, Modular(): 3, Group(): 2, Dyck(): 3, FlipFlop(): 3, Delay(7): 8, Delay(3, xor=True): 4, Anbn(): 7,
         Anbn(3): 10,
     }  # fmt: skip
@@ -62,6 +63,10 @@ def test_an_invalid_option(make: type[Task], message: str) -> None:
     [
         (Parity(), "1", "it is 1 long, task=parity needs 2 timesteps"),
         (Parity(), "10", None),
+        (EvenPairs(), "ab", None),
+        (EvenPairs(), "a", "it is 1 long, task=even_pairs needs 2 timesteps"),
+        (CycleNavigation(), "+.-", None),
+        (CycleNavigation(), "+", "it is 1 long, task=cycle_navigation needs 2 timesteps"),
         (Modular(), "3+4*2", None),
         (Modular(), ".3+4", None),
         (Modular(), "3+*2", "word 3 is '*': there task=modular has a digit"),
@@ -99,7 +104,9 @@ def test_typed_text_is_answered_or_refused_with_the_reason(task: Task, text: str
 
 
 @pytest.mark.parametrize(
-    "task", [Parity(), Parity(True), Modular(), Group(), Dyck(), FlipFlop(), Anbn(), Anbn(3)], ids=repr
+    "task",
+    [EvenPairs(), CycleNavigation(), Parity(), Parity(True), Modular(), Group(), Dyck(), FlipFlop(), Anbn(), Anbn(3)],
+    ids=repr,
 )
 def test_what_is_drawn_may_be_typed(task: Task) -> None:
     for seq_len in (task.min_seq_len, task.min_seq_len + 8, 31):
@@ -124,6 +131,36 @@ def test_parity() -> None:
             parities = ["odd" if text[: t + 1].count("1") % 2 else "even" for t in range(12)]
             assert answers(task, batch, b) == (parities if every_step else ["."] * 11 + parities[-1:])
         assert float(batch.inputs.double().mean()) == pytest.approx(0.5, abs=5 / sqrt(4 * 3600))
+
+
+def test_even_pairs() -> None:
+    """By counting the pairs."""
+    task = EvenPairs()
+    for seq_len in (2, 3, 12):
+        batch = draw(task, 300, seq_len)
+        for b, text in enumerate(texts(task, batch)):
+            count = sum(text[t : t + 2] in ("ab", "ba") for t in range(seq_len - 1))
+            assert answers(task, batch, b) == ["."] * (seq_len - 1) + ["odd" if count % 2 else "even"]
+        assert set("".join(texts(task, batch))) == set("ab")
+
+
+def test_cycle_navigation() -> None:
+    """By walking, and by all walks of a length."""
+    task = CycleNavigation()
+    for seq_len in (2, 3, 12):
+        batch = draw(task, 300, seq_len)
+        for b, text in enumerate(texts(task, batch)):
+            place = 0
+            for step in text:
+                place = {".": place, "+": (place + 1) % 5, "-": (place - 1) % 5}[step]
+            assert answers(task, batch, b) == ["."] * (seq_len - 1) + [str(place)]
+        walks = Counter((sum(steps) % 5, steps[-1]) for steps in product((0, 1, -1), repeat=min(seq_len, 8)))
+        best = [max(walks[place, step] for place in range(5)) for step in (0, 1, -1)]
+        assert task.chance_at(min(seq_len, 8)) == pytest.approx(sum(best) / walks.total())
+        ends = [sum(walks[place, step] for step in (0, 1, -1)) for place in range(5)]
+        assert task.constant_at(min(seq_len, 8)) == pytest.approx(max(ends) / walks.total())
+        loss = -sum(n * log(n / (walks.total() / 3)) for n in walks.values()) / walks.total()
+        assert task.baseline_loss(min(seq_len, 8)) == pytest.approx(loss)
 
 
 @pytest.mark.parametrize("seq_len", [3, 4, 15, 60])

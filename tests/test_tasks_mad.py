@@ -9,7 +9,7 @@ import torch
 
 from seqmem.randomness import generator
 from seqmem.signals import Batch
-from seqmem.tasks import Compression, Memorization, NoisyRecall, Task
+from seqmem.tasks import Compression, FuzzyRecall, Memorization, NoisyRecall, Task
 
 
 def draw(task: Task, batch_size: int, seq_len: int, index: int = 0) -> Batch:
@@ -28,6 +28,9 @@ def asked_words(task: Task, batch: Batch, b: int) -> list[str]:
         (lambda: NoisyRecall(keys=1), "keys=1: must be from 2 to 128"),
         (lambda: NoisyRecall(noise_tokens=200), "noise_tokens=200: must be from 2 to 128"),
         (lambda: NoisyRecall(noise=1.0), "noise=1.0: must be at least 0 and below 1"),
+        (lambda: FuzzyRecall(values=200), "values=200: must be from 2 to 128"),
+        (lambda: FuzzyRecall(key_size=0), "key_size=0: must be from 1 to 7"),
+        (lambda: FuzzyRecall(values=20, value_size=9), "value_size=9: must be from 1 to 8"),
         (lambda: Memorization(1), "keys=1: must be from 2 to 8192"),
         (lambda: Compression(symbols=27), "symbols=27: must be from 2 to 26"),
         (lambda: Compression(length=0), "length=0: must be at least 1"),
@@ -51,6 +54,15 @@ NOT_PAIRS = "before its last key it is not {}pairs of a key and a value or of tw
         (NoisyRecall(), "aBaCa", "a key has two values"),
         (NoisyRecall(), "a0a", NOT_PAIRS.format("")),
         (NoisyRecall(), "aaBa", NOT_PAIRS.format("a noise token, then ")),
+        (FuzzyRecall(), "...abCbcDABbc", None),
+        (FuzzyRecall(), "..abCbcDABbcD", None),
+        (FuzzyRecall(), "abCbcDABbcDAB", "at its end nothing is asked that is known"),
+        (FuzzyRecall(), "....abCbDABcd", "at its end nothing is asked that is known"),
+        (FuzzyRecall(), "....abCbDAabD", "a key has two values"),
+        (FuzzyRecall(), "..abCDbDAabCb", "a key has two values"),
+        (FuzzyRecall(), "..abcdCbDAabD", "a key is longer than 3 or a value than 3"),
+        (FuzzyRecall(), "..C.abCbDAabD", "it is not blanks, then keys and values by turns"),
+        (FuzzyRecall(), "abCab", "it is 5 long, task=fuzzy_recall needs 11 timesteps"),
         (Memorization(), "k3 ? k4 ?", None),
         (Memorization(), "? k3 ?", None),
         (Memorization(), "k3 k3 ?", "word 1 is not ?"),
@@ -104,6 +116,57 @@ def test_noisy_recall(seq_len: int, noise: float) -> None:
     assert last[0] == pytest.approx(last.total() / 2, abs=5 * sqrt(last.total() / 4))  # however often each was read
     assert set(lags) == set(range(2, seq_len, 2)) or seq_len == 31
     assert torch.equal(batch.weights > 0, batch.asked)
+
+
+@pytest.mark.parametrize("seq_len", [11, 12, 40])
+def test_fuzzy_recall(seq_len: int) -> None:
+    """With few tokens, so that keys begin others, and come again."""
+    task, many = FuzzyRecall(keys=3, values=4), 200
+    batch, measured, sizes = draw(task, many, seq_len), Counter(), Counter()
+    lags = task.lag(batch.inputs)
+    for b in range(many):
+        words = "".join(task.words(batch.inputs[:, b]))
+        pairs = [*re.finditer(r"([abc]+)([ABCD]*)", words)]
+        assert words == "." * pairs[0].start() + "".join(pair[0] for pair in pairs)
+        known: dict[str, tuple[str, int]] = {}
+        expected = ["."] * seq_len
+        for number, pair in enumerate(pairs):
+            key, value = pair[1], pair[2]
+            if number == len(pairs) - 1:
+                assert known[key][0][:-1] == value  # all but its last token
+                value = known[key][0]
+            assert 1 <= len(set(key)) == len(key) <= 3
+            assert 1 <= len(set(value)) == len(value) <= 3
+            if key in known:
+                assert known[key][0] == value
+                for i, token in enumerate(value):
+                    expected[t := pair.end(1) - 1 + i] = token
+                    assert int(lags[t, b]) == t - known[key][1]
+            else:
+                measured[key] += 1
+                sizes[len(value)] += 1
+            known[key] = value, pair.start()
+        assert asked_words(task, batch, b) == expected
+        if b >= 20:
+            continue
+        inputs = batch.inputs[:, b]
+        assert torch.equal(task.parse(words), inputs)
+        assert task.unanswerable(inputs) is None
+        question = task.question(inputs)
+        assert torch.equal(question.asked[:, 0], batch.asked[:, b])
+        assert torch.equal(question.targets[batch.asked[:, b], 0], batch.targets[batch.asked[:, b], b])
+    assert len(measured) == 3 + 6 + 6
+    assert set(sizes) == {1, 2, 3}
+    assert torch.equal(batch.weights > 0, batch.asked)
+
+
+def test_the_last_key_of_fuzzy_recall_was_read_anywhere_before() -> None:
+    task = FuzzyRecall()
+    batch = draw(task, 600, 60)
+    lags = task.lag(batch.inputs)[-1]
+    assert set(range(6, 50)) <= set(lags.tolist())
+    assert float(lags.double().mean()) == pytest.approx(30, abs=3)
+    assert task.chance == pytest.approx((1 / 8 + 1 / 7) / 2)
 
 
 def test_memorization() -> None:

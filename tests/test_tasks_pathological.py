@@ -314,7 +314,7 @@ def test_two_sequence_3c_has_noise_on_its_training_answers_alone() -> None:
     noisy, answers = (one.targets[one.answered_at, rows, 0] for one in (trained, tested))
     classes = tested.inputs[:3, :, 0].T
     assert set(map(tuple, classes.tolist())) == {(1.0, 1.0, 1.0), (-1.0, -1.0, -1.0)}
-    assert torch.equal(answers, torch.where(classes[:, 0] > 0, 0.8, 0.2))
+    assert torch.equal(answers, torch.where(classes[:, 0] > 0, 0.2, 0.8))
     noise = noisy - answers
     assert float(noise.mean()) == pytest.approx(0, abs=5 * sqrt(0.1 / many))
     assert float(noise.var()) == pytest.approx(0.1, rel=5 * sqrt(2 / many))

@@ -7,12 +7,15 @@ from .base import Task as Task
 from .cogscale import COGSCALE
 from .compression import Compression as Compression
 from .copy import Copy as Copy
+from .cycle_navigation import CycleNavigation as CycleNavigation
 from .delay import Delay as Delay
 from .denoise import Denoise as Denoise
 from .digits import Digits as Digits
 from .dyck import Dyck as Dyck
+from .even_pairs import EvenPairs as EvenPairs
 from .first_symbol import FirstSymbol as FirstSymbol
 from .flip_flop import FlipFlop as FlipFlop
+from .fuzzy_recall import FuzzyRecall as FuzzyRecall
 from .group import Group as Group
 from .induction import Induction as Induction
 from .memorization import Memorization as Memorization
@@ -45,12 +48,15 @@ TASKS: dict[str, type[Task]] = {
         *COGSCALE,
         Compression,
         Copy,
+        CycleNavigation,
         Delay,
         Denoise,
         Digits,
         Dyck,
+        EvenPairs,
         FirstSymbol,
         FlipFlop,
+        FuzzyRecall,
         Group,
         Induction,
         Memorization,

@@ -15,9 +15,9 @@ The lag is n whatever ``seq_len`` is.
 Symbols are uniform and independent, and chance is 1 / ``symbols``. With ``match=true`` a symbol repeats the one n
 timesteps ago with a probability of 1/2 and is else one of the others, all equally likely: chance is 1/2.
 
-Kirchner 1958, Age differences in short-term retention of rapidly changing information, where people name what was n
-steps back; that they say whether it was the same is the later form. How often it is the same varies from study to
-study; 1/2 is chosen here.
+Kirchner 1958, Age differences in short-term retention of rapidly changing information. To ask whether it is the same is
+the form of most later studies (Kane, Conway, Miura & Colflesh 2007, Working memory, attention control, and the n-back
+task), where it is the same more or less often; 1/2 is chosen here.
 """
 
 from dataclasses import dataclass
