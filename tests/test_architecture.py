@@ -90,6 +90,7 @@ LAW: dict[str, set[str]] = {
     },
     "papers": {"papers", "solved"},
     "report": {"report", "runs", "cores", "decay", "measurement", "metrics", "solved"},
+    "cards": {"cards", "report", "runs", "decay", "metrics", "solved"},
     "playground": {"playground", "printable", "reading", *CORE},
     "cli": {
         "cores",
@@ -99,6 +100,7 @@ LAW: dict[str, set[str]] = {
             "printable",
             "report",
             "papers",
+            "cards",
             "solved",
             "span",
             "reading",

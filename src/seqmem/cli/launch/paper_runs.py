@@ -1,41 +1,21 @@
-"""The runs that repeat a paper: ordinary runs, in ``outputs``; what is finished is not run again."""
+"""The runs that repeat a paper, and what they say of its figures."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from importlib import import_module
+from collections.abc import Sequence
 from math import inf, nan
-from typing import Any
 
-from omegaconf import OmegaConf
-
-from ...papers import Paper, Row
+from ...papers import Paper
 from ...papers.comparison import Comparison, Figure, best, compared
 from ...runs.directory import RunDirectory
-from ...runs.files import RunError
 from ...runs.result import diverged
 from ..config.compose import with_own_arguments
-from ..config.errors import ConfigError
-from ..config.grouped import Compositions
-from ..config.hydra_errors import explained
 from ..config.own_hydra import own_hydra
-from ..config.schema import RunConfig, from_mapping
-from .jobs import Job, Outcome, job_of
-from .one_run import Stopped
+from ..config.schema import RunConfig
+from .jobs import Job
+from .planned_runs import PlannedRun, composed
 
 
-@dataclass(frozen=True)
-class Planned:
-    """A run, and which figure it belongs to."""
-
-    row: Row
-    candidate: str
-    seed: int
-    overrides: Sequence[str]
-    config: RunConfig
-
-
-def planned(paper: Paper, more: Sequence[str], *, quick: bool) -> list[Planned]:
-    """Every run of a paper, row by row.
+def planned(paper: Paper, more: Sequence[str], *, quick: bool) -> list[PlannedRun]:
+    """Every run of a paper, row by row; its kind is (name of the row, candidate).
 
     Args:
         more: further settings of every run, from the command line.
@@ -43,82 +23,21 @@ def planned(paper: Paper, more: Sequence[str], *, quick: bool) -> list[Planned]:
     Raises:
         ConfigError: a setting is unknown, or has an invalid value.
     """
-    runs: list[Planned] = []
+    runs = []
     with own_hydra():
-        compositions = Compositions("train")
         for row in paper.rows:
             for candidate in paper.candidates():
                 given = with_own_arguments([*paper.settings_of(row, candidate, quick=quick), *more])
-                for seed in range(paper.seeds_of(quick=quick)):
-                    overrides = [*given, f"seed={seed}"]
-                    with explained(overrides):
-                        config = from_mapping(compositions.compose(overrides))
-                    runs.append(Planned(row, candidate, seed, overrides, config))
-    return runs
+                seeds = range(paper.seeds_of(quick=quick))
+                runs += [((row.name, candidate), [*given, f"seed={seed}"]) for seed in seeds]
+        return composed(runs)
 
 
-def run(plans: Sequence[Planned], launcher: Sequence[str]) -> list[Job]:
-    """Do the runs that are not finished, by this machine's processes or the chosen launcher; all their jobs.
-
-    Args:
-        launcher: settings that choose it, as of ``seqmem train -m``: ``hydra/launcher=slurm hydra.launcher.mem=2G``.
-
-    Raises:
-        ConfigError: a setting cannot be.
-        RunError: a run failed, other than by a loss that is not finite.
-        Stopped: a signal came; running jobs have saved themselves.
-    """
-    from ..config.build import check
-
-    jobs = [job_of(number, len(plans), one.overrides, one.config) for number, one in enumerate(plans)]
-    missing = [at for at, job in enumerate(jobs) if not job.run.finished and not _diverged(job.run)]
-    for at in {(plans[at].row.name, plans[at].candidate): at for at in missing}.values():
-        check(plans[at].config)  # every mistake is told before the first run
-    if missing:
-        where, options = _launcher(launcher)
-        outcomes = import_module(f"{__package__}.{where}").run_jobs([jobs[at] for at in missing], **options)
-        for at, outcome in zip(missing, outcomes, strict=True):
-            _refuse(jobs[at], outcome)
-    return jobs
-
-
-def _launcher(settings: Sequence[str]) -> tuple[str, Mapping[str, Any]]:
-    """(the module that runs jobs, its options)"""
-    from hydra_plugins.seqmem_launchers import LocalLauncher, RayLauncher, SlurmLauncher
-
-    with own_hydra(), explained(settings):
-        from hydra import compose
-
-        chosen = compose("train", overrides=list(settings), return_hydra_config=True).hydra.launcher
-    options = OmegaConf.to_container(chosen, resolve=True)
-    assert isinstance(options, dict)
-    target = str(options.pop("_target_")).rpartition(".")[2]
-    for kind in (LocalLauncher, SlurmLauncher, RayLauncher):
-        if kind.__name__ == target:
-            return kind.where, {str(key): value for key, value in options.items()}
-    raise ConfigError(f"hydra/launcher: {target} is none of seqmem's: local, slurm or ray")
-
-
-def _diverged(run: RunDirectory) -> bool:
-    status = run.status()
-    return status is not None and status.diverged
-
-
-def _refuse(job: Job, outcome: Outcome) -> None:
-    if outcome.state == "finished" or _diverged(job.run):
-        return
-    if outcome.state == "stopped":
-        raise Stopped("stopped: the same command goes on from there", outcome.exit_code or 130)
-    raise RunError(
-        f"{outcome.error or 'a run failed'} ({job.path}); what is finished is kept: the same command goes on"
-    )
-
-
-def comparisons(paper: Paper, plans: Sequence[Planned], jobs: Sequence[Job]) -> list[Comparison]:
+def comparisons(paper: Paper, plans: Sequence[PlannedRun], jobs: Sequence[Job]) -> list[Comparison]:
     """The table: for each row the figure of its best candidate beside the published one."""
-    values: dict[tuple[str, str], list[float]] = {}
+    values: dict[object, list[float]] = {}
     for plan, job in zip(plans, jobs, strict=True):
-        values.setdefault((plan.row.name, plan.candidate), []).append(_value(paper, plan.config, job.run))
+        values.setdefault(plan.kind, []).append(_value(paper, plan.config, job.run))
     table = []
     for row in paper.rows:
         figures = [Figure(values[row.name, candidate], candidate) for candidate in paper.candidates()]
