@@ -27,7 +27,7 @@ def sortable(contents: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
     rows = [
         {
             "file": file,
-            "cells": [{"text": clean(cell.text), "at": _number(cell.at)} for cell in cells],
+            "cells": [{"text": clean(cell.text), "at": _number(float(cell.at))} for cell in cells],
         }
         for file, cells in cards
     ]
@@ -42,6 +42,6 @@ def sortable(contents: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
     )
 
 
-def _number(value: float | int) -> str:
+def _number(value: float) -> str:
     """As JavaScript reads it; what is not known is below all others."""
     return "-Infinity" if isnan(value) else str(value).replace("inf", "Infinity")
