@@ -131,6 +131,7 @@ def test_a_file_that_is_no_card_is_named() -> None:
     for value, words in (
         ([], "is no memory card"),
         ({"card": 3, "hash": ""}, "is no memory card"),
+        ({"format": 1, "card": {"settings": "cell=lstm"}, "hash": ""}, "has no list of settings"),
         (example() | {"format": 2}, "has format 2"),
         (edited, "it was changed"),
     ):

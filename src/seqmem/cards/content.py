@@ -151,6 +151,9 @@ def checked(value: Any, where: str) -> dict[str, Any]:
         raise CardError(f"{where} is no memory card: seqmem card CELL writes one")
     if value.get("format") != FORMAT:
         raise CardError(f"{where} has format {value.get('format')}, and this seqmem reads {FORMAT}")
+    settings = card.get("settings")
+    if not isinstance(settings, list) or not all(isinstance(one, str) for one in settings):
+        raise CardError(f"{where} has no list of settings, which a memory card has")
     if value["hash"] != _hash(card):
         raise CardError(f"{where}: its numbers are not those that its hash {value['hash']} is of: it was changed")
     return value

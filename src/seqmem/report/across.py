@@ -12,7 +12,7 @@ Axes: N scores of a cell, on all tasks; n seeds of one task; K thresholds; R res
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import combinations, pairwise
 from math import nan
 
@@ -169,6 +169,7 @@ class Across:
         return {a: pairs[a, b] for a, b in pairwise(labels)}
 
 
+@lru_cache(maxsize=1)  # page, tables and summary of one report ask for the same
 def across(collection: Collection) -> Across | None:
     """The cells of a report over its tasks; None: no cell was run on two of them.
 

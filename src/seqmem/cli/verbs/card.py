@@ -1,7 +1,7 @@
 """``seqmem card``: what a battery of tasks says of one cell, on one page that another machine can check."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from ...report.wording import file_name
 from ...runs.directory import RunDirectory
 from ...runs.files import RunError, read_json, write_atomically, write_json
 from ..config.commands import command, examples
-from ..config.errors import ConfigError, Parser
+from ..config.errors import ConfigError, Parser, print_error
 from ..config.own_code import forget_edited
 from ..config.trust import add_option, admit
 from ..launch.card_runs import folder_of, made, planned
@@ -43,8 +43,9 @@ def main(args: Sequence[str]) -> int:
     _refuse(cell, settings)
     settings = [f"cell={cell}", *settings]
     plans = planned([*settings, *(["quiet=true"] if given.json else [])])
-    content = made(settings, plans, run_all(plans, launcher))
     folder = Path(given.out) if given.out is not None else folder_of(plans) / "cards"
+    _make(folder)  # an error before the runs, not after
+    content = made(settings, plans, run_all(plans, launcher))
     file = _written(content, folder)
     if given.json:
         print(json.dumps(content, indent=1, allow_nan=False))
@@ -66,7 +67,7 @@ the laws it keeps, its speed, and a hash that another machine can check.""",
         epilog=f"""examples:
 {
             examples(
-                ("card lstm", "96 runs, some minutes"),
+                ("card lstm", "72 runs, some minutes"),
                 ("card lstm cell.forget_bias=1", "any setting of train"),
                 ("card mine.MyCell task=pronoun,adding seed=0,1", "a battery of your own"),
                 ("card --verify outputs/cards/lstm.json", "train it again: the same bits?"),
@@ -107,6 +108,13 @@ def _refuse(cell: str, settings: Sequence[str]) -> None:
             raise ConfigError(f"{one}: the cell is named without cell=, and once")
 
 
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"cannot write to {folder}: {error.strerror or error}") from error
+
+
 def _written(content: Mapping[str, Any], folder: Path) -> Path:
     """Write the card's page and numbers, and the table of all cards of the folder; the path of the page.
 
@@ -117,16 +125,24 @@ def _written(content: Mapping[str, Any], folder: Path) -> Path:
     file = folder / f"{file_name(card['name'])}.md"
     words = [one.partition("=")[2] if one.startswith("cell=") else one for one in card["settings"]]
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         write_json(file.with_suffix(".json"), content)
         text = page(content, " ".join(["seqmem card", *words]), f"seqmem card --verify {file.stem}.json")
         write_atomically(file, text.encode())
-        others = [(one.with_suffix(".md").name, _read(one)) for one in sorted(folder.glob("*.json"))]
-        write_atomically(folder / "README.md", table(others, "seqmem card CELL").encode())
-        write_atomically(folder / "index.html", sortable(others).encode())
+        cards = list(_cards(folder))
+        write_atomically(folder / "README.md", table(cards, "seqmem card CELL").encode())
+        write_atomically(folder / "index.html", sortable(cards).encode())
     except OSError as error:
         raise RunError(f"cannot write to {folder}: {error.strerror or error}") from error
     return file
+
+
+def _cards(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The name of each card's page, and its content. Other files are named and left out."""
+    for file in sorted(folder.glob("*.json")):
+        try:
+            yield file.with_suffix(".md").name, _read(file)
+        except (ConfigError, RunError) as error:
+            print_error(f"seqmem card: left out of the table: {error}")
 
 
 def _read(file: Path) -> dict[str, Any]:
