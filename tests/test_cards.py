@@ -132,6 +132,7 @@ def test_a_file_that_is_no_card_is_named() -> None:
         ([], "is no memory card"),
         ({"card": 3, "hash": ""}, "is no memory card"),
         ({"format": 1, "card": {"settings": "cell=lstm"}, "hash": ""}, "has no list of settings"),
+        ({"format": 1, "card": {"settings": ["hydra.searchpath=[x]"]}, "hash": ""}, "which no card is made with"),
         (example() | {"format": 2}, "has format 2"),
         (edited, "it was changed"),
     ):
@@ -187,6 +188,19 @@ def test_a_card_from_the_first_run_to_its_verification(tmp_path: Path, typed: Ca
     assert other.code == 1
     compared = json.loads(other.out)
     assert [one["where"] for one in compared["differences"]] == ["tasks/adding/lengths/7/seeds/seed 0/score"]
+
+
+def test_a_strangers_card_executes_nothing_unasked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, typed: Callable[..., Completed]
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    (tmp_path / "strange.py").write_text("open('executed', 'w').close()\nclass Cell: pass\n")
+    card = {**example()["card"], "settings": ["cell=strange.Cell", *SMALL]}
+    (tmp_path / "card.json").write_text(json.dumps({"format": 1, "hash": _hash(card), "card": card, "around": {}}))
+    done = typed("card", "--verify", "card.json")
+    assert (done.code, done.out) == (2, "")
+    assert "strange.py would be executed: add --trust" in done.err
+    assert not {"executed", "outputs-verified"} & {path.name for path in tmp_path.iterdir()}
 
 
 @pytest.mark.parametrize(

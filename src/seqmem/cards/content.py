@@ -154,6 +154,8 @@ def checked(value: Any, where: str) -> dict[str, Any]:
     settings = card.get("settings")
     if not isinstance(settings, list) or not all(isinstance(one, str) for one in settings):
         raise CardError(f"{where} has no list of settings, which a memory card has")
+    if foreign := [one for one in settings if one.startswith(("hydra", "-")) or "=" not in one]:
+        raise CardError(f"{where} has '{foreign[0]}' among its settings, which no card is made with")
     if value["hash"] != _hash(card):
         raise CardError(f"{where}: its numbers are not those that its hash {value['hash']} is of: it was changed")
     return value
