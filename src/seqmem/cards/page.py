@@ -1,5 +1,6 @@
 """A card as a page of Markdown, and many cards as a table."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf, isnan, nan
@@ -13,8 +14,8 @@ from ..report.wording import clean, estimate_words, number_range, number_words, 
 from ..runs.files import with_numbers
 from ..solved import Bounds
 
-_ENDS = str.maketrans({"|": "\\|", "\n": " ", "<": "&lt;"})
-"""Characters that would end a cell of a table, or begin a tag."""
+_ENDS = str.maketrans({"|": "\\|", "`": "'"})
+"""Characters that would end a cell of a table, or code."""
 
 
 def page(content: Mapping[str, Any], made_by: str, verified_by: str) -> str:
@@ -200,4 +201,4 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]
 
 def _plain(text: str) -> str:
     """``text`` as Markdown prints it, on one line."""
-    return clean(text, 200).translate(_ENDS).replace("`", "'")
+    return re.sub(r"<(?=\S)", "&lt;", clean(text, 200).translate(_ENDS))  # "< 10" begins no tag
