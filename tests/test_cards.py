@@ -149,7 +149,7 @@ def test_a_card_of_one_task_has_no_mean_over_tasks() -> None:
 # ---- The command -----------------------------------------------------------------------------------------------------
 
 SMALL = (
-    *("task=pronoun,adding", "seq_len=7", "seed=0,1", "steps=2", "batch_size=2", "cell.hidden_size=4"),
+    *("task=pronoun,adding", "seq_len=7", "seed=0", "steps=2", "batch_size=2", "cell.hidden_size=4"),
     *("evaluate.sequences=20", "trace.every=2", "trace.sequences=2"),
 )
 WORKER = "hydra.launcher.workers=1"
@@ -161,7 +161,7 @@ def test_a_card_from_the_first_run_to_its_verification(tmp_path: Path, typed: Ca
     (file,) = (tmp_path / "cards").glob("*.json")
     stored = json.loads(file.read_text())
     results = [json.loads(path.read_text()) for path in tmp_path.rglob("outputs/**/result.json")]
-    assert len(results) == 4
+    assert len(results) == 2
     for task in stored["card"]["tasks"]:
         for length in task["lengths"]:
             scores = {
@@ -178,7 +178,7 @@ def test_a_card_from_the_first_run_to_its_verification(tmp_path: Path, typed: Ca
     again = typed("card", "--verify", f"cards/{file.stem}.md", WORKER)  # its numbers are beside it
     assert (again.code, again.err) == (0, "")
     assert "bitwise the same" in again.out
-    assert len([*tmp_path.rglob("outputs-verified/*/*/*/*/result.json")]) == 4
+    assert len([*tmp_path.rglob("outputs-verified/*/*/*/*/result.json")]) == 2
 
     # A number that another machine would have got: the card is sound, and not the same.
     stored["card"]["tasks"][0]["lengths"][0]["seeds"][0]["score"] += 1e-12
