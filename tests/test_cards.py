@@ -49,7 +49,7 @@ def test_a_card_has_the_scores_of_its_runs_and_the_spans_they_give() -> None:
     assert (last["solved"], last["of"], last["chance"]) == (1, 3, 0.25)
     assert copy["start"]["half_life"]["median"] == pytest.approx(2.0)
     assert (card["lengths"], card["seeds"], card["parameters"]) == ([10, 20], [0, 1, 2], [10, 10])
-    # Copy: seeds 1, (1 + 1/3) / 2 and 1/2; recall: 1, 1, 1. The middle half of six: 1 weighs 3 - 1/2 - ... of 3.
+    # Copy: seeds 1, (1 + 1/3) / 2 and 1/2; recall: 1, 1, 1. From 1.5 to 4.5 of the six in order: half of 2/3, then 1.
     assert card["across"]["value"] == pytest.approx((0.5 * (2 / 3) + 2.5 * 1) / 3)
 
 
@@ -84,7 +84,7 @@ def test_the_table_has_the_best_cell_first() -> None:
 
 def test_a_page_of_cards_sorts(tmp_path: Path, visit: Callable[..., Visit]) -> None:
     """By the numbers, not their texts, and by names; no name breaks it, and nothing else is loaded."""
-    cards = [("lstm.md", example())]
+    cards = [("javascript:alert(1).md", example())]
     for name, score in (("a<b>&'", 0.625), ("rnn", 0.25)):
         cards.append((f"{len(cards)}.md", made(copy={10: [1.0, 1.0]}, recall={10: [score] * 2})))
         cards[-1][1]["card"]["name"] = name
@@ -98,6 +98,7 @@ def test_a_page_of_cards_sorts(tmp_path: Path, visit: Callable[..., Visit]) -> N
         return page.page.locator("tbody th").all_inner_texts()
 
     assert names() == ["lstm", "a<b>&'", "rnn"]
+    assert page.page.locator("tbody a").first.get_attribute("href") == "javascript%3Aalert%281%29.md"
     page.page.get_by_role("button", name="updates/s").click()
     assert names() == ["a<b>&'", "lstm", "rnn"]
     page.page.get_by_role("button", name="updates/s").click()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from math import inf, isnan, nan
 from statistics import median
 from typing import Any
+from urllib.parse import quote
 
 from ..decay import NUMBERS
 from ..metrics import Metric, metric_called
@@ -138,13 +139,13 @@ def cards_beside(
         contents: the name of each card's page, and its content.
 
     Returns:
-        Of each row the name of the card's page, and its cells.
+        Of each row a link to the card's page, and its cells.
     """
     read = [(file, with_numbers(dict(content))) for file, content in contents]
     read.sort(key=lambda pair: (-(pair[1]["card"]["across"] or {"value": 0.0})["value"], pair[1]["card"]["name"]))
     tasks = list(dict.fromkeys(task["task"] for _, content in read for task in content["card"]["tasks"]))
     heads = ["cell", "IQM", *tasks, "half-life", "parameters", "state", "laws", "updates/s"]
-    return heads, [(file, _beside(content, tasks)) for file, content in read]
+    return heads, [(quote(file), _beside(content, tasks)) for file, content in read]
 
 
 def table(contents: Sequence[tuple[str, Mapping[str, Any]]], made_by: str) -> str:
