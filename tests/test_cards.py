@@ -19,6 +19,8 @@ from seqmem.cards.sortable import sortable
 from seqmem.report.collect import Collection
 from seqmem.runs.files import plain_json
 
+CARDS = Path(__file__).parents[1] / "docs" / "cards"
+
 SUBJECT = Subject("lstm", {"name": "lstm"}, ["cell=lstm"], "128", {"forward": True, "causal": False})
 AROUND = {"seqmem": "0.3", "torch": "2", "platform": "Linux"}
 
@@ -145,6 +147,20 @@ def test_a_card_of_one_task_has_no_mean_over_tasks() -> None:
     one = content(SUBJECT, collection({"lstm": {10: [1.0, 1.0]}}), AROUND)
     assert one["card"]["across"] is None
     assert "interquartile" not in page(one, "seqmem card lstm", "seqmem card --verify lstm.json")
+
+
+def test_our_cards_are_what_their_numbers_say() -> None:
+    """And as many as docs/cards.md promises: ten cells on eight tasks."""
+    files = sorted(CARDS.glob("*.json"))
+    cards = [(file.with_suffix(".md").name, checked(json.loads(file.read_text()), file.name)) for file in files]
+    assert len(cards) >= 10
+    for name, one in cards:
+        assert len(one["card"]["tasks"]) >= 8
+        cell = name.removesuffix(".md")
+        text = page(one, f"seqmem card {cell}", f"seqmem card --verify {cell}.json")
+        assert (CARDS / name).read_text() == text, f"seqmem card {cell} --out docs/cards writes it again"
+    assert (CARDS / "README.md").read_text() == table(cards, "seqmem card CELL")
+    assert (CARDS / "index.html").read_text() == sortable(cards)
 
 
 # ---- The command -----------------------------------------------------------------------------------------------------
