@@ -20,11 +20,10 @@ from authors_forms import FORMS
 from hydra import compose
 
 from seqmem.cells import CELLS
-from seqmem.cells.base import Cell, cells_in
+from seqmem.cells.base import Cell, cells_in, numbers_in_state
 from seqmem.cli.config.build import Experiment, build
 from seqmem.cli.config.own_hydra import own_hydra
 from seqmem.cli.config.schema import from_mapping
-from seqmem.cli.verbs.list import numbers_in_state
 from seqmem.models import RecurrentModel
 from seqmem.models.base import trainable
 from seqmem.probes.gradient import GradientProbe

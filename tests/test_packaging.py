@@ -70,6 +70,7 @@ def files(checkout: Path) -> set[str]:
     kernels = {f"seqmem/kernels/{path.name}" for path in (checkout / "src/seqmem/kernels").glob("*.[ch]pp")}
     assert kernels > {f"seqmem/kernels/{name}" for name in ("recurrence.cpp", "simd.hpp")}
     page = {f"seqmem/report/{name}" for name in ("page.html", "style.css")}
+    page |= {f"seqmem/cards/{name}" for name in ("sortable.html", "sortable.js")}
     scripts = ("app", "cells", "charts", "dom", "engine", "story", "tape", "views", "writing")
     page |= {f"seqmem/playground/{name}" for name in ("page.html", "style.css", *(f"{name}.js" for name in scripts))}
     settings = {f"seqmem/conf/{path.relative_to(checkout / 'conf')}" for path in (checkout / "conf").rglob("*.yaml")}

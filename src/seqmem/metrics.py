@@ -11,12 +11,14 @@ class Metric:
     Args:
         percent: it is a fraction, which people write in percent.
         unit: what follows a score in a table; empty where the number says it.
+        perfect: the score of a perfect memory; None: not known.
     """
 
     name: str
     higher_is_better: bool
     percent: bool = False
     unit: str = ""
+    perfect: float | None = None
 
     def better(self, a: float, b: float) -> bool:
         return bool(a > b if self.higher_is_better else a < b)
@@ -27,6 +29,19 @@ class Metric:
     def ranked(self, score: float) -> float:
         """The score, infinitely bad where it is NaN: a run that diverged is worse than any that has a score."""
         return score if not isnan(score) else -inf if self.higher_is_better else inf
+
+    def share(self, score: float, chance: float) -> float:
+        """The part of the way from ``chance`` to ``perfect``, from 0 to 1.
+
+        A score worse than chance has learned as little as one of chance, and one that diverged (NaN) no more: 0.
+
+        Raises:
+            ValueError: what is perfect is not known, or chance is.
+        """
+        if self.perfect is None or self.perfect == chance:
+            raise ValueError(f"{self.name}: no scale from chance {chance:g} to perfect {self.perfect}")
+        part = (score - chance) / (self.perfect - chance)
+        return max(0.0, part) if isfinite(part) else 0.0
 
     def beats(self, score: float, chance: float, sequences: int) -> bool:
         """Better than ``chance`` by more than a score on so many sequences varies.
@@ -58,10 +73,10 @@ class Plateau:
     memory: str
 
 
-ACCURACY = Metric("accuracy", higher_is_better=True, percent=True)
+ACCURACY = Metric("accuracy", higher_is_better=True, percent=True, perfect=1.0)
 BITS = Metric("bits per character", higher_is_better=False, unit="bits/char")
-LABELS = Metric("label accuracy", higher_is_better=True, percent=True)
-SQUARED_ERROR = Metric("mean squared error", higher_is_better=False, unit="MSE")
+LABELS = Metric("label accuracy", higher_is_better=True, percent=True, perfect=1.0)
+SQUARED_ERROR = Metric("mean squared error", higher_is_better=False, unit="MSE", perfect=0.0)
 
 METRICS = {metric.name: metric for metric in (ACCURACY, BITS, LABELS, SQUARED_ERROR)}
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from .state import State
+from .state import Slots, State
 
 CellFactory = Callable[[int], "Cell"]
 """From an input size to a fresh cell of that input size."""
@@ -327,3 +327,18 @@ def use_kernel(module: nn.Module, kernel: str, threads: int = 1, checkpoint_ever
 def cells_in(module: nn.Module) -> list[Cell]:
     """Every cell inside; a cell that contains others comes before them."""
     return [part for part in module.modules() if isinstance(part, Cell)]
+
+
+def numbers_in_state(cell: Cell) -> str:
+    """How many numbers the state of a sequence has: ``128``, or ``128 T`` where it grows with each of T timesteps."""
+    with torch.no_grad():
+        _, state = cell.step(next(cell.parameters()).new_zeros(1, cell.input_size), cell.initial_state(1))
+    fixed = grows = 0
+    for leaf in state.values():
+        if not isinstance(leaf, Slots):
+            fixed += leaf.numel()
+        elif leaf.window is None:
+            grows += leaf[0].numel()
+        else:
+            fixed += leaf.window * leaf[0].numel()
+    return " + ".join([*([f"{fixed:,}"] if fixed else []), *([f"{grows:,} T"] if grows else [])])

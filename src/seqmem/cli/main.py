@@ -31,6 +31,7 @@ VERBS = {
     "verify": "are the files of finished runs what the runs wrote?",
     "trace": "the gradient at every timestep of a PyTorch model of your own: script.py:make",
     "paper": "repeat a published result, and see the published figures beside yours",
+    "card": "what a battery of tasks says of one cell, on a page that can be checked",
     "check": "does a cell or a model of your own keep what training and measuring rely on?",
     "export": "a run's weights as a state dict, its step as ONNX",
     "list": "the cells, tasks, models, probes, optimizers and experiments there are",

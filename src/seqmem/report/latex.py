@@ -2,6 +2,7 @@
 
     TASK-scores.tex     a row for each label and trained length: parameters, seeds, score, solved, steps until solved
     TASK-gradient.tex   and what the probes measured, before the training and after it
+    across-tasks.tex    a row for each cell over all tasks, where cells share two
 
 Each is a whole ``table``, to be read in with \\input. Medians are over seeds, their exact intervals in brackets.
 """
@@ -13,6 +14,8 @@ from pathlib import Path
 
 from ..metrics import Metric
 from ..runs.files import write_atomically
+from ..solved import LEVEL, percent
+from .across import Across, across
 from .collect import Collection, Group, ProbeNumber, probe_numbers
 from .levels import Level, chance_of, level_words
 from .statistics import (
@@ -24,7 +27,7 @@ from .statistics import (
     score_interval,
     steps_to_solve,
 )
-from .wording import clean, file_name, listing, number_words, score_words, with_signs
+from .wording import clean, estimate_words, file_name, listing, number_words, score_words, with_signs
 
 FOLDER = "tables"
 
@@ -45,7 +48,38 @@ def write(collection: Collection, folder: Path, *, threshold: float | None = Non
                 name = file_name(f"{task} {what}", written)
                 write_atomically(folder / FOLDER / f"{name}.tex", text.encode())
                 written.append(name)
+    if (over_tasks := across(collection)) is not None:
+        written.append(file_name("across tasks", written))
+        write_atomically(folder / FOLDER / f"{written[-1]}.tex", over_all_tasks(over_tasks).encode())
     return [f"{FOLDER}/{name}.tex" for name in written]
+
+
+def over_all_tasks(over_tasks: Across) -> str:
+    """The cells over all tasks, the best first."""
+    better = over_tasks.next_better
+    heads = [
+        "Cell",
+        "Pairs",
+        "Interquartile mean",
+        "Above 0.5",
+        "Above 0.9",
+        *(["Better than the next"] if better else []),
+    ]
+    rows = []
+    for cell in over_tasks.cells:
+        shares = [f"{100 * cell.share_above(threshold):.0f} %" for threshold in (0.5, 0.9)]
+        row = [clean(cell.label, 60), str(len(cell.scores)), estimate_words(cell.interquartile_mean), *shares]
+        if better:
+            row.append(estimate_words(better[cell.label].probability) if cell.label in better else "")
+        rows.append(row)
+    caption = (
+        f"{len(over_tasks.tasks)} tasks ({listing(list(over_tasks.tasks), 40)}): scores from chance (0) to perfect "
+        "(1), of a seed the mean over the trained lengths. The interquartile mean over all pairs of a task and a seed, "
+        f"with its {percent(LEVEL)} interval by the stratified bootstrap; the share of pairs above a threshold."
+    )
+    if better:
+        caption += " Better than the next: the probability that a seed is better than one of the next cell."
+    return _table("across tasks", caption, heads, rows)
 
 
 def scores(groups: Sequence[Group], threshold: float | None = None) -> str:

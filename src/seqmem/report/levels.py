@@ -89,6 +89,11 @@ def chance_of(runs: Sequence[Measured]) -> Level | None:
     return next((one for one in levels(runs, {run.seq_len for run in runs}) if one.name == CHANCE), None)
 
 
+def chance_at(runs: Iterable[Measured], length: int) -> float | None:
+    """Chance at a length; None: not known."""
+    return next((level.at(length) for level in levels(runs, [length]) if level.name == CHANCE), None)
+
+
 def level_words(metric: Metric, level: Level, *, where: str = "length ") -> str:
     """``25.0 %``, or ``0.125 at length 4 to 0.1583 at length 20``."""
     if level.flat:

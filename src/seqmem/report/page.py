@@ -17,9 +17,12 @@ from markupsafe import Markup
 from ..cores import usable_cores
 from ..runs.files import RunError, write_atomically
 from . import figures, sections
+from .across import across
 from .collect import Collection
+from .figures import across as across_figures
 from .figures.base import FigureKind, Plot, TaskRuns, Traces, colours
 from .figures.output import for_page, render_all
+from .sections import across as across_tasks
 from .sections import origin, overview, scores
 from .statistics import comparisons, two_groups
 from .wording import clean, count, file_name
@@ -107,6 +110,7 @@ class _Page:
         self.traces = Traces(collection)
         self.comparisons = comparisons(collection, threshold)
         self.splits = two_groups(collection, threshold)
+        self.across = across(collection)
         self.pdf, self.beside = pdf, beside
         self.written: set[str] = set()
         self.files: set[str] = set()
@@ -116,9 +120,13 @@ class _Page:
         here = Path(__file__)
         environment = Environment(autoescape=True, undefined=StrictUndefined, finalize=_shown)
         template = environment.from_string(here.with_name("page.html").read_text())
+        over_tasks = [] if self.across is None else self.plan_plots("", across_figures.plots(self.across, self.colours))
         planned = [self.plan(name) for name in self.collection.tasks]
-        self.write_figures([figure for plan in planned for figures in plan.figures.values() for figure in figures])
+        of_tasks = [figure for plan in planned for figures in plan.figures.values() for figure in figures]
+        self.write_figures([*over_tasks, *of_tasks])
         tasks = [self.task(number, plan) for number, plan in enumerate(planned, 1)]
+        if self.across is not None:
+            tasks.insert(0, across_tasks.part(self.across, self.colours, over_tasks))
         return template.render(
             title=overview.title(self.groups),
             counted=overview.counted(self.collection),
@@ -150,13 +158,16 @@ class _Page:
         return _Planned(name, task, figures_of, [*task.notes, *self.unread_traces()], undrawn)
 
     def plan_figures(self, kind: FigureKind, task: TaskRuns) -> list["_Figure"]:
-        """The figures of one kind, until the page has MOST_FIGURES."""
+        return self.plan_plots(task.name, kind.plots(task))
+
+    def plan_plots(self, of: str, plots: Iterable[Plot]) -> list["_Figure"]:
+        """The figures of one kind, until the page has MOST_FIGURES; ``of``: what their names begin with."""
         planned = []
-        for plot in kind.plots(task):
+        for plot in plots:
             if len(self.written) >= MOST_FIGURES:
                 self.undrawn += 1
             else:
-                planned.append(_Figure(file_name(f"{task.name} {plot.name}", self.written), plot))
+                planned.append(_Figure(file_name(f"{of} {plot.name}", self.written), plot))
                 self.written.add(planned[-1].name)
         return planned
 

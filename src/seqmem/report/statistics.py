@@ -17,7 +17,7 @@ import numpy as np
 from ..metrics import Metric
 from ..solved import FEWEST, LEVEL, Bounds, Solved, order_rank, percent, solved_after, span_bounds
 from .collect import Collection, Group, Run
-from .levels import CHANCE, levels
+from .levels import chance_at
 
 ALPHA = 0.05
 """Significance level of every test, two-sided."""
@@ -328,7 +328,7 @@ def bimodality(runs: Sequence[Run], threshold: float | None = None, *, at: int |
         return None
     first, goal = runs[0], rule(runs[0], threshold)
     length = first.seq_len if at is None else at
-    chance = next((level.at(length) for level in levels(runs[:1], [length]) if level.name == CHANCE), None)
+    chance = chance_at(runs[:1], length)
     if chance is None or goal is None or goal == chance:
         return None
     scores = badly([score for _, score in tested], higher_is_better=first.higher_is_better)

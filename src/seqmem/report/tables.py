@@ -3,6 +3,9 @@
     runs      a row for each run that is finished or diverged
     groups    a row for each task, label and trained length: over its seeds
     tested    a row for each run and each length it was tested at; one that diverged has failed at all of its group's
+    across    a row for each cell over all tasks, on the scale from chance (0) to perfect (1); where there are two tasks
+    profiles  the share of its task-and-seed pairs above each threshold
+    improved  a row for two cells: the probability that a seed of ``a`` is better than one of ``b``
 
 Lengths and half-lives are in timesteps, steps in updates, an accuracy is a fraction. Infinite is ``inf``: of a
 half-life, the gradient keeps its size or grows; of a median of steps, most seeds have not solved it; of a median score,
@@ -22,8 +25,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ..runs.files import written_atomically
 from ..solved import LEVEL
+from .across import THRESHOLDS, Across, across
 from .collect import Collection, ProbeNumber, Run, probe_numbers
-from .levels import CHANCE, levels
+from .levels import chance_at
 from .statistics import (
     group_count,
     is_solved,
@@ -42,6 +46,9 @@ if TYPE_CHECKING:
     import polars as pl
 
 NAMES = ("runs", "groups", "tested")
+
+ACROSS = ("across", "profiles", "improved")
+"""Tables that are there where cells share two tasks."""
 
 _FORMULA = re.compile("[=+\\-@\\t\\r\\n\uff1d\uff0b\uff0d\uff20]")
 """What a cell of a spreadsheet begins with that is computed (OWASP, CSV Injection)."""
@@ -87,9 +94,10 @@ def _quoted(text: str) -> str:
 
 
 def tables(collection: Collection, threshold: float | None = None) -> dict[str, Table]:
-    """Name -> table, for all of NAMES."""
+    """Name -> table, for all of NAMES, and of ACROSS where they have rows."""
     numbers = probe_numbers(collection.runs)
-    return {
+    some = {name: table for name, table in _across(across(collection)).items() if table.rows}
+    return some | {
         "runs": Table(_run_columns(numbers), [_run(run, numbers, threshold) for run in collection.runs]),
         "groups": Table(_group_columns(numbers), _groups(collection, numbers, threshold)),
         "tested": Table(_TESTED, _tested(collection, threshold)),
@@ -104,14 +112,18 @@ def has_parquet() -> bool:
 def write(collection: Collection, folder: Path, *, threshold: float | None = None) -> list[Path]:
     """Write ``NAME.csv`` and, if ``has_parquet``, ``NAME.parquet`` for each table, and return the paths.
 
-    Existing files are replaced. A Parquet file of an earlier report, which cannot be replaced, is removed.
+    Existing files are replaced. Those of an earlier report that cannot be replaced are removed.
 
     Raises:
         OSError: a file cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    written = []
-    for name, table in tables(collection, threshold).items():
+    written, made = [], tables(collection, threshold)
+    for name in (*NAMES, *ACROSS):
+        if name not in made:
+            for ending in ("csv", "parquet"):
+                (folder / f"{name}.{ending}").unlink(missing_ok=True)
+    for name, table in made.items():
         stores: dict[str, Callable[[BinaryIO], Any]] = {"csv": table.write_csv}
         if has_parquet():
             stores["parquet"] = table.frame().write_parquet
@@ -201,7 +213,7 @@ def _groups(collection: Collection, numbers: Sequence[ProbeNumber], threshold: f
                 "unfinished": count.unfinished,
                 "missing": count.missing,
                 "metric": first.metric.name,
-                "chance": _chance(runs, length),
+                "chance": chance_at(runs, length),
                 "solved_at": rule(first, threshold),
                 "score_min": min(scores, default=None),
                 "score_max": max(scores, default=None),
@@ -230,8 +242,32 @@ def _groups(collection: Collection, numbers: Sequence[ProbeNumber], threshold: f
     return rows
 
 
-def _chance(runs: Sequence[Run], length: int) -> float | None:
-    return next((level.at(length) for level in levels(runs, [length]) if level.name == CHANCE), None)
+_ESTIMATE = {"value": float, "low": float, "high": float}
+
+
+def _across(over_tasks: Across | None) -> dict[str, Table]:
+    """Name -> table, of ACROSS; without rows where there are no two tasks."""
+    cells = [] if over_tasks is None else over_tasks.cells
+    tasks = "" if over_tasks is None else ", ".join(over_tasks.tasks)
+    across_rows, profile_rows = [], []
+    for cell in cells:
+        row = {"label": cell.label, "tasks": tasks, "pairs": len(cell.scores), "level": LEVEL}
+        across_rows.append(row | _estimate(*vars(cell.interquartile_mean).values()))
+        for threshold, *shares in zip(THRESHOLDS.tolist(), *(of.tolist() for of in cell.profile), strict=True):
+            profile_rows.append({"label": cell.label, "threshold": threshold} | _estimate(*shares))
+    improved = [
+        {"a": pair.a, "b": pair.b} | _estimate(*vars(pair.probability).values())
+        for pair in ([] if over_tasks is None else over_tasks.pairs)
+    ]
+    return {
+        "across": Table({"label": str, "tasks": str, "pairs": int, **_ESTIMATE, "level": float}, across_rows),
+        "profiles": Table({"label": str, "threshold": float, **_ESTIMATE}, profile_rows),
+        "improved": Table({"a": str, "b": str, **_ESTIMATE}, improved),
+    }
+
+
+def _estimate(*numbers: float) -> dict[str, float | None]:
+    return {name: None if isnan(number) else number for name, number in zip(_ESTIMATE, numbers, strict=True)}
 
 
 _TESTED = {**_WHO, "seed": int, "tested_at": int, "score": float, "solved": bool, "chance": float}
@@ -243,7 +279,7 @@ def _tested(collection: Collection, threshold: float | None) -> list[dict[str, A
         for trained in group.lengths:
             runs, known = group.at(trained), rule(group.first, threshold) is not None
             every = sorted({trained, *(length for run in runs for length in run.by_length)})
-            chances = {length: _chance(runs, length) for length in every}
+            chances = {length: chance_at(runs, length) for length in every}
             for run in runs:
                 scores = dict.fromkeys(every, nan) if run.diverged else run.by_length
                 for length, score in scores.items():

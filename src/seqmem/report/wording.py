@@ -8,6 +8,7 @@ from math import isinf, isnan
 
 from ..measurement import Number
 from ..metrics import Metric
+from .across import Estimate
 from .statistics import Span
 
 
@@ -41,6 +42,12 @@ def with_signs(text: str) -> str:
     """``text`` with typographic signs for ASCII ones: a minus as wide as a digit, ≥ and ∞."""
     text = re.sub(r"(?<![\w.])-(?=[\d.])", "−", text)
     return text.replace(">= ", "≥ ").replace("inf", "∞")
+
+
+def estimate_words(estimate: Estimate) -> str:
+    """``0.83 [0.71, 0.92]``; the number alone where there is no interval."""
+    ends = "" if isnan(estimate.low) else f" [{estimate.low:.2f}, {estimate.high:.2f}]"
+    return f"{estimate.value:.2f}{ends}"
 
 
 def span_words(span: Span) -> str:

@@ -314,31 +314,14 @@ def _cell(choice: Choice) -> list[str]:
     named = ", ".join(states) if len(states) < 3 else f"{states[0]} + {len(states) - 1} more"
     large, _ = _made_cell(choice, units=_UNITS)
     assert large is not None  # it could be made with one unit
+    from ...cells.base import numbers_in_state
+
     numbers = numbers_in_state(large).rjust(len("numbers"))  # beneath its title
     return [named, numbers, "yes" if kind.parallel else "", _source(kind, choice)]
 
 
 _UNITS = 64
 """The default hidden size."""
-
-
-def numbers_in_state(cell: "seqmem.cells.Cell") -> str:
-    """How many numbers the state of a sequence has: ``128``, or ``+128`` with each timestep."""
-    import torch
-
-    from ...cells.state import Slots
-
-    with torch.no_grad():
-        _, state = cell.step(next(cell.parameters()).new_zeros(1, cell.input_size), cell.initial_state(1))
-    fixed = grows = 0
-    for leaf in state.values():
-        if not isinstance(leaf, Slots):
-            fixed += leaf.numel()
-        elif leaf.window is None:
-            grows += leaf[0].numel()
-        else:
-            fixed += leaf.window * leaf[0].numel()
-    return " + ".join([*([f"{fixed:,}"] if fixed else []), *([f"{grows:,} T"] if grows else [])])
 
 
 def _families(rows: list[list[str]]) -> Iterator[tuple[str, list[list[str]]]]:

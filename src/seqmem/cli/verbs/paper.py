@@ -21,7 +21,8 @@ from ..config.commands import command
 from ..config.errors import ConfigError, Parser, nearest
 from ..config.own_code import forget_edited
 from ..config.schema import conf_dir
-from ..launch.paper_runs import comparisons, planned, run
+from ..launch.paper_runs import comparisons, planned
+from ..launch.planned_runs import run_all
 from ..terminal.console import Console
 from ..terminal.strip import columns, say
 from ..terminal.words import here
@@ -42,7 +43,7 @@ def main(args: Sequence[str]) -> int:
         raise ConfigError(f"--quick: paper={paper.name} has no quick form; it takes {paper.cost}")
     plans = planned(paper, more, quick=given.quick)
     with redirect_stdout(sys.stderr) if given.json else nullcontext():  # the runs' progress is no JSON
-        jobs = run(plans, launcher)
+        jobs = run_all(plans, launcher)
     table = comparisons(paper, plans, jobs)
     content = plain_json(as_json(paper, table, quick=given.quick))
     typed = command("paper", given.name, *(["--quick"] if given.quick else []), *given.settings)

@@ -13,12 +13,13 @@ from rich.text import Text
 from ...decay import NUMBERS
 from ...metrics import Metric
 from ...report import latex, statistics, tables
+from ...report.across import Across, Estimate, across
 from ...report.collect import Collection, Group, collect
 from ...report.levels import chance_of, level_words
-from ...report.wording import file_name
+from ...report.wording import estimate_words, file_name
 from ...runs.directory import RunDirectory
 from ...runs.files import CONFIG, RunError, plain_json
-from ...solved import Solved
+from ...solved import LEVEL, Solved
 from ..config.choose import OUTPUTS
 from ..config.commands import examples, install
 from ..config.errors import ConfigError, Parser
@@ -154,6 +155,8 @@ a summary, and writes a page with figures, and tables as CSV and, with polars, P
   interval      exact, by order statistics, with its confidence in brackets: at
                 least 95 % from 6 seeds on; of fewer it is their range
   difference    the median of the pairs of one seed each, and an exact sign test
+  across tasks  where cells share two tasks: scores from chance (0) to perfect (1),
+                their interquartile mean, how probably a cell is better than another
 
 A run that diverged counts: its seed has not solved the task, and is worse than any
 score. Runs that are not finished, damaged, of another version, or there twice are
@@ -216,6 +219,8 @@ def lines(collection: Collection, threshold: float | None, page: Path | None, wi
     parts += _legend(shown, width)
     parts += _two_groups(collection, threshold)
     parts += _pairs(collection, threshold, width)
+    if (over_tasks := across(collection)) is not None:
+        parts += _across(over_tasks, width)
     parts += _not_used(collection)
     if page is not None:
         parts += [Text(), Text.assemble(("report  ", "dim"), (str(here(page)), "bold"))]
@@ -421,6 +426,32 @@ def _out_of_reach(earned: Sequence[statistics.Comparison]) -> list[str]:
     return lines
 
 
+def _across(over_tasks: Across, width: int) -> list[Text]:
+    """A row for each cell; the page and the tables have every pair."""
+    better = over_tasks.next_better
+    heads = ["", "IQM", "> 0.5", "> 0.9"] + (["better than the next"] if better else [])
+    rows = []
+    for cell in over_tasks.cells:
+        cells = [Text(estimate_words(cell.interquartile_mean))]
+        cells += [Text(f"{100 * cell.share_above(threshold):.0f} %") for threshold in (0.5, 0.9)]
+        if better:
+            cells.append(Text(estimate_words(better[cell.label].probability) if cell.label in better else "", "dim"))
+        rows.append((cell.label, cells))
+    chosen = f"across {len(over_tasks.tasks)} tasks: {', '.join(over_tasks.tasks)}"
+    meaning = (
+        "scores from 0 (chance) to 1 (perfect), of a seed the mean over the lengths of all cells; IQM: interquartile "
+        "mean, of the middle half of all task-and-seed pairs (Agarwal et al. 2021), and its 95 % interval by the "
+        "stratified bootstrap; "
+        "> 0.5, > 0.9: the share of pairs above; better than the next: the probability that a seed is better than one "
+        "of the next cell, equal scores counting half"
+    )
+    left_out = f"left out: {'; '.join(over_tasks.left_out)}" if over_tasks.left_out else ""
+    lines = [Text(), *(Text(part, "bold") for part in textwrap.wrap(chosen, width, subsequent_indent="    "))]
+    lines += _aligned(heads, rows, width)
+    lines += [Text(part, "dim") for part in textwrap.wrap(meaning, width)]
+    return lines + [Text(part, "yellow") for part in textwrap.wrap(left_out, width)]
+
+
 def _not_used(collection: Collection) -> list[Text]:
     lines = []
     failed = [one for one in collection.unfinished if one.error]
@@ -468,6 +499,7 @@ def numbers(collection: Collection, threshold: float | None, page: Path | None) 
             }
             for pair in statistics.comparisons(collection, threshold)
         ],
+        "across": _across_numbers(across(collection)),
         "diverged": [{"path": str(run.path), "error": run.error} for run in collection.diverged],
         "unfinished": [{**vars(one), "path": str(one.path)} for one in collection.unfinished],
         "left_out": [{"path": str(one.path), "reason": one.reason} for one in collection.left_out],
@@ -517,6 +549,32 @@ def _group(group: Group, threshold: float | None) -> dict[str, Any]:
         "memory_span_interval": vars(span.bounds) if span.known else None,
         "lengths": lengths,
     }
+
+
+def _across_numbers(over_tasks: Across | None) -> dict[str, Any] | None:
+    """None: there are no two tasks with the same cells."""
+    if over_tasks is None:
+        return None
+    return {
+        "scale": "(score - chance) / (perfect - chance), at least 0",
+        "tasks": {task: list(lengths) for task, lengths in over_tasks.tasks.items()},
+        "cells": [
+            {
+                "label": cell.label,
+                "scores": {task: scores.tolist() for task, scores in cell.by_task.items()},
+                "interquartile_mean": _estimate(cell.interquartile_mean),
+            }
+            for cell in over_tasks.cells
+        ],
+        "improvements": [
+            {"a": pair.a, "b": pair.b, "probability": _estimate(pair.probability)} for pair in over_tasks.pairs
+        ],
+        "left_out": list(over_tasks.left_out),
+    }
+
+
+def _estimate(estimate: Estimate) -> dict[str, float]:
+    return {"value": estimate.value, "low": estimate.low, "high": estimate.high, "level": LEVEL}
 
 
 def _interval(interval: statistics.Interval) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """The report's figures, by matplotlib: one kind of figure a module (``base`` says what a module has).
 
-``style``, ``axes``, ``marks`` and ``curves`` are what they share, ``output`` is how a figure leaves.
+``style``, ``axes``, ``marks`` and ``curves`` are what they share, ``output`` is how a figure leaves. ``across`` is of
+all tasks together, the others of one.
 """
 
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""The sections of the report's page: ``overview`` first, then TASK for every task, ``origin`` last."""
+"""The sections of the report's page: ``overview`` first, ``across``, TASK for every task, ``origin`` last."""
 
 from collections.abc import Callable
 
