@@ -402,12 +402,21 @@ _ABOUT = {"cell": _about_cell, "task": _about_task}
 def _section(titles: list[str], rows: list[list[str]], console: rich.console.Console) -> Iterator[Text]:
     head = [Text(title, "dim" if i else "bold") for i, title in enumerate(titles)]
     cells = [[Text(f"  {row[0]}", "cyan"), *(Text(text) for text in row[1:-1])] for row in rows]
+    # A name that leaves no room for the other columns has a line of its own.
+    others = columns([each[1:] or [Text()] for each in (head[:-1], *cells)])
+    room = console.width - max(line.cell_len for line in others) - 2
+    wide = max(each[0].cell_len for each in cells) > room >= _NAME
+    above = [each[0] if wide and each[0].cell_len > room else None for each in cells]
+    cells = [[Text(), *each[1:]] if name is not None else each for name, each in zip(above, cells, strict=True)]
     left = columns([[*cells, Text(".")] for cells in [head[:-1], *cells]])
     start = left[0].cell_len - 1
     beside = console.width - start >= _NARROWEST or start < _NARROWEST
     indent = start if beside else 4
-    for line, last in zip(left, [head[-1], *(Text(row[-1]) for row in rows)], strict=True):
+    lasts = [head[-1], *(Text(row[-1]) for row in rows)]
+    for name, line, last in zip([None, *above], left, lasts, strict=True):
         line.right_crop(1)
+        if name is not None:
+            yield name
         parts = list(last.wrap(console, max(20, console.width - indent))) or [last]
         drawn = [Text.assemble(" " * indent, part) for part in parts]
         if beside:
@@ -418,6 +427,9 @@ def _section(titles: list[str], rows: list[list[str]], console: rich.console.Con
             one.rstrip()
             yield one
 
+
+_NAME = 12
+"""Characters for names, the least; where there are fewer, no table fits."""
 
 _NARROWEST = 24
 """Characters for the last column beside the others; where there are fewer, it is on lines of its own."""
