@@ -42,7 +42,7 @@ from seqmem.record.traces import TraceFile
 from seqmem.runs.directory import RunDirectory
 from seqmem.runs.files import CHECKPOINT, EVENTS, GRADIENTS, METRICS, TRACES, RunError
 from seqmem.runs.result import Facts
-from seqmem.signals import Batch
+from seqmem.signals import Batch, Several
 from seqmem.tasks import TASKS, Adding, Copy, Task
 from seqmem.training import loop as training
 from seqmem.training.loop import train
@@ -979,6 +979,12 @@ def test_answers_at_many_timesteps_are_counted() -> None:
     assert "right " not in said("text", 30).replace(" right", "")  # nothing to put right
 
 
+def test_several_answers_at_once_are_shown_as_one() -> None:
+    shown = said("compression", 33)
+    assert shown.count("✓") == 2
+    assert "how much of the answer is right by then, " in shown
+
+
 def test_real_numbers_are_right_when_close_enough() -> None:
     assert said("adding", 10).count("✓") == 2
     assert said("adding", 10, right=lambda batch: batch.asked).count("✗") == 2
@@ -989,6 +995,18 @@ def test_long_sequences_are_abbreviated_in_the_middle() -> None:
     assert "more …" not in said("pronoun", 60)
     assert "(240 more)" not in said("text", 400)
     assert "… 240 more …" in said("text", 400)
+
+
+def assert_shares(task: Task, sentence: Sentence, outputs: np.ndarray, wanted: np.ndarray) -> None:
+    """Several answers at once: labels by the signs of their numbers, else the largest of each group."""
+    if isinstance(task.targets, Several):
+        outputs, wanted = (one.reshape(len(one), task.targets.count, -1).argmax(-1) for one in (outputs, wanted))
+    else:
+        outputs, wanted = outputs > 0, wanted > 0
+    assert sentence.right == pytest.approx((outputs == wanted).mean(1))
+    assert sentence.changed_at == max(t for t in range(len(outputs)) if t == 0 or (outputs[t] != outputs[t - 1]).any())
+    assert not sentence.correct[:-1].any()
+    assert sentence.correct[-1] == (outputs[-1] == wanted[-1]).all()
 
 
 @pytest.mark.parametrize("task", sorted(TASKS))
@@ -1003,8 +1021,12 @@ def test_a_sentence_is_what_the_model_put_out(task: str) -> None:
         assert list(sentence.words) == made.words(batch.inputs[:, b])[: last + 1]
         assert sentence.asked.tolist() == asked[: last + 1].tolist()
         actual, expected = outputs[: last + 1, b].double().numpy(), batch.targets[: last + 1, b].numpy()
+        wanted = expected if asked.sum() > 1 else expected[last]  # of one question: how sure the model is of its answer
+        if made.targets.metric.percent and not made.targets.discrete:
+            assert_shares(made, sentence, actual, np.broadcast_to(wanted, actual.shape))
+            continue
         if not made.targets.discrete:
-            error = np.square(actual - expected).mean(1)
+            error = np.square(actual - wanted).mean(1)
             assert sentence.right == pytest.approx(np.maximum(1 - np.sqrt(error / made.chance), 0))
             assert sentence.sure is None
             near = np.square(actual - actual[-1]).mean(1) <= made.solved_at
@@ -1014,7 +1036,6 @@ def test_a_sentence_is_what_the_model_put_out(task: str) -> None:
             assert sentence.correct.tolist() == (asked[: last + 1] & (error <= made.solved_at)).tolist()
             continue
         shares = np.exp(actual) / np.exp(actual).sum(1, keepdims=True)
-        wanted = expected if asked.sum() > 1 else expected[last]  # of one question: how sure the model is of its answer
         assert sentence.right == pytest.approx(shares[np.arange(last + 1), wanted])
         assert sentence.sure == pytest.approx(shares.max(1))
         top = shares.argmax(1)

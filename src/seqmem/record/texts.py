@@ -17,7 +17,9 @@ def answers(task: Task, read: "Sequence[Sentence]", *, title: str) -> str:
     """A few sequences as a model read them."""
     from .pictures.sentences import SHADES, text
 
-    if read[0].sure is None:
+    if read[0].sure is None and task.targets.metric.percent:
+        legend = f"how much of the answer is right by then, {SHADES[0]} nothing, {SHADES[-1]} all"
+    elif read[0].sure is None:
         legend = f"how close the estimate is by then, {SHADES[0]} off by {error_text(task)} or more, {SHADES[-1]} exact"
     else:
         legend = f"how sure of the right answer the model is by then, {SHADES[0]} not at all, {SHADES[-1]} 100 %"

@@ -39,12 +39,15 @@ def _sentence(task: Task, batch: Batch, predicted: Float[Tensor, "T B K"], b: in
         names = {symbol: task.answer(torch.tensor(symbol)) for symbol in {*top.tolist(), *targets.tolist()}}
         answers, expected = ([names[symbol] for symbol in series.tolist()] for series in (top, targets))
     else:
-        # 1: no error; 0: the error without a memory, or more.
-        right, sure = (1 - (scores / task.chance).sqrt().clamp(max=1)).numpy(), None
-        changed = number_changes(outputs.numpy(), goal or 0.0)
+        decoded, sure = task.targets.decode(outputs), None
+        if metric.percent:  # labels, or several symbols: the share that is right
+            right, changed = scores.numpy(), symbol_changes(decoded.unique(dim=0, return_inverse=True)[1].numpy())
+        else:  # 1: no error; 0: the error without a memory, or more
+            right = (1 - (scores / task.chance).sqrt().clamp(max=1)).numpy()
+            changed = number_changes(outputs.numpy(), goal or 0.0)
         answers, expected = ([""] * len(words) for _ in range(2))
         for t in sorted({0, *np.flatnonzero(asked.numpy() | changed).tolist()}):
-            answers[t], expected[t] = task.answer(outputs[t]), task.answer(targets[t])
+            answers[t], expected[t] = task.answer(decoded[t]), task.answer(targets[t])
     # By the score if the task says from which score on it is solved (two real numbers are never equal), else by name.
     correct = [
         bool(at) and (metric.reached(score, goal) if goal is not None else answer == other)

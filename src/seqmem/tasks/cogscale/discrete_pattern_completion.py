@@ -9,8 +9,8 @@ small: a pattern of 4, of 3 symbols, 60 timesteps; medium: 10, 8, 150; large: 25
 have more and fewer repetitions, and a fifth of their timesteps is hidden.
 
 Asked is what an earlier repetition shows. Published, what is hidden before its place of the pattern has been read is
-asked for, too: in one question of 12 (large: 16), where nothing tells the symbol. The least published error is thereby
-0.056 (medium 0.073, large 0.059). The input of a question is the same for all: chance is 1 / symbols.
+asked for, too: in one question of 12 (large: 16), where nothing tells the symbol. So the least error there is 0.054 on
+average (medium 0.072, large 0.059). The input of a question is the same for all: chance is 1 / symbols.
 
 Bendi-Ouis, De Coudenhove & Hinaut 2026, CogScale (arXiv 2605.19758),
 ``discrete_pattern_completion`` in version 0.2.0 of their package.
