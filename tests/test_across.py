@@ -163,6 +163,20 @@ def test_cells_are_compared_on_the_tasks_that_all_have() -> None:
     ]
 
 
+def test_tasks_without_a_scale_are_named() -> None:
+    runs = collected({"lstm": {"copy": {10: [1.0]}, "nback": {10: [1.0]}, "recall": {10: [1.0]}}}, recall=None).runs
+    runs += [run("lstm", 10, 0, 2.5, task="text", metric=BITS.name, higher_is_better=False, chance=3.4)]
+    runs += [run("lstm", 10, 0, 1.0, task="trivial", chance=1.0)]
+    one = across(Collection([], runs))
+    assert one is not None
+    assert list(one.tasks) == ["copy", "nback"]
+    assert list(one.left_out) == [
+        "recall: its chance is not known",
+        "text: no perfect score is known (bits per character)",
+        "trivial: without a memory its score is perfect",
+    ]
+
+
 def test_there_is_nothing_across_fewer_than_two_tasks() -> None:
     assert made({"lstm": {"copy": {10: [1.0]}}, "gru": {"copy": {10: [1.0]}}}) is None
     assert made({"lstm": {"copy": {10: [1.0]}}, "gru": {"nback": {10: [1.0]}}}) is None

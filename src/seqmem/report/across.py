@@ -213,11 +213,11 @@ def _no_scale(group: Group) -> str:
     """Why scores of a group cannot be put on the scale; empty: they can."""
     perfect = group.first.metric.perfect
     if perfect is None:
-        return f"what {group.first.metric.name} is perfect is not known"
+        return f"no perfect score is known ({group.first.metric.name})"
     chances = [chance_at(group.at(length), length) for length in group.lengths]
     if any(chance is None for chance in chances):
-        return "chance is not known"
-    return "chance is perfect" if perfect in chances else ""
+        return "its chance is not known"
+    return "without a memory its score is perfect" if perfect in chances else ""
 
 
 def _common(groups: Mapping[str, Mapping[str, Group]]) -> set[str]:
