@@ -342,8 +342,10 @@ def print_summary(console: Console, run: RunDirectory) -> None:
         (command("watch", *([] if root == OUTPUTS else [root])), "every curve in TensorBoard"),
         (command("show", folder), f"all runs of {summary.task} side by side"),
         (command("read", path), "a sentence, word by word"),
-        (command("eval", path, f"seq_len={8 * summary.seq_len}"), "other lengths"),
     ]
+    chosen = summary.config.get("evaluate", {}).get("lengths")
+    if chosen or max(summary.by_length, default=0) > summary.seq_len:  # else the task has no longer sequences
+        commands.append((command("eval", path, f"seq_len={8 * summary.seq_len}"), "other lengths"))
     room = console.width - LABEL - 1
     widest = max((len(line) for line, why in commands if len(line) + 2 + len(why) <= room), default=0)
     for i, (words, why) in enumerate(commands):
