@@ -69,18 +69,19 @@ def main(args: Sequence[str]) -> int:
 
 
 def _show(console: Console, paper: Paper, table: Sequence[Comparison]) -> None:
-    """The table. Below a row stands why its verdict is neither yes nor no, and where the terminal is narrow the
-    difference."""
+    """The table. Below a row stands why its verdict is neither yes nor no, and where the terminal is narrow the seeds
+    and the difference."""
     shown = [[*row[:-1], one.verdict] for row, one in zip(rows(paper, table), table, strict=True)]
     lines = [[Text(text, "dim") for text in HEADINGS]]
     lines += [[*(Text(text) for text in row[:-1]), Text(row[-1], _style(row[-1]))] for row in shown]
-    below = [[], *([one.why] if one.why else [] for one in table)]
+    # That no figure is published the empty column says.
+    below = [[], *([one.why] if one.why and (one.row.published or one.row.obstacle) else [] for one in table)]
     if console.is_terminal and max(line.cell_len for line in columns(lines)) > console.width:
-        at = HEADINGS.index("difference")
+        at, end = HEADINGS.index("seeds"), HEADINGS.index("verdict")
         for line, notes in zip(lines[1:], below[1:], strict=True):
-            if difference := line[at].plain:
-                notes.insert(0, f"difference {difference}")
-        lines = [[*line[:at], *line[at + 1 :]] for line in lines]
+            seeds, difference = (part.plain for part in line[at:end])
+            notes[:0] = [f"{seeds} seeds", *([f"difference {difference}"] if difference else [])]
+        lines = [[*line[:at], *line[end:]] for line in lines]
     for line, notes in zip(columns(lines), below, strict=True):
         say(console, line)
         if notes:
