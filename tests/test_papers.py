@@ -103,6 +103,18 @@ def test_a_missing_key_is_named() -> None:
         paper_of("small", {key: value for key, value in SMALL.items() if key != "claim"})
 
 
+def test_the_page_has_every_paper_and_every_departure() -> None:
+    """docs/papers.md, which has the departures word by word; cogscale_copy has a page of its own."""
+    page = (CONF.parents[1] / "docs" / "papers.md").read_text()
+    words = " ".join(page.split())
+    for path in CONF.glob("*.yaml"):
+        assert f"`{path.stem}`" in page
+        if path.stem != "cogscale_copy":
+            content: Any = OmegaConf.to_container(OmegaConf.load(path))
+            for one in content["departures"]:
+                assert " ".join(one.split()) in words, path.stem
+
+
 def test_later_settings_hold() -> None:
     paper = small(best_of="optimizer.lr=1e-2,1e-3", rows={"a": {"settings": "cell=rnn steps=7"}})
     assert paper.candidates() == ["optimizer.lr=1e-2", "optimizer.lr=1e-3"]

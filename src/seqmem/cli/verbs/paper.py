@@ -13,7 +13,7 @@ from rich.padding import Padding
 from rich.text import Text
 from yaml import YAMLError
 
-from ...papers import Paper, paper_of
+from ...papers import Comparison, Paper, paper_of
 from ...papers.definition import DefinitionError
 from ...papers.table import HEADINGS, as_json, markdown, rows
 from ...runs.files import plain_json, write_atomically, write_json
@@ -61,18 +61,32 @@ def main(args: Sequence[str]) -> int:
     if given.quick and paper.quick is not None:
         say(console, Text(f"a quick look: {paper.quick.shows}", "yellow"))
     say(console, Text())
-    lines = [[Text(text, "dim") for text in HEADINGS]]
-    lines += [
-        [Text(text, _style(text) if at == len(row) - 1 else "") for at, text in enumerate(row)]
-        for row in rows(paper, table)
-    ]
-    for line in columns(lines):
-        say(console, line)
+    _show(console, paper, table)
     say(console, Text())
     for one in paper.departures:
         say(console, Text(f"- {one}", "dim"))
     say(console, Text(f"{here(folder / stem)}.md and .json have this table", "dim"))
     return 0
+
+
+def _show(console: Console, paper: Paper, table: Sequence[Comparison]) -> None:
+    """The table. Below a row stands why its verdict is neither yes nor no, and where the terminal is narrow the seeds
+    and the difference."""
+    shown = [[*row[:-1], one.verdict] for row, one in zip(rows(paper, table), table, strict=True)]
+    lines = [[Text(text, "dim") for text in HEADINGS]]
+    lines += [[*(Text(text) for text in row[:-1]), Text(row[-1], _style(row[-1]))] for row in shown]
+    # That no figure is published the empty column says.
+    below = [[], *([one.why] if one.why and (one.row.published or one.row.obstacle) else [] for one in table)]
+    if console.is_terminal and max(line.cell_len for line in columns(lines)) > console.width:
+        at, end = HEADINGS.index("seeds"), HEADINGS.index("verdict")
+        for line, notes in zip(lines[1:], below[1:], strict=True):
+            seeds, difference = (part.plain for part in line[at:end])
+            notes[:0] = [f"{seeds} seeds", *([f"difference {difference}"] if difference else [])]
+        lines = [[*line[:at], *line[end:]] for line in lines]
+    for line, notes in zip(columns(lines), below, strict=True):
+        say(console, line)
+        if notes:
+            say(console, _indented(console, Text(", ".join(notes), "dim")))
 
 
 def _style(verdict: str) -> str:
