@@ -1,4 +1,4 @@
-"""Types and shapes that are checked while the tests run: the first calls of every function, and one in every test file.
+"""Types and shapes that are checked while the tests run: the first calls of every function, in every test file.
 
 Checking each call took a third of the suite's time; a training calls the same functions thousands of times. jaxtyping's
 import hook decorates every function of seqmem. The decorator here makes a function checkable when it is first called,
@@ -21,17 +21,13 @@ from beartype import beartype
 from beartype._check.code import codemain
 
 CALLS = 20
-"""Calls of a function that are checked in the first test file of a process."""
-
-AGAIN = 1
-"""Calls that are checked in each later file: six cost the suite an eighth of its time."""
+"""Calls of a function that are checked in one test file."""
 
 NESTED = 5
 """Definitions of an inner function that are made checkable in one test file: each takes half a millisecond."""
 
 _jaxtyped = jaxtyping.jaxtyped
 _detours: "list[_Detour]" = []
-_files = 0
 _nested: Counter[int] = Counter()
 """Identity of an inner function's code -> its definitions. A code's hash is computed from its constants each time."""
 
@@ -48,10 +44,10 @@ class _Detour:
         constants = tuple(self if constant == _CALLED else constant for constant in template.co_consts)
         self.code = template.replace(co_name=self.own_code.co_name, co_consts=constants)
         function.__dict__["__wrapped__"] = self.original  # for inspect.signature
-        self.start_again(CALLS)
+        self.start_again()
 
-    def start_again(self, calls: int) -> None:
-        self.left = calls
+    def start_again(self) -> None:
+        self.left = CALLS
         self.function.__code__ = self.code
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -163,8 +159,6 @@ codemain.getrandbits = Random(0).getrandbits  # pyright: ignore[reportPrivateImp
 
 def start_again() -> None:
     """Check the next calls, too: at the start of a test file."""
-    global _files
-    _files += 1
     _nested.clear()
     for detour in _detours:
-        detour.start_again(CALLS if _files == 1 else AGAIN)
+        detour.start_again()
