@@ -59,7 +59,7 @@ def made(name: str, size: str) -> Any:
 
 @cache
 def their_signal(name: str, size: str) -> dict[str, Tensor]:
-    """Of each part its inputs, ``X``, and targets, ``Y``, [T D]."""
+    """Each part's inputs, ``X``, and targets, ``Y``, [T D]."""
     entry = getattr(cogscale.evals, f"cogscale_{size}")[name.removeprefix("cogscale_")]
     data = entry["fct"](**entry["params"])
     return {key: torch.from_numpy(values[0]) for key, values in data.items() if key != "category"}
@@ -108,8 +108,8 @@ def test_our_sequences_are_drawn_as_theirs(name: str) -> None:
 
 def features(inputs: Tensor, targets: Tensor, asked: Tensor, answers: int) -> list[Tensor]:
     """What is compared, [N B ...]: inputs and their squares, answers where they are asked, neighbours, their number."""
-    said = torch.nn.functional.one_hot(targets, answers) if targets.ndim == 2 else targets
-    values = [inputs, inputs.square(), said * asked[..., None], pairs(inputs), asked.sum(0, keepdim=True)]
+    answered = torch.nn.functional.one_hot(targets, answers) if targets.ndim == 2 else targets
+    values = [inputs, inputs.square(), answered * asked[..., None], pairs(inputs), asked.sum(0, keepdim=True)]
     return [one.double() for one in values]
 
 

@@ -139,7 +139,7 @@ class LSTM1997(Cell):
         return self._split(F.linear(x, self.weight_input, self._bias()) + F.linear(past, self.weight_hidden))
 
     def _bias(self) -> Tensor | None:
-        """Of every unit: zero where it has none."""
+        """Every unit's bias; zero where it has none."""
         bias = self.bias
         if bias is not None and len(bias) < len(self.weight_input):
             bias = F.pad(bias, (0, self.output_size))

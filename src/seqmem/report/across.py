@@ -23,7 +23,7 @@ from .collect import Collection, Group
 from .levels import chance_at
 
 RESAMPLES = 2000
-"""Of the bootstrap; both ends of an interval then vary by some 6 % of the standard deviation of what is estimated."""
+"""Draws of the bootstrap; both ends of an interval then vary by some 6 % of the estimate's standard deviation."""
 
 THRESHOLDS = np.linspace(0, 1, 101)
 """[K], at which performance profiles are computed."""

@@ -165,7 +165,7 @@ class Summary:
 
     @property
     def lag(self) -> Lag | None:
-        """Of the trained length; None: the task has none, or it is not recorded."""
+        """The lag at the trained length; None: the task has none, or it is not recorded."""
         return read_lag(self.environment.get("lag"))
 
     @property
