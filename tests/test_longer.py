@@ -70,6 +70,19 @@ def test_a_run_that_cannot_be_gone_on_from(spoil: Callable[[Path], object], why:
     assert shorter(compose_run([*LSTM, "steps=5"]), run_path) is None
 
 
+@pytest.mark.parametrize(
+    ("setting", "why"),
+    [
+        ("train.patience=3", "with train.patience it has the weights of its best evaluation"),
+        ("train.until_solved=true", "with train.until_solved it ends where it solved its task"),
+        ("train.schedule=cosine", "train.schedule=cosine has other learning rates in a longer run"),
+        ("train.warmup=2", ""),
+    ],
+)
+def test_how_a_run_was_trained_may_rule_out_a_longer_one(setting: str, why: str, run: Path) -> None:
+    assert longer._obstacle(RunDirectory(run), 6, compose_run([*LSTM, "steps=12", setting])) == why
+
+
 def test_a_last_log_line_of_its_own_begins_anew_in_one_line(run: Path, typed: Typed) -> None:
     command = ("train", *LSTM, "log_every=4", "quiet=false")
     assert typed(*command, "steps=6").code == 0

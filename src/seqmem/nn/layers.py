@@ -157,7 +157,7 @@ class _OnKernels(torch.nn.RNNBase):
     def _pays(self, input: Any) -> bool:  # noqa: A002
         """True if the kernels are the faster ones for inputs of this size. Asked first: small ones take no time.
 
-        The last answer is cached: where torch computes a short sequence, asking takes 3 % of its time and not 10 %.
+        The last answer is cached: beside a short sequence, which torch computes, choosing anew is slow.
         """
         own = self.__dict__
         if type(input) is Tensor:
