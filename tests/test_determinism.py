@@ -30,6 +30,9 @@ NO_IDENTITY = {
     "init_from",  # a path: init_weights has what is in it
 }
 
+DEFAULTS = ("usual_seq_len", "difficulty")
+"""Settings of a task that are only what others are by default."""
+
 SETTINGS = (*TINY, "cell.hidden_size=33", "batch_size=17", "cell.layers=2", "quiet=true")
 
 
@@ -156,6 +159,7 @@ def test_settings_without_effect_on_numbers_do_not_change_the_directory(configur
         for setting in NO_IDENTITY:
             setattr(other, setting, _another(getattr(config, setting)))
         other.task["usual_seq_len"] += 1  # only the default of seq_len, which is itself part of the identity
+        other.task["difficulty"] = "hard"  # only the default of settings which are themselves part of it
         assert run_path(other).relative_to(other.outputs) == run_path(config).relative_to(config.outputs)
 
 
@@ -190,14 +194,14 @@ def test_names_are_safe_in_paths() -> None:
 def _identity(config: RunConfig) -> dict[str, Any]:
     """All settings that may change a number."""
     settings = {name: value for name, value in vars(config).items() if name not in NO_IDENTITY}
-    task = {name: value for name, value in config.task.items() if name != "usual_seq_len"}
+    task = {name: value for name, value in config.task.items() if name not in DEFAULTS}
     return {**deepcopy(settings), "task": task}
 
 
 def _variants(config: RunConfig, groups: set[str]) -> Iterator[RunConfig]:
     """Copies of ``config`` that each change one setting of ``groups`` that may change a number, at any depth."""
     for path in _leaves(config):
-        if path[0] not in groups - NO_IDENTITY or path == ("task", "usual_seq_len"):
+        if path[0] not in groups - NO_IDENTITY or path[:1] == ("task",) and path[-1] in DEFAULTS:
             continue
         other = deepcopy(config)
         _put(other, path, [7] if path == ("evaluate", "lengths") else _another(_get(config, path)))

@@ -176,7 +176,7 @@ GENERATED = {
 STORED = ("digits", "text")
 """Tasks whose data are stored, in three parts: training, validation, test."""
 
-TASK_SETTINGS = ("name", "usual_seq_len", "lengths", "shortest", "observable")
+TASK_SETTINGS = ("name", "difficulty", "usual_seq_len", "lengths", "shortest", "observable")
 """Settings in the group ``task`` that are those of a run, and no options of the task."""
 
 

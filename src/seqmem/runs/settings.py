@@ -43,6 +43,7 @@ SETTINGS: dict[str, Setting] = {
     "cell.peepholes": Setting("training", since="0.3.0", before=False),  # of lstm
     "cell.coupled": Setting("training", since="0.3.0", before=False),  # of lstm
     "task": Setting("training"),
+    "task.difficulty": Setting("default", since="0.3.0", before="usual"),  # of the settings that it gives
     "task.usual_seq_len": Setting("default"),  # of seq_len
     "task.observable": Setting("training", since="0.3.0", before=False),
     "model.name": Setting("training", since="0.2.0", before="recurrent"),
@@ -88,7 +89,11 @@ SETTINGS: dict[str, Setting] = {
 The order is that of conf/train.yaml; settings by which runs differ are named in it.
 """
 
-LATER: dict[str, Any] = {name: setting.before for name, setting in SETTINGS.items() if setting.since is not None}
+LATER: dict[str, Any] = {
+    name: setting.before
+    for name, setting in SETTINGS.items()
+    if setting.since is not None and setting.role != "default"
+}
 """Settings that 0.1.0 did not have -> the value that its runs were made with."""
 
 LATER_OF_TASKS: dict[str, dict[str, Any]] = {"temporal_order": {"task.variant": "pascanu"}}  # since 0.3.0

@@ -18,8 +18,8 @@ OUTPUTS = Path("outputs")
 
 T = TypeVar("T")
 
-_LENGTH_SETTINGS = ("usual_seq_len", "lengths", "shortest")
-"""Settings of a task that only determine the training lengths."""
+_LENGTH_SETTINGS = ("difficulty", "usual_seq_len", "lengths", "shortest")
+"""Settings of a task that only determine the training lengths, or what others are by default."""
 
 
 def _say_left_out(error: OSError) -> None:

@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ...cogscale import usual_length
 from ...runs import settings as settings_of
 from ...spaces import data_revision
+from . import difficulty
 from .commands import command
 from .errors import ConfigError
 from .home import expanded
@@ -154,6 +155,7 @@ class RunConfig:
 def register() -> None:
     OmegaConf.register_new_resolver("command", command, replace=True)  # for the text of --help
     OmegaConf.register_new_resolver("usual_length", usual_length, replace=True)
+    OmegaConf.register_new_resolver("graded", difficulty.graded, replace=True)
     store = ConfigStore.instance()
     if "run_schema.yaml" in store.repo:
         return
@@ -189,6 +191,8 @@ def from_mapping(settings: Any) -> RunConfig:
             raise ConfigError(f"{name}: {part}: a file chooses it in its defaults: '- override /{name}: {part}'")
         if not isinstance(part, dict) or not isinstance(part.get("name"), str):
             raise ConfigError(f"{name}.name is not set: choose one, {name}=...")
+    if "difficulty" in config.task:
+        difficulty.check(config.task["difficulty"])
     if "wrap" in config.cell:
         config.cell = config.cell | {"wrap": as_word(config.cell["wrap"])}
     for name in PARTS:

@@ -16,7 +16,7 @@ from ...cores import usable_cores
 from ...kernels import loading
 from ...lag import lag_of
 from ...spaces import LARGE, TASK_SETTINGS
-from ..config import own_files, process
+from ..config import difficulty, own_files, process
 from ..config.commands import command
 from ..config.comments import beside, comments, header
 from ..config.errors import Parser, nearest, print_error
@@ -248,12 +248,20 @@ def _about_task(choice: Choice) -> list[tuple[str, list[str]]]:
         answers = answers[-1:]
     shown = [" ".join(task.words(batch.inputs[:, 0])), f"answer: {' '.join(answers)}"]
     about = [("scores", facts), ("how it works", _module_text(kind)), ("example", shown)]
+    if graded := difficulty.settings_of(choice.path):
+        lines = [[f"task.difficulty={name}", *map("=".join, given.items())] for name, given in graded.items()]
+        about.insert(0, ("difficulty", [f" {line}" for line in _in_columns(lines)]))
     if batch.inputs.is_floating_point():
         return about
     import torch
 
     words = [*dict.fromkeys(task.words(torch.arange(task.inputs.size)))]
     return [*about, (f"vocabulary, {len(words)} words", [" ".join(words)])]
+
+
+def _in_columns(rows: list[list[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def _chance_by_length(task: "seqmem.tasks.Task", usual: int) -> str:

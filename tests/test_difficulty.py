@@ -1,0 +1,65 @@
+"""``task.difficulty``: easy, usual and hard defaults of a task."""
+
+from pathlib import Path
+
+import pytest
+from commandline import composed
+from omegaconf import OmegaConf
+
+from seqmem.cli.config import difficulty
+from seqmem.cli.config.build import build_task
+from seqmem.cli.config.errors import ConfigError
+from seqmem.cli.config.schema import conf_dir, register
+from seqmem.randomness import generator
+from seqmem.runs.settings import identity
+from seqmem.tasks import TASKS
+
+GRADED = sorted(path for path in (conf_dir() / "task").glob("*.yaml") if path.stem != "custom")  # CogScale's have sizes
+
+
+@pytest.mark.parametrize("yaml", GRADED, ids=lambda yaml: yaml.stem)
+def test_each_difficulty_is_a_task_of_its_own_that_draws_its_sequences(yaml: Path) -> None:
+    register()
+    lengths, seen = [], set()
+    for name, listed in difficulty.settings_of(yaml).items():
+        loaded = OmegaConf.merge(OmegaConf.load(yaml), {"difficulty": name})
+        resolved = OmegaConf.to_container(loaded, resolve=True)
+        assert isinstance(resolved, dict)
+        length = resolved["usual_seq_len"]
+        options = {key: resolved[key] for key in (word.removeprefix("task.") for word in listed) if key != "seq_len"}
+        as_listed = {word.removeprefix("task."): value for word, value in listed.items()}
+        assert as_listed == {"seq_len": str(length)} | {key: typed(value) for key, value in options.items()}
+        task = TASKS[yaml.stem](**options)
+        assert (resolved["shortest"] or task.min_seq_len) <= length
+        assert task.sample(4, length, generator(0, "test")).asked.any()
+        lengths.append(length)
+        seen.add(repr((length, sorted(options.items()))))
+    assert len(seen) == 3
+    assert lengths == sorted(lengths)
+
+
+def typed(value: object) -> str:
+    """As in YAML."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def test_a_setting_of_the_command_line_takes_the_place_of_a_default() -> None:
+    config = composed("task=copy", "task.difficulty=hard")
+    assert (config.seq_len, config.task["length"]) == (140, 20)
+    config = composed("task=copy", "task.difficulty=hard", "task.length=5", "seq_len=60")
+    assert (config.seq_len, config.task["length"]) == (60, 5)
+    build_task(config)
+    usual = composed("task=copy")
+    assert usual == composed("task=copy", "task.difficulty=usual")
+    assert (usual.seq_len, usual.task["length"]) == (50, 10)
+
+
+def test_a_difficulty_is_the_same_run_as_its_settings() -> None:
+    hard = composed("task=copy", "task.difficulty=hard")
+    typed = composed("task=copy", "seq_len=140", "task.length=20")
+    assert identity(vars(hard)) == identity(vars(typed)) != identity(vars(composed("task=copy")))
+
+
+def test_another_difficulty_is_refused() -> None:
+    with pytest.raises(ConfigError, match="task.difficulty=medium: must be easy, usual or hard"):
+        composed("task=copy", "task.difficulty=medium")
