@@ -580,11 +580,15 @@ def test_chunks_of_an_lru_are_its_steps(monkeypatch: pytest.MonkeyPatch):
     torch.testing.assert_close(cell(xs, start), (torch.stack([output for output, _ in walked]), end))
 
 
-@pytest.mark.parametrize("name", ["s4d", "mamba"])
+@pytest.mark.parametrize("name", ["s4d", "mamba", "mamba, negative"])
 def test_chunks_of_a_state_space_are_its_steps(name: str, monkeypatch: pytest.MonkeyPatch):
     """In values, the final state and all gradients, where chunks end within the sequence."""
-    monkeypatch.setattr(f"seqmem.cells.{name}.CHUNK", 3)
-    make: dict[str, Callable[[], Cell]] = {"s4d": ORACLES["s4d"][0], "mamba": lambda: Mamba(D, H, expand=1, states=3)}
+    monkeypatch.setattr(f"seqmem.cells.{name.partition(',')[0]}.CHUNK", 3)
+    make: dict[str, Callable[[], Cell]] = {
+        "s4d": ORACLES["s4d"][0],
+        "mamba": lambda: Mamba(D, H, expand=1, states=3),
+        "mamba, negative": lambda: Mamba(D, H, expand=1, states=3, negative=True),
+    }
     cell, xs = drawn(make[name], "chunks"), random(8, B, D, seed=1).requires_grad_()
     by = [xs, *cell.parameters()]
 
@@ -622,9 +626,11 @@ def test_s4d_begins_as_a_fourier_basis_at_the_papers_rates():
     assert cell.leave.square().sum(0).mean().item() == pytest.approx(1, abs=0.08)
 
 
-def test_mamba_is_the_papers_block_written_out():
+@pytest.mark.parametrize("negative", [False, True])
+def test_mamba_is_the_papers_block_written_out(negative: bool):
     """Unit, number, sequence and timestep one by one."""
-    cell, xs = drawn(lambda: Mamba(D, H, expand=2, states=3, kernel=3, rank=2), "mamba"), random(T, B, D, seed=1)
+    cell = drawn(lambda: Mamba(D, H, expand=2, states=3, kernel=3, rank=2, negative=negative), "mamba")
+    xs = random(T, B, D, seed=1)
     w = {key: value.detach().numpy() for key, value in cell.named_parameters()}
     v, z = np.split(xs.numpy() @ w["enter.weight"].T, 2, axis=-1)
     expected, h = np.zeros((T, B, H)), np.zeros((B, 2 * H, 3))
@@ -637,12 +643,13 @@ def test_mamba_is_the_papers_block_written_out():
             y = w["past"] * u
             for i in range(2 * H):
                 for n in range(3):
-                    h[b, i, n] = np.exp(-dt[i] * np.exp(w["log_decay"][i, n])) * h[b, i, n] + dt[i] * enter[n] * u[i]
+                    kept = np.exp(-dt[i] * np.exp(w["log_decay"][i, n]))
+                    h[b, i, n] = (2 * kept - 1 if negative else kept) * h[b, i, n] + dt[i] * enter[n] * u[i]
                     y[i] += leave[n] * h[b, i, n]
             expected[t, b] = w["leave.weight"] @ (y * z[t, b] * sigmoid(z[t, b]))
     outputs, final = cell(xs)
-    np.testing.assert_allclose(outputs.detach().numpy(), expected, rtol=1e-10, atol=1e-12)
-    np.testing.assert_allclose(final["memory"].detach().numpy(), h, rtol=1e-10, atol=1e-12)
+    for ours, theirs in ((outputs, expected), (final["memory"], h)):  # a sum of both signs is as exact as its parts
+        np.testing.assert_allclose(ours.detach().numpy(), theirs, rtol=1e-10, atol=1e-12 * np.abs(theirs).max())
 
 
 def test_mamba_begins_at_the_papers_rates():

@@ -201,7 +201,7 @@ def _identity(config: RunConfig) -> dict[str, Any]:
 def _variants(config: RunConfig, groups: set[str]) -> Iterator[RunConfig]:
     """Copies of ``config`` that each change one setting of ``groups`` that may change a number, at any depth."""
     for path in _leaves(config):
-        if path[0] not in groups - NO_IDENTITY or path[:1] == ("task",) and path[-1] in DEFAULTS:
+        if path[0] not in groups - NO_IDENTITY or (path[:1] == ("task",) and path[-1] in DEFAULTS):
             continue
         other = deepcopy(config)
         _put(other, path, [7] if path == ("evaluate", "lengths") else _another(_get(config, path)))

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from commandline import composed
 from omegaconf import OmegaConf
 
+from commandline import composed
 from seqmem.cli.config import difficulty
 from seqmem.cli.config.build import build_task
 from seqmem.cli.config.errors import ConfigError
@@ -61,5 +61,5 @@ def test_a_difficulty_is_the_same_run_as_its_settings() -> None:
 
 
 def test_another_difficulty_is_refused() -> None:
-    with pytest.raises(ConfigError, match="task.difficulty=medium: must be easy, usual or hard"):
+    with pytest.raises(ConfigError, match=r"task\.difficulty=medium: must be easy, usual or hard"):
         composed("task=copy", "task.difficulty=medium")

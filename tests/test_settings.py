@@ -69,6 +69,14 @@ def test_a_run_of_a_model_without_its_later_settings_is_the_same_run(translating
     assert training_settings(old) == training_settings(everything(translating))
 
 
+def test_a_run_of_a_cell_or_task_without_its_later_options_is_the_same_run() -> None:
+    for later, option, override in (("cell", "negative", "cell=mamba"), ("task", "variant", "task=temporal_order")):
+        new = everything(configured(override))
+        old = new | {later: {name: value for name, value in new[later].items() if name != option}}
+        assert settings.identity(old) == settings.identity(new)
+        assert training_settings(old) == training_settings(new)
+
+
 def test_finished_runs_keep_their_directories(usual: RunConfig) -> None:
     """Runs of this name are on people's disks. A setting that is added later must not change it."""
     assert str(run_path(usual)) == "outputs/pronoun/lstm/len50-seed0-3c9425f3"

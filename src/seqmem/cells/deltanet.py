@@ -7,7 +7,7 @@ that writes what is new about a value, by the delta rule.
     o_t     = S_t^T q / sqrt(E)
 
 The transition I - beta k k^T has the eigenvalue 1 - beta. With ``negative`` beta is twice as large, so that it lies
-between -1 and 1 (Grazzi et al. 2024, arXiv 2411.12537). The heads' o_t are joined by W_o; the normalisation before it
+between -1 and 1 (Grazzi et al. 2025, arXiv 2411.12537). The heads' o_t are joined by W_o; the normalisation before it
 is not here.
 """
 

@@ -9,6 +9,9 @@ short convolution.
     y_t    = C . h_t + D * u
     out_t  = W_out (y_t * silu(z))
 
+With ``negative`` a timestep keeps 2 exp(dt A) - 1, which lies between -1 and 1 (Grazzi et al. 2025, arXiv 2411.12537): a
+state can change its sign, as counting modulo 2 needs. Without a kernel of its own, so by torch's operators.
+
 The normalisation before the block and the residual path around it are not here.
 
 Axes: T time, S asked timesteps, B batch, V vectors, D input features, I inner units, N numbers of each one's state, R
@@ -45,6 +48,7 @@ class Mamba(ScannedCell):
         states: N.
         kernel: timesteps that the convolution reads, the present one among them.
         rank: R; null: H / 16, rounded up.
+        negative: whether what is kept lies between -1 and 1, not between 0 and 1.
 
     Raises:
         ValueError: an option is below its least value.
@@ -64,8 +68,12 @@ class Mamba(ScannedCell):
         states: int = 16,
         kernel: int = 4,
         rank: int | None = None,
+        negative: bool = False,
     ) -> None:
         super().__init__()
+        self.negative = negative
+        if negative:
+            self.kernels = ("torch",)
         self.input_size, self.output_size = input_size, hidden_size
         self.states = at_least("states", states, 1)
         self.reach = at_least("kernel", kernel, 2) - 1
@@ -103,7 +111,7 @@ class Mamba(ScannedCell):
         u = self._filtered(v, state["window"])
         memory, ys = state["memory"], []
         for part in zip(*(array.split(CHUNK) for array in (u, *self._selected(u))), strict=True):
-            y, memory = _Scan.apply(*part, self.log_decay.exp(), memory)
+            y, memory = _Scan.apply(*part, self.log_decay.exp(), memory, self.negative)
             ys.append(y)
         final = {"memory": memory, "window": state["window"].extend(v.unbind(0))}
         return self.leave((torch.cat(ys) + self.past * u) * F.silu(z)), final
@@ -142,7 +150,7 @@ class Mamba(ScannedCell):
         return steps * (self.output_size + 2 * len(self.past) + self.rank + 2 * self.states)  # v, u, and l, B and C
 
     def gates(self, x: Float[Tensor, "B D"], state: State) -> dict[str, Float[Tensor, "B _"]]:
-        """``keep`` is exp(dt A), I N numbers."""
+        """``keep`` is exp(dt A), or 2 exp(dt A) - 1, I N numbers."""
         return {"keep": self._parts(*self._reading(x, state)[:3])[0].flatten(1)}
 
     def additive(self, x: Float[Tensor, "B D"], state: State) -> dict[str, Additive]:
@@ -175,14 +183,20 @@ class Mamba(ScannedCell):
     def _parts(
         self, u: Float[Tensor, "B I"], dt: Float[Tensor, "B I"], b: Float[Tensor, "B S"]
     ) -> tuple[Tensor, Tensor]:
-        return _parts(u, dt, b, self.log_decay.exp())
+        return _parts(u, dt, b, self.log_decay.exp(), negative=self.negative)
 
 
 def _parts(
-    u: Float[Tensor, "*N I"], dt: Float[Tensor, "*N I"], b: Float[Tensor, "*N S"], decay: Float[Tensor, "I S"]
+    u: Float[Tensor, "*N I"],
+    dt: Float[Tensor, "*N I"],
+    b: Float[Tensor, "*N S"],
+    decay: Float[Tensor, "I S"],
+    *,
+    negative: bool,
 ) -> tuple[Float[Tensor, "*N I S"], Float[Tensor, "*N I S"]]:
     """What a timestep keeps, and what it writes."""
-    return (dt[..., None] * -decay).exp(), (dt * u)[..., None] * b[..., None, :]
+    keep = (dt[..., None] * -decay).exp()
+    return 2 * keep - 1 if negative else keep, (dt * u)[..., None] * b[..., None, :]
 
 
 class _Scan(torch.autograd.Function):
@@ -193,30 +207,33 @@ class _Scan(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, u: Tensor, dt: Tensor, b: Tensor, c: Tensor, decay: Tensor, memory: Tensor
+        ctx: Any, u: Tensor, dt: Tensor, b: Tensor, c: Tensor, decay: Tensor, memory: Tensor, negative: bool
     ) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(u, dt, b, c, decay, memory)
-        memories = linear_recurrence(*_parts(u, dt, b, decay), memory)
+        ctx.negative = negative
+        memories = linear_recurrence(*_parts(u, dt, b, decay, negative=negative), memory)
         return (memories * c[..., None, :]).sum(-1), memories[-1].clone()
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():
             raise RuntimeError("mamba's forward has no second derivatives: use its steps")
         u, dt, b, c, decay, memory = ctx.saved_tensors
-        keep, write = _parts(u, dt, b, decay)
+        keep, write = _parts(u, dt, b, decay, negative=ctx.negative)
         memories = linear_recurrence(keep, write, memory)
         # g_t, the gradient by h_t, is c_t dy_t + keep_{t+1} g_{t+1}: the same recurrence, backwards.
         direct = grads[0][..., None] * c[..., None, :]
         later = torch.cat([torch.ones_like(keep[:1]), keep[1:].flip(0)])
         g = linear_recurrence(later, direct.flip(0), grads[1]).flip(0)
-        by_log_keep = g * torch.cat([memory[None], memories[:-1]]) * keep
+        slope = keep + 1 if ctx.negative else keep  # of what is kept, by dt A: 2 exp(dt A), or exp(dt A)
+        by_dt_a = g * torch.cat([memory[None], memories[:-1]]) * slope
         by_dt_u = (g * b[..., None, :]).sum(-1)
         return (
             by_dt_u * dt,
-            by_dt_u * u - (by_log_keep * decay).sum(-1),
+            by_dt_u * u - (by_dt_a * decay).sum(-1),
             (g * (dt * u)[..., None]).sum(-2),
             (grads[0][..., None] * memories).sum(-2),
-            -(by_log_keep * dt[..., None]).sum((0, 1)),
+            -(by_dt_a * dt[..., None]).sum((0, 1)),
             keep[0] * g[0],
+            None,
         )

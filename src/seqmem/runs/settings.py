@@ -99,12 +99,17 @@ LATER: dict[str, Any] = {
 LATER_OF_TASKS: dict[str, dict[str, Any]] = {"temporal_order": {"task.variant": "pascanu"}}  # since 0.3.0
 """Task -> options that it got later, though other tasks have had one of that name -> the value of its earlier runs."""
 
+LATER_OF_CELLS: dict[str, dict[str, Any]] = {"mamba": {"cell.negative": False}}
+"""Cell -> options, likewise."""
+
 
 def later(config: Mapping[str, Any]) -> dict[str, Any]:
     """The later settings of a run of this configuration -> the value that earlier runs were made with."""
-    task = config.get("task")
-    name = task.get("name") if isinstance(task, Mapping) else None
-    return LATER | LATER_OF_TASKS.get(str(name), {})
+    settings = dict(LATER)
+    for part, of_names in (("task", LATER_OF_TASKS), ("cell", LATER_OF_CELLS)):
+        chosen = config.get(part)
+        settings |= of_names.get(str(chosen.get("name")), {}) if isinstance(chosen, Mapping) else {}
+    return settings
 
 
 def role(name: str) -> Role:

@@ -17,7 +17,7 @@ _GRADED = re.compile(r"(\w+): *\$\{graded:\$\{\.difficulty\},(.*?)\}(?:\s|$)")
 
 
 def graded(difficulty: object, *values: Any) -> Any:
-    """The value of a difficulty; of an unknown one the usual value, since ``check`` refuses it with a better message."""
+    """The value of a difficulty; of an unknown one the usual value, since ``check`` refuses it in better words."""
     return dict(zip(DIFFICULTIES, values, strict=True)).get(str(difficulty), values[1])
 
 
