@@ -9,8 +9,8 @@ short convolution.
     y_t    = C . h_t + D * u
     out_t  = W_out (y_t * silu(z))
 
-With ``negative`` a timestep keeps 2 exp(dt A) - 1, which lies between -1 and 1 (Grazzi et al. 2025, arXiv 2411.12537): a
-state can change its sign, as counting modulo 2 needs. Without a kernel of its own, so by torch's operators.
+With ``negative`` a timestep keeps 2 exp(dt A) - 1, between -1 and 1 (Grazzi et al. 2025, arXiv 2411.12537): a state can
+change its sign, as counting modulo 2 needs. It has no native kernel and is computed by torch's operators.
 
 The normalisation before the block and the residual path around it are not here.
 
