@@ -15,7 +15,7 @@ from ..config.hydra_errors import explained
 from ..config.own_hydra import own_hydra
 from ..config.schema import RunConfig, from_mapping
 from .jobs import Job, Outcome, job_of
-from .one_run import Stopped
+from .one_run import Stopped, run_path
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,9 @@ def run_all(plans: Sequence[PlannedRun], launcher: Sequence[str]) -> list[Job]:
     """
     from ..config.build import check
 
-    jobs = [job_of(number, len(plans), one.overrides, one.config) for number, one in enumerate(plans)]
-    missing = [at for at, job in enumerate(jobs) if not job.run.finished and not has_diverged(job.run)]
+    jobs = _jobs(plans)
+    first = {job.path: at for at, job in reversed([*enumerate(jobs)])}
+    missing = [at for at in sorted(first.values()) if not jobs[at].run.finished and not has_diverged(jobs[at].run)]
     for at in {plans[at].kind: at for at in missing}.values():
         check(plans[at].config)  # every mistake is told before the first run
     if missing:
@@ -67,6 +68,16 @@ def run_all(plans: Sequence[PlannedRun], launcher: Sequence[str]) -> list[Job]:
         for at, outcome in zip(missing, outcomes, strict=True):
             _refuse(jobs[at], outcome)
     return jobs
+
+
+def _jobs(plans: Sequence[PlannedRun]) -> list[Job]:
+    """One for each plan; plans of the same run, as of rows that measure it at two lengths, have the same number."""
+    paths = [str(run_path(one.config)) for one in plans]
+    numbers = {path: number for number, path in enumerate(dict.fromkeys(paths))}
+    return [
+        job_of(numbers[path], len(numbers), one.overrides, one.config)
+        for path, one in zip(paths, plans, strict=True)
+    ]
 
 
 def _launcher(settings: Sequence[str]) -> tuple[str, Mapping[str, Any]]:

@@ -77,6 +77,9 @@ def _show(console: Console, paper: Paper, table: Sequence[Comparison]) -> None:
     lines += [[*(Text(text) for text in row[:-1]), Text(row[-1], _style(row[-1]))] for row in shown]
     # That no figure is published the empty column says.
     below = [[], *([one.why] if one.why and (one.row.published or one.row.obstacle) else [] for one in table)]
+    together = {*map(tuple, below[1:])}
+    if len(table) > 1 and len(together) == 1:  # said once
+        below = [[] for _ in below]
     if console.is_terminal and max(line.cell_len for line in columns(lines)) > console.width:
         at, end = HEADINGS.index("seeds"), HEADINGS.index("verdict")
         for line, notes in zip(lines[1:], below[1:], strict=True):
@@ -87,6 +90,9 @@ def _show(console: Console, paper: Paper, table: Sequence[Comparison]) -> None:
         say(console, line)
         if notes:
             say(console, _indented(console, Text(", ".join(notes), "dim")))
+    if len(table) > 1 and len(together) == 1:
+        for why in next(iter(together)):
+            say(console, Text(f"{table[0].verdict}: {why}", "dim"))
 
 
 def _style(verdict: str) -> str:
