@@ -27,6 +27,10 @@ def of_kind(kind: str) -> list[str]:
     return [name for name in graded() if (TASKS[name]().feedback() is not None) == (kind == "encoder_decoder")]
 
 
+def chance(run: Summary) -> str:
+    return "" if run.scale.chance is None else run.scale.metric.text(run.scale.chance)
+
+
 def told(runs: list[Summary]) -> str:
     """``7.1 % (6.9 to 12.0), 0 of 3 solved``: the median, and the lowest and highest of the seeds."""
     metric = runs[0].scale.metric
@@ -49,7 +53,7 @@ def main(runs: Path, page: Path) -> None:
             lines.append(
                 f"| {f'`{name}`' if difficulty == 'easy' else ''} | {difficulty} | `{words}` "
                 f"| {'' if some[0].lag is None else some[0].lag.range} "
-                f"| {some[0].scale.metric.text(some[0].scale.chance)} | {told(some)} |"
+                f"| {chance(some[0])} | {told(some)} |"
             )
     page.write_text(TABLE.sub(lambda match: f"{match[1]}{chr(10).join(lines)}\n{match[2]}", page.read_text()))
 

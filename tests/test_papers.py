@@ -244,7 +244,8 @@ def test_a_paper_from_the_first_run_to_its_table(tmp_path: Path, typed: Callable
     done = typed(*command)
     assert (done.code, done.err) == (0, "")
     assert len([*tmp_path.rglob("result.json")]) == 2  # the two rows have the same runs
-    assert "[2/2" in done.out and "already finished" not in done.out  # which are not given to a launcher twice
+    assert "[2/2" in done.out
+    assert "already finished" not in done.out  # none is given to a launcher twice
     content = json.loads((tmp_path / "outputs/papers/small.json").read_text())
     errors = [1 - json.loads(path.read_text())["score"] for path in sorted(tmp_path.rglob("rnn/*/result.json"))]
     assert sorted(content["rows"][0]["values"]) == sorted(errors)

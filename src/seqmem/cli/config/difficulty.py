@@ -11,7 +11,7 @@ from typing import Any
 
 from .errors import ConfigError
 
-DIFFICULTIES = ("easy", "usual", "hard")
+DIFFICULTIES: tuple[str, ...] = ("easy", "usual", "hard")
 
 _GRADED = re.compile(r"(\w+): *\$\{graded:\$\{\.difficulty\},(.*?)\}(?:\s|$)")
 

@@ -75,8 +75,7 @@ def _jobs(plans: Sequence[PlannedRun]) -> list[Job]:
     paths = [str(run_path(one.config)) for one in plans]
     numbers = {path: number for number, path in enumerate(dict.fromkeys(paths))}
     return [
-        job_of(numbers[path], len(numbers), one.overrides, one.config)
-        for path, one in zip(paths, plans, strict=True)
+        job_of(numbers[path], len(numbers), one.overrides, one.config) for path, one in zip(paths, plans, strict=True)
     ]
 
 
