@@ -27,12 +27,15 @@ def of_kind(kind: str) -> list[str]:
     return [name for name in graded() if (TASKS[name]().feedback() is not None) == (kind == "encoder_decoder")]
 
 
-def chance(run: Summary) -> str:
-    return "" if run.scale.chance is None else run.scale.metric.text(run.scale.chance)
+def chance(runs: list[Summary]) -> str:
+    scale = runs[0].scale if runs else None
+    return "" if scale is None or scale.chance is None else scale.metric.text(scale.chance)
 
 
 def told(runs: list[Summary]) -> str:
     """``7.1 % (6.9 to 12.0), 0 of 3 solved``: the median, and the lowest and highest of the seeds."""
+    if not runs:
+        return ""
     metric = runs[0].scale.metric
     scores = sorted(float("nan") if run.score is None else run.score for run in runs)
     low, middle, high = (metric.text(score) for score in (scores[0], statistics.median(scores), scores[-1]))
@@ -45,16 +48,13 @@ def main(runs: Path, page: Path) -> None:
     for run in find_runs(runs):
         summary = read(run)
         scores.setdefault((summary.task, summary.config["task"]["difficulty"]), []).append(summary)
-    lines = ["| task | | settings | lag | chance | GRU |", "|---|---|---|---|---|---|"]
-    for name, settings in graded().items():
+    lines = ["| task | | settings | chance | GRU |", "|---|---|---|---|---|"]
+    for task, settings in graded().items():
         for difficulty, given in settings.items():
-            some = scores[name, difficulty]
+            some = scores.get((task, difficulty), [])
             words = " ".join("=".join(each) for each in given.items())
-            lines.append(
-                f"| {f'`{name}`' if difficulty == 'easy' else ''} | {difficulty} | `{words}` "
-                f"| {'' if some[0].lag is None else some[0].lag.range} "
-                f"| {chance(some[0])} | {told(some)} |"
-            )
+            name = f"`{task}`" if difficulty == "easy" else ""
+            lines.append(f"| {name} | {difficulty} | `{words}` | {chance(some)} | {told(some)} |")
     page.write_text(TABLE.sub(lambda match: f"{match[1]}{chr(10).join(lines)}\n{match[2]}", page.read_text()))
 
 

@@ -15,10 +15,10 @@ from commandline import Completed
 from seqmem.cli.config.build import check
 from seqmem.cli.config.errors import ConfigError
 from seqmem.cli.launch.paper_runs import planned
-from seqmem.papers import Paper, Published, Row, compared, paper_of
+from seqmem.papers import Paper, Published, Row, compared, ordered, paper_of
 from seqmem.papers.comparison import Figure, best, student
-from seqmem.papers.definition import DefinitionError
-from seqmem.papers.table import rows
+from seqmem.papers.definition import DefinitionError, Order
+from seqmem.papers.table import order_rows, rows
 from seqmem.solved import share_interval
 
 CONF = Path(__file__).parents[1] / "conf" / "paper"
@@ -87,6 +87,8 @@ def test_the_runs_of_our_papers_can_be(path: Path) -> None:
         ),
         ({"measure": "luck"}, "measure=luck: must be one of score, error, loss, solved, sequences"),
         ({"margin": 0}, "it needs a seed, a positive margin and a row"),
+        ({"orders": ["rnn beats gru"]}, "orders: rnn beats gru: must be 'ROW > ROW', the better one first"),
+        ({"orders": ["rnn > gru"]}, "orders: rnn > gru: no row is called 'gru'"),
         ({"colour": "red"}, "its file has 'colour', which means nothing there"),
         ({"rows": {"a": {"settings": "cell=rnn", "publshed": 1}}}, "row 'a' has 'publshed', which means nothing there"),
     ],
@@ -235,11 +237,49 @@ def test_the_best_candidate_is_that_of_the_best_mean() -> None:
     assert best(figures, lower=False).candidate == "a"
 
 
+ORDER = Order("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("measure", "better", "worse", "verdict"),
+    [
+        ("score", [0.9, 0.92, 0.91], [0.5, 0.52, 0.48], "agrees"),
+        ("score", [0.5, 0.52, 0.48], [0.9, 0.92, 0.91], "differs"),
+        ("score", [0.9, 0.2, 0.5], [0.5, 0.52, 0.48], "cannot tell"),
+        ("score", [0.9], [0.5], "cannot tell"),
+        ("score", [0.9, nan, 0.9], [0.5, 0.5, 0.5], "cannot tell"),
+        ("loss", [0.1, 0.11, 0.1], [0.5, 0.52, 0.48], "agrees"),
+        ("error", [0.5, 0.52, 0.48], [0.1, 0.11, 0.1], "differs"),
+        ("sequences", [1000.0, 1100.0, 1000.0], [5000.0, 5100.0, 5200.0], "agrees"),
+        ("sequences", [1000.0] * 5, [inf] * 5, "agrees"),
+        ("sequences", [inf] * 5, [1000.0] * 5, "differs"),
+        ("sequences", [1000.0] * 3, [1000.0, inf, 2000.0], "cannot tell"),
+        ("solved", [1.0] * 5, [0.0] * 5, "agrees"),
+        ("solved", [1.0] * 3, [0.0] * 3, "cannot tell"),  # the exact interval of 3 of 3 begins at 0.29
+    ],
+    ids=str,
+)
+def test_verdicts_on_an_order(measure: str, better: list[float], worse: list[float], verdict: str) -> None:
+    paper = small(measure=measure)
+    one = ordered(paper, ORDER, Figure(better), Figure(worse))
+    assert one.verdict == verdict
+    assert order_rows(paper, [one])[0][0] == "a > b"
+
+
+def test_the_difference_of_an_order_is_by_how_much_the_first_is_better() -> None:
+    """Welch's interval, by hand: variances of 0.01 over 4, six degrees of freedom."""
+    low, high = [0.1, 0.3, 0.1, 0.3], [0.7, 0.9, 0.7, 0.9]
+    half = 2.446912 * np.sqrt(2 * (0.04 / 3) / 4)
+    for measure, better, worse in (("score", high, low), ("loss", low, high)):
+        one = ordered(small(measure=measure), ORDER, Figure(better), Figure(worse))
+        assert (one.difference, one.low, one.high) == pytest.approx((0.6, 0.6 - half, 0.6 + half))
+
+
 # ---- The command -----------------------------------------------------------------------------------------------------
 
 
 def test_a_paper_from_the_first_run_to_its_table(tmp_path: Path, typed: Callable[..., Completed]) -> None:
-    (tmp_path / "small.yaml").write_text(json.dumps(SMALL))
+    (tmp_path / "small.yaml").write_text(json.dumps(SMALL | {"orders": ["rnn > as before"]}))
     command = ("paper", "small.yaml", "hydra.launcher.workers=1")
     done = typed(*command)
     assert (done.code, done.err) == (0, "")
@@ -251,8 +291,10 @@ def test_a_paper_from_the_first_run_to_its_table(tmp_path: Path, typed: Callable
     assert sorted(content["rows"][0]["values"]) == sorted(errors)
     assert content["rows"][0]["difference"][0] == pytest.approx(np.mean(errors) - 0.8)
     assert content["rows"][1]["verdict"] == "cannot be compared"
+    assert [one["verdict"] for one in content["orders"]] == ["cannot tell"]  # they are the same
     table = (tmp_path / "outputs/papers/small.md").read_text()
     assert "| rnn | 0.80 |" in table.replace("0.800", "0.80")
+    assert "| rnn > as before | " in table
     assert "Everything." in table
     # A mean over two lengths, of the same runs.
     longer = {**SMALL, "settings": f"{SMALL['settings']} evaluate.lengths=[7,9]", "lengths": [7, 9], "seeds": 1}

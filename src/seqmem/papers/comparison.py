@@ -9,7 +9,7 @@ from math import atan, cos, inf, isfinite, nan, pi, sin, sqrt
 from typing import Literal
 
 from ..solved import LEVEL, share_interval
-from .definition import Paper, Row
+from .definition import Order, Paper, Row
 
 Verdict = Literal["agrees", "differs", "cannot tell", "cannot be compared"]
 
@@ -44,6 +44,19 @@ class Comparison:
 
     row: Row
     ours: Figure
+    difference: float
+    low: float
+    high: float
+    verdict: Verdict
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class OrderComparison:
+    """A published order beside ours. ``difference`` is by how much the first row does better, ``low`` to ``high`` its
+    interval, of 95 % confidence, NaN where there is none. Otherwise as ``Comparison``."""
+
+    order: Order
     difference: float
     low: float
     high: float
@@ -94,6 +107,31 @@ def compared(paper: Paper, row: Row, ours: Figure) -> Comparison:
     else:
         return Comparison(row, ours, difference, low, high, "cannot tell", "too few seeds for so much spread")
     return Comparison(row, ours, difference, low, high, verdict)
+
+
+def ordered(paper: Paper, order: Order, better: Figure, worse: Figure) -> OrderComparison:
+    """The order agrees where the whole interval of the difference is on its side of zero, differs where it is on the
+    other. Where seeds never solved the task, the shares of those that did are compared."""
+    values, others = better.values, worse.values
+    sign = -1.0 if paper.lower_is_better else 1.0
+    difference = sign * (better.mean - worse.mean)
+    if any(value != value for value in (*values, *others)):
+        return OrderComparison(order, difference, nan, nan, "cannot tell", "seeds diverged")
+    never = not all(map(isfinite, (*values, *others)))
+    if never or paper.measure == "solved":
+        shares = [[float(isfinite(value)) if never else value for value in figure] for figure in (values, others)]
+        share = sum(shares[1]) / len(others)
+        low, high = _difference_of_shares(shares[0], share, len(others))
+    elif min(len(values), len(others)) < 2:
+        return OrderComparison(order, difference, nan, nan, "cannot tell", "one seed has no spread")
+    else:
+        low, high = _difference_of_means(better, worse.mean, worse.spread, len(others))
+        low, high = sorted((sign * low, sign * high))
+    verdict: Verdict = "agrees" if low > 0 else "differs" if high < 0 else "cannot tell"
+    why = "" if verdict != "cannot tell" else "too few seeds for so much spread"
+    if never:  # the interval is of shares, and the difference of means is infinite
+        return OrderComparison(order, difference, nan, nan, verdict, why or "by the seeds that solve the task")
+    return OrderComparison(order, difference, low, high, verdict, why)
 
 
 def _difference_of_means(ours: Figure, value: float, spread: float | None, seeds: int | None) -> tuple[float, float]:

@@ -53,6 +53,17 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Order:
+    """A published order of two rows: ``better`` does better than ``worse``. Both are names of rows."""
+
+    better: str
+    worse: str
+
+    def __str__(self) -> str:
+        return f"{self.better} > {self.worse}"
+
+
+@dataclass(frozen=True)
 class Quick:
     """``--quick``: fewer seeds and other settings. ``shows``: what it can show and what it cannot."""
 
@@ -80,6 +91,7 @@ class Paper:
             mean, as the paper chose it. Empty: one value of each setting.
         departures: every difference from the paper's set-up.
         quick: None: it takes minutes as it is.
+        orders: which row does better than which other, as the paper claims, where its figures cannot be compared.
     """
 
     name: str
@@ -96,6 +108,7 @@ class Paper:
     lengths: Sequence[int] = ()
     best_of: str = ""
     quick: Quick | None = None
+    orders: Sequence[Order] = ()
 
     @property
     def cited(self) -> str:
@@ -157,6 +170,7 @@ def paper_of(name: str, content: Mapping[str, Any]) -> Paper:
             departures=[str(one) for one in fields.pop("departures")],
             lengths=_lengths(fields.pop("lengths", ())),
             best_of=str(fields.pop("best_of", "") or ""),
+            orders=[_order(str(one), [row.name for row in rows]) for one in fields.pop("orders", ())],
             quick=None
             if quick is None
             else Quick(int(quick["seeds"]), _settings(quick["settings"]), str(quick["shows"])),
@@ -185,6 +199,17 @@ def _row(name: str, content: Mapping[str, Any], rounding: float) -> Row:
         raise TypeError(f"row '{name}' has '{min(unknown)}', which means nothing there")
     lengths = _lengths(content.get("lengths", ()))
     return Row(name, _settings(content["settings"]), figure, str(content.get("obstacle", "")), lengths)
+
+
+def _order(text: str, rows: Sequence[str]) -> Order:
+    """``chrono > forget bias 1``"""
+    better, sign, worse = (part.strip() for part in text.partition(" > "))
+    if not sign:
+        raise TypeError(f"orders: {text}: must be 'ROW > ROW', the better one first")
+    for name in (better, worse):
+        if name not in rows:
+            raise TypeError(f"orders: {text}: no row is called '{name}'")
+    return Order(better, worse)
 
 
 def _published(fields: Mapping[str, Any]) -> Published:

@@ -5,15 +5,31 @@ from math import floor, isfinite, log10
 from typing import Any
 
 from ..solved import LEVEL
-from .comparison import Comparison
+from .comparison import Comparison, OrderComparison
 from .definition import MEASURES, Paper
 
 HEADINGS = ("", "published", "ours", "seeds", "difference", "verdict")
+ORDER_HEADINGS = ("claimed: better > worse", "better by", "verdict")
 
 
 def rows(paper: Paper, comparisons: Sequence[Comparison]) -> list[list[str]]:
     """One list of texts per row, as ``HEADINGS``."""
     return [_row(paper, one) for one in comparisons]
+
+
+def order_rows(paper: Paper, comparisons: Sequence[OrderComparison]) -> list[list[str]]:
+    """One list of texts per order, as ``ORDER_HEADINGS``."""
+    return [
+        [str(one.order), _interval(paper, one), f"{one.verdict}: {one.why}" if one.why else one.verdict]
+        for one in comparisons
+    ]
+
+
+def _interval(paper: Paper, one: Comparison | OrderComparison) -> str:
+    """``+0.12 (+0.08 to +0.16)``; empty where there is none."""
+    if not isfinite(one.low):
+        return ""
+    return f"{_signed(paper, one.difference)} ({_signed(paper, one.low)} to {_signed(paper, one.high)})"
 
 
 def _row(paper: Paper, one: Comparison) -> list[str]:
@@ -30,11 +46,8 @@ def _row(paper: Paper, one: Comparison) -> list[str]:
         ours += f" ± {_number(paper, one.ours.spread)}"
     if one.ours.candidate:
         ours += f" ({one.ours.candidate.rpartition('.')[2]})"
-    difference = ""
-    if isfinite(one.low):
-        difference = f"{_signed(paper, one.difference)} ({_signed(paper, one.low)} to {_signed(paper, one.high)})"
     verdict = f"{one.verdict}: {one.why}" if one.why else one.verdict
-    return [one.row.name, printed, ours, str(len(one.ours.values)), difference, verdict]
+    return [one.row.name, printed, ours, str(len(one.ours.values)), _interval(paper, one), verdict]
 
 
 def _number(paper: Paper, value: float) -> str:
@@ -51,19 +64,28 @@ def _signed(paper: Paper, value: float) -> str:
     return text if not float(text.replace(",", "")) else f"{'+' if value > 0 else '-'}{text}"
 
 
-def markdown(paper: Paper, comparisons: Sequence[Comparison], command: str, *, quick: bool) -> str:
+def markdown(
+    paper: Paper, comparisons: Sequence[Comparison], orders: Sequence[OrderComparison], command: str, *, quick: bool
+) -> str:
     """A section of a document."""
     lines = [f"## {paper.source}", "", paper.claim, ""]
     lines += [f"{MEASURES[paper.measure].capitalize()}; published: {paper.where}. `{command}`, {paper.cost}.", ""]
     if quick and paper.quick is not None:
         lines += [f"A quick look: {paper.quick.shows}", ""]
-    lines += [f"| {' | '.join(HEADINGS)} |", "|---" * len(HEADINGS) + "|"]
-    lines += [f"| {' | '.join(row)} |" for row in rows(paper, comparisons)]
+    lines += _table(HEADINGS, rows(paper, comparisons))
+    if orders:
+        lines += ["", *_table(ORDER_HEADINGS, order_rows(paper, orders))]
     lines += ["", "Departures from the paper:", "", *(f"- {one}" for one in paper.departures), ""]
     return "\n".join(lines)
 
 
-def as_json(paper: Paper, comparisons: Sequence[Comparison], *, quick: bool) -> dict[str, Any]:
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|", *(f"| {' | '.join(row)} |" for row in rows)]
+
+
+def as_json(
+    paper: Paper, comparisons: Sequence[Comparison], orders: Sequence[OrderComparison], *, quick: bool
+) -> dict[str, Any]:
     """Every number, for other programs."""
     return {
         "paper": paper.name, "source": paper.source, "where": paper.where, "claim": paper.claim,
@@ -83,5 +105,15 @@ def as_json(paper: Paper, comparisons: Sequence[Comparison], *, quick: bool) -> 
                 "why": one.why,
             }
             for one in comparisons
+        ],
+        "orders": [
+            {
+                "better": one.order.better,
+                "worse": one.order.worse,
+                "difference": [one.difference, one.low, one.high],
+                "verdict": one.verdict,
+                "why": one.why,
+            }
+            for one in orders
         ],
     }  # fmt: skip

@@ -5,7 +5,7 @@ from math import inf, nan
 from typing import Literal
 
 from ...papers import Paper, Row
-from ...papers.comparison import Comparison, Figure, best, compared
+from ...papers.comparison import Comparison, Figure, OrderComparison, best, compared, ordered
 from ...runs.directory import RunDirectory
 from ...runs.result import diverged
 from ..config.compose import with_own_arguments
@@ -63,6 +63,12 @@ def comparisons(paper: Paper, plans: Sequence[PlannedRun], jobs: Sequence[Job]) 
         figures = [Figure(values[row.name, candidate], candidate) for candidate in paper.candidates()]
         table.append(compared(paper, row, best(figures, lower=paper.lower_is_better)))
     return table
+
+
+def order_comparisons(paper: Paper, table: Sequence[Comparison]) -> list[OrderComparison]:
+    """The orders that the paper claims, by the figures of the table."""
+    figures = {one.row.name: one.ours for one in table}
+    return [ordered(paper, order, figures[order.better], figures[order.worse]) for order in paper.orders]
 
 
 def _value(paper: Paper, row: Row, config: RunConfig, run: RunDirectory) -> float:

@@ -13,15 +13,15 @@ from rich.padding import Padding
 from rich.text import Text
 from yaml import YAMLError
 
-from ...papers import Comparison, Paper, paper_of
+from ...papers import Comparison, OrderComparison, Paper, paper_of
 from ...papers.definition import DefinitionError
-from ...papers.table import HEADINGS, as_json, markdown, rows
+from ...papers.table import HEADINGS, ORDER_HEADINGS, as_json, markdown, order_rows, rows
 from ...runs.files import plain_json, write_atomically, write_json
 from ..config.commands import command
 from ..config.errors import ConfigError, Parser, nearest
 from ..config.own_code import forget_edited
 from ..config.schema import conf_dir
-from ..launch.paper_runs import comparisons, planned
+from ..launch.paper_runs import comparisons, order_comparisons, planned
 from ..launch.planned_runs import run_all
 from ..terminal.console import Console
 from ..terminal.strip import columns, say
@@ -45,13 +45,14 @@ def main(args: Sequence[str]) -> int:
     with redirect_stdout(sys.stderr) if given.json else nullcontext():  # the runs' progress is no JSON
         jobs = run_all(plans, launcher)
     table = comparisons(paper, plans, jobs)
-    content = plain_json(as_json(paper, table, quick=given.quick))
+    orders = order_comparisons(paper, table)
+    content = plain_json(as_json(paper, table, orders, quick=given.quick))
     typed = command("paper", given.name, *(["--quick"] if given.quick else []), *given.settings)
     folder = Path(plans[0].config.outputs) / "papers"
     folder.mkdir(parents=True, exist_ok=True)
     stem = f"{paper.name}-quick" if given.quick else paper.name
     write_json(folder / f"{stem}.json", content)
-    write_atomically(folder / f"{stem}.md", markdown(paper, table, typed, quick=given.quick).encode())
+    write_atomically(folder / f"{stem}.md", markdown(paper, table, orders, typed, quick=given.quick).encode())
     if given.json:
         print(json.dumps(content, indent=1, allow_nan=False))
         return 0
@@ -62,6 +63,9 @@ def main(args: Sequence[str]) -> int:
         say(console, Text(f"a quick look: {paper.quick.shows}", "yellow"))
     say(console, Text())
     _show(console, paper, table)
+    if orders:
+        say(console, Text())
+        _show_orders(console, paper, orders)
     say(console, Text())
     for one in paper.departures:
         say(console, Text(f"- {one}", "dim"))
@@ -93,6 +97,17 @@ def _show(console: Console, paper: Paper, table: Sequence[Comparison]) -> None:
     if len(table) > 1 and len(together) == 1:
         for why in next(iter(together)):
             say(console, Text(f"{table[0].verdict}: {why}", "dim"))
+
+
+def _show_orders(console: Console, paper: Paper, orders: Sequence[OrderComparison]) -> None:
+    """Below a line stands why its verdict is neither yes nor no."""
+    lines = [[Text(text, "dim") for text in ORDER_HEADINGS]]
+    for row, one in zip(order_rows(paper, orders), orders, strict=True):
+        lines.append([Text(row[0]), Text(row[1]), Text(one.verdict, _style(one.verdict))])
+    for line, why in zip(columns(lines), ["", *(one.why for one in orders)], strict=True):
+        say(console, line)
+        if why:
+            say(console, _indented(console, Text(why, "dim")))
 
 
 def _style(verdict: str) -> str:
