@@ -215,7 +215,10 @@ def test_every_form_of_a_report_has_it(tmp_path: Path) -> None:
     assert [one["probability"]["value"] for one in stored["improvements"]] == [15 / 16, 1.0, 5 / 8]
     names = latex.write(runs, tmp_path)
     assert names[-1] == "tables/across-tasks.tex"
-    assert r"lstm & 4 & 1.00 [0.75, 1.00] & 75 \% & 75 \% & 0.94 [0.75, 1.00]" in (tmp_path / names[-1]).read_text()
+    table = (tmp_path / names[-1]).read_text()
+    assert r"lstm & 4 & 1.00 [0.75, 1.00] & 75 \% & 75 \% & 0.94 [0.75, 1.00]" in table
+    for form in (text, printed, table):
+        assert "With 2 seeds of a task they are too narrow" in " ".join(form.split())
     tables.write(runs, tmp_path)
     rows = list(csv.DictReader((tmp_path / "improved.csv").read_text().splitlines()))
     assert [(row["a"], row["b"], row["value"]) for row in rows] == [

@@ -18,7 +18,7 @@ from math import nan
 
 import numpy as np
 
-from ..solved import LEVEL
+from ..solved import FEWEST, LEVEL
 from .collect import Collection, Group
 from .levels import chance_at
 
@@ -160,6 +160,16 @@ class Across:
     def pairs(self) -> list[Improvement]:
         """Every two cells, the one with the better interquartile mean first."""
         return [improvement(a, b) for a, b in combinations(self.cells, 2)]
+
+    @property
+    def caution(self) -> str:
+        """A sentence on what so few seeds cannot show; empty where there are enough."""
+        fewest = min(cell.fewest for cell in self.cells)
+        if fewest < 2:
+            return "Some tasks have one seed of a cell, which shows no spread: there is no interval."
+        if fewest < FEWEST:
+            return f"Intervals resample the seeds that there are. With {fewest} seeds of a task they are too narrow."
+        return ""
 
     @property
     def next_better(self) -> dict[str, Improvement]:

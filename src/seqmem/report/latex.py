@@ -79,6 +79,8 @@ def over_all_tasks(over_tasks: Across) -> str:
     )
     if better:
         caption += " Better than the next: the probability that a seed is better than one of the next cell."
+    if over_tasks.caution:
+        caption += f" {over_tasks.caution}"
     return _table("across tasks", caption, heads, rows)
 
 

@@ -445,6 +445,8 @@ def _across(over_tasks: Across, width: int) -> list[Text]:
         "> 0.5, > 0.9: the share of pairs above; better than the next: the probability that a seed is better than one "
         "of the next cell, equal scores counting half"
     )
+    if over_tasks.caution:
+        meaning += f". {over_tasks.caution.rstrip('.')}"
     left_out = f"left out: {'; '.join(over_tasks.left_out)}" if over_tasks.left_out else ""
     lines = [Text(), *(Text(part, "bold") for part in textwrap.wrap(chosen, width, subsequent_indent="    "))]
     lines += _aligned(heads, rows, width)

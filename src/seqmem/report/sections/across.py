@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ...solved import FEWEST
 from ..across import Across, Estimate
 from ..wording import clean, estimate_words, listing, number_range
 from .base import Section
@@ -95,14 +94,7 @@ def _in_matrix(by_pair: Mapping[tuple[str, str], Estimate], a: str, b: str) -> s
 
 
 def notes(across: Across) -> list[str]:
-    sentences = []
-    fewest = min(cell.fewest for cell in across.cells)
-    if fewest < 2:
-        sentences.append("Some tasks have one seed of a cell, which shows no spread: there is no interval.")
-    elif fewest < FEWEST:
-        sentences.append(
-            f"Intervals resample the seeds that there are. With {fewest} seeds of a task they are too narrow."
-        )
+    sentences = [across.caution] if across.caution else []
     if across.left_out:
         sentences.append(f"Left out: {'; '.join(clean(one, 200) for one in across.left_out[:MOST_LEFT_OUT])}.")
         if len(across.left_out) > MOST_LEFT_OUT:
