@@ -70,10 +70,13 @@ cost: seconds
 measure: error
 margin: 0.05
 seeds: 2
-settings: task=pronoun seq_len=8 steps=20 batch_size=4 cell.hidden_size=4 evaluate.sequences=20 trace.every=0
+settings: task=pronoun seq_len=8 steps=20 batch_size=4 cell.hidden_size=4 evaluate.sequences=20
+  evaluate.lengths=[9] trace.every=0
 rows:
   rnn: {settings: cell=rnn, published: 0.8}
   gru: {settings: cell=gru}
+  "gru, the same runs at another length": {settings: cell=gru, lengths: 9}
+orders: [gru > rnn]
 departures: [Everything.]
 quick: {seeds: 1, settings: steps=10, shows: nothing at all.}
 """
@@ -437,12 +440,12 @@ def check_paper(verdict: Verdict, folder: Path, local: Path) -> None:
     codes = [command.end() for command in (done, here)]
     tables = [place / "outputs" / "papers" / "small.json" for place in (folder, local)]
     rows = [json.loads(path.read_text())["rows"] if path.exists() else [] for path in tables]
+    submitted = len((folder / "outputs" / ".sweeps" / "slurm" / "jobs.jsonl").read_text().splitlines())
     verdict(
         "seqmem paper: four runs by Slurm, the table of this machine's own cores",
-        codes == [0, 0] and len(rows[0]) == 2 and rows[0] == rows[1],
-        (codes, rows, done.text),
+        codes == [0, 0] and len(rows[0]) == 3 and rows[0] == rows[1] and submitted == 4,
+        (codes, rows, submitted, done.text),
     )
-    submitted = len((folder / "outputs" / ".sweeps" / "slurm" / "jobs.jsonl").read_text().splitlines())
     again = Command(folder, "paper", "small.yaml", *SLURM)
     verdict(
         "once more: nothing is submitted",
