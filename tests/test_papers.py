@@ -88,6 +88,7 @@ def test_the_runs_of_our_papers_can_be(path: Path) -> None:
         ({"measure": "luck"}, "measure=luck: must be one of score, error, loss, solved, sequences"),
         ({"margin": 0}, "it needs a seed, a positive margin and a row"),
         ({"orders": ["rnn beats gru"]}, "orders: rnn beats gru: must be 'ROW > ROW', the better one first"),
+        ({"orders": "rnn"}, "orders: rnn: must be 'ROW > ROW', the better one first"),
         ({"orders": ["rnn > gru"]}, "orders: rnn > gru: no row is called 'gru'"),
         ({"colour": "red"}, "its file has 'colour', which means nothing there"),
         ({"rows": {"a": {"settings": "cell=rnn", "publshed": 1}}}, "row 'a' has 'publshed', which means nothing there"),

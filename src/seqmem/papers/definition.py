@@ -170,7 +170,7 @@ def paper_of(name: str, content: Mapping[str, Any]) -> Paper:
             departures=[str(one) for one in fields.pop("departures")],
             lengths=_lengths(fields.pop("lengths", ())),
             best_of=str(fields.pop("best_of", "") or ""),
-            orders=[_order(str(one), [row.name for row in rows]) for one in fields.pop("orders", ())],
+            orders=_orders(fields.pop("orders", ()), [row.name for row in rows]),
             quick=None
             if quick is None
             else Quick(int(quick["seeds"]), _settings(quick["settings"]), str(quick["shows"])),
@@ -201,8 +201,12 @@ def _row(name: str, content: Mapping[str, Any], rounding: float) -> Row:
     return Row(name, _settings(content["settings"]), figure, str(content.get("obstacle", "")), lengths)
 
 
+def _orders(given: Any, rows: Sequence[str]) -> list[Order]:
+    """``chrono > forget bias 1``, or a list of such."""
+    return [_order(str(one), rows) for one in (given if isinstance(given, list | tuple) else [given])]
+
+
 def _order(text: str, rows: Sequence[str]) -> Order:
-    """``chrono > forget bias 1``"""
     better, sign, worse = (part.strip() for part in text.partition(" > "))
     if not sign:
         raise TypeError(f"orders: {text}: must be 'ROW > ROW', the better one first")
