@@ -100,14 +100,25 @@ def _show(console: Console, paper: Paper, table: Sequence[Comparison]) -> None:
 
 
 def _show_orders(console: Console, paper: Paper, orders: Sequence[OrderComparison]) -> None:
-    """Below a line stands why its verdict is neither yes nor no."""
-    lines = [[Text(text, "dim") for text in ORDER_HEADINGS]]
-    for row, one in zip(order_rows(paper, orders), orders, strict=True):
-        lines.append([Text(row[0]), Text(row[1]), Text(one.verdict, _style(one.verdict))])
-    for line, why in zip(columns(lines), ["", *(one.why for one in orders)], strict=True):
+    """Below a line stands why its verdict is neither yes nor no; where the terminal is narrow, all but the order."""
+    texts = order_rows(paper, orders)
+    verdicts = [Text(one.verdict, _style(one.verdict)) for one in orders]
+    table = [[Text(text, "dim") for text in ORDER_HEADINGS]]
+    table += [[Text(order), Text(by), verdict] for (order, by, _), verdict in zip(texts, verdicts, strict=True)]
+    heading, *lines = columns(table)
+    if console.is_terminal and max(line.cell_len for line in (heading, *lines)) > console.width:
+        heading, lines = Text(ORDER_HEADINGS[0], "dim"), [Text(order) for order, _, _ in texts]
+        below = [
+            Text(", ").join([verdict, *(Text(part, "dim") for part in (by, one.why) if part)])
+            for (_, by, _), verdict, one in zip(texts, verdicts, orders, strict=True)
+        ]
+    else:
+        below = [Text(one.why, "dim") for one in orders]
+    say(console, heading)
+    for line, more in zip(lines, below, strict=True):
         say(console, line)
-        if why:
-            say(console, _indented(console, Text(why, "dim")))
+        if more:
+            say(console, _indented(console, more))
 
 
 def _style(verdict: str) -> str:
