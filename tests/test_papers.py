@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from io import StringIO
 from math import inf, nan
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from commandline import Completed
 from seqmem.cli.config.build import check
 from seqmem.cli.config.errors import ConfigError
 from seqmem.cli.launch.paper_runs import planned
+from seqmem.cli.terminal.console import Console
+from seqmem.cli.verbs.paper import show_orders
 from seqmem.papers import Paper, Published, Row, compared, ordered, paper_of
 from seqmem.papers.comparison import Figure, best, student
 from seqmem.papers.definition import DefinitionError, Order
@@ -274,6 +277,19 @@ def test_the_difference_of_an_order_is_by_how_much_the_first_is_better() -> None
     for measure, better, worse in (("score", high, low), ("loss", low, high)):
         one = ordered(small(measure=measure), ORDER, Figure(better), Figure(worse))
         assert (one.difference, one.low, one.high) == pytest.approx((0.6, 0.6 - half, 0.6 + half))
+
+
+def test_an_order_wider_than_the_terminal_has_its_verdict_below() -> None:
+    paper, names = small(), ["a recurrent network of the plain kind", "a gated recurrent unit with few units"]
+    one = ordered(paper, Order(*names), Figure([0.1, 0.11, 0.1]), Figure([0.9, 0.92, 0.9]))
+    printed = {}
+    for width in (80, 200):
+        file = StringIO()
+        show_orders(Console(file=file, width=width, force_terminal=True, color_system=None), paper, [one])
+        printed[width] = [line.rstrip() for line in file.getvalue().splitlines()]
+    by = "+0.803 (+0.771 to +0.835)"
+    assert printed[80] == ["claimed: better > worse", " > ".join(names), f"  agrees, {by}"]
+    assert printed[200][1] == f"{' > '.join(names)}  {by}  agrees"
 
 
 # ---- The command -----------------------------------------------------------------------------------------------------

@@ -65,7 +65,7 @@ def main(args: Sequence[str]) -> int:
     _show(console, paper, table)
     if orders:
         say(console, Text())
-        _show_orders(console, paper, orders)
+        show_orders(console, paper, orders)
     say(console, Text())
     for one in paper.departures:
         say(console, Text(f"- {one}", "dim"))
@@ -99,7 +99,7 @@ def _show(console: Console, paper: Paper, table: Sequence[Comparison]) -> None:
             say(console, Text(f"{table[0].verdict}: {why}", "dim"))
 
 
-def _show_orders(console: Console, paper: Paper, orders: Sequence[OrderComparison]) -> None:
+def show_orders(console: Console, paper: Paper, orders: Sequence[OrderComparison]) -> None:
     """Below a line stands why its verdict is neither yes nor no; where the terminal is narrow, all but the order."""
     texts = order_rows(paper, orders)
     verdicts = [Text(one.verdict, _style(one.verdict)) for one in orders]
