@@ -29,7 +29,11 @@ def of_kind(kind: str) -> list[str]:
 
 def chance(runs: list[Summary]) -> str:
     scale = runs[0].scale if runs else None
-    return "" if scale is None or scale.chance is None else scale.metric.text(scale.chance)
+    return (
+        ""
+        if scale is None or scale.chance is None
+        else f"{scale.metric.text(scale.chance)} {scale.metric.unit}".rstrip()
+    )
 
 
 def told(runs: list[Summary]) -> str:

@@ -43,6 +43,14 @@ def typed(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def test_the_page_of_tasks_has_the_settings_of_each_difficulty() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "tasks.md").read_text()
+    for yaml in GRADED:
+        for name, settings in difficulty.settings_of(yaml).items():
+            first = f"`{yaml.stem}`" if name == "easy" else ""
+            assert f"| {first} | {name} | `{' '.join(map('='.join, settings.items()))}` |" in page
+
+
 def test_a_setting_of_the_command_line_takes_the_place_of_a_default() -> None:
     config = composed("task=copy", "task.difficulty=hard")
     assert (config.seq_len, config.task["length"]) == (140, 20)
