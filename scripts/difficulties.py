@@ -7,7 +7,7 @@ import statistics
 import sys
 from pathlib import Path
 
-from seqmem.cli.config.difficulty import settings_of
+from seqmem.cli.config.difficulty import graded_settings
 from seqmem.cli.config.schema import conf_dir
 from seqmem.runs.directory import find_runs
 from seqmem.runs.summary import Summary, read
@@ -18,7 +18,7 @@ TABLE = re.compile(r"(<!-- table -->\n).*?(<!-- end -->)", re.DOTALL)
 
 def graded() -> dict[str, dict[str, dict[str, str]]]:
     """Task -> difficulty -> setting -> value."""
-    every = {path.stem: settings_of(path) for path in sorted((conf_dir() / "task").glob("*.yaml"))}
+    every = {path.stem: graded_settings(path) for path in sorted((conf_dir() / "task").glob("*.yaml"))}
     return {name: settings for name, settings in every.items() if settings}
 
 

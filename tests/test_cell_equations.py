@@ -652,6 +652,15 @@ def test_mamba_is_the_papers_block_written_out(negative: bool):
         np.testing.assert_allclose(ours.detach().numpy(), theirs, rtol=1e-10, atol=1e-12 * np.abs(theirs).max())
 
 
+def test_a_negative_mamba_keeps_a_share_and_may_turn_its_sign():
+    cell, x = drawn(lambda: Mamba(D, H, states=3, negative=True), "mamba"), random(B, D, seed=1)
+    state = cell.initial_state(B)
+    keep = cell.additive(x, state)["memory"].keep
+    assert keep.min() < 0
+    assert ((cell.gates(x, state)["keep"] >= 0) & (cell.gates(x, state)["keep"] <= 1)).all()
+    torch.testing.assert_close(cell.gates(x, state)["keep"], keep.abs().flatten(1))
+
+
 def test_mamba_begins_at_the_papers_rates():
     with ambient(0, "mamba"):
         cell = Mamba(D, 1000, states=4)
@@ -1074,7 +1083,7 @@ def _parity(*, negative: bool) -> DeltaNet:
 
 @pytest.mark.parametrize("negative", [True, False])
 def test_a_deltanet_keeps_the_parity_at_any_length_if_an_eigenvalue_may_be_below_0(negative: bool):
-    """Grazzi et al. 2024: with eigenvalues from 0 to 1 it cannot."""
+    """Grazzi et al. 2025: with eigenvalues from 0 to 1 it cannot."""
     bits = torch.randint(2, (1000, 8), generator=torch.Generator().manual_seed(0))
     bits[0] = 0
     symbols = 2 - bits

@@ -1,11 +1,13 @@
 """``task.difficulty``: easy, usual and hard defaults of a task."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
+from omegaconf.errors import InterpolationResolutionError
 
-from commandline import composed
+from commandline import TINY, Completed, composed
 from seqmem.cli.config import difficulty
 from seqmem.cli.config.build import build_task
 from seqmem.cli.config.errors import ConfigError
@@ -21,7 +23,7 @@ GRADED = sorted(path for path in (conf_dir() / "task").glob("*.yaml") if path.st
 def test_each_difficulty_is_a_task_of_its_own_that_draws_its_sequences(yaml: Path) -> None:
     register()
     lengths, seen = [], set()
-    for name, listed in difficulty.settings_of(yaml).items():
+    for name, listed in difficulty.graded_settings(yaml).items():
         loaded = OmegaConf.merge(OmegaConf.load(yaml), {"difficulty": name})
         resolved = OmegaConf.to_container(loaded, resolve=True)
         assert isinstance(resolved, dict)
@@ -46,7 +48,7 @@ def typed(value: object) -> str:
 def test_the_page_of_tasks_has_the_settings_of_each_difficulty() -> None:
     page = (Path(__file__).parents[1] / "docs" / "tasks.md").read_text()
     for yaml in GRADED:
-        for name, settings in difficulty.settings_of(yaml).items():
+        for name, settings in difficulty.graded_settings(yaml).items():
             first = f"`{yaml.stem}`" if name == "easy" else ""
             assert f"| {first} | {name} | `{' '.join(map('='.join, settings.items()))}` |" in page
 
@@ -71,3 +73,30 @@ def test_a_difficulty_is_the_same_run_as_its_settings() -> None:
 def test_another_difficulty_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"task\.difficulty=medium: must be easy, usual or hard"):
         composed("task=copy", "task.difficulty=medium")
+
+
+def test_no_task_of_cogscale_takes_a_difficulty_of_the_others_in_a_sweep(typed: Callable[..., Completed]) -> None:
+    done = typed("train", "-m", "task=copy,cogscale/simple_copy", "task.difficulty=easy,hard", *TINY)
+    assert done.code != 0
+    assert "there is no setting 'task.difficulty' of CogScale's tasks" in done.err
+    assert not Path("outputs").exists() or not [*Path("outputs").rglob("result.json")]
+
+
+def test_the_list_has_the_difficulties_and_a_table_of_runs_their_settings(typed: Callable[..., Completed]) -> None:
+    assert (
+        "  usual  seq_len=50 task.length=10\n  hard   seq_len=140 task.length=20\n" in typed("list", "task", "copy").out
+    )
+    tiny = [setting for setting in TINY if not setting.startswith(("seq_len=", "evaluate.lengths="))]
+    assert typed("train", "-m", "task=copy", "task.difficulty=easy,usual", "evaluate.lengths=[50]", *tiny).code == 0
+    heads = typed("show", "outputs", "--all").out.splitlines()[2]
+    assert "length" in heads
+    assert "difficulty" not in heads
+
+
+def test_a_file_names_three_values(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("name: copy\ndifficulty: usual\nlength: ${graded:${.difficulty},1,2}\n")
+    with pytest.raises(ConfigError, match="length: 2 values: must be three, for easy, usual, hard"):
+        difficulty.graded_settings(path)
+    with pytest.raises(InterpolationResolutionError, match="graded: 2 values: must be three"):
+        OmegaConf.to_container(OmegaConf.load(path), resolve=True)

@@ -21,7 +21,7 @@ from seqmem.cli.verbs.paper import show_orders
 from seqmem.papers import Paper, Published, Row, compared, ordered, paper_of
 from seqmem.papers.comparison import Figure, best, student
 from seqmem.papers.definition import DefinitionError, Order
-from seqmem.papers.table import order_rows, rows
+from seqmem.papers.table import markdown, order_rows, rows
 from seqmem.solved import share_interval
 
 CONF = Path(__file__).parents[1] / "conf" / "paper"
@@ -91,6 +91,9 @@ def test_the_runs_of_our_papers_can_be(path: Path) -> None:
         ({"measure": "luck"}, "measure=luck: must be one of score, error, loss, solved, sequences"),
         ({"margin": 0}, "it needs a seed, a positive margin and a row"),
         ({"orders": ["rnn beats gru"]}, "orders: rnn beats gru: must be 'ROW > ROW', the better one first"),
+        ({"orders": ["rnn > rnn"]}, "orders: rnn > rnn: must be of two rows"),
+        ({"orders": ["rnn > as before"] * 2}, "orders: one of them stands there twice"),
+        ({"quick": {**SMALL["quick"], "not much": None}}, "quick has 'not much', which means nothing there"),
         ({"orders": "rnn"}, "orders: rnn: must be 'ROW > ROW', the better one first"),
         ({"orders": ["rnn > gru"]}, "orders: rnn > gru: no row is called 'gru'"),
         ({"colour": "red"}, "its file has 'colour', which means nothing there"),
@@ -102,6 +105,30 @@ def test_a_file_that_says_something_else(changes: Mapping[str, Any], message: st
     with pytest.raises(DefinitionError) as error:
         small(**changes)
     assert str(error.value) == f"paper=small: {message}"
+
+
+def test_a_row_may_have_any_name() -> None:
+    rows = {name: {"settings": f"cell.hidden_size={at + 4}"} for at, name in enumerate((4, "a > b", "c|d"))}
+    paper = small(rows=rows, orders=["a > b > 4", "4 > c|d"])
+    assert paper.orders == [Order("a > b", "4"), Order("4", "c|d")]
+    figures = [compared(paper, row, Figure([0.5, 0.6])) for row in paper.rows]
+    table = markdown(paper, figures, [], "seqmem paper", quick=False)
+    assert r"| c\|d | " in table
+    assert small(orders=None).orders == []
+
+
+def test_a_score_that_is_an_error_is_refused() -> None:
+    """Of its rows the one of the greatest score would be the best."""
+    paper = small(measure="score", rows={"a": {"settings": "task=adding cell=rnn"}})
+    with pytest.raises(
+        ConfigError, match=r"^paper=small: measure=score: row 'a' has a task whose score is mean squared"
+    ):
+        planned(paper, [], quick=False)
+
+
+def test_a_small_published_figure_keeps_its_digits() -> None:
+    row = Row("a", [], Published(0.000035))
+    assert rows(small(), [compared(small(), row, Figure([0.1, 0.1]))])[0][1] == "3.5e-05"
 
 
 def test_a_missing_key_is_named() -> None:
@@ -258,8 +285,11 @@ ORDER = Order("a", "b")
         ("sequences", [1000.0] * 5, [inf] * 5, "agrees"),
         ("sequences", [inf] * 5, [1000.0] * 5, "differs"),
         ("sequences", [1000.0] * 3, [1000.0, inf, 2000.0], "cannot tell"),
+        ("sequences", [inf] * 5, [inf] * 5, "cannot tell"),
+        ("loss", [0.1] * 5, [inf] * 5, "cannot tell"),  # it diverged
         ("solved", [1.0] * 5, [0.0] * 5, "agrees"),
         ("solved", [1.0] * 3, [0.0] * 3, "cannot tell"),  # the exact interval of 3 of 3 begins at 0.29
+        ("score", [0.501, 0.502, 0.501], [0.5, 0.5, 0.5], "cannot tell"),  # surely better, by less than the margin
     ],
     ids=str,
 )
@@ -268,6 +298,21 @@ def test_verdicts_on_an_order(measure: str, better: list[float], worse: list[flo
     one = ordered(paper, ORDER, Figure(better), Figure(worse))
     assert one.verdict == verdict
     assert order_rows(paper, [one])[0][0] == "a > b"
+
+
+@pytest.mark.parametrize(
+    ("better", "worse", "by", "why"),
+    [
+        ([1000.0] * 5, [inf] * 5, "5 of 5 solve it, 0 of 5", ""),
+        ([inf] * 2, [inf] * 3, "0 of 2 solve it, 0 of 3", "no seed of either solves the task"),
+        ([3000.0, 3000.0, 3100.0], [3100.0, 3000.0, 3000.0], "0 (-131 to +131)", "the difference is within the margin"),
+    ],
+    ids=str,
+)
+def test_an_order_says_what_its_verdict_rests_on(better: list[float], worse: list[float], by: str, why: str) -> None:
+    paper = small(measure="sequences", margin=1000)
+    one = ordered(paper, ORDER, Figure(better), Figure(worse))
+    assert (order_rows(paper, [one])[0][1], one.why) == (by, why)
 
 
 def test_the_difference_of_an_order_is_by_how_much_the_first_is_better() -> None:

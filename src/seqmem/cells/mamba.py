@@ -150,8 +150,8 @@ class Mamba(ScannedCell):
         return steps * (self.output_size + 2 * len(self.past) + self.rank + 2 * self.states)  # v, u, and l, B and C
 
     def gates(self, x: Float[Tensor, "B D"], state: State) -> dict[str, Float[Tensor, "B _"]]:
-        """``keep`` is exp(dt A), or 2 exp(dt A) - 1, I N numbers."""
-        return {"keep": self._parts(*self._reading(x, state)[:3])[0].flatten(1)}
+        """``keep`` is exp(dt A), or with ``negative`` |2 exp(dt A) - 1|, I N numbers."""
+        return {"keep": self._parts(*self._reading(x, state)[:3])[0].abs().flatten(1)}
 
     def additive(self, x: Float[Tensor, "B D"], state: State) -> dict[str, Additive]:
         u, dt, b, c = self._reading(x, state)

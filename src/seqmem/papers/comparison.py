@@ -54,7 +54,13 @@ class Comparison:
 @dataclass(frozen=True)
 class OrderComparison:
     """A published order beside ours. ``difference`` is by how much the first row does better, ``low`` to ``high`` its
-    interval, of 95 % confidence, NaN where there is none. Otherwise as ``Comparison``."""
+    interval, of 95 % confidence, NaN where there is none.
+
+    Args:
+        solving: of both rows, where some seeds never solved the task: (how many solved it, seeds). The difference is
+            that of these shares, then.
+        why: of a verdict that says neither yes nor no.
+    """
 
     order: Order
     difference: float
@@ -62,6 +68,7 @@ class OrderComparison:
     high: float
     verdict: Verdict
     why: str = ""
+    solving: tuple[tuple[int, int], tuple[int, int]] | None = None
 
 
 def best(figures: Sequence[Figure], *, lower: bool) -> Figure:
@@ -110,28 +117,35 @@ def compared(paper: Paper, row: Row, ours: Figure) -> Comparison:
 
 
 def ordered(paper: Paper, order: Order, better: Figure, worse: Figure) -> OrderComparison:
-    """The order agrees where the whole interval of the difference is on its side of zero, differs where it is on the
-    other. Where seeds never solved the task, the shares of those that did are compared."""
-    values, others = better.values, worse.values
-    sign = -1.0 if paper.lower_is_better else 1.0
-    difference = sign * (better.mean - worse.mean)
-    if any(value != value for value in (*values, *others)):
-        return OrderComparison(order, difference, nan, nan, "cannot tell", "seeds diverged")
-    never = not all(map(isfinite, (*values, *others)))
-    if never or paper.measure == "solved":
-        shares = [[float(isfinite(value)) if never else value for value in figure] for figure in (values, others)]
-        share = sum(shares[1]) / len(others)
-        low, high = _difference_of_shares(shares[0], share, len(others))
-    elif min(len(values), len(others)) < 2:
-        return OrderComparison(order, difference, nan, nan, "cannot tell", "one seed has no spread")
+    """The order agrees where the whole interval of the difference is beyond the paper's margin on the claimed side, and
+    differs where it is on the other. Where seeds never solved the task, the shares of those that did are compared."""
+    first, second = better.values, worse.values
+    finite = all(map(isfinite, (*first, *second)))
+    if not finite and (paper.measure != "sequences" or any(value != value for value in (*first, *second))):
+        return OrderComparison(order, nan, nan, nan, "cannot tell", "seeds diverged")
+    margin, solving = paper.margin, None
+    if paper.measure == "solved" or not finite:
+        if not finite:
+            first, second = ([float(isfinite(value)) for value in values] for values in (first, second))
+            margin, solving = 0.0, ((int(sum(first)), len(first)), (int(sum(second)), len(second)))
+        share = sum(second) / len(second)
+        difference = sum(first) / len(first) - share
+        low, high = _difference_of_shares(first, share, len(second))
+    elif min(len(first), len(second)) < 2:
+        return OrderComparison(order, nan, nan, nan, "cannot tell", "one seed has no spread")
     else:
-        low, high = _difference_of_means(better, worse.mean, worse.spread, len(others))
-        low, high = sorted((sign * low, sign * high))
-    verdict: Verdict = "agrees" if low > 0 else "differs" if high < 0 else "cannot tell"
-    why = "" if verdict != "cannot tell" else "too few seeds for so much spread"
-    if never:  # the interval is of shares, and the difference of means is infinite
-        return OrderComparison(order, difference, nan, nan, verdict, why or "by the seeds that solve the task")
-    return OrderComparison(order, difference, low, high, verdict, why)
+        sign = -1.0 if paper.lower_is_better else 1.0
+        difference = sign * (better.mean - worse.mean)
+        ends = _difference_of_means(better, worse.mean, worse.spread, len(second))
+        low, high = sorted(sign * end for end in ends)
+    verdict: Verdict = "agrees" if low > margin else "differs" if high < -margin else "cannot tell"
+    why = ""
+    if solving is not None and not any(solved for solved, _ in solving):
+        why = "no seed of either solves the task"
+    elif verdict == "cannot tell":
+        close = -margin <= low and high <= margin
+        why = "the difference is within the margin" if close else "too few seeds for so much spread"
+    return OrderComparison(order, difference, low, high, verdict, why, solving)
 
 
 def _difference_of_means(ours: Figure, value: float, spread: float | None, seeds: int | None) -> tuple[float, float]:

@@ -15,6 +15,10 @@ MEASURES = {
 """What is compared, per seed -> in words."""
 
 
+_BETTER = " > "
+"""Between the rows of an order."""
+
+
 @dataclass(frozen=True)
 class Published:
     """A published figure.
@@ -60,7 +64,7 @@ class Order:
     worse: str
 
     def __str__(self) -> str:
-        return f"{self.better} > {self.worse}"
+        return f"{self.better}{_BETTER}{self.worse}"
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,7 @@ class Paper:
             mean, as the paper chose it. Empty: one value of each setting.
         departures: every difference from the paper's set-up.
         quick: None: it takes minutes as it is.
-        orders: which row does better than which other, as the paper claims, where its figures cannot be compared.
+        orders: which row does better than which other, as the paper claims.
     """
 
     name: str
@@ -154,7 +158,7 @@ def paper_of(name: str, content: Mapping[str, Any]) -> Paper:
     fields = dict(content)
     try:
         rounding = float(fields.pop("rounding", 0.0))
-        rows = [_row(key, value, rounding) for key, value in dict(fields.pop("rows")).items()]
+        rows = [_row(str(key), value, rounding) for key, value in dict(fields.pop("rows")).items()]
         quick = fields.pop("quick", None)
         paper = Paper(
             name=name,
@@ -171,9 +175,7 @@ def paper_of(name: str, content: Mapping[str, Any]) -> Paper:
             lengths=_lengths(fields.pop("lengths", ())),
             best_of=str(fields.pop("best_of", "") or ""),
             orders=_orders(fields.pop("orders", ()), [row.name for row in rows]),
-            quick=None
-            if quick is None
-            else Quick(int(quick["seeds"]), _settings(quick["settings"]), str(quick["shows"])),
+            quick=None if quick is None else _quick(dict(quick)),
         )
     except KeyError as error:
         raise DefinitionError(f"paper={name}: its file has no {error}") from None
@@ -201,19 +203,34 @@ def _row(name: str, content: Mapping[str, Any], rounding: float) -> Row:
     return Row(name, _settings(content["settings"]), figure, str(content.get("obstacle", "")), lengths)
 
 
+def _quick(fields: dict[str, Any]) -> Quick:
+    quick = Quick(int(fields.pop("seeds")), _settings(fields.pop("settings")), str(fields.pop("shows")))
+    if fields:
+        raise TypeError(f"quick has '{next(iter(fields))}', which means nothing there")
+    return quick
+
+
 def _orders(given: Any, rows: Sequence[str]) -> list[Order]:
     """``chrono > forget bias 1``, or a list of such."""
-    return [_order(str(one), rows) for one in (given if isinstance(given, list | tuple) else [given])]
+    texts = given if isinstance(given, list | tuple) else [] if given is None else [given]
+    orders = [_order(str(text), rows) for text in texts]
+    if len({*orders}) < len(orders):
+        raise TypeError("orders: one of them stands there twice")
+    return orders
 
 
 def _order(text: str, rows: Sequence[str]) -> Order:
-    better, sign, worse = (part.strip() for part in text.partition(" > "))
-    if not sign:
+    parts = text.split(_BETTER)
+    if len(parts) < 2:
         raise TypeError(f"orders: {text}: must be 'ROW > ROW', the better one first")
-    for name in (better, worse):
-        if name not in rows:
-            raise TypeError(f"orders: {text}: no row is called '{name}'")
-    return Order(better, worse)
+    splits = [(_BETTER.join(parts[:at]).strip(), _BETTER.join(parts[at:]).strip()) for at in range(1, len(parts))]
+    named = [Order(*names) for names in splits if all(name in rows for name in names)]
+    if not named:
+        unknown = next(name for name in splits[0] if name not in rows)
+        raise TypeError(f"orders: {text}: no row is called '{unknown}'")
+    if named[0].better == named[0].worse:
+        raise TypeError(f"orders: {text}: must be of two rows")
+    return named[0]
 
 
 def _published(fields: Mapping[str, Any]) -> Published:

@@ -20,9 +20,17 @@ def rows(paper: Paper, comparisons: Sequence[Comparison]) -> list[list[str]]:
 def order_rows(paper: Paper, comparisons: Sequence[OrderComparison]) -> list[list[str]]:
     """One list of texts per order, as ``ORDER_HEADINGS``."""
     return [
-        [str(one.order), _interval(paper, one), f"{one.verdict}: {one.why}" if one.why else one.verdict]
+        [str(one.order), _advantage(paper, one), f"{one.verdict}: {one.why}" if one.why else one.verdict]
         for one in comparisons
     ]
+
+
+def _advantage(paper: Paper, one: OrderComparison) -> str:
+    """``+0.12 (+0.08 to +0.16)``; ``5 of 5 solve it, 0 of 5``"""
+    if one.solving is None:
+        return _interval(paper, one)
+    (first, seeds), (second, others) = one.solving
+    return f"{first} of {seeds} solve it, {second} of {others}"
 
 
 def _interval(paper: Paper, one: Comparison | OrderComparison) -> str:
@@ -36,7 +44,7 @@ def _row(paper: Paper, one: Comparison) -> list[str]:
     published = one.row.published
     printed = ""
     if published is not None:
-        printed = f"{published.bound} {_number(paper, published.value)}".strip()
+        printed = f"{published.bound} {_published(paper, published.value)}".strip()
         if published.spread is not None:
             printed += f" ± {_number(paper, published.spread)}"
     ours = _number(paper, one.ours.mean)
@@ -57,6 +65,12 @@ def _number(paper: Paper, value: float) -> str:
         return f"{value:,.0f}"
     decimals = max(0, 1 - floor(log10(paper.margin)))
     return f"{value:.{decimals}f}"
+
+
+def _published(paper: Paper, value: float) -> str:
+    """With two digits at least, however small beside the margin."""
+    text = _number(paper, value)
+    return text if value == 0 or abs(float(text.replace(",", "")) / value - 1) < 0.05 else f"{value:.2g}"
 
 
 def _signed(paper: Paper, value: float) -> str:
@@ -80,7 +94,8 @@ def markdown(
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|", *(f"| {' | '.join(row)} |" for row in rows)]
+    lines = [[cell.replace("|", r"\|") for cell in row] for row in rows]
+    return [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|", *(f"| {' | '.join(row)} |" for row in lines)]
 
 
 def as_json(

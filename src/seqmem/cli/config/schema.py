@@ -191,8 +191,7 @@ def from_mapping(settings: Any) -> RunConfig:
             raise ConfigError(f"{name}: {part}: a file chooses it in its defaults: '- override /{name}: {part}'")
         if not isinstance(part, dict) or not isinstance(part.get("name"), str):
             raise ConfigError(f"{name}.name is not set: choose one, {name}=...")
-    if "difficulty" in config.task:
-        difficulty.check(config.task["difficulty"])
+    difficulty.check(config.task)
     if "wrap" in config.cell:
         config.cell = config.cell | {"wrap": as_word(config.cell["wrap"])}
     for name in PARTS:

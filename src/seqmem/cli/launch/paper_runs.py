@@ -36,6 +36,8 @@ def planned(paper: Paper, more: Sequence[str], *, quick: bool) -> list[PlannedRu
     rows = {row.name: row for row in paper.rows}
     for plan in plans:
         _check_lengths(paper, rows[_row_of(plan)], plan.config)
+    if paper.measure in ("score", "error"):
+        _check_metric(paper, plans)
     return plans
 
 
@@ -50,6 +52,19 @@ def _check_lengths(paper: Paper, row: Row, config: RunConfig) -> None:
     for length in paper.lengths_of(row):
         if length not in tested:
             raise ConfigError(f"paper={paper.name}: row '{row.name}' measures length {length}: not in evaluate.lengths")
+
+
+def _check_metric(paper: Paper, plans: Sequence[PlannedRun]) -> None:
+    """The better a row, the higher must be its score."""
+    from ..config.build import build_task
+
+    for plan in {plan.kind: plan for plan in plans}.values():
+        metric = build_task(plan.config).targets.metric
+        if not metric.higher_is_better:
+            raise ConfigError(
+                f"paper={paper.name}: measure={paper.measure}: row '{_row_of(plan)}' has a task whose score is "
+                f"{metric.name}, the lower the better: must be loss"
+            )
 
 
 def comparisons(paper: Paper, plans: Sequence[PlannedRun], jobs: Sequence[Job]) -> list[Comparison]:

@@ -340,7 +340,7 @@ def _fitting(settings: Mapping[str, list[str]], signs: Marks, width: int) -> dic
 def _settings(run: Summary) -> dict[str, str]:
     """Name -> value, as text: the settings by which runs of a task may differ, cell, length and seed first."""
     first = {"cell": run.cell, "seq_len": str(run.seq_len), "seed": str(run.seed)}
-    others = later(run.config) | flat(run.config, "training", "measuring", "default", "machine")
+    others = later(run.config) | flat(run.config, "training", "measuring", "machine")
     named = ("cell.name", "task.name", "seq_len", "seed")
     return first | {name: _value(value) for name, value in others.items() if name not in named}
 

@@ -248,20 +248,15 @@ def _about_task(choice: Choice) -> list[tuple[str, list[str]]]:
         answers = answers[-1:]
     shown = [" ".join(task.words(batch.inputs[:, 0])), f"answer: {' '.join(answers)}"]
     about = [("scores", facts), ("how it works", _module_text(kind)), ("example", shown)]
-    if graded := difficulty.settings_of(choice.path):
-        lines = [[f"task.difficulty={name}", *map("=".join, given.items())] for name, given in graded.items()]
-        about.insert(0, ("difficulty", [f" {line}" for line in _in_columns(lines)]))
+    if graded := difficulty.graded_settings(choice.path):
+        lines = [f"{name.ljust(5)}  {' '.join(map('='.join, given.items()))}" for name, given in graded.items()]
+        about.insert(0, ("task.difficulty", lines))
     if batch.inputs.is_floating_point():
         return about
     import torch
 
     words = [*dict.fromkeys(task.words(torch.arange(task.inputs.size)))]
     return [*about, (f"vocabulary, {len(words)} words", [" ".join(words)])]
-
-
-def _in_columns(rows: list[list[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def _chance_by_length(task: "seqmem.tasks.Task", usual: int) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from markupsafe import escape
 
-from ...runs.settings import flat
+from ...runs.settings import IDENTITY, flat
 from ..collect import Collection, natural
 from ..wording import clean
 from .base import Section
@@ -83,7 +83,7 @@ def _command(words: Any) -> str:
 
 
 def _settings(collection: Collection) -> Iterator[Section]:
-    configs = [flat(run.config, "training", "measuring", "default") for run in collection.runs]
+    configs = [flat(run.config, *IDENTITY) for run in collection.runs]
     differing, some, shared = [], [], []
     for key in dict.fromkeys(key for config in configs for key in config):
         values = Counter(_setting(config[key]) for config in configs if key in config)
