@@ -87,6 +87,7 @@ def test_the_list_has_the_difficulties_and_a_table_of_runs_their_settings(typed:
         "  usual  seq_len=50 task.length=10\n  hard   seq_len=140 task.length=20\n" in typed("list", "task", "copy").out
     )
     tiny = [setting for setting in TINY if not setting.startswith(("seq_len=", "evaluate.lengths="))]
+    assert "  length: 20 " in typed("train", "task=copy", "task.difficulty=hard", "--help").out
     assert typed("train", "-m", "task=copy", "task.difficulty=easy,usual", "evaluate.lengths=[50]", *tiny).code == 0
     heads = typed("show", "outputs", "--all").out.splitlines()[2]
     assert "length" in heads

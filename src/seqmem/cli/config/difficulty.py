@@ -14,7 +14,8 @@ from .errors import ConfigError
 
 DIFFICULTIES: tuple[str, ...] = ("easy", "usual", "hard")
 
-_GRADED = re.compile(r"(\w+): *\$\{graded:\$\{\.difficulty\},(.*?)\}(?:\s|$)")
+_VALUES = re.compile(r"\$\{graded:\$\{\.difficulty\},(.*?)\}")
+_GRADED = re.compile(rf"(\w+): *{_VALUES.pattern}(?:\s|$)")
 
 
 def graded(difficulty: object, *values: Any) -> Any:
@@ -57,3 +58,10 @@ def graded_settings(path: Path) -> dict[str, dict[str, str]]:
         for difficulty, value in zip(DIFFICULTIES, values, strict=True):
             settings[difficulty][name] = value.strip()
     return settings if settings[DIFFICULTIES[0]] else {}
+
+
+def resolved(listing: str) -> str:
+    """Settings as Hydra's help lists them, in which those that a difficulty gives have their values."""
+    chosen = re.search(r"^ +difficulty: (\S+)$", listing, re.MULTILINE)
+    difficulty = chosen[1] if chosen else ""
+    return _VALUES.sub(lambda match: str(graded(difficulty, *match[1].split(","))), listing)

@@ -19,6 +19,7 @@ from ..config.application import application, shows
 from ..config.commands import completes
 from ..config.comments import beside, comments, header
 from ..config.compose import Arguments, command_line_config_dir, parsed, with_own_arguments
+from ..config.difficulty import resolved
 from ..config.errors import ConfigError, exit_code, full_errors, one_line, print_error
 from ..config.help_text import filled
 from ..config.hydra_errors import GROUPS, explain, explained, is_hydras
@@ -130,7 +131,7 @@ def _with_comments(text: str) -> str:
         head, after = filled(head, width) + "\n", filled(after, width)
         lines = [textwrap.fill(line, width, subsequent_indent="  ") for line in lines]
     before = head + choices + "\n".join([*lines, ""])
-    return "\n".join([before + title.rstrip(), *beside(settings.rstrip(), told, width), end + after])
+    return "\n".join([before + title.rstrip(), *beside(resolved(settings.rstrip()), told, width), end + after])
 
 
 def _group(line: str) -> str:
