@@ -19,6 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from commandline import OWN_CELLS, TINY, Completed, environment, forked, only_run, rows, shadow
 from seqmem.cells import CELLS
+from seqmem.cli.launch.one_run import _git_commit
 from seqmem.cli.main import VERBS
 from seqmem.tasks import TASKS
 
@@ -405,3 +406,23 @@ def test_list_tells_all_about_one_choice(typed: Callable[..., Completed], monkey
         "no cell is called 'lstn'. Did you mean 'lstm'? One of: antisymmetric,", code=2, verb="list"
     )
     typed("list", "cel").refuses("there is nothing called 'cel'. One of: cell, task", code=2, verb="list")
+
+
+def test_the_commit_of_the_users_experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the repository that the working directory is in; git is not asked where there is none."""
+    monkeypatch.delenv("GIT_DIR", raising=False)
+    below = tmp_path / "repository" / "below"
+    below.mkdir(parents=True)
+    monkeypatch.chdir(below)
+    assert _git_commit() is None
+
+    def git(*args: str) -> str:
+        return subprocess.run(["git", *args], cwd=below.parent, capture_output=True, text=True, check=True).stdout
+
+    git("init", "--quiet")
+    git("-c", "user.name=a", "-c", "user.email=a@b.c", "commit", "--quiet", "--allow-empty", "--message=first")
+    assert _git_commit() == git("rev-parse", "HEAD").strip()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_DIR", str(below.parent / ".git"))
+    monkeypatch.setenv("GIT_WORK_TREE", str(below.parent))
+    assert _git_commit() == git("rev-parse", "HEAD").strip()

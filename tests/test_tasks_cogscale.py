@@ -131,7 +131,8 @@ def test_the_length_of_a_size_is_the_published_one(name: str, size: str) -> None
     else:
         published = len(theirs(f"cogscale_{name}", size, 5).inputs)
     assert config.seq_len == config.task["usual_seq_len"] == published
-    assert composed(f"task=cogscale/{name}", f"task.size={size}", "seq_len=400").seq_len == 400
+    if size == SIZES[0]:  # each task has a line of its own for it, and each size only another number there
+        assert composed(f"task=cogscale/{name}", f"task.size={size}", "seq_len=400").seq_len == 400
 
 
 @each_size

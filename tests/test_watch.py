@@ -15,7 +15,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 from urllib.request import urlopen
 
 import pytest
-from playwright.sync_api import Browser, Route
+from playwright.sync_api import Browser, Page, Route
 
 from browser import chromium as chromium
 from seqmem.cli.main import run_verb
@@ -114,6 +114,20 @@ def test_the_bare_address_opens_on_the_pinned_cards_which_exist(board: str) -> N
     assert set(PINNED) <= set(tags[RUN])
 
 
+@pytest.fixture(scope="module")
+def page(chromium: Browser) -> Iterator[Page]:
+    """A tab in which http://board is where our page opens TensorBoard's, and all else is empty."""
+
+    def answer(route: Route) -> None:
+        bare = urlsplit(route.request.url)[2:4] == ("/", "")
+        route.fulfill(body=watch._OPENING.replace("QUERY", query()) if bare else "", content_type="text/html")
+
+    page = chromium.new_page()
+    page.route("**/*", answer)
+    yield page
+    page.close()
+
+
 @pytest.mark.parametrize(
     ("width", "stored", "changed"),
     [
@@ -123,20 +137,15 @@ def test_the_bare_address_opens_on_the_pinned_cards_which_exist(board: str) -> N
     ],
 )
 def test_the_cards_have_room_until_the_reader_chooses(
-    width: int, stored: dict[str, object], changed: dict[str, object], chromium: Browser
+    width: int, stored: dict[str, object], changed: dict[str, object], page: Page
 ) -> None:
-    def answer(route: Route) -> None:
-        bare = urlsplit(route.request.url)[2:4] == ("/", "")
-        route.fulfill(body=watch._OPENING.replace("QUERY", query()) if bare else "", content_type="text/html")
-
-    page = chromium.new_page(viewport={"width": width, "height": 700})
-    page.route("**/*", answer)
+    page.set_viewport_size({"width": width, "height": 700})
     page.goto("http://board/elsewhere")
-    page.evaluate("stored => localStorage.setItem('_tb_global_settings', JSON.stringify(stored))", stored)
+    keep = "stored => { localStorage.clear(); localStorage.setItem('_tb_global_settings', JSON.stringify(stored)) }"
+    page.evaluate(keep, stored)
     page.goto("http://board/")
     page.wait_for_url("**pinnedCards**")
     kept = page.evaluate("JSON.parse(localStorage.getItem('_tb_global_settings'))")
-    page.close()
     assert kept == {"ignoreOutliers": False, "timeSeriesSettingsPaneOpened": False} | changed
 
 

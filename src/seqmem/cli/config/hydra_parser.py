@@ -4,11 +4,19 @@ import argparse
 from argparse import ArgumentParser
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
+from functools import cache
 
 from hydra._internal.utils import get_args_parser
 
 
 def parser() -> ArgumentParser:
+    """A parser whose attributes are the caller's own, as ``error``; a command makes several."""
+    return copy(_parser())
+
+
+@cache
+def _parser() -> ArgumentParser:
     with late_help():
         return get_args_parser()
 

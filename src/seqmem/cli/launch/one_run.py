@@ -420,6 +420,9 @@ def environment(experiment: "Experiment") -> dict[str, Any]:
 
 def _git_commit() -> str | None:
     """The commit of the working directory: the user's experiment, more often than seqmem itself."""
+    here = Path.cwd()
+    if "GIT_DIR" not in os.environ and not any((folder / ".git").exists() for folder in (here, *here.parents)):
+        return None  # without the time that git takes to find that out
     try:
         git = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=40"],
