@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from itertools import takewhile
 from pathlib import Path
 from shutil import copytree
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -27,25 +27,6 @@ def pytest_configure(config: pytest.Config) -> None:
     if hasattr(config, "workerinput") or not config.getoption("numprocesses", 0):
         gc.disable()  # nothing of what is imported and collected is garbage
         import testing_process  # noqa: F401
-    for plugin in config.pluginmanager.get_plugins():
-        if type(plugin).__name__ == "WorkerInteractor":
-            _tell_less(plugin)
-
-
-def _tell_less(worker: Any) -> None:
-    """xdist sends six messages for each test, which takes as long as a small test. Three of them are needed: its
-    result, its end, and that the next one may begin. Setting up and tearing down that takes less than 5 ms is in no
-    list of durations.
-    """
-    send = worker.sendevent
-
-    def sendevent(name: str, **about: Any) -> None:
-        report = about.get("data", {})
-        quick = name == "testreport" and report["outcome"] == "passed" and report["duration"] < 0.005
-        if name != "logstart" and not (quick and report["when"] != "call"):
-            send(name, **about)
-
-    worker.sendevent = sendevent
 
 
 def pytest_collection_finish() -> None:
