@@ -289,7 +289,7 @@ def test_a_sweep_with_a_wrong_job_is_refused_as_a_whole(tmp_path: Path, typed: C
         ],
         "cell=owncells.Stateless,owncells.Leaky cell.args.beta=1": ["2 of 2 jobs", "no setting 'cell.args.beta'"],
         "cell=lstm,rnn cell.args.alpha=1": ["2 of 2 jobs", "job 1 (cell=lstm): there is no setting 'cell.args'"],
-        "task=pronoun,subject task.people=4": ["job 2 (task=subject)", "'task.people'. task=subject has usual_seq_len"],
+        "task=pronoun,subject task.people=4": ["job 2 (task=subject)", "'task.people'. task=subject has difficulty"],
         "optimizer=sgd,adam optimizer.momentum=0.5": [
             "1 of 2 jobs",
             "optimizer=adam has lr, betas, eps, weight_decay;",
