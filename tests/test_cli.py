@@ -409,7 +409,7 @@ def test_list_tells_all_about_one_choice(typed: Callable[..., Completed], monkey
 
 
 def test_the_commit_of_the_users_experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the repository that the working directory is in; git is not asked where there is none."""
+    """The commit is that of the working directory's repository; git is not asked where there is none."""
     monkeypatch.delenv("GIT_DIR", raising=False)
     below = tmp_path / "repository" / "below"
     below.mkdir(parents=True)

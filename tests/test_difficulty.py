@@ -78,7 +78,7 @@ def test_another_difficulty_is_refused() -> None:
 def test_no_task_of_cogscale_takes_a_difficulty_of_the_others_in_a_sweep(typed: Callable[..., Completed]) -> None:
     done = typed("train", "-m", "task=copy,cogscale/simple_copy", "task.difficulty=easy,hard", *TINY)
     assert done.code != 0
-    assert "there is no setting 'task.difficulty' of CogScale's tasks" in done.err
+    assert "there is no setting 'task.difficulty' of a task with sizes" in done.err
     assert not Path("outputs").exists() or not [*Path("outputs").rglob("result.json")]
 
 

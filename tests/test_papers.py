@@ -118,7 +118,7 @@ def test_a_row_may_have_any_name() -> None:
 
 
 def test_a_score_that_is_an_error_is_refused() -> None:
-    """Of its rows the one of the greatest score would be the best."""
+    """Its worst row, the one of the greatest error, would be the best."""
     paper = small(measure="score", rows={"a": {"settings": "task=adding cell=rnn"}})
     with pytest.raises(
         ConfigError, match=r"^paper=small: measure=score: row 'a' has a task whose score is mean squared"

@@ -33,8 +33,10 @@ def check(task: Mapping[str, Any]) -> None:
     """Raise ConfigError where the settings of a task have a difficulty that there is not."""
     if "difficulty" not in task:
         return
-    if str(task.get("name")).startswith("cogscale_"):  # in a sweep a setting may come from the other tasks
-        raise ConfigError("there is no setting 'task.difficulty' of CogScale's tasks: task.size=small, medium or large")
+    if "size" in task:  # in a sweep a setting may come from the other tasks
+        raise ConfigError(
+            "there is no setting 'task.difficulty' of a task with sizes: task.size=small, medium or large"
+        )
     if task["difficulty"] not in DIFFICULTIES:
         raise ConfigError(
             f"task.difficulty={task['difficulty']}: must be {', '.join(DIFFICULTIES[:-1])} or {DIFFICULTIES[-1]}"
