@@ -94,7 +94,7 @@ LATER: dict[str, Any] = {
     for name, setting in SETTINGS.items()
     if setting.since is not None and setting.role != "default"
 }
-"""Settings that 0.1.0 did not have -> the value that its runs were made with."""
+"""Settings that 0.1.0 did not have -> the value that its runs were made with; without those that only give defaults."""
 
 LATER_OF_TASKS: dict[str, dict[str, Any]] = {"temporal_order": {"task.variant": "pascanu"}}  # since 0.3.0
 """Task -> options that it got later, though other tasks have had one of that name -> the value of its earlier runs."""
