@@ -115,9 +115,7 @@ def as_json(
                 "values": list(one.ours.values),
                 "mean": one.ours.mean,
                 "spread": one.ours.spread,
-                "difference": [one.difference, one.low, one.high],
-                "verdict": one.verdict,
-                "why": one.why,
+                **_verdict(one),
             }
             for one in comparisons
         ],
@@ -125,10 +123,13 @@ def as_json(
             {
                 "better": one.order.better,
                 "worse": one.order.worse,
-                "difference": [one.difference, one.low, one.high],
-                "verdict": one.verdict,
-                "why": one.why,
+                "solving": one.solving,
+                **_verdict(one),
             }
             for one in orders
         ],
     }  # fmt: skip
+
+
+def _verdict(one: Comparison | OrderComparison) -> dict[str, Any]:
+    return {"difference": [one.difference, one.low, one.high], "verdict": one.verdict, "why": one.why}
