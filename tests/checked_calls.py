@@ -1,8 +1,10 @@
-"""Types and shapes that are checked while the tests run: the first calls of every function, in every test file.
+"""Types and shapes that are checked while the tests run: in the first calls of each function that names a shape, and of
+a dataclass's constructor, in every test file.
 
-Checking each call took a third of the suite's time; a training calls the same functions thousands of times. jaxtyping's
-import hook decorates every function of seqmem. The decorator here makes a function checkable when it is first called,
-and gives it its own code back once enough calls were checked, so that later ones cost nothing.
+Other types are pyright's: checking them, too, took a tenth of the suite's time. Checking each call took a third; a
+training calls the same functions thousands of times. jaxtyping's import hook decorates every function of seqmem. The
+decorator here makes one with shapes checkable when it is first called, and gives it its own code back once enough calls
+were checked, so that later ones cost nothing.
 
 conftest.py imports this module before any of seqmem.
 """
@@ -14,16 +16,16 @@ from functools import cache, wraps
 from inspect import isgeneratorfunction
 from random import Random
 from types import CodeType, FunctionType, SimpleNamespace
-from typing import Any, get_type_hints
+from typing import Any, ForwardRef, get_args, get_type_hints
 
 import jaxtyping
 from beartype import beartype
 from beartype._check.code import codemain
 
-CALLS = 20
+CALLS = 8
 """Calls of a function that are checked in one test file."""
 
-NESTED = 5
+NESTED = 3
 """Definitions of an inner function that are made checkable in one test file: each takes half a millisecond."""
 
 _jaxtyped = jaxtyping.jaxtyped
@@ -136,9 +138,18 @@ def _inner(function: FunctionType) -> Callable[..., Any]:
     return call
 
 
+def _has_shapes(hint: Any) -> bool:
+    """Whether a type has a shape in it, as in ``list[Float[Tensor, "batch"]]``; a name in quotes may."""
+    if isinstance(hint, str | ForwardRef):
+        return True
+    return isinstance(hint, type(jaxtyping.AbstractArray)) or any(map(_has_shapes, get_args(hint)))
+
+
 def _first_calls(**_: Any) -> Callable[[Any], Any]:
     def prepared(kind: Any) -> Any:
         if isinstance(kind, FunctionType):
+            if not any(map(_has_shapes, kind.__annotations__.values())):
+                return kind
             if "<locals>" not in kind.__qualname__:
                 _detours.append(_Detour(kind))
                 return kind

@@ -4,14 +4,20 @@ Only for commands that are typed into a process of the tests; forked and started
 """
 
 import copy
+import hashlib
+import os
 import pickle
+import shutil
+import sys
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import omegaconf._utils
 import omegaconf.base
 import omegaconf.grammar_parser
+import yaml
 import yaml.cyaml
 from hydra._internal import config_loader_impl, defaults_list
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -110,12 +116,15 @@ def _cached_files(original: Callable[..., ConfigResult | None]) -> Any:
 class _Compositions:
     """What the choices of groups (``cell=rnn``) compose to, before single settings (``seed=1``) are applied.
 
-    Only of files that do not change under test: ours, and those of installed packages.
+    Only of files that do not change under test: ours, and those of installed packages. Cached in files, too, for the
+    other processes that run tests, and for later runs of them.
     """
 
     def __init__(self) -> None:
+        self.cache = _Cache()
         self.lists: dict[Any, DefaultsList] = {}
-        self.settings: dict[int, bytes] = {}  # of the defaults in ``lists``
+        self.keys: dict[int, Any] = {}  # identity of the defaults in ``lists`` -> key
+        self.settings: dict[Any, bytes] = {}
         self.compose = self._compose(ConfigLoaderImpl._compose_config_from_defaults_list)
 
     def create_defaults_list(self, *, repo: Any, overrides_list: list[Override], **rest: Any) -> DefaultsList:
@@ -130,20 +139,62 @@ class _Compositions:
                 (choices if is_choice else others).append(override)
         key = (*sources, *(override.input_line for override in choices), *sorted(rest.items()))
         if key not in self.lists:
-            self.lists[key] = defaults_list.create_defaults_list(repo=repo, overrides_list=choices, **rest)
+            pickled = self.cache.read("defaults", key)
+            if pickled is None:
+                made = defaults_list.create_defaults_list(repo=repo, overrides_list=choices, **rest)
+                self.cache.write("defaults", key, pickle.dumps(made))
+            else:
+                made = pickle.loads(pickled)
+            self.lists[key] = made
+            self.keys[id(made.defaults)] = key
         cached = self.lists[key]
         return DefaultsList(cached.defaults, cached.defaults_tree, others, cached.overrides)
 
     def _compose(self, original: Callable[..., DictConfig]) -> Any:
         def compose(loader: ConfigLoaderImpl, defaults: list[ResultDefault], repo: Any) -> DictConfig:
-            if not any(cached.defaults is defaults for cached in self.lists.values()):
+            key = self.keys.get(id(defaults))
+            if key is None:
                 return original(loader, defaults=defaults, repo=repo)
-            if id(defaults) not in self.settings:
-                settings = original(loader, defaults=defaults, repo=repo)
-                try:
-                    self.settings[id(defaults)] = pickle.dumps(settings)
-                except pickle.PicklingError:  # a plugin's class: Hydra runs a plugin's module again at every scan
-                    return settings
-            return pickle.loads(self.settings[id(defaults)])
+            if key not in self.settings:
+                pickled = self.cache.read("settings", key)
+                if pickled is None:
+                    settings = original(loader, defaults=defaults, repo=repo)
+                    try:
+                        pickled = pickle.dumps(settings)
+                    except pickle.PicklingError:  # a plugin's class: Hydra runs a plugin's module again at every scan
+                        return settings
+                    self.cache.write("settings", key, pickled)
+                self.settings[key] = pickled
+            return pickle.loads(self.settings[key])
 
         return compose
+
+
+class _Cache:
+    """Files below .pytest_cache/, valid for these sources, configuration files and installed packages."""
+
+    def __init__(self) -> None:
+        root = Path(__file__).parents[1]
+        digest = hashlib.sha256(f"{sys.version}{Path(yaml.__file__).parents[1].stat().st_mtime_ns}".encode())
+        for path in sorted([*conf_dir().rglob("*.yaml"), *(root / "src").rglob("*.py"), Path(__file__)]):
+            digest.update(f"{path}\n".encode() + path.read_bytes())
+        self._place = root / ".pytest_cache" / "compositions" / digest.hexdigest()[:16]
+        for old in self._place.parent.glob("*"):
+            if old != self._place:
+                shutil.rmtree(old, ignore_errors=True)  # another process may remove it, too
+        self._place.mkdir(parents=True, exist_ok=True)
+
+    def _path(self, kind: str, key: Any) -> Path:
+        return self._place / f"{hashlib.sha256(repr(key).encode()).hexdigest()[:32]}.{kind}"
+
+    def read(self, kind: str, key: Any) -> bytes | None:
+        try:
+            return self._path(kind, key).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def write(self, kind: str, key: Any, content: bytes) -> None:
+        path = self._path(kind, key)
+        whole = path.with_suffix(f".{os.getpid()}")
+        whole.write_bytes(content)
+        whole.replace(path)
