@@ -93,7 +93,9 @@ def checks(compilers: list[str], folder: Path) -> Iterator[tuple[str, Callable[[
 def suite(compiler: str, copy: Path, sanitized: bool = False) -> str:
     """Run the tests of kernels and cells on a copy of seqmem with kernels compiled by ``compiler``."""
     for part in ("src", "conf", "tests"):
-        shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("*native.*", "__pycache__"))
+        shutil.copytree(
+            ROOT / part, copy / part, ignore=shutil.ignore_patterns("*native.so*", "*native.dylib*", "__pycache__")
+        )
     shutil.copy(ROOT / "pyproject.toml", copy)
     env = {**os.environ, "PYTHONPATH": str(copy / "src"), "CXX": compiler}
     env.pop("SEQMEM_ISA", None)

@@ -39,7 +39,9 @@ def _checkout(root: Path) -> Path:
     """This one's files, and an environment that sees this one's packages: nothing has to be downloaded."""
     root.mkdir()
     for name in ("src", "conf", "scripts"):
-        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__", "*native.*"))
+        shutil.copytree(
+            ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__", "*native.so*", "*native.dylib*")
+        )
     for name in ("pyproject.toml", "constraints.txt", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, root)
     venv = root / ".venv"

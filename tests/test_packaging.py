@@ -40,7 +40,9 @@ def run(*command: str | Path, cwd: Path, **env: str) -> str:
 def checked_out(copy: Path) -> Path:
     """What packaging reads, with kernels that are compiled at once, and a library of who knows when."""
     for folder in ("src", "conf", "scripts", "tests"):
-        shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__", "*native.*"))
+        shutil.copytree(
+            ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__", "*native.so*", "*native.dylib*")
+        )
     for name in (
         "pyproject.toml",
         ".gitignore",
