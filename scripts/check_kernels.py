@@ -38,7 +38,7 @@ def pytest_configure():  # not earlier: jaxtyping must be active before seqmem i
         if hasattr(kernels, "allocate"):
             kernels.allocate = allocate
 """
-POOL_TESTS = "reuses_buffers or allocates_no_buffers"  # tests of the pool that GUARDED replaces
+POOL_TESTS = "reuses_buffers or allocates_no_buffers or pool_refuses"  # tests of the pool that GUARDED replaces
 
 
 class Missing(Exception):

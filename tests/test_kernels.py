@@ -419,6 +419,10 @@ def test_tensors_without_memory_on_the_cpu_are_an_error_before_a_pointer_is_foll
     on_meta = [array.to("meta") for array in inputs]
     assert not functions.supports(*on_meta)
     assert linear_recurrence(*(xs.to("meta") for xs in (xs, xs, xs[0]))).is_meta  # by torch
+
+
+@needs_kernels
+def test_the_pool_refuses_a_dtype_without_kernels_and_more_memory_than_there_is() -> None:
     with pytest.raises(ValueError, match=r"16 numbers of torch\.float16"):
         Memory().take(16, torch.float16)
     with pytest.raises(MemoryError, match=r"no memory for 1\.15e"):
