@@ -17,13 +17,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from seqmem.cells import Cell
 from seqmem.cells.ghost import state_gradients
-from seqmem.cells.state import leaves
+from seqmem.cells.state import Slots, leaves
 from seqmem.models.base import loss_per_sequence, score_per_sequence, trainable
 from seqmem.models.recurrent import SequenceModel
 from seqmem.optimizers import OPTIMIZERS
 from seqmem.randomness import generator
 from seqmem.signals import Batch
 from seqmem.tasks import TASKS, Adding, Task
+from seqmem.training.omega import Omega
 from seqmem.training.update import update
 from small_models import ONE_OF_EACH_TASK, Noisy
 from test_cells import MAKERS
@@ -147,7 +148,7 @@ def alone(make: Callable[[int], Cell]) -> set[str]:
 
 
 def everything(make: Callable[[int], Cell], task: Task, batch: Batch) -> set[str]:
-    """The devices of an update in each of three ways, and of an evaluation."""
+    """The devices of an update in each of its ways, and of an evaluation."""
     model = moved_module(SequenceModel.for_task(task, make, embed_size=3))
     parameters = trainable(model)
     optimizer = OPTIMIZERS["rmsprop"](parameters)
@@ -156,6 +157,9 @@ def everything(make: Callable[[int], Cell], task: Task, batch: Batch) -> set[str
         tensors = [whole, *leaves(state)]
         cut, state = update(model, task, optimizer, parameters, batch, state, None, tbptt=2)
         tensors += [cut, *leaves(state)]
+        if not any(isinstance(leaf, Slots) for leaf in model.initial_state(1).values()):
+            penalised, _ = update(model, task, optimizer, parameters, batch, None, None, omega=Omega(model, 1.0))
+            tensors.append(penalised)
         model.checkpoint(2)
         again, state = update(model, task, optimizer, parameters, batch, None, None)
         tensors += [again, *leaves(state)]

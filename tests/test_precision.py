@@ -181,6 +181,16 @@ def test_on_the_command_line_they_are_part_of_a_run_and_refused_in_its_words(
             {"precision": "bf16", "kernel": "native"},
             "kernel=native: precision=bf16: native kernels compute in float32 and float64",
         ),
+        (
+            {"train": {"omega": 4.0}, "kernel": "native"},
+            "kernel=native: train.omega=4: it is computed from the cell's steps, one after the other; or use kernel=",
+        ),
+        ({"train": {"omega": 4.0}, "tbptt": 5}, "train.omega=4: does not go with tbptt=5; use tbptt=null"),
+        ({"train": {"omega": -1.0}}, "train.omega=-1.0: must be more than 0, and finite; or null for no such term"),
+        (
+            {"train": {"omega": 4.0}, "cell": {**settings["cell"], "wrap": "zoneout:0.1"}},
+            "train.omega=4: does not go with zoneout, which draws anew where the step is repeated",
+        ),
     ]
     for change, message in refusals:
         with pytest.raises(ConfigError) as error:

@@ -22,6 +22,7 @@ from seqmem.signals import Batch
 from seqmem.tasks import TASKS
 from seqmem.training.loop import train
 from seqmem.training.plan import Plan
+from seqmem.training.update import update
 
 READS = {
     *("item", "tolist", "numpy", "cpu", "is_nonzero", "equal", "allclose", "nonzero", "unique", "masked_select"),
@@ -82,16 +83,16 @@ def watched(plan: Plan, cell: str, task: str, optimizer: str, monkeypatch: pytes
         device.place(list(vars(copy).values()))
         return copy
 
-    def updating(*_: Any) -> None:
-        if model.training:
-            device.moment, device.step = "inside", device.step + 1
+    def updating(*arguments: Any, **options: Any) -> Any:
+        device.moment, device.step = "inside", device.step + 1
+        return update(*arguments, **options)
 
     def asked_to_stop() -> bool:
         device.moment = "after"
         return False
 
     monkeypatch.setattr(Batch, "to", to)
-    model.register_forward_pre_hook(updating)
+    monkeypatch.setattr("seqmem.training.loop.update", updating)
     device.place([*model.parameters(), *model.buffers()])
     with device:
         train(model, made, OPTIMIZERS[optimizer](trainable(model)), plan, stop_requested=asked_to_stop)
@@ -99,13 +100,18 @@ def watched(plan: Plan, cell: str, task: str, optimizer: str, monkeypatch: pytes
 
 
 @pytest.mark.parametrize(
-    ("cell", "task", "optimizer"),
-    [("lstm", "pronoun", "adam"), ("gru", "adding", "rmsprop"), ("rnn", "text", "sgd"), ("lstm", "copy", "adamw")],
-)
-def test_no_update_waits_for_its_numbers(cell: str, task: str, optimizer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    ("cell", "task", "optimizer", "omega"),
+    [
+        ("lstm", "pronoun", "adam", None), ("gru", "adding", "rmsprop", 1.0), ("rnn", "text", "sgd", None),
+        ("lstm", "copy", "adamw", None),
+    ],
+)  # fmt: skip
+def test_no_update_waits_for_its_numbers(
+    cell: str, task: str, optimizer: str, omega: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plan = Plan(
         40, steps=11, batch_size=2, log_every=4, evaluate_every=6, evaluate_sequences=2, evaluate_lengths=(40,),
-        trace_every=9, trace_sequences=2, checkpoint_every=7,
+        trace_every=9, trace_sequences=2, checkpoint_every=7, omega=omega,
     )  # fmt: skip
     device = watched(plan, cell, task, optimizer, monkeypatch)
     assert device.step == plan.steps

@@ -46,6 +46,8 @@ _TAGS = {
     "train/learning_rate": "Step size of the optimizer.",
     "train/gradient_norm": "L2 norm of the gradient of all parameters, before clipping.",
     "train/gradient_norm_clipped": "L2 norm of the gradient of all parameters, as the optimizer saw it.",
+    "train/omega": "Omega of train.omega (Pascanu et al. 2013): how much the gradient's norm changes from timestep to "
+    "timestep. 0: it is kept.",
     "eval/loss": "Mean loss on held-out sequences of the training length (nats, or squared error).",
     "eval/score": "Score ({metric}) on held-out sequences of the training length. {levels}.",
     "eval/score_by_length": "After training: score ({metric}) by sequence length, which is the **step** axis. "

@@ -67,6 +67,7 @@ SETTINGS: dict[str, Setting] = {
     "train.until_solved": Setting("training", since="0.3.0", before=False),
     "train.schedule": Setting("training", since="0.3.0", before="constant"),
     "train.warmup": Setting("training", since="0.3.0", before=0),
+    "train.omega": Setting("training", since="0.3.0", before=None),
     "on_nan": Setting("training"),
     "log_every": Setting("measuring"),
     "evaluate": Setting("measuring"),

@@ -26,6 +26,7 @@ from .batches import BatchQueue
 from .best import Best
 from .compiler import compiled, compiling
 from .measuring import ProbeQueue, Validation, seeded, show_answers
+from .omega import Omega
 from .plan import Checkpoints, Diverged, Interrupted, Observer, Plan, Result, check_precision
 from .schedule import LearningRates
 from .update import update
@@ -60,6 +61,7 @@ def train(
     parameters = trainable(model)
     device, dtype = parameters[0].device, parameters[0].dtype
     check_precision(plan.precision, device, dtype)
+    omega = None if plan.omega is None else Omega(model, plan.omega)
     model.checkpoint(plan.checkpoint_every_t)
     forward = compiled(model) if plan.compile else model
 
@@ -84,7 +86,7 @@ def train(
                 with compiling(on=plan.compile):
                     numbers, state = update(
                         forward, task, optimizer, parameters, batch, now.carried, plan.clip_norm,
-                        tbptt=plan.tbptt, weighted=weighted, precision=plan.precision, noise=noise,
+                        tbptt=plan.tbptt, weighted=weighted, precision=plan.precision, noise=noise, omega=omega,
                     )  # fmt: skip
                 now.step = step
                 now.carried = None if step % task.chunks == 0 else state
@@ -174,7 +176,7 @@ class _Progress:
 
     step: int = 0
     steps_to_solve: int | None = None
-    pending: list[Tensor] = field(default_factory=list)  # [loss, norm, clipped norm] of steps not yet logged
+    pending: list[Tensor] = field(default_factory=list)  # the numbers of ``update``, of steps not yet logged
     carried: State | None = None  # the state handed to the next batch, for tasks whose passages span several
     start: dict[str, Scalars] = field(default_factory=dict)  # probe -> its scalars before training
     best: Best | None = None  # with patience alone
@@ -206,11 +208,12 @@ class _Broadcast:
 
 def _means(now: _Progress, optimizer: torch.optim.Optimizer) -> dict[str, float]:
     """The numbers of the steps since the last log line, which starts anew."""
-    loss, norm, clipped = torch.stack(now.pending).double().mean(0).tolist()
+    loss, norm, clipped, *omega = torch.stack(now.pending).double().mean(0).tolist()
     now.pending.clear()
     learning_rate = float(optimizer.param_groups[0]["lr"])
     return {
         "loss": loss, "learning_rate": learning_rate, "gradient_norm": norm, "gradient_norm_clipped": clipped,
+        **({"omega": omega[0]} if omega else {}),
     }  # fmt: skip
 
 

@@ -45,6 +45,8 @@ class Plan:
     ``until_solved``: stop at the first evaluation after which the task counts as solved.
     ``validation_sequences``: of the evaluations during training; None: 256, or ``evaluate_sequences`` if that is less.
     ``schedule``, ``warmup``: of the learning rate, as in ``schedule.factor``.
+    ``omega``: the weight of the vanishing-gradient regulariser (Pascanu et al. 2013) beside the loss, see ``omega``;
+    None: without it. Every update walks through the timesteps one by one and keeps all of them, in float32 or float64.
 
     ``tbptt``: truncated backpropagation through time (Williams & Peng 1990; Sutskever 2013, section 2.8.6). A batch is
     read in consecutive segments of this many timesteps, the last one shorter. The state is carried from each segment
@@ -89,6 +91,7 @@ class Plan:
     validation_sequences: int | None = None
     schedule: str = "constant"
     warmup: int = 0
+    omega: float | None = None
     precision: str = "float32"
     compile: bool = False
     probes: tuple[Scheduled, ...] = ()
@@ -117,6 +120,7 @@ class Plan:
         for name in ("tbptt", "checkpoint_every_t"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name}={value}: must be at least 1 timestep, or null for the whole sequence")
+        self._check_omega()
         self._check_training_set(task)
         for name in ("patience", "validation_sequences"):
             if (value := getattr(self, name)) is not None and value < 1:
@@ -180,6 +184,18 @@ class Plan:
         """Sequences that training draws."""
         return self.sequences if self.sequences is not None else self.steps * self.batch_size
 
+    def _check_omega(self) -> None:
+        if self.omega is None:
+            return
+        if not 0 < self.omega < float("inf"):
+            raise ValueError(f"omega={self.omega}: must be more than 0, and finite; or null for no such term")
+        others = {"tbptt": None, "checkpoint_every_t": None, "precision": "float32", "compile": False}
+        for name, needed in others.items():
+            if (value := getattr(self, name)) != needed:
+                raise ValueError(
+                    f"omega={self.omega:g}: does not go with {name}={_typed(value)}; use {name}={_typed(needed)}"
+                )
+
     def _check_training_set(self, task: Task) -> None:
         if self.sequences is None:
             return
@@ -205,6 +221,11 @@ class Plan:
                     raise ValueError(
                         f"probe.{probe.name}: probe {names[number]} has a number '{number}', too: give it another name"
                     )
+
+
+def _typed(value: object) -> str:
+    """As on the command line."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def check_precision(precision: str, device: torch.device, dtype: torch.dtype) -> None:

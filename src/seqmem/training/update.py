@@ -16,6 +16,7 @@ from ..cells.state import State, map_leaves
 from ..models.base import Differentiated, loss_and_gradient
 from ..signals import Batch
 from ..tasks.base import Task
+from .omega import Omega, Penalised
 
 
 def update(
@@ -31,8 +32,11 @@ def update(
     weighted: slice | None = None,
     precision: str = "float32",
     noise: Callable[[], AbstractContextManager[None]] = nullcontext,
-) -> tuple[Float[Tensor, "3"], State]:
-    """One training step: ([loss, gradient norm, gradient norm after clipping], the state at the end of the batch).
+    omega: Omega | None = None,
+) -> tuple[Float[Tensor, " N"], State]:
+    """One training step: (its numbers, the state at the end of the batch).
+
+    The numbers are the loss, the norm of the gradient before and after clipping, and with ``omega`` the regulariser.
 
     Args:
         model: a Model, or its compiled form.
@@ -40,11 +44,12 @@ def update(
         tbptt, precision: as in ``Plan``.
         weighted: ``batch.weighted``, the span of timesteps with a weight; None: all timesteps may have one. (Asking
             the batch itself would be a sync point.)
+        omega: adds its gradient to that of the loss. It goes with ``tbptt=None`` and ``precision="float32"``.
         noise: seeds the global generators; entered at most once, before something that may draw from them.
     """
     device, dtype, seq_len = parameters[0].device, parameters[0].dtype, len(batch.weights)
     once = weighted is not None and weighted.stop - weighted.start == 1
-    total, losses = None if once else batch.weights.sum(0), []
+    total, losses, penalties = None if once else batch.weights.sum(0), [], []
     # The compiled form has no pass of its own.
     differentiated: Callable[..., Differentiated | None] = getattr(model, "differentiated", _never)
     for parameter in parameters:  # optimizer.zero_grad() does the same, and first informs a profiler
@@ -60,7 +65,12 @@ def update(
             # A segment without a weight has no loss to differentiate: only its final state is needed.
             weighs = counted.start < counted.stop
             with torch.set_grad_enabled(weighs), _autocast(device, on=precision == "bf16"):
-                passed = differentiated(inputs, state, counted) if weighs else None
+                passed: Differentiated | None = None
+                if omega is not None and weighs:
+                    seed()
+                    passed = omega.forward(inputs, state, counted)
+                elif weighs:
+                    passed = differentiated(inputs, state, counted)
                 if passed is None:
                     seed()
                     every = counted == slice(0, stop - start)
@@ -71,12 +81,14 @@ def update(
                 loss, gradient = loss_and_gradient(task, passed.predicted.detach().to(dtype), part, total)
                 passed.backward(gradient)
                 losses.append(loss)
+                if isinstance(passed, Penalised):
+                    penalties.append(passed.omega)
             del passed  # free this segment's graph before the next one is built
         norm = clip([parameter.grad for parameter in parameters if parameter.grad is not None], clip_norm)
         optimizer.step()
     clipped = norm if clip_norm is None else norm.clamp(max=clip_norm)
     loss = losses[0] if len(losses) == 1 else torch.stack(losses).sum()
-    numbers = torch.stack([loss, norm, clipped])
+    numbers = torch.stack([loss, norm, clipped, *penalties])
     return numbers, state or {}
 
 

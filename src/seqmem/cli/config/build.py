@@ -30,6 +30,7 @@ from ...randomness import ambient
 from ...spaces import TASK_SETTINGS
 from ...tasks import TASKS, Task
 from ...tasks.observable import Observable
+from ...training.omega import Omega
 from ...training.plan import Plan, check_precision
 from . import memory
 from .commands import install
@@ -47,6 +48,7 @@ _PLAN_NAMES = {
     "evaluate_": "evaluate.", "trace_": "trace.", "lengths": "task.lengths", "shortest": "task.shortest",
     "checkpoint_every_t": "train.checkpoint_every_t", "sequences": "train.sequences", "patience": "train.patience",
     "until_solved": "train.until_solved", "schedule": "train.schedule", "warmup": "train.warmup",
+    "omega": "train.omega",
     "validation_sequences": "evaluate.validation",
 }  # fmt: skip
 """Fields of Plan -> settings, where the names differ."""
@@ -219,6 +221,7 @@ def build_plan(config: RunConfig) -> Plan:
         validation_sequences=config.evaluate.validation,
         schedule=config.train.schedule,
         warmup=config.train.warmup,
+        omega=config.train.omega,
         precision=config.precision.value,
         compile=config.compile,
         probes=tuple(_probe(name, settings) for name, settings in config.probe.items()),
@@ -265,6 +268,9 @@ def check_trainable(experiment: Experiment, config: RunConfig, *, begun: bool = 
         initialise(experiment.model, config.init_from, config.init_weights)
     first = next(experiment.model.parameters())
     _checked("", lambda: check_precision(experiment.plan.precision, first.device, first.dtype))
+    weight = experiment.plan.omega
+    if weight is not None:
+        _checked("", lambda: Omega(experiment.model, weight))
 
 
 def visible_gpus() -> list[str]:
@@ -310,6 +316,8 @@ def _choose_kernel(config: RunConfig, model: nn.Module, device: torch.device, *,
         why = f"device={device}: native kernels are for the CPU"
     elif config.precision.value == "bf16":
         why = "precision=bf16: native kernels compute in float32 and float64"
+    elif config.train.omega is not None:
+        why = f"train.omega={config.train.omega:g}: it is computed from the cell's steps, one after the other"
     elif config.compile:
         why = "compile=true: torch's compiler cannot see into native kernels"
     elif isinstance(library, Unavailable):
@@ -319,7 +327,7 @@ def _choose_kernel(config: RunConfig, model: nn.Module, device: torch.device, *,
     if kernel in ("auto", "native") and not why and isinstance(library, Library):
         backend = Backend("native", library.isa, threads or (usable_cores() if alone else 1))
     else:
-        by_step = kernel == "step" or (kernels and "torch" not in kernels)
+        by_step = kernel == "step" or (kernels and "torch" not in kernels) or config.train.omega is not None
         backend = Backend("step" if by_step else "torch", why if kernel == "auto" else "", threads or 1)
     use_kernel(model, kernel, backend.threads)
     return backend

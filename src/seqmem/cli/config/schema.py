@@ -71,6 +71,7 @@ class TrainConfig:
     until_solved: bool = False
     schedule: str = "constant"
     warmup: int = 0
+    omega: float | None = None
 
 
 @dataclass
