@@ -11,6 +11,16 @@ unset PYTHONDONTWRITEBYTECODE
 # They would make the environment's Python look for its own modules elsewhere.
 unset PYTHONHOME PYTHONPLATLIBDIR
 
+# Prints the comment on top of the script and ends it, if its first argument asks for help.
+show_help() {
+  case ${1:-} in
+    -h | --help)
+      sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
+      exit 0
+      ;;
+  esac
+}
+
 setup() {
   what=${1:-run}
   _set_up

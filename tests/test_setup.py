@@ -205,3 +205,21 @@ def _refused(checkout: Checkout, python: str) -> str:
     )
     assert (done.returncode, done.stdout) == (2, "")
     return done.stderr
+
+
+def test_every_script_says_what_it_does() -> None:
+    """Asked for help it does nothing else: not even the environment is set up."""
+    paths = [path for path in (ROOT / "scripts").iterdir() if path.is_file() and not path.suffix]
+    ours = [path for path in paths if path.name not in ("seqmem", "test")]
+    for path in ours:
+        text, program = path.read_text(), path.with_suffix(".py")
+        if program.exists() and "argparse" in program.read_text():
+            continue
+        assert 'show_help "$@"\n' in text, path.name
+        asked = subprocess.run(
+            [path, "--help"], env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True, check=True
+        )
+        assert asked.stdout.startswith(f"scripts/{path.name} "), path.name
+        assert asked.stderr == ""
+        assert len(asked.stdout.splitlines()) == text.partition("\nset -eu\n")[0].count("\n"), path.name
+    assert len(ours) > 10
