@@ -185,7 +185,7 @@ def test_on_the_command_line_they_are_part_of_a_run_and_refused_in_its_words(
             {"train": {"omega": 4.0}, "kernel": "native"},
             "kernel=native: train.omega=4: it is computed from the cell's steps, one after the other; or use kernel=",
         ),
-        ({"train": {"omega": 4.0}, "tbptt": 5}, "train.omega=4: does not go with tbptt=5; use tbptt=null"),
+        ({"train": {"omega": 4.0}, "tbptt": 5}, "train.omega=4: goes with tbptt=null only"),
         ({"train": {"omega": -1.0}}, "train.omega=-1.0: must be more than 0, and finite; or null for no such term"),
         (
             {"train": {"omega": 4.0}, "cell": {**settings["cell"], "wrap": "zoneout:0.1"}},

@@ -32,13 +32,14 @@ LEAST = 1e-20
 class Omega:
     """Omega of a model as a part of what it is trained for: loss + ``weight`` * Omega.
 
+    Args:
+        weight: positive, as ``Plan`` checks.
+
     Raises:
-        ValueError: the weight is not positive, or the model has no step whose gradient could be kept.
+        ValueError: the model has no step whose gradient could be kept.
     """
 
     def __init__(self, model: Model, weight: float) -> None:
-        if not 0 < weight < float("inf"):
-            raise ValueError(f"omega={weight}: must be more than 0, and finite; or null for no such term")
         if not isinstance(model, RecurrentModel) or type(model).walk is not RecurrentModel.walk:
             raise ValueError(
                 f"omega={weight:g}: goes with model=recurrent, whose states are each made by a step of its cell"

@@ -189,12 +189,14 @@ class Plan:
             return
         if not 0 < self.omega < float("inf"):
             raise ValueError(f"omega={self.omega}: must be more than 0, and finite; or null for no such term")
-        others = {"tbptt": None, "checkpoint_every_t": None, "precision": "float32", "compile": False}
-        for name, needed in others.items():
-            if (value := getattr(self, name)) != needed:
-                raise ValueError(
-                    f"omega={self.omega:g}: does not go with {name}={_typed(value)}; use {name}={_typed(needed)}"
-                )
+        for needed, given in {
+            "tbptt=null": self.tbptt is None,
+            "checkpoint_every_t=null": self.checkpoint_every_t is None,
+            "precision=float32": self.precision == "float32",
+            "compile=false": not self.compile,
+        }.items():
+            if not given:
+                raise ValueError(f"omega={self.omega:g}: goes with {needed} only")
 
     def _check_training_set(self, task: Task) -> None:
         if self.sequences is None:
@@ -221,11 +223,6 @@ class Plan:
                     raise ValueError(
                         f"probe.{probe.name}: probe {names[number]} has a number '{number}', too: give it another name"
                     )
-
-
-def _typed(value: object) -> str:
-    """As on the command line."""
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def check_precision(precision: str, device: torch.device, dtype: torch.dtype) -> None:

@@ -44,8 +44,8 @@ def update(
         tbptt, precision: as in ``Plan``.
         weighted: ``batch.weighted``, the span of timesteps with a weight; None: all timesteps may have one. (Asking
             the batch itself would be a sync point.)
-        omega: adds its gradient to that of the loss. It goes with ``tbptt=None`` and ``precision="float32"``.
         noise: seeds the global generators; entered at most once, before something that may draw from them.
+        omega: adds its gradient to that of the loss. It goes with ``tbptt=None`` and ``precision="float32"``.
     """
     device, dtype, seq_len = parameters[0].device, parameters[0].dtype, len(batch.weights)
     once = weighted is not None and weighted.stop - weighted.start == 1
