@@ -3,11 +3,14 @@
 A test module imports the fixtures that it uses: ``from browser import chromium as chromium, visit as visit``.
 """
 
+import asyncio
 import os
 import shutil
+from asyncio import events
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +53,36 @@ class Visit:
     requests: list[str] = field(default_factory=list)
 
 
+class _Shared:
+    """One browser for all modules of a process: starting it takes two seconds.
+
+    While it is used, this thread has a running event loop; between modules it is hidden, for tests with their own.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._playwright = sync_playwright()
+        self.browser = self._playwright.__enter__().chromium.launch(executable_path=path, args=ARGUMENTS)
+        self._loop = asyncio.get_running_loop()
+        self.hide()
+
+    def show(self) -> None:
+        events._set_running_loop(self._loop)
+
+    def hide(self) -> None:
+        events._set_running_loop(None)
+
+    def close(self) -> None:
+        self.show()
+        self.browser.close()
+        self._playwright.__exit__()
+        shared.cache_clear()
+
+
+shared = cache(_Shared)
+
+
 @pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    """One browser for each module, not for the session: while it runs, this thread has a running event loop, and tests
-    of other modules may need their own."""
+def chromium(request: pytest.FixtureRequest) -> Iterator[Browser]:
     path = executable()
     if path is None:
         pytest.fail(
@@ -61,10 +90,12 @@ def chromium() -> Iterator[Browser]:
             "(on Debian: apt-get install chromium), or set CHROMIUM=/path/to/chrome",
             pytrace=False,
         )
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
-        yield browser
-        browser.close()
+    if not shared.cache_info().currsize:
+        request.config.add_cleanup(shared(path).close)
+    one = shared(path)
+    one.show()
+    yield one.browser
+    one.hide()
 
 
 @contextmanager

@@ -39,8 +39,6 @@ MAKERS: dict[str, Callable[[int], Cell]] = {
 }
 MAKERS |= {
     "rnn relu": lambda d: RNN(d, H, nonlinearity="relu"),
-    "irnn": lambda d: RNN(d, H, nonlinearity="relu", init="identity"),
-    "lstm bias 1": lambda d: LSTM(d, H, forget_bias=1.0),
     "lstm orthogonal": lambda d: LSTM(d, H, seq_len=9, init="orthogonal"),
     "lstm coupled": lambda d: LSTM(d, H, seq_len=20, coupled=True),
     "lstm peepholes": lambda d: LSTM(d, H, seq_len=20, peepholes=True),

@@ -4,6 +4,7 @@ import json
 import os
 import re
 from collections.abc import Callable
+from functools import cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,8 @@ SETTINGS: dict[str, Any] = {
 
 @pytest.fixture(autouse=True)
 def _here(typed: Typed) -> None:
-    """In a folder of its own."""
+    """In a folder of its own, without the last test's snapshot."""
+    forget_edited()
 
 
 def train(target: str = "own.Leaky", **settings: Any) -> RunDirectory:
@@ -71,10 +73,16 @@ def loss(run: RunDirectory) -> float:
 
 
 def losses(**sources: str) -> dict[str, float]:
-    """What each source computes, whatever its module was before, in folders of their own."""
-    for name, source in sources.items():
-        Path(f"alone_{name}.py").write_text(source)
-    return {name: loss(train(f"alone_{name}.Leaky", outputs=f"alone/{name}")) for name in sources}
+    """What each source computes, whatever its module was before."""
+    return {name: _loss_alone(source) for name, source in sources.items()}
+
+
+@cache
+def _loss_alone(source: str) -> float:
+    """In a module and a folder of its own."""
+    name = f"alone_{blake2b(source.encode(), digest_size=4).hexdigest()}"
+    Path(f"{name}.py").write_text(source)
+    return loss(train(f"{name}.Leaky", outputs=f"alone/{name}"))
 
 
 def test_an_edited_cell_is_imported_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -167,6 +175,17 @@ def test_whatever_a_class_draws_on_beside_the_user_is_its_code(how: str) -> None
         runs.append(train(target))
     assert [loss(run) for run in runs] == [expected["old"], expected["new"]]
     assert len({run.config()["cell"]["code"] for run in runs}) == len({run.path for run in runs}) == 2
+
+
+def test_a_module_that_was_missing_is_looked_up_again_by_the_next_command() -> None:
+    """Within one command each of the libraries' names is looked up once."""
+    imports = "try:\n    import late\nexcept ImportError:\n    pass\nimport torch.nn.functional"
+    Path("own.py").write_text(leaky(0.1, imports=imports))
+    before = code_of("own.Leaky")
+    Path("late.py").write_text("K = 1")
+    assert code_of("own.Leaky") == before
+    forget_edited()
+    assert code_of("own.Leaky") not in (None, before)
 
 
 OTHERS = """

@@ -7,7 +7,7 @@ the other words says little, because the loss never counted there.
 Axes: T time, B batch, K answers (or output features), H units (of one gate or state).
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -161,10 +161,18 @@ def sentence(task: Task, seq_len: int, *, seed: int = 0, number: int = 0, traine
     Raises:
         ValueError: the task has no sequences of that length.
     """
+    return sentences(task, seq_len, [number], seed=seed, trained=trained)[0]
+
+
+def sentences(
+    task: Task, seq_len: int, numbers: Iterable[int], *, seed: int = 0, trained: Collection[int] = ()
+) -> list[Batch]:
+    """``sentence`` of each number, drawn together."""
     task.check(1, seq_len)
     if task.max_seq_len is not None and seq_len > task.max_seq_len:
         raise ValueError(f"seq_len={seq_len} is too long for task={task.choice}: at most {task.max_seq_len}")
-    return Parts(task, trained).test.sample(1, seq_len, generator(seed, f"read {seq_len}", number))
+    rngs = [generator(seed, f"read {seq_len}", number) for number in numbers]
+    return Parts(task, trained).test.samples(1, seq_len, rngs)
 
 
 def typed(task: Task, text: str) -> tuple[Batch, str | None]:

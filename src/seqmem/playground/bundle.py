@@ -7,7 +7,7 @@ Axes: T time, N words, V vocabulary, E features of an embedded token, H hidden u
 """
 
 from base64 import b64encode
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -26,7 +26,7 @@ from ..evaluate import Evaluation
 from ..lookback import LookBack, mean_over
 from ..models.base import Model, parameter_count
 from ..randomness import generator
-from ..reading import read, sentence
+from ..reading import read, sentence, sentences
 from ..signals import ACCURACY, Batch
 from ..tasks.base import Feedback, Task
 
@@ -238,15 +238,15 @@ def _lengths(task: Task, models: Sequence[Playable]) -> list[int]:
     return sorted(lengths)
 
 
-def _draw(task: Task, per_word: int, words: int, **more: Any) -> Batch:
-    return sentence(task, words * per_word, **more)
+def _draw(task: Task, per_word: int, words: int, numbers: Iterable[int], **more: Any) -> list[Batch]:
+    return sentences(task, words * per_word, numbers, **more)
 
 
 def _sentences(
-    task: Task, draw: Callable[..., Batch], length: int, most: int
+    task: Task, draw: Callable[..., list[Batch]], length: int, most: int
 ) -> tuple[ndarray, list[int] | list[list[int]]]:
     """[sentences N] tokens, of the sources where answers are fed back; and the right answers."""
-    drawn = [draw(length, number=number) for number in range(min(most, max(2, 1200 // length)))]
+    drawn = draw(length, range(min(most, max(2, 1200 // length))))
     tokens, feedback = torch.cat([batch.inputs for batch in drawn], 1), task.feedback()
     if feedback is None:
         return tokens.T.numpy(), [int(batch.targets[-1, 0]) for batch in drawn]
@@ -293,15 +293,15 @@ def _ahead(lengths: Sequence[int], trained: Sequence[int], count: int) -> list[i
 
 
 def _readings(
-    playable: Playable, draw: Callable[..., Batch], lengths: Sequence[int], ahead: Sequence[int]
+    playable: Playable, draw: Callable[..., list[Batch]], lengths: Sequence[int], ahead: Sequence[int]
 ) -> dict[str, Any]:
     model, task = playable.model, playable.task
     readings = []
     for index in ahead:
         if task.feedback() is not None:
-            readings.append({"sentence": [index, 0], **_writing(playable, draw(lengths[index]))})
+            readings.append({"sentence": [index, 0], **_writing(playable, *draw(lengths[index], [0]))})
             continue
-        reading = read(model, task, draw(lengths[index]))
+        reading = read(model, task, *draw(lengths[index], [0]))
         with np.errstate(divide="ignore"):  # a gradient of zero has the logarithm -inf, which float32 holds too
             gradient = {name: _text(np.log10(values)) for name, values in reading.gradient.items()}
         readings.append(

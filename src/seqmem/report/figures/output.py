@@ -17,7 +17,6 @@ from xml.etree import ElementTree as ET
 import matplotlib as mpl
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from PIL import Image
@@ -125,6 +124,8 @@ def _drawn_in_fork(draws: Sequence[Callable[[], Figure]], pdf: bool, link: Conne
 
 def _pdf(figure: Figure) -> bytes:
     """One vector page as large as the figure, without the time of its making."""
+    from matplotlib.backends.backend_pdf import FigureCanvasPdf  # not at the top: it takes 0.2 s to import
+
     page = BytesIO()
     FigureCanvasPdf(figure).print_pdf(page, metadata={"CreationDate": None, "Creator": None, "Producer": None})
     return page.getvalue()
