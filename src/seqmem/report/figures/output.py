@@ -124,7 +124,7 @@ def _drawn_in_fork(draws: Sequence[Callable[[], Figure]], pdf: bool, link: Conne
 
 def _pdf(figure: Figure) -> bytes:
     """One vector page as large as the figure, without the time of its making."""
-    from matplotlib.backends.backend_pdf import FigureCanvasPdf  # not at the top: it takes 0.2 s to import
+    from matplotlib.backends.backend_pdf import FigureCanvasPdf  # imports fontTools
 
     page = BytesIO()
     FigureCanvasPdf(figure).print_pdf(page, metadata={"CreationDate": None, "Creator": None, "Producer": None})
