@@ -6,7 +6,6 @@ environment, streams, process id and exit code are its own. What depends on the 
 threads) needs a real process, and so does Hydra without the caches of quick_hydra.py.
 """
 
-import atexit
 import gc
 import json
 import os
@@ -15,17 +14,14 @@ import select
 import signal
 import socket
 import sys
-import threading
-import traceback
-from collections.abc import Callable
-from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from hydra import compose
 
 import quick_hydra
+from seqmem.cli.config import process
 from seqmem.cli.config.own_hydra import own_hydra
 
 PRELOADED = (
@@ -38,7 +34,7 @@ PRELOADED = (
 
 
 def serve(listener: socket.socket) -> None:
-    """Fork for each request, until every channel has closed.
+    """Fork for each request; returns in the forked process, and in the server when every channel has closed.
 
     A request is JSON with ``module``, ``args``, ``cwd``, ``env``, perhaps ``code``, and four file descriptors: stdin,
     stdout, stderr, and a pipe that receives the process id at once and the exit code at the end.
@@ -74,7 +70,10 @@ def serve(listener: socket.socket) -> None:
                     each.close()
                 for descriptor in (woken, waking, *reports.values(), descriptors[3]):
                     os.close(descriptor)
-                _leave(partial(become, json.loads(message), descriptors[:3]))
+                become(json.loads(message), descriptors[:3])
+                process.begin()
+                process.end(0)  # a command has ended with its own code by now
+                return
             for descriptor in descriptors[:3]:
                 os.close(descriptor)
             reports[pid] = descriptors[3]
@@ -108,35 +107,6 @@ def become(request: dict[str, Any], streams: list[int]) -> None:
     if request["module"] == "seqmem":
         del sys.path[0]  # as the package does at its import, which was before
     runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
-
-
-def _leave(run: Callable[[], None]) -> NoReturn:
-    """Run to the end and end as Python does, but without freeing its memory: that copies every page of what is
-    imported, a third of the time of a small command."""
-    code: object = 0
-    try:
-        run()
-    except SystemExit as left:
-        code = left.code
-    except BaseException as error:
-        traceback.print_exc()
-        code = 1
-        if isinstance(error, KeyboardInterrupt):
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
-            os.kill(os.getpid(), signal.SIGINT)
-    threading._shutdown()  # pyright: ignore[reportAttributeAccessIssue]
-    atexit._run_exitfuncs()
-    if not isinstance(code, int | None):
-        print(code, file=sys.stderr)
-        code = 1
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            if not stream.closed:
-                stream.flush()
-        except OSError:
-            traceback.print_exc()
-            code = 120
-    os._exit((code or 0) & 0xFF)
 
 
 if __name__ == "__main__":

@@ -75,6 +75,8 @@ class _Finder(MetaPathFinder):
         self.sources: dict[str, Source] = {}
         self.others: set[str] = set()
         """Cache of one command: modules that are not the user's. Those in a package here need no lookup either."""
+        self.looked_from: Path | None = None
+        """The working directory in which ``others`` were looked up."""
 
     def find_spec(
         self, fullname: str, path: Iterable[str] | None, target: ModuleType | None = None
@@ -303,6 +305,10 @@ def _forget() -> None:
 def _snapshot(module: str) -> list[Source]:
     """The module and the user's modules that it draws on, the module first; empty if it is not found."""
     look_beside_the_user()
+    with suppress(OSError):  # the working directory is gone
+        if _finder.looked_from != (here := Path.cwd()):
+            _finder.others.clear()
+            _finder.looked_from = here
     top, waiting, sources = module.partition(".")[0], [module, *_parents(module)], dict[str, Source]()
     while waiting:
         name = waiting.pop(0)
