@@ -406,7 +406,7 @@ def test_the_slider_and_other_sentences(look: Callable[[str], Page]) -> None:
 
 def test_play_and_pause(look: Callable[[str], Page]) -> None:
     page = look(view(("rnn", 0), ("lstm", 0), n=8))
-    page.locator("#speed").select_option("25")
+    page.locator("#speed").select_option("2")  # four seconds in which to pause
     page.locator("h1").click()
     page.keyboard.press(" ")
     expect(page.locator("#play")).to_have_text("Pause")
@@ -414,6 +414,7 @@ def test_play_and_pause(look: Callable[[str], Page]) -> None:
     expect(page.locator("#play")).to_have_text("Play")
     paused = page.locator("#at-says").inner_text()
     assert not paused.startswith("8 of 8")
+    page.locator("#speed").select_option("25")
     page.wait_for_timeout(120)
     assert page.locator("#at-says").inner_text() == paused
     page.locator("#play").click()
