@@ -54,7 +54,7 @@ class Visit:
 
 
 class _Shared:
-    """One browser for all modules of a process: starting it takes two seconds.
+    """One browser for all modules of a process: starting it takes 1.7 seconds.
 
     While it is used, this thread has a running event loop; between modules it is hidden, for tests with their own.
     """

@@ -1,6 +1,6 @@
 """Hydra with less processor time for the same settings: composing them took a third of the suite's time.
 
-Only for commands that are typed into a process of the tests; forked and started processes run Hydra as it is.
+For commands that are typed into a process of the tests, or forked; a process that is started anew runs Hydra as it is.
 """
 
 import copy

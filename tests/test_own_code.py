@@ -14,7 +14,7 @@ from hydra import compose
 
 import seqmem
 from commandline import TINY, Completed, forked_code, runs_below, shadow, sweep_jobs
-from seqmem.cli.config.own_code import code_of, files_of, forget_edited, forget_elsewhere, pinned
+from seqmem.cli.config.own_code import code_of, forget_edited, forget_elsewhere, pinned
 from seqmem.cli.config.own_hydra import own_hydra
 from seqmem.cli.config.schema import from_mapping, identity
 from seqmem.cli.launch.jobs import work
@@ -175,22 +175,6 @@ def test_whatever_a_class_draws_on_beside_the_user_is_its_code(how: str) -> None
         runs.append(train(target))
     assert [loss(run) for run in runs] == [expected["old"], expected["new"]]
     assert len({run.config()["cell"]["code"] for run in runs}) == len({run.path for run in runs}) == 2
-
-
-def test_a_module_that_was_missing_is_looked_up_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the next command, and from another folder; within a command each name is looked up once."""
-    imports = "try:\n    import late, later\nexcept ImportError:\n    pass\nimport torch.nn.functional"
-    Path("own.py").write_text(leaky(0.1, imports=imports))
-    before = code_of("own.Leaky")
-    Path("late.py").write_text("K = 1")
-    assert code_of("own.Leaky") == before
-    forget_edited()
-    assert code_of("own.Leaky") not in (None, before)
-    Path("elsewhere").mkdir()
-    monkeypatch.chdir("elsewhere")
-    Path("other.py").write_text(leaky(0.1, imports=imports))
-    Path("later.py").write_text("K = 2")
-    assert "later.py" in files_of("other.Leaky")
 
 
 OTHERS = """

@@ -73,10 +73,6 @@ class _Finder(MetaPathFinder):
 
     def __init__(self) -> None:
         self.sources: dict[str, Source] = {}
-        self.others: set[str] = set()
-        """Cache of one command: modules that are not the user's. Those in a package here need no lookup either."""
-        self.looked_from: Path | None = None
-        """The working directory in which ``others`` were looked up."""
 
     def find_spec(
         self, fullname: str, path: Iterable[str] | None, target: ModuleType | None = None
@@ -275,7 +271,6 @@ def forget_edited() -> list[Path]:
     """
     look_beside_the_user()
     importlib.invalidate_caches()
-    _finder.others.clear()
     sources = _finder.sources.values()
     changed = [source for source in sources if _read(source.name, source.name.partition(".")[0]) != source]
     if changed:
@@ -285,7 +280,6 @@ def forget_edited() -> list[Path]:
 
 def forget_elsewhere() -> None:
     """Forget the snapshot if a module of it would now be found elsewhere: the working directory has changed."""
-    _finder.others.clear()
     specs = [(source, _find(source.name)) for source in _finder.sources.values()]
     if any(spec is None or spec.origin != str(source.path) for source, spec in specs):
         _forget()
@@ -296,7 +290,6 @@ def _forget() -> None:
         if isinstance(getattr(sys.modules.get(source.name), "__loader__", None), _Loader):
             del sys.modules[source.name]
     _finder.sources.clear()
-    _finder.others.clear()
 
 
 # The snapshot
@@ -305,15 +298,10 @@ def _forget() -> None:
 def _snapshot(module: str) -> list[Source]:
     """The module and the user's modules that it draws on, the module first; empty if it is not found."""
     look_beside_the_user()
-    with suppress(OSError):  # the working directory is gone
-        if _finder.looked_from != (here := Path.cwd()):
-            _finder.others.clear()
-            _finder.looked_from = here
     top, waiting, sources = module.partition(".")[0], [module, *_parents(module)], dict[str, Source]()
     while waiting:
         name = waiting.pop(0)
-        package = name.partition(".")[0]
-        if name in sources or (package != top and _finder.others & {name, package}):
+        if name in sources:
             continue
         source = _finder.sources.get(name) or _read(name, top)
         if source is None:
@@ -331,11 +319,10 @@ def _parents(name: str) -> list[str]:
 def _read(name: str, top: str) -> Source | None:
     """A module's source on the disk; None: it is not found, or neither the user's nor in the package ``top``."""
     spec = _find(name)
-    if spec is not None and spec.origin is None and spec.submodule_search_locations is not None:
-        return None  # a folder without __init__.py: modules in it may be the user's
-    path = None if spec is None or spec.origin is None or not spec.has_location else Path(spec.origin)
-    if spec is None or path is None or not (_is_the_users(path) or name.partition(".")[0] == top):
-        _finder.others.add(name)
+    if spec is None or spec.origin is None or not spec.has_location:
+        return None
+    path = Path(spec.origin)
+    if not (_is_the_users(path) or name.partition(".")[0] == top):
         return None
     try:
         text = path.read_bytes()
